@@ -1,0 +1,1 @@
+"""The imperative shell: one module for each thing outside of the process."""

@@ -1,0 +1,66 @@
+"""The port to WireGuard: what rait asks of a kernel, or of a program that stands in for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from rait.domain.config import BackendKind
+from rait.domain.events import Event
+from rait.domain.topology import Link
+
+REJECT_AFTER_SECONDS = 180
+"""A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""
+
+
+class ObservedLink(Struct, frozen=True, kw_only=True):
+    """A WireGuard link as it is.
+
+    ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the
+    first IPv6 link-local address, ``handshakes`` the unix time of the last handshake in seconds
+    by peer key (0 for never), and the counters are bytes by peer key.
+    """
+
+    link: Link
+    handshakes: Mapping[str, int] = {}
+    received: Mapping[str, int] = {}
+    sent: Mapping[str, int] = {}
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """All that a run needs to know of the machine, at unix time ``now`` in seconds.
+
+    ``links`` are WireGuard links by name, ours or not. ``others`` maps the names of all other
+    interfaces in the target namespace to their kind.
+    """
+
+    now: int
+    links: Mapping[str, ObservedLink] = {}
+    others: Mapping[str, str] = {}
+
+
+class Outcome(Struct, frozen=True):
+    """What became of the event at ``index`` of those applied; ``error`` is None if it is done."""
+
+    index: int
+    error: str | None = None
+
+
+class Backend(Protocol):
+    """Makes links of one kind, as events say; see adapters/kernel.py and adapters/userspace.py."""
+
+    kind: BackendKind
+
+    def observe(self, netns: str) -> Mapping[str, ObservedLink]:
+        """The WireGuard links of this kind in a namespace, whatever their group."""
+        ...
+
+    def apply(self, events: Sequence[Event]) -> Iterable[Outcome]:
+        """Carry out the events in order; one outcome each, in order.
+
+        A failed event never stops the events of other links; the later events of its own link
+        then fail too. A link whose LinkAdded fails is not left behind.
+        """
+        ...

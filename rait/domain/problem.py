@@ -1,0 +1,40 @@
+"""What can be wrong with input, as values that a person can act upon."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Severity = Literal["error", "warning"]
+Path = tuple[str | int, ...]
+"""Where in a document: keys and zero-based indexes, as ``("transport", 1, "mtu")``."""
+
+
+class Problem(Struct, frozen=True):
+    """One finding about the input or about a link.
+
+    ``path`` leads to the key in the document it was found in; an adapter that still has the text
+    turns it into a line. ``link`` names the link that it keeps from being, if any.
+    """
+
+    message: str
+    severity: Severity = "error"
+    path: Path = ()
+    link: str | None = None
+
+
+class RaitError(Exception):
+    """Base of all errors that rait explains to its user; the text is the explanation."""
+
+
+class ConfigError(RaitError):
+    """Our own configuration is wrong; nothing was touched (exit status 2)."""
+
+
+class SourceError(RaitError):
+    """A file or URL could not be read or does not parse (exit status 1 for peers, 2 for config)."""
+
+
+class MachineError(RaitError):
+    """The machine refused something that the whole run needs (exit status 1)."""

@@ -1,0 +1,97 @@
+"""The tunnels of one node, as an immutable value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field, structs
+
+from rait.domain.config import BackendKind
+
+ANYWHERE = ("0.0.0.0/0", "::/0")
+"""The allowed IPs of every link: routing is left to the routing daemon."""
+
+
+class Endpoint(Struct, frozen=True, order=True):
+    """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+class LinkPeer(Struct, frozen=True):
+    """The far side of a link. ``keepalive`` is in seconds, 0 is off (wg(8))."""
+
+    public_key: str
+    endpoint: Endpoint | None = None
+    keepalive: int = 0
+    allowed_ips: tuple[str, ...] = ANYWHERE
+
+
+class Device(Struct, frozen=True):
+    """A link's WireGuard device. ``public_key`` stands for the private one, which never gets here.
+
+    ``listen_port`` 0 is the kernel's choice and ``fwmark`` 0 is off (linux/wireguard.h).
+    """
+
+    public_key: str
+    listen_port: int = 0
+    fwmark: int = 0
+
+
+class LinkSettings(Struct, frozen=True):
+    """What may be changed on a living interface.
+
+    ``mtu`` is in bytes, ``group`` is the ifgroup, ``master`` the VRF that it is enslaved to, and
+    ``address`` the IPv6 link-local address with its prefix length, as ``fe80::1/64``.
+    """
+
+    mtu: int
+    group: int
+    master: str | None = None
+    up: bool = True
+    address: str | None = None
+
+
+class Origin(Struct, frozen=True):
+    """How a link was born; none of it can be changed but by making the link again.
+
+    ``netns`` is the target namespace as it is spelt in the configuration. ``transit`` identifies
+    the namespace instance that holds the UDP socket: a WireGuard socket never leaves it.
+    """
+
+    backend: BackendKind
+    netns: str = ""
+    transit: str = ""
+
+
+class Link(Struct, frozen=True):
+    """One tunnel. ``peers`` are in the order of their public keys; rait's own links have one."""
+
+    name: str
+    origin: Origin
+    settings: LinkSettings
+    device: Device
+    peers: tuple[LinkPeer, ...] = ()
+
+    def peer(self, public_key: str) -> LinkPeer | None:
+        """The peer with this key, or None."""
+        return next((p for p in self.peers if p.public_key == public_key), None)
+
+    def without_peers(self) -> Link:
+        """The bare link, as it is the moment it was made."""
+        return structs.replace(self, peers=()) if self.peers else self
+
+
+class Topology(Struct, frozen=True):
+    """All links of a node by name, and babeld's interfaces with the parameters they were given."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    babel: Mapping[str, str] = field(default_factory=dict)
+
+
+EMPTY = Topology()
