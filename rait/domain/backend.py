@@ -41,6 +41,23 @@ class Observation(Struct, frozen=True, kw_only=True):
     others: Mapping[str, str] = {}
 
 
+class Interface(Struct, frozen=True, kw_only=True):
+    """A network interface of any kind, as rtnetlink(7) tells it.
+
+    ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
+    it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``.
+    """
+
+    name: str
+    index: int
+    kind: str
+    mtu: int
+    group: int
+    up: bool
+    master: str | None = None
+    address: str | None = None
+
+
 class Outcome(Struct, frozen=True):
     """What became of the event at ``index`` of those applied; ``error`` is None if it is done."""
 
@@ -53,8 +70,14 @@ class Backend(Protocol):
 
     kind: BackendKind
 
-    def observe(self, netns: str) -> Mapping[str, ObservedLink]:
-        """The WireGuard links of this kind in a namespace, whatever their group."""
+    def observe(
+        self, netns: str, interfaces: Mapping[str, Interface]
+    ) -> Mapping[str, ObservedLink]:
+        """The WireGuard links of this kind among a namespace's interfaces, whatever their group.
+
+        ``netns`` is the namespace as the configuration spells it. What was observed also tells
+        ``apply`` where links live that an event knows by name alone.
+        """
         ...
 
     def apply(self, events: Sequence[Event]) -> Iterable[Outcome]:
