@@ -1,0 +1,161 @@
+"""The events that lead from one topology to another, in an order in which each can happen.
+
+babeld first forgets what goes; then links go, ports change hands, links come, settings and peers
+change, and at last babeld hears of what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from msgspec import structs
+
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+)
+from rait.domain.topology import Device, Link, Topology
+
+
+def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
+    """What must happen for ``before`` to become ``after``; nothing if they are equal.
+
+    No two links ever hold one listen port on the way, if neither topology has such a pair. A link
+    whose origin differs is remade, as nothing of that can be changed on a living link.
+    """
+    events: list[Event] = []
+    events += _babel_flushes(before.babel, after.babel)
+    removed, added, kept = _sort_out(before.links, after.links)
+    events += (LinkRemoved(before.links[name]) for name in removed)
+    changed = [(before.links[name], after.links[name]) for name in kept]
+    events += _device_updates(changed)
+    for name in added:
+        events += _addition(after.links[name])
+    for old, new in changed:
+        if old.settings != new.settings:
+            events.append(LinkUpdated(old.name, old.settings, new.settings))
+    for old, new in changed:
+        if old.peers != new.peers:
+            events += _peer_changes(old, new)
+    events += _babel_additions(before.babel, after.babel)
+    return tuple(events)
+
+
+def _sort_out(
+    before: Mapping[str, Link], after: Mapping[str, Link]
+) -> tuple[list[str], list[str], list[str]]:
+    """Names that go, names that come, and names that stay but differ (a remade link does both)."""
+    removed, added, kept = [], [], []
+    for name in before:
+        new = after.get(name)
+        if new is None:
+            removed.append(name)
+        elif new.origin != before[name].origin:
+            removed.append(name)
+            added.append(name)
+        elif new != before[name]:
+            kept.append(name)
+    added += (name for name in after if name not in before)
+    return sorted(removed), sorted(added), sorted(kept)
+
+
+def _addition(link: Link) -> Iterator[Event]:
+    yield LinkAdded(link.without_peers())
+    for peer in link.peers:
+        yield PeerAdded(link.name, peer)
+
+
+def _peer_changes(old: Link, new: Link) -> Iterator[Event]:
+    before = {peer.public_key: peer for peer in old.peers}
+    after = {peer.public_key: peer for peer in new.peers}
+    for key in sorted(before.keys() - after.keys()):
+        yield PeerRemoved(old.name, before[key])
+    for key in sorted(before.keys() & after.keys()):
+        if before[key] != after[key]:
+            yield PeerUpdated(old.name, before[key], after[key])
+    for key in sorted(after.keys() - before.keys()):
+        yield PeerAdded(old.name, after[key])
+
+
+def _device_updates(changed: Iterable[tuple[Link, Link]]) -> list[Event]:
+    pairs = [(old, new) for old, new in changed if old.device != new.device]
+    before = {old.name: old.device for old, _ in pairs}
+    after = {new.name: new.device for _, new in pairs}
+    return _PortMoves(before, after).events()
+
+
+class _PortMoves:
+    """Orders device updates so that a port is free before another link takes it.
+
+    A link waits for the one that holds the port it wants. Where they wait in a circle, one of
+    them lets go of its port first (0 is the kernel's choice) and takes the new one later.
+    """
+
+    def __init__(self, before: dict[str, Device], after: dict[str, Device]) -> None:
+        self._now = dict(before)
+        self._after = after
+        self._holder = {device.listen_port: name for name, device in before.items()}
+        self._holder.pop(0, None)
+        self._wanting = {device.listen_port: name for name, device in after.items()}
+        self._events: list[Event] = []
+
+    def events(self) -> list[Event]:
+        waiting = dict.fromkeys(sorted(self._after))
+        ready = [name for name in waiting if self._is_free(name)]
+        while waiting:
+            if not ready:
+                ready = self._break_circle(waiting) or list(waiting)
+            name = ready.pop()
+            if name in waiting:
+                del waiting[name]
+                ready += self._set(name, self._after[name])
+        return self._events
+
+    def _is_free(self, name: str) -> bool:
+        return self._holder.get(self._after[name].listen_port, name) == name
+
+    def _break_circle(self, waiting: Collection[str]) -> list[str]:
+        """Park one link of a circle; the link that may then go on.
+
+        From any waiting link, that many steps along "waits for" end within a circle.
+        """
+        name: str | None = next(iter(waiting))
+        for _ in range(len(waiting) + 1):
+            if name is None or name not in waiting:
+                return []  # two links want one port: no order helps, so the machine shall say no
+            circular, name = name, self._holder.get(self._after[name].listen_port)
+        return self._set(circular, structs.replace(self._now[circular], listen_port=0))
+
+    def _set(self, name: str, device: Device) -> list[str]:
+        """Record an update; the links that may go on because of it."""
+        old = self._now[name]
+        self._now[name] = device
+        if device != old:
+            self._events.append(DeviceUpdated(name, old, device))
+        if device.listen_port == old.listen_port or not old.listen_port:
+            return []
+        self._holder.pop(old.listen_port, None)
+        if device.listen_port:
+            self._holder[device.listen_port] = name
+        heir = self._wanting.get(old.listen_port)
+        return [heir] if heir is not None else []
+
+
+def _babel_flushes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
+    for name in sorted(before):
+        if after.get(name) != before[name]:
+            yield BabelInterfaceFlushed(name, before[name])
+
+
+def _babel_additions(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
+    for name in sorted(after):
+        if before.get(name) != after[name]:
+            yield BabelInterfaceAdded(name, after[name])

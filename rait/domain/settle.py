@@ -1,0 +1,217 @@
+"""What is ours of all that was observed, and what of it to leave alone.
+
+``diff`` is strict: it would write whatever differs. Some differences are not to be written: an
+endpoint that the kernel learned by roaming, a port that the kernel chose, a link-local address
+that was there already. ``settle`` turns observation and plan into two topologies that differ in
+just what should be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, structs
+
+from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.history import Memory
+from rait.domain.problem import Problem
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
+
+PRIVATE_GROUPS = 0x7FFF0000
+"""Interface groups from here on are rait's own: links on their way out (adapters/rtnl.py)."""
+
+
+class Scope(Struct, frozen=True, kw_only=True):
+    """Which links are this node's: those in its ifgroup in its target namespace, with its key."""
+
+    public_key: str
+    netns: str
+    ifgroup: int
+
+
+class Settled(Struct, frozen=True):
+    """``before`` is what there is of ours, ``after`` what should be, ``problems`` what cannot."""
+
+    before: Topology
+    after: Topology
+    problems: tuple[Problem, ...] = ()
+
+
+def settle(observation: Observation, desired: Topology, memory: Memory, scope: Scope) -> Settled:
+    """Compare what is with what should be, and let stand what stands well.
+
+    The rules: a port left to the kernel is whatever it is. A link-local address that is there is
+    kept. An endpoint differs only where the wanted one is not the one last applied, or where no
+    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one.
+    """
+    before: dict[str, Link] = {}
+    after = dict(desired.links)
+    wanted_ports = {link.device.listen_port: name for name, link in desired.links.items()}
+    for name, observed in observation.links.items():
+        if not is_ours(observed, memory, scope):
+            continue
+        known = _remembered(name, observed, memory)
+        wanted = desired.links.get(name)
+        pending = memory.pending.get(name)
+        view, goal = _views(observed, wanted, known, pending, observation.now, wanted_ports)
+        before[name] = view
+        if goal is not None:
+            after[name] = goal
+    problems = tuple(_occupied(after, before, observation))
+    for problem in problems:
+        if problem.link is not None:
+            del after[problem.link]
+    babel = memory.topology.babel
+    return Settled(Topology(before, babel), Topology(after, desired.babel), problems)
+
+
+def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+    """Whether a WireGuard link may be touched: it is in our group, or was when we made it."""
+    link = observed.link
+    if link.origin.netns == scope.netns and link.settings.group == scope.ifgroup:
+        return True
+    leaving = link.settings.group >= PRIVATE_GROUPS
+    if leaving and link.origin.netns == scope.netns and link.device.public_key == scope.public_key:
+        return True
+    known = memory.topology.links.get(link.name) or memory.pending.get(link.name)
+    return (
+        known is not None
+        and known.origin.netns == link.origin.netns
+        and (leaving or link.settings.group == known.settings.group)
+        and link.device.public_key in ("", known.device.public_key)
+    )
+
+
+def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | None:
+    """What we last knew of this very link, if it is the same one."""
+    known = memory.topology.links.get(name)
+    if known is None or known.origin.netns != observed.link.origin.netns:
+        return None
+    if known.origin.backend != observed.link.origin.backend:
+        return None
+    return known
+
+
+def _occupied(
+    after: Mapping[str, Link], before: Mapping[str, Link], observation: Observation
+) -> list[Problem]:
+    problems = []
+    for name, link in after.items():
+        if name in before:
+            continue
+        kind = observation.others.get(name)
+        foreign = observation.links.get(name)
+        if kind is not None:
+            text = f"an interface of kind {kind or 'physical'} already has this name; rename it"
+        elif foreign is not None and foreign.link.origin.netns == link.origin.netns:
+            text = (
+                f"a WireGuard interface of group {foreign.link.settings.group}, so not of ours, "
+                "already has this name; rename it, or move it into our ifgroup"
+            )
+        else:
+            continue
+        problems.append(Problem(f"{text}, or use another ifprefix", "error", (), name))
+    return problems
+
+
+def _views(
+    observed: ObservedLink,
+    wanted: Link | None,
+    known: Link | None,
+    pending: Link | None,
+    now: int,
+    wanted_ports: Mapping[int, str],
+) -> tuple[Link, Link | None]:
+    """The link as diff shall see it, and what it shall become (None: it goes)."""
+    link = observed.link
+    origin = _origin(link.origin, wanted, known, pending)
+    device = _device(link, wanted, known, wanted_ports)
+    before_peers, after_peers = [], []
+    wanted_peers = {peer.public_key: peer for peer in wanted.peers} if wanted else {}
+    for peer in link.peers:
+        last = known.peer(peer.public_key) if known else None
+        goal = wanted_peers.pop(peer.public_key, None)
+        since = now - observed.handshakes.get(peer.public_key, 0)
+        seen, goal = _peer_views(peer, goal, last, since <= REJECT_AFTER_SECONDS)
+        before_peers.append(seen)
+        if goal is not None:
+            after_peers.append(goal)
+    before = structs.replace(link, origin=origin, device=device, peers=tuple(before_peers))
+    if wanted is None:
+        return before, None
+    if origin != wanted.origin:
+        return before, wanted
+    after_peers += wanted_peers.values()
+    after_peers.sort(key=_public_key)
+    settings = wanted.settings
+    if link.settings.address is not None:
+        settings = structs.replace(settings, address=link.settings.address)
+    return before, structs.replace(wanted, settings=settings, peers=tuple(after_peers))
+
+
+def _origin(seen: Origin, wanted: Link | None, known: Link | None, pending: Link | None) -> Origin:
+    """Where the machine cannot tell the transit namespace, the journal does, else the plan.
+
+    After a run that was cut off while it remade the link in another transit namespace, nobody
+    can tell which of the two this is: then it stays unknown, so that the link is made again.
+    """
+    if seen.transit:
+        return seen
+    told = [source.origin for source in (known, pending) if source is not None]
+    if not told and wanted is not None:
+        told = [wanted.origin]
+    transits = {origin.transit for origin in told if origin.backend == seen.backend}
+    return structs.replace(seen, transit=transits.pop()) if len(transits) == 1 else seen
+
+
+def _device(
+    link: Link, wanted: Link | None, known: Link | None, wanted_ports: Mapping[int, str]
+) -> Device:
+    """The device, with port 0 for a port that the kernel chose and nobody else wants."""
+    device = link.device
+    if wanted_ports.get(device.listen_port, link.name) != link.name:
+        return device
+    dynamic = known is not None and known.device.listen_port == 0
+    if wanted is not None:
+        static = known is not None and known.device.listen_port == device.listen_port
+        dynamic = wanted.device.listen_port == 0 and not static
+    return structs.replace(device, listen_port=0) if dynamic else device
+
+
+def _peer_views(
+    seen: LinkPeer, wanted: LinkPeer | None, known: LinkPeer | None, fresh: bool
+) -> tuple[LinkPeer, LinkPeer | None]:
+    endpoint = seen.endpoint
+    if wanted is None:
+        if known is not None and (fresh or known.endpoint is None):
+            endpoint = known.endpoint
+        return _with_endpoint(seen, endpoint), None
+    allowed = seen.allowed_ips
+    if set(allowed) == set(wanted.allowed_ips):
+        allowed = wanted.allowed_ips
+    before, after = _endpoint_views(endpoint, wanted.endpoint, known, fresh)
+    seen = structs.replace(seen, endpoint=before, allowed_ips=allowed)
+    return seen, _with_endpoint(wanted, after)
+
+
+def _endpoint_views(
+    seen: Endpoint | None, wanted: Endpoint | None, known: LinkPeer | None, fresh: bool
+) -> tuple[Endpoint | None, Endpoint | None]:
+    """The endpoint to see, and the one to have: equal if nothing is to be written."""
+    if wanted is None:
+        kept = known.endpoint if known is not None else seen
+        return kept, kept
+    if seen == wanted:
+        return wanted, wanted
+    last = known.endpoint if known is not None else wanted
+    if last == wanted:
+        return (wanted, wanted) if fresh and seen is not None else (seen, wanted)
+    return (last if fresh else seen), wanted
+
+
+def _with_endpoint(peer: LinkPeer, endpoint: Endpoint | None) -> LinkPeer:
+    return peer if peer.endpoint == endpoint else structs.replace(peer, endpoint=endpoint)
+
+
+def _public_key(peer: LinkPeer) -> str:
+    return peer.public_key
