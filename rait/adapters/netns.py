@@ -1,0 +1,210 @@
+"""Network namespaces, as network_namespaces(7) and ip-netns(8) have them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rait.domain.problem import MachineError
+
+NAMED = Path("/run/netns")
+_CURRENT = "/proc/thread-self/ns/net"
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 0x1
+
+
+class Netns:
+    """An open network namespace.
+
+    ``spec`` is how the configuration spells it, and ``identity`` tells this instance from any
+    other since the machine started, even from a later one with the same name.
+    """
+
+    __slots__ = ("fd", "identity", "spec")
+
+    def __init__(self, spec: str, fd: int, identity: str) -> None:
+        self.spec = spec
+        self.fd = fd
+        self.identity = identity
+
+    def __enter__(self) -> Netns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Netns({describe(self.spec)}, {self.identity})"
+
+    def close(self) -> None:
+        """Close the descriptor; harmless when it is closed already."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def describe(spec: str) -> str:
+    """A namespace's spelling in the words of an error message."""
+    if spec == "":
+        return "the current network namespace"
+    if _is_pid(spec):
+        return f"the network namespace of process {spec}"
+    return f"network namespace {spec}"
+
+
+def open_netns(spec: str) -> Netns:
+    """Open a namespace: "" is the current one, digits a process id, else a name in /run/netns.
+
+    Raises MachineError where it does not exist or must not be opened.
+    """
+    ns = find_netns(spec)
+    if ns is None:
+        raise MachineError(f"{describe(spec)} does not exist ({_path(spec)})")
+    return ns
+
+
+def find_netns(spec: str) -> Netns | None:
+    """``open_netns``, but None where the namespace does not exist."""
+    path = _path(spec)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot open {describe(spec)} ({path}): {error.strerror}") from error
+    try:
+        return Netns(spec, fd, identity_of(fd))
+    except OSError as error:
+        os.close(fd)
+        raise MachineError(_unusable(spec, path, error)) from error
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def ensure_netns(spec: str) -> Netns:
+    """Open a namespace, with its loopback up; one with a name is made where it is missing.
+
+    It is made as ``ip netns add`` does, so that ``ip netns`` shows it. Raises MachineError.
+    """
+    ns = find_netns(spec) or _make(spec)
+    try:
+        _raise_loopback(ns)
+    except OSError as error:
+        ns.close()
+        raise MachineError(f"cannot raise lo in {describe(spec)}: {error.strerror}") from error
+    return ns
+
+
+@contextmanager
+def entered(ns: Netns) -> Iterator[None]:
+    """Run the block's code in the namespace: this thread alone, and back again in any case."""
+    with _entered(ns.fd):
+        yield
+
+
+def socket_in(ns: Netns, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket of the namespace, for use anywhere. Raises MachineError."""
+    try:
+        with _entered(ns.fd):
+            return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    except OSError as error:
+        raise MachineError(f"no socket in {describe(ns.spec)}: {error.strerror}") from error
+
+
+def identity_of(fd: int) -> str:
+    """What tells the namespace behind the descriptor from all others since the machine started.
+
+    It is the namespace's cookie (SO_NETNS_COOKIE, Linux 5.14), which is never used twice, or the
+    inode number where there is none. Raises OSError.
+    """
+    with _entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return f"inode:{os.fstat(fd).st_ino}"
+    return str(int.from_bytes(cookie, "little" if struct.pack("=H", 1)[0] else "big"))
+
+
+def _is_pid(spec: str) -> bool:
+    return spec.isascii() and spec.isdigit()
+
+
+def _path(spec: str) -> str:
+    if spec == "":
+        return _CURRENT
+    if _is_pid(spec):
+        return f"/proc/{spec}/ns/net"
+    if "/" in spec or "\0" in spec or spec in (".", ".."):
+        raise MachineError(f"{spec!r} cannot be the name of a network namespace")
+    return str(NAMED / spec)
+
+
+def _unusable(spec: str, path: str, error: OSError) -> str:
+    text = f"cannot enter {describe(spec)} ({path}): {error.strerror}"
+    if error.errno == errno.EINVAL:
+        return (
+            f"{text}; the file is no namespace (a leftover?): `ip netns delete {spec}` removes it"
+        )
+    if error.errno == errno.EPERM:
+        return f"{text}; run rait as root"
+    return text
+
+
+@contextmanager
+def _entered(fd: int) -> Iterator[None]:
+    home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(home), os.fstat(fd)):
+            # Entering takes CAP_SYS_ADMIN even where one already is.
+            yield
+            return
+        _setns(fd)
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+def _setns(fd: int) -> None:
+    # os.setns exists from Python 3.12 on.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _make(spec: str) -> Netns:
+    if spec == "" or _is_pid(spec):
+        raise MachineError(f"{describe(spec)} does not exist")
+    import pyroute2.netns
+
+    try:
+        # Another process may have made it just now.
+        with suppress(FileExistsError):
+            pyroute2.netns.create(spec)
+    except OSError as error:
+        raise MachineError(f"cannot make {describe(spec)}: {error.strerror}") from error
+    return open_netns(spec)
+
+
+def _raise_loopback(ns: Netns) -> None:
+    with socket_in(ns, socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH22x", b"lo", 0)
+        (flags,) = struct.unpack_from("=H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
+        if not flags & _IFF_UP:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
