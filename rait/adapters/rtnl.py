@@ -33,10 +33,13 @@ IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
+IFLA_AF_SPEC = 26
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_EXT_MASK = 29
 IFLA_INFO_KIND = 1
+IFLA_INET6_ADDR_GEN_MODE = 8
+IN6_ADDR_GEN_MODE_NONE = 1
 IFA_ADDRESS = 1
 IFA_LOCAL = 2
 IFA_FLAGS = 8
@@ -235,3 +238,30 @@ def _number(data: bytes | None) -> int:
 
 def _text(data: bytes) -> str:
     return data.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
+    """Move a link into the namespace behind ``target_fd``, where it arrives down.
+
+    The kernel will make no link-local address of its own when the link is raised there, as it
+    else does for tun devices: it is to have the one that we give it alone.
+    """
+    body = (
+        _ifinfo(index)
+        + attribute(IFLA_NET_NS_FD, _U32.pack(target_fd))
+        + attribute(IFLA_MTU, _U32.pack(mtu))
+        + attribute(IFLA_GROUP, _U32.pack(group))
+        + _no_generated_address()
+    )
+    return Request(RTM_SETLINK, 0, body)
+
+
+def no_generated_address(index: int) -> Request:
+    """Keep the kernel from giving the link a link-local address of its own (addrconf.c)."""
+    return Request(RTM_SETLINK, 0, _ifinfo(index) + _no_generated_address())
+
+
+def _no_generated_address() -> bytes:
+    """IFLA_AF_SPEC that sets IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)."""
+    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
+    return nested(IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])
