@@ -18,11 +18,11 @@ from rait.domain.problem import RaitError
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
 
 
-class _Event(Struct, frozen=True, tag=True):
+class _Event(Struct, frozen=True, tag=True, gc=False):
     pass
 
 
-class LinkAdded(_Event, frozen=True):
+class LinkAdded(_Event, frozen=True, gc=False):
     """A link came to be."""
 
     link: Link
@@ -32,7 +32,7 @@ class LinkAdded(_Event, frozen=True):
         return self.link.name
 
 
-class LinkRemoved(_Event, frozen=True):
+class LinkRemoved(_Event, frozen=True, gc=False):
     """A link went, with all its peers."""
 
     link: Link
@@ -42,7 +42,7 @@ class LinkRemoved(_Event, frozen=True):
         return self.link.name
 
 
-class LinkUpdated(_Event, frozen=True):
+class LinkUpdated(_Event, frozen=True, gc=False):
     """An interface's settings changed."""
 
     name: str
@@ -50,7 +50,7 @@ class LinkUpdated(_Event, frozen=True):
     after: LinkSettings
 
 
-class DeviceUpdated(_Event, frozen=True):
+class DeviceUpdated(_Event, frozen=True, gc=False):
     """A WireGuard device's key, listen port or fwmark changed."""
 
     name: str
@@ -58,21 +58,21 @@ class DeviceUpdated(_Event, frozen=True):
     after: Device
 
 
-class PeerAdded(_Event, frozen=True):
+class PeerAdded(_Event, frozen=True, gc=False):
     """A link got a peer."""
 
     name: str
     peer: LinkPeer
 
 
-class PeerRemoved(_Event, frozen=True):
+class PeerRemoved(_Event, frozen=True, gc=False):
     """A link lost a peer."""
 
     name: str
     peer: LinkPeer
 
 
-class PeerUpdated(_Event, frozen=True):
+class PeerUpdated(_Event, frozen=True, gc=False):
     """A peer's endpoint, keepalive or allowed IPs changed."""
 
     name: str
@@ -80,14 +80,14 @@ class PeerUpdated(_Event, frozen=True):
     after: LinkPeer
 
 
-class BabelInterfaceAdded(_Event, frozen=True):
+class BabelInterfaceAdded(_Event, frozen=True, gc=False):
     """babeld was told to speak on an interface, with these parameters."""
 
     name: str
     param: str
 
 
-class BabelInterfaceFlushed(_Event, frozen=True):
+class BabelInterfaceFlushed(_Event, frozen=True, gc=False):
     """babeld was told to forget an interface, which it had with these parameters."""
 
     name: str
@@ -157,6 +157,19 @@ def invert(event: Event) -> Event:
 def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
     """The events that take all of these back, in the order in which they must happen."""
     return tuple(invert(event) for event in reversed(events))
+
+
+def peers_named(event: Event) -> frozenset[str]:
+    """The public keys of the peers that an event is about."""
+    match event:
+        case LinkAdded(link) | LinkRemoved(link):
+            return frozenset(peer.public_key for peer in link.peers)
+        case PeerAdded(_, peer) | PeerRemoved(_, peer):
+            return frozenset((peer.public_key,))
+        case PeerUpdated(_, before, _):
+            return frozenset((before.public_key,))
+        case _:
+            return frozenset()
 
 
 def _apply_to_links(

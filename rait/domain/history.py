@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
+from rait.domain.backend import Outcome
+from rait.domain.events import Event, LinkAdded, MismatchError, evolve, peers_named, replay
+from rait.domain.problem import RaitError
 from rait.domain.topology import EMPTY, Link, Topology
+
+Status = Literal["done", "partial", "failed"]
+"""How a run ended: all its events happened, some of them, or none."""
+
+
+class HistoryError(RaitError):
+    """The journal does not hold what was asked of it, or holds what this rait cannot read."""
 
 
 class RunHeader(Struct, frozen=True, kw_only=True):
@@ -36,3 +47,136 @@ class Memory(Struct, frozen=True, kw_only=True):
 
     topology: Topology = EMPTY
     pending: Mapping[str, Link] = {}
+
+
+class Snapshot(Struct, frozen=True):
+    """A scope's topology, and the public key of the run that last shaped it ("" for none)."""
+
+    topology: Topology = EMPTY
+    public_key: str = ""
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """One run as the journal has it.
+
+    ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
+    into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
+    time in nanoseconds) are None while it is under way, and for ever after a crash.
+    """
+
+    id: int
+    last_id: int
+    header: RunHeader
+    noticed: tuple[Event, ...] = ()
+    intended: tuple[Event, ...] = ()
+    outcomes: Mapping[int, Outcome] = {}
+    status: Status | None = None
+    finished_at: int | None = None
+
+    def noticed_id(self, index: int) -> int:
+        """The entry that holds the noticed event: a run's events follow its first entry."""
+        return self.id + 1 + index
+
+    def intended_id(self, index: int) -> int:
+        """The entry that holds the intended event."""
+        return self.id + 1 + len(self.noticed) + index
+
+    @property
+    def done(self) -> int:
+        """How many of the intended events happened."""
+        return sum(outcome.error is None for outcome in self.outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """How many of the intended events failed."""
+        return len(self.outcomes) - self.done
+
+    @property
+    def unknown(self) -> int:
+        """How many of the intended events nobody knows the outcome of."""
+        return len(self.intended) - len(self.outcomes)
+
+    def touches_link(self, name: str) -> bool:
+        """Whether an event of this run, noticed or intended, is about the link."""
+        return any(event.name == name for event in (*self.noticed, *self.intended))
+
+    def touches_peer(self, public_key: str) -> bool:
+        """Whether an event of this run, noticed or intended, is about a peer with the key."""
+        return any(public_key in peers_named(e) for e in (*self.noticed, *self.intended))
+
+    def happened(self) -> Iterator[tuple[int, Event]]:
+        """The events known to have happened, in order, each with the number of its entry."""
+        for index, event in enumerate(self.noticed):
+            yield self.noticed_id(index), event
+        for outcome in self.outcomes.values():
+            if outcome.error is None:
+                yield self.intended_id(outcome.index), self.intended[outcome.index]
+
+    def pending(self) -> Mapping[str, Link]:
+        """The links that may have been made; none once the run has finished."""
+        if self.status is not None:
+            return {}
+        return {
+            event.name: event.link
+            for index, event in enumerate(self.intended)
+            if isinstance(event, LinkAdded) and index not in self.outcomes
+        }
+
+
+class VerifyReport(Struct, frozen=True, kw_only=True):
+    """What an examination of the whole journal found.
+
+    ``head`` is the hash of the last sound entry, ``entries`` how many there are up to it, and
+    ``dropped`` how many were pruned before them. ``bad_entry`` is the number of the first entry
+    that is wrong or missing, None where it is not an entry that is wrong, and ``why`` says what
+    is the matter ("" when ``ok``).
+    """
+
+    ok: bool
+    head: str
+    entries: int
+    dropped: int = 0
+    bad_entry: int | None = None
+    why: str = ""
+
+
+def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None) -> Snapshot:
+    """Add up what the runs of one scope, in order, made of a topology.
+
+    With ``through``, only the events in entries up to that number count. Raises HistoryError,
+    which names the run and the event, where an event does not fit.
+    """
+    topology, public_key = start.topology, start.public_key
+    for run in runs:
+        if through is not None and run.id > through:
+            break
+        events = [e for number, e in run.happened() if through is None or number <= through]
+        try:
+            topology = replay(topology, events)
+        except MismatchError:
+            raise _misfit(topology, run) from None
+        public_key = run.header.public_key
+    return Snapshot(topology, public_key)
+
+
+def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
+    """What is known after these runs of one scope, in order; errors as in ``fold``.
+
+    What a crashed run left pending is forgotten once a later run has looked at the machine.
+    """
+    sequence = tuple(runs)
+    pending = sequence[-1].pending() if sequence else {}
+    return Memory(topology=fold(start, sequence).topology, pending=pending)
+
+
+def _misfit(topology: Topology, run: RunRecord) -> HistoryError:
+    """Say which event it was; slower than one replay of all, so it is left until it is needed."""
+    for number, event in run.happened():
+        try:
+            topology = evolve(topology, event)
+        except MismatchError as error:
+            return HistoryError(
+                f"the journal contradicts itself: entry {number} of run {run.id}: {error}; move "
+                "the journal aside to begin a new one, and report this as a bug of rait"
+            )
+    raise AssertionError("a replay that fails has an event that fails")

@@ -1,0 +1,165 @@
+"""The journal: every change of the tunnels, written down before it is made.
+
+A run's events are on disk before the first of them takes effect, and what became of each follows.
+All of it is one hash-chained log (domain/chain.py) in SQLite, which costs some 3 ms to import: so
+import this module only where a journal is needed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from rait.adapters import journal_file, journal_prune
+from rait.adapters.journal_reader import JournalReader, last_snapshot, snapshot_at
+from rait.adapters.journal_schema import read_head
+from rait.adapters.journal_write import Appender
+from rait.domain import codec
+from rait.domain.backend import Outcome
+from rait.domain.events import Event
+from rait.domain.history import HistoryError, RunHeader, Status
+
+SNAPSHOT_EVERY = 2000
+"""So many entries after its last snapshot a scope gets another: this bounds ``memory``."""
+
+Answer = TypeVar("Answer")
+
+
+class Journal(JournalReader):
+    """The journal at a path, for writing (and reading).
+
+    Runs of one scope must not overlap: hold the lock (lock.py) from before ``memory`` to after
+    ``finish``. All methods raise MachineError where the file cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], int]
+    ) -> None:
+        super().__init__(path)
+        self._connection = connection
+        self._clock = clock
+
+    @classmethod
+    def open(cls, path: str | Path, clock: Callable[[], int] = time.time_ns) -> Journal:
+        """Open the journal for writing; made (0600, in a directory of 0700) if not there.
+
+        ``clock`` gives unix time in nanoseconds. Raises MachineError where it cannot be written,
+        and HistoryError if a newer rait wrote it.
+        """
+        path = Path(path)
+        with journal_file.explained(path, "open"):
+            return cls(path, journal_file.open_for_writing(path), clock)
+
+    def close(self) -> None:
+        """Fold the -wal file in, if no one else uses it, and let go."""
+        with journal_file.explained(self.path, "close"):
+            self._connection.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def begin(self, header: RunHeader, noticed: Sequence[Event], intended: Sequence[Event]) -> Run:
+        """Write down a run before its first effect; all of it is on disk when this returns.
+
+        ``noticed`` are events that others caused since the last run; they have happened already.
+        """
+        with self._appending() as log:
+            run = log.begin(header)
+            log.add_all("noticed", run, header.scope, map(codec.encode, noticed))
+            log.add_all("intended", run, header.scope, map(codec.encode, intended))
+        return Run(self, run, header.scope, len(intended))
+
+    def prune(self, keep_after: int) -> journal_prune.Pruning:
+        """Drop the runs whose last entry is older than this unix time in nanoseconds.
+
+        Runs go from the front only, as far as all of them are old enough; an unfinished run that
+        is its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
+        """
+        with self._appending() as log:
+            report = journal_prune.prune(log, keep_after)
+        if report.entries:
+            with journal_file.explained(self.path, "shrink"):
+                journal_prune.shrink(self._connection)
+        return report
+
+    def _record(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
+        with self._appending() as log:
+            self._expect_latest(run, scope)
+            log.add("outcomes", run, scope, codec.encode(outcomes))
+
+    def _finish(self, run: int, scope: str, status: Status) -> None:
+        with self._appending() as log:
+            self._expect_latest(run, scope)
+            last = log.add("run_finished", run, scope, codec.encode(codec.Finished(status)))
+            upto, _ = last_snapshot(self._connection, scope)
+            if last - upto > SNAPSHOT_EVERY:
+                snapshot = snapshot_at(self._connection, scope, last)
+                log.add("snapshot", last, scope, codec.encode(snapshot))
+
+    def _expect_latest(self, run: int, scope: str) -> None:
+        """Overlapping runs would not add up to the topology that is."""
+        (latest,) = self._connection.execute(
+            "SELECT max(id) FROM entries WHERE kind = 'run_started' AND scope = ?", (scope,)
+        ).fetchone()
+        if latest != run:
+            raise HistoryError(
+                f"run {latest} began before run {run} had finished: was the lock not held?"
+            )
+
+    @contextmanager
+    def _appending(self) -> Iterator[Appender]:
+        """One transaction: all that is added is on disk afterwards, or none of it is there."""
+        with journal_file.explained(self.path, "write"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            # Commits, or rolls back after an error.
+            with self._connection:
+                log = Appender(self._connection, read_head(self._connection), self._clock)
+                yield log
+                log.write_head()
+
+    def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        with journal_file.explained(self.path, "read"):
+            self._connection.execute("BEGIN")
+            with self._connection:
+                return question(self._connection)
+
+
+class Run:
+    """A run under way; ``id`` is its number in the journal."""
+
+    def __init__(self, journal: Journal, run: int, scope: str, intended: int) -> None:
+        self.id = run
+        self._journal = journal
+        self._scope = scope
+        self._open = set(range(intended))
+
+    def record(self, outcomes: Iterable[Outcome]) -> None:
+        """Write down what became of intended events, by their index; in the order it happened.
+
+        May be called many times; each event has one outcome. Raises ValueError otherwise, and
+        HistoryError if a later run has begun.
+        """
+        news = tuple(outcomes)
+        indexes = [outcome.index for outcome in news]
+        if not self._open.issuperset(indexes) or len(set(indexes)) < len(indexes):
+            raise ValueError("an outcome of no intended event, or a second one of the same")
+        if news:
+            self._journal._record(self.id, self._scope, news)
+            self._open.difference_update(indexes)
+
+    def finish(self, status: Status) -> None:
+        """Write down that the run has ended, and how."""
+        self._journal._finish(self.id, self._scope, status)

@@ -1,0 +1,88 @@
+"""Dropping old runs from the front of the journal, with the chain still anchored."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+
+from msgspec import Struct, structs
+
+from rait.adapters.journal_reader import snapshot_at
+from rait.adapters.journal_write import Appender
+from rait.domain import codec
+
+
+class Pruning(Struct, frozen=True):
+    """How many runs and entries were dropped."""
+
+    runs: int = 0
+    entries: int = 0
+
+
+class _Span(Struct, frozen=True):
+    """Where a run lies in the log, and when it wrote last."""
+
+    first: int
+    last: int
+    last_at: int
+    finished: bool
+    latest: bool
+
+
+def prune(log: Appender, keep_after: int) -> Pruning:
+    """Drop all leading runs that ended before the time; within the caller's transaction."""
+    spans = _spans(log.connection)
+    cut = _cut(spans, log.head.last_id, keep_after)
+    runs = sum(span.first <= cut for span in spans)
+    if not runs:
+        return Pruning()
+    scopes = log.connection.execute(
+        "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot') "
+        "AND id <= ? ORDER BY scope",
+        (cut,),
+    ).fetchall()
+    snapshots = [(scope, snapshot_at(log.connection, scope, cut)) for (scope,) in scopes]
+    dropped = _drop(log, cut)
+    for scope, snapshot in snapshots:
+        log.add("snapshot", cut, scope, codec.encode(snapshot))
+    return Pruning(runs, dropped)
+
+
+def shrink(connection: sqlite3.Connection) -> None:
+    """Give the space back to the file system."""
+    # It takes as much space again for a while. Where there is none, what was dropped is dropped
+    # all the same, and its space is used for the entries to come.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")
+
+
+def _spans(connection: sqlite3.Connection) -> list[_Span]:
+    rows = connection.execute(
+        "SELECT run, max(id), max(at), max(kind = 'run_finished'), scope FROM entries "
+        "WHERE run > 0 AND kind != 'snapshot' GROUP BY run ORDER BY run"
+    ).fetchall()
+    latest = {scope: run for run, *_, scope in rows}
+    return [
+        _Span(run, last, last_at, bool(finished), latest[scope] == run)
+        for run, last, last_at, finished, scope in rows
+    ]
+
+
+def _cut(spans: list[_Span], end: int, keep_after: int) -> int:
+    """The last entry to drop: before the first run to be kept, and within no run."""
+    kept = [s.first for s in spans if s.last_at >= keep_after or (s.latest and not s.finished)]
+    cut = min(kept, default=end + 1) - 1
+    # Runs of different scopes may overlap; from the last to the first, each may move the cut.
+    for span in reversed(spans):
+        if span.first <= cut < span.last:
+            cut = span.first - 1
+    return cut
+
+
+def _drop(log: Appender, cut: int) -> int:
+    (anchor,) = log.connection.execute("SELECT hash FROM entries WHERE id = ?", (cut,)).fetchone()
+    entries = cut - log.head.dropped
+    log.connection.execute("DELETE FROM entries WHERE id <= ?", (cut,))
+    log.head = structs.replace(log.head, dropped=cut, anchor=anchor, count=log.head.count - entries)
+    log.add("pruned", 0, "", codec.encode(codec.Pruned(cut, anchor.hex())))
+    return entries

@@ -1,0 +1,242 @@
+"""Questions to the journal. None of them writes, and none of them waits for a writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rait.adapters import journal_file, journal_verify
+from rait.adapters.journal_schema import read_head
+from rait.domain import codec
+from rait.domain.chain import Entry
+from rait.domain.history import (
+    HistoryError,
+    Memory,
+    RunRecord,
+    Snapshot,
+    VerifyReport,
+    fold,
+    remember,
+)
+from rait.domain.topology import Topology
+
+Answer = TypeVar("Answer")
+
+# Without the hint SQLite takes the index on scope, which sorts all that the scope ever did.
+_COLUMNS = "SELECT id, run, kind, scope, at, payload FROM entries NOT INDEXED"
+
+
+class JournalReader:
+    """The journal at a path, for reading. A journal that is not there yet is an empty one.
+
+    All methods raise MachineError where the file cannot be read, and HistoryError where it does
+    not hold what was asked for, or holds what this rait does not know.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def memory(self, scope: str) -> Memory:
+        """What is known of the scope now."""
+        return self._ask(lambda connection: recall(connection, scope))
+
+    def runs(
+        self,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        link: str | None = None,
+        peer: str | None = None,
+        scope: str | None = None,
+    ) -> tuple[RunRecord, ...]:
+        """The runs that began in the time given (unix, in nanoseconds, inclusive), oldest first.
+
+        ``link`` is the name of a link and ``peer`` a public key that a run must have touched.
+        """
+
+        def wanted(run: RunRecord) -> bool:
+            return (
+                (link is None or run.touches_link(link))
+                and (peer is None or run.touches_peer(peer))
+            )  # fmt: skip
+
+        begun = self._ask(lambda connection: _runs(connection, since, until, scope))
+        return tuple(run for run in begun if wanted(run))
+
+    def run(self, run: int) -> RunRecord:
+        """One run whole. Raises HistoryError if there is none of this number."""
+        return self._ask(lambda connection: _run(connection, run))
+
+    def follow(self, since: int) -> tuple[Entry, ...]:
+        """The entries after this number, at once; codec.decode and codec.gather read them."""
+        return self._ask(lambda c: _entries(c, "WHERE id > ? ORDER BY id", (since,)))
+
+    def last_id(self) -> int:
+        """The number of the last entry, 0 for none: where ``follow`` may begin."""
+        return self._ask(lambda connection: read_head(connection).last_id)
+
+    def head(self) -> str:
+        """The hash of the last entry, in hex: it stands for all that the journal holds."""
+        return self._ask(lambda connection: read_head(connection).hash.hex())
+
+    def verify(self, expect_head: str | None = None) -> VerifyReport:
+        """Examine every row. ``expect_head`` is a head as it was at some time since.
+
+        Damage is in the report. Raises MachineError if the file cannot be read at all.
+        """
+        try:
+            return self._ask(lambda connection: journal_verify.verify(connection, expect_head))
+        except HistoryError as error:
+            return VerifyReport(ok=False, head="", entries=0, why=str(error))
+
+    def topology_at(
+        self,
+        scope: str,
+        *,
+        run: int | None = None,
+        event: int | None = None,
+        time: int | None = None,
+    ) -> tuple[Topology, str]:
+        """The scope's topology, and the public key it was made under ("" before the first run).
+
+        As it was after a run; or after the event in the entry of that number; or at a unix time
+        in nanoseconds, counting what was known to have happened; or else as it is now. Raises
+        HistoryError for what is not, or no longer, in the journal.
+        """
+        return self._ask(lambda connection: _topology_at(connection, scope, run, event, time))
+
+    def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        with journal_file.explained(self.path, "read"):
+            return journal_file.ask(self.path, question)
+
+
+def recall(connection: sqlite3.Connection, scope: str) -> Memory:
+    """What is known of the scope now."""
+    upto, start = last_snapshot(connection, scope)
+    return remember(start, _scope_runs(connection, scope, upto))
+
+
+def snapshot_at(connection: sqlite3.Connection, scope: str, last: int) -> Snapshot:
+    """The scope's topology after the entry of this number."""
+    upto, start = last_snapshot(connection, scope, last)
+    return fold(start, _scope_runs(connection, scope, upto, last))
+
+
+def last_snapshot(
+    connection: sqlite3.Connection, scope: str, last: int | None = None
+) -> tuple[int, Snapshot]:
+    """The last snapshot that sums up no more than the entries up to ``last``.
+
+    With the number of the last entry that it does sum up; 0 and nothing where there is none.
+    """
+    found = _entries(
+        connection,
+        "WHERE id = (SELECT id FROM entries WHERE kind = 'snapshot' AND scope = ? AND run <= ? "
+        "ORDER BY run DESC, id DESC LIMIT 1)",
+        (scope, read_head(connection).last_id if last is None else last),
+    )
+    for entry in found:
+        payload = codec.decode(entry)
+        if isinstance(payload, Snapshot):
+            return entry.run, payload
+    return 0, Snapshot()
+
+
+def _scope_runs(
+    connection: sqlite3.Connection, scope: str, after: int, last: int | None = None
+) -> tuple[RunRecord, ...]:
+    last = read_head(connection).last_id if last is None else last
+    return codec.gather(
+        _entries(
+            connection,
+            "WHERE id > ? AND id <= ? AND scope = ? AND kind != 'snapshot' ORDER BY id",
+            (after, last, scope),
+        )
+    )
+
+
+def _entries(
+    connection: sqlite3.Connection, where: str, values: tuple[int | str, ...]
+) -> tuple[Entry, ...]:
+    return tuple(Entry(*row) for row in connection.execute(f"{_COLUMNS} {where}", values))
+
+
+def _runs(
+    connection: sqlite3.Connection, since: int | None, until: int | None, scope: str | None
+) -> tuple[RunRecord, ...]:
+    conditions, values = ["kind = 'run_started'"], list[int | str]()
+    for condition, value in (("at >= ?", since), ("at <= ?", until), ("scope = ?", scope)):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
+    return codec.gather(
+        _entries(
+            connection,
+            f"WHERE run IN ({wanted}) AND kind != 'snapshot' ORDER BY id",
+            tuple(values),
+        )
+    )
+
+
+def _run(connection: sqlite3.Connection, run: int) -> RunRecord:
+    found = connection.execute(
+        "SELECT id, run, kind, scope, at, payload FROM entries "
+        "WHERE run = ? AND kind != 'snapshot' ORDER BY id",
+        (run,),
+    )
+    records = codec.gather(Entry(*row) for row in found)
+    if not records:
+        raise HistoryError(f"there is no run {run}{_pruned_note(connection, run)}")
+    return records[0]
+
+
+def _topology_at(
+    connection: sqlite3.Connection,
+    scope: str,
+    run: int | None,
+    event: int | None,
+    time: int | None,
+) -> tuple[Topology, str]:
+    if run is not None:
+        record = _run(connection, run)
+        if record.header.scope != scope:
+            raise HistoryError(f"run {run} is of another scope, {record.header.scope!r}")
+        snapshot = snapshot_at(connection, scope, record.last_id)
+    elif event is not None:
+        snapshot = _after_event(connection, scope, event)
+    elif time is not None:
+        snapshot = snapshot_at(connection, scope, _last_entry_at(connection, time))
+    else:
+        snapshot = snapshot_at(connection, scope, read_head(connection).last_id)
+    return snapshot.topology, snapshot.public_key
+
+
+def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snapshot:
+    row = connection.execute(
+        "SELECT run, scope FROM entries WHERE id = ? AND kind IN ('noticed', 'intended')", (event,)
+    ).fetchone()
+    if row is None:
+        raise HistoryError(f"there is no event {event}{_pruned_note(connection, event)}")
+    if row[1] != scope:
+        raise HistoryError(f"event {event} is of another scope, {row[1]!r}")
+    upto, start = last_snapshot(connection, scope, row[0])
+    # Its outcome came later than the event itself, so its run has to be read to the end.
+    runs = _scope_runs(connection, scope, upto, _run(connection, row[0]).last_id)
+    return fold(start, runs, through=event)
+
+
+def _last_entry_at(connection: sqlite3.Connection, time: int) -> int:
+    (last,) = connection.execute("SELECT max(id) FROM entries WHERE at <= ?", (time,)).fetchone()
+    if isinstance(last, int):
+        return last
+    if read_head(connection).dropped:
+        raise HistoryError("what the journal held of that time was pruned")
+    return 0
+
+
+def _pruned_note(connection: sqlite3.Connection, entry: int) -> str:
+    dropped = read_head(connection).dropped
+    return f": entries up to {dropped} were pruned" if 0 < entry <= dropped else ""

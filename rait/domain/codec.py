@@ -1,0 +1,137 @@
+"""The journal's payloads as JSON bytes: the same value always gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import msgspec
+from msgspec import Struct, structs
+
+from rait.domain.backend import Outcome
+from rait.domain.chain import Entry
+from rait.domain.events import Event
+from rait.domain.history import HistoryError, RunHeader, RunRecord, Snapshot, Status
+
+Kind = Literal[
+    "run_started", "noticed", "intended", "outcomes", "run_finished", "snapshot", "pruned"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Finished(Struct, frozen=True):
+    """The end of a run."""
+
+    status: Status
+
+
+class Pruned(Struct, frozen=True):
+    """The first ``dropped`` entries went; the last of them had the hash ``anchor``, in hex."""
+
+    dropped: int
+    anchor: str
+
+
+Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Snapshot | Pruned
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_event = msgspec.json.Decoder(Event)
+_decoders: dict[str, msgspec.json.Decoder[Payload]] = {
+    "run_started": msgspec.json.Decoder(RunHeader),
+    "noticed": _event,
+    "intended": _event,
+    "outcomes": msgspec.json.Decoder(tuple[Outcome, ...]),
+    "run_finished": msgspec.json.Decoder(Finished),
+    "snapshot": msgspec.json.Decoder(Snapshot),
+    "pruned": msgspec.json.Decoder(Pruned),
+}
+
+
+def encode(payload: Payload) -> bytes:
+    """The bytes that stand for the payload. A Secret is not a payload and raises TypeError."""
+    if isinstance(payload, RunHeader):
+        payload = structs.replace(payload, command=_storable(payload.command))
+    elif isinstance(payload, tuple):
+        payload = tuple(_storable_outcome(outcome) for outcome in payload)
+    return _encoder.encode(payload)
+
+
+def decode(entry: Entry) -> Payload:
+    """What an entry holds. Raises HistoryError for what a later rait wrote, or for damage."""
+    decoder = _decoders.get(entry.kind)
+    if decoder is None:
+        raise HistoryError(
+            f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know; "
+            "upgrade rait"
+        )
+    try:
+        return decoder.decode(entry.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HistoryError(
+            f"entry {entry.id} ({entry.kind}) of the journal cannot be read: {error}; a later "
+            "rait wrote it, or it is damaged, which `rait log verify` can tell"
+        ) from None
+
+
+def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
+    """The runs that the entries, in order, tell of; the last ones may lack their ends.
+
+    Raises HistoryError as ``decode`` does, and for entries of a run whose beginning is missing.
+    """
+    drafts: dict[int, _Draft] = {}
+    for entry in entries:
+        payload = decode(entry)
+        if isinstance(payload, RunHeader):
+            drafts[entry.id] = _Draft(entry.id, entry.id, payload)
+        elif not isinstance(payload, (Snapshot, Pruned)):
+            if entry.run not in drafts:
+                raise HistoryError(f"entry {entry.id} of the journal is of no run that it holds")
+            drafts[entry.run].add(entry, payload)
+    return tuple(draft.record() for draft in drafts.values())
+
+
+class _Draft(Struct):
+    """A run while its entries are being gathered."""
+
+    id: int
+    last_id: int
+    header: RunHeader
+    noticed: list[Event] = []
+    intended: list[Event] = []
+    outcomes: dict[int, Outcome] = {}
+    status: Status | None = None
+    finished_at: int | None = None
+
+    def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
+        self.last_id = entry.id
+        if isinstance(payload, Finished):
+            self.status, self.finished_at = payload.status, entry.at
+        elif isinstance(payload, tuple):
+            self.outcomes |= {outcome.index: outcome for outcome in payload}
+        elif entry.kind == "noticed":
+            self.noticed.append(payload)
+        else:
+            self.intended.append(payload)
+
+    def record(self) -> RunRecord:
+        return RunRecord(
+            id=self.id,
+            last_id=self.last_id,
+            header=self.header,
+            noticed=tuple(self.noticed),
+            intended=tuple(self.intended),
+            outcomes=self.outcomes,
+            status=self.status,
+            finished_at=self.finished_at,
+        )
+
+
+def _storable_outcome(outcome: Outcome) -> Outcome:
+    if outcome.error is None or outcome.error.isascii():
+        return outcome
+    return structs.replace(outcome, error=_storable(outcome.error))
+
+
+def _storable(text: str) -> str:
+    """Arguments and errors of the system may hold bytes that are no text; JSON may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
