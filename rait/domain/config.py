@@ -100,7 +100,7 @@ class Config(Struct, frozen=True, kw_only=True):
     private_key_file: str | None = None
     transports: tuple[Transport, ...] = ()
     isolation: Isolation = Isolation()
-    babeld: Babeld | None = None
+    babeld: Babeld = Babeld()
     peers: str = DEFAULT_PEERS
     name: str | None = None
     remarks: dict[str, object] = {}

@@ -1,0 +1,187 @@
+"""Text in HCL, TOML or JSON to a plain document, and back from a path in it to a line.
+
+A name that ends in .hcl, .toml or .json tells the format; otherwise the text does: JSON begins
+with a brace, HCL has blocks (``name {``), and what is neither is TOML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from rait.domain.keytext import without_keys
+from rait.domain.problem import Path, SourceError
+
+Format = Literal["hcl", "toml", "json"]
+
+_SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
+_BLOCK = re.compile(r'^[ \t]*[A-Za-z_][\w-]*(?:[ \t]+"[^"\n]*")*[ \t]*\{', re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+
+
+class Document:
+    """A parsed text. ``data`` is plain mappings, lists and values."""
+
+    def __init__(
+        self, name: str, data: Mapping[str, object], lines: Callable[[], Mapping[Path, int]]
+    ) -> None:
+        self.name = name
+        self.data = data
+        self._find = lines
+        self._lines: Mapping[Path, int] | None = None
+
+    def locate(self, path: Path) -> int | None:
+        """The line, from 1, of what a path leads to, or of the nearest thing around it."""
+        if self._lines is None:
+            self._lines = self._find()
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return None
+
+
+def parse(text: str, name: str) -> Document:
+    """The document in ``text``, which came from ``name``.
+
+    Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
+    of the text but keys.
+    """
+    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), None)
+    try:
+        if suffix is not None:
+            return _PARSERS[_SUFFIXES[suffix]](text, name)
+        return _guess(text, name)
+    except RecursionError:
+        raise SourceError(f"{name}: lists or blocks are nested too deep") from None
+
+
+def _guess(text: str, name: str) -> Document:
+    if text.lstrip().startswith("{"):
+        return _json(text, name)
+    if _BLOCK.search(text):
+        likely, other = _hcl, _toml
+    elif _TABLE.search(text):
+        return _toml(text, name)
+    else:
+        # Attributes alone are mostly good TOML, which is the cheaper one to try.
+        likely, other = _toml, _hcl
+    try:
+        return likely(text, name)
+    except SourceError as error:
+        try:
+            return other(text, name)
+        except SourceError:
+            raise error from None
+
+
+def _hcl(text: str, name: str) -> Document:
+    from rait.adapters import hcl
+
+    try:
+        data, lines = hcl.parse(text)
+    except hcl.HclError as error:
+        raise _error(name, str(error), error.line, error.column) from None
+    return Document(name, data, lambda: lines)
+
+
+def _toml(text: str, name: str) -> Document:
+    # Not tomllib: tomli is compiled, so faster on long lists, and tells line and column apart.
+    import tomli
+
+    try:
+        data = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise _error(name, f"not valid TOML: {error.msg}", error.lineno, error.colno) from None
+    except ValueError:
+        raise SourceError(f"{name}: not valid TOML: a number is too large") from None
+    return Document(name, data, lambda: toml_lines(text))
+
+
+def _json(text: str, name: str) -> Document:
+    import json
+
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _error(name, f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
+    except ValueError:
+        raise SourceError(f"{name}: not valid JSON: a number is too large") from None
+    if not isinstance(data, dict):
+        raise SourceError(f"{name}: the JSON text must be an object, in braces")
+    return Document(name, data, dict)
+
+
+_PARSERS: dict[Format, Callable[[str, str], Document]] = {
+    "hcl": _hcl,
+    "toml": _toml,
+    "json": _json,
+}
+
+
+def _error(name: str, message: str, line: int | None, column: int | None) -> SourceError:
+    place = name if line is None or line < 1 else f"{name}:{line}:{column}"
+    return SourceError(f"{place}: {without_keys(message)}")
+
+
+_HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
+_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+
+
+def toml_lines(text: str) -> dict[Path, int]:
+    """The lines of tables and keys in TOML text; scanned only when there is something to report.
+
+    What is inside inline tables and lists that span lines is found at the line of its key.
+    """
+    scan = _TomlScan()
+    for number, line in enumerate(text.split("\n"), 1):
+        scan.read(line, number)
+    return scan.lines
+
+
+class _TomlScan:
+    def __init__(self) -> None:
+        self.lines: dict[Path, int] = {}
+        self._lengths: dict[Path, int] = {}
+        self._table: Path = ()
+        self._open_string = ""
+
+    def read(self, line: str, number: int) -> None:
+        if self._inside_string(line):
+            return
+        header = _HEADER.match(line)
+        if header:
+            self._enter(_parts(header[2]), is_list=header[1] == "[[", number=number)
+            return
+        key = _KEY.match(line)
+        if key:
+            self.lines.setdefault((*self._table, *_parts(key[1])), number)
+
+    def _inside_string(self, line: str) -> bool:
+        """Whether the line began inside of a multi-line string."""
+        before = self._open_string
+        for mark in ('"""', "'''"):
+            if self._open_string in ("", mark) and line.count(mark) % 2:
+                self._open_string = "" if self._open_string else mark
+        return bool(before)
+
+    def _enter(self, parts: list[str], *, is_list: bool, number: int) -> None:
+        path: Path = ()
+        for part in parts[:-1]:
+            path = (*path, part)
+            if path in self._lengths:
+                path = (*path, self._lengths[path] - 1)
+        path = (*path, parts[-1]) if parts else path
+        self.lines.setdefault(path, number)
+        if is_list:
+            index = self._lengths.get(path, 0)
+            self._lengths[path] = index + 1
+            path = (*path, index)
+        self.lines.setdefault(path, number)
+        self._table = path
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip("\"'") for part in _PART.findall(text)]

@@ -1,0 +1,161 @@
+"""Gathers what a run is told: configuration, private key and peers.
+
+Paths in the configuration (``peers``, ``private_key_file``, ``journal``) are relative to the
+directory of the configuration file, or to the working directory where it is no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from msgspec import Struct, structs
+
+from rait.adapters import formats, source
+from rait.adapters.formats import Document
+from rait.domain.config import Config, Secret
+from rait.domain.decode import decode_config, decode_peers
+from rait.domain.keytext import without_keys
+from rait.domain.peers import Peer
+from rait.domain.problem import ConfigError, Path, Problem, SourceError
+
+_CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """A configuration and where it is from.
+
+    ``digest`` is the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
+    """
+
+    config: Config
+    source: str
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+
+class LoadedPeers(Struct, frozen=True, kw_only=True):
+    """The peers and where they are from; ``digest`` and ``warnings`` as in Loaded."""
+
+    peers: tuple[Peer, ...]
+    source: str
+    digest: str
+    warnings: tuple[str, ...]
+    document: Document
+
+    def describe(self, problem: Problem) -> str:
+        """One line for a problem whose path, if any, leads into the peers document."""
+        return describe(problem, self.document)
+
+
+def load_config(url: str) -> Loaded:
+    """Read, parse, decode and check the configuration.
+
+    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: its text
+    is about the first problem in the file and counts the others. Neither shows a key.
+    """
+    text = source.read(url)
+    document = formats.parse(text, source.display_name(url))
+    config, problems = decode_config(document.data)
+    if config is None:
+        raise ConfigError(_error_text(problems, document))
+    _check_stdin(url, config, document)
+    warnings = [describe(problem, document) for problem in problems]
+    if config.private_key is not None and source.readable_by_others(url):
+        warnings.append(f"{document.name}: {_CLOSE_IT}")
+    key_file = config.private_key_file
+    if key_file is not None:
+        key_file = source.beside(key_file, url)
+        if source.readable_by_others(key_file):
+            warnings.append(f"{key_file}: {_CLOSE_IT}")
+    config = structs.replace(
+        config,
+        peers=source.beside(config.peers, url),
+        journal=source.beside(config.journal, url),
+        private_key_file=key_file,
+    )
+    return Loaded(
+        config=config, source=document.name, digest=_digest(text), warnings=tuple(warnings)
+    )
+
+
+def load_peers(loaded: Loaded) -> LoadedPeers:
+    """Read, parse and decode the peers list that the configuration names.
+
+    Entries that are wrong are left out, with a warning each. Raises SourceError where the list as
+    a whole cannot be had.
+    """
+    url = loaded.config.peers
+    text = source.read(url)
+    document = formats.parse(text, source.display_name(url))
+    peers, problems = decode_peers(document.data)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise SourceError(describe(errors[0], document))
+    return LoadedPeers(
+        peers=peers,
+        source=document.name,
+        digest=_digest(text),
+        warnings=tuple(describe(problem, document) for problem in problems),
+        document=document,
+    )
+
+
+def load_secret(config: Config) -> tuple[Secret, str]:
+    """The private key, from the configuration or the file it names, and its public key.
+
+    Raises ConfigError where there is none to be had.
+    """
+    from rait.adapters import keys
+
+    secret = config.private_key
+    if secret is None:
+        try:
+            secret = keys.read_private_key(config.private_key_file or "")
+        except SourceError as error:
+            raise ConfigError(f"private_key_file: {error}") from None
+    return secret, keys.public_key(secret)
+
+
+def describe(problem: Problem, document: Document) -> str:
+    """``FILE:LINE: key: message``, as much of it as is known."""
+    line = document.locate(problem.path) if problem.path else None
+    place = document.name if line is None else f"{document.name}:{line}"
+    key = path_text(problem.path)
+    return f"{place}: {key}: {problem.message}" if key else f"{place}: {problem.message}"
+
+
+def path_text(path: Iterable[str | int]) -> str:
+    """A path as people write it, counted from 0: ``transport[1].mtu``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = "".join(c if c.isprintable() else "?" for c in without_keys(part))
+            text += f".{shown}" if text else shown
+    return text
+
+
+def _error_text(problems: Iterable[Problem], document: Document) -> str:
+    errors = [problem for problem in problems if problem.severity == "error"]
+
+    def position(problem: Problem) -> int:
+        return document.locate(problem.path) or 0
+
+    first = min(errors, key=position)
+    others = len(errors) - 1
+    more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
+    return describe(first, document) + more
+
+
+def _check_stdin(url: str, config: Config, document: Document) -> None:
+    for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
+        if url == source.STDIN and value == source.STDIN:
+            path: Path = (key,)
+            message = "cannot be - (standard input): the configuration itself came from there"
+            raise ConfigError(describe(Problem(message, "error", path), document))
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

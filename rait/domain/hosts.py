@@ -1,0 +1,81 @@
+"""Checks of host names, IP addresses and interface names, as far as text alone can tell."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from rait.domain.config import MAX_IFNAME, Family
+from rait.domain.keytext import shown
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_DIGITS_AND_DOTS = frozenset("0123456789.")
+_MAX_HOST_NAME = 253
+
+
+def ip_literal(text: str) -> tuple[Family, str] | None:
+    """The family and canonical text of an IP address, or None if it is none.
+
+    An IPv6 address may stand in brackets. One with a zone (``%eth0``) is none.
+    """
+    if ":" in text and "%" not in text:
+        try:
+            return "ip6", str(IPv6Address(_unbracketed(text)))
+        except AddressValueError:
+            return None
+    if text and _DIGITS_AND_DOTS.issuperset(text):
+        try:
+            return "ip4", str(IPv4Address(text))
+        except AddressValueError:
+            return None
+    return None
+
+
+def _unbracketed(text: str) -> str:
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def checked_address(value: object, family: Family) -> str:
+    """An IP address of that family in canonical text, or a plausible host name.
+
+    Raises ``ValueError`` with a text that says what is wrong.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be text: an IP address or a host name")
+    if ":" in value and "%" in value:
+        raise ValueError("an IPv6 address with a zone (%) means nothing on another machine")
+    literal = ip_literal(value)
+    if literal is None:
+        return _checked_host_name(value)
+    found, text = literal
+    if found != family:
+        raise ValueError(f"{shown(value)} is not an address of family {family}")
+    address = IPv4Address(text) if found == "ip4" else IPv6Address(text)
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{shown(value)} is not the address of a host")
+    return text
+
+
+def _checked_host_name(text: str) -> str:
+    name = text[:-1] if text.endswith(".") else text
+    labels = name.split(".")
+    if len(name) > _MAX_HOST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        hint = "" if text.isascii() else " (write an international name in its xn-- form)"
+        raise ValueError(f"{shown(text)} is neither an IP address nor a host name{hint}")
+    if labels[-1].isdecimal():
+        # inet_aton(3) would take such text as an IPv4 address of a surprising value.
+        raise ValueError(f"{shown(text)} is not a full IP address")
+    return text
+
+
+def ifname_problem(name: str) -> str | None:
+    """What keeps text from being an interface name (dev_valid_name in net/core/dev.c), or None."""
+    if not name:
+        return "must not be empty"
+    if name in (".", ".."):
+        return f"{shown(name)} cannot name an interface"
+    if any(c in "/:\0" or c.isspace() for c in name):
+        return f"{shown(name)} cannot name an interface: no '/', ':' or white space"
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_IFNAME:
+        return f"{shown(name)} is longer than {MAX_IFNAME} bytes, the limit for an interface name"
+    return None

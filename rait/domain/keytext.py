@@ -1,0 +1,74 @@
+"""WireGuard keys as text: base64 of 32 bytes (wg(8)), and how to speak of text without telling one.
+
+No message made here quotes a key: what stands where a public key belongs may be a private one.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import Error, a2b_base64, b2a_base64
+
+KEY_BYTES = 32
+_KEYLIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b")
+_LONGEST_SHOWN = 80
+
+
+def canonical_key(value: object) -> str:
+    """The one base64 spelling of a key.
+
+    Raises ``ValueError`` with a text to follow the key's name in a sentence; it never holds the
+    value. The all-zero key is refused: WireGuard takes it as "no key".
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"must be a key in base64, not {kind_of(value)}")
+    try:
+        raw = a2b_base64(value.strip().encode("ascii"), strict_mode=True)
+    except (Error, UnicodeEncodeError):
+        raise ValueError("is not a WireGuard key: it is not valid base64") from None
+    if len(raw) != KEY_BYTES:
+        raise ValueError(f"is not a WireGuard key: {len(raw)} bytes instead of {KEY_BYTES}")
+    if not any(raw):
+        raise ValueError("is the all-zero key, which WireGuard takes as no key")
+    return b2a_base64(raw, newline=False).decode("ascii")
+
+
+def without_keys(text: str) -> str:
+    """The text with all that could be a key, in base64 or hex, left out."""
+    return _KEYLIKE.sub("(left out)", text)
+
+
+def shown(value: object) -> str:
+    """A value fit for a message: quoted, printable, short, and never a key."""
+    text = without_keys(value) if isinstance(value, str) else without_keys(_short(value))
+    if len(text) > _LONGEST_SHOWN:
+        text = text[:_LONGEST_SHOWN] + "…"
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return f'"{printable}"' if isinstance(value, str) else printable
+
+
+def _short(value: object) -> str:
+    if value is None or isinstance(value, bool | float):
+        return str(value).lower()
+    if isinstance(value, int):
+        # Digits of a huge number take long to work out, and Python refuses them past 4300.
+        return str(value) if value.bit_length() <= 64 else "a huge number"
+    return kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in the words of a person who writes configuration."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number with a fraction"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, dict):
+        return "a block"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "a date or time"
