@@ -25,6 +25,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from rait.domain.config import Secret
+from rait.domain.keytext import shown
 from rait.domain.problem import RaitError
 from rait.domain.topology import Endpoint
 
@@ -46,7 +47,7 @@ class UapiError(RaitError):
     """A program does not speak UAPI as it should, or cannot be reached."""
 
 
-class UapiRefused(UapiError):
+class RefusedError(UapiError):
     """A program answered a request with an error; ``errno`` is as in errno(3)."""
 
     def __init__(self, text: str, number: int) -> None:
@@ -103,6 +104,14 @@ class DeviceChange(Struct, frozen=True, kw_only=True):
     peers: tuple[PeerChange, ...] = ()
 
 
+def clamped(secret: Secret) -> bytes:
+    """The private key as X25519 uses it (RFC 7748, section 5), which is how programs tell it."""
+    key = bytearray.fromhex(_hex_key(secret.reveal()))
+    key[0] &= 0xF8
+    key[31] = key[31] & 0x7F | 0x40
+    return bytes(key)
+
+
 def encode_set(change: DeviceChange) -> bytes:
     """The ``set=1`` request for a change. Raises UapiError for a key that is not one."""
     lines = ["set=1"]
@@ -118,16 +127,16 @@ def encode_set(change: DeviceChange) -> bytes:
 
 
 def decode_set(answer: bytes) -> None:
-    """Check the answer to ``set=1``. Raises UapiRefused for its errno, UapiError for nonsense."""
+    """Check the answer to ``set=1``. Raises RefusedError for its errno, UapiError for nonsense."""
     pairs = list(_pairs(answer))
     if pairs:
-        raise UapiError(f"the answer to a change holds {_shown(pairs[0][0])}")
+        raise UapiError(f"the answer to a change holds {shown(pairs[0][0])}")
 
 
 def decode_get(answer: bytes) -> DeviceState:
     """The device that the answer to ``get=1`` tells of.
 
-    Keys unknown here are passed over, as the protocol asks. Raises UapiRefused for its errno and
+    Keys unknown here are passed over, as the protocol asks. Raises RefusedError for its errno and
     UapiError for an answer that is not well formed.
     """
     device: dict[str, str] = {}
@@ -197,14 +206,14 @@ class Client:
         return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n")))
 
     def set(self, change: DeviceChange) -> None:
-        """Carry out the change. Raises UapiRefused, or UapiError when the talk itself fails."""
+        """Carry out the change. Raises RefusedError, or UapiError when the talk itself fails."""
         self._explained(lambda: decode_set(self._exchange(encode_set(change))))
 
     def _explained(self, talk: Callable[[], _T]) -> _T:
         try:
             return talk()
-        except UapiRefused as error:
-            raise UapiRefused(f"{self._name}: {error}", error.errno) from None
+        except RefusedError as error:
+            raise RefusedError(f"{self._name}: {error}", error.errno) from None
         except UapiError as error:
             raise UapiError(f"{socket_path(self._name)}: {error}") from None
 
@@ -266,7 +275,7 @@ def _pairs(answer: bytes) -> Iterator[tuple[str, str]]:
     for line in lines:
         key, equals, value = line.partition("=")
         if not equals or not key or key == "errno":
-            raise UapiError(f"the answer holds the malformed line {_shown(key)}")
+            raise UapiError(f"the answer holds the malformed line {shown(key)}")
         yield key, value
 
 
@@ -277,7 +286,7 @@ def _check_errno(line: str) -> None:
     number = abs(_integer("errno", value, -0x7FFFFFFF, 0x7FFFFFFF))
     if number:
         name = errno.errorcode.get(number, "unknown")
-        raise UapiRefused(f"refused with errno {number} ({name}, {os.strerror(number)})", number)
+        raise RefusedError(f"refused with errno {number} ({name}, {os.strerror(number)})", number)
 
 
 def _peer(fields: dict[str, str], allowed_ips: list[str]) -> PeerState:
@@ -328,7 +337,7 @@ def _number(fields: dict[str, str], key: str, most: int) -> int:
 def _integer(key: str, value: str, least: int, most: int) -> int:
     digits = value.removeprefix("-")
     if not digits.isdecimal() or len(digits) > 20:
-        raise UapiError(f"{key} is {_shown(value)}, not a number")
+        raise UapiError(f"{key} is {shown(value)}, not a number")
     number = int(value)
     if not least <= number <= most:
         raise UapiError(f"{key} is {number}, out of range")
@@ -341,9 +350,9 @@ def _endpoint(value: str) -> Endpoint:
     try:
         address = ipaddress.ip_address(host[1:-1] if bracketed else host)
     except ValueError:
-        raise UapiError(f"{_shown(value)} is not an endpoint") from None
+        raise UapiError(f"{shown(value)} is not an endpoint") from None
     if not colon or bracketed != (address.version == 6):
-        raise UapiError(f"{_shown(value)} is not an endpoint")
+        raise UapiError(f"{shown(value)} is not an endpoint")
     return Endpoint(str(address), _integer("an endpoint's port", port, 0, 0xFFFF))
 
 
@@ -355,8 +364,3 @@ def _networks(values: list[str]) -> tuple[str, ...]:
         raise UapiError("an allowed_ip is not a network") from None
     networks.sort(key=lambda n: (n.version, int(n.network_address), n.prefixlen))
     return tuple(map(str, networks))
-
-
-def _shown(value: str) -> str:
-    """Foreign text, short and harmless enough for a message."""
-    return repr(value if len(value) <= 40 else value[:40] + "…")

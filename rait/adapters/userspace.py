@@ -1,0 +1,166 @@
+"""WireGuard links of a program in userspace, for machines whose kernel has no WireGuard.
+
+A link is born in the transit namespace, where its program keeps the UDP socket, and its tun is
+then moved to the target one. wireguard-go learns of a new mtu in its own namespace alone, so the
+mtu is set before the move; one that is changed later costs at most 15 bytes of padding too many.
+
+The programs' sockets are machine-wide, while interface names are not: two nodes on one machine
+need distinct ifprefixes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from rait.adapters import uapi
+from rait.adapters import userspace_process as programs
+from rait.adapters.netns import Netns, describe, open_netns
+from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, end_half_born, half_born
+from rait.adapters.userspace_session import Session, Step
+from rait.domain.backend import Interface, ObservedLink, Outcome
+from rait.domain.config import Secret
+from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
+
+_MOST_STARTS = 64
+"""Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
+
+
+_log = logging.getLogger(__name__)
+
+
+def available() -> bool:
+    """Whether userspace links can be made here; ``why_not`` tells what is missing."""
+    return not why_not()
+
+
+def why_not() -> str:
+    """What is missing for userspace links, and how to get it; "" if nothing is."""
+    return programs.why_not()
+
+
+class UserspaceBackend:
+    """Links of userspace programs with their UDP sockets in ``transit``, all with one key.
+
+    ``public_key`` belongs to ``secret``; without a secret, links can be neither made nor given a
+    key. ``transit`` stays the caller's to close.
+    """
+
+    kind: Literal["userspace"] = "userspace"
+
+    def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+        self._transit = transit
+        self._key = Key(secret, public_key)
+        self._where: dict[str, str] = {}
+
+    def observe(
+        self, netns: str, interfaces: Mapping[str, Interface]
+    ) -> Mapping[str, ObservedLink]:
+        """See Backend. A tun is WireGuard if the program that holds it answers on its socket."""
+        found = {}
+        tuns = [interface for interface in interfaces.values() if interface.kind == TUN]
+        if tuns:
+            with open_netns(netns) as target:
+                for tun in tuns:
+                    link = _observed(tun, target, self._key)
+                    if link is not None:
+                        found[tun.name] = link
+        self._where.update(dict.fromkeys(found, netns))
+        return found
+
+    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
+        """See Backend. New links start together, and removed ones end together."""
+        if not events:
+            return
+        session = Session(self._transit, self._key, self._where)
+        try:
+            for run in _runs(events):
+                yield from session.carry_out(run)
+        finally:
+            session.close()
+
+    def strays(self, names: Iterable[str]) -> Mapping[str, str]:
+        """Those of the names for which a killed run left a half-made link, and what it is.
+
+        That is a program in our transit namespace with its tun still there, in no group, and with
+        no key or ours. Once the tun is in the target namespace, ``observe`` sees the link.
+        """
+        found = {}
+        for name in names:
+            process = half_born(name, self._transit, self._key)
+            if process is not None:
+                process.close()
+                found[name] = f"process {process.pid} in {describe(self._transit.spec)}"
+        return found
+
+    def end_stray(self, name: str) -> bool:
+        """End the half-made link of this name; whether there was one. Raises RaitError."""
+        return end_half_born(name, self._transit, self._key)
+
+
+def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
+    try:
+        with uapi.Client(tun.name, ANSWER_SECONDS) as client:
+            held = programs.hold_owner(tun.name, client.pid)
+            if held is None:
+                return None
+            process, owner = held
+            process.close()
+            if owner.home not in ("", target.identity):
+                return None
+            state = client.get()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except (OSError, uapi.UapiError) as error:
+        _log.warning("interface %s is taken for a tun that is not WireGuard: %s", tun.name, error)
+        return None
+    return ObservedLink(
+        link=Link(
+            name=tun.name,
+            origin=Origin("userspace", target.spec, owner.transit),
+            settings=LinkSettings(tun.mtu, tun.group, tun.master, tun.up, tun.address),
+            device=Device(key.public_of(state.private_key), state.listen_port, state.fwmark),
+            peers=_peers(state),
+        ),
+        handshakes={peer.public_key: peer.handshake for peer in state.peers},
+        received={peer.public_key: peer.received for peer in state.peers},
+        sent={peer.public_key: peer.sent for peer in state.peers},
+    )
+
+
+def _peers(state: uapi.DeviceState) -> tuple[LinkPeer, ...]:
+    peers = [
+        LinkPeer(peer.public_key, peer.endpoint, peer.keepalive, peer.allowed_ips)
+        for peer in state.peers
+    ]
+    return tuple(sorted(peers, key=lambda peer: peer.public_key))
+
+
+def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:
+    """Cut the events, in their order, into what is done together.
+
+    Removals go together, and so do new links with their peers; anything else goes alone.
+    """
+    run: list[Step] = []
+    names: set[str] = set()
+    for step in enumerate(events):
+        if run and not _joins(run, step[1], names):
+            yield run
+            run, names = [], set()
+        run.append(step)
+        names.add(step[1].name)
+    if run:
+        yield run
+
+
+def _joins(run: Sequence[Step], event: Event, names: set[str]) -> bool:
+    first = run[0][1]
+    if isinstance(first, LinkRemoved):
+        return isinstance(event, LinkRemoved) and event.name not in names
+    if isinstance(first, LinkAdded):
+        if isinstance(event, LinkAdded):
+            return event.name not in names and len(names) < _MOST_STARTS
+        return isinstance(event, PeerAdded) and event.name in names
+    return False

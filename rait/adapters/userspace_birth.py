@@ -1,0 +1,249 @@
+"""How one userspace link comes to be, and the half-made ones that a killed run leaves."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Sequence
+
+from rait.adapters import rtnl, uapi
+from rait.adapters import userspace_process as programs
+from rait.adapters.netlink import NETLINK_ROUTE, NetlinkError, NetlinkSocket, Request
+from rait.adapters.netns import Netns, describe
+from rait.adapters.uapi import DeviceChange
+from rait.domain.config import Secret
+from rait.domain.problem import RaitError
+from rait.domain.topology import Device, Link
+
+TUN = "tun"
+ANSWER_SECONDS = 2.0
+"""For a program that we did not just start; one that takes longer is not fit for a link."""
+
+_BIND_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+
+class Key:
+    """The node's key pair, as far as it is known."""
+
+    def __init__(self, secret: Secret | None, public: str) -> None:
+        self.secret = secret
+        self.public = public
+
+    def public_of(self, other: Secret | None) -> str:
+        """The public key that belongs to what a device has; "" if it has none."""
+        if other is None:
+            return ""
+        if self.secret is not None and uapi.clamped(self.secret) == uapi.clamped(other):
+            return self.public
+        from rait.adapters.keys import public_key
+
+        return public_key(other)
+
+    def needed(self, device: Device) -> Secret:
+        """The secret for a device that is to be made or given a key. Raises RaitError."""
+        if self.secret is None:
+            raise RaitError("there is no private key to give it")
+        if device.public_key != self.public:
+            raise RaitError(
+                f"it is to have public key {device.public_key}, "
+                f"but the private key at hand belongs to {self.public}"
+            )
+        return self.secret
+
+
+class Place:
+    """A namespace and the socket that changes its interfaces."""
+
+    def __init__(self, ns: Netns) -> None:
+        self.ns = ns
+        self._rtnl = NetlinkSocket(ns, NETLINK_ROUTE)
+
+    def close(self) -> None:
+        """Close the socket; the namespace stays open."""
+        self._rtnl.close()
+
+    def perform(self, requests: Sequence[Request]) -> None:
+        """Send the requests. Raises the NetlinkError of the first that failed."""
+        for error in self._rtnl.perform(requests):
+            if error is not None:
+                raise error
+
+    def find(self, name: str) -> tuple[int, str] | None:
+        """Index and kind of an interface, or None where it does not exist."""
+        try:
+            (body,) = self._rtnl.ask(rtnl.get_link(name))
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+        index, _, found = rtnl.attributes_of_link(body)
+        return index, rtnl.kind_of(found)
+
+    def tun(self, name: str) -> int:
+        """The index of a tun. Raises RaitError."""
+        found = self.find(name)
+        if found is None or found[1] != TUN:
+            raise RaitError(f"there is no tun interface {name} in {describe(self.ns.spec)}")
+        return found[0]
+
+    def master(self, name: str | None) -> int | None:
+        """The index of a VRF, None for None. Raises RaitError."""
+        if name is None:
+            return None
+        found = self.find(name)
+        if found is None:
+            raise RaitError(f"VRF {name} does not exist in {describe(self.ns.spec)}")
+        return found[0]
+
+
+class Birth:
+    """A new link, between the start of its program and the moment that it works."""
+
+    def __init__(self, link: Link, key: Key, transit: Place) -> None:
+        self._link = link
+        self._key = key
+        self._transit = transit
+        self._start: programs.Start | None = None
+
+    def begin(self) -> None:
+        """Start the program and do not wait for it. Raises RaitError."""
+        link, own = self._link, self._transit.ns.identity
+        if link.origin.transit not in ("", own):
+            raise RaitError(
+                "its UDP socket belongs in another network namespace, which this run is not for"
+            )
+        self._key.needed(link.device)
+        self._make_room()
+        self._start = programs.Start(link.name, self._transit.ns)
+
+    def finish(self, target: Place) -> None:
+        """Make it the link that it is to be. Raises RaitError, and then nothing of it is left."""
+        try:
+            with self._client() as client:
+                self._configure(client, target)
+        except BaseException:
+            self.abandon()
+            raise
+        self._start = None
+
+    def abandon(self) -> None:
+        """Take back what was begun; harmless after ``finish``."""
+        if self._start is not None:
+            self._start.abort()
+            self._start = None
+
+    def _make_room(self) -> None:
+        name = self._link.name
+        if not programs.listening(name) or end_half_born(name, self._transit.ns, self._key):
+            return
+        raise RaitError(
+            f"a program that is not ours serves {uapi.socket_path(name)} already, which is "
+            "machine-wide: end that one, or choose another ifprefix"
+        )
+
+    def _client(self) -> uapi.Client:
+        if self._start is None:
+            raise RaitError("its program was not started")
+        try:
+            return self._start.client()
+        except programs.StartError:
+            # One that a killed run started may have come up at the same time.
+            if not end_half_born(self._link.name, self._transit.ns, self._key):
+                raise
+        self._start = programs.Start(self._link.name, self._transit.ns)
+        return self._start.client()
+
+    def _configure(self, client: uapi.Client, target: Place) -> None:
+        name, wanted, device = self._link.name, self._link.settings, self._link.device
+        index = self._transit.tun(name)
+        self._transit.perform([rtnl.set_link(index, mtu=wanted.mtu)])
+        # With its key in before it moves, the link is known as ours wherever a kill interrupts.
+        client.set(DeviceChange(private_key=self._key.needed(device), fwmark=device.fwmark or None))
+        self._move(index, target)
+        index = target.tun(name)
+        master = target.master(wanted.master)
+        requests = [rtnl.no_generated_address(index)]
+        if master is not None:
+            requests.append(rtnl.set_link(index, master=master))
+        if wanted.address is not None:
+            requests.append(rtnl.add_address(index, wanted.address))
+        if wanted.up:
+            requests.append(rtnl.set_link(index, up=True))
+        target.perform(requests)
+        if wanted.up:
+            _await_bind(client)
+        if device.listen_port:
+            set_port(client, name, device.listen_port, self._transit.ns)
+
+    def _move(self, index: int, target: Place) -> None:
+        wanted = self._link.settings
+        try:
+            self._transit.perform([rtnl.move_link(index, target.ns.fd, wanted.mtu, wanted.group)])
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+            raise RaitError(
+                "an interface that is not ours has this name in "
+                f"{describe(target.ns.spec)}; rename or remove that one, or choose another ifprefix"
+            ) from error
+
+
+def set_port(client: uapi.Client, name: str, port: int, transit: Netns) -> None:
+    """Have the program listen on a port, 0 for any. Raises RaitError where it is taken."""
+    try:
+        client.set(DeviceChange(listen_port=port))
+    except uapi.RefusedError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        from rait.adapters.kernel_place import port_is_taken
+
+        raise RaitError(port_is_taken(name, port, transit)) from error
+
+
+def _await_bind(client: uapi.Client) -> None:
+    """Wait until the program has a UDP socket: before, it takes a port unseen that is not free.
+
+    wireguard-go has one from its start on; a program that waits for its tun to be up may not.
+    """
+    deadline = time.monotonic() + _BIND_SECONDS
+    while not client.get().listen_port:
+        if time.monotonic() > deadline:
+            raise RaitError(f"its program opened no UDP socket within {_BIND_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
+    """The process of a link that a killed run left in the transit namespace, if it is ours.
+
+    It is if the program and its tun are both there, the tun in no group yet, and the device has
+    no key or our own. The caller closes the process.
+    """
+    try:
+        with uapi.Client(name, ANSWER_SECONDS) as client:
+            private_key, pid = client.get().private_key, client.pid
+    except (OSError, uapi.UapiError):
+        return None
+    if private_key is not None and key.public_of(private_key) != key.public:
+        return None
+    tun = rtnl.interfaces(transit).get(name)
+    held = programs.hold_owner(name, pid)
+    if held is None:
+        return None
+    process, owner = held
+    unmoved = tun is not None and tun.kind == TUN and tun.group == 0
+    # Without a sure word on where the tun lives, the program might be anybody's.
+    if unmoved and owner.transit == owner.home == transit.identity:
+        return process
+    process.close()
+    return None
+
+
+def end_half_born(name: str, transit: Netns, key: Key) -> bool:
+    """End such a link; whether there was one. Raises RaitError where it does not end."""
+    process = half_born(name, transit, key)
+    if process is None:
+        return False
+    with process:
+        programs.end(name, process)
+    return True

@@ -1,0 +1,348 @@
+"""The programs behind userspace WireGuard links: start them, find them again, and end them.
+
+One program serves one link: wireguard-go, or what the environment's WG_USERSPACE_IMPLEMENTATION
+names (the variable that wg-quick(8) has under a longer name). It makes a tun interface NAME and
+listens on NAME.sock; deleting the tun, or the socket's file, ends it.
+
+Processes are held by pidfd, so a process id that was used again is never hit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from rait.adapters import netns, uapi
+from rait.adapters.netns import Netns
+from rait.domain.problem import RaitError
+
+PROGRAM_VARIABLE = "WG_USERSPACE_IMPLEMENTATION"
+DEFAULT_PROGRAM = "wireguard-go"
+TUN = "/dev/net/tun"
+START_SECONDS = 20.0
+END_SECONDS = 3.0
+
+_POLL_SECONDS = 0.005
+_LOG_BYTES = 2000
+_SYS_PIDFD_GETFD = 438
+"""pidfd_getfd(2), Linux 5.6; the number is the same on every architecture."""
+_TUNGETDEVNETNS = 0x54E3
+"""_IO('T', 227) in linux/if_tun.h: a descriptor of the namespace that a tun lives in."""
+
+
+class StartError(RaitError):
+    """A program did not start; nothing of it is left."""
+
+
+class Owner(Struct, frozen=True):
+    """The process that holds a tun.
+
+    ``transit`` identifies the namespace that the process is in, so where its UDP socket is, and
+    ``home`` the one that the tun lives in ("" where the kernel does not tell).
+    """
+
+    pid: int
+    transit: str
+    home: str
+
+
+def find_program() -> str | None:
+    """The path of the program that serves links, or None."""
+    return shutil.which(os.environ.get(PROGRAM_VARIABLE) or DEFAULT_PROGRAM)
+
+
+def why_not() -> str:
+    """What keeps userspace links from working here, and what to do; "" if nothing does."""
+    if find_program() is None:
+        named = os.environ.get(PROGRAM_VARIABLE)
+        if named:
+            return f"{PROGRAM_VARIABLE} names {named}, which is not a program on PATH"
+        return (
+            "wireguard-go is not on PATH: install it (Debian: apt install wireguard-go), "
+            f"or let {PROGRAM_VARIABLE} name another program"
+        )
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        return f"{TUN} is missing or may not be opened: run `modprobe tun`, and rait as root"
+    return ""
+
+
+class Process:
+    """A running process that cannot be mistaken for a later one; a context manager.
+
+    Raises ProcessLookupError where there is none with this id.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the process; harmless when that was done already."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def ended(self, seconds: float) -> bool:
+        """Wait this long for the process to end; whether it has."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return False
+        # A child of ours would stay as a zombie.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG)
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send a signal; a process that has ended takes no harm."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, number)
+
+    def owner_of(self, name: str) -> Owner | None:
+        """What there is to tell if this process holds a tun of this name, else None."""
+        for fd in _tun_descriptors(self.pid, name):
+            transit = _transit_of(self.pid)
+            if transit is not None:
+                return Owner(self.pid, transit, self._home_of(fd))
+        return None
+
+    def _home_of(self, descriptor: int) -> str:
+        libc = ctypes.CDLL(None, use_errno=True)
+        copy = libc.syscall(_SYS_PIDFD_GETFD, self._fd, descriptor, 0)
+        if copy < 0:
+            return ""
+        try:
+            home = fcntl.ioctl(copy, _TUNGETDEVNETNS)
+        except OSError:
+            return ""
+        finally:
+            os.close(copy)
+        try:
+            return netns.identity_of(home)
+        finally:
+            os.close(home)
+
+
+def hold_owner(name: str, pid: int) -> tuple[Process, Owner] | None:
+    """The process that holds tun ``name``: the one with this id, or else any; None if none does.
+
+    ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
+    to the background is no longer the process of that id.
+    """
+    for candidate in _candidates(name, pid):
+        try:
+            process = Process(candidate)
+        except ProcessLookupError:
+            continue
+        owner = process.owner_of(name)
+        if owner is not None:
+            return process, owner
+        process.close()
+    return None
+
+
+def listening(name: str) -> bool:
+    """Whether a program listens on the link's socket; a file that nobody serves is removed."""
+    try:
+        uapi.Client(name).close()
+    except FileNotFoundError:
+        return False
+    except ConnectionRefusedError:
+        Path(uapi.socket_path(name)).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def end(name: str, process: Process, patience: float = 0.0) -> None:
+    """End the program that serves a link, by force if it is not gone after ``patience`` seconds.
+
+    Nothing of it is left: the tun goes with it, and so does the socket's file. Raises RaitError
+    where even SIGKILL does not help.
+    """
+    if not process.ended(patience):
+        Path(uapi.socket_path(name)).unlink(missing_ok=True)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            process.signal(number)
+            if process.ended(END_SECONDS):
+                break
+        else:
+            raise RaitError(f"process {process.pid}, which serves {name}, does not end")
+    listening(name)
+
+
+class Start:
+    """A program on its way to serve a link, started in ``transit``."""
+
+    def __init__(self, name: str, transit: Netns) -> None:
+        program = find_program()
+        if program is None:
+            raise StartError(why_not())
+        self.name = name
+        self._program = program
+        self._transit = transit
+        # What it says on the way is wanted for messages; a pipe would break it once we are gone.
+        self._log = os.memfd_create(f"{name}.log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with netns.entered(transit):
+                self._child = subprocess.Popen(
+                    [program, name],
+                    cwd="/",
+                    env=_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(self._log)
+            raise StartError(f"cannot run {program}: {error.strerror}") from error
+
+    def client(self) -> uapi.Client:
+        """Wait until the program answers. Raises StartError, and then nothing of it is left."""
+        try:
+            client = self._connected(time.monotonic() + START_SECONDS)
+        except BaseException:
+            self.abort()
+            raise
+        self._hush()
+        return client
+
+    def abort(self) -> None:
+        """End the program."""
+        with suppress(OSError, RaitError):
+            self._abort()
+        self._hush()
+
+    def _abort(self) -> None:
+        if self._child.poll() is None:
+            with Process(self._child.pid) as process:
+                end(self.name, process)
+            self._child.poll()
+            return
+        # Either it failed by itself, or it went to the background under another id.
+        found = hold_owner(self.name, 0)
+        if found is None:
+            return
+        process, owner = found
+        with process:
+            if self._transit.identity in (owner.transit, owner.home):
+                end(self.name, process)
+
+    def _connected(self, deadline: float) -> uapi.Client:
+        while True:
+            status = self._child.poll()
+            try:
+                return self._checked(uapi.Client(self.name), deadline)
+            except (FileNotFoundError, ConnectionRefusedError):
+                pass
+            if status:
+                raise StartError(f"{self._program} ended with status {status}{self._said()}")
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"{self._program} did not answer within {START_SECONDS:g} s{self._said()}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _checked(self, client: uapi.Client, deadline: float) -> uapi.Client:
+        """The client, if it is our program that answers and not one that was there before."""
+        try:
+            while self._child.poll() is None and client.pid != self._child.pid:
+                # A program that goes to the background ends where we see it.
+                if time.monotonic() > deadline:
+                    raise StartError(
+                        f"process {client.pid} serves {uapi.socket_path(self.name)} already"
+                    )
+                time.sleep(_POLL_SECONDS)
+            if self._child.poll():
+                raise StartError(f"{self._program} ended{self._said()}")
+            client.get()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _said(self) -> str:
+        text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        said = f": {lines[-1]}" if lines else ""
+        if "too many open files" in said:
+            said += "; raise the limit fs.inotify.max_user_instances (sysctl)"
+        return said
+
+    def _hush(self) -> None:
+        """Keep the program's log, which nobody will read any more, from growing in memory."""
+        if self._log < 0:
+            return
+        with suppress(OSError):
+            fcntl.fcntl(self._log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        os.close(self._log)
+        self._log = -1
+
+
+def _environment() -> dict[str, str]:
+    """wireguard-go is to stay one process, whose id we know; others take no notice of that."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "WG_PROCESS_FOREGROUND": "1",
+        "LOG_LEVEL": "error",
+    }
+
+
+def _candidates(name: str, pid: int) -> Iterator[int]:
+    if pid > 0 and _tun_descriptors(pid, name):
+        yield pid
+        return
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _tun_descriptors(int(entry.name), name):
+            yield int(entry.name)
+
+
+def _tun_descriptors(pid: int, name: str) -> list[int]:
+    """The descriptors by which a process holds the tun of this name."""
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return []
+    found = []
+    for entry in entries:
+        # A descriptor may be closed, and the process end, at any moment.
+        with suppress(OSError):
+            if str(entry.readlink()) == TUN and _is_tun(pid, entry.name, name):
+                found.append(int(entry.name))
+    return found
+
+
+def _is_tun(pid: int, descriptor: str, name: str) -> bool:
+    info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
+    return any(line.split() == ["iff:", name] for line in info.splitlines())
+
+
+def _transit_of(pid: int) -> str | None:
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
+            return None
+        raise
+    try:
+        return netns.identity_of(fd)
+    finally:
+        os.close(fd)

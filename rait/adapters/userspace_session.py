@@ -1,0 +1,298 @@
+"""Events carried out on userspace links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+
+from msgspec import structs
+
+from rait.adapters import rtnl, uapi
+from rait.adapters import userspace_process as programs
+from rait.adapters.netlink import Request
+from rait.adapters.netns import Netns, find_netns, open_netns
+from rait.adapters.uapi import DeviceChange, PeerChange
+from rait.adapters.userspace_birth import TUN, Birth, Key, Place, set_port
+from rait.domain.backend import Outcome
+from rait.domain.events import (
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+)
+from rait.domain.problem import RaitError
+from rait.domain.topology import Link, LinkPeer
+
+Step = tuple[int, Event]
+
+
+class Session:
+    """One apply: its open namespaces, and the links that failed so far."""
+
+    def __init__(self, transit: Netns, key: Key, where: dict[str, str]) -> None:
+        self._transit = Place(transit)
+        self._key = key
+        self._where = where
+        self._failed: set[str] = set()
+        self._places: dict[str, Place] = {}
+
+    def close(self) -> None:
+        """Close all that was opened."""
+        self._transit.close()
+        for place in self._places.values():
+            place.close()
+            place.ns.close()
+
+    def carry_out(self, run: Sequence[Step]) -> Iterator[Outcome]:
+        """Apply what goes together; its outcomes in order."""
+        first = run[0][1]
+        if isinstance(first, LinkRemoved):
+            yield from self._remove(run)
+        elif isinstance(first, LinkAdded):
+            yield from self._add(run)
+        else:
+            for index, event in run:
+                yield self._outcome(index, event, partial(self._change, event))
+
+    def _outcome(self, index: int, event: Event, action: Callable[[], None]) -> Outcome:
+        name = event.name
+        if name in self._failed:
+            return Outcome(index, f"link {name}: left alone after an earlier change of it failed")
+        try:
+            action()
+        except RaitError as error:
+            text = str(error)
+        except OSError as error:
+            text = error.strerror or str(error)
+        else:
+            return Outcome(index)
+        self._failed.add(name)
+        return Outcome(index, text if text.startswith(f"link {name}") else f"link {name}: {text}")
+
+    def _place(self, spec: str) -> Place:
+        if spec not in self._places:
+            ns = open_netns(spec)
+            try:
+                self._places[spec] = Place(ns)
+            except BaseException:
+                ns.close()
+                raise
+        return self._places[spec]
+
+    def _add(self, run: Sequence[Step]) -> Iterator[Outcome]:
+        births: dict[str, Birth] = {}
+        begun: dict[str, Outcome] = {}
+        try:
+            for index, event in run:
+                if isinstance(event, LinkAdded):
+                    birth = Birth(event.link, self._key, self._transit)
+                    births[event.name] = birth
+                    begun[event.name] = self._outcome(index, event, birth.begin)
+            for index, event in run:
+                if not isinstance(event, LinkAdded):
+                    yield self._outcome(index, event, partial(self._change, event))
+                elif begun[event.name].error is not None:
+                    yield begun[event.name]
+                else:
+                    finish = partial(self._finish, births[event.name], event.link)
+                    yield self._outcome(index, event, finish)
+        finally:
+            for birth in births.values():
+                birth.abandon()
+
+    def _finish(self, birth: Birth, link: Link) -> None:
+        birth.finish(self._place(link.origin.netns))
+        self._where[link.name] = link.origin.netns
+
+    def _remove(self, run: Sequence[Step]) -> Iterator[Outcome]:
+        removals: dict[str, Removal] = {}
+        begun: dict[str, Outcome] = {}
+        try:
+            for index, event in run:
+                if isinstance(event, LinkRemoved):
+                    removal = Removal(event.name)
+                    removals[event.name] = removal
+                    begin = partial(self._begin_removal, removal, event.link)
+                    begun[event.name] = self._outcome(index, event, begin)
+            for index, event in run:
+                if begun[event.name].error is not None:
+                    yield begun[event.name]
+                else:
+                    yield self._outcome(index, event, removals[event.name].finish)
+        finally:
+            for removal in removals.values():
+                removal.close()
+
+    def _begin_removal(self, removal: Removal, link: Link) -> None:
+        spec = link.origin.netns
+        if spec not in self._places:
+            target = find_netns(spec)
+            if target is None:
+                # The tun went with its namespace.
+                return
+            target.close()
+        removal.begin(self._place(spec))
+
+    def _change(self, event: Event) -> None:
+        """Carry out an event of a link that is there. Raises RaitError."""
+        if isinstance(event, LinkUpdated):
+            place = self._place(self._where.get(event.name, ""))
+            place.perform(_link_requests(place, event))
+        elif isinstance(event, DeviceUpdated):
+            with _client(event.name) as client:
+                self._change_device(client, event)
+        elif isinstance(event, (PeerAdded, PeerRemoved, PeerUpdated)):
+            with _client(event.name) as client:
+                _change_peer(client, event)
+        else:
+            raise RaitError(f"{type(event).__name__} is no change of WireGuard")
+
+    def _change_device(self, client: uapi.Client, event: DeviceUpdated) -> None:
+        before, after = event.before, event.after
+        rekeyed = after.public_key != before.public_key
+        change = DeviceChange(
+            private_key=self._key.needed(after) if rekeyed else None,
+            fwmark=after.fwmark if after.fwmark != before.fwmark else None,
+        )
+        if change != DeviceChange():
+            client.set(change)
+        if after.listen_port != before.listen_port:
+            self._change_port(client, event)
+
+    def _change_port(self, client: uapi.Client, event: DeviceUpdated) -> None:
+        try:
+            set_port(client, event.name, event.after.listen_port, self._transit.ns)
+        except RaitError:
+            # The program gave its old socket up before it knew that it gets no new one.
+            with suppress(RaitError):
+                client.set(DeviceChange(listen_port=event.before.listen_port))
+            raise
+
+
+class Removal:
+    """A link on its way out: its tun is deleted, which ends the program that holds it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._process: programs.Process | None = None
+
+    def begin(self, place: Place) -> None:
+        """Delete the tun and do not wait for the program. Raises RaitError."""
+        found = place.find(self._name)
+        if found is None:
+            return
+        index, kind = found
+        if kind != TUN:
+            raise RaitError(f"it is an interface of kind {kind or 'physical'} now, so left alone")
+        self._process = _process_of(self._name, place)
+        place.perform([rtnl.delete_link(index)])
+
+    def finish(self) -> None:
+        """Wait until nothing is left of it, by force if need be. Raises RaitError."""
+        if self._process is not None:
+            programs.end(self._name, self._process, programs.END_SECONDS)
+        else:
+            programs.listening(self._name)
+
+    def close(self) -> None:
+        """Let go of the process; harmless when that was done already."""
+        if self._process is not None:
+            self._process.close()
+
+
+def _process_of(name: str, place: Place) -> programs.Process | None:
+    """The program whose tun this is, or None: its socket may belong to a link elsewhere."""
+    try:
+        with uapi.Client(name) as client:
+            pid = client.pid
+    except (OSError, uapi.UapiError):
+        return None
+    held = programs.hold_owner(name, pid)
+    if held is None:
+        return None
+    process, owner = held
+    if owner.home in ("", place.ns.identity):
+        return process
+    process.close()
+    return None
+
+
+def _client(name: str) -> uapi.Client:
+    try:
+        return uapi.Client(name)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise RaitError(
+            f"no program serves {uapi.socket_path(name)}: it ended; the next sync makes it anew"
+        ) from None
+
+
+def _link_requests(place: Place, event: LinkUpdated) -> list[Request]:
+    before, after = event.before, event.after
+    index = place.tun(event.name)
+    requests = [rtnl.no_generated_address(index)] if after.up and not before.up else []
+    master: int | None = None
+    if after.master != before.master:
+        master = place.master(after.master) or 0
+    if structs.replace(after, address=before.address) != before:
+        requests.append(
+            rtnl.set_link(
+                index,
+                up=after.up if after.up != before.up else None,
+                mtu=after.mtu if after.mtu != before.mtu else None,
+                group=after.group if after.group != before.group else None,
+                master=master,
+            )
+        )
+    # The kernel takes the address away when a link goes down, which a change of VRF makes it do.
+    lost = master is not None or before.up != after.up
+    if before.address is not None and after.address != before.address and not lost:
+        requests.append(rtnl.delete_address(index, before.address))
+    if after.address is not None and (lost or after.address != before.address):
+        requests.append(rtnl.add_address(index, after.address))
+    return requests
+
+
+def _change_peer(client: uapi.Client, event: PeerAdded | PeerRemoved | PeerUpdated) -> None:
+    if isinstance(event, PeerAdded):
+        changes: tuple[PeerChange, ...] = (_whole(event.peer),)
+    elif isinstance(event, PeerRemoved):
+        changes = (PeerChange(public_key=event.peer.public_key, remove=True),)
+    else:
+        # A program passes over an update of a peer that it does not have, and calls that success.
+        known = {peer.public_key for peer in client.get().peers}
+        if event.before.public_key not in known:
+            raise RaitError(f"it has no peer {event.before.public_key}")
+        changes = _peer_changes(event.before, event.after)
+    if changes:
+        client.set(DeviceChange(peers=changes))
+
+
+def _peer_changes(before: LinkPeer, after: LinkPeer) -> tuple[PeerChange, ...]:
+    if before == after:
+        return ()
+    if after.endpoint is None and before.endpoint is not None:
+        # A program forgets an endpoint with its peer alone.
+        return (PeerChange(public_key=before.public_key, remove=True), _whole(after))
+    return (
+        PeerChange(
+            public_key=after.public_key,
+            update_only=True,
+            endpoint=after.endpoint if after.endpoint != before.endpoint else None,
+            keepalive=after.keepalive if after.keepalive != before.keepalive else None,
+            allowed_ips=after.allowed_ips if after.allowed_ips != before.allowed_ips else None,
+        ),
+    )
+
+
+def _whole(peer: LinkPeer) -> PeerChange:
+    return PeerChange(
+        public_key=peer.public_key,
+        endpoint=peer.endpoint,
+        keepalive=peer.keepalive or None,
+        allowed_ips=peer.allowed_ips,
+    )
