@@ -66,8 +66,9 @@ def _stream_socket(family: int) -> socket.socket:
 class BabeldClient:
     """One run's talk with babeld. Every method raises BabeldError, within the timeouts.
 
-    Interfaces are asked for on a connection of their own, since old versions of babeld read freed
-    memory in a ``dump`` after a ``flush`` (jech/babeld#124); commands share a second connection.
+    Interfaces are asked for on a connection of their own, and commands share another, so that an
+    answer gone wrong never spoils the other. Ask before the first flush: babeld 1.12.1 prints
+    freed memory in a ``dump`` that comes after one (jech/babeld#124).
     babeld's TCP socket listens in babeld's own network namespace: ``make_socket`` makes the
     sockets there. A unix socket is reached from any namespace.
     """
