@@ -147,15 +147,24 @@ def hold_owner(name: str, pid: int) -> tuple[Process, Owner] | None:
     ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
     to the background is no longer the process of that id.
     """
-    for candidate in _candidates(name, pid):
-        try:
-            process = Process(candidate)
-        except ProcessLookupError:
-            continue
-        owner = process.owner_of(name)
-        if owner is not None:
-            return process, owner
-        process.close()
+    if pid > 0 and (held := _hold(pid, name)) is not None:
+        return held
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and (held := _hold(int(entry.name), name)) is not None:
+            return held
+    return None
+
+
+def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
+    try:
+        process = Process(pid)
+    except OSError:
+        # It ended, or the number is that of a thread.
+        return None
+    owner = process.owner_of(name)
+    if owner is not None:
+        return process, owner
+    process.close()
     return None
 
 
@@ -306,28 +315,18 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _candidates(name: str, pid: int) -> Iterator[int]:
-    if pid > 0 and _tun_descriptors(pid, name):
-        yield pid
-        return
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _tun_descriptors(int(entry.name), name):
-            yield int(entry.name)
-
-
-def _tun_descriptors(pid: int, name: str) -> list[int]:
+def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
     """The descriptors by which a process holds the tun of this name."""
     try:
-        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+        entries = os.scandir(f"/proc/{pid}/fd")
     except OSError:
-        return []
-    found = []
-    for entry in entries:
-        # A descriptor may be closed, and the process end, at any moment.
-        with suppress(OSError):
-            if str(entry.readlink()) == TUN and _is_tun(pid, entry.name, name):
-                found.append(int(entry.name))
-    return found
+        return
+    with entries:
+        for entry in entries:
+            # A descriptor may be closed, and the process end, at any moment.
+            with suppress(OSError):
+                if os.readlink(entry.path) == TUN and _is_tun(pid, entry.name, name):  # noqa: PTH115
+                    yield int(entry.name)
 
 
 def _is_tun(pid: int, descriptor: str, name: str) -> bool:
