@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,7 +12,7 @@ from msgspec import structs
 
 from rait.adapters import rtnl, uapi
 from rait.adapters import userspace_process as programs
-from rait.adapters.netlink import Request
+from rait.adapters.netlink import NetlinkError, Request
 from rait.adapters.netns import Netns, find_netns, open_netns
 from rait.adapters.uapi import DeviceChange, PeerChange
 from rait.adapters.userspace_birth import TUN, Birth, Key, Place, set_port
@@ -175,34 +177,53 @@ class Session:
 
 
 class Removal:
-    """A link on its way out: its tun is deleted, which ends the program that holds it."""
+    """A link on its way out.
+
+    Its program is told to end, and its tun goes with it: programs end side by side, whereas the
+    kernel deletes one tun after the other, with a grace period for each.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._place: Place | None = None
         self._process: programs.Process | None = None
 
     def begin(self, place: Place) -> None:
-        """Delete the tun and do not wait for the program. Raises RaitError."""
+        """Tell the program to end and do not wait for it. Raises RaitError."""
         found = place.find(self._name)
         if found is None:
             return
-        index, kind = found
-        if kind != TUN:
-            raise RaitError(f"it is an interface of kind {kind or 'physical'} now, so left alone")
+        if found[1] != TUN:
+            raise RaitError(f"it is of kind {found[1] or 'physical'} now, so it is left alone")
+        self._place = place
         self._process = _process_of(self._name, place)
-        place.perform([rtnl.delete_link(index)])
+        if self._process is not None:
+            self._process.signal(signal.SIGTERM)
 
     def finish(self) -> None:
         """Wait until nothing is left of it, by force if need be. Raises RaitError."""
         if self._process is not None:
             programs.end(self._name, self._process, programs.END_SECONDS)
-        else:
-            programs.listening(self._name)
+        if self._place is not None:
+            _delete_tun(self._name, self._place)
+        programs.listening(self._name)
 
     def close(self) -> None:
         """Let go of the process; harmless when that was done already."""
         if self._process is not None:
             self._process.close()
+
+
+def _delete_tun(name: str, place: Place) -> None:
+    """Delete a tun that its program did not take along, or that had no program any more."""
+    found = place.find(name)
+    if found is None or found[1] != TUN:
+        return
+    try:
+        place.perform([rtnl.delete_link(found[0])])
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
 
 
 def _process_of(name: str, place: Place) -> programs.Process | None:
