@@ -1,0 +1,113 @@
+"""Routing daemons of Debian's, run in a test's namespaces; nothing here knows of rait."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration import machine
+
+PATIENCE = 60.0
+"""Seconds until what a daemon is to bring about is given up; it decides nothing else."""
+
+_namespaces = itertools.count(1)
+
+
+def need(program: str, package: str) -> None:
+    """Skip the test where the program is not installed; in CI that is a failure."""
+    if shutil.which(program) is None:
+        message = f"install the Debian package {package}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition to hold."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come about: {what}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def namespaces(count: int) -> Iterator[list[str]]:
+    """So many new network namespaces with lo up, removed at the end with what runs in them."""
+    names = [f"rait-test-{os.getpid()}-{next(_namespaces)}" for _ in range(count)]
+    try:
+        for name in names:
+            machine.run(["ip", "netns", "add", name])
+            machine.ip_batch(["link set lo up"], name)
+        yield names
+    finally:
+        for name in names:
+            machine.remove_netns(name)
+
+
+def veth(netns: str, name: str, other_netns: str, other_name: str) -> None:
+    """Join two namespaces by a pair of interfaces, both up."""
+    peer = f"type veth peer name {other_name} netns {other_netns}"
+    machine.ip_batch([f"link add {name} netns {netns} {peer}"])
+    machine.ip_batch([f"link set {name} up"], netns)
+    machine.ip_batch([f"link set {other_name} up"], other_netns)
+
+
+class Babeld:
+    """A running babeld with its control socket at ``socket``, read-write by default.
+
+    It has one interface, lo, since it does not start without any.
+    """
+
+    def __init__(self, netns: str, directory: Path, *, writable: bool = True) -> None:
+        self.socket = str(directory / f"{netns}.ctl")
+        self.log = directory / f"{netns}.log"
+        command = ["babeld", "-I", "", "-S", str(directory / f"{netns}.state")]
+        command += ["-L", str(self.log), "-G" if writable else "-g", self.socket, "lo"]
+        self.process = machine.start(command, netns, stderr=subprocess.DEVNULL)
+        eventually(self._listens, f"babeld serves {self.socket}")
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+class Bird:
+    """A running BIRD with its control socket."""
+
+    def __init__(self, netns: str, directory: Path, configuration: str) -> None:
+        self.socket = str(directory / f"{netns}.bird")
+        file = directory / f"{netns}.bird.conf"
+        file.write_text(configuration)
+        command = ["bird", "-f", "-c", str(file), "-s", self.socket]
+        self.process = machine.start(command, netns)
+        eventually(lambda: Path(self.socket).exists() or self.process.poll(), "BIRD's socket")
+        assert self.process.poll() is None
+
+    def show(self, *what: str) -> list[list[str]]:
+        """The words of each line that ``birdc show`` prints."""
+        text = machine.run(["birdc", "-s", self.socket, "show", *what])
+        return [line.split() for line in text.splitlines() if line.strip()]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def route(netns: str, prefix: str) -> str:
+    """What ``ip route`` shows of a route to the prefix, "" if there is none."""
+    family = "-6" if ":" in prefix else "-4"
+    return machine.run(["ip", family, "route", "show", prefix], netns).strip()

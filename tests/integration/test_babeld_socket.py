@@ -1,0 +1,246 @@
+"""The client against Debian's babeld."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rait.adapters.babeld import BabeldClient, BabeldReadOnlyError, BabeldUnreachableError
+from rait.domain.babeld import (
+    BabeldError,
+    BabeldRefusedError,
+    BabelInterface,
+    babel_diff,
+    believed,
+    is_ours,
+)
+from rait.domain.config import DEFAULT_BABELD_PARAM
+from rait.domain.config import Babeld as Settings
+from rait.domain.events import BabelInterfaceAdded
+from tests.integration import machine
+from tests.integration.routing import Babeld, eventually, namespaces, need, route, veth
+
+pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+
+QUICK = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    need("babeld", "babeld")
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    with namespaces(1) as (name,):
+        veth(name, "rait4x50001", name, "rait4x50002")
+        yield name
+
+
+@pytest.fixture
+def babeld(netns: str, tmp_path: Path) -> Iterator[Babeld]:
+    daemon = Babeld(netns, tmp_path)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def client(babeld: Babeld) -> Iterator[BabeldClient]:
+    with BabeldClient(Settings(socket_addr=babeld.socket)) as client:
+        yield client
+
+
+def names(client: BabeldClient) -> set[str]:
+    return {interface.name for interface in ours(client)}
+
+
+def ours(client: BabeldClient) -> list[BabelInterface]:
+    return [interface for interface in client.interfaces() if interface.name != "lo"]
+
+
+def test_banner(client: BabeldClient) -> None:
+    assert [interface.name for interface in client.interfaces()] == ["lo"]
+    assert client.banner is not None
+    assert client.banner.protocol == "1.0"
+    assert client.banner.version.startswith("babeld-")
+    assert len(client.banner.router_id.split(":")) == 8
+
+
+def test_add_and_flush(client: BabeldClient) -> None:
+    client.add("rait4x50001", DEFAULT_BABELD_PARAM)
+    client.add("rait4x50002", "type tunnel")
+    assert names(client) == {"rait4x50001", "rait4x50002"}
+    assert client.flush("rait4x50001") is True
+    assert client.flush("rait4x50001") is False
+    assert names(client) == {"rait4x50002"}
+
+
+def test_an_interface_comes_up_with_its_address(client: BabeldClient, netns: str) -> None:
+    client.add("rait4x50001", "type tunnel")
+    eventually(lambda: all(i.up for i in ours(client)), "babeld sees the interface up")
+    (interface,) = ours(client)
+    assert interface.ipv6 is not None
+    assert interface.ipv6.startswith("fe80::")
+    machine.ip_batch(["link set rait4x50001 down"], netns)
+    eventually(lambda: not any(i.up for i in ours(client)), "babeld sees it down")
+
+
+def test_an_interface_need_not_be_there(client: BabeldClient) -> None:
+    client.add("rait4x50009", "type tunnel")
+    (interface,) = ours(client)
+    assert interface.name == "rait4x50009"
+    assert not interface.up
+
+
+def test_an_interface_made_again_is_found_again(client: BabeldClient, netns: str) -> None:
+    client.add("rait4x50001", "type tunnel")
+    eventually(lambda: all(i.up for i in ours(client)), "up at first")
+    machine.ip_batch(["link del rait4x50001"], netns)
+    eventually(lambda: not any(i.up for i in ours(client)), "gone")
+    veth(netns, "rait4x50001", netns, "rait4x50002")
+    eventually(lambda: all(i.up for i in ours(client)), "up again")
+
+
+@pytest.mark.parametrize(
+    "param", ["type bogus", "rxcost -1", "channel 300", "hello-interval soon", "nonsense"]
+)
+def test_wrong_parameters_are_named(client: BabeldClient, param: str) -> None:
+    with pytest.raises(BabeldRefusedError, match=f"interface rait4x50001 {param}.*'bad'") as caught:
+        client.add("rait4x50001", param)
+    assert not isinstance(caught.value, BabeldReadOnlyError)
+    client.add("rait4x50001", "")
+
+
+def test_commands_of_other_kinds(client: BabeldClient) -> None:
+    assert client.command("default type tunnel") == ()
+    assert client.command("monitor") == ("add interface lo up false",)
+    client.add("rait4x50001", "")  # babeld tells of it before it answers
+    client.command("unmonitor")
+    assert client.command("default type wired") == ()
+    assert client.command("quit") == ()
+    with pytest.raises(BabeldRefusedError, match="'random-id true'"):
+        client.command("random-id true")
+
+
+def test_an_open_quote_never_gets_to_babeld_which_it_would_crash(
+    client: BabeldClient, babeld: Babeld
+) -> None:
+    with pytest.raises(BabeldError, match="never closed"):
+        client.command('interface "rait4x50001')
+    assert names(client) == set()
+    assert babeld.process.poll() is None
+
+
+def test_a_read_only_socket(netns: str, tmp_path: Path) -> None:
+    babeld = Babeld(netns, tmp_path, writable=False)
+    with BabeldClient(Settings(socket_addr=babeld.socket)) as client:
+        assert [interface.name for interface in client.interfaces()] == ["lo"]
+        with pytest.raises(BabeldReadOnlyError, match=r"read-only; start babeld with `-G PATH`"):
+            client.add("rait4x50002", "")
+        with pytest.raises(BabeldReadOnlyError):
+            client.flush("lo")
+        assert [interface.name for interface in client.interfaces()] == ["lo"]
+    babeld.stop()
+
+
+def test_tcp_is_in_babelds_own_namespace(netns: str, tmp_path: Path) -> None:
+    log, state = tmp_path / "log", tmp_path / "state"
+    command = ["babeld", "-I", "", "-L", str(log), "-S", str(state), "-G", "33123", "lo"]
+    process = machine.start(command, netns)
+    settings = Settings(socket_type="tcp", socket_addr="33123")
+
+    def inside(family: int) -> socket.socket:
+        return machine.socket_in(netns, family, socket.SOCK_STREAM)
+
+    def listens() -> bool:
+        with inside(socket.AF_INET6) as probe:
+            return probe.connect_ex(("::1", 33123)) == 0
+
+    eventually(listens, "babeld listens on TCP")
+    with BabeldClient(settings, make_socket=inside) as client:
+        client.add("rait4x50001", "")
+        assert names(client) == {"rait4x50001"}
+    process.terminate()
+    process.wait()
+    with (
+        BabeldClient(settings, make_socket=inside) as client,
+        pytest.raises(BabeldUnreachableError, match="babeld -G 33123"),
+    ):
+        client.interfaces()
+
+
+def test_a_babeld_that_was_killed(client: BabeldClient, babeld: Babeld) -> None:
+    babeld.process.kill()
+    babeld.process.wait()
+    with pytest.raises(BabeldUnreachableError, match="does not run any more"):
+        client.interfaces()
+
+
+def test_all_its_connections_taken(client: BabeldClient, babeld: Babeld) -> None:
+    from rait.adapters.babeld import Timeouts
+
+    taken = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for each in taken:
+        each.connect(babeld.socket)
+        each.recv(10)
+    hasty = Timeouts(connect=0.5, answer=0.5, total=0.5)
+    with (
+        BabeldClient(Settings(socket_addr=babeld.socket), timeouts=hasty) as late,
+        pytest.raises(BabeldError, match="serves four control connections at a time"),
+    ):
+        late.interfaces()
+    for each in taken:
+        each.close()
+    assert names(client) == set()
+
+
+def test_a_second_sync_sends_nothing_and_foreign_ones_survive(client: BabeldClient) -> None:
+    client.add("rait4x50007", "")
+    wanted = dict.fromkeys(("rait4x50001", "rait4x50002"), DEFAULT_BABELD_PARAM)
+    remembered: dict[str, str] = {}
+
+    def plan(*, exclusive: bool = False) -> tuple[object, ...]:
+        current = believed([i.name for i in client.interfaces()], remembered, wanted)
+        events = babel_diff(
+            current,
+            wanted,
+            ours=lambda name: is_ours(name, ("rait4x",), remembered),
+            exclusive=exclusive,
+        )
+        for event in events:
+            if isinstance(event, BabelInterfaceAdded):
+                client.add(event.name, event.param)
+            else:
+                client.flush(event.name)
+        return events
+
+    assert len(plan()) == 3
+    assert {interface.name for interface in client.interfaces()} == {"lo", *wanted}
+    assert plan() == ()
+    assert len(plan(exclusive=True)) == 1
+    assert {interface.name for interface in client.interfaces()} == set(wanted)
+
+
+def test_routes_come_and_go_with_the_interface(tmp_path: Path) -> None:
+    with namespaces(2) as (a, b):
+        veth(a, "rait4x50002", b, "rait4x50001")
+        machine.ip_batch(["addr add 2001:db8:b::1/128 dev lo"], b)
+        first, second = Babeld(a, tmp_path), Babeld(b, tmp_path)
+        with (
+            BabeldClient(Settings(socket_addr=first.socket)) as on_a,
+            BabeldClient(Settings(socket_addr=second.socket)) as on_b,
+        ):
+            on_a.add("rait4x50002", QUICK)
+            on_b.add("rait4x50001", QUICK)
+            eventually(lambda: "rait4x50002" in route(a, "2001:db8:b::1"), "a route to b's prefix")
+            assert on_a.flush("rait4x50002")
+            # babeld keeps the neighbour, and its memory of the interface, for a while
+            assert names(on_a) == set()
+            eventually(lambda: not route(a, "2001:db8:b::1"), "the route is gone")
+            on_a.add("rait4x50002", QUICK)
+            eventually(lambda: "rait4x50002" in route(a, "2001:db8:b::1"), "the route is back")
+        first.stop()
+        second.stop()
