@@ -1,0 +1,476 @@
+"""The userspace backend with a real wireguard-go, in namespaces of the tests' own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from rait.adapters import rtnl, userspace_process
+from rait.adapters.netns import Netns, open_netns
+from rait.adapters.userspace import UserspaceBackend
+from rait.domain.backend import ObservedLink
+from rait.domain.config import Secret
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+    replay,
+)
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin, Topology
+from tests.integration import machine
+
+pytestmark = pytest.mark.userspace
+
+GROUP = 54
+_serial = itertools.count()
+
+
+class Node:
+    """A node's two namespaces, its key and its backend."""
+
+    def __init__(self) -> None:
+        self.tag = f"u{os.getpid() % 10**7}n{next(_serial)}x"
+        self.target, self.transit = f"{self.tag}g", f"{self.tag}t"
+        self.private_key, self.public_key = machine.genkey()
+        for name in (self.target, self.transit):
+            machine.run(["ip", "netns", "add", name])
+        self.transit_ns: Netns = open_netns(self.transit)
+        self.target_ns: Netns = open_netns(self.target)
+        self.backend = self.new_backend()
+
+    def new_backend(self) -> UserspaceBackend:
+        """A backend as another run of rait would have it."""
+        return UserspaceBackend(self.transit_ns, Secret(self.private_key), self.public_key)
+
+    def close(self) -> None:
+        machine.remove_wireguard(self.tag)
+        self.transit_ns.close()
+        self.target_ns.close()
+        for name in (self.target, self.transit):
+            machine.remove_netns(name)
+
+    def link(
+        self, number: int, *, port: int = 0, fwmark: int = 0, peers: Sequence[LinkPeer] = ()
+    ) -> Link:
+        return Link(
+            name=f"{self.tag}{number}",
+            origin=Origin("userspace", self.target, self.transit_ns.identity),
+            settings=LinkSettings(1400 + number, GROUP, None, True, f"fe80::{number + 1}/64"),
+            device=Device(self.public_key, port, fwmark),
+            peers=tuple(peers),
+        )
+
+    def apply(self, *events: Event) -> list[str | None]:
+        outcomes = list(self.backend.apply(events))
+        assert [outcome.index for outcome in outcomes] == list(range(len(events)))
+        return [outcome.error for outcome in outcomes]
+
+    def must(self, *events: Event) -> None:
+        assert self.apply(*events) == [None] * len(events)
+
+    def observe(self) -> dict[str, ObservedLink]:
+        return dict(self.new_backend().observe(self.target, rtnl.interfaces(self.target_ns)))
+
+    def links(self) -> dict[str, Link]:
+        return {name: observed.link for name, observed in self.observe().items()}
+
+    def traces(self) -> list[str]:
+        """All that tells of a link of this node: processes, sockets, interfaces."""
+        processes = [str(pid) for pid in machine.wireguard_processes(self.tag)]
+        interfaces = [*rtnl.interfaces(self.transit_ns), *rtnl.interfaces(self.target_ns)]
+        tuns = [name for name in interfaces if name.startswith(self.tag)]
+        return processes + machine.uapi_sockets(self.tag) + tuns
+
+
+@pytest.fixture
+def make_node() -> Iterator[Callable[[], Node]]:
+    nodes: list[Node] = []
+
+    def make() -> Node:
+        nodes.append(Node())
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def node(make_node: Callable[[], Node]) -> Node:
+    return make_node()
+
+
+@pytest.fixture(scope="module")
+def peer_keys() -> list[str]:
+    return sorted(machine.genkey()[1] for _ in range(2))
+
+
+def peer(key: str, **changes: object) -> LinkPeer:
+    return structs.replace(LinkPeer(key, Endpoint("192.0.2.7", 4500)), **changes)
+
+
+def births(*links: Link) -> list[Event]:
+    events: list[Event] = []
+    for link in links:
+        events.append(LinkAdded(link.without_peers()))
+        events.extend(PeerAdded(link.name, each) for each in link.peers)
+    return events
+
+
+def pid_of(link: Link) -> int:
+    (pid,) = machine.wireguard_processes(link.name)
+    return pid
+
+
+def started_but_not_moved(node: Node, link: Link) -> userspace_process.Start:
+    """What a run leaves that was killed before it could move the tun."""
+    start = userspace_process.Start(link.name, node.transit_ns)
+    start.client().close()
+    return start
+
+
+def test_links_are_as_their_events_say(node: Node, peer_keys: list[str]) -> None:
+    second = peer(peer_keys[1], endpoint=None, allowed_ips=("10.0.0.0/8", "fd00::/8"))
+    links = [
+        node.link(0, port=20000, fwmark=7, peers=[peer(peer_keys[0], keepalive=25)]),
+        node.link(1, port=20001, peers=[peer(peer_keys[0]), second]),
+        node.link(2, port=20002, peers=[peer(peer_keys[0], endpoint=Endpoint("2001:db8::7", 1))]),
+    ]
+    events = births(*links)
+
+    node.must(*events)
+
+    assert node.links() == replay(Topology(), events).links
+    assert node.links() == {link.name: link for link in links}
+    assert not any(name.startswith(node.tag) for name in rtnl.interfaces(node.transit_ns))
+    sockets = machine.run(["ss", "-ulnH"], node.transit)
+    assert all(f":{port}" in sockets for port in (20000, 20001, 20002))
+    assert machine.run(["ss", "-ulnH"], node.target) == ""
+
+
+def test_a_link_has_one_link_local_address(node: Node) -> None:
+    link = node.link(0)
+
+    node.must(LinkAdded(link))
+
+    text = machine.run(["ip", "-6", "-o", "addr", "show", "dev", link.name], node.target)
+    assert [line.split()[3] for line in text.splitlines()] == ["fe80::1/64"]
+
+
+def test_a_listen_port_of_0_is_any_port(node: Node) -> None:
+    link = node.link(0)
+
+    node.must(LinkAdded(link))
+
+    assert node.links()[link.name].device.listen_port > 0
+
+
+def test_nodes_ping_each_other(make_node: Callable[[], Node]) -> None:
+    a, b = make_node(), make_node()
+    machine.ip_batch(
+        [
+            f"link add {a.tag}v type veth peer name {a.tag}w netns {b.transit}",
+            f"addr add 10.7.0.1/24 dev {a.tag}v",
+            f"link set {a.tag}v up",
+        ],
+        a.transit,
+    )
+    machine.ip_batch([f"addr add 10.7.0.2/24 dev {a.tag}w", f"link set {a.tag}w up"], b.transit)
+    to_b = a.link(0, port=30001, peers=[LinkPeer(b.public_key, Endpoint("10.7.0.2", 30002))])
+    to_a = b.link(1, port=30002, peers=[LinkPeer(a.public_key, Endpoint("10.7.0.1", 30001))])
+
+    a.must(*births(to_b))
+    b.must(*births(to_a))
+
+    machine.run(["ping", "-6", "-c", "2", "-W", "5", f"fe80::2%{to_b.name}"], a.target)
+    seen = a.observe()[to_b.name]
+    assert seen.handshakes[b.public_key] > time.time() - 60
+    assert seen.received[b.public_key] > 0
+    assert seen.sent[b.public_key] > 0
+
+
+def test_each_kind_of_update(node: Node, peer_keys: list[str]) -> None:
+    first = peer(peer_keys[0])
+    link = node.link(0, port=20000, peers=[first])
+    device, settings, name = link.device, link.settings, link.name
+    chain: list[Event] = births(link)
+    for change in (
+        {"mtu": 1300},
+        {"group": 77},
+        {"address": "fe80::abcd/64"},
+        {"up": False, "address": None},
+        {"up": True, "address": "fe80::9/64"},
+    ):
+        chain.append(LinkUpdated(name, settings, structs.replace(settings, **change)))
+        settings = chain[-1].after
+    for change in ({"fwmark": 9}, {"listen_port": 20009}, {"fwmark": 0, "listen_port": 20000}):
+        chain.append(DeviceUpdated(name, device, structs.replace(device, **change)))
+        device = chain[-1].after
+    for change in (
+        {"endpoint": Endpoint("2001:db8::1", 99)},
+        {"endpoint": None},
+        {"endpoint": Endpoint("192.0.2.9", 98), "keepalive": 25},
+        {"keepalive": 0},
+        {"allowed_ips": ("10.0.0.0/8", "fd00::/8")},
+    ):
+        chain.append(PeerUpdated(name, first, structs.replace(first, **change)))
+        first = chain[-1].after
+    chain.append(PeerAdded(name, peer(peer_keys[1])))
+    chain.append(PeerRemoved(name, first))
+
+    pid = 0
+    for index, event in enumerate(chain):
+        node.must(event)
+        wanted = replay(Topology(), chain[: index + 1]).links
+        assert node.links() == wanted, event
+        pid = pid or pid_of(link)
+    assert pid_of(link) == pid
+
+
+def test_an_update_leaves_the_session_alone(make_node: Callable[[], Node]) -> None:
+    a, b = make_node(), make_node()
+    machine.run(["ip", "link", "set", "lo", "up"], a.transit)
+    b.transit_ns.close()
+    b.transit_ns = open_netns(a.transit)
+    b.backend = b.new_backend()
+    link = a.link(0, port=30001, peers=[LinkPeer(b.public_key, Endpoint("127.0.0.1", 30002))])
+    other = b.link(1, port=30002, peers=[LinkPeer(a.public_key)])
+    a.must(*births(link))
+    b.must(*births(other))
+    machine.run(["ping", "-6", "-c", "1", "-W", "5", f"fe80::2%{link.name}"], a.target)
+    before = a.observe()[link.name].handshakes
+
+    after = structs.replace(link.peers[0], keepalive=25)
+    a.must(
+        PeerUpdated(link.name, link.peers[0], after),
+        LinkUpdated(link.name, link.settings, structs.replace(link.settings, mtu=1390)),
+        DeviceUpdated(link.name, link.device, structs.replace(link.device, fwmark=3)),
+    )
+
+    machine.run(["ping", "-6", "-c", "1", "-W", "5", f"fe80::2%{link.name}"], a.target)
+    assert a.observe()[link.name].handshakes == before
+
+
+def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) -> None:
+    bad, good = node.link(0, port=20000, peers=[peer(peer_keys[0])]), node.link(1, port=20001)
+    with machine.socket_in(node.transit, socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("", 20000))
+        errors = node.apply(*births(bad, good))
+
+    assert errors[0] is not None
+    assert bad.name in errors[0]
+    assert "20000" in errors[0]
+    assert "ss -ulpn" in errors[0]
+    assert errors[1] is not None
+    assert bad.name in errors[1]
+    assert errors[2] is None
+    assert node.links() == {good.name: good}
+    assert machine.uapi_sockets(node.tag) == [good.name]
+    assert len(machine.wireguard_processes(node.tag)) == 1
+
+
+def test_a_port_in_use_leaves_the_old_one(node: Node) -> None:
+    link = node.link(0, port=20000)
+    node.must(LinkAdded(link))
+    with machine.socket_in(node.transit, socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("", 20001))
+        after = structs.replace(link.device, listen_port=20001)
+        (error,) = node.apply(DeviceUpdated(link.name, link.device, after))
+
+    assert error is not None
+    assert "20001" in error
+    assert node.links()[link.name].device.listen_port == 20000
+    assert ":20000" in machine.run(["ss", "-ulnH"], node.transit)
+
+
+def test_a_removed_link_leaves_nothing(node: Node, peer_keys: list[str]) -> None:
+    links = [node.link(n, port=20000 + n, peers=[peer(peer_keys[0])]) for n in range(3)]
+    node.must(*births(*links))
+
+    node.must(*(LinkRemoved(link) for link in links))
+
+    assert node.traces() == []
+    node.must(LinkRemoved(links[0]))
+
+
+def test_removal_in_a_lost_namespace(node: Node) -> None:
+    link = node.link(0)
+    node.must(LinkAdded(link))
+    node.target_ns.close()
+    machine.run(["ip", "netns", "del", node.target])
+
+    assert node.apply(LinkRemoved(link)) == [None]
+
+
+def test_a_killed_program_is_seen_as_gone_and_made_again(node: Node) -> None:
+    link = node.link(0, port=20000)
+    node.must(LinkAdded(link))
+    os.kill(pid_of(link), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while link.name in rtnl.interfaces(node.target_ns) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert machine.uapi_sockets(node.tag) == [link.name]
+    assert node.links() == {}
+
+    (error,) = node.apply(LinkUpdated(link.name, link.settings, link.settings))
+    assert error is not None
+    node.backend = node.new_backend()
+    node.must(LinkAdded(link))
+
+    assert node.links() == {link.name: link}
+
+
+def test_a_half_made_link_is_found_and_made_whole(node: Node) -> None:
+    link, other = node.link(0, port=20000), node.link(1)
+    started_but_not_moved(node, link)
+    half_made = pid_of(link)
+    assert list(node.backend.strays([link.name, other.name])) == [link.name]
+
+    node.must(LinkAdded(link))
+
+    assert node.links() == {link.name: link}
+    assert pid_of(link) != half_made
+    assert node.backend.strays([link.name, other.name]) == {}
+
+
+def test_a_half_made_link_can_be_ended(node: Node) -> None:
+    link = node.link(0)
+    started_but_not_moved(node, link)
+
+    assert node.backend.end_stray(link.name)
+
+    assert node.traces() == []
+    assert not node.backend.end_stray(link.name)
+
+
+def test_a_program_of_somebody_else_is_left_alone(make_node: Callable[[], Node]) -> None:
+    ours, theirs = make_node(), make_node()
+    link = structs.replace(ours.link(0), name=f"{theirs.tag}0")
+    started_but_not_moved(theirs, link)
+    pid = pid_of(link)
+
+    assert ours.backend.strays([link.name]) == {}
+    assert not ours.backend.end_stray(link.name)
+    (error,) = ours.apply(LinkAdded(link))
+
+    assert error is not None
+    assert f"{link.name}.sock" in error
+    assert machine.wireguard_processes(link.name) == [pid]
+
+
+def test_a_half_made_link_with_another_key_is_not_ours(node: Node) -> None:
+    link = node.link(0)
+    started_but_not_moved(node, link)
+    machine.wg("set", link.name, "private-key", "/dev/stdin", stdin=machine.genkey()[0])
+
+    assert node.backend.strays([link.name]) == {}
+    assert node.apply(LinkAdded(link)) != [None]
+    assert len(machine.wireguard_processes(link.name)) == 1
+
+
+def test_an_interface_in_the_way_is_left_alone(node: Node) -> None:
+    link = node.link(0)
+    machine.run(["ip", "tuntap", "add", "mode", "tun", link.name], node.target)
+
+    (error,) = node.apply(LinkAdded(link))
+
+    assert error is not None
+    assert node.target in error
+    assert node.links() == {}
+    assert link.name in rtnl.interfaces(node.target_ns)
+    assert machine.wireguard_processes(node.tag) == []
+    assert machine.uapi_sockets(node.tag) == []
+
+
+def test_links_begun_end_when_the_run_is_cut_short(node: Node) -> None:
+    links = [node.link(n) for n in range(3)]
+    outcomes = node.backend.apply(births(*links))
+    next(iter(outcomes))
+
+    outcomes.close()
+
+    assert list(node.links()) == [links[0].name]
+    assert len(machine.wireguard_processes(node.tag)) == 1
+
+
+def test_the_private_key_shows_nowhere(node: Node) -> None:
+    link = node.link(0, port=20000)
+    node.must(LinkAdded(link))
+    (error,) = node.apply(LinkAdded(link))
+
+    process = Path(f"/proc/{pid_of(link)}")
+    shown = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+    assert node.private_key.encode() not in shown
+    assert error is not None
+    assert node.private_key not in error
+    assert machine.wg("show", link.name, "private-key") == node.private_key
+
+
+def test_another_public_key_than_ours_is_refused(node: Node, peer_keys: list[str]) -> None:
+    link = node.link(0)
+    foreign = structs.replace(link, device=Device(peer_keys[0]))
+    (error,) = node.apply(LinkAdded(foreign))
+    assert error is not None
+    assert peer_keys[0] in error
+    assert node.traces() == []
+
+    node.must(LinkAdded(link))
+    (error,) = node.apply(DeviceUpdated(link.name, link.device, foreign.device))
+    assert error is not None
+    assert peer_keys[0] in error
+    assert node.links()[link.name].device.public_key == node.public_key
+
+
+def test_what_is_not_of_wireguard_is_refused(node: Node) -> None:
+    (error,) = node.apply(BabelInterfaceAdded("x", ""))
+
+    assert error is not None
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_a_program_that_does_not_start(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = program(tmp_path / "broken", "echo out of luck >&2; exit 3")
+    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, broken)
+
+    (error,) = node.apply(LinkAdded(node.link(0)))
+
+    assert error is not None
+    assert broken in error
+    assert "out of luck" in error
+    assert node.traces() == []
+
+
+def test_a_program_that_goes_to_the_background(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = program(tmp_path / "daemon", 'unset WG_PROCESS_FOREGROUND; wireguard-go "$1"')
+    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, wrapper)
+    link = node.link(0, port=20000)
+
+    node.must(LinkAdded(link))
+    assert node.links() == {link.name: link}
+    node.must(LinkRemoved(link))
+
+    assert node.traces() == []
