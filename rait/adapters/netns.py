@@ -17,6 +17,7 @@ from rait.domain.problem import MachineError
 NAMED = Path("/run/netns")
 _CURRENT = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWNS = 0x00020000
 _SO_NETNS_COOKIE = 71
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -180,10 +181,10 @@ def _entered(fd: int) -> Iterator[None]:
         os.close(home)
 
 
-def _setns(fd: int) -> None:
+def _setns(fd: int, kind: int = _CLONE_NEWNET) -> None:
     # os.setns exists from Python 3.12 on.
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, _CLONE_NEWNET) != 0:
+    if libc.setns(fd, kind) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
@@ -191,15 +192,76 @@ def _setns(fd: int) -> None:
 def _make(spec: str) -> Netns:
     if spec == "" or _is_pid(spec):
         raise MachineError(f"{describe(spec)} does not exist")
-    import pyroute2.netns
-
     try:
-        # Another process may have made it just now.
-        with suppress(FileExistsError):
-            pyroute2.netns.create(spec)
+        group = _propagation(os.getpid(), "master")
+        if group:
+            _create_upstream(spec, group)
+        made = find_netns(spec)
+        if made is None:
+            _create(spec)
     except OSError as error:
         raise MachineError(f"cannot make {describe(spec)}: {error.strerror}") from error
-    return open_netns(spec)
+    return made or open_netns(spec)
+
+
+def _create(spec: str) -> None:
+    import pyroute2.netns
+
+    # Another process may have made it just now.
+    with suppress(FileExistsError):
+        pyroute2.netns.create(spec)
+
+
+def _propagation(pid: int, kind: str) -> str:
+    """The peer group that a process's mount over /run/netns has, if it has one of this kind.
+
+    A namespace's name is a mount. Below ``ip netns exec``, and in services with mounts of their
+    own, mounts are slaves: names that are made there are seen by nobody else. The group is that
+    of mountinfo in proc(5); mount_namespaces(7) explains it.
+    """
+    best, found = 0, ""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        fields = line.split()
+        depth = len(Path(fields[4]).parts)
+        if NAMED.is_relative_to(fields[4]) and depth >= best:
+            optional = fields[6 : fields.index("-")]
+            values = (f.partition(":")[2] for f in optional if f.startswith(f"{kind}:"))
+            best, found = depth, next(values, "")
+    return found
+
+
+def _create_upstream(spec: str, group: str) -> None:
+    """Make the namespace where our mounts come from, if a parent process is there.
+
+    Its name then comes to us by itself. That it did not work shows when it is not there.
+    """
+    pid = os.getpid()
+    while pid > 1:
+        pid = _parent(pid)
+        with suppress(OSError):
+            if _propagation(pid, "shared") == group:
+                fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                _in_child(fd, spec)
+                os.close(fd)
+                return
+
+
+def _parent(pid: int) -> int:
+    # The program's name, in brackets, may hold anything (proc(5)); the state and parent follow.
+    stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "surrogateescape")
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _in_child(mounts: int, spec: str) -> None:
+    """Make the namespace within these mounts; in a child, as this process shall stay here."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _setns(mounts, _CLONE_NEWNS)
+            _create(spec)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _raise_loopback(ns: Netns) -> None:

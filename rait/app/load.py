@@ -48,15 +48,15 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
         return describe(problem, self.document)
 
 
-def load_config(url: str) -> Loaded:
-    """Read, parse, decode and check the configuration.
+def load_config(url: str, *, key_required: bool = True) -> Loaded:
+    """Read, parse, decode and check the configuration; it may lack a key that is not required.
 
     Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: its text
     is about the first problem in the file and counts the others. Neither shows a key.
     """
     text = source.read(url)
     document = formats.parse(text, source.display_name(url))
-    config, problems = decode_config(document.data)
+    config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
         raise ConfigError(_error_text(problems, document))
     _check_stdin(url, config, document)

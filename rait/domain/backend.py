@@ -68,7 +68,10 @@ class Outcome(Struct, frozen=True):
 class Backend(Protocol):
     """Makes links of one kind, as events say; see adapters/kernel.py and adapters/userspace.py."""
 
-    kind: BackendKind
+    @property
+    def kind(self) -> BackendKind:
+        """Which kind of links it makes."""
+        ...
 
     def observe(
         self, netns: str, interfaces: Mapping[str, Interface]

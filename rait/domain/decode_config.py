@@ -59,16 +59,21 @@ _NO_BINDING = (
 )
 
 
-def decode_config(document: Mapping[str, object]) -> tuple[Config | None, tuple[Problem, ...]]:
-    """The configuration, and what was found: errors if there is no Config, else warnings."""
+def decode_config(
+    document: Mapping[str, object], *, key_required: bool = True
+) -> tuple[Config | None, tuple[Problem, ...]]:
+    """The configuration, and what was found: errors if there is no Config, else warnings.
+
+    Where nothing is to be made, the private key may be missing: then ``key_required`` is False.
+    """
     problems: list[Problem] = []
-    config = _config(Reader(document, problems))
+    config = _config(Reader(document, problems), key_required)
     failed = any(problem.severity == "error" for problem in problems)
     return None if failed else config, tuple(problems)
 
 
-def _config(top: Reader) -> Config:
-    secret, key_file = _private_key(top)
+def _config(top: Reader, key_required: bool) -> Config:
+    secret, key_file = _private_key(top, key_required)
     transports = _transports(top)
     isolation = _isolation(top.block("isolation"))
     _check_marks(transports, isolation)
@@ -91,12 +96,12 @@ def _config(top: Reader) -> Config:
     return config
 
 
-def _private_key(top: Reader) -> tuple[Secret | None, str | None]:
+def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None]:
     value, key_file = top.value("private_key"), top.filled("private_key_file")
     if top.has("private_key") and top.has("private_key_file"):
         top.report("private_key and private_key_file are both given: leave one out")
     if not top.has("private_key"):
-        if not top.has("private_key_file"):
+        if required and not top.has("private_key_file"):
             top.report("private_key is missing: make one with `wg genkey`")
         return None, key_file
     try:

@@ -1,0 +1,87 @@
+"""``rait log``: what the journal tells of runs, whether it is whole, and making it shorter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from rait.adapters.journal import Journal
+from rait.adapters.journal_prune import Pruning
+from rait.adapters.journal_reader import JournalReader
+from rait.adapters.lock import hold
+from rait.app.load import load_secret
+from rait.app.session import Options, configured, lock_path, scope_name
+from rait.domain.history import RunRecord, VerifyReport
+
+POLL_SECONDS = 0.5
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """Which runs to tell of: from a time on (unix, in nanoseconds), of a link, peer or number."""
+
+    since: int | None = None
+    link: str | None = None
+    peer: str | None = None
+    run: int | None = None
+
+
+class Place(Struct, frozen=True):
+    """A journal, and whose runs in it; None is everyone's."""
+
+    path: Path
+    scope: str | None
+
+
+def place(options: Options, journal: str | None = None, everyone: bool = False) -> Place:
+    """The journal that the configuration names, or the one at a path given. Raises RaitError."""
+    if journal is not None:
+        return Place(Path(journal), None)
+    config = configured(options.config).config
+    if everyone:
+        return Place(Path(config.journal), None)
+    is_path = options.config != "-" and "://" not in options.config
+    key = "" if is_path else load_secret(config)[1]
+    return Place(Path(config.journal), scope_name(options.config, key))
+
+
+def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:
+    """The runs asked for, oldest first. Raises RaitError."""
+    journal = JournalReader(where.path)
+    if query.run is not None:
+        return (journal.run(query.run),)
+    return journal.runs(since=query.since, link=query.link, peer=query.peer, scope=where.scope)
+
+
+def follow(where: Place, query: Query) -> Iterator[RunRecord]:
+    """The runs asked for, and then each later one when it has ended, for ever.
+
+    A run that was cut off is told of when the next one begins. Raises RaitError.
+    """
+    told = 0
+    while True:
+        found = runs(where, query)
+        for position, run in enumerate(found):
+            ended = run.status is not None or position < len(found) - 1
+            if run.id > told and ended:
+                told = run.id
+                yield run
+        if query.run is not None and told:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def verify(where: Place, expect_head: str | None) -> VerifyReport:
+    """Examine the whole journal. Raises MachineError if it cannot be read."""
+    return JournalReader(where.path).verify(expect_head)
+
+
+def prune(options: Options, where: Place, keep: int) -> Pruning:
+    """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError."""
+    with (
+        hold(lock_path(where.path), "rait log prune", options.lock_seconds),
+        Journal.open(where.path) as journal,
+    ):
+        return journal.prune(time.time_ns() - keep)

@@ -1,0 +1,39 @@
+"""``rait list``: our tunnels as they are now."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from rait.app.load import load_peers
+from rait.app.session import Options, configured, machine_of, scope_of, target_netns
+from rait.domain.backend import ObservedLink
+from rait.domain.history import Memory
+from rait.domain.problem import RaitError
+from rait.domain.settle import is_ours
+
+
+class Listing(Struct, frozen=True):
+    """Our links in the order of their names, and the names that the registry gives to peers."""
+
+    links: tuple[ObservedLink, ...]
+    names: dict[str, str]
+    now: int
+
+
+def list_links(options: Options) -> Listing:
+    """Observe our links; changes nothing and waits for nobody. Raises RaitError."""
+    loaded = configured(options.config)
+    config = loaded.config
+    target = target_netns(config)
+    scope = scope_of(config, "")
+    with machine_of(config, None, "") as machine:
+        observation = machine.observe([target])
+    ours = (link for link in observation.links.values() if is_ours(link, Memory(), scope))
+    links = tuple(sorted(ours, key=lambda observed: observed.link.name))
+    names: dict[str, str] = {}
+    if config.peers != "-" and "://" not in config.peers:
+        try:
+            names = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
+        except RaitError as error:
+            options.debug(f"no names of peers: {error}")
+    return Listing(links, names, observation.now)

@@ -1,0 +1,149 @@
+"""Both backends as one machine: observes all that is there, and hands each event to its backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from types import TracebackType
+
+from rait.adapters import netns, rtnl
+from rait.adapters.kernel import KernelBackend
+from rait.adapters.kernel import available as kernel_available
+from rait.adapters.netns import Netns
+from rait.domain.backend import Backend, Interface, Observation, ObservedLink, Outcome
+from rait.domain.config import BackendKind, Secret
+from rait.domain.events import Event, LinkAdded, LinkRemoved
+from rait.domain.problem import MachineError
+
+TUN = "tun"
+WIREGUARD = "wireguard"
+
+
+class Machine:
+    """This machine's WireGuard, seen from one transit namespace.
+
+    ``secret`` is only needed where links are to be made or changed.
+    """
+
+    def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+        self._transit = transit
+        self._secret = secret
+        self._public_key = public_key
+        self._backends: dict[BackendKind, Backend] = {}
+        self._kinds: dict[str, BackendKind] = {}
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._transit.close()
+
+    @property
+    def transit(self) -> str:
+        """The identity of the namespace in which sockets are born."""
+        return self._transit.identity
+
+    @property
+    def namespace(self) -> Netns:
+        """The transit namespace itself, open for as long as the machine is."""
+        return self._transit
+
+    def choose(self, wanted: str) -> BackendKind:
+        """The backend to make links with: ``kernel``, ``userspace``, or for ``auto`` what there is.
+
+        Raises MachineError with what to install where there is none.
+        """
+        from rait.adapters import userspace
+
+        if wanted in ("auto", "kernel") and kernel_available():
+            return "kernel"
+        if wanted == "kernel":
+            raise MachineError(f'backend = "kernel": {_NO_KERNEL}')
+        if userspace.available():
+            return "userspace"
+        why = userspace.why_not()
+        if wanted == "userspace":
+            raise MachineError(f'backend = "userspace": {why}')
+        raise MachineError(f"there is no WireGuard on this machine. {_NO_KERNEL} Or: {why}")
+
+    def observe(self, namespaces: Iterable[str]) -> Observation:
+        """All WireGuard links in these namespaces, and the other interfaces in the first of them.
+
+        Namespaces are as the configuration spells them; one that is not there is empty.
+        """
+        links: dict[str, ObservedLink] = {}
+        others: dict[str, str] = {}
+        for position, spec in enumerate(dict.fromkeys(namespaces)):
+            interfaces = _interfaces(spec)
+            found = self._observe_one(spec, interfaces)
+            for name, link in found.items():
+                links.setdefault(name, link)
+            if position == 0:
+                others = {n: i.kind for n, i in interfaces.items() if n not in found}
+        return Observation(now=int(time.time()), links=links, others=others)
+
+    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
+        """Carry out link events, each by the backend of its link; see Backend.apply."""
+        start = 0
+        for kind, group in groupby(events, key=self._kind_of):
+            batch = tuple(group)
+            for outcome in self._backend(kind).apply(batch):
+                yield Outcome(start + outcome.index, outcome.error)
+            start += len(batch)
+
+    def end_strays(self, names: Sequence[str]) -> None:
+        """End what a run that was cut off left half made under these names."""
+        if not names:
+            return
+        from rait.adapters.userspace import UserspaceBackend
+
+        backend = UserspaceBackend(self._transit, self._secret, self._public_key)
+        for name in names:
+            backend.end_stray(name)
+
+    def _observe_one(self, spec: str, interfaces: dict[str, Interface]) -> dict[str, ObservedLink]:
+        kinds = {interface.kind for interface in interfaces.values()}
+        found: dict[str, ObservedLink] = {}
+        if WIREGUARD in kinds:
+            found.update(self._backend("kernel").observe(spec, interfaces))
+        if TUN in kinds:
+            found.update(self._backend("userspace").observe(spec, interfaces))
+        self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
+        return found
+
+    def _kind_of(self, event: Event) -> BackendKind:
+        if isinstance(event, LinkAdded | LinkRemoved):
+            self._kinds[event.name] = event.link.origin.backend
+        return self._kinds[event.name]
+
+    def _backend(self, kind: BackendKind) -> Backend:
+        if kind not in self._backends:
+            self._backends[kind] = self._make(kind)
+        return self._backends[kind]
+
+    def _make(self, kind: BackendKind) -> Backend:
+        if kind == "kernel":
+            return KernelBackend(self._transit, self._secret, self._public_key)
+        from rait.adapters.userspace import UserspaceBackend
+
+        return UserspaceBackend(self._transit, self._secret, self._public_key)
+
+
+_NO_KERNEL = (
+    "This kernel has no WireGuard: it is in Linux 5.6 and later; try `modprobe wireguard`, and on "
+    "Debian install a linux-image package that has the module."
+)
+
+
+def _interfaces(spec: str) -> dict[str, Interface]:
+    namespace = netns.find_netns(spec)
+    if namespace is None:
+        return {}
+    with namespace:
+        return rtnl.interfaces(namespace)

@@ -1,0 +1,42 @@
+"""Points in time and spans of it, as people type them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from rait.domain.problem import ConfigError
+
+SECOND = 1_000_000_000
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SPAN = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+
+
+def span(text: str) -> int:
+    """A span such as ``90d`` or ``12h``, in nanoseconds. Raises ConfigError (wrong usage)."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no span of time; write it as 30m, 12h, 90d or 2w")
+    return int(match[1]) * _UNITS[match[2]] * SECOND
+
+
+def moment(text: str, now: int) -> int:
+    """A point in time, in unix nanoseconds: a span before ``now``, or a date and time.
+
+    A date and time are ISO 8601, local where no zone is given. Raises ConfigError.
+    """
+    if _SPAN.fullmatch(text):
+        return now - span(text)
+    try:
+        when = datetime.fromisoformat(text)
+        return int(when.timestamp()) * SECOND + when.microsecond * 1000
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(
+            f"{text!r} is no time; write 2h (ago), 2026-01-31, or 2026-01-31T17:05:00+01:00"
+        ) from None
+
+
+def written(nanoseconds: int) -> str:
+    """A point in time, local, to the second, with its offset from UTC."""
+    when = datetime.fromtimestamp(nanoseconds // SECOND).astimezone()
+    return when.isoformat(sep=" ", timespec="seconds")

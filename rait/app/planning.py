@@ -1,0 +1,122 @@
+"""``rait plan``: what ``rait up`` would do; and the state that lets another machine plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from rait.adapters import netns
+from rait.adapters.journal_reader import JournalReader
+from rait.adapters.resolve import resolve
+from rait.app.load import load_peers, load_secret
+from rait.app.report import Report, Status
+from rait.app.session import Change, Options, configured, looking, report_on, scope_of
+from rait.app.up import RESOLVE_SECONDS, hosts_of, plan_warnings, planned_topology
+from rait.domain.backend import Observation
+from rait.domain.diff import diff
+from rait.domain.history import Memory
+from rait.domain.plan import Node, plan
+from rait.domain.problem import ConfigError, SourceError
+from rait.domain.settle import is_ours, settle
+from rait.domain.topology import Origin
+
+STATE_FORMAT = "rait-state-1"
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """All that planning needs to know of a node, for planning elsewhere. Holds no private key."""
+
+    format: str
+    exported_at: int
+    public_key: str
+    origin: Origin
+    observation: Observation
+    memory: Memory
+
+
+def plan_up(options: Options) -> Report:
+    """What ``rait up`` would do now. Writes nothing anywhere, and waits for nobody.
+
+    Raises RaitError as ``up`` does.
+    """
+    with looking(options) as session:
+        memory = JournalReader(session.journal_path).memory(session.name)
+        _, planned, warnings = planned_topology(session, memory)
+        return _report(session.compare(planned.topology, memory), warnings)
+
+
+def plan_against(options: Options, state_path: str) -> Report:
+    """What ``rait up`` would do on the node that exported the state; needs neither root nor kernel.
+
+    The private key may be missing from the configuration: the state says which node it is. Raises
+    RaitError.
+    """
+    state = _read_state(state_path)
+    loaded = configured(options.config, key_required=False)
+    if loaded.config.private_key is not None:
+        _check_same_node(load_secret(loaded.config)[1], state)
+    peers = load_peers(loaded)
+    with netns.open_netns("") as here:
+        addresses, unresolved = resolve(hosts_of(loaded.config, peers.peers), here, RESOLVE_SECONDS)
+    node = Node(public_key=state.public_key, origin=state.origin)
+    planned = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
+    scope = scope_of(loaded.config, state.public_key)
+    settled = settle(state.observation, planned.topology, state.memory, scope)
+    change = Change(
+        settled=settled,
+        events=diff(settled.before, settled.after),
+        drift=diff(state.memory.topology, settled.before),
+    )
+    return _report(change, plan_warnings(loaded, peers, unresolved, planned))
+
+
+def export_state(options: Options) -> str:
+    """This node's state as JSON text, for ``plan --against``. Raises RaitError."""
+    with looking(options) as session:
+        memory = JournalReader(session.journal_path).memory(session.name)
+        observation = session.observe(memory)
+        scope = session.scope
+        ours = {n: o for n, o in observation.links.items() if is_ours(o, memory, scope)}
+        others = dict(observation.others) | dict.fromkeys(
+            observation.links.keys() - ours.keys(), "wireguard"
+        )
+        kind = session.machine.choose(session.config.backend)
+        state = State(
+            format=STATE_FORMAT,
+            exported_at=int(time.time()),
+            public_key=session.public_key,
+            origin=Origin(kind, session.target, session.machine.transit),
+            observation=Observation(now=observation.now, links=ours, others=others),
+            memory=memory,
+        )
+    return msgspec.json.format(msgspec.json.encode(state)).decode()
+
+
+def _report(change: Change, warnings: list[str]) -> Report:
+    status: Status = "planned" if change.events else "unchanged"
+    return report_on("plan", status, change, warnings)
+
+
+def _read_state(path: str) -> State:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}; export it with `rait export-state`") from None
+    try:
+        state = msgspec.json.decode(data, type=State)
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path}: not a state that rait exported: {error}") from None
+    if state.format != STATE_FORMAT:
+        raise SourceError(f"{path}: format {state.format!r}, and this rait reads {STATE_FORMAT}")
+    return state
+
+
+def _check_same_node(own_key: str, state: State) -> None:
+    if own_key != state.public_key:
+        raise ConfigError(
+            f"the state is of the node with public key {state.public_key}, and the private key "
+            f"in the configuration is of {own_key}"
+        )

@@ -1,0 +1,39 @@
+"""What a use case has to say, for the CLI to render."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from rait.domain.events import Event
+from rait.domain.guard import Removal
+
+Status = Literal["unchanged", "planned", "stopped", "done", "partial", "failed"]
+"""``stopped``: it would have removed too much; ``planned``: it was only asked about."""
+
+
+class Failure(Struct, frozen=True):
+    """A link that is not as it should be, and why."""
+
+    link: str
+    error: str
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What a run did.
+
+    ``events`` is what was to be done, ``drift`` what had changed on the machine without us since
+    the last run, and ``run`` the number of the run in the journal, None where nothing was to do.
+    ``links`` is how many links there should now be.
+    """
+
+    command: str
+    status: Status
+    run: int | None = None
+    events: tuple[Event, ...] = ()
+    drift: tuple[Event, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    links: int = 0
+    removal: Removal | None = None

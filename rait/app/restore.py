@@ -1,0 +1,174 @@
+"""``rait replay`` and ``rait rollback``: the topology as it was, and back to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec import Struct, structs
+
+from rait.adapters import netns
+from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import JournalReader
+from rait.app.moments import moment
+from rait.app.report import Report
+from rait.app.session import Change, Options, Session, looking, opened, report_on
+from rait.domain.diff import diff
+from rait.domain.history import RunRecord
+from rait.domain.problem import ConfigError, MachineError, RaitError
+from rait.domain.settle import Settled
+from rait.domain.topology import Link, Origin, Topology
+from rait.domain.undo import Conflict, conflicts, done_events, undo
+
+
+class Past(Struct, frozen=True, kw_only=True):
+    """The topology as the journal has it at some point, and the public key it was made under."""
+
+    topology: Topology
+    public_key: str
+    at: str
+
+
+class ConflictError(RaitError):
+    """Later runs touched what is to be taken back."""
+
+
+def past(options: Options, at: str | None) -> Past:
+    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError."""
+    with looking(options) as session:
+        return _past(JournalReader(session.journal_path), session.name, at)
+
+
+def compare_past(options: Options, at: str | None) -> Report:
+    """How the live system differs from the past: what a restore would do. Changes nothing."""
+    with looking(options) as session:
+        journal = JournalReader(session.journal_path)
+        change = _towards(session, journal, at)
+        return _planned("replay", change)
+
+
+def restore(options: Options, at: str | None) -> Report:
+    """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError."""
+    with opened(options, "replay") as (session, journal):
+        change = _towards(session, journal, at)
+        return session.carry_out("replay", change, journal, prepare=_ensure_target(session))
+
+
+def rollback(options: Options, run: int | None, *, force: bool, dry_run: bool = False) -> Report:
+    """Take one run back, by default the last of this node that did anything.
+
+    Raises ConflictError, unless ``force``, where later runs touched the same links: then those
+    links become what they were before the run.
+    """
+    with opened(options, "rollback") as (session, journal):
+        record = _run_to_undo(session, journal, run)
+        clashes = conflicts(record, journal.runs(scope=session.name))
+        if clashes and not force:
+            raise ConflictError(_clash_text(record, clashes))
+        change = _undoing(session, journal, record)
+        if dry_run:
+            return _planned("rollback", change)
+        return session.carry_out("rollback", change, journal, prepare=_ensure_target(session))
+
+
+def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
+    if at is None:
+        topology, key = journal.topology_at(scope)
+        return Past(topology=topology, public_key=key, at="now")
+    kind, _, number = at.rpartition(":")
+    if kind in ("", "run") and number.isdecimal():
+        topology, key = journal.topology_at(scope, run=int(number))
+        return Past(topology=topology, public_key=key, at=f"run {number}")
+    if kind == "event" and number.isdecimal():
+        topology, key = journal.topology_at(scope, event=int(number))
+        return Past(topology=topology, public_key=key, at=f"event {number}")
+    topology, key = journal.topology_at(scope, time=moment(at, time.time_ns()))
+    return Past(topology=topology, public_key=key, at=at)
+
+
+def _towards(session: Session, journal: JournalReader, at: str | None) -> Change:
+    wanted = _past(journal, session.name, at)
+    _check_key(session, wanted.public_key, f"the topology as of {wanted.at}")
+    memory = journal.memory(session.name)
+    desired = Topology(_born_today(wanted.topology.links, session), memory.topology.babel)
+    return session.compare(desired, memory)
+
+
+def _run_to_undo(session: Session, journal: Journal, number: int | None) -> RunRecord:
+    if number is not None:
+        record = journal.run(number)
+        if record.header.scope != session.name:
+            raise ConfigError(f"run {number} is not of this configuration")
+        if not done_events(record):
+            raise MachineError(f"run {number} changed nothing, so there is nothing to take back")
+    else:
+        did = [run for run in journal.runs(scope=session.name) if done_events(run)]
+        if not did:
+            raise MachineError("the journal has no run that changed anything")
+        record = did[-1]
+    _check_key(session, record.header.public_key, f"run {record.id}")
+    return record
+
+
+def _undoing(session: Session, journal: Journal, record: RunRecord) -> Change:
+    """The inverted events, and nothing else: what differs in other links is left as it is."""
+    memory = journal.memory(session.name)
+    before_run = _before(journal, session.name, record)
+    events = done_events(record)
+    touched = {event.name for event in events}
+    goal = undo(memory.topology, events, before_run)
+    desired = Topology(_born_today(goal.links, session), memory.topology.babel)
+    change = session.compare(desired, memory)
+    before, after = change.settled.before, change.settled.after
+    links = {name: link for name, link in after.links.items() if name in touched}
+    links |= {name: link for name, link in before.links.items() if name not in touched}
+    after = Topology(links, after.babel)
+    problems = tuple(p for p in change.settled.problems if p.link in touched)
+    settled = Settled(before, after, problems)
+    return Change(settled=settled, events=diff(before, after), drift=change.drift)
+
+
+def _before(journal: Journal, scope: str, record: RunRecord) -> Topology:
+    """As it was before the run's own events: after those that it merely noticed."""
+    if record.noticed:
+        return journal.topology_at(scope, event=record.noticed_id(len(record.noticed) - 1))[0]
+    earlier = [run for run in journal.runs(scope=scope) if run.id < record.id]
+    return journal.topology_at(scope, run=earlier[-1].id)[0] if earlier else Topology()
+
+
+def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:
+    """The links as they would be made now.
+
+    A restart of the machine gives namespaces new identities, and may bring another backend;
+    neither is a reason to remake what is already there, or to refuse.
+    """
+    kind = session.machine.choose(session.config.backend)
+    transit = session.machine.transit
+    return {
+        name: structs.replace(link, origin=Origin(kind, link.origin.netns, transit))
+        for name, link in links.items()
+    }
+
+
+def _check_key(session: Session, public_key: str, what: str) -> None:
+    if public_key and public_key != session.public_key:
+        raise ConfigError(
+            f"{what} was made under another key: public key {public_key}, and the configuration's "
+            f"private key is of {session.public_key}. The journal holds no private keys; put the "
+            "old one back into the configuration to restore it"
+        )
+
+
+def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
+    lines = [f"run {record.id} cannot be taken back alone, as later runs touched its links:"]
+    lines += [f"  {c.link}: run {c.run} ({c.command})" for c in clashes]
+    lines.append("use --force to make these links what they were before the run")
+    return "\n".join(lines)
+
+
+def _ensure_target(session: Session) -> Callable[[], None]:
+    return lambda: netns.ensure_netns(session.target).close()
+
+
+def _planned(command: str, change: Change) -> Report:
+    return report_on(command, "planned" if change.events else "unchanged", change)

@@ -1,0 +1,285 @@
+"""One run of rait against this machine: its configuration, lock, journal and WireGuard."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from rait import __version__
+from rait.adapters import netns
+from rait.adapters.journal import Journal
+from rait.adapters.lock import hold
+from rait.app.load import Loaded, load_config, load_secret
+from rait.app.machine import Machine
+from rait.app.report import Failure, Report, Status
+from rait.domain.backend import Observation, Outcome
+from rait.domain.config import Config, Secret
+from rait.domain.diff import diff
+from rait.domain.events import Event
+from rait.domain.history import Memory, RunHeader
+from rait.domain.problem import ConfigError, MachineError, SourceError
+from rait.domain.settle import Scope, Settled, settle
+from rait.domain.topology import Topology
+
+LOCK_SECONDS = 60.0
+RECORD_SECONDS = 0.25
+"""How long an outcome may wait for others to be written to the journal with it."""
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What the command line says for every command. ``debug`` gets a line for each step."""
+
+    config: str
+    debug: Callable[[str], None] = _silent
+    lock_seconds: float = LOCK_SECONDS
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """What there is, what should be, what to do, and what had changed without us.
+
+    ``strays`` are links that a run which was cut off may have left half made.
+    """
+
+    settled: Settled
+    events: tuple[Event, ...]
+    drift: tuple[Event, ...]
+    strays: tuple[str, ...] = ()
+
+
+class Session:
+    """A node's configuration at work; see ``opened``."""
+
+    def __init__(
+        self, options: Options, loaded: Loaded, secret: Secret, public_key: str, machine: Machine
+    ) -> None:
+        self.options = options
+        self.loaded = loaded
+        self.secret = secret
+        self.public_key = public_key
+        self.machine = machine
+        self.name = scope_name(options.config, public_key)
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def target(self) -> str:
+        """The namespace in which the links live, as the configuration spells it."""
+        return target_netns(self.config)
+
+    @property
+    def scope(self) -> Scope:
+        """Which links are ours."""
+        return scope_of(self.config, self.public_key)
+
+    @property
+    def journal_path(self) -> Path:
+        return Path(self.config.journal)
+
+    def observe(self, memory: Memory) -> Observation:
+        """What there is in the target, and wherever else the journal says that we have links."""
+        return self.machine.observe(_namespaces(self.target, memory))
+
+    def compare(self, desired: Topology, memory: Memory) -> Change:
+        """Look at the machine, and find what to do for it to be as desired. Changes nothing."""
+        observation = self.observe(memory)
+        settled = settle(observation, desired, memory, self.scope)
+        self.options.debug(
+            f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
+        )
+        return Change(
+            settled=settled,
+            events=diff(settled.before, settled.after),
+            drift=diff(memory.topology, settled.before),
+            strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
+        )
+
+    def carry_out(
+        self,
+        command: str,
+        change: Change,
+        journal: Journal,
+        *,
+        peers_digest: str = "",
+        prepare: Callable[[], None] | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Report:
+        """Journal what shall happen, do it, and journal what became of it.
+
+        ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
+        nothing to do and nothing new to tell leaves no trace in the journal.
+        """
+        failures = {p.link or "": p.message for p in change.settled.problems}
+        links = len(change.settled.after.links)
+        status = _status(failures, links > 0)
+        run_id: int | None = None
+        done = 0
+        self.machine.end_strays(change.strays)
+        if change.events or change.drift:
+            header = self._header(command, peers_digest)
+            run = journal.begin(header, change.drift, change.events)
+            run_id = run.id
+            if prepare is not None:
+                try:
+                    prepare()
+                except MachineError as error:
+                    run.record([Outcome(i, str(error)) for i in range(len(change.events))])
+                    run.finish("failed")
+                    raise
+            for outcomes in _in_batches(self._apply(change.events)):
+                run.record(outcomes)
+                for outcome in outcomes:
+                    if outcome.error is not None:
+                        failures.setdefault(change.events[outcome.index].name, outcome.error)
+                done += sum(outcome.error is None for outcome in outcomes)
+            status = _status(failures, done > 0 or links > len(failures))
+            run.finish(status)
+        elif prepare is not None:
+            prepare()
+        report = report_on(
+            command, status if change.events or failures else "unchanged", change, warnings
+        )
+        told = tuple(Failure(link, error) for link, error in failures.items())
+        return structs.replace(report, run=run_id, failures=told)
+
+    def _apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
+        if not events:
+            return
+        for outcome in self.machine.apply(events):
+            event = events[outcome.index]
+            verdict = "done" if outcome.error is None else f"failed: {outcome.error}"
+            self.options.debug(f"{type(event).__name__} {event.name}: {verdict}")
+            yield outcome
+
+    def _header(self, command: str, peers_digest: str) -> RunHeader:
+        return RunHeader(
+            scope=self.name,
+            command=command,
+            version=__version__,
+            uid=os.getuid(),
+            started_at=time.time_ns(),
+            public_key=self.public_key,
+            config_digest=self.loaded.digest,
+            peers_digest=peers_digest,
+        )
+
+
+def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
+    """A report of what is to be done, and of the links that cannot be."""
+    settled = change.settled
+    return Report(
+        command=command,
+        status=status,
+        events=change.events,
+        drift=change.drift,
+        failures=tuple(Failure(p.link or "", p.message) for p in settled.problems),
+        warnings=tuple(warnings),
+        links=len(settled.after.links),
+    )
+
+
+@contextmanager
+def opened(options: Options, command: str) -> Iterator[tuple[Session, Journal]]:
+    """Load the configuration, wait for our turn, and open journal and machine.
+
+    Raises ConfigError, SourceError or MachineError before anything is touched.
+    """
+    loaded, secret, public_key = _configuration(options)
+    path = Path(loaded.config.journal)
+    with (
+        hold(lock_path(path), f"rait {command}", options.lock_seconds),
+        machine_of(loaded.config, secret, public_key) as machine,
+        Journal.open(path) as journal,
+    ):
+        yield Session(options, loaded, secret, public_key, machine), journal
+
+
+@contextmanager
+def looking(options: Options) -> Iterator[Session]:
+    """A session for looking only: it takes no lock and writes nothing. Raises as ``opened``."""
+    loaded, secret, public_key = _configuration(options)
+    with machine_of(loaded.config, secret, public_key) as machine:
+        yield Session(options, loaded, secret, public_key, machine)
+
+
+def configured(url: str, *, key_required: bool = True) -> Loaded:
+    """Load our own configuration: whatever is wrong with it is a ConfigError."""
+    try:
+        return load_config(url, key_required=key_required)
+    except SourceError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _configuration(options: Options) -> tuple[Loaded, Secret, str]:
+    loaded = configured(options.config)
+    secret, public_key = load_secret(loaded.config)
+    options.debug(f"configuration {loaded.source} read; our public key is {public_key}")
+    return loaded, secret, public_key
+
+
+def machine_of(config: Config, secret: Secret | None, public_key: str) -> Machine:
+    """The machine as seen from the transit namespace. Raises MachineError if that is missing."""
+    isolation = config.isolation
+    transit = isolation.transit if isolation.type == "netns" else ""
+    return Machine(netns.open_netns(transit), secret, public_key)
+
+
+def target_netns(config: Config) -> str:
+    """The namespace that holds the links: in VRF isolation it is the current one."""
+    return config.isolation.target if config.isolation.type == "netns" else ""
+
+
+def lock_path(journal: Path) -> Path:
+    """The lock stands beside the journal, so who writes one journal waits for one lock."""
+    return journal.with_name(journal.name + ".lock")
+
+
+def scope_of(config: Config, public_key: str) -> Scope:
+    """Which links belong to the node with this configuration and key."""
+    group = config.isolation.ifgroup
+    return Scope(public_key=public_key, netns=target_netns(config), ifgroup=group)
+
+
+def scope_name(url: str, public_key: str) -> str:
+    """What the journal files this node's runs under: the configuration's absolute path.
+
+    A configuration from stdin or a URL has no path of its own, and goes by its key.
+    """
+    if url == "-" or "://" in url:
+        return f"key:{public_key}"
+    return str(Path(url).absolute())
+
+
+def _namespaces(target: str, memory: Memory) -> list[str]:
+    """The target, and wherever else the journal says that we have links."""
+    links = (*memory.topology.links.values(), *memory.pending.values())
+    return [target, *sorted({link.origin.netns for link in links} - {target})]
+
+
+def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:
+    batch: list[Outcome] = []
+    since = time.monotonic()
+    for outcome in outcomes:
+        batch.append(outcome)
+        if time.monotonic() - since > RECORD_SECONDS:
+            yield batch
+            batch, since = [], time.monotonic()
+    if batch:
+        yield batch
+
+
+def _status(failures: Mapping[str, str], some_good: bool) -> Literal["done", "partial", "failed"]:
+    if not failures:
+        return "done"
+    return "partial" if some_good else "failed"

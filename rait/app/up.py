@@ -1,0 +1,82 @@
+"""``rait up``: make the tunnels what configuration and peers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import structs
+
+from rait.adapters import netns
+from rait.adapters.resolve import resolve
+from rait.app.load import Loaded, LoadedPeers, load_peers
+from rait.app.report import Report
+from rait.app.session import Options, Session, opened, report_on
+from rait.domain.config import Config, Family
+from rait.domain.guard import excessive_removal
+from rait.domain.history import Memory
+from rait.domain.peers import Peer
+from rait.domain.plan import Node, Plan, plan
+from rait.domain.problem import Problem
+from rait.domain.topology import Origin
+
+RESOLVE_SECONDS = 10.0
+
+
+def up(options: Options, *, sure: bool = False) -> Report:
+    """Create, change and remove links until they are as planned; see Report for what it tells.
+
+    Unless ``sure``, a run that would remove most of the links does nothing, and its report says
+    ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot be
+    had.
+    """
+    with opened(options, "up") as (session, journal):
+        memory = journal.memory(session.name)
+        peers, planned, warnings = planned_topology(session, memory)
+        change = session.compare(planned.topology, memory)
+        if not sure:
+            before, after = change.settled.before, change.settled.after
+            removal = excessive_removal(before, after, session.config.max_removals)
+            if removal is not None:
+                report = report_on("up", "stopped", change, warnings)
+                return structs.replace(report, removal=removal)
+        return session.carry_out(
+            "up",
+            change,
+            journal,
+            peers_digest=peers.digest,
+            prepare=lambda: netns.ensure_netns(session.target).close(),
+            warnings=warnings,
+        )
+
+
+def planned_topology(session: Session, memory: Memory) -> tuple[LoadedPeers, Plan, list[str]]:
+    """Read the peers, look up their names, and plan; with the warnings that came of it."""
+    config = session.config
+    kind = session.machine.choose(config.backend)
+    peers = load_peers(session.loaded)
+    session.options.debug(f"{len(peers.peers)} peers from {peers.source}; backend {kind}")
+    hosts = hosts_of(config, peers.peers)
+    addresses, unresolved = resolve(hosts, session.machine.namespace, RESOLVE_SECONDS)
+    origin = Origin(kind, session.target, session.machine.transit)
+    node = Node(public_key=session.public_key, origin=origin)
+    planned = plan(config, node, peers.peers, addresses, memory.topology)
+    return peers, planned, plan_warnings(session.loaded, peers, unresolved, planned)
+
+
+def hosts_of(config: Config, peers: Iterable[Peer]) -> list[tuple[str, Family]]:
+    """The addresses that planning will ask for: those in a family that we have."""
+    families = {transport.address_family for transport in config.transports}
+    return [
+        (endpoint.address, endpoint.address_family)
+        for peer in peers
+        for endpoint in peer.endpoints
+        if endpoint.address is not None and endpoint.address_family in families
+    ]
+
+
+def plan_warnings(
+    loaded: Loaded, peers: LoadedPeers, unresolved: Iterable[Problem], planned: Plan
+) -> list[str]:
+    """All that planning found, as lines for the user."""
+    found = (peers.describe(problem) for problem in (*unresolved, *planned.problems))
+    return [*loaded.warnings, *peers.warnings, *found]

@@ -1,0 +1,260 @@
+"""The command line: arguments in, exit status out.
+
+Nothing heavy is imported here, so that ``--help`` and ``--version`` answer at once; the commands
+themselves are in commands.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from rait import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DONE, FAILED, WRONG, PARTIAL, STOPPED = 0, 1, 2, 3, 4
+CHANGES = 2
+"""What ``plan --detailed-exitcode`` gives where there is something to do."""
+
+DEFAULT_CONFIG = "/etc/rait/rait.conf"
+
+_DESCRIPTION = """\
+rait turns WireGuard into a full mesh of point-to-point links for a routing daemon: one interface
+for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may route over them.
+"""
+
+_EPILOG = """\
+exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
+done, and the links that failed are named; 4 stopped, as too many links would have been removed.
+
+`rait COMMAND --help` tells more of each command.
+"""
+
+_UP = """\
+Create, change and remove links until they are as rait.conf and the peers list say. Only what
+differs is written: links that are right already are left alone, with their sessions. A second
+`rait up` writes nothing.
+
+A run that would remove more than half of at least four links stops with exit status 4: an empty
+or truncated peers list must not take the node off the mesh. --yes, or max_removals in rait.conf,
+lets it go on.
+"""
+
+_DOWN = """\
+Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
+touched; where there are none, nothing is done.
+"""
+
+_LIST = "Show our links as they are now, with each peer's endpoint, last handshake and traffic."
+
+_PLAN = """\
+Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
+`rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
+show what a change does to each node.
+"""
+
+_EXPORT = """\
+Print this node's state as JSON for `rait plan --against`. It holds no private key.
+"""
+
+_LOG = """\
+Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
+run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
+"""
+
+_REPLAY = """\
+Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
+the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
+"""
+
+_ROLLBACK = """\
+Take one run back, by default the last that changed something. Where later runs touched the same
+links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
+brings the tunnels to what it says.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Never raises for what a user can do wrong."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else WRONG
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return WRONG
+    return _guarded(arguments)
+
+
+def complain(text: str) -> None:
+    """Tell the user something that is no result."""
+    print(f"rait: {text}", file=sys.stderr)
+
+
+def _guarded(arguments: argparse.Namespace) -> int:
+    from rait import commands
+    from rait.domain.problem import ConfigError, RaitError
+
+    try:
+        run: Callable[[argparse.Namespace], int] = getattr(commands, arguments.run)
+        return run(arguments)
+    except ConfigError as error:
+        complain(str(error))
+        return WRONG
+    except RaitError as error:
+        complain(str(error))
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read our output is gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        complain("interrupted; the next `rait up` sets right what is half done")
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rait",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rait {__version__}")
+    _add_common(parser, os.environ.get("RAIT_CONFIG", DEFAULT_CONFIG), False)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_up(commands)
+    _add(commands, "down", "down", "remove the tunnels", _DOWN, ["d"])
+    _add(commands, "list", "list_links", "show the tunnels", _LIST, ["l"])
+    _add_plan(commands)
+    _add_log(commands)
+    _add_replay(commands)
+    return parser
+
+
+def _add_up(commands: Commands) -> None:
+    up = _add(commands, "up", "up", "create or sync the tunnels", _UP, ["u", "sync"])
+    up.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    up.add_argument("--yes", action="store_true", help="remove links however many they are")
+
+
+def _add_plan(commands: Commands) -> None:
+    plan = _add(commands, "plan", "plan", "show what `rait up` would do", _PLAN)
+    plan.add_argument(
+        "--detailed-exitcode",
+        action="store_true",
+        help="exit status 0: nothing to do, 1: error, 2: there are changes",
+    )
+    plan.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+    _add(commands, "export-state", "export_state", "print the state for `plan --against`", _EXPORT)
+
+
+def _add_log(commands: Commands) -> None:
+    log = _add(commands, "log", "log", "show, verify and prune the journal", _LOG)
+    _add_journal(log, None, False)
+    log.add_argument(
+        "--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05"
+    )
+    log.add_argument("--link", metavar="NAME", help="runs and events of this link")
+    log.add_argument(
+        "--peer", metavar="KEY", help="runs and events of this public key"
+    )
+    log.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run")
+    log.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
+    log.add_argument("--oneline", action="store_true", help="a line for each run")
+    more = log.add_subparsers(title="of the journal", metavar="")
+    show = _add(more, "show", "log_show", "show one run whole", "Show one run whole.")
+    show.add_argument("number", metavar="RUN", type=int, help="the run's number")
+    verify = _add(
+        more,
+        "verify",
+        "log_verify",
+        "examine the hash chain",
+        "Examine every row of the journal: each entry's hash covers the one before it. Exit status "
+        "1 where anything was changed, removed, reordered or cut off.",
+    )
+    verify.add_argument("--expect-head", metavar="HASH", help="a head hash that was kept elsewhere")
+    prune = _add(
+        more,
+        "prune",
+        "log_prune",
+        "drop old runs",
+        "Drop the runs that ended longer ago, and keep a snapshot from which replay starts.",
+    )
+    prune.add_argument("--keep", metavar="SPAN", required=True, help="what to keep, as 90d or 12h")
+    for parser in (show, verify, prune):
+        _add_journal(parser, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _add_journal(parser: argparse.ArgumentParser, path: str | None, everyone: bool | str) -> None:
+    parser.add_argument(
+        "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        default=everyone,
+        help="the runs of all configurations that share the journal",
+    )
+
+
+def _add_replay(commands: Commands) -> None:
+    replay = _add(commands, "replay", "replay", "the topology as it was, and back to it", _REPLAY)
+    replay.add_argument(
+        "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
+    )
+    what = replay.add_mutually_exclusive_group()
+    what.add_argument("--diff", action="store_true", help="show how the live system differs")
+    what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
+    rollback = _add(commands, "rollback", "rollback", "take one run back", _ROLLBACK)
+    rollback.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
+    rollback.add_argument(
+        "--force", action="store_true", help="even if later runs touched them"
+    )
+    rollback.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def _add(
+    commands: Commands,
+    name: str,
+    run: str,
+    summary: str,
+    description: str,
+    aliases: Sequence[str] = (),
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        aliases=aliases,
+        help=summary,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # The same options after the command; SUPPRESS keeps them from undoing those before it.
+    _add_common(parser, argparse.SUPPRESS, argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, config: str, off: bool | str) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="URL",
+        default=config,
+        help="rait.conf: a path, - for stdin, or an http(s) URL "
+        f"(default: $RAIT_CONFIG, else {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "-d", "--debug", action="store_true", default=off, help="tell each step on stderr"
+    )
+    parser.add_argument("--json", action="store_true", default=off, help="print the result as JSON")

@@ -1,0 +1,177 @@
+"""What each command does with its arguments: a use case, its result printed, an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rait import render
+from rait.app.report import Report
+from rait.app.session import Options
+from rait.cli import CHANGES, DONE, FAILED, PARTIAL, STOPPED, complain
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """``rait up``, and with ``--dry-run`` the same as ``rait plan``."""
+    from rait.app import up as use_case
+
+    if arguments.dry_run:
+        from rait.app.planning import plan_up
+
+        return _planned(plan_up(_options(arguments)), arguments)
+    return _told(use_case.up(_options(arguments), sure=arguments.yes), arguments)
+
+
+def down(arguments: argparse.Namespace) -> int:
+    """``rait down``."""
+    from rait.app import down as use_case
+
+    return _told(use_case.down(_options(arguments)), arguments)
+
+
+def list_links(arguments: argparse.Namespace) -> int:
+    """``rait list``."""
+    from rait.app import listing as use_case
+
+    listing = use_case.list_links(_options(arguments))
+    _print(render.listing_json(listing) if arguments.json else render.listing_text(listing))
+    return DONE
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """``rait plan``."""
+    from rait.app.planning import plan_against, plan_up
+
+    options = _options(arguments)
+    report = plan_against(options, arguments.against) if arguments.against else plan_up(options)
+    status = _planned(report, arguments)
+    return CHANGES if arguments.detailed_exitcode and report.events else status
+
+
+def export_state(arguments: argparse.Namespace) -> int:
+    """``rait export-state``."""
+    from rait.app import planning
+
+    _print(planning.export_state(_options(arguments)))
+    return DONE
+
+
+def log(arguments: argparse.Namespace) -> int:
+    """``rait log``."""
+    from rait import render_log
+    from rait.app import history
+    from rait.app.moments import moment
+
+    since = moment(arguments.since, time.time_ns()) if arguments.since else None
+    query = history.Query(
+        since=since, link=arguments.link, peer=arguments.peer, run=arguments.number
+    )
+    ask = history.follow if arguments.follow else history.runs
+    for run in ask(_place(arguments), query):
+        if arguments.json:
+            _print(render_log.run_json(run))
+        else:
+            _print(render_log.run_text(run, query, brief=arguments.oneline))
+    return DONE
+
+
+def log_show(arguments: argparse.Namespace) -> int:
+    """``rait log show``."""
+    from rait import render_log
+    from rait.app import history
+
+    for run in history.runs(_place(arguments), history.Query(run=arguments.number)):
+        _print(render_log.run_json(run) if arguments.json else render_log.run_whole(run))
+    return DONE
+
+
+def log_verify(arguments: argparse.Namespace) -> int:
+    """``rait log verify``."""
+    from rait import render_log
+    from rait.app import history
+
+    report = history.verify(_place(arguments), arguments.expect_head)
+    text = render_log.verification_json(report) if arguments.json else ""
+    _print(text or render_log.verification_text(report))
+    return DONE if report.ok else FAILED
+
+
+def log_prune(arguments: argparse.Namespace) -> int:
+    """``rait log prune``."""
+    from rait.app import history
+    from rait.app.moments import span
+
+    pruning = history.prune(_options(arguments), _place(arguments), span(arguments.keep))
+    if arguments.json:
+        _print(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
+    else:
+        _print(f"rait log prune: {pruning.runs} runs dropped, {pruning.entries} entries")
+    return DONE
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """``rait replay``."""
+    from rait.app import restore
+
+    options = _options(arguments)
+    if arguments.apply:
+        return _told(restore.restore(options, arguments.at), arguments)
+    if arguments.diff:
+        return _planned(restore.compare_past(options, arguments.at), arguments)
+    past = restore.past(options, arguments.at)
+    _print(render.past_json(past) if arguments.json else render.past_text(past))
+    return DONE
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """``rait rollback``."""
+    from rait.app import restore
+
+    report = restore.rollback(
+        _options(arguments), arguments.number, force=arguments.force, dry_run=arguments.dry_run
+    )
+    return (_planned if arguments.dry_run else _told)(report, arguments)
+
+
+def _told(report: Report, arguments: argparse.Namespace) -> int:
+    _report(report, arguments.json)
+    statuses = {"partial": PARTIAL, "failed": FAILED, "stopped": STOPPED}
+    return statuses.get(report.status, DONE)
+
+
+def _planned(report: Report, arguments: argparse.Namespace) -> int:
+    _report(report, arguments.json)
+    return DONE
+
+
+def _report(report: Report, as_json: bool) -> None:
+    for warning in report.warnings:
+        complain(f"warning: {warning}")
+    for failure in report.failures:
+        complain(f"{failure.link}: {failure.error}")
+    if report.removal is not None:
+        complain(render.removal_text(report.removal))
+    _print(render.report_json(report) if as_json else render.report_text(report))
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    if arguments.debug:
+        return Options(config=arguments.config, debug=lambda line: complain(f"debug: {line}"))
+    return Options(config=arguments.config)
+
+
+def _place(arguments: argparse.Namespace) -> history.Place:
+    from rait.app import history
+
+    return history.place(_options(arguments), arguments.journal, arguments.all)
+
+
+def _print(text: str) -> None:
+    print(text)
+    sys.stdout.flush()
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rait.app import history

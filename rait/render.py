@@ -1,0 +1,286 @@
+"""Results as text for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from rait.app.listing import Listing
+from rait.app.report import Report
+from rait.domain.backend import ObservedLink
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+)
+from rait.domain.guard import Removal
+from rait.domain.topology import Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rait.app.restore import Past
+
+NEVER = "never"
+
+
+def report_text(report: Report) -> str:
+    """A line for each change that was not ours, one for each event, then one that sums up."""
+    noticed = [f"! {line} (since the last run, not by rait)" for line in event_lines(report.drift)]
+    return "\n".join([*noticed, *event_lines(report.events), summary(report)])
+
+
+def removal_text(removal: Removal) -> str:
+    """Why a run was stopped, and how to let it go on."""
+    names = ", ".join(removal.links)
+    return (
+        f"stopped, with nothing touched: {len(removal.links)} of {removal.of} links would be "
+        f"removed, and {removal.limit} may be: {names}. Is the peers list complete? If so, go on "
+        "with `rait up --yes`, or set max_removals in rait.conf"
+    )
+
+
+def past_text(past: Past) -> str:
+    """The topology as the journal has it, a line for each link."""
+    links = sorted(past.topology.links.values(), key=lambda link: link.name)
+    lines = [f"{link.name} {_port(link.device.listen_port)}{_peers_of(link)}" for link in links]
+    return "\n".join([*lines, f"rait replay: {_count(len(links), 'link')} as of {past.at}"])
+
+
+def past_json(past: Past) -> str:
+    """The topology as one JSON object."""
+    return to_json(
+        {
+            "at": past.at,
+            "public_key": past.public_key,
+            "topology": msgspec.to_builtins(past.topology),
+        }
+    )
+
+
+def report_json(report: Report) -> str:
+    """The report as one JSON object."""
+    return to_json(
+        {
+            "command": report.command,
+            "status": report.status,
+            "run": report.run,
+            "links": report.links,
+            "events": [event_object(event) for event in report.events],
+            "drift": [event_object(event) for event in report.drift],
+            "failed": [{"link": f.link, "error": f.error} for f in report.failures],
+            "warnings": list(report.warnings),
+        }
+    )
+
+
+def event_object(event: Event) -> dict[str, object]:
+    """An event for programs: its type, its link, and all its fields."""
+    fields = msgspec.to_builtins(event)
+    if isinstance(event, LinkAdded | LinkRemoved):
+        return {"type": fields.pop("type"), "link": event.name, "state": fields["link"]}
+    return {"type": fields.pop("type"), "link": fields.pop("name"), **fields}
+
+
+def summary(report: Report) -> str:
+    """What was done, in one line."""
+    if report.status == "unchanged":
+        return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
+    failed = {failure.link for failure in report.failures}
+    names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
+    for event in report.events:
+        if event.name not in failed:
+            names[_class_of(event)].add(event.name)
+    remade = names["added"] & names["removed"]
+    counts = {
+        "added": len(names["added"] - remade),
+        "remade": len(remade),
+        "removed": len(names["removed"] - remade),
+        "changed": len(names["changed"] - names["added"]),
+        "failed": len(failed),
+    }
+    told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
+    told = told or ["nothing done"]
+    return f"rait {report.command}: {', '.join(told)}; {_count(report.links, 'link')} wanted"
+
+
+def _to_be(what: str, report: Report) -> str:
+    """``added``, or ``to be added`` where nothing was done yet."""
+    return f"to be {what}" if report.status in ("planned", "stopped") else what
+
+
+def event_lines(events: Sequence[Event]) -> Iterator[str]:
+    """One line for each event: + comes, - goes, ~ changes. A new link and its peer share one."""
+    last = len(events) - 1
+    new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
+    for position, event in enumerate(events):
+        if isinstance(event, PeerAdded) and position and _is_new_link(events, position):
+            continue
+        text = describe(event)
+        following = events[position + 1] if position < last else None
+        if isinstance(event, LinkAdded) and isinstance(following, PeerAdded):
+            text += f" {_peer_words(following)}"
+        if isinstance(event, LinkRemoved) and event.name in new:
+            text += f" (to be remade: {_changes(event.link.origin, new[event.name].origin)})"
+        yield text
+
+
+def describe(event: Event) -> str:
+    """One event in one line."""
+    match event:
+        case LinkAdded(link):
+            return f"+ {link.name} {_port(link.device.listen_port)}"
+        case LinkRemoved(link):
+            peers = " ".join(f"peer {peer.public_key}" for peer in link.peers)
+            return f"- {link.name} {peers}".rstrip()
+        case LinkUpdated(name, before, after) | DeviceUpdated(name, before, after):
+            return f"~ {name} {_changes(before, after)}"
+        case PeerAdded(name, _):
+            return f"~ {name} + {_peer_words(event)}"
+        case PeerRemoved(name, peer):
+            return f"~ {name} - peer {peer.public_key}"
+        case PeerUpdated(name, peer_before, peer_after):
+            return f"~ {name} {_changes(peer_before, peer_after)}"
+        case BabelInterfaceAdded(name, _):
+            return f"+ babel {name}"
+        case BabelInterfaceFlushed(name, _):
+            return f"- babel {name}"
+
+
+def listing_text(listing: Listing) -> str:
+    """A table of our links, a row for each peer of each."""
+    if not listing.links:
+        return "no links"
+    rows: list[tuple[str, ...]] = [("LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")]
+    rows += [row for observed in listing.links for row in _rows(observed, listing)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded)
+
+
+def listing_json(listing: Listing) -> str:
+    """The links as one JSON object; times are unix seconds, counters bytes."""
+    return to_json({"links": [_link_object(link, listing) for link in listing.links]})
+
+
+def to_json(value: object) -> str:
+    """JSON text, indented for people to read as well."""
+    return msgspec.json.format(msgspec.json.encode(value)).decode()
+
+
+def _class_of(event: Event) -> str:
+    if isinstance(event, LinkAdded | BabelInterfaceAdded):
+        return "added"
+    if isinstance(event, LinkRemoved | BabelInterfaceFlushed):
+        return "removed"
+    return "changed"
+
+
+def _is_new_link(events: Sequence[Event], position: int) -> bool:
+    before = events[position - 1]
+    return isinstance(before, LinkAdded) and before.name == events[position].name
+
+
+def _peer_words(event: PeerAdded) -> str:
+    peer = event.peer
+    return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
+
+
+def _peers_of(link: Link) -> str:
+    return "".join(f" {_peer_words(PeerAdded(link.name, peer))}" for peer in link.peers)
+
+
+def _port(port: int) -> str:
+    return f"port {port}" if port else "port dynamic"
+
+
+def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:
+    words = []
+    for field in before.__struct_fields__:
+        old, new = getattr(before, field), getattr(after, field)
+        if old != new:
+            words.append(f"{field.replace('_', ' ')} {_value(old)} -> {_value(new)}")
+    return ", ".join(words)
+
+
+def _value(value: object) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
+    name = observed.link.name
+    if not observed.link.peers:
+        return [(name, "-", "-", "-", "-", "-")]
+    return [
+        (
+            name,
+            listing.names.get(peer.public_key, peer.public_key),
+            str(peer.endpoint) if peer.endpoint else "-",
+            _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),
+            _bytes(observed.received.get(peer.public_key, 0)),
+            _bytes(observed.sent.get(peer.public_key, 0)),
+        )
+        for peer in observed.link.peers
+    ]
+
+
+def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
+    link = observed.link
+    return {
+        "name": link.name,
+        "backend": link.origin.backend,
+        "netns": link.origin.netns,
+        "group": link.settings.group,
+        "mtu": link.settings.mtu,
+        "up": link.settings.up,
+        "master": link.settings.master,
+        "address": link.settings.address,
+        "public_key": link.device.public_key,
+        "listen_port": link.device.listen_port,
+        "fwmark": link.device.fwmark,
+        "peers": [
+            {
+                "public_key": peer.public_key,
+                "name": listing.names.get(peer.public_key),
+                "endpoint": str(peer.endpoint) if peer.endpoint else None,
+                "latest_handshake": observed.handshakes.get(peer.public_key, 0),
+                "received": observed.received.get(peer.public_key, 0),
+                "sent": observed.sent.get(peer.public_key, 0),
+            }
+            for peer in link.peers
+        ],
+    }
+
+
+def _ago(now: int, then: int) -> str:
+    if not then:
+        return NEVER
+    seconds = max(now - then, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

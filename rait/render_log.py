@@ -1,0 +1,123 @@
+"""Runs of the journal as text for people, and as JSON lines for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from rait.app.history import Query
+from rait.app.moments import written
+from rait.domain.events import Event, peers_named
+from rait.domain.history import RunRecord, VerifyReport
+from rait.render import describe, event_object, to_json
+
+UNFINISHED = "never finished"
+_SHORT = 12
+"""So many digits of a digest are told in passing."""
+
+
+def run_text(run: RunRecord, query: Query, *, brief: bool) -> str:
+    """A run and its events, or only those events that were asked for."""
+    head = _headline(run)
+    if brief:
+        return head
+    return "\n".join([head, *(line for _, event, line in _events(run) if _asked(event, query))])
+
+
+def run_whole(run: RunRecord) -> str:
+    """All that the journal has of a run, with the number of each event."""
+    header = run.header
+    lines = [
+        _headline(run),
+        f"  configuration {header.scope}",
+        f"  sha256 of rait.conf {header.config_digest or 'unknown'}",
+        f"  sha256 of peers {header.peers_digest or 'not read'}",
+        f"  public key {header.public_key}",
+    ]
+    if run.finished_at is not None:
+        lines.append(f"  finished {written(run.finished_at)}")
+    lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
+    return "\n".join(lines)
+
+
+def run_json(run: RunRecord) -> str:
+    """A run as one line of JSON; times are unix time in nanoseconds."""
+    header = msgspec.to_builtins(run.header)
+    value = {
+        "run": run.id,
+        **header,
+        "finished_at": run.finished_at,
+        "status": run.status or "unfinished",
+        "done": run.done,
+        "failed": run.failed,
+        "unknown": run.unknown,
+        "noticed": [
+            {"event": run.noticed_id(index), **event_object(event)}
+            for index, event in enumerate(run.noticed)
+        ],
+        "events": [
+            {"event": run.intended_id(index), **event_object(event), **_outcome(run, index)}
+            for index, event in enumerate(run.intended)
+        ],
+    }
+    return msgspec.json.encode(value).decode()
+
+
+def verification_text(report: VerifyReport) -> str:
+    """What ``rait log verify`` found."""
+    pruned = f", {report.dropped} pruned before them" if report.dropped else ""
+    if report.ok:
+        return f"rait log verify: {report.entries} entries are sound{pruned}\nhead {report.head}"
+    return f"rait log verify: {report.why}\nsound up to here: {report.entries} entries{pruned}"
+
+
+def verification_json(report: VerifyReport) -> str:
+    """The same as one JSON object."""
+    return to_json(msgspec.to_builtins(report))
+
+
+def _headline(run: RunRecord) -> str:
+    header = run.header
+    counts = [f"{run.done} done"]
+    counts += [f"{run.failed} failed"] if run.failed else []
+    counts += [f"{run.unknown} unknown"] if run.unknown else []
+    counts += [f"{len(run.noticed)} noticed"] if run.noticed else []
+    words = [
+        f"run {run.id}",
+        written(header.started_at),
+        header.command,
+        run.status or UNFINISHED,
+        f"({', '.join(counts)})",
+        f"uid {header.uid}",
+        f"rait {header.version}",
+        f"config {header.config_digest[:_SHORT]}",
+    ]
+    words += [f"peers {header.peers_digest[:_SHORT]}"] if header.peers_digest else []
+    return "  ".join(words)
+
+
+def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
+    for index, event in enumerate(run.noticed):
+        yield run.noticed_id(index), event, f"  {describe(event)} (noticed: not done by rait)"
+    for index, event in enumerate(run.intended):
+        outcome = _outcome(run, index)
+        suffix = "" if outcome["outcome"] == "done" else f" ({outcome['outcome']})"
+        if outcome.get("error"):
+            suffix = f" (failed: {outcome['error']})"
+        yield run.intended_id(index), event, f"  {describe(event)}{suffix}"
+
+
+def _outcome(run: RunRecord, index: int) -> dict[str, str]:
+    outcome = run.outcomes.get(index)
+    if outcome is None:
+        return {"outcome": "unknown"}
+    if outcome.error is None:
+        return {"outcome": "done"}
+    return {"outcome": "failed", "error": outcome.error}
+
+
+def _asked(event: Event, query: Query) -> bool:
+    if query.link is not None and event.name != query.link:
+        return False
+    return query.peer is None or query.peer in peers_named(event)
