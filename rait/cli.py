@@ -11,16 +11,13 @@ import os
 import sys
 
 from rait import __version__
+from rait.terminal import FAILED, WRONG, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-DONE, FAILED, WRONG, PARTIAL, STOPPED = 0, 1, 2, 3, 4
-CHANGES = 2
-"""What ``plan --detailed-exitcode`` gives where there is something to do."""
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
@@ -93,11 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(arguments)
 
 
-def complain(text: str) -> None:
-    """Tell the user something that is no result."""
-    print(f"rait: {text}", file=sys.stderr)
-
-
 def _guarded(arguments: argparse.Namespace) -> int:
     from rait import commands
     from rait.domain.problem import ConfigError, RaitError
@@ -161,13 +153,9 @@ def _add_plan(commands: Commands) -> None:
 def _add_log(commands: Commands) -> None:
     log = _add(commands, "log", "log", "show, verify and prune the journal", _LOG)
     _add_journal(log, None, False)
-    log.add_argument(
-        "--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05"
-    )
+    log.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
     log.add_argument("--link", metavar="NAME", help="runs and events of this link")
-    log.add_argument(
-        "--peer", metavar="KEY", help="runs and events of this public key"
-    )
+    log.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
     log.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run")
     log.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
     log.add_argument("--oneline", action="store_true", help="a line for each run")
@@ -217,9 +205,7 @@ def _add_replay(commands: Commands) -> None:
     what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
     rollback = _add(commands, "rollback", "rollback", "take one run back", _ROLLBACK)
     rollback.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
-    rollback.add_argument(
-        "--force", action="store_true", help="even if later runs touched them"
-    )
+    rollback.add_argument("--force", action="store_true", help="even if later runs touched them")
     rollback.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 

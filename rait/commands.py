@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 
 from rait import render
 from rait.app.report import Report
 from rait.app.session import Options
-from rait.cli import CHANGES, DONE, FAILED, PARTIAL, STOPPED, complain
+from rait.terminal import CHANGES, DONE, FAILED, PARTIAL, STOPPED, complain, tell
 
 
 def up(arguments: argparse.Namespace) -> int:
@@ -35,7 +34,7 @@ def list_links(arguments: argparse.Namespace) -> int:
     from rait.app import listing as use_case
 
     listing = use_case.list_links(_options(arguments))
-    _print(render.listing_json(listing) if arguments.json else render.listing_text(listing))
+    tell(render.listing_json(listing) if arguments.json else render.listing_text(listing))
     return DONE
 
 
@@ -53,7 +52,7 @@ def export_state(arguments: argparse.Namespace) -> int:
     """``rait export-state``."""
     from rait.app import planning
 
-    _print(planning.export_state(_options(arguments)))
+    tell(planning.export_state(_options(arguments)))
     return DONE
 
 
@@ -70,9 +69,9 @@ def log(arguments: argparse.Namespace) -> int:
     ask = history.follow if arguments.follow else history.runs
     for run in ask(_place(arguments), query):
         if arguments.json:
-            _print(render_log.run_json(run))
+            tell(render_log.run_json(run))
         else:
-            _print(render_log.run_text(run, query, brief=arguments.oneline))
+            tell(render_log.run_text(run, query, brief=arguments.oneline))
     return DONE
 
 
@@ -82,7 +81,7 @@ def log_show(arguments: argparse.Namespace) -> int:
     from rait.app import history
 
     for run in history.runs(_place(arguments), history.Query(run=arguments.number)):
-        _print(render_log.run_json(run) if arguments.json else render_log.run_whole(run))
+        tell(render_log.run_json(run) if arguments.json else render_log.run_whole(run))
     return DONE
 
 
@@ -93,7 +92,7 @@ def log_verify(arguments: argparse.Namespace) -> int:
 
     report = history.verify(_place(arguments), arguments.expect_head)
     text = render_log.verification_json(report) if arguments.json else ""
-    _print(text or render_log.verification_text(report))
+    tell(text or render_log.verification_text(report))
     return DONE if report.ok else FAILED
 
 
@@ -104,9 +103,9 @@ def log_prune(arguments: argparse.Namespace) -> int:
 
     pruning = history.prune(_options(arguments), _place(arguments), span(arguments.keep))
     if arguments.json:
-        _print(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
+        tell(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
     else:
-        _print(f"rait log prune: {pruning.runs} runs dropped, {pruning.entries} entries")
+        tell(f"rait log prune: {pruning.runs} runs dropped, {pruning.entries} entries")
     return DONE
 
 
@@ -120,7 +119,7 @@ def replay(arguments: argparse.Namespace) -> int:
     if arguments.diff:
         return _planned(restore.compare_past(options, arguments.at), arguments)
     past = restore.past(options, arguments.at)
-    _print(render.past_json(past) if arguments.json else render.past_text(past))
+    tell(render.past_json(past) if arguments.json else render.past_text(past))
     return DONE
 
 
@@ -152,7 +151,7 @@ def _report(report: Report, as_json: bool) -> None:
         complain(f"{failure.link}: {failure.error}")
     if report.removal is not None:
         complain(render.removal_text(report.removal))
-    _print(render.report_json(report) if as_json else render.report_text(report))
+    tell(render.report_json(report) if as_json else render.report_text(report))
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -165,11 +164,6 @@ def _place(arguments: argparse.Namespace) -> history.Place:
     from rait.app import history
 
     return history.place(_options(arguments), arguments.journal, arguments.all)
-
-
-def _print(text: str) -> None:
-    print(text)
-    sys.stdout.flush()
 
 
 TYPE_CHECKING = False
