@@ -16,7 +16,7 @@ from rait.domain.problem import Path, SourceError
 Format = Literal["hcl", "toml", "json"]
 
 _SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
-_BLOCK = re.compile(r'^[ \t]*[A-Za-z_][\w-]*(?:[ \t]+"[^"\n]*")*[ \t]*\{', re.MULTILINE)
+_BLOCK = re.compile(r'^[ \t]*[A-Za-z_][\w-]*(?:[ \t]+(?:"[^"\n]*"|[\w-]+))*[ \t]*\{', re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 

@@ -163,6 +163,12 @@ def _block(
 
 
 def _value(node: Any, key: str) -> Any:
+    if node.data == "unary_op" and str(node.children[0]) == "-":
+        # The grammar takes -15 for a number, but -5 for the negative of one.
+        value = _value(node.children[1], key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return -value
+        raise _refuse(node, key)
     if node.data != "expr_term" or len(node.children) != 1:
         raise _refuse(node, key)
     inner = node.children[0]

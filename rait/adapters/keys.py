@@ -9,6 +9,9 @@ from rait.domain.config import Secret
 from rait.domain.keytext import canonical_key
 from rait.domain.problem import ConfigError
 
+MAX_KEY_FILE = 4096
+"""More bytes than any file with one key has."""
+
 
 def public_key(secret: Secret) -> str:
     """The public key of a private one, in canonical base64 (X25519, RFC 7748), as `wg pubkey`."""
@@ -26,7 +29,7 @@ def read_private_key(url: str) -> Secret:
     Raises SourceError where it cannot be read and ConfigError where it is no key; neither shows
     any of the content.
     """
-    text = source.read(url)
+    text = source.read(url, limit=MAX_KEY_FILE)
     try:
         return Secret(canonical_key(text))
     except ValueError as error:

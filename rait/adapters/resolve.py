@@ -1,9 +1,8 @@
 """Looks up host names where the underlay is: in the transit namespace.
 
 The look-ups are getaddrinfo(3)'s, so /etc/hosts and /etc/nsswitch.conf count. Files in
-/etc/netns/NAME, which `ip netns exec` mounts over those in /etc, do not: a mount namespace is the
-whole process's, not a thread's. Where the transit namespace needs another resolver, run rait
-itself by `ip netns exec`, with an empty ``transit``.
+/etc/netns/NAME, which `ip netns exec` mounts over those in /etc, do not. Where the transit
+namespace needs another resolver, run rait itself by `ip netns exec`, with an empty ``transit``.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rait.domain.config import Family
 from rait.domain.hosts import ip_literal
 from rait.domain.keytext import shown
-from rait.domain.problem import Problem
+from rait.domain.problem import Problem, RaitError
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns
@@ -115,16 +115,25 @@ async def _look_all_up(
 
 
 def _look_up(host: Host, transit: Netns, answers: _Answers) -> None:
-    from rait.adapters.netns import entered
-
     name, family = host
     try:
-        with entered(transit):
+        with _inside(transit):
             infos = socket.getaddrinfo(name, None, _AF[family], socket.SOCK_DGRAM)
     except socket.gaierror as error:
         answers.failed(host, error.strerror or "it does not resolve")
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, RaitError) as error:
         answers.failed(host, str(error))
     else:
         texts = {str(info[4][0]).partition("%")[0] for info in infos}
-        answers.found(host, tuple(sorted(texts)))
+        if texts:
+            answers.found(host, tuple(sorted(texts)))
+        else:
+            answers.failed(host, "the name has none")
+
+
+def _inside(transit: Netns) -> AbstractContextManager[None]:
+    if transit.spec == "":
+        return nullcontext()  # threads begin in the current namespace; entering it takes root
+    from rait.adapters.netns import entered
+
+    return entered(transit)

@@ -7,7 +7,6 @@ import re
 import stat
 import sys
 from typing import BinaryIO
-from urllib.parse import urlsplit, urlunsplit
 
 from rait.domain.problem import SourceError
 
@@ -46,6 +45,8 @@ def display_name(url: str) -> str:
         return "standard input"
     if not _SCHEME.match(url):
         return url
+    from urllib.parse import urlsplit, urlunsplit
+
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -116,7 +116,9 @@ def _entry(registry: _Registry, entry: object, path: Path) -> None:
 
 
 def _is_nested(field: tuple[str, object] | None) -> bool:
-    return field is not None and isinstance(field[1], Mapping | list | tuple)
+    if field is None or isinstance(field[1], str):
+        return False
+    return isinstance(field[1], Mapping | list | tuple)
 
 
 def _public_key(registry: _Registry, fields: _Fields, path: Path) -> str | None:

@@ -1,0 +1,349 @@
+"""What a person may write in rait.conf, and what is said of what they may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rait.domain.config import MAX_MTU, Babeld, Config, Isolation, Secret
+from rait.domain.decode import decode_config
+from rait.domain.problem import Problem
+
+KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+
+
+def transport(**changes: Any) -> dict[str, Any]:
+    base = {"address_family": "ip4", "send_port": 50153, "mtu": 1420, "ifprefix": "rait4x"}
+    return {k: v for k, v in {**base, **changes}.items() if v is not ...}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base = {"private_key": KEY, "transport": [transport()]}
+    return {k: v for k, v in {**base, **changes}.items() if v is not ...}
+
+
+def decoded(**changes: Any) -> Config:
+    config, problems = decode_config(document(**changes))
+    assert config is not None, problems
+    return config
+
+
+def errors(**changes: Any) -> list[Problem]:
+    config, problems = decode_config(document(**changes))
+    found = [problem for problem in problems if problem.severity == "error"]
+    assert (config is None) == bool(found)
+    return found
+
+
+def error(**changes: Any) -> Problem:
+    (found,) = errors(**changes)
+    return found
+
+
+def transport_error(**changes: Any) -> Problem:
+    return error(transport=[transport(**changes)])
+
+
+def test_defaults_are_those_of_the_manual():
+    config = decoded()
+    assert config.peers == "/etc/rait/peers.conf"
+    assert config.isolation == Isolation(type="netns", ifgroup=54, transit="", target="")
+    assert config.babeld == Babeld()
+    assert config.babeld.socket_addr == "/run/babeld.ctl"
+    assert config.babeld.param == (
+        "type tunnel link-quality true split-horizon false rxcost 32 "
+        "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
+    )
+    assert (config.backend, config.journal) == ("auto", "/var/lib/rait/journal.db")
+    assert config.max_removals is None
+    (only,) = config.transports
+    assert (only.fwmark, only.dynamic_port, only.address, only.bind_addr) == (0, False, None, None)
+
+
+def test_everything_that_can_be_said():
+    config = decoded(
+        private_key=...,
+        private_key_file="key",
+        transport=[
+            transport(fwmark=54, dynamic_port=True, address="192.0.2.1"),
+            transport(address_family="ip6", send_port=50154, ifprefix="rait6x"),
+        ],
+        isolation=[
+            {"type": "vrf", "ifgroup": 7, "transit": "", "target": "mesh", "table": 100},
+        ],
+        babeld=[
+            {
+                "socket_type": "tcp",
+                "socket_addr": "[::1]:33123",
+                "param": "type wired",
+                "extra_cmd": "redistribute local deny\nredistribute ip 192.0.2.0/24 allow\n",
+                "sync": True,
+            }
+        ],
+        peers="https://example.org/peers",
+        name="a node",
+        remarks=[{"where": "attic"}],
+        backend="userspace",
+        journal="/var/lib/x.db",
+        max_removals=3,
+    )
+    assert config.private_key_file == "key"
+    assert config.transports[0].fwmark == 54
+    assert config.transports[1].address_family == "ip6"
+    assert config.isolation == Isolation(type="vrf", ifgroup=7, target="mesh", table=100)
+    assert config.babeld.socket_addr == "[::1]:33123"
+    assert config.babeld.extra_cmd.count("\n") == 2
+    assert config.remarks == {"where": "attic"}
+    assert (config.backend, config.max_removals, config.name) == ("userspace", 3, "a node")
+
+
+def test_keys_match_without_case_and_underscores():
+    spelt = {"AddressFamily": "ip4", "SENDPORT": 1, "Mtu": 1420, "if_prefix": "r"}
+    config = decoded(private_key=..., PrivateKey=KEY, transport=..., Transport=spelt)
+    assert config.private_key == Secret(KEY)
+    assert config.transports[0].send_port == 1
+
+
+def test_a_key_in_two_spellings_is_an_error():
+    found = error(PrivateKey=KEY)
+    assert found.path == ("PrivateKey",)
+    assert "given twice" in found.message
+
+
+@pytest.mark.parametrize("name", ["transport", "transports"])
+@pytest.mark.parametrize("many", [False, True])
+def test_transports_are_one_block_or_several(name, many):
+    value = [transport()] if many else transport()
+    assert len(decoded(**{"transport": ..., name: value}).transports) == 1
+
+
+def test_random_port_is_dynamic_port():
+    assert decoded(transport=[transport(random_port=True)]).transports[0].dynamic_port
+    both = [transport(random_port=True, dynamic_port=True)]
+    assert decoded(transport=both).transports[0].dynamic_port
+    found = transport_error(random_port=True, dynamic_port=False)
+    assert "contradicts dynamic_port" in found.message
+
+
+@pytest.mark.parametrize("absent", [..., []])
+def test_no_transport_is_an_error(absent):
+    assert "no transport" in error(transport=absent).message
+
+
+@pytest.mark.parametrize("key", ["address_family", "send_port", "mtu", "ifprefix"])
+def test_what_a_transport_needs(key):
+    found = transport_error(**{key: ...})
+    assert found.path == ("transport", 0)
+    assert found.message.startswith(f"{key} is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("send_port", 0, "0 is not from 1 to 65535"),
+        ("send_port", 65536, "65536 is not from 1 to 65535"),
+        ("send_port", "50153", "leave out the quotes"),
+        ("send_port", True, "must be a whole number, not true or false"),
+        ("send_port", 1.0, "not a number with a fraction"),
+        ("send_port", 10**4000, "a huge number"),
+        ("mtu", 1279, "babeld needs IPv6"),
+        ("mtu", MAX_MTU + 1, f"to {MAX_MTU}"),
+        ("address_family", "ip5", '"ip5" is not one of ip4, ip6'),
+        ("address_family", 4, "a whole number is not one of ip4, ip6"),
+        ("ifprefix", "", "must not be empty"),
+        ("ifprefix", "a/b", "cannot name an interface"),
+        ("ifprefix", "a b", "cannot name an interface"),
+        ("ifprefix", "a:b", "cannot name an interface"),
+        ("ifprefix", "..", "cannot name an interface"),
+        ("ifprefix", "a\0b", "control character"),
+        ("ifprefix", "fifteen-bytes-x", "longer than 14 bytes"),
+        ("ifprefix", "sixteen-bytes-xy", "longer than 15 bytes"),
+        ("ifprefix", 7, "must be text"),
+        ("fwmark", -1, "-1 is not from 0"),
+        ("fwmark", 2**32, "is not from 0"),
+        ("fwmark", "0x100000000", "is not a mark"),
+        ("fwmark", "4294967296", "is not a mark"),
+        ("fwmark", "mark", "is not a mark"),
+        ("fwmark", True, "must be a whole number"),
+        ("dynamic_port", "true", "without quotes"),
+        ("dynamic_port", 1, "must be true or false"),
+        ("address", "2001:db8::1", "not an address of family ip4"),
+        ("address", "no host", "neither an IP address nor a host name"),
+        ("bind_addr", "example.org", "must be an IP address"),
+    ],
+)
+def test_a_wrong_value_in_a_transport(key, value, says):
+    found = transport_error(**{key: value})
+    assert found.path == ("transport", 0, key)
+    assert says in found.message
+
+
+@pytest.mark.parametrize("prefix", ["a", "rait4x", "ten-bytes-", "fourteen-bytes"])
+def test_prefixes_that_leave_room_for_a_port(prefix):
+    assert decoded(transport=[transport(ifprefix=prefix)]).transports[0].ifprefix == prefix
+
+
+def test_prefixes_are_measured_in_bytes():
+    assert "bytes" in transport_error(ifprefix="ä" * 8).message
+
+
+@pytest.mark.parametrize(
+    ("given", "mark"),
+    [(0, 0), (54, 54), ("54", 54), ("0x36", 54), ("off", 0), (2**32 - 1, 2**32 - 1)],
+)
+def test_fwmark_as_wg_takes_it(given, mark):
+    assert decoded(transport=[transport(fwmark=given)]).transports[0].fwmark == mark
+
+
+def test_transports_must_differ_in_prefix():
+    found = error(transport=[transport(), transport(address_family="ip6", send_port=1)])
+    assert found.path == ("transport", 1, "ifprefix")
+
+
+def test_transports_of_a_family_must_differ_in_port():
+    found = error(transport=[transport(), transport(ifprefix="other")])
+    assert found.path == ("transport", 1, "send_port")
+    families = [transport(), transport(ifprefix="other", address_family="ip6")]
+    assert len(decoded(transport=families).transports) == 2
+
+
+def test_bind_addr_is_taken_with_a_warning():
+    config, problems = decode_config(document(transport=[transport(bind_addr="192.0.2.1")]))
+    assert config is not None
+    assert config.transports[0].bind_addr == "192.0.2.1"
+    (warning,) = problems
+    assert (warning.severity, warning.path) == ("warning", ("transport", 0, "bind_addr"))
+    assert "no effect" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("spelt", "near"),
+    [("privatkey", "private_key"), ("transprot", "transport"), ("babel", "babeld")],
+)
+def test_an_unknown_key_is_met_with_the_nearest_known(spelt, near):
+    found = error(**{spelt: 1})
+    assert found.path == (spelt,)
+    assert found.message == f"unknown key; did you mean {near}?"
+
+
+def test_unknown_keys_inside_blocks():
+    assert "did you mean send_port?" in transport_error(sendprt=1).message
+    assert "did you mean ifgroup?" in error(isolation={"ifgrp": 1}).message
+    assert "did you mean socket_addr?" in error(babeld={"socket_address": "x"}).message
+
+
+def test_a_private_key_or_a_file_with_one():
+    assert "wg genkey" in error(private_key=...).message
+    assert "both given" in error(private_key_file="x").message
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("A" * 43 + "=", "all-zero"),
+        (KEY[:-1], "not valid base64"),
+        (KEY + KEY, "not valid base64"),
+        ("QUJD", "3 bytes instead of 32"),
+        ("schlüssel", "not valid base64"),
+        (5, "must be a key in base64"),
+    ],
+)
+def test_a_bad_private_key_is_refused_and_not_shown(value, says):
+    found = error(private_key=value)
+    assert found.path == ("private_key",)
+    assert says in found.message
+    assert str(value) not in found.message or value == 5
+
+
+def test_keys_get_one_spelling():
+    # The last character holds two bits that base64 decoders overlook.
+    assert decoded(private_key=KEY[:-2] + "J=").private_key == Secret(KEY)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "path", "says"),
+    [
+        ({"type": "vlan"}, ("isolation", "type"), "netns, vrf"),
+        ({"table": 100}, ("isolation", "table"), 'only with type = "vrf"'),
+        ({"target": "a/b"}, ("isolation", "target"), "network namespace"),
+        ({"transit": ".."}, ("isolation", "transit"), "network namespace"),
+        ({"ifgroup": 0}, ("isolation", "ifgroup"), "put in none"),
+        ({"ifgroup": 0x7FFF0000}, ("isolation", "ifgroup"), "for rait itself"),
+        ({"ifgroup": 2**31}, ("isolation", "ifgroup"), "is not from 1"),
+        ({"type": "vrf", "table": 9}, ("isolation",), "target is missing"),
+        ({"type": "vrf", "target": "m"}, ("isolation",), "table is missing"),
+        ({"type": "vrf", "target": "m", "table": 0}, ("isolation", "table"), "not from 1"),
+        ({"type": "vrf", "target": "m", "table": 2**32}, ("isolation", "table"), "not from 1"),
+        ({"type": "vrf", "target": "m", "table": 254}, ("isolation", "table"), "own table"),
+        ({"type": "vrf", "target": "m" * 16, "table": 9}, ("isolation", "target"), "15 bytes"),
+    ],
+)
+def test_a_wrong_isolation(isolation, path, says):
+    found = error(isolation=isolation)
+    assert found.path == path
+    assert says in found.message
+
+
+def test_the_last_group_before_ours():
+    assert decoded(isolation={"ifgroup": 0x7FFEFFFF}).isolation.ifgroup == 0x7FFEFFFF
+
+
+def test_a_vrf_as_transit_needs_marks():
+    vrf = {"type": "vrf", "target": "mesh", "transit": "under", "table": 100}
+    assert error(isolation=vrf).path == ("transport", 0)
+    assert error(isolation=vrf, transport=[transport(fwmark=0)]).path == ("transport", 0, "fwmark")
+    assert decoded(isolation=vrf, transport=[transport(fwmark=1)]).isolation.transit == "under"
+    same = {**vrf, "transit": "mesh"}
+    assert "nothing apart" in error(isolation=same, transport=[transport(fwmark=1)]).message
+
+
+@pytest.mark.parametrize(
+    ("babeld", "says"),
+    [
+        ({"socket_type": "udp"}, "unix, tcp"),
+        ({"socket_type": "tcp"}, "socket_addr is missing"),
+        ({"socket_type": "tcp", "socket_addr": "33123"}, "HOST:PORT"),
+        ({"socket_type": "tcp", "socket_addr": "::1:33123"}, "brackets"),
+        ({"socket_type": "tcp", "socket_addr": "h:0"}, "HOST:PORT"),
+        ({"socket_addr": "/" + "x" * 107}, "107 bytes"),
+        ({"param": "a\nflush"}, "one line"),
+        ({"sync": "yes"}, "true or false"),
+    ],
+)
+def test_a_wrong_babeld(babeld, says):
+    assert says in error(babeld=babeld).message
+
+
+def test_a_block_can_stand_once():
+    found = error(isolation=[{}, {}])
+    assert (found.path, found.message) == (
+        ("isolation", 1),
+        "there is more than one isolation block",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"backend": "user"}, "auto, kernel, userspace"),
+        ({"max_removals": -1}, "not from 0"),
+        ({"max_removals": True}, "whole number"),
+        ({"peers": ""}, "not be empty"),
+        ({"journal": 1}, "must be text"),
+        ({"isolation": "netns"}, "must be a block, not text"),
+        ({"babeld": [1]}, "must be a block, not a whole number"),
+        ({"remarks": "x"}, "must be a block"),
+    ],
+)
+def test_wrong_values_at_the_top(changes, says):
+    assert says in error(**changes).message
+
+
+def test_standard_input_is_read_once():
+    found = error(private_key=..., private_key_file="-", peers="-")
+    assert found.path == ("peers",)
+
+
+def test_all_errors_are_found_at_once():
+    assert len(errors(backend="x", private_key=..., transport=[transport(mtu=1, send_port=0)])) == 4

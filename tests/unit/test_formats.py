@@ -1,0 +1,272 @@
+"""Texts of all formats become plain documents, and findings lead back to lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rait.adapters import formats, hcl
+from rait.domain.config import Babeld, Isolation, Secret, Transport
+from rait.domain.decode import decode_config, decode_peers
+from rait.domain.problem import SourceError
+
+DATA = Path(__file__).parent.parent / "data"
+KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+
+
+def data(text: str, name: str = "x.conf") -> object:
+    return formats.parse(text, name).data
+
+
+def refused(text: str, name: str = "x.conf") -> str:
+    with pytest.raises(SourceError) as caught:
+        formats.parse(text, name)
+    return str(caught.value)
+
+
+def test_the_manuals_configuration():
+    document = formats.parse((DATA / "rait.conf").read_text(), "rait.conf")
+    config, problems = decode_config(document.data)
+    assert problems == ()
+    assert config is not None
+    assert config.private_key == Secret(KEY)
+    assert config.transports == (
+        Transport(address_family="ip4", send_port=50153, mtu=1420, ifprefix="rait4x", fwmark=54),
+        Transport(
+            address_family="ip6",
+            send_port=50154,
+            mtu=1420,
+            ifprefix="rait6x",
+            fwmark=54,
+            dynamic_port=True,
+        ),
+    )
+    assert config.isolation == Isolation(type="netns", ifgroup=54, transit="", target="raitns")
+    assert config.babeld == Babeld(socket_type="unix", socket_addr="/run/babeld.ctl")
+    assert config.peers == "/etc/rait/peers.conf"
+
+
+def test_the_manuals_peers():
+    document = formats.parse((DATA / "peers.toml").read_text(), "peers.conf")
+    (peer,), problems = decode_peers(document.data)
+    assert problems == ()
+    assert peer.public_key == "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+    (endpoint,) = peer.endpoints
+    assert (endpoint.address_family, endpoint.send_port) == ("ip4", 50221)
+    assert endpoint.address == "example.org"
+
+
+def test_nested_peers():
+    document = formats.parse((DATA / "peers.hcl").read_text(), "peers.conf")
+    peers, problems = decode_peers(document.data)
+    assert problems == ()
+    assert [(p.name, len(p.endpoints)) for p in peers] == [("first", 2), (None, 1)]
+    assert peers[1].endpoints[0].address == "example.org"
+
+
+def test_nested_peers_on_one_line():
+    text = (
+        f'peers {{ public_key = "{KEY}" name = "n" endpoint {{ address_family = "ip4" '
+        'send_port = 50180 address = "1.1.1.1" } endpoint { address_family = "ip6" '
+        "send_port = 1 } remarks { a = 1 } }\n"
+    )
+    ((peer,), problems) = decode_peers(formats.parse(text, "peers.conf").data)
+    assert problems == ()
+    assert [e.send_port for e in peer.endpoints] == [50180, 1]
+
+
+def test_one_meaning_in_three_formats():
+    toml = 'peers = "p"\n[[transport]]\nmtu = 1420\nsync = true\n'
+    block = 'peers = "p"\ntransport {\n  mtu = 1420\n  sync = true\n}\n'
+    json = '{"peers": "p", "transport": [{"mtu": 1420, "sync": true}]}'
+    assert data(toml) == data(block) == data(json)
+    assert data(toml, "x.toml") == data(block, "x.hcl") == data(json, "x.JSON")
+
+
+def test_a_name_tells_the_format_whatever_the_text():
+    assert "not valid TOML" in refused("a {\n}\n", "x.toml")
+    assert "not valid JSON" in refused("a = 1\n", "x.json")
+    assert "not valid HCL" in refused("[[a]]\n", "x.hcl")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '// remark\nname = "x"\n',
+        '# only attributes\nname = "x" # TOML and HCL\n',
+        '/* remark\n*/\nname = "x"',
+    ],
+)
+def test_attributes_alone(text):
+    assert data(text) == {"name": "x"}
+
+
+def test_toml_that_shows_a_block_in_its_text():
+    assert data('name = """\nblock {\n"""\n[isolation]\n') == {"name": "block {\n", "isolation": {}}
+
+
+def test_hcl_values():
+    text = r"""
+a = "q\" \\ \n \u00e9 $${x} %%{y}"
+b = -5
+c = 1.5
+d = null
+e = [1, "x", # remark
+  true, {in = 1, "k" : [], z = false}]
+f = <<EOT
+two
+  lines
+EOT
+g = <<-EOT
+    less
+      indent
+    EOT
+h {}
+"""
+    assert data(text) == {
+        "a": 'q" \\ \n é ${x} %{y}',
+        "b": -5,
+        "c": 1.5,
+        "d": None,
+        "e": [1, "x", True, {"in": 1, "k": [], "z": False}],
+        "f": "two\n  lines\n",
+        "g": "less\n  indent\n",
+        "h": [{}],
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "foo",
+        '"a${b}c"',
+        '"%{ if x }y%{ endif }"',
+        'upper("x")',
+        "1 + 2",
+        "-x",
+        "(1)",
+        "a.b",
+        "a[0]",
+        "true ? 1 : 2",
+        "[for x in y : x]",
+        "[1, x]",
+        "<<EOT\n${x}\nEOT",
+    ],
+)
+def test_expressions_are_refused_by_name_and_line(value):
+    message = refused(f"block {{\n  first = 1\n  wanted = {value}\n}}\n", "rait.conf")
+    assert message.startswith("rait.conf:3:")
+    assert '"wanted" is an expression' in message
+
+
+def test_object_values_that_are_expressions_name_their_own_key():
+    assert '"inner" is an expression' in refused("a {\n  outer = { inner = x }\n}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a {}\nx = 1\nx = 2\n", 'x.conf:3:1: "x" is given twice'),
+        ("b {}\nx = 1\nx {\n}\n", 'x.conf:3:1: "x" is given as a value and as a block'),
+        ('a "label" {\n}\n', 'x.conf:1:1: the block "a" has a label'),
+        ("a label {\n}\n", 'x.conf:1:1: the block "a" has a label'),
+        ("a {}\nx = { k = 1, k = 2 }\n", 'x.conf:2:14: "k" is given twice'),
+        ("a {\n  x = 1\n", "ends too early"),
+        ('a {\n  x = "open\n}\n', "ends too early"),
+        ("a {\n  x = = 1\n}\n", "x.conf:2:7: this is not valid HCL here"),
+        ("a {}\nx = " + "9" * 5000 + "\n", '"x" is a huge number'),
+        ("a {}\nx = " + "[" * 3000 + "]" * 3000 + "\n", "nested too deep"),
+        ("[a]\nx = \n", "x.conf:2:5: not valid TOML: Invalid value"),
+        ("[a]\nx = 1\nx = 2\n", "x.conf:3:"),
+        ("[a]\nx = " + "[" * 3000 + "]" * 3000 + "\n", "nested too deep"),
+        ('{"a": 1', "x.conf:1:8: not valid JSON"),
+        ('{"a": ' + "[" * 100000, "nested too deep"),
+        ("<html><body>Not found</body></html>", "x.conf:1:1: not valid TOML"),
+    ],
+)
+def test_syntax_errors_name_the_place(text, says):
+    assert says in refused(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "private_key = {key}\n",
+        'private_key = "{key}\n',
+        'private_key = "{key}" "{key}"\n',
+        "private_key {key}\n",
+        "transport {{\n}}\nprivate_key = {key}\n",
+        'transport {{\n}}\nprivate_key = "{key}\n',
+        'transport {{\n}}\nprivate_key = upper("{key}")\n',
+        'transport {{\n}}\n"{key}" = 1\n',
+        '["{key}"]\n["{key}"]\n',
+        '["{key}"]\nx = {{"{key}" = 1, "{key}" = 2}}\n',
+        '{{"private_key": "{key}"',
+        'a {{}}\nx = {{"{key}" = y}}\n',
+    ],
+)
+def test_syntax_errors_show_no_key(text):
+    assert KEY[:20] not in refused(text.format(key=KEY))
+
+
+def test_lines_of_hcl():
+    text = "a = 1\nb {\n  c = 2\n  d {\n  }\n}\nb {\n\n  c = 3\n}\n"
+    locate = formats.parse(text, "x").locate
+    assert locate(("a",)) == 1
+    assert locate(("b",)) == locate(("b", 0)) == 2
+    assert locate(("b", 0, "c")) == 3
+    assert locate(("b", 0, "d", 0)) == 4
+    assert locate(("b", 1, "c")) == 9
+    assert locate(("b", 1, "not there")) == 7
+    assert locate(("not there",)) is None
+
+
+def test_lines_of_toml():
+    text = (
+        'a = 1\n"q.r" = 2\n[b]\nc = 3\nd.e = 4\n[[f]]\ng = """\nc = 5\n"""\nh = 6\n'
+        "[[f.i]]\nj = 7\n[[f]] # again\ng = 8\n[[f.i]]\nj = 9\n[[ f . i ]]\n j=10\n[f.k]\nl=1\n"
+    )
+    document = formats.parse(text, "x.toml")
+    expected = {
+        ("a",): 1,
+        ("q.r",): 2,
+        ("b", "c"): 4,
+        ("b", "d", "e"): 5,
+        ("f", 0): 6,
+        ("f", 0, "h"): 10,
+        ("f", 0, "i", 0, "j"): 12,
+        ("f", 1, "g"): 14,
+        ("f", 1, "i", 0, "j"): 16,
+        ("f", 1, "i", 1, "j"): 18,
+        ("f", 1, "k", "l"): 20,
+        ("b", "missing"): 3,
+    }
+    assert {path: document.locate(path) for path in expected} == expected
+
+
+def test_windows_line_ends():
+    assert data('a = "x"\r\nb {\r\n  c = 1\r\n}\r\n') == {"a": "x", "b": [{"c": 1}]}
+
+
+def test_a_cache_directory_is_made_for_us_alone(tmp_path):
+    tmp_path.chmod(0o755)
+    made = tmp_path / "cache"
+    assert hcl.is_safe_directory(made)
+    assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_directory_that_others_could_write_to_is_not_used(tmp_path):
+    tmp_path.chmod(0o755)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o770)
+    assert not hcl.is_safe_directory(shared)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert not hcl.is_safe_directory(link)
+    (tmp_path / "file").touch()
+    assert not hcl.is_safe_directory(tmp_path / "file")
+    assert not hcl.is_safe_directory(Path("relative"))
+    tmp_path.chmod(0o777)
+    assert not hcl.is_safe_directory(tmp_path / "replaceable")

@@ -1,0 +1,219 @@
+"""Configuration, key and peers as a run gathers them: one clear error, or warnings with lines."""
+
+from __future__ import annotations
+
+import io
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from rait.app.load import Loaded, load_config, load_peers, load_secret
+from rait.domain.config import Config, Secret
+from rait.domain.problem import ConfigError, Problem, SourceError
+
+DATA = Path(__file__).parent.parent / "data"
+PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
+"""What `wg pubkey` says of PRIVATE."""
+
+GOOD = """\
+private_key_file = "key"
+peers = "peers.toml"
+journal = "state/journal.db"
+transport {
+  address_family = "ip4"
+  send_port = 50153
+  mtu = 1420
+  ifprefix = "rait4x"
+}
+"""
+PEERS = """\
+[[Peers]]
+PublicKey = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+SendPort = 50221
+AddressFamily = "ip4"
+
+[[Peers]]
+PublicKey = "WLkgNBmW9GdP2LjwIRDb5yOP2/UfMw3Iu6lWW1y9PSo="
+SendPort = 0
+AddressFamily = "ip4"
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "rait.conf").write_text(GOOD)
+    (tmp_path / "peers.toml").write_text(PEERS)
+    (tmp_path / "key").write_text(PRIVATE + "\n")
+    (tmp_path / "key").chmod(0o600)
+    return tmp_path
+
+
+def load(directory: Path, text: str | None = None) -> Loaded:
+    if text is not None:
+        (directory / "rait.conf").write_text(text)
+    return load_config(str(directory / "rait.conf"))
+
+
+def refused(directory: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(directory, text)
+    return str(caught.value).replace(str(directory) + "/", "")
+
+
+def test_the_manuals_files(tmp_path):
+    path = tmp_path / "rait.conf"
+    path.write_bytes((DATA / "rait.conf").read_bytes())
+    path.chmod(0o600)
+    loaded = load_config(str(path))
+    assert loaded.warnings == ()
+    assert loaded.config.peers == "/etc/rait/peers.conf"
+    assert loaded.digest == sha256(path.read_bytes()).hexdigest()
+    assert load_secret(loaded.config) == (Secret(PRIVATE), PUBLIC)
+    assert PRIVATE not in repr(loaded)
+
+
+def test_paths_are_relative_to_the_configuration(directory, monkeypatch):
+    monkeypatch.chdir("/")
+    loaded = load(directory)
+    assert loaded.config.peers == str(directory / "peers.toml")
+    assert loaded.config.journal == str(directory / "state/journal.db")
+    assert load_secret(loaded.config) == (Secret(PRIVATE), PUBLIC)
+    assert load_peers(loaded).source == str(directory / "peers.toml")
+
+
+def test_peers_come_with_warnings_that_name_the_line(directory):
+    peers = load_peers(load(directory))
+    assert [peer.endpoints[0].send_port for peer in peers.peers] == [50221]
+    (warning,) = peers.warnings
+    name = directory / "peers.toml"
+    assert warning == f"{name}:8: Peers[1].SendPort: 0 is not from 1 to 65535; skipped"
+    assert peers.digest == sha256(PEERS.encode()).hexdigest()
+
+
+def test_later_findings_about_a_peer_name_its_line_too(directory):
+    peers = load_peers(load(directory))
+    path = peers.peers[0].endpoints[0].path
+    assert peers.describe(Problem("port taken", "warning", path)).endswith(
+        "peers.toml:1: Peers[0]: port taken"
+    )
+    assert peers.describe(Problem("no address")).endswith("peers.toml: no address")
+
+
+def test_an_error_names_file_line_and_key(directory):
+    message = refused(directory, GOOD.replace("1420", "1200"))
+    assert message.startswith("rait.conf:7: transport[0].mtu: 1200 is not from 1280")
+
+
+def test_of_several_errors_the_first_in_the_file_is_told(directory):
+    message = refused(directory, 'backend = "x"\n' + GOOD.replace("50153", "0"))
+    assert message.startswith("rait.conf:1: backend:")
+    assert message.endswith("(and 1 more problem)")
+
+
+def test_a_text_that_does_not_parse(directory):
+    (directory / "rait.conf").write_text("transport {\n  mtu = = 1\n}\n")
+    with pytest.raises(SourceError, match=r"rait\.conf:2:9: "):
+        load(directory)
+
+
+def test_warnings_of_the_configuration_name_the_line(directory):
+    loaded = load(directory, GOOD.replace("  mtu", '  bind_addr = "192.0.2.1"\n  mtu'))
+    (warning,) = loaded.warnings
+    assert "rait.conf:7: transport[0].bind_addr: has no effect" in warning
+
+
+def test_a_private_key_that_others_can_read_is_warned_of(directory):
+    text = GOOD.replace('private_key_file = "key"', f'private_key = "{PRIVATE}"')
+    (directory / "rait.conf").chmod(0o640)
+    (warning,) = load(directory, text).warnings
+    assert "chmod 600" in warning
+    (directory / "rait.conf").chmod(0o600)
+    assert load(directory, text).warnings == ()
+
+
+def test_a_key_file_that_others_can_read_is_warned_of(directory):
+    (directory / "key").chmod(0o604)
+    (warning,) = load(directory).warnings
+    assert warning.startswith(f"{directory / 'key'}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (PRIVATE[:-3], "not valid base64"),
+        (PRIVATE * 2, "not valid base64"),
+        ("", "0 bytes instead of 32"),
+        ("x" * 5000, "larger than 4096 bytes"),
+        (None, "no such file"),
+    ],
+)
+def test_key_files_that_hold_none(directory, content, says):
+    config = load(directory).config
+    (directory / "key").unlink() if content is None else (directory / "key").write_text(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_secret(config)
+    assert str(directory / "key") in str(caught.value)
+    assert PRIVATE[:20] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("nodes = []\n", "not a peers list"),
+        ("[[Peers]\n", r"peers\.toml:1:"),
+    ],
+)
+def test_a_peers_list_that_is_none(directory, text, says):
+    (directory / "peers.toml").write_text(text)
+    with pytest.raises(SourceError, match=says):
+        load_peers(load(directory))
+
+
+def test_a_missing_peers_list(directory):
+    (directory / "peers.toml").unlink()
+    with pytest.raises(SourceError, match="no such file"):
+        load_peers(load(directory))
+
+
+class _Stdin:
+    def __init__(self, text: str) -> None:
+        self.buffer = io.BytesIO(text.encode())
+
+
+def test_the_configuration_from_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", _Stdin(GOOD))
+    loaded = load_config("-")
+    assert (loaded.source, loaded.config.peers) == ("standard input", "peers.toml")
+
+
+@pytest.mark.parametrize("old", ['"peers.toml"', '"key"'])
+def test_standard_input_has_one_text(monkeypatch, old):
+    monkeypatch.setattr(sys, "stdin", _Stdin(GOOD.replace(old, '"-"')))
+    with pytest.raises(ConfigError, match="standard input"):
+        load_config("-")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'private_key = "{PRIVATE}x"\n',
+        f'private_key = "{PRIVATE}"\nprivate_kye = "{PRIVATE}"\n',
+        f'private_key = "{PRIVATE}"\nbackend = "{PRIVATE}"\n',
+        f"private_key = {PRIVATE}\ntransport {{\n}}\n",
+        f'"{PRIVATE}" = 1\n',
+        f'{{"private_key": "{PRIVATE}", "{PRIVATE}": 1}}',
+    ],
+)
+def test_no_error_shows_the_private_key(directory, text):
+    (directory / "rait.conf").write_text(text)
+    with pytest.raises((ConfigError, SourceError)) as caught:
+        load_config(str(directory / "rait.conf"))
+    assert PRIVATE[:20] not in str(caught.value)
+
+
+def test_a_secret_needs_no_file_if_the_configuration_holds_it():
+    assert load_secret(Config(private_key=Secret(PRIVATE)))[1] == PUBLIC

@@ -1,0 +1,163 @@
+"""Names become addresses of the wanted family, in time or not at all."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rait.adapters import resolve as module
+from rait.adapters.netns import Netns, open_netns
+from rait.adapters.resolve import resolve
+
+HERE = Netns("", -1, "")
+_INET = {socket.AF_INET: ("192.0.2.9", "192.0.2.10"), socket.AF_INET6: ("2001:db8::1",)}
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
+    asked: list[str] = []
+
+    def getaddrinfo(name: str, _: object, family: int, kind: int) -> list[Any]:
+        asked.append(name)
+        return [(family, kind, 17, "", (text, 0)) for text in answer(name, family)]
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_literals_need_no_look_up(monkeypatch):
+    asked = _fake(monkeypatch, lambda *_: ())
+    hosts = [("192.0.2.1", "ip4"), ("2001:db8:0::1", "ip6"), ("192.0.2.1", "ip6")]
+    assert resolve(hosts, HERE, 1) == (
+        {("192.0.2.1", "ip4"): ("192.0.2.1",), ("2001:db8:0::1", "ip6"): ("2001:db8::1",)},
+        (),
+    )
+    assert asked == []
+
+
+def test_names_resolve_in_their_family(monkeypatch):
+    asked = _fake(monkeypatch, lambda _, family: _INET[family])
+    hosts = [("a.example", "ip4"), ("a.example", "ip6"), ("a.example", "ip4")]
+    found, problems = resolve(hosts, HERE, 10)
+    assert found == {
+        ("a.example", "ip4"): ("192.0.2.10", "192.0.2.9"),
+        ("a.example", "ip6"): ("2001:db8::1",),
+    }
+    assert problems == ()
+    assert len(asked) == 2
+
+
+def test_localhost_for_real():
+    found, problems = resolve([("localhost", "ip4")], HERE, 10)
+    assert found == {("localhost", "ip4"): ("127.0.0.1",)}
+    assert problems == ()
+
+
+def test_a_name_that_fails_is_a_warning_and_the_others_stand(monkeypatch):
+    def answer(name: str, family: int) -> tuple[str, ...]:
+        if name == "bad.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return _INET[family]
+
+    _fake(monkeypatch, answer)
+    found, (problem,) = resolve([("bad.example", "ip4"), ("a.example", "ip6")], HERE, 10)
+    assert list(found) == [("a.example", "ip6")]
+    assert problem.severity == "warning"
+    assert problem.message == '"bad.example" has no ip4 address: Name or service not known'
+
+
+def test_a_name_without_addresses_is_a_warning(monkeypatch):
+    _fake(monkeypatch, lambda *_: ())
+    found, (problem,) = resolve([("a.example", "ip4")], HERE, 10)
+    assert found == {}
+    assert "no ip4 address" in problem.message
+
+
+def test_names_are_looked_up_at_the_same_time(monkeypatch):
+    # Each look-up ends only once all have begun.
+    barrier = threading.Barrier(20)
+
+    def answer(_: str, family: int) -> tuple[str, ...]:
+        barrier.wait(10)
+        return _INET[family]
+
+    _fake(monkeypatch, answer)
+    hosts = [(f"n{number}.example", "ip4") for number in range(20)]
+    found, problems = resolve(hosts, HERE, 20)
+    assert len(found) == 20
+    assert problems == ()
+
+
+def test_what_hangs_is_given_up(monkeypatch):
+    release = threading.Event()
+
+    def answer(name: str, family: int) -> tuple[str, ...]:
+        if name == "slow.example":
+            release.wait(30)
+        return _INET[family]
+
+    _fake(monkeypatch, answer)
+    try:
+        found, (problem,) = resolve([("slow.example", "ip4"), ("a.example", "ip4")], HERE, 0.5)
+    finally:
+        release.set()
+    assert list(found) == [("a.example", "ip4")]
+    assert problem.message == '"slow.example" has no ip4 address: no answer within 0.5 seconds'
+
+
+_HANGING = """
+import socket, threading
+from rait.adapters.netns import Netns
+from rait.adapters.resolve import resolve
+socket.getaddrinfo = lambda *_: threading.Event().wait()
+found, problems = resolve([("a.example", "ip4")], Netns("", -1, ""), 0.2)
+print(found, len(problems))
+"""
+
+
+def test_the_process_ends_although_a_look_up_hangs():
+    done = subprocess.run(
+        [sys.executable, "-c", _HANGING], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{} 1\n", "")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[int]:
+    """The id of a process in a network namespace of its own, which ends with it."""
+    script = "echo here; exec sleep 60"
+    command = ["unshare", "--net", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "here\n":
+                pytest.skip("this user may not make a network namespace")
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_names_are_looked_up_in_the_transit_namespace(monkeypatch, elsewhere):
+    seen = []
+
+    def answer(_: str, family: int) -> tuple[str, ...]:
+        seen.append(Path("/proc/thread-self/ns/net").readlink())
+        return _INET[family]
+
+    _fake(monkeypatch, answer)
+    with open_netns(str(elsewhere)) as transit:
+        resolve([("a.example", "ip4")], transit, 10)
+    assert seen == [Path(f"/proc/{elsewhere}/ns/net").readlink()]
+    assert seen != [Path("/proc/thread-self/ns/net").readlink()]
+
+
+def test_a_namespace_that_cannot_be_entered_is_a_warning():
+    found, (problem,) = resolve([("localhost", "ip4")], Netns("gone", -1, ""), 10)
+    assert found == {}
+    assert problem.message.startswith('"localhost" has no ip4 address: ')

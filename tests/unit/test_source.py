@@ -1,0 +1,326 @@
+"""Texts from paths, standard input and the web, each failure with a reason."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rait.adapters import source
+from rait.domain.problem import SourceError
+
+BODY = "peers = []\n"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
+        getattr(self, "_" + self.path.strip("/").partition("?")[0], self._missing)()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def _missing(self) -> None:
+        self.send_error(404)
+
+    def _answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _ok(self) -> None:
+        self._answer(BODY.encode())
+
+    def _latin(self) -> None:
+        self._answer(b"caf\xe9")
+
+    def _empty(self) -> None:
+        self._answer(b"", 204)
+
+    def _cut(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"peers")
+
+    def _garbage(self) -> None:
+        self.wfile.write(b"\x00\x01\x02\r\n\r\n")
+
+    def _endless(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not self.server.closing.is_set():
+                self.wfile.write(b"#" * 65536)
+        except OSError:
+            pass
+
+    def _silent(self) -> None:
+        self.server.closing.wait(30)
+
+    def _drip(self) -> None:
+        try:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not self.server.closing.wait(0.05):
+                self.wfile.write(b"x")
+        except OSError:
+            pass
+
+    def _redirect(self, to: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", to)
+        self.end_headers()
+
+    def _moved(self) -> None:
+        self._redirect("/ok")
+
+    def _loop(self) -> None:
+        self._redirect("/loop")
+
+    def _plain(self) -> None:
+        self._redirect(f"http://127.0.0.1:{self.server.other}/ok")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.seen: list[tuple[str, str | None]] = []
+        self.closing = threading.Event()
+        self.other = 0
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+
+def _running(server: _Server) -> Iterator[_Server]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    yield from _running(_Server())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rait test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    plain = serialization.NoEncryption()
+    kind = serialization.PrivateFormat.PKCS8
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, kind, plain)
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def tls_server(certificate: Path, server: _Server) -> Iterator[_Server]:
+    secure = _Server()
+    secure.other = server.port
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    secure.handle_error = lambda *_: None  # type: ignore[method-assign]
+    yield from _running(secure)
+
+
+def refused(url: str, **options: object) -> str:
+    with pytest.raises(SourceError) as caught:
+        source.read(url, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_file(tmp_path):
+    path = tmp_path / "peers.conf"
+    path.write_bytes(b"\xef\xbb\xbf" + BODY.encode())
+    assert source.read(str(path)) == BODY
+
+
+def test_a_fifo(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=(BODY,))
+    writer.start()
+    assert source.read(str(path)) == BODY
+    writer.join()
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert refused(str(tmp_path / "none")) == f"{tmp_path / 'none'}: there is no such file"
+    assert "is a directory" in refused(str(tmp_path))
+    assert "NUL" in refused("a\0b")
+    assert "larger than 10 bytes" in refused("/dev/zero", limit=10)
+    (tmp_path / "latin").write_bytes(b"abc\xe9")
+    assert "not text in UTF-8 (byte 4)" in refused(str(tmp_path / "latin"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_file_of_another_user(tmp_path):
+    path = tmp_path / "closed"
+    path.touch(mode=0o600)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setuid(65534)
+            source.read(str(path))
+        except SourceError as error:
+            status = 0 if "may not be read by this user" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_standard_input():
+    assert source.read("-", stdin=io.BytesIO(BODY.encode())) == BODY
+    message = refused("-", stdin=io.BytesIO(b"x" * 11), limit=10)
+    assert message.startswith("standard input: larger than 10 bytes")
+
+
+def test_other_schemes_are_refused():
+    assert "rait reads paths" in refused("ftp://user:secret@example.org/x")
+    assert "secret" not in refused("ftp://user:secret@example.org/x")
+    assert "rait reads paths" in refused("file:///etc/passwd")
+
+
+def test_http(server):
+    assert source.read(f"http://127.0.0.1:{server.port}/ok") == BODY
+    assert source.read(f"HTTP://127.0.0.1:{server.port}/moved") == BODY
+
+
+def test_credentials_are_used_and_not_shown(server, caplog):
+    caplog.set_level(logging.DEBUG)
+    url = f"http://user:sec%40ret@127.0.0.1:{server.port}"
+    assert source.read(f"{url}/moved") == BODY
+    assert [auth for _, auth in server.seen] == ["Basic dXNlcjpzZWNAcmV0"] * 2
+    message = refused(f"{url}/none?token=hidden")
+    for text in (message, caplog.text.replace("/none?token=hidden", "")):
+        assert "sec%40ret" not in text
+        assert "sec@ret" not in text
+    assert "hidden" not in message
+    assert message.startswith(f"http://127.0.0.1:{server.port}/none?...:")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("none", "answered 404 Not Found"),
+        ("empty", "answered 204 No Content"),
+        ("latin", "not text in UTF-8"),
+        ("cut", "transfer failed"),
+        ("garbage", "transfer failed"),
+        ("loop", "redirected more than 5 times"),
+    ],
+)
+def test_answers_that_are_no_use(server, path, says):
+    assert says in refused(f"http://127.0.0.1:{server.port}/{path}")
+
+
+def test_too_much(server):
+    url = f"http://127.0.0.1:{server.port}/endless"
+    assert "larger than 1000000 bytes" in refused(url, limit=1_000_000)
+
+
+@pytest.mark.parametrize("path", ["silent", "drip"])
+def test_too_slow(server, path):
+    message = refused(f"http://127.0.0.1:{server.port}/{path}", timeout=0.5)
+    assert "within 0.5 seconds" in message
+
+
+def test_nobody_there(server):
+    url = f"http://127.0.0.1:{server.port}/ok"
+    server.shutdown()
+    server.server_close()
+    assert "no connection" in refused(url)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1/", "http://127.0.0.1:99999/x"])
+def test_urls_that_are_none(url):
+    assert refused(url)
+
+
+def test_a_certificate_that_nobody_vouches_for(tls_server):
+    message = refused(f"https://127.0.0.1:{tls_server.port}/ok")
+    assert "certificate is not trusted: self" in message
+    assert tls_server.seen == []
+
+
+def test_a_certificate_that_the_machine_trusts(tls_server, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert source.read(f"https://127.0.0.1:{tls_server.port}/ok") == BODY
+    assert "not trusted" in refused(f"https://localhost:{tls_server.port}/ok")
+
+
+def test_no_way_from_https_to_http(tls_server, server, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    message = refused(f"https://127.0.0.1:{tls_server.port}/plain")
+    assert "from https to http" in message
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "expected"),
+    [
+        ("peers", "/etc/rait/rait.conf", "/etc/rait/peers"),
+        ("/x/peers", "/etc/rait/rait.conf", "/x/peers"),
+        ("peers", "rait.conf", "peers"),
+        ("peers", "-", "peers"),
+        ("peers", "https://example.org/conf", "peers"),
+        ("https://example.org/p", "/etc/rait/rait.conf", "https://example.org/p"),
+        ("-", "/etc/rait/rait.conf", "-"),
+    ],
+)
+def test_relative_paths(url, other, expected):
+    assert source.beside(url, other) == expected
