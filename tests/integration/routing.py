@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,8 +17,10 @@ import pytest
 
 from tests.integration import machine
 
-PATIENCE = 60.0
-"""Seconds until what a daemon is to bring about is given up; it decides nothing else."""
+PATIENCE = 180.0
+"""Seconds until what a daemon is to bring about is given up: an emulated machine is slow."""
+
+GUIDE = Path(__file__).parents[2] / "docs" / "routing.md"
 
 _namespaces = itertools.count(1)
 
@@ -61,17 +64,50 @@ def veth(netns: str, name: str, other_netns: str, other_name: str) -> None:
     machine.ip_batch([f"link set {other_name} up"], other_netns)
 
 
-class Babeld:
-    """A running babeld with its control socket at ``socket``, read-write by default.
+def documented(language: str) -> str:
+    """The one block in the routing guide that is written in this language."""
+    pattern = rf"^```{language}\n(.*?)^```$"
+    (text,) = re.findall(pattern, GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return text
 
-    It has one interface, lo, since it does not start without any.
+
+def replaced(text: str, changes: dict[str, str]) -> str:
+    """The text with each of these, which must be in it once, replaced."""
+    for before, after in changes.items():
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    return text
+
+
+def loopback(number: int) -> str:
+    """An address for a node's lo that the guide's configurations announce (RFC 3849)."""
+    return f"2001:db8:ffff::{number}"
+
+
+def make_router(netns: str, number: int) -> None:
+    """Make a namespace that forwards, with the node's loopback address, before any link."""
+    machine.run(["ip", "netns", "add", netns])
+    machine.ip_batch(["link set lo up", f"addr add {loopback(number)}/128 dev lo"], netns)
+    machine.run(["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"], netns)
+
+
+class Babeld:
+    """A running babeld, configured as the guide has it, with its control socket at ``socket``.
+
+    It has one interface, lo, since it does not start without any. The socket is read-write by
+    default.
     """
 
     def __init__(self, netns: str, directory: Path, *, writable: bool = True) -> None:
         self.socket = str(directory / f"{netns}.ctl")
         self.log = directory / f"{netns}.log"
+        file = directory / f"{netns}.babeld.conf"
+        changes = {"/run/babeld.ctl": self.socket}
+        if not writable:
+            changes["local-path-readwrite"] = "local-path"
+        file.write_text(replaced(documented("babeld"), changes))
         command = ["babeld", "-I", "", "-S", str(directory / f"{netns}.state")]
-        command += ["-L", str(self.log), "-G" if writable else "-g", self.socket, "lo"]
+        command += ["-L", str(self.log), "-c", str(file)]
         self.process = machine.start(command, netns, stderr=subprocess.DEVNULL)
         eventually(self._listens, f"babeld serves {self.socket}")
 
@@ -111,3 +147,9 @@ def route(netns: str, prefix: str) -> str:
     """What ``ip route`` shows of a route to the prefix, "" if there is none."""
     family = "-6" if ":" in prefix else "-4"
     return machine.run(["ip", family, "route", "show", prefix], netns).strip()
+
+
+def way(netns: str, address: str) -> str:
+    """The interface over which the routes to an address lead, "" if there is no route."""
+    _, _, rest = route(netns, address).partition(" dev ")
+    return rest.split()[0] if rest else ""
