@@ -77,6 +77,17 @@ brings the tunnels to what it says.
 """
 
 
+_BABELD = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
+
+_BABELD_LIST = "Show the interfaces that babeld has, and which of them are ours."
+
+_BABELD_SYNC = """\
+Make babeld's interfaces among ours equal to our live links: what is missing is added, what is gone
+is flushed, and after a change extra_cmd is sent. Interfaces that are not ours are left alone. With
+sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Never raises for what a user can do wrong."""
     parser = _parser()
@@ -130,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_log(commands)
     _add_replay(commands)
+    _add_babeld(commands)
     return parser
 
 
@@ -207,6 +219,14 @@ def _add_replay(commands: Commands) -> None:
     rollback.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
     rollback.add_argument("--force", action="store_true", help="even if later runs touched them")
     rollback.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def _add_babeld(commands: Commands) -> None:
+    babeld = _add(commands, "babeld", "babeld_list", "show and sync babeld's interfaces", _BABELD)
+    more = babeld.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
+    _add(more, "list", "babeld_list", "the interfaces that babeld has", _BABELD_LIST, ["l"])
+    sync = _add(more, "sync", "babeld_sync", "make ours equal to our links", _BABELD_SYNC, ["s"])
+    sync.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
 
 
 def _add(

@@ -133,6 +133,22 @@ def rollback(arguments: argparse.Namespace) -> int:
     return (_planned if arguments.dry_run else _told)(report, arguments)
 
 
+def babeld_list(arguments: argparse.Namespace) -> int:
+    """``rait babeld list``."""
+    from rait.app.babeld import list_interfaces
+
+    listing = list_interfaces(_options(arguments))
+    tell(render.babel_json(listing) if arguments.json else render.babel_text(listing))
+    return DONE
+
+
+def babeld_sync(arguments: argparse.Namespace) -> int:
+    """``rait babeld sync``."""
+    from rait.app.babeld import sync
+
+    return _told(sync(_options(arguments), exclusive=arguments.exclusive), arguments)
+
+
 def _told(report: Report, arguments: argparse.Namespace) -> int:
     _report(report, arguments.json)
     statuses = {"partial": PARTIAL, "failed": FAILED, "stopped": STOPPED}

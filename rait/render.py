@@ -26,6 +26,7 @@ from rait.domain.topology import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rait.app.babeld import BabelListing
     from rait.app.restore import Past
 
 NEVER = "never"
@@ -160,9 +161,7 @@ def listing_text(listing: Listing) -> str:
         return "no links"
     rows: list[tuple[str, ...]] = [("LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")]
     rows += [row for observed in listing.links for row in _rows(observed, listing)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = (zip(row, widths, strict=True) for row in rows)
-    return "\n".join("  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded)
+    return _table(rows)
 
 
 def listing_json(listing: Listing) -> str:
@@ -170,9 +169,33 @@ def listing_json(listing: Listing) -> str:
     return to_json({"links": [_link_object(link, listing) for link in listing.links]})
 
 
+def babel_text(listing: Sequence[BabelListing]) -> str:
+    """A table of babeld's interfaces."""
+    if not listing:
+        return "babeld has no interfaces"
+    rows: list[tuple[str, ...]] = [("INTERFACE", "UP", "OURS")]
+    rows += [
+        (item.interface.name, "yes" if item.interface.up else "no", "yes" if item.ours else "no")
+        for item in listing
+    ]
+    return _table(rows)
+
+
+def babel_json(listing: Sequence[BabelListing]) -> str:
+    """The same as one JSON object."""
+    told = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
+    return to_json({"interfaces": told})
+
+
 def to_json(value: object) -> str:
     """JSON text, indented for people to read as well."""
     return msgspec.json.format(msgspec.json.encode(value)).decode()
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded)
 
 
 def _class_of(event: Event) -> str:

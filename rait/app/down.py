@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rait.app.report import Report
-from rait.app.session import Options, opened
+from rait.app.session import Options, opened, synced_routing
 from rait.domain.topology import EMPTY
 
 
@@ -12,6 +12,8 @@ def down(options: Options) -> Report:
 
     Raises RaitError, with nothing touched, where the configuration cannot be had.
     """
-    with opened(options, "down") as (session, journal):
-        change = session.compare(EMPTY, journal.memory(session.name))
-        return session.carry_out("down", change, journal, warnings=session.loaded.warnings)
+    with opened(options, "down") as (session, journal), synced_routing(session) as routing:
+        change = session.compare(EMPTY, journal.memory(session.name), routing)
+        return session.carry_out(
+            "down", change, journal, routing=routing, warnings=session.loaded.warnings
+        )

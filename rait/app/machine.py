@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from types import TracebackType
+from typing import TYPE_CHECKING, Literal
 
 from rait.adapters import netns, rtnl
 from rait.adapters.kernel import KernelBackend
@@ -13,9 +14,19 @@ from rait.adapters.kernel import available as kernel_available
 from rait.adapters.netns import Netns
 from rait.domain.backend import Backend, Interface, Observation, ObservedLink, Outcome
 from rait.domain.config import BackendKind, Secret
-from rait.domain.events import Event, LinkAdded, LinkRemoved
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+)
 from rait.domain.problem import MachineError
 
+if TYPE_CHECKING:
+    from rait.app.routing import Routing
+
+BABELD: Literal["babeld"] = "babeld"
 TUN = "tun"
 WIREGUARD = "wireguard"
 
@@ -88,12 +99,19 @@ class Machine:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
         return Observation(now=int(time.time()), links=links, others=others)
 
-    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
-        """Carry out link events, each by the backend of its link; see Backend.apply."""
+    def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
+        """Carry out events, each by the backend of its link, or by babeld; see Backend.apply."""
         start = 0
+        broken: set[str] = set()
         for kind, group in groupby(events, key=self._kind_of):
             batch = tuple(group)
-            for outcome in self._backend(kind).apply(batch):
+            if kind == BABELD:
+                outcomes = routing.apply(batch, broken) if routing is not None else iter(())
+            else:
+                outcomes = iter(self._backend(kind).apply(batch))
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    broken.add(batch[outcome.index].name)
                 yield Outcome(start + outcome.index, outcome.error)
             start += len(batch)
 
@@ -117,7 +135,9 @@ class Machine:
         self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
         return found
 
-    def _kind_of(self, event: Event) -> BackendKind:
+    def _kind_of(self, event: Event) -> BackendKind | Literal["babeld"]:
+        if isinstance(event, BabelInterfaceAdded | BabelInterfaceFlushed):
+            return BABELD
         if isinstance(event, LinkAdded | LinkRemoved):
             self._kinds[event.name] = event.link.origin.backend
         return self._kinds[event.name]

@@ -13,7 +13,15 @@ from rait.adapters.journal_reader import JournalReader
 from rait.adapters.resolve import resolve
 from rait.app.load import load_peers, load_secret
 from rait.app.report import Report, Status
-from rait.app.session import Change, Options, configured, looking, report_on, scope_of
+from rait.app.session import (
+    Change,
+    Options,
+    configured,
+    looking,
+    report_on,
+    scope_of,
+    synced_routing,
+)
 from rait.app.up import RESOLVE_SECONDS, hosts_of, plan_warnings, planned_topology
 from rait.domain.backend import Observation
 from rait.domain.diff import diff
@@ -42,10 +50,10 @@ def plan_up(options: Options) -> Report:
 
     Raises RaitError as ``up`` does.
     """
-    with looking(options) as session:
+    with looking(options) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
         _, planned, warnings = planned_topology(session, memory)
-        return _report(session.compare(planned.topology, memory), warnings)
+        return _report(session.compare(planned.topology, memory, routing), warnings)
 
 
 def plan_against(options: Options, state_path: str) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -12,13 +13,16 @@ from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.app.moments import moment
 from rait.app.report import Report
-from rait.app.session import Change, Options, Session, looking, opened, report_on
+from rait.app.session import Change, Options, Session, looking, opened, report_on, synced_routing
 from rait.domain.diff import diff
 from rait.domain.history import RunRecord
 from rait.domain.problem import ConfigError, MachineError, RaitError
 from rait.domain.settle import Settled
 from rait.domain.topology import Link, Origin, Topology
 from rait.domain.undo import Conflict, conflicts, done_events, undo
+
+if TYPE_CHECKING:
+    from rait.app.routing import Routing
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -43,15 +47,17 @@ def compare_past(options: Options, at: str | None) -> Report:
     """How the live system differs from the past: what a restore would do. Changes nothing."""
     with looking(options) as session:
         journal = JournalReader(session.journal_path)
-        change = _towards(session, journal, at)
+        change = _towards(session, journal, at, None)
         return _planned("replay", change)
 
 
 def restore(options: Options, at: str | None) -> Report:
     """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError."""
-    with opened(options, "replay") as (session, journal):
-        change = _towards(session, journal, at)
-        return session.carry_out("replay", change, journal, prepare=_ensure_target(session))
+    with opened(options, "replay") as (session, journal), synced_routing(session) as routing:
+        change = _towards(session, journal, at, routing)
+        return session.carry_out(
+            "replay", change, journal, prepare=_ensure_target(session), routing=routing
+        )
 
 
 def rollback(options: Options, run: int | None, *, force: bool, dry_run: bool = False) -> Report:
@@ -60,15 +66,17 @@ def rollback(options: Options, run: int | None, *, force: bool, dry_run: bool = 
     Raises ConflictError, unless ``force``, where later runs touched the same links: then those
     links become what they were before the run.
     """
-    with opened(options, "rollback") as (session, journal):
+    with opened(options, "rollback") as (session, journal), synced_routing(session) as routing:
         record = _run_to_undo(session, journal, run)
         clashes = conflicts(record, journal.runs(scope=session.name))
         if clashes and not force:
             raise ConflictError(_clash_text(record, clashes))
-        change = _undoing(session, journal, record)
+        change = _undoing(session, journal, record, routing)
         if dry_run:
             return _planned("rollback", change)
-        return session.carry_out("rollback", change, journal, prepare=_ensure_target(session))
+        return session.carry_out(
+            "rollback", change, journal, prepare=_ensure_target(session), routing=routing
+        )
 
 
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
@@ -86,12 +94,14 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     return Past(topology=topology, public_key=key, at=at)
 
 
-def _towards(session: Session, journal: JournalReader, at: str | None) -> Change:
+def _towards(
+    session: Session, journal: JournalReader, at: str | None, routing: Routing | None
+) -> Change:
     wanted = _past(journal, session.name, at)
     _check_key(session, wanted.public_key, f"the topology as of {wanted.at}")
     memory = journal.memory(session.name)
     desired = Topology(_born_today(wanted.topology.links, session), memory.topology.babel)
-    return session.compare(desired, memory)
+    return session.compare(desired, memory, routing)
 
 
 def _run_to_undo(session: Session, journal: Journal, number: int | None) -> RunRecord:
@@ -110,7 +120,9 @@ def _run_to_undo(session: Session, journal: Journal, number: int | None) -> RunR
     return record
 
 
-def _undoing(session: Session, journal: Journal, record: RunRecord) -> Change:
+def _undoing(
+    session: Session, journal: Journal, record: RunRecord, routing: Routing | None
+) -> Change:
     """The inverted events, and nothing else: what differs in other links is left as it is."""
     memory = journal.memory(session.name)
     before_run = _before(journal, session.name, record)
@@ -118,7 +130,7 @@ def _undoing(session: Session, journal: Journal, record: RunRecord) -> Change:
     touched = {event.name for event in events}
     goal = undo(memory.topology, events, before_run)
     desired = Topology(_born_today(goal.links, session), memory.topology.babel)
-    change = session.compare(desired, memory)
+    change = session.compare(desired, memory, routing)
     before, after = change.settled.before, change.settled.after
     links = {name: link for name, link in after.links.items() if name in touched}
     links |= {name: link for name, link in before.links.items() if name not in touched}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
@@ -16,16 +16,19 @@ from rait.adapters import netns
 from rait.adapters.journal import Journal
 from rait.adapters.lock import hold
 from rait.app.load import Loaded, load_config, load_secret
-from rait.app.machine import Machine
+from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Observation, Outcome
 from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
-from rait.domain.events import Event
+from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
 from rait.domain.history import Memory, RunHeader
-from rait.domain.problem import ConfigError, MachineError, SourceError
+from rait.domain.problem import ConfigError, MachineError, RaitError, SourceError
 from rait.domain.settle import Scope, Settled, settle
-from rait.domain.topology import Topology
+from rait.domain.topology import EMPTY, Topology
+
+if TYPE_CHECKING:
+    from rait.app.routing import Routing
 
 LOCK_SECONDS = 60.0
 RECORD_SECONDS = 0.25
@@ -47,13 +50,15 @@ class Options(Struct, frozen=True, kw_only=True):
 class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed without us.
 
-    ``strays`` are links that a run which was cut off may have left half made.
+    ``strays`` are links that a run which was cut off may have left half made, and
+    ``routing_problem`` says why babeld could not be asked.
     """
 
     settled: Settled
     events: tuple[Event, ...]
     drift: tuple[Event, ...]
     strays: tuple[str, ...] = ()
+    routing_problem: str | None = None
 
 
 class Session:
@@ -91,15 +96,25 @@ class Session:
         """What there is in the target, and wherever else the journal says that we have links."""
         return self.machine.observe(_namespaces(self.target, memory))
 
-    def compare(self, desired: Topology, memory: Memory) -> Change:
-        """Look at the machine, and find what to do for it to be as desired. Changes nothing."""
+    def compare(
+        self, desired: Topology | None, memory: Memory, routing: Routing | None = None
+    ) -> Change:
+        """Look at the machine, and find what to do for it to be as desired. Changes nothing.
+
+        Where nothing is desired (None), links stay as they are. With ``routing``, babeld's
+        interfaces shall be the links.
+        """
         observation = self.observe(memory)
-        settled = settle(observation, desired, memory, self.scope)
+        settled = settle(observation, desired or EMPTY, memory, self.scope)
+        if desired is None:
+            settled = Settled(settled.before, settled.before)
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
         )
+        settled, problem = _with_routing(settled, memory, routing)
         return Change(
             settled=settled,
+            routing_problem=problem,
             events=diff(settled.before, settled.after),
             drift=diff(memory.topology, settled.before),
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
@@ -113,6 +128,7 @@ class Session:
         *,
         peers_digest: str = "",
         prepare: Callable[[], None] | None = None,
+        routing: Routing | None = None,
         warnings: Sequence[str] = (),
     ) -> Report:
         """Journal what shall happen, do it, and journal what became of it.
@@ -121,6 +137,8 @@ class Session:
         nothing to do and nothing new to tell leaves no trace in the journal.
         """
         failures = {p.link or "": p.message for p in change.settled.problems}
+        if change.routing_problem is not None:
+            failures[BABELD] = change.routing_problem
         links = len(change.settled.after.links)
         status = _status(failures, links > 0)
         run_id: int | None = None
@@ -137,12 +155,14 @@ class Session:
                     run.record([Outcome(i, str(error)) for i in range(len(change.events))])
                     run.finish("failed")
                     raise
-            for outcomes in _in_batches(self._apply(change.events)):
+            for outcomes in _in_batches(self._apply(change.events, routing)):
                 run.record(outcomes)
                 for outcome in outcomes:
                     if outcome.error is not None:
                         failures.setdefault(change.events[outcome.index].name, outcome.error)
                 done += sum(outcome.error is None for outcome in outcomes)
+            if routing is not None and _tells_babeld(change.events):
+                failures.update(_finished(routing))
             status = _status(failures, done > 0 or links > len(failures))
             run.finish(status)
         elif prepare is not None:
@@ -153,10 +173,10 @@ class Session:
         told = tuple(Failure(link, error) for link, error in failures.items())
         return structs.replace(report, run=run_id, failures=told)
 
-    def _apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
+    def _apply(self, events: Sequence[Event], routing: Routing | None) -> Iterator[Outcome]:
         if not events:
             return
-        for outcome in self.machine.apply(events):
+        for outcome in self.machine.apply(events, routing):
             event = events[outcome.index]
             verdict = "done" if outcome.error is None else f"failed: {outcome.error}"
             self.options.debug(f"{type(event).__name__} {event.name}: {verdict}")
@@ -173,6 +193,31 @@ class Session:
             config_digest=self.loaded.digest,
             peers_digest=peers_digest,
         )
+
+
+def _with_routing(
+    settled: Settled, memory: Memory, routing: Routing | None
+) -> tuple[Settled, str | None]:
+    """Without babeld the tunnels still come and go; what is the matter is for the report."""
+    if routing is None:
+        return settled, None
+    try:
+        before, after = routing.compare(settled.before, settled.after, memory.topology)
+    except RaitError as error:
+        return settled, str(error)
+    return Settled(before, after, settled.problems), None
+
+
+def _tells_babeld(events: Iterable[Event]) -> bool:
+    return any(isinstance(e, BabelInterfaceAdded | BabelInterfaceFlushed) for e in events)
+
+
+def _finished(routing: Routing) -> dict[str, str]:
+    try:
+        routing.finish()
+    except RaitError as error:
+        return {BABELD: str(error)}
+    return {}
 
 
 def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
@@ -203,6 +248,28 @@ def opened(options: Options, command: str) -> Iterator[tuple[Session, Journal]]:
         Journal.open(path) as journal,
     ):
         yield Session(options, loaded, secret, public_key, machine), journal
+
+
+@contextmanager
+def routing_of(session: Session, *, exclusive: bool = False) -> Iterator[Routing]:
+    """A talk with babeld, for as long as the block lasts."""
+    from rait.app.routing import Routing
+
+    routing = Routing(session.config, session.target, exclusive=exclusive)
+    try:
+        yield routing
+    finally:
+        routing.close()
+
+
+@contextmanager
+def synced_routing(session: Session) -> Iterator[Routing | None]:
+    """The same if babeld is to hear of each change (``sync = true``), else None."""
+    if not session.config.babeld.sync:
+        yield None
+        return
+    with routing_of(session) as routing:
+        yield routing
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rait.adapters import netns
 from rait.adapters.resolve import resolve
 from rait.app.load import Loaded, LoadedPeers, load_peers
 from rait.app.report import Report
-from rait.app.session import Options, Session, opened, report_on
+from rait.app.session import Options, Session, opened, report_on, synced_routing
 from rait.domain.config import Config, Family
 from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory
@@ -29,10 +29,10 @@ def up(options: Options, *, sure: bool = False) -> Report:
     ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot be
     had.
     """
-    with opened(options, "up") as (session, journal):
+    with opened(options, "up") as (session, journal), synced_routing(session) as routing:
         memory = journal.memory(session.name)
         peers, planned, warnings = planned_topology(session, memory)
-        change = session.compare(planned.topology, memory)
+        change = session.compare(planned.topology, memory, routing)
         if not sure:
             before, after = change.settled.before, change.settled.after
             removal = excessive_removal(before, after, session.config.max_removals)
@@ -45,6 +45,7 @@ def up(options: Options, *, sure: bool = False) -> Report:
             journal,
             peers_digest=peers.digest,
             prepare=lambda: netns.ensure_netns(session.target).close(),
+            routing=routing,
             warnings=warnings,
         )
 

@@ -19,7 +19,6 @@ from typing import Literal
 from msgspec import Struct
 
 from rait.domain.config import MAX_IFNAME
-from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed
 from rait.domain.problem import RaitError
 
 MAX_COMMAND = 1024
@@ -300,31 +299,25 @@ def believed(
     return {name: remembered.get(name, wanted.get(name, "")) for name in present}
 
 
-def babel_diff(
+def tracked(
     current: Mapping[str, str],
     wanted: Mapping[str, str],
     *,
     ours: Callable[[str], bool],
     exclusive: bool = False,
-) -> tuple[BabelInterfaceAdded | BabelInterfaceFlushed, ...]:
-    """The events that make babeld's interfaces among ours the wanted ones; both map name to param.
+) -> dict[str, str]:
+    """Of what babeld has, the interfaces that may be changed; the others are left alone.
 
-    ``current`` is what ``believed`` gives. Changed parameters take a flush and an add: an add alone
-    would leave the old value of each parameter that the new ones do not name. Others' interfaces
-    are left alone, or flushed if ``exclusive``, as far as babeld can be told their names.
+    ``current`` is what ``believed`` gives. What differs from ``wanted`` among these is to be
+    flushed and added (diff.py): an add alone would leave the old value of each parameter that the
+    new ones do not name. With ``exclusive`` others' interfaces count as well, as far as babeld can
+    be told their names.
     """
-    gone = [
-        name
-        for name in sorted(current)
-        if wanted.get(name) != current[name]
-        and (name in wanted or exclusive or ours(name))
-        and is_interface_name(name)
-    ]
-    added = [name for name in sorted(wanted) if current.get(name) != wanted[name]]
-    return (
-        *(BabelInterfaceFlushed(name, current[name]) for name in gone),
-        *(BabelInterfaceAdded(name, wanted[name]) for name in added),
-    )
+    return {
+        name: param
+        for name, param in current.items()
+        if (name in wanted or exclusive or ours(name)) and is_interface_name(name)
+    }
 
 
 def quoted(text: str) -> str:

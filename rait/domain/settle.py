@@ -42,27 +42,25 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
 
     The rules: a port left to the kernel is whatever it is. A link-local address that is there is
     kept. An endpoint differs only where the wanted one is not the one last applied, or where no
-    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one.
+    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one. babeld's
+    interfaces are left as they are remembered: only babeld itself can say more.
     """
+    ours = {n: seen for n, seen in observation.links.items() if is_ours(seen, memory, scope)}
+    problems = tuple(_occupied(desired.links, ours, observation))
+    occupied = {problem.link for problem in problems}
     before: dict[str, Link] = {}
-    after = dict(desired.links)
-    wanted_ports = {link.device.listen_port: name for name, link in desired.links.items()}
-    for name, observed in observation.links.items():
-        if not is_ours(observed, memory, scope):
-            continue
+    after = {name: link for name, link in desired.links.items() if name not in occupied}
+    wanted_ports = {link.device.listen_port: name for name, link in after.items()}
+    for name, observed in ours.items():
         known = _remembered(name, observed, memory)
-        wanted = desired.links.get(name)
+        wanted = after.get(name)
         pending = memory.pending.get(name)
         view, goal = _views(observed, wanted, known, pending, observation.now, wanted_ports)
         before[name] = view
         if goal is not None:
             after[name] = goal
-    problems = tuple(_occupied(after, before, observation))
-    for problem in problems:
-        if problem.link is not None:
-            del after[problem.link]
     babel = memory.topology.babel
-    return Settled(Topology(before, babel), Topology(after, desired.babel), problems)
+    return Settled(Topology(before, babel), Topology(after, babel), problems)
 
 
 def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
@@ -73,12 +71,12 @@ def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
     leaving = link.settings.group >= PRIVATE_GROUPS
     if leaving and link.origin.netns == scope.netns and link.device.public_key == scope.public_key:
         return True
-    known = memory.topology.links.get(link.name) or memory.pending.get(link.name)
-    return (
-        known is not None
-        and known.origin.netns == link.origin.netns
+    return any(
+        known.origin.netns == link.origin.netns
         and (leaving or link.settings.group == known.settings.group)
-        and link.device.public_key in ("", known.device.public_key)
+        and link.device.public_key in ("", known.device.public_key, scope.public_key)
+        for source in (memory.topology.links, memory.pending)
+        if (known := source.get(link.name)) is not None
     )
 
 
@@ -93,11 +91,11 @@ def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | Non
 
 
 def _occupied(
-    after: Mapping[str, Link], before: Mapping[str, Link], observation: Observation
+    wanted: Mapping[str, Link], ours: Mapping[str, ObservedLink], observation: Observation
 ) -> list[Problem]:
     problems = []
-    for name, link in after.items():
-        if name in before:
+    for name, link in wanted.items():
+        if name in ours:
             continue
         kind = observation.others.get(name)
         foreign = observation.links.get(name)
@@ -140,13 +138,24 @@ def _views(
     if wanted is None:
         return before, None
     if origin != wanted.origin:
-        return before, wanted
+        return before, _heir(link, wanted)
     after_peers += wanted_peers.values()
     after_peers.sort(key=_public_key)
     settings = wanted.settings
     if link.settings.address is not None:
         settings = structs.replace(settings, address=link.settings.address)
     return before, structs.replace(wanted, settings=settings, peers=tuple(after_peers))
+
+
+def _heir(link: Link, wanted: Link) -> Link:
+    """The link that takes the place of another, with its endpoint where none else is known."""
+    peers = tuple(
+        _with_endpoint(peer, old.endpoint)
+        if peer.endpoint is None and (old := link.peer(peer.public_key)) is not None
+        else peer
+        for peer in wanted.peers
+    )
+    return structs.replace(wanted, peers=peers)
 
 
 def _origin(seen: Origin, wanted: Link | None, known: Link | None, pending: Link | None) -> Origin:

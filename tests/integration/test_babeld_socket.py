@@ -13,13 +13,13 @@ from rait.domain.babeld import (
     BabeldError,
     BabeldRefusedError,
     BabelInterface,
-    babel_diff,
     believed,
     is_ours,
 )
 from rait.domain.config import DEFAULT_BABELD_PARAM
 from rait.domain.config import Babeld as Settings
 from rait.domain.events import BabelInterfaceAdded
+from tests.babel_sync import babel_events
 from tests.integration import machine
 from tests.integration.routing import (
     Babeld,
@@ -213,7 +213,7 @@ def test_a_second_sync_sends_nothing_and_foreign_ones_survive(client: BabeldClie
 
     def plan(*, exclusive: bool = False) -> tuple[object, ...]:
         current = believed([i.name for i in client.interfaces()], remembered, wanted)
-        events = babel_diff(
+        events = babel_events(
             current,
             wanted,
             ours=lambda name: is_ours(name, ("rait4x",), remembered),

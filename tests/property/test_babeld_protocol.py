@@ -15,7 +15,6 @@ from rait.domain.babeld import (
     Conversation,
     Limits,
     add_command,
-    babel_diff,
     believed,
     encode_command,
     flush_command,
@@ -25,6 +24,7 @@ from rait.domain.babeld import (
 )
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, replay
 from rait.domain.topology import Topology
+from tests.babel_sync import babel_events
 
 BANNER = b"BABEL 1.0\nversion babeld-1.12.1\nhost a\nmy-id 60:96:2a:d9:a5:63:32:d9\nok\n"
 LIMITS = Limits(line=64, answer=512)
@@ -144,7 +144,7 @@ def test_a_sync_with_a_model_of_babeld_ends_as_wanted(
     def sync() -> list[str]:
         has = [i.name for i in interfaces_from_dump(ask("dump", INTERFACE_LINE).lines)]
         current = believed(has, remembered, wanted)
-        events = babel_diff(current, wanted, ours=ours, exclusive=exclusive)
+        events = babel_events(current, wanted, ours=ours, exclusive=exclusive)
         after = replay(Topology({}, current), events).babel
         for event in events:
             if isinstance(event, BabelInterfaceAdded):
@@ -178,11 +178,11 @@ def test_a_diff_replays_to_what_is_wanted_and_a_second_one_is_empty(
     def ours(name: str) -> bool:
         return name.startswith("rait")
 
-    events = babel_diff(current, wanted, ours=ours, exclusive=exclusive)
+    events = babel_events(current, wanted, ours=ours, exclusive=exclusive)
     after = replay(Topology({}, current), events).babel
     left_alone = {} if exclusive else {n: p for n, p in current.items() if not ours(n)}
     assert after == {**left_alone, **wanted}
-    assert babel_diff(after, wanted, ours=ours, exclusive=exclusive) == ()
+    assert babel_events(after, wanted, ours=ours, exclusive=exclusive) == ()
     touched = [event.name for event in events if isinstance(event, BabelInterfaceFlushed)]
     assert exclusive or all(ours(name) or name in wanted for name in touched)
 

@@ -1,0 +1,45 @@
+"""``rait babeld``: babeld's interfaces, and making those that are ours equal to our links."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from rait.adapters.journal_reader import JournalReader
+from rait.app.report import Report
+from rait.app.session import Options, looking, opened, routing_of
+from rait.domain.babeld import BabelInterface
+from rait.domain.problem import MachineError
+
+
+class BabelListing(Struct, frozen=True):
+    """An interface that babeld has, and whether it is one of ours."""
+
+    interface: BabelInterface
+    ours: bool
+
+
+def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
+    """The interfaces that babeld has. Raises RaitError."""
+    with looking(options) as session, routing_of(session) as routing:
+        memory = JournalReader(session.journal_path).memory(session.name).topology
+        return tuple(
+            BabelListing(interface, routing.is_ours(interface.name, memory))
+            for interface in routing.interfaces()
+        )
+
+
+def sync(options: Options, *, exclusive: bool = False) -> Report:
+    """Have babeld speak on just our live links, among the interfaces that are ours.
+
+    With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
+    """
+    with (
+        opened(options, "babeld sync") as (session, journal),
+        routing_of(session, exclusive=exclusive) as routing,
+    ):
+        change = session.compare(None, journal.memory(session.name), routing)
+        if change.routing_problem is not None:
+            raise MachineError(change.routing_problem)
+        return session.carry_out(
+            "babeld sync", change, journal, routing=routing, warnings=session.loaded.warnings
+        )
