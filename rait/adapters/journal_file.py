@@ -23,7 +23,8 @@ _ADVICE = {
     "FULL": "there is no space left on its file system; free some and run rait again",
     "READONLY": "it cannot be written; check its permissions and that its file system is not "
     "mounted read-only",
-    "CANTOPEN": "it cannot be opened; check that its directory exists and is accessible",
+    "CANTOPEN": "it cannot be opened; check that its directory is accessible and not read-only: what "
+    "a crash left behind can only be read where SQLite may write",
     "PERM": "permission is denied",
     "BUSY": "another process holds it; see `fuser` on the file",
     "LOCKED": "another process holds it; see `fuser` on the file",
@@ -47,6 +48,9 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         raise MachineError(
             f"cannot {doing} the journal {path}: {advice or 'SQLite refuses'} ({error})"
         ) from None
+    except UnicodeDecodeError:
+        # SQLite's own message quotes what it could not read, and sqlite3 fails to decode that.
+        raise MachineError(f"cannot {doing} the journal {path}: {_ADVICE['CORRUPT']}") from None
     except OSError as error:
         raise MachineError(f"cannot {doing} the journal {path}: {error.strerror}") from None
 
@@ -88,7 +92,7 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
         try:
             with closing(_connect_to_read(path, "immutable=1")) as connection:
                 answer = question(connection)
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             if _unchanged(path, stamp):
                 raise
         else:

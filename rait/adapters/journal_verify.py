@@ -52,7 +52,7 @@ def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyRep
         _check_expected(walk, expect_head)
     except _FindingError as finding:
         return _report(walk, str(finding), finding.entry)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return _report(walk, f"SQLite cannot read it: {error}", walk.next_id if walk else None)
     return _report(walk, "", None)
 

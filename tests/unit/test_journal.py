@@ -1,0 +1,365 @@
+"""The journal as its callers see it: runs, readers, privacy and troubles."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rait.adapters import journal as journal_module
+from rait.adapters import journal_schema
+from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import JournalReader
+from rait.domain import codec
+from rait.domain.backend import Outcome
+from rait.domain.chain import GENESIS
+from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded
+from rait.domain.history import HistoryError, Memory, RunHeader
+from rait.domain.problem import MachineError, RaitError
+from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
+
+SCOPE = "/etc/rait/rait.conf"
+PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+
+
+def link(name: str) -> Link:
+    return Link(name, Origin("kernel", "raitns"), LinkSettings(1420, 54), Device("own", 50221))
+
+
+def header(scope: str = SCOPE, started_at: int = 1) -> RunHeader:
+    return RunHeader(
+        scope=scope,
+        command="rait up",
+        version="1",
+        uid=0,
+        started_at=started_at,
+        public_key="own",
+        config_digest="c",
+        peers_digest="p",
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lib" / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path):
+    with Journal.open(path, clock=itertools.count(100).__next__) as opened:
+        yield opened
+
+
+def add(journal: Journal, *names: str, scope: str = SCOPE) -> int:
+    """A run that adds links, and ends well."""
+    run = journal.begin(header(scope), (), [LinkAdded(link(name)) for name in names])
+    run.record(Outcome(index) for index in range(len(names)))
+    run.finish("done")
+    return run.id
+
+
+def test_what_was_intended_counts_once_it_has_happened(journal: Journal) -> None:
+    run = journal.begin(header(), [LinkAdded(link("old"))], [LinkAdded(link("new"))])
+    assert set(journal.memory(SCOPE).topology.links) == {"old"}
+    assert journal.memory(SCOPE).pending == {"new": link("new")}
+    run.record([Outcome(0)])
+    assert set(journal.memory(SCOPE).topology.links) == {"old", "new"}
+    assert journal.memory(SCOPE).pending == {}
+    assert journal.run(run.id).status is None
+    run.finish("done")
+    record = journal.run(run.id)
+    assert (record.status, record.done, record.failed, record.unknown) == ("done", 1, 0, 0)
+
+
+def test_what_failed_did_not_happen(journal: Journal) -> None:
+    run = journal.begin(header(), (), [LinkAdded(link("a")), LinkAdded(link("b"))])
+    run.record([Outcome(1), Outcome(0, "EADDRINUSE")])
+    run.finish("partial")
+    assert journal.memory(SCOPE) == Memory(topology=journal.topology_at(SCOPE)[0])
+    assert set(journal.memory(SCOPE).topology.links) == {"b"}
+    record = journal.run(run.id)
+    assert record.outcomes[0].error == "EADDRINUSE"
+    assert (record.done, record.failed) == (1, 1)
+
+
+def test_scopes_do_not_see_each_other(journal: Journal) -> None:
+    first, second = journal.begin(header("a"), (), ()), journal.begin(header("b"), (), ())
+    second.finish("done")
+    first.finish("done")
+    add(journal, "one", scope="a")
+    assert set(journal.memory("a").topology.links) == {"one"}
+    assert journal.memory("b") == Memory()
+    assert [run.header.scope for run in journal.runs()] == ["a", "b", "a"]
+
+
+def test_a_second_outcome_of_one_event_is_refused(journal: Journal) -> None:
+    run = journal.begin(header(), (), [LinkAdded(link("a"))])
+    run.record([Outcome(0)])
+    for wrong in ([Outcome(0)], [Outcome(1)]):
+        with pytest.raises(ValueError, match="outcome"):
+            run.record(wrong)
+
+
+def test_a_run_that_another_overtook_may_not_go_on(journal: Journal) -> None:
+    run = journal.begin(header(), (), [LinkAdded(link("a"))])
+    later = add(journal, "b")
+    with pytest.raises(HistoryError, match=f"run {later} began before run {run.id}"):
+        run.record([Outcome(0)])
+    assert set(journal.memory(SCOPE).topology.links) == {"b"}
+    assert journal.verify().ok
+
+
+def test_events_that_contradict_each_other_are_named(journal: Journal) -> None:
+    add(journal, "a")
+    run = journal.begin(header(), [LinkRemoved(link("b"))], ())
+    with pytest.raises(HistoryError, match=rf"entry {run.id + 1} of run {run.id}: LinkRemoved"):
+        journal.memory(SCOPE)
+
+
+def test_memory_begins_at_the_last_snapshot(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 10)
+    runs = [add(journal, f"l{number}") for number in range(12)]
+    kinds = [entry.kind for entry in journal.follow(0)]
+    assert kinds.count("snapshot") == 4
+    assert len(journal.memory(SCOPE).topology.links) == 12
+    for count, run in enumerate(runs, 1):
+        assert len(journal.topology_at(SCOPE, run=run)[0].links) == count
+    assert journal.verify().ok
+
+
+def test_a_moment_in_history(journal: Journal) -> None:
+    add(journal, "a")
+    add(journal, "b")
+    ends = [run.finished_at for run in journal.runs()]
+    assert journal.topology_at(SCOPE, time=1) == (EMPTY, "")
+    assert set(journal.topology_at(SCOPE, time=ends[0])[0].links) == {"a"}
+    assert set(journal.topology_at(SCOPE, time=ends[1])[0].links) == {"a", "b"}
+    journal.prune(ends[1])
+    assert set(journal.topology_at(SCOPE, time=ends[1])[0].links) == {"a", "b"}
+    with pytest.raises(HistoryError, match="pruned"):
+        journal.topology_at(SCOPE, time=1)
+
+
+def test_what_is_not_in_history_is_said_to_be_missing(journal: Journal) -> None:
+    add(journal, "a")
+    add(journal, "x", scope="other")
+    for wanted in ({"run": 99}, {"event": 99}, {"event": 1}):
+        with pytest.raises(HistoryError, match="there is no"):
+            journal.topology_at(SCOPE, **wanted)
+    for wanted in ({"run": 1}, {"event": 2}):
+        with pytest.raises(HistoryError, match="another scope"):
+            journal.topology_at("other", **wanted)
+
+
+def test_runs_are_found_by_what_they_touched_and_when(journal: Journal) -> None:
+    first = add(journal, "a")
+    peer = LinkPeer("far")
+    second = journal.begin(header("other"), [LinkAdded(link("b"))], [PeerAdded("b", peer)]).id
+    began = [entry.at for entry in journal.follow(0) if entry.kind == "run_started"]
+    found = [
+        journal.runs(link="a"),
+        journal.runs(peer="far"),
+        journal.runs(scope="other"),
+        journal.runs(since=began[1]),
+        journal.runs(until=began[0]),
+        journal.runs(link="a", peer="far"),
+    ]
+    assert [[run.id for run in runs] for runs in found] == [
+        [first], [second], [second], [second], [first], [],
+    ]  # fmt: skip
+
+
+def test_following_gives_what_is_new(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    reader = JournalReader(path)
+    last = reader.last_id()
+    assert reader.follow(last) == ()
+    run = add(journal, "b")
+    (record,) = codec.gather(reader.follow(last))
+    assert (record.id, record.status) == (run, "done")
+
+
+def test_a_reader_sees_the_last_state_while_a_writer_writes(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM entries")
+        assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+        writer.execute("ROLLBACK")
+
+
+def test_readers_beside_a_writer_that_comes_and_goes_see_whole_runs(path: Path) -> None:
+    seen: list[int] = []
+    troubles: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set() and not troubles:
+            try:
+                report = JournalReader(path).verify()
+                links = JournalReader(path).memory(SCOPE).topology.links
+            except RaitError as error:
+                troubles.append(str(error))
+            else:
+                troubles.extend([report.why] * (not report.ok))
+                seen.append(len(links))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(40):
+        with Journal.open(path) as journal:
+            add(journal, f"l{number}")
+    done.set()
+    reader.join()
+    assert troubles == []
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+
+
+def test_a_reader_leaves_nothing_behind(path: Path) -> None:
+    assert JournalReader(path).memory(SCOPE) == Memory()
+    assert JournalReader(path).runs() == ()
+    assert JournalReader(path).head() == GENESIS.hex()
+    assert JournalReader(path).verify().ok
+    assert not path.parent.exists()
+    with Journal.open(path) as journal:
+        add(journal, "a")
+    before = {file.name: file.stat() for file in path.parent.iterdir()}
+    assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+    assert JournalReader(path).verify().ok
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == {
+        name: status.st_mtime_ns for name, status in before.items()
+    }
+
+
+def test_only_its_owner_can_read_it(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with Journal.open(path) as journal:
+            add(journal, "a")
+            modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    finally:
+        os.umask(umask)
+    assert modes == dict.fromkeys(("journal.db", "journal.db-wal", "journal.db-shm"), 0o600)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    path.chmod(0o666)
+    Journal.open(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_text_that_is_no_unicode_does_not_stop_a_run(journal: Journal) -> None:
+    run = journal.begin(header(), (), [LinkAdded(link("a"))])
+    run.record([Outcome(0, "no such file: \udcff")])
+    run.finish("failed")
+    assert journal.run(run.id).outcomes[0].error == "no such file: \\udcff"
+
+
+def test_a_killed_run_is_whole_up_to_what_it_recorded(path: Path) -> None:
+    script = f"""
+import os, signal
+from tests.unit.test_journal import *
+journal = Journal.open({str(path)!r})
+add(journal, "a")
+run = journal.begin(header(), (), [LinkAdded(link("b")), LinkAdded(link("c"))])
+run.record([Outcome(0)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.run([sys.executable, "-c", script], check=False)
+    assert process.returncode == -signal.SIGKILL
+    for reader in (JournalReader(path), Journal.open(path)):
+        assert set(reader.memory(SCOPE).topology.links) == {"a", "b"}
+        assert set(reader.memory(SCOPE).pending) == {"c"}
+        assert reader.verify().ok
+        assert (reader.runs()[-1].status, reader.runs()[-1].unknown) == (None, 1)
+    with Journal.open(path) as journal:
+        journal.begin(header(), [LinkAdded(link("c"))], ()).finish("done")
+        assert set(journal.memory(SCOPE).topology.links) == {"a", "b", "c"}
+        assert journal.memory(SCOPE).pending == {}
+
+
+def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal.open(path) as journal:
+        add(journal, "a")
+        head = journal.head()
+
+    def add_note(connection: sqlite3.Connection) -> None:
+        connection.execute("ALTER TABLE head ADD COLUMN note TEXT")
+
+    monkeypatch.setattr(journal_schema, "STEPS", (*journal_schema.STEPS, add_note))
+    before = path.read_bytes()
+    assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+    assert path.read_bytes() == before
+    with Journal.open(path) as journal:
+        assert journal.head() == head
+        add(journal, "b")
+    monkeypatch.undo()
+    for use in (Journal.open, lambda where: JournalReader(where).runs()):
+        with pytest.raises(HistoryError, match=r"version 2.*upgrade rait"):
+            use(path)
+    report = JournalReader(path).verify()
+    assert not report.ok
+    assert "upgrade rait" in report.why
+
+
+def test_an_entry_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE entries SET kind = 'teleported' WHERE id = 2")
+    with pytest.raises(HistoryError, match=r"entry 2 .*'teleported'.*upgrade rait"):
+        journal.memory(SCOPE)
+
+
+def test_an_event_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE entries SET payload = ? WHERE id = 2", (b'{"type":"Moon"}',))
+    with pytest.raises(HistoryError, match=r"entry 2 .*Moon"):
+        journal.memory(SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"not a database at all" * 100, "damaged"), (b"SQLite format 3\0" + b"\xff" * 4096, "")],
+)
+def test_a_file_that_is_no_journal_is_an_error(path: Path, content: bytes, says: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for use in (Journal.open, lambda where: JournalReader(where).memory(SCOPE)):
+        with pytest.raises(MachineError, match=rf"{path}.*{says}"):
+            use(path)
+
+
+def test_anothers_database_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE theirs (value)")
+    before = path.read_bytes()
+    for use in (Journal.open, lambda where: JournalReader(where).memory(SCOPE)):
+        with pytest.raises(HistoryError, match="not a journal of rait"):
+            use(path)
+    assert path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="cannot open the journal"):
+        Journal.open(tmp_path / "file" / "journal.db")
+    with pytest.raises(MachineError, match="cannot open the journal"):
+        Journal.open(tmp_path)
+
+
+def test_the_file_holds_no_private_key(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    content = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"rait up" in content
+    assert PRIVATE.encode() not in content

@@ -1,0 +1,217 @@
+"""The verification finds any change of what is stored, and says where."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal_schema import read_head, write_head
+from rait.adapters.journal_verify import verify
+from rait.domain.chain import GENESIS
+from tests.unit.test_journal import SCOPE, add
+
+Row = tuple[str, int, str, object]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal with an anchor, snapshots, and two runs."""
+    path = tmp_path / "journal.db"
+    with Journal.open(path) as journal:
+        add(journal, "a")
+        journal.prune(2**62)
+        add(journal, "b")
+        add(journal, "c")
+    return path
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as opened:
+        # Someone who edits the file is not kept from anything by its constraints.
+        opened.execute("PRAGMA ignore_check_constraints = ON")
+        yield opened
+
+
+def cells(connection: sqlite3.Connection) -> list[Row]:
+    """Every stored value: its table, row, column, and itself."""
+    found: list[Row] = []
+    for table in ("entries", "head"):
+        rows = connection.execute(f"SELECT rowid, * FROM {table}")  # noqa: S608
+        names = [column[0] for column in rows.description[1:]]
+        for rowid, *values in rows.fetchall():
+            found += [(table, rowid, name, v) for name, v in zip(names, values, strict=True)]
+    return found
+
+
+def changes(value: object) -> Iterator[object]:
+    """The value with each of its bytes changed, and the value as another type."""
+    if isinstance(value, int):
+        raw = value.to_bytes(8, "big", signed=True)
+    else:
+        raw = value.encode() if isinstance(value, str) else bytes(value)
+    for position in range(len(raw)):
+        for bit in (0x01, 0x80):
+            changed = bytearray(raw)
+            changed[position] ^= bit
+            yield type(value), bytes(changed)
+    if not isinstance(value, int):
+        yield (bytes if isinstance(value, str) else str), raw
+
+
+def update(connection: sqlite3.Connection, row: Row, kind: object, raw: bytes) -> bool:
+    """Put a changed value in its place; False where SQLite itself cannot hold it."""
+    table, rowid, column, _ = row
+    value: object = int.from_bytes(raw, "big", signed=True) if kind is int else raw
+    spelling = "CAST(? AS TEXT)" if kind is str else "?"
+    try:
+        statement = f"UPDATE {table} SET {column} = {spelling} WHERE rowid = ?"  # noqa: S608
+        connection.execute(statement, (value, rowid))
+    except sqlite3.IntegrityError:
+        return False
+    return True
+
+
+def test_every_single_byte_change_of_any_stored_column_is_found(
+    connection: sqlite3.Connection,
+) -> None:
+    assert verify(connection, None).ok
+    tried = 0
+    for row in cells(connection):
+        for kind, raw in changes(row[3]):
+            connection.execute("BEGIN")
+            if update(connection, row, kind, raw):
+                tried += 1
+                assert not verify(connection, None).ok, (row, kind, raw)
+            connection.execute("ROLLBACK")
+    assert tried > 2000
+    assert verify(connection, None).ok
+
+
+def numbers(connection: sqlite3.Connection) -> list[int]:
+    return [number for (number,) in connection.execute("SELECT id FROM entries ORDER BY id")]
+
+
+def test_each_entry_that_is_removed_is_named(connection: sqlite3.Connection) -> None:
+    for number in numbers(connection):
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM entries WHERE id = ?", (number,))
+        report = verify(connection, None)
+        assert (report.ok, report.bad_entry) == (False, number)
+        connection.execute("ROLLBACK")
+
+
+def test_a_tail_that_is_cut_off_is_found(connection: sqlite3.Connection) -> None:
+    for number in numbers(connection):
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM entries WHERE id >= ?", (number,))
+        report = verify(connection, None)
+        assert (report.ok, report.bad_entry) == (False, number)
+        assert "missing" in report.why
+        connection.execute("ROLLBACK")
+
+
+def test_entries_that_trade_places_are_found(connection: sqlite3.Connection) -> None:
+    first, *others = numbers(connection)
+    for other in others:
+        connection.execute("BEGIN")
+        for old, new in ((first, -1), (other, first), (-1, other)):
+            connection.execute("UPDATE entries SET id = ? WHERE id = ?", (new, old))
+        report = verify(connection, None)
+        assert (report.ok, report.bad_entry) == (False, first)
+        connection.execute("ROLLBACK")
+
+
+def test_an_entry_that_was_slipped_in_is_named(connection: sqlite3.Connection) -> None:
+    last = numbers(connection)[-1]
+    connection.execute(
+        "INSERT INTO entries SELECT id + 1, run, kind, scope, at, payload, hash FROM entries "
+        "WHERE id = ?",
+        (last,),
+    )
+    report = verify(connection, None)
+    assert (report.ok, report.bad_entry) == (False, last + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP INDEX entries_by_run",
+        "CREATE TABLE notes (text)",
+        "CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM entries; END",
+        "DELETE FROM head",
+        "DROP TABLE entries",
+        "DROP TABLE head",
+        "INSERT INTO head SELECT 2, version, dropped, anchor, count, hash, seal FROM head",
+    ],
+)
+def test_a_changed_layout_is_found(connection: sqlite3.Connection, path: Path, change: str) -> None:
+    connection.execute(change)
+    connection.close()
+    assert not JournalReader(path).verify().ok
+
+
+def test_a_front_that_is_cut_off_with_a_matching_head_is_found(
+    connection: sqlite3.Connection, path: Path
+) -> None:
+    head = read_head(connection)
+    cut = numbers(connection)[2]
+    (anchor,) = connection.execute("SELECT hash FROM entries WHERE id = ?", (cut,)).fetchone()
+    connection.execute("DELETE FROM entries WHERE id <= ?", (cut,))
+    gone = cut - head.dropped
+    write_head(
+        connection,
+        structs.replace(head, dropped=cut, anchor=anchor, count=head.count - gone),
+    )
+    report = JournalReader(path).verify()
+    assert not report.ok
+    assert "no pruning accounts" in report.why
+
+
+def test_an_index_that_disagrees_with_its_table_is_found(
+    connection: sqlite3.Connection, path: Path
+) -> None:
+    connection.execute("PRAGMA writable_schema = ON")
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'entries_by_kind'"
+    ).fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = bytearray(path.read_bytes())
+    position = content.index(b"run_started", (page - 1) * size, page * size)
+    content[position] ^= 1
+    path.write_bytes(content)
+    report = JournalReader(path).verify()
+    assert (report.ok, report.bad_entry) == (False, None)
+    assert "damaged" in report.why
+
+
+def test_a_head_kept_elsewhere_tells_of_a_rewrite(path: Path, tmp_path: Path) -> None:
+    head = JournalReader(path).head()
+    with Journal.open(path) as journal:
+        add(journal, "d")
+        assert journal.verify(head).ok
+        assert journal.verify(head.upper()).ok
+    forged = tmp_path / "forged.db"
+    with Journal.open(forged) as journal:
+        add(journal, "a")
+        assert journal.verify().ok
+        report = journal.verify(head)
+    assert not report.ok
+    assert "expected head" in report.why
+
+
+def test_a_report_says_how_much_is_sound(path: Path) -> None:
+    report = JournalReader(path).verify()
+    assert report.head == JournalReader(path).head() != GENESIS.hex()
+    assert report.dropped == 4
+    assert report.entries == JournalReader(path).last_id() - 4
+    assert JournalReader(path).memory(SCOPE).topology.links.keys() == {"a", "b", "c"}

@@ -1,0 +1,106 @@
+"""The lock: one at a time, named to those who wait, gone with its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rait.adapters.lock import hold
+from rait.domain.problem import MachineError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rait.adapters.lock import hold
+with hold(Path(sys.argv[1]), "rait sync", 0):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "rait.lock"
+
+
+@pytest.fixture
+def holder(path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_who_waits_in_vain_is_told_for_whom(path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(MachineError) as caught, hold(path, "rait up", 0.1):
+        pass
+    assert f"rait sync (process {holder.pid}, since 20" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_lock_goes_with_its_process(path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with hold(path, "rait up", 0):
+        pass
+
+
+def test_waiting_ends_when_the_lock_is_free(path: Path, holder: subprocess.Popen[str]) -> None:
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {holder.pid}"])
+    with hold(path, "rait up", 30):
+        pass
+    killer.wait()
+
+
+def test_an_error_inside_lets_go(path: Path) -> None:
+    with pytest.raises(KeyError), hold(path, "rait up", 0):
+        raise KeyError
+    with hold(path, "rait up", 0):
+        pass
+
+
+def test_a_program_that_is_started_does_not_inherit_the_lock(path: Path) -> None:
+    with hold(path, "rait up", 0):
+        child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    try:
+        with hold(path, "rait down", 0):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_no_one_else_can_read_or_take_it(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with hold(path, "rait up", 0):
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(umask)
+
+
+def test_a_place_that_cannot_be_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(MachineError, match=r"cannot open the lock .*file/rait\.lock"),
+        hold(tmp_path / "file" / "rait.lock", "rait up", 0),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_holder_without_a_note_is_another_process(path: Path) -> None:
+    path.write_text("")
+    with pytest.raises(MachineError, match="another process holds"), hold(path, "rait up", 0):
+        pass
