@@ -35,6 +35,9 @@ DIRECTORY = "/var/run/wireguard"
 MAX_ANSWER = 16 * 2**20
 """Bytes; an answer of this size would tell of some 50,000 peers."""
 
+TRUSTED_USERS = frozenset({0})
+"""Whose programs may get a private key, beside our own user's: root's."""
+
 TIMEOUT = 5.0
 """Seconds for one request and its answer."""
 
@@ -185,7 +188,7 @@ class Client:
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
             )
             self.pid, uid, _ = _UCRED.unpack(credentials)
-            if uid not in (0, os.geteuid()):
+            if uid not in TRUSTED_USERS and uid != os.geteuid():
                 raise UapiError(f"{path} belongs to user {uid}, who must not get a private key")
         except BaseException:
             self._socket.close()
