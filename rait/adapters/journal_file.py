@@ -23,8 +23,8 @@ _ADVICE = {
     "FULL": "there is no space left on its file system; free some and run rait again",
     "READONLY": "it cannot be written; check its permissions and that its file system is not "
     "mounted read-only",
-    "CANTOPEN": "it cannot be opened; check that its directory is accessible and not read-only: what "
-    "a crash left behind can only be read where SQLite may write",
+    "CANTOPEN": "it cannot be opened; check that its directory is accessible and not read-only: "
+    "what a crash left behind can only be read where SQLite may write",
     "PERM": "permission is denied",
     "BUSY": "another process holds it; see `fuser` on the file",
     "LOCKED": "another process holds it; see `fuser` on the file",

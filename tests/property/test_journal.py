@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from rait.adapters import journal as journal_module
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.domain import codec
@@ -90,6 +91,14 @@ events = st.one_of(
     st.builds(BabelInterfaceAdded, text, text),
     st.builds(BabelInterfaceFlushed, text, text),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _many_snapshots() -> Iterator[None]:
+    """Snapshots every few runs, so that the laws are also those of what starts from one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "SNAPSHOT_EVERY", 8)
+        yield
 
 
 class Told(Struct):
@@ -262,7 +271,7 @@ def test_no_damage_to_the_file_passes_or_ends_in_a_traceback(data: st.DataObject
         with closing(sqlite3.connect(path)) as connection:
             rows = all_rows(connection)
         content = bytearray(path.read_bytes())
-        for _ in range(20):
+        for _ in range(8):
             position = data.draw(st.integers(0, len(content) - 1))
             content[position] ^= (change := data.draw(st.integers(1, 255)))
             path.write_bytes(content)

@@ -27,7 +27,6 @@ from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
 
 SCOPE = "/etc/rait/rait.conf"
-PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 
 
 def link(name: str) -> Link:
@@ -148,6 +147,37 @@ def test_a_moment_in_history(journal: Journal) -> None:
     assert set(journal.topology_at(SCOPE, time=ends[1])[0].links) == {"a", "b"}
     with pytest.raises(HistoryError, match="pruned"):
         journal.topology_at(SCOPE, time=1)
+
+
+def test_pruning_cuts_no_run_in_two(journal: Journal) -> None:
+    long = journal.begin(header("a"), (), [LinkAdded(link("x"))])
+    add(journal, "y", scope="b")
+    last = journal.last_id()
+    long.record([Outcome(0)])
+    long.finish("done")
+    # The run of scope b is old enough, but lies within one of scope a that is not.
+    times = {entry.id: entry.at for entry in journal.follow(0)}
+    assert journal.prune(times[last] + 1).runs == 0
+    add(journal, "z", scope="b")
+    assert journal.prune(times[max(times)] + 1).runs == 2
+    assert set(journal.memory("a").topology.links) == {"x"}
+    assert set(journal.memory("b").topology.links) == {"y", "z"}
+    assert len(journal.runs()) == 1
+    assert journal.verify().ok
+
+
+def test_a_crash_that_is_not_yet_dealt_with_is_never_pruned(journal: Journal) -> None:
+    add(journal, "a")
+    crashed = journal.begin(header(), (), [LinkAdded(link("b"))])
+    assert journal.prune(2**62).runs == 1
+    assert journal.prune(2**62).runs == 0
+    assert journal.memory(SCOPE).pending == {"b": link("b")}
+    add(journal, "c")
+    assert journal.prune(2**62).runs == 2
+    with pytest.raises(HistoryError, match=f"no run {crashed.id}: entries up to"):
+        journal.run(crashed.id)
+    assert set(journal.memory(SCOPE).topology.links) == {"a", "c"}
+    assert journal.verify().ok
 
 
 def test_what_is_not_in_history_is_said_to_be_missing(journal: Journal) -> None:
@@ -356,10 +386,3 @@ def test_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         Journal.open(tmp_path / "file" / "journal.db")
     with pytest.raises(MachineError, match="cannot open the journal"):
         Journal.open(tmp_path)
-
-
-def test_the_file_holds_no_private_key(journal: Journal, path: Path) -> None:
-    add(journal, "a")
-    content = b"".join(file.read_bytes() for file in path.parent.iterdir())
-    assert b"rait up" in content
-    assert PRIVATE.encode() not in content
