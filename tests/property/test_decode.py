@@ -69,12 +69,12 @@ NAMES = st.sampled_from(
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(NAMES | st.text(max_size=8), inner, max_size=8)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES | st.text(max_size=8), inner, max_size=4)
     ),
-    max_leaves=25,
+    max_leaves=6,
 )
-DOCUMENTS = st.dictionaries(NAMES | st.text(max_size=8), VALUES, max_size=10)
+DOCUMENTS = st.dictionaries(NAMES | st.text(max_size=8), VALUES, max_size=5)
 
 
 def _good_transport(draw: st.DrawFn) -> dict[str, Any]:
