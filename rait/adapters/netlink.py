@@ -77,6 +77,8 @@ class NetlinkError(MachineError):
         self.code = code
         self.said = said
         name = errno.errorcode.get(code, f"error {code}")
+        if code == errno.EPERM and not said:
+            said = "rait must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
         super().__init__(f"{name} ({os.strerror(code)})" + (f": {said}" if said else ""))
 
 
@@ -164,6 +166,20 @@ def _extended_text(reply: Reply) -> str:
     return ""
 
 
+class Traffic:
+    """Messages, not datagrams, that went through sockets."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.received = 0
+
+
+TRAFFIC = Traffic()
+"""What went through all sockets of this process that were closed; for benchmarks."""
+
+
 class NetlinkSocket:
     """A netlink socket in one network namespace. Not for use by two threads at once.
 
@@ -205,6 +221,9 @@ class NetlinkSocket:
 
     def close(self) -> None:
         """Close the socket; harmless when it is closed already."""
+        if self._socket.fileno() >= 0:
+            TRAFFIC.sent += self.sent
+            TRAFFIC.received += self.received
         self._socket.close()
 
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:

@@ -217,7 +217,7 @@ def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 
 def _name(name: str) -> bytes:
-    return attribute(IFLA_IFNAME, name.encode() + b"\0")
+    return attribute(IFLA_IFNAME, name.encode(errors="surrogateescape") + b"\0")
 
 
 def _address(index: int, address: str) -> bytes:
