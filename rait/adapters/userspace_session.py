@@ -167,12 +167,14 @@ class Session:
             self._change_port(client, event)
 
     def _change_port(self, client: uapi.Client, event: DeviceUpdated) -> None:
+        # The event's own idea of it may be 0, for a port that the program chose.
+        old = client.get().listen_port
         try:
             set_port(client, event.name, event.after.listen_port, self._transit.ns)
         except RaitError:
             # The program gave its old socket up before it knew that it gets no new one.
             with suppress(RaitError):
-                client.set(DeviceChange(listen_port=event.before.listen_port))
+                client.set(DeviceChange(listen_port=old))
             raise
 
 
