@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
+_WIDTH = 98
+
 _DESCRIPTION = """\
 rait turns WireGuard into a full mesh of point-to-point links for a routing daemon: one interface
 for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may route over them.
@@ -101,6 +103,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(arguments)
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps our line breaks. argparse would import shutil just to learn the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=_width())
+
+
+def _width() -> int:
+    try:
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns - 2, _WIDTH)
+    except (OSError, ValueError):
+        return _WIDTH
+
+
 def _guarded(arguments: argparse.Namespace) -> int:
     from rait import commands
     from rait.domain.problem import ConfigError, RaitError
@@ -128,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rait",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rait {__version__}")
@@ -242,7 +258,7 @@ def _add(
         aliases=aliases,
         help=summary,
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     # The same options after the command; SUPPRESS keeps them from undoing those before it.
