@@ -1,0 +1,212 @@
+"""A model of a machine with WireGuard, simple enough to be believed.
+
+It holds to the port in rait/domain/backend.py, where only what an event changes is written, and to
+what Linux does: a link that is up holds its listen port in the namespace that it was born in, 0 is
+a port of the kernel's choice, a peer's endpoint follows its packets, and allowed IPs come back in
+an order of the kernel's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from msgspec import Struct, structs
+
+from rait.domain.backend import Observation, ObservedLink, Outcome
+from rait.domain.events import (
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+)
+from rait.domain.settle import PRIVATE_GROUPS
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer
+
+EPHEMERAL = (50001, 50002, *range(40000, 40030))
+"""Ports that the kernel chooses from; some of them peers may want too, as in life."""
+
+
+class RefusedError(Exception):
+    """What the kernel answers; ``holder`` is the link that has the port, if that is why."""
+
+    def __init__(self, why: str, holder: str | None = None) -> None:
+        super().__init__(why)
+        self.holder = holder
+
+
+class Wire(Struct):
+    """A WireGuard link as the kernel has it. ``chosen`` tells a port that the kernel chose."""
+
+    link: Link
+    handshakes: dict[str, int]
+    chosen: bool = False
+
+
+class MachineModel:
+    """One target namespace, several transit ones, and a clock in seconds."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = 1_000_000
+        self.wires: dict[str, Wire] = {}
+        self.others: dict[str, str] = {"lo": ""}
+        self.refusals: list[RefusedError] = []
+        self._random = Random(seed)
+
+    def observe(self) -> Observation:
+        links = {
+            name: ObservedLink(link=_as_told(wire.link), handshakes=dict(wire.handshakes))
+            for name, wire in self.wires.items()
+        }
+        return Observation(now=self.now, links=links, others=dict(self.others))
+
+    def apply(self, events: Sequence[Event], fails: Callable[[int], bool]) -> list[Outcome]:
+        """Carry out events as a backend does; those whose index ``fails`` are refused."""
+        broken: set[str] = set()
+        outcomes = []
+        for index, event in enumerate(events):
+            error = None
+            try:
+                if event.name in broken or fails(index):
+                    raise RefusedError("injected")
+                self.happen(event)
+            except RefusedError as refusal:
+                self.refusals.append(refusal)
+                broken.add(event.name)
+                error = str(refusal)
+            outcomes.append(Outcome(index, error))
+        return outcomes
+
+    def happen(self, event: Event) -> None:
+        """One event. Raises RefusedError, and then nothing has changed."""
+        if isinstance(event, LinkAdded):
+            self._add(event.link)
+            return
+        wire = self.wires[event.name]
+        link = wire.link
+        match event:
+            case LinkRemoved():
+                del self.wires[event.name]
+            case LinkUpdated(_, _, settings):
+                raised = settings.up and not link.settings.up
+                self._set(wire, structs.replace(link, settings=settings), rebind=raised)
+            case DeviceUpdated(_, _, device):
+                moves = event.before.listen_port != device.listen_port
+                if not moves:
+                    device = _with_port(device, link.device.listen_port)
+                self._set(wire, structs.replace(link, device=device), rebind=moves)
+            case PeerAdded(_, peer):
+                assert link.peer(peer.public_key) is None
+                self._set_peers(wire, (*link.peers, peer))
+            case PeerRemoved(_, peer):
+                assert link.peer(peer.public_key) is not None
+                wire.handshakes.pop(peer.public_key, None)
+                self._set_peers(wire, _without(link, peer.public_key))
+            case PeerUpdated(_, before, peer):
+                current = link.peer(peer.public_key)
+                assert current is not None
+                if before.endpoint == peer.endpoint:
+                    peer = structs.replace(peer, endpoint=current.endpoint)
+                self._set_peers(wire, (*_without(link, peer.public_key), peer))
+
+    def half_happen(self, event: Event) -> None:
+        """Be killed in the midst of an event that takes several requests."""
+        if isinstance(event, LinkAdded) and event.name not in {*self.wires, *self.others}:
+            settings = structs.replace(event.link.settings, up=False, address=None)
+            bare = structs.replace(event.link, settings=settings, device=Device(""))
+            self.wires[event.name] = Wire(bare, {})
+        elif isinstance(event, LinkRemoved):
+            self.change_settings(event.name, group=PRIVATE_GROUPS + 7)
+        elif isinstance(event, LinkUpdated):
+            self.change_settings(event.name, mtu=event.after.mtu)
+
+    def change_settings(self, name: str, **fields: object) -> None:
+        wire = self.wires[name]
+        settings = structs.replace(wire.link.settings, **fields)
+        raised = settings.up and not wire.link.settings.up
+        self._set(wire, structs.replace(wire.link, settings=settings), rebind=raised)
+
+    def change_device(self, name: str, **fields: object) -> None:
+        wire = self.wires[name]
+        device = structs.replace(wire.link.device, **fields)
+        moves = device.listen_port != wire.link.device.listen_port
+        self._set(wire, structs.replace(wire.link, device=device), rebind=moves)
+        if moves:
+            wire.chosen = False
+
+    def packet_from(self, name: str, public_key: str, endpoint: Endpoint | None) -> None:
+        """A handshake was made; with an endpoint, from there."""
+        wire = self.wires[name]
+        wire.handshakes[public_key] = self.now
+        peer = wire.link.peer(public_key)
+        assert peer is not None
+        if endpoint is not None:
+            moved = structs.replace(peer, endpoint=endpoint)
+            self._set_peers(wire, (*_without(wire.link, public_key), moved))
+
+    def add_link(self, link: Link) -> None:
+        self._add(link)
+
+    def is_fresh(self, name: str, public_key: str) -> bool:
+        return self.now - self.wires[name].handshakes.get(public_key, 0) <= 180
+
+    def _add(self, link: Link) -> None:
+        if link.name in self.wires or link.name in self.others:
+            raise RefusedError("EEXIST")
+        wire = Wire(structs.replace(link, settings=structs.replace(link.settings, up=False)), {})
+        self._set(wire, link, rebind=link.settings.up)
+        self.wires[link.name] = wire
+
+    def _set(self, wire: Wire, link: Link, rebind: bool) -> None:
+        if rebind and link.settings.up:
+            port = self._bind(link)
+            wire.chosen = link.device.listen_port == 0 or (
+                wire.chosen and port == wire.link.device.listen_port
+            )
+            link = structs.replace(link, device=_with_port(link.device, port))
+        wire.link = link
+
+    def _bind(self, link: Link) -> int:
+        taken = {
+            wire.link.device.listen_port: name
+            for name, wire in self.wires.items()
+            if name != link.name
+            and wire.link.settings.up
+            and wire.link.origin.transit == link.origin.transit
+        }
+        port = link.device.listen_port
+        if port == 0:
+            return self._random.choice(sorted({*EPHEMERAL} - {*taken, *self._own_port(link)}))
+        if port in taken:
+            raise RefusedError("EADDRINUSE", taken[port])
+        return port
+
+    def _own_port(self, link: Link) -> set[int]:
+        """The old socket is there until the new one is."""
+        wire = self.wires.get(link.name)
+        return {wire.link.device.listen_port} if wire and wire.link.settings.up else set()
+
+    def _set_peers(self, wire: Wire, peers: tuple[LinkPeer, ...]) -> None:
+        ordered = tuple(sorted(peers, key=lambda peer: peer.public_key))
+        wire.link = structs.replace(wire.link, peers=ordered)
+
+
+def _as_told(link: Link) -> Link:
+    peers = tuple(
+        structs.replace(peer, allowed_ips=tuple(reversed(peer.allowed_ips))) for peer in link.peers
+    )
+    hidden = link.origin.backend == "kernel"
+    origin = structs.replace(link.origin, transit="") if hidden else link.origin
+    return structs.replace(link, origin=origin, peers=peers)
+
+
+def _with_port(device: Device, port: int) -> Device:
+    return structs.replace(device, listen_port=port)
+
+
+def _without(link: Link, public_key: str) -> tuple[LinkPeer, ...]:
+    return tuple(peer for peer in link.peers if peer.public_key != public_key)

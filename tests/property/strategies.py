@@ -1,0 +1,220 @@
+"""What the property tests draw from: small pools, so that names, keys and ports collide often."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+from hypothesis import strategies as st
+
+from rait.domain.config import Config, Isolation, Transport
+from rait.domain.history import Memory
+from rait.domain.peers import Peer, PeerEndpoint
+from rait.domain.plan import Node
+from rait.domain.topology import (
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Rule,
+    Topology,
+)
+
+OWN_KEY = b64encode(bytes(32)).decode()
+PEER_KEYS = tuple(b64encode(bytes([n]) * 32).decode() for n in range(1, 7))
+NAMES = ("w1", "w2", "w3", "w4", "w5", "w6")
+PORTS = (50001, 50002, 50003, 50004, 50005, 50006)
+FAMILIES = ("ip4", "ip6")
+PREFIXES = ("r4x", "r6x", "w", "much-too-long", "näme")
+HOSTS = ("a.example.org", "b.example.org")
+LITERALS = {"ip4": ("192.0.2.1", "192.0.2.2"), "ip6": ("2001:db8::1", "2001:db8::2")}
+NETNS = "raitns"
+TRANSITS = ("transit-1", "transit-2")
+IFGROUP = 54
+
+families = st.sampled_from(FAMILIES)
+ports = st.sampled_from(PORTS)
+peer_keys = st.sampled_from(PEER_KEYS)
+
+
+peer_endpoints = st.sampled_from(
+    [
+        PeerEndpoint(address_family=family, send_port=port, address=address)
+        for family in FAMILIES
+        for port in PORTS
+        for address in (None, *HOSTS, *LITERALS[family])
+    ]
+)
+
+
+def peers(keys: st.SearchStrategy[str] = peer_keys) -> st.SearchStrategy[Peer]:
+    return st.builds(
+        Peer,
+        public_key=keys,
+        endpoints=st.lists(peer_endpoints, max_size=3).map(tuple),
+        name=st.none() | st.just("gate"),
+    )
+
+
+def registries(
+    keys: st.SearchStrategy[str] = st.sampled_from((OWN_KEY, *PEER_KEYS)),  # noqa: B008
+) -> st.SearchStrategy[list[Peer]]:
+    """Peers as they come from a registry: one entry for each key, ports may collide."""
+    return st.lists(peers(keys), max_size=6, unique_by=lambda peer: peer.public_key)
+
+
+@st.composite
+def calm_registries(draw: st.DrawFn) -> list[Peer]:
+    """Peers of which no two want the same port."""
+    shuffled = draw(st.permutations(PORTS))
+    found = []
+    for key, port in zip(PEER_KEYS, shuffled, strict=True):
+        endpoint = draw(peer_endpoints)
+        endpoint = PeerEndpoint(
+            address_family=endpoint.address_family, send_port=port, address=endpoint.address
+        )
+        found.append(Peer(public_key=key, endpoints=(endpoint,)))
+    return found[: draw(st.integers(1, len(found)))]
+
+
+transports = st.sampled_from(
+    [
+        Transport(
+            address_family=family,
+            send_port=port,
+            mtu=mtu,
+            ifprefix=prefix,
+            fwmark=fwmark,
+            dynamic_port=dynamic,
+        )
+        for family in FAMILIES
+        for port in PORTS
+        for mtu, fwmark in ((1280, 0), (1420, 54))
+        for prefix in PREFIXES
+        for dynamic in (False, True)
+    ]
+)
+
+
+def transport_sets() -> st.SearchStrategy[tuple[Transport, ...]]:
+    """As a checked configuration has them: no two share a prefix, or a port in one family."""
+    return st.lists(
+        transports,
+        max_size=3,
+        unique_by=(lambda t: t.ifprefix, lambda t: (t.address_family, t.send_port)),
+    ).map(tuple)
+
+
+isolations = st.builds(
+    Isolation,
+    type=st.sampled_from(("netns", "vrf")),
+    ifgroup=st.sampled_from((54, 55)),
+    target=st.just(NETNS),
+)
+configs = st.builds(Config, transports=transport_sets(), isolation=isolations)
+
+addresses = st.fixed_dictionaries(
+    {},
+    optional={
+        (host, family): st.lists(st.sampled_from(LITERALS[family]), unique=True).map(tuple)
+        for host in HOSTS
+        for family in FAMILIES
+    },
+)
+
+ORIGINS = tuple(Origin(b, NETNS, t) for b in ("kernel", "userspace") for t in TRANSITS)
+SETTINGS = tuple(
+    LinkSettings(mtu, group, master, up, address)
+    for mtu in (1280, 1420)
+    for group in (54, 55)
+    for master in (None, "vrf0")
+    for up in (True, False)
+    for address in (None, "fe80::1/64", "fe80::2/64")
+)
+ENDPOINTS = (
+    None,
+    *(Endpoint(address, p) for address in ("192.0.2.1", "2001:db8::1") for p in (1000, 2000)),
+)
+LINK_PEERS = tuple(
+    LinkPeer(key, endpoint, keepalive, allowed_ips)
+    for key in PEER_KEYS[:3]
+    for endpoint in ENDPOINTS
+    for keepalive in (0, 25)
+    for allowed_ips in (("0.0.0.0/0", "::/0"), ())
+)
+"""Whole values to choose from: one choice for each costs far less than one for each field."""
+
+origins = st.sampled_from(ORIGINS)
+settings = st.sampled_from(SETTINGS)
+endpoints = st.sampled_from(ENDPOINTS)
+underlay = st.sampled_from(ENDPOINTS[1:])
+node = Node(public_key=OWN_KEY, origin=ORIGINS[0])
+
+
+PEER_TUPLES = (
+    (),
+    *((peer,) for peer in LINK_PEERS),
+    *((a, b) for a in LINK_PEERS[::3] for b in LINK_PEERS[::5] if a.public_key < b.public_key),
+)
+peer_tuples = st.sampled_from(PEER_TUPLES)
+"""The peers of one link, in the order of their keys."""
+
+
+@st.composite
+def topologies(draw: st.DrawFn, links_only: bool = False) -> Topology:
+    """Any valid topology: names are unique, and so are listen ports that are not 0."""
+    wanted_ports = draw(st.lists(ports, unique=True, max_size=4))
+    names = draw(st.permutations(NAMES))
+    links = {}
+    for name, port in zip(names, wanted_ports, strict=False):
+        device = draw(st.sampled_from(_devices(port)))
+        links[name] = Link(name, draw(origins), draw(settings), device, draw(peer_tuples))
+    if links_only:
+        return Topology(links)
+    return Topology(links, draw(told), draw(vrfs), draw(rules))
+
+
+told = st.sampled_from(
+    ({}, {"w1": "rxcost 32"}, {"w1": "rxcost 96"}, {"w1": "rxcost 32", "w2": "rxcost 96"})
+)
+"""What babeld may have been told."""
+
+vrfs = st.sampled_from(({}, {"vrf0": 100}, {"vrf0": 200}, {"vrf0": 100, "vrf1": 200}))
+rules = st.sets(
+    st.sampled_from([Rule(family, 54, table, 100) for family in FAMILIES for table in (100, 200)])
+).map(lambda found: {rule.name: rule for rule in found})
+
+
+def _devices(port: int) -> tuple[Device, ...]:
+    return (
+        Device(OWN_KEY, port, 54),
+        Device(OWN_KEY, port),
+        Device(OWN_KEY, 0),
+        Device("other key", port),
+        Device("other key", 0),
+    )
+
+
+@st.composite
+def wanted_topologies(draw: st.DrawFn) -> Topology:
+    """What a plan may ask for: one origin, group and key for all, one peer for each link."""
+    origin = draw(origins)
+    drawn = draw(topologies(links_only=True))
+    links = {}
+    for name, link in drawn.links.items():
+        links[name] = Link(
+            name,
+            origin,
+            LinkSettings(link.settings.mtu, IFGROUP, None, True, f"fe80::{name[1:]}/64"),
+            Device(OWN_KEY, link.device.listen_port, link.device.fwmark),
+            (LinkPeer(draw(peer_keys), draw(endpoints)),),
+        )
+    return Topology(links)
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> Memory:
+    """What a journal may say, whether or not the machine still is like that."""
+    pending = draw(st.just(Topology()) | topologies(links_only=True))
+    return Memory(topology=draw(topologies(links_only=True)), pending=pending.links)

@@ -1,0 +1,294 @@
+"""The laws of the design, each as a property."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from rait.domain.config import MAX_IFNAME, Config, Transport
+from rait.domain.diff import diff
+from rait.domain.events import evolve, inverted, replay
+from rait.domain.peers import Peer, PeerEndpoint
+from rait.domain.plan import Addresses, Node, Plan, plan
+from rait.domain.problem import Problem
+from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
+from tests.property import strategies as some
+
+
+def shared_ports(topology: Topology) -> list[int]:
+    """Listen ports that more than one link has, in whatever families: WireGuard binds both."""
+    count = Counter(link.device.listen_port for link in topology.links.values())
+    return [port for port, links in count.items() if port and links > 1]
+
+
+# Law 1
+
+
+@given(some.topologies(), some.topologies())
+def test_what_diff_says_leads_from_one_topology_to_the_other(
+    before: Topology, after: Topology
+) -> None:
+    assert replay(before, diff(before, after)) == after
+
+
+# Law 2
+
+
+@given(some.topologies())
+def test_nothing_has_to_happen_for_a_topology_to_stay_as_it_is(topology: Topology) -> None:
+    assert diff(topology, topology) == ()
+
+
+# Law 3
+
+
+@given(some.topologies(), some.topologies())
+def test_events_can_be_taken_back(before: Topology, after: Topology) -> None:
+    events = diff(before, after)
+    assert replay(replay(before, events), inverted(events)) == before
+
+
+# Law 4
+
+
+@given(some.topologies(), some.topologies())
+def test_no_two_links_hold_one_port_at_any_moment(before: Topology, after: Topology) -> None:
+    now = before
+    for event in diff(before, after):
+        now = evolve(now, event)
+        assert shared_ports(now) == []
+        assert all(name == link.name for name, link in now.links.items())
+
+
+@given(st.permutations(some.PORTS), st.sets(st.sampled_from(some.NAMES)))
+def test_ports_change_hands_without_being_shared(shuffled: list[int], dynamic: set[str]) -> None:
+    """As above, where all links stay: chains and circles of ports are the rule here."""
+    link = Link("", some.node.origin, LinkSettings(1420, 54), Device(some.OWN_KEY))
+    before = Topology(
+        {n: with_port(link, n, p) for n, p in zip(some.NAMES, some.PORTS, strict=True)}
+    )
+    wanted = {n: 0 if n in dynamic else p for n, p in zip(some.NAMES, shuffled, strict=True)}
+    after = Topology({n: with_port(link, n, p) for n, p in wanted.items()})
+    now = before
+    events = diff(before, after)
+    for event in events:
+        now = evolve(now, event)
+        assert shared_ports(now) == []
+    assert now == after
+    moved = sum(before.links[n] != after.links[n] for n in some.NAMES)
+    assert len(events) <= moved + moved // 2, "each circle is to be broken just once"
+
+
+def with_port(link: Link, name: str, port: int) -> Link:
+    return Link(name, link.origin, link.settings, Device(some.OWN_KEY, port))
+
+
+# Law 5
+
+ANY_TEXT = st.text(max_size=20)
+
+
+@given(
+    st.builds(
+        Config,
+        transports=st.lists(
+            some.transports
+            | st.builds(
+                Transport,
+                address_family=some.families,
+                send_port=st.integers(1, 65535),
+                mtu=st.integers(1280, 65455),
+                ifprefix=ANY_TEXT,
+            )
+        ).map(tuple),
+        isolation=some.isolations,
+    ),
+    st.lists(
+        some.peers()
+        | st.builds(
+            Peer,
+            public_key=ANY_TEXT,
+            endpoints=st.lists(
+                st.builds(
+                    PeerEndpoint,
+                    address_family=some.families,
+                    send_port=st.integers(1, 65535),
+                    address=st.none() | ANY_TEXT,
+                )
+            ).map(tuple),
+        )
+    ),
+    some.addresses,
+    some.topologies(),
+)
+def test_plan_is_total(
+    config: Config,
+    peers: list[Peer],
+    addresses: Addresses,
+    applied: Topology,
+) -> None:
+    """No input makes it raise, and what it gives is sound: even for transports that collide."""
+    planned = plan(config, some.node, peers, addresses, applied)
+    assert shared_ports(planned.topology) == []
+    for name, link in planned.topology.links.items():
+        assert link.name == name
+        assert len(name.encode()) <= MAX_IFNAME
+        assert [peer.public_key for peer in link.peers] != [some.OWN_KEY]
+    assert planned == plan(config, some.node, peers, addresses, applied)
+
+
+# Law 6
+
+
+@given(some.configs, some.registries(), some.addresses, st.data())
+def test_the_order_of_peers_only_decides_conflicts(
+    config: Config,
+    peers: list[Peer],
+    addresses: Addresses,
+    data: st.DataObject,
+) -> None:
+    shuffled = data.draw(st.permutations(peers))
+    candidates = possible_links(config, peers, addresses)
+    plans = [plan(config, some.node, order, addresses) for order in (peers, shuffled)]
+    for planned in plans:
+        links = planned.topology.links.values()
+        assert all(link in candidates for link in links)
+        assert len(planned.problems) == count_routes(config, peers) - len(links)
+        lost = [link for link in candidates if link not in links]
+        assert {link.name for link in lost} <= names_of(planned.problems)
+        assert all(any(are_rivals(link, other) for other in links) for link in lost)
+    if not plans[0].problems:
+        assert plans[0] == plans[1]
+
+
+def possible_links(config: Config, peers: list[Peer], addresses: Addresses) -> list[Link]:
+    """Each link that there would be, were it the only one."""
+    found: list[Link] = []
+    for peer in peers:
+        for endpoint in peer.endpoints:
+            for transport in config.transports:
+                alone = Config(transports=(transport,), isolation=config.isolation)
+                only = Peer(public_key=peer.public_key, endpoints=(endpoint,))
+                found += plan(alone, some.node, [only], addresses).topology.links.values()
+    return found
+
+
+def count_routes(config: Config, peers: list[Peer]) -> int:
+    return sum(
+        transport.address_family == endpoint.address_family
+        for peer in peers
+        if peer.public_key != some.OWN_KEY
+        for endpoint in peer.endpoints
+        for transport in config.transports
+    )
+
+
+def are_rivals(one: Link, other: Link) -> bool:
+    """Whether only one of the two can be: for its name, its port, or the way to its peer."""
+    same_peer = one.peers[0].public_key == other.peers[0].public_key
+    return (
+        one.name == other.name
+        or one.device.listen_port == other.device.listen_port != 0
+        or (same_peer and one.name[:-5] == other.name[:-5])
+    )
+
+
+def names_of(problems: tuple[Problem, ...]) -> set[str]:
+    return {problem.link for problem in problems if problem.link is not None}
+
+
+# Law 7
+
+
+@st.composite
+def meshes(draw: st.DrawFn) -> list[tuple[str, tuple[Transport, ...], Peer]]:
+    """Nodes of one mesh: key, transports, and the registry's entry for each, which follows them."""
+    nodes = []
+    for number, key in enumerate(some.PEER_KEYS[: draw(st.integers(2, 4))]):
+        chosen = draw(st.sampled_from((("ip4",), ("ip6",), ("ip4", "ip6"), ("ip6", "ip4"))))
+        found = [
+            Transport(
+                address_family=family,
+                send_port=draw(some.ports),
+                mtu=1420,
+                ifprefix=f"rait{family[2]}x",
+                dynamic_port=draw(st.booleans()),
+            )
+            for family in chosen
+        ]
+        address = {"ip4": f"192.0.2.{number}", "ip6": f"2001:db8::{number}"}
+        endpoints = tuple(
+            PeerEndpoint(
+                address_family=t.address_family,
+                send_port=t.send_port,
+                address=draw(st.sampled_from((None, address[t.address_family]))),
+            )
+            for t in found
+        )
+        nodes.append((key, tuple(found), Peer(public_key=key, endpoints=endpoints)))
+    return nodes
+
+
+@given(meshes())
+def test_nodes_with_one_registry_agree(
+    mesh: list[tuple[str, tuple[Transport, ...], Peer]],
+) -> None:
+    registry = [peer for _, _, peer in mesh]
+    plans: dict[str, Plan] = {}
+    for key, found, _ in mesh:
+        here = Node(public_key=key, origin=Origin("kernel"))
+        plans[key] = plan(Config(transports=found), here, registry)
+    for key, found, own in mesh:
+        for link in plans[key].topology.links.values():
+            (far,) = link.peers
+            transport = next(t for t in found if link.name.startswith(t.ifprefix))
+            family = transport.address_family
+            theirs = next(p for p in registry if p.public_key == far.public_key)
+            there = next(e for e in theirs.endpoints if e.address_family == family)
+            here = next(e for e in own.endpoints if e.address_family == family)
+            assert link.device.listen_port == (0 if transport.dynamic_port else there.send_port)
+            back = [
+                candidate
+                for name, candidate in plans[far.public_key].topology.links.items()
+                if candidate.peer(key) and name == f"{link.name[:-5]}{here.send_port}"
+            ]
+            if not back:
+                assert plans[far.public_key].problems, "it is left out there, and that is said"
+                continue
+            returning = back[0].peers[0].endpoint
+            if returning is not None and link.device.listen_port:
+                assert returning.port == link.device.listen_port
+            if far.endpoint is not None and back[0].device.listen_port:
+                assert far.endpoint.port == back[0].device.listen_port
+            assert back[0].settings.address != link.settings.address
+
+
+# Law 8
+
+
+@given(some.configs, some.registries() | some.calm_registries(), some.addresses, st.data())
+def test_one_peer_touches_only_its_own_links(
+    config: Config,
+    peers: list[Peer],
+    addresses: Addresses,
+    data: st.DataObject,
+) -> None:
+    """And where peers want the same, links that plan names as lost before or after."""
+    assume(peers)
+    index = data.draw(st.integers(0, len(peers) - 1))
+    changed = data.draw(st.none() | some.peers(st.just(peers[index].public_key)))
+    replaced = list(peers)
+    replaced[index : index + 1] = [changed] if changed is not None else []
+    old = plan(config, some.node, peers, addresses)
+    new = plan(config, some.node, replaced, addresses, old.topology)
+    its_own = {
+        name
+        for planned in (old, new)
+        for name, link in planned.topology.links.items()
+        if link.peer(peers[index].public_key)
+    }
+    contested = names_of(old.problems) | names_of(new.problems)
+    for event in diff(old.topology, new.topology):
+        assert event.name in its_own | contested

@@ -1,0 +1,237 @@
+"""What is ours and what of it is left alone, whatever the machine and the journal say."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.diff import diff
+from rait.domain.events import DeviceUpdated, Event, LinkAdded, LinkUpdated, PeerUpdated, replay
+from rait.domain.history import Memory
+from rait.domain.settle import PRIVATE_GROUPS, Scope, settle
+from rait.domain.topology import (
+    EMPTY,
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Topology,
+)
+from tests.property import strategies as some
+from tests.property.machine_model import MachineModel, Wire
+
+SCOPE = Scope(public_key=some.OWN_KEY, netns=some.NETNS, ifgroup=some.IFGROUP)
+NOW = 1_000_000
+ages = st.sampled_from((0, 60, REJECT_AFTER_SECONDS, REJECT_AFTER_SECONDS + 1, 4000, NOW))
+"""Seconds since the last handshake; the last is "never"."""
+fresh = st.sampled_from((0, 60, REJECT_AFTER_SECONDS))
+stale = st.sampled_from((REJECT_AFTER_SECONDS + 1, 4000, NOW))
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> MachineModel:
+    """A machine in any state: with links of ours and of others, and with other interfaces."""
+    machine = MachineModel(draw(st.integers(0, 99)))
+    found = draw(some.topologies(links_only=True)).links
+    for number, (name, link) in enumerate(found.items()):
+        chosen = link.settings.up and link.device.listen_port == 0
+        if chosen:
+            link = structs.replace(link, device=Device(link.device.public_key, 40000 + number))
+        handshakes = {peer.public_key: machine.now - draw(ages) for peer in link.peers}
+        machine.wires[name] = Wire(link, handshakes, chosen)
+    free = [name for name in some.NAMES if name not in found]
+    for name in draw(st.lists(st.sampled_from(free), max_size=2)):
+        machine.others[name] = draw(st.sampled_from(("veth", "")))
+    return machine
+
+
+@given(machines(), some.wanted_topologies(), some.memories())
+def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
+    machine: MachineModel, desired: Topology, memory: Memory
+) -> None:
+    settled = settle(machine.observe(), desired, memory, SCOPE)
+    in_our_group = {n for n, w in machine.wires.items() if w.link.settings.group == some.IFGROUP}
+    assert in_our_group <= settled.before.links.keys()
+    impossible = {problem.link for problem in settled.problems}
+    assert settled.after.links.keys() == desired.links.keys() - impossible
+    assert impossible <= desired.links.keys()
+
+
+@given(machines(), some.wanted_topologies(), some.memories())
+def test_what_is_not_ours_is_never_touched(
+    machine: MachineModel, desired: Topology, memory: Memory
+) -> None:
+    known = memory.topology.links.keys() | memory.pending.keys()
+    foreign = {
+        name
+        for name, wire in machine.wires.items()
+        if wire.link.settings.group != some.IFGROUP and name not in known
+    }
+    foreign |= machine.others.keys()
+    for goal in (desired, EMPTY):
+        settled = settle(machine.observe(), goal, memory, SCOPE)
+        events = diff(settled.before, settled.after)
+        assert not foreign & {event.name for event in events}
+        assert {problem.link for problem in settled.problems} >= foreign & goal.links.keys()
+
+
+@given(machines(), some.wanted_topologies(), some.memories())
+def test_after_a_run_there_is_nothing_left_to_do(
+    machine: MachineModel, desired: Topology, memory: Memory
+) -> None:
+    settled = settle(machine.observe(), desired, memory, SCOPE)
+    events = diff(settled.before, settled.after)
+    outcomes = machine.apply(events, lambda _: False)
+    done = [events[outcome.index] for outcome in outcomes if outcome.error is None]
+    refused = {events[outcome.index].name for outcome in outcomes if outcome.error}
+    drift = diff(memory.topology, settled.before)
+    memory = Memory(topology=replay(memory.topology, [*drift, *done]))
+    again = settle(machine.observe(), desired, memory, SCOPE)
+    assert again.before == memory.topology
+    if not refused:
+        assert diff(again.before, again.after) == ()
+
+
+# One link, in a state that can be told in a few words
+
+
+def link(
+    *,
+    port: int = 50001,
+    endpoint: Endpoint | None = None,
+    address: str | None = "fe80::1/64",
+    group: int = some.IFGROUP,
+    public_key: str = some.OWN_KEY,
+    transit: str = some.TRANSITS[0],
+    name: str = "w1",
+) -> Link:
+    return Link(
+        name,
+        Origin("kernel", some.NETNS, transit),
+        LinkSettings(1420, group, None, True, address),
+        Device(public_key, port),
+        (LinkPeer(some.PEER_KEYS[0], endpoint),),
+    )
+
+
+def what_happens(
+    seen: Link, wanted: Link | Topology, last: Link, age: int = 0
+) -> tuple[Event, ...]:
+    """Of a sync that sees a link in a state, wants it in another, and last made it a third."""
+    told = structs.replace(seen, origin=structs.replace(seen.origin, transit=""))
+    sessions = {peer.public_key: NOW - age for peer in seen.peers}
+    observation = Observation(
+        now=NOW, links={seen.name: ObservedLink(link=told, handshakes=sessions)}
+    )
+    goal = wanted if isinstance(wanted, Topology) else Topology({wanted.name: wanted})
+    settled = settle(observation, goal, Memory(topology=Topology({last.name: last})), SCOPE)
+    return diff(settled.before, settled.after)
+
+
+def written(events: tuple[Event, ...]) -> Endpoint | None:
+    (event,) = events
+    assert isinstance(event, PeerUpdated)
+    assert event.before.endpoint != event.after.endpoint
+    return event.after.endpoint
+
+
+@given(roamed=some.underlay, wanted=some.underlay, age=fresh)
+def test_a_roamed_endpoint_stands_while_its_session_lives(
+    roamed: Endpoint, wanted: Endpoint, age: int
+) -> None:
+    one = link(endpoint=wanted)
+    assert what_happens(link(endpoint=roamed), one, one, age) == ()
+
+
+@given(seen=some.endpoints, wanted=some.underlay, age=stale)
+def test_a_stale_endpoint_is_restored(seen: Endpoint | None, wanted: Endpoint, age: int) -> None:
+    one = link(endpoint=wanted)
+    events = what_happens(link(endpoint=seen), one, one, age)
+    assert events == () if seen == wanted else written(events) == wanted
+
+
+@given(seen=some.endpoints, last=some.endpoints, wanted=some.underlay, age=ages)
+def test_a_newly_wanted_endpoint_is_written_at_once(
+    seen: Endpoint | None, last: Endpoint | None, wanted: Endpoint, age: int
+) -> None:
+    if last == wanted:
+        return
+    events = what_happens(link(endpoint=seen), link(endpoint=wanted), link(endpoint=last), age)
+    assert events == () if seen == wanted else written(events) == wanted
+
+
+@given(seen=some.endpoints, last=some.endpoints, age=ages)
+def test_a_name_that_does_not_resolve_changes_nothing(
+    seen: Endpoint | None, last: Endpoint | None, age: int
+) -> None:
+    assert what_happens(link(endpoint=seen), link(), link(endpoint=last), age) == ()
+
+
+@given(seen=some.endpoints, last=some.endpoints, wanted=some.endpoints)
+def test_a_link_made_again_keeps_the_endpoint_if_its_name_does_not_resolve(
+    seen: Endpoint | None, last: Endpoint | None, wanted: Endpoint | None
+) -> None:
+    """A link is made again where the namespace of its socket is to be another."""
+    events = what_happens(
+        link(endpoint=seen),
+        link(endpoint=wanted, transit=some.TRANSITS[1]),
+        link(endpoint=last),
+    )
+    made = replay(Topology(), [e for e in events if not isinstance(e, type(events[0]))])
+    (peer,) = made.links["w1"].peers
+    assert peer.endpoint == (wanted or seen)
+    assert any(isinstance(event, LinkAdded) for event in events)
+
+
+@given(st.sampled_from(("fe80::1/64", "fe80::77/64", "fe80::abcd/10")))
+def test_a_link_local_address_that_is_there_is_kept(address: str) -> None:
+    assert what_happens(link(address=address), link(), link()) == ()
+
+
+def test_a_link_local_address_that_is_missing_is_set() -> None:
+    (event,) = what_happens(link(address=None), link(), link())
+    assert isinstance(event, LinkUpdated)
+    assert event.after.address == "fe80::1/64"
+
+
+@given(st.integers(1, 65535))
+def test_a_port_that_the_kernel_chose_stands(port: int) -> None:
+    assert what_happens(link(port=port), link(port=0), link(port=0)) == ()
+
+
+@given(st.integers(1, 65535))
+def test_a_port_that_the_kernel_chose_gives_way_to_a_peer_that_wants_it(port: int) -> None:
+    wanted = Topology({"w1": link(port=0), "w2": link(port=port, name="w2")})
+    away, *rest = what_happens(link(port=port), wanted, link(port=0))
+    assert away == DeviceUpdated("w1", Device(some.OWN_KEY, port), Device(some.OWN_KEY, 0))
+    assert {event.name for event in rest} == {"w2"}
+
+
+@given(st.integers(1, 65535))
+def test_a_port_that_was_set_is_left_when_the_kernel_shall_choose(port: int) -> None:
+    (event,) = what_happens(link(port=port), link(port=0), link(port=port))
+    assert event == DeviceUpdated("w1", Device(some.OWN_KEY, port), Device(some.OWN_KEY, 0))
+
+
+@given(st.sampled_from((some.OWN_KEY, "former key", "")))
+def test_a_link_cut_off_while_key_and_group_changed_is_still_ours(key: str) -> None:
+    """The run was killed with the new key set, or not, and the former group still there."""
+    former = link(group=53, public_key="former key")
+    events = what_happens(link(group=53, public_key=key), link(), former)
+    assert LinkUpdated("w1", former.settings, link().settings) in events
+
+
+@given(st.sampled_from((some.OWN_KEY, "former key", "")))
+def test_a_link_cut_off_on_its_way_out_is_still_ours(key: str) -> None:
+    leaving = link(group=PRIVATE_GROUPS + 1, public_key=key)
+    (event,) = what_happens(leaving, EMPTY, link(public_key="former key"))
+    assert event.name == "w1"
+
+
+def test_a_link_of_another_node_on_its_way_out_is_not_ours() -> None:
+    leaving = link(group=PRIVATE_GROUPS + 1, public_key="another node's key", name="w2")
+    assert what_happens(leaving, EMPTY, link()) == ()

@@ -1,0 +1,91 @@
+"""What each event does to a topology, and that it refuses one that it does not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    MismatchError,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+    evolve,
+    invert,
+    replay,
+)
+from rait.domain.topology import (
+    EMPTY,
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Topology,
+)
+
+PEER = LinkPeer("peer", Endpoint("192.0.2.1", 50153))
+BARE = Link("rait4x1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221, 54))
+LINK = Link("rait4x1", BARE.origin, BARE.settings, BARE.device, (PEER,))
+ONE = Topology({"rait4x1": LINK})
+
+
+def test_a_link_is_made_bare_and_then_gets_its_peer() -> None:
+    assert replay(EMPTY, [LinkAdded(BARE), PeerAdded("rait4x1", PEER)]) == ONE
+
+
+def test_peers_are_kept_in_the_order_of_their_keys() -> None:
+    earlier = LinkPeer("a peer")
+    link = evolve(ONE, PeerAdded("rait4x1", earlier)).links["rait4x1"]
+    assert link.peers == (earlier, PEER)
+
+
+def test_replay_leaves_the_topology_it_started_from_alone() -> None:
+    replay(ONE, [LinkRemoved(LINK)])
+    assert list(ONE.links) == ["rait4x1"]
+
+
+OTHER_DEVICE = Device("own", 1, 54)
+OTHER_SETTINGS = LinkSettings(1280, 54)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        LinkAdded(BARE),
+        LinkRemoved(BARE),
+        LinkUpdated("rait4x1", OTHER_SETTINGS, BARE.settings),
+        DeviceUpdated("rait4x1", OTHER_DEVICE, BARE.device),
+        PeerAdded("rait4x1", PEER),
+        PeerRemoved("rait4x1", LinkPeer("peer")),
+        PeerUpdated("rait4x1", LinkPeer("peer"), PEER),
+        PeerUpdated("rait4x1", PEER, LinkPeer("another")),
+        PeerAdded("rait4x2", PEER),
+    ],
+)
+def test_an_event_refuses_a_state_that_it_does_not_fit(event: Event) -> None:
+    with pytest.raises(MismatchError, match="rait4x"):
+        evolve(ONE, event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        LinkRemoved(LINK),
+        LinkUpdated("rait4x1", BARE.settings, OTHER_SETTINGS),
+        DeviceUpdated("rait4x1", BARE.device, OTHER_DEVICE),
+        PeerRemoved("rait4x1", PEER),
+        PeerUpdated("rait4x1", PEER, LinkPeer("peer")),
+        BabelInterfaceAdded("rait4x1", "rxcost 32"),
+    ],
+)
+def test_an_event_and_its_inverse_cancel_out(event: Event) -> None:
+    changed = evolve(ONE, event)
+    assert changed != ONE
+    assert evolve(changed, invert(event)) == ONE

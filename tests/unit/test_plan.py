@@ -1,0 +1,120 @@
+"""The port rule by example, and what becomes of peers that cannot be had."""
+
+from __future__ import annotations
+
+from rait.domain.config import Config, Family, Isolation, Transport
+from rait.domain.peers import Peer, PeerEndpoint
+from rait.domain.plan import Node, plan
+from rait.domain.topology import (
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Topology,
+)
+
+NODE = Node(public_key="own key", origin=Origin("kernel", "raitns", "transit"))
+IP4 = Transport(address_family="ip4", send_port=50153, mtu=1420, ifprefix="rait4x", fwmark=54)
+IP6 = Transport(
+    address_family="ip6",
+    send_port=50154,
+    mtu=1400,
+    ifprefix="rait6x",
+    fwmark=54,
+    dynamic_port=True,
+)
+CONFIG = Config(transports=(IP4, IP6), isolation=Isolation(ifgroup=54, target="raitns"))
+
+
+def peer(key: str, port: int, address: str | None = "192.0.2.1", family: Family = "ip4") -> Peer:
+    endpoint = PeerEndpoint(address_family=family, send_port=port, address=address)
+    return Peer(public_key=key, endpoints=(endpoint,))
+
+
+def test_the_port_rule() -> None:
+    """We listen where the peer sends to, and send to where it listens for us."""
+    planned = plan(CONFIG, NODE, [peer("peer", 50221)])
+    assert planned.problems == ()
+    link = planned.topology.links["rait4x50221"]
+    assert link == Link(
+        "rait4x50221",
+        NODE.origin,
+        LinkSettings(1420, 54, None, True, link.settings.address),
+        Device("own key", 50221, 54),
+        (LinkPeer("peer", Endpoint("192.0.2.1", 50153), 0, ("0.0.0.0/0", "::/0")),),
+    )
+    assert planned.topology.links.keys() == {"rait4x50221"}
+
+
+def test_with_dynamic_port_the_kernel_chooses_where_to_listen() -> None:
+    planned = plan(CONFIG, NODE, [peer("peer", 50222, "2001:db8::1", "ip6")])
+    link = planned.topology.links["rait6x50222"]
+    assert link.device == Device("own key", 0, 54)
+    assert link.settings.mtu == 1400
+    assert link.peers[0].endpoint == Endpoint("2001:db8::1", 50154)
+
+
+def test_an_endpoint_of_a_family_without_transport_is_passed_over() -> None:
+    only_ip6 = Config(transports=(IP6,))
+    assert plan(only_ip6, NODE, [peer("peer", 50221)]).topology == Topology()
+
+
+def test_a_vrf_is_the_master_of_its_links() -> None:
+    config = Config(transports=(IP4,), isolation=Isolation(type="vrf", target="vrf0", table=100))
+    (link,) = plan(config, NODE, [peer("peer", 50221)]).topology.links.values()
+    assert link.settings.master == "vrf0"
+
+
+def test_our_own_entry_is_dropped_without_a_word() -> None:
+    planned = plan(CONFIG, NODE, [peer("own key", 50153)])
+    assert planned.topology == Topology()
+    assert planned.problems == ()
+
+
+def test_of_two_peers_with_one_port_the_first_wins_and_the_other_is_told() -> None:
+    planned = plan(CONFIG, NODE, [peer("first", 50221), peer("second", 50221)])
+    assert planned.topology.links["rait4x50221"].peers[0].public_key == "first"
+    (problem,) = planned.problems
+    assert problem.severity == "warning"
+    assert problem.link == "rait4x50221"
+    assert "second" in problem.message
+    assert "first" in problem.message
+    assert "50221" in problem.message
+
+
+def test_one_port_in_both_families_is_one_too_many() -> None:
+    static = Transport(address_family="ip6", send_port=50154, mtu=1420, ifprefix="rait6x")
+    config = Config(transports=(IP4, static))
+    both = [peer("first", 50221), peer("second", 50221, "2001:db8::1", "ip6")]
+    planned = plan(config, NODE, both)
+    assert planned.topology.links.keys() == {"rait4x50221"}
+    assert "dynamic_port" in planned.problems[0].message
+    dynamic = Config(transports=(IP4, IP6))
+    assert plan(dynamic, NODE, both).topology.links.keys() == {"rait4x50221", "rait6x50221"}
+
+
+def test_a_name_over_15_bytes_is_refused() -> None:
+    """Bytes, not letters: the kernel counts those."""
+    fits = Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="abcdefghij")
+    too_long = Transport(address_family="ip4", send_port=2, mtu=1420, ifprefix="abcdefghijä")
+    planned = plan(Config(transports=(fits, too_long)), NODE, [peer("peer", 50221)])
+    assert planned.topology.links.keys() == {"abcdefghij50221"}
+    assert "15 bytes" in planned.problems[0].message
+
+
+def test_a_peer_without_an_address_waits_and_so_does_one_that_does_not_resolve() -> None:
+    planned = plan(CONFIG, NODE, [peer("a", 50001, None), peer("b", 50002, "b.example.org")])
+    assert [link.peers[0].endpoint for link in planned.topology.links.values()] == [None, None]
+    assert planned.problems == ()
+
+
+def test_of_several_addresses_the_one_in_use_is_kept() -> None:
+    peers = [peer("peer", 50221, "example.org")]
+    both = {("example.org", "ip4"): ("192.0.2.1", "192.0.2.2")}
+    used = {("example.org", "ip4"): ("192.0.2.2",)}
+    first = plan(CONFIG, NODE, peers, used).topology
+    for applied, expected in ((None, "192.0.2.1"), (first, "192.0.2.2")):
+        link = plan(CONFIG, NODE, peers, both, applied).topology.links["rait4x50221"]
+        assert link.peers[0].endpoint == Endpoint(expected, 50153)
