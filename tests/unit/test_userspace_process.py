@@ -1,0 +1,53 @@
+"""What keeps userspace links from working, in words that tell what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rait.adapters import userspace, userspace_process
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only directory on PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(userspace_process.PROGRAM_VARIABLE, raising=False)
+    monkeypatch.setattr(userspace_process, "TUN", "/dev/null")
+    return tmp_path
+
+
+def put(directory: Path, name: str) -> None:
+    (directory / name).touch(mode=0o755)
+
+
+@pytest.mark.usefixtures("programs")
+def test_without_a_program_it_says_what_to_install() -> None:
+    assert not userspace.available()
+    assert "wireguard-go" in userspace.why_not()
+    assert "install" in userspace.why_not()
+
+
+def test_wireguard_go_is_enough(programs: Path) -> None:
+    put(programs, "wireguard-go")
+
+    assert userspace.available()
+    assert userspace.why_not() == ""
+
+
+def test_another_program_may_stand_in(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, "boringtun-cli")
+    put(programs, "wireguard-go")
+    assert "boringtun-cli" in userspace.why_not()
+
+    put(programs, "boringtun-cli")
+
+    assert userspace.available()
+
+
+def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(programs, "wireguard-go")
+    monkeypatch.setattr(userspace_process, "TUN", "/dev/net/no-such-tun")
+
+    assert "modprobe tun" in userspace.why_not()
