@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -14,12 +15,17 @@ from rait.domain.events import (
     BabelInterfaceFlushed,
     DeviceUpdated,
     Event,
+    IsolationEvent,
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
+    RuleAdded,
+    RuleRemoved,
+    VrfAdded,
+    VrfRemoved,
 )
 from rait.domain.guard import Removal
 from rait.domain.topology import Link
@@ -87,6 +93,10 @@ def event_object(event: Event) -> dict[str, object]:
     fields = msgspec.to_builtins(event)
     if isinstance(event, LinkAdded | LinkRemoved):
         return {"type": fields.pop("type"), "link": event.name, "state": fields["link"]}
+    if isinstance(event, VrfAdded | VrfRemoved):
+        return {"type": fields.pop("type"), "vrf": fields.pop("name"), **fields}
+    if isinstance(event, RuleAdded | RuleRemoved):
+        return {"type": fields.pop("type"), "rule": fields["rule"]}
     return {"type": fields.pop("type"), "link": fields.pop("name"), **fields}
 
 
@@ -97,7 +107,7 @@ def summary(report: Report) -> str:
     failed = {failure.link for failure in report.failures}
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:
-        if event.name not in failed:
+        if event.name not in failed and not isinstance(event, IsolationEvent):
             names[_class_of(event)].add(event.name)
     remade = names["added"] & names["removed"]
     counts = {
@@ -108,8 +118,22 @@ def summary(report: Report) -> str:
         "failed": len(failed),
     }
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
+    told += [f"{what} {_to_be(became, report)}" for what, became in _isolation_words(report)]
     told = told or ["nothing done"]
     return f"rait {report.command}: {', '.join(told)}; {_count(report.links, 'link')} wanted"
+
+
+def _isolation_words(report: Report) -> Iterator[tuple[str, str]]:
+    failed = {failure.link for failure in report.failures}
+    done = Counter(type(event) for event in report.events if event.name not in failed)
+    for kind, what, became in (
+        (VrfAdded, "VRF", "added"),
+        (VrfRemoved, "VRF", "removed"),
+        (RuleAdded, "rule", "added"),
+        (RuleRemoved, "rule", "removed"),
+    ):
+        if done[kind]:
+            yield _count(done[kind], what), became
 
 
 def _to_be(what: str, report: Report) -> str:
@@ -153,6 +177,14 @@ def describe(event: Event) -> str:
             return f"+ babel {name}"
         case BabelInterfaceFlushed(name, _):
             return f"- babel {name}"
+        case VrfAdded(name, table):
+            return f"+ vrf {name} table {table}"
+        case VrfRemoved(name, table):
+            return f"- vrf {name} table {table}"
+        case RuleAdded(rule):
+            return f"+ rule {rule.name}"
+        case RuleRemoved(rule):
+            return f"- rule {rule.name}"
 
 
 def listing_text(listing: Listing) -> str:

@@ -38,6 +38,8 @@ IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_EXT_MASK = 29
 IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
+IFLA_VRF_TABLE = 1
 IFLA_INET6_ADDR_GEN_MODE = 8
 IN6_ADDR_GEN_MODE_NONE = 1
 IFA_ADDRESS = 1
@@ -49,6 +51,7 @@ RT_SCOPE_LINK = 253
 IFF_UP = 0x1
 RTEXT_FILTER_SKIP_STATS = 0x8
 WIREGUARD = "wireguard"
+VRF = "vrf"
 
 _IFINFO = Struct("=BxHiII")
 _IFADDR = Struct("=BBBBI")
@@ -130,9 +133,19 @@ def set_link(
     return Request(RTM_SETLINK, 0, body)
 
 
-def delete_link(index: int) -> Request:
-    """Delete one link."""
-    return Request(RTM_DELLINK, 0, _ifinfo(index))
+def new_vrf(name: str, table: int | None) -> Request:
+    """Make a VRF and raise it. Without a table the kernel refuses, if it has VRFs at all."""
+    data = [] if table is None else [attribute(IFLA_VRF_TABLE, _U32.pack(table))]
+    info = [attribute(IFLA_INFO_KIND, VRF.encode()), nested(IFLA_INFO_DATA, data)]
+    body = _ifinfo(0, IFF_UP, IFF_UP) + _name(name) + nested(IFLA_LINKINFO, info)
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def delete_link(which: int | str) -> Request:
+    """Delete one link, by its index or its name."""
+    if isinstance(which, str):
+        return Request(RTM_DELLINK, 0, _ifinfo() + _name(which))
+    return Request(RTM_DELLINK, 0, _ifinfo(which))
 
 
 def delete_group(group: int) -> Request:
@@ -191,6 +204,15 @@ def kind_of(found: dict[int, bytes]) -> str:
     return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b"")) if info else ""
 
 
+def vrf_table(found: dict[int, bytes]) -> int | None:
+    """The routing table of a link that is a VRF, None for any other."""
+    if kind_of(found) != VRF:
+        return None
+    info = dict(attributes(found[IFLA_LINKINFO]))
+    data = dict(attributes(info.get(IFLA_INFO_DATA, b"")))
+    return _number(data.get(IFLA_VRF_TABLE))
+
+
 def _interface(
     name: str,
     index: int,
@@ -200,15 +222,17 @@ def _interface(
     address: str | None,
 ) -> Interface:
     master = _number(found.get(IFLA_MASTER))
+    kind = kind_of(found)
     return Interface(
         name=name,
         index=index,
-        kind=kind_of(found),
+        kind=kind,
         mtu=_number(found.get(IFLA_MTU)),
         group=_number(found.get(IFLA_GROUP)),
         up=bool(flags & IFF_UP),
         master=names.get(master) if master else None,
         address=address,
+        table=vrf_table(found) if kind == VRF else None,
     )
 
 

@@ -12,22 +12,33 @@ from rait.adapters import netns, rtnl
 from rait.adapters.kernel import KernelBackend
 from rait.adapters.kernel import available as kernel_available
 from rait.adapters.netns import Netns
-from rait.domain.backend import Backend, Interface, Observation, ObservedLink, Outcome
+from rait.domain.backend import (
+    Backend,
+    Interface,
+    Observation,
+    ObservedLink,
+    ObservedVrf,
+    Outcome,
+)
 from rait.domain.config import BackendKind, Secret
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
     Event,
+    IsolationEvent,
     LinkAdded,
     LinkRemoved,
 )
 from rait.domain.problem import MachineError
+from rait.domain.topology import Rule
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 BABELD: Literal["babeld"] = "babeld"
+ISOLATION: Literal["isolation"] = "isolation"
 TUN = "tun"
+VRF = "vrf"
 WIREGUARD = "wireguard"
 
 
@@ -83,13 +94,15 @@ class Machine:
             raise MachineError(f'backend = "userspace": {why}')
         raise MachineError(f"there is no WireGuard on this machine. {_NO_KERNEL} Or: {why}")
 
-    def observe(self, namespaces: Iterable[str]) -> Observation:
+    def observe(self, namespaces: Iterable[str], *, rules: bool = False) -> Observation:
         """All WireGuard links in these namespaces, and the other interfaces in the first of them.
 
-        Namespaces are as the configuration spells them; one that is not there is empty.
+        Namespaces are as the configuration spells them; one that is not there is empty. With the
+        current one among them come its VRFs, and policy routing rules where they are asked for.
         """
         links: dict[str, ObservedLink] = {}
         others: dict[str, str] = {}
+        vrfs: dict[str, ObservedVrf] = {}
         for position, spec in enumerate(dict.fromkeys(namespaces)):
             interfaces = _interfaces(spec)
             found = self._observe_one(spec, interfaces)
@@ -97,7 +110,15 @@ class Machine:
                 links.setdefault(name, link)
             if position == 0:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
-        return Observation(now=int(time.time()), links=links, others=others)
+            if spec == "":
+                vrfs = _vrfs(interfaces)
+        return Observation(
+            now=int(time.time()),
+            links=links,
+            others=others,
+            vrfs=vrfs,
+            rules=_rules() if rules else {},
+        )
 
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
         """Carry out events, each by the backend of its link, or by babeld; see Backend.apply."""
@@ -107,6 +128,8 @@ class Machine:
             batch = tuple(group)
             if kind == BABELD:
                 outcomes = routing.apply(batch, broken) if routing is not None else iter(())
+            elif kind == ISOLATION:
+                outcomes = _isolate(batch)
             else:
                 outcomes = iter(self._backend(kind).apply(batch))
             for outcome in outcomes:
@@ -135,7 +158,9 @@ class Machine:
         self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
         return found
 
-    def _kind_of(self, event: Event) -> BackendKind | Literal["babeld"]:
+    def _kind_of(self, event: Event) -> BackendKind | Literal["babeld", "isolation"]:
+        if isinstance(event, IsolationEvent):
+            return ISOLATION
         if isinstance(event, BabelInterfaceAdded | BabelInterfaceFlushed):
             return BABELD
         if isinstance(event, LinkAdded | LinkRemoved):
@@ -159,6 +184,26 @@ _NO_KERNEL = (
     "This kernel has no WireGuard: it is in Linux 5.6 and later; try `modprobe wireguard`, and on "
     "Debian install a linux-image package that has the module."
 )
+
+
+def _isolate(events: Sequence[Event]) -> Iterator[Outcome]:
+    from rait.adapters.vrf import VrfBackend
+
+    return VrfBackend().apply(events)
+
+
+def _vrfs(interfaces: dict[str, Interface]) -> dict[str, ObservedVrf]:
+    if all(interface.kind != VRF for interface in interfaces.values()):
+        return {}
+    from rait.adapters.vrf import vrfs_among
+
+    return vrfs_among(interfaces.values())
+
+
+def _rules() -> dict[str, Rule]:
+    from rait.adapters import vrf
+
+    return vrf.rules()
 
 
 def _interfaces(spec: str) -> dict[str, Interface]:

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.resolve import resolve
+from rait.app import isolation
 from rait.app.load import load_peers, load_secret
 from rait.app.report import Report, Status
 from rait.app.session import (
@@ -18,6 +19,7 @@ from rait.app.session import (
     Options,
     configured,
     looking,
+    refuse,
     report_on,
     scope_of,
     synced_routing,
@@ -69,10 +71,12 @@ def plan_against(options: Options, state_path: str) -> Report:
     peers = load_peers(loaded)
     with netns.open_netns("") as here:
         addresses, unresolved = resolve(hosts_of(loaded.config, peers.peers), here, RESOLVE_SECONDS)
-    node = Node(public_key=state.public_key, origin=state.origin)
+    table = isolation.transit_table_in(state.observation, loaded.config)
+    node = Node(public_key=state.public_key, origin=state.origin, transit_table=table)
     planned = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
     scope = scope_of(loaded.config, state.public_key)
     settled = settle(state.observation, planned.topology, state.memory, scope)
+    refuse(settled)
     change = Change(
         settled=settled,
         events=diff(settled.before, settled.after),
@@ -97,7 +101,7 @@ def export_state(options: Options) -> str:
             exported_at=int(time.time()),
             public_key=session.public_key,
             origin=Origin(kind, session.target, session.machine.transit),
-            observation=Observation(now=observation.now, links=ours, others=others),
+            observation=structs.replace(observation, links=ours, others=others),
             memory=memory,
         )
     return msgspec.json.format(msgspec.json.encode(state)).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, structs
 
@@ -23,6 +23,8 @@ from rait.domain.undo import Conflict, conflicts, done_events, undo
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
+
+T = TypeVar("T")
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -100,7 +102,8 @@ def _towards(
     wanted = _past(journal, session.name, at)
     _check_key(session, wanted.public_key, f"the topology as of {wanted.at}")
     memory = journal.memory(session.name)
-    desired = Topology(_born_today(wanted.topology.links, session), memory.topology.babel)
+    links = _born_today(wanted.topology.links, session)
+    desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
     return session.compare(desired, memory, routing)
 
 
@@ -129,15 +132,25 @@ def _undoing(
     events = done_events(record)
     touched = {event.name for event in events}
     goal = undo(memory.topology, events, before_run)
-    desired = Topology(_born_today(goal.links, session), memory.topology.babel)
+    links = _born_today(goal.links, session)
+    desired = structs.replace(goal, links=links, babel=memory.topology.babel)
     change = session.compare(desired, memory, routing)
     before, after = change.settled.before, change.settled.after
-    links = {name: link for name, link in after.links.items() if name in touched}
-    links |= {name: link for name, link in before.links.items() if name not in touched}
-    after = Topology(links, after.babel)
-    problems = tuple(p for p in change.settled.problems if p.link in touched)
+    after = Topology(
+        _touched(touched, before.links, after.links),
+        after.babel,
+        _touched(touched, before.vrfs, after.vrfs),
+        _touched(touched, before.rules, after.rules),
+    )
+    problems = tuple(p for p in change.settled.problems if p.link is None or p.link in touched)
     settled = Settled(before, after, problems)
     return Change(settled=settled, events=diff(before, after), drift=change.drift)
+
+
+def _touched(names: set[str], before: Mapping[str, T], after: Mapping[str, T]) -> dict[str, T]:
+    """What there is, but of these names what should be."""
+    kept = {name: value for name, value in before.items() if name not in names}
+    return kept | {name: value for name, value in after.items() if name in names}
 
 
 def _before(journal: Journal, scope: str, record: RunRecord) -> Topology:

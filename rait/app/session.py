@@ -15,6 +15,7 @@ from rait import __version__
 from rait.adapters import netns
 from rait.adapters.journal import Journal
 from rait.adapters.lock import hold
+from rait.app import isolation
 from rait.app.load import Loaded, load_config, load_secret
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
@@ -94,7 +95,8 @@ class Session:
 
     def observe(self, memory: Memory) -> Observation:
         """What there is in the target, and wherever else the journal says that we have links."""
-        return self.machine.observe(_namespaces(self.target, memory))
+        rules = isolation.needs_rules(self.config, memory)
+        return self.machine.observe(_namespaces(self.target, memory), rules=rules)
 
     def compare(
         self, desired: Topology | None, memory: Memory, routing: Routing | None = None
@@ -102,12 +104,13 @@ class Session:
         """Look at the machine, and find what to do for it to be as desired. Changes nothing.
 
         Where nothing is desired (None), links stay as they are. With ``routing``, babeld's
-        interfaces shall be the links.
+        interfaces shall be the links. Raises MachineError where nothing may be touched at all.
         """
         observation = self.observe(memory)
         settled = settle(observation, desired or EMPTY, memory, self.scope)
         if desired is None:
             settled = Settled(settled.before, settled.before)
+        refuse(settled)
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
         )
@@ -136,7 +139,7 @@ class Session:
         ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
         nothing to do and nothing new to tell leaves no trace in the journal.
         """
-        failures = {p.link or "": p.message for p in change.settled.problems}
+        failures = {p.link: p.message for p in change.settled.problems if p.link is not None}
         if change.routing_problem is not None:
             failures[BABELD] = change.routing_problem
         links = len(change.settled.after.links)
@@ -150,6 +153,7 @@ class Session:
             run_id = run.id
             if prepare is not None:
                 try:
+                    isolation.require_vrfs(change.events)
                     prepare()
                 except MachineError as error:
                     run.record([Outcome(i, str(error)) for i in range(len(change.events))])
@@ -208,6 +212,13 @@ def _with_routing(
     return Settled(before, after, settled.problems), None
 
 
+def refuse(settled: Settled) -> None:
+    """Raise MachineError for what forbids to touch anything at all."""
+    for problem in settled.problems:
+        if problem.link is None and problem.severity == "error":
+            raise MachineError(problem.message)
+
+
 def _tells_babeld(events: Iterable[Event]) -> bool:
     return any(isinstance(e, BabelInterfaceAdded | BabelInterfaceFlushed) for e in events)
 
@@ -228,8 +239,8 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         status=status,
         events=change.events,
         drift=change.drift,
-        failures=tuple(Failure(p.link or "", p.message) for p in settled.problems),
-        warnings=tuple(warnings),
+        failures=tuple(Failure(p.link, p.message) for p in settled.problems if p.link is not None),
+        warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
         links=len(settled.after.links),
     )
 
@@ -297,8 +308,8 @@ def _configuration(options: Options) -> tuple[Loaded, Secret, str]:
 
 def machine_of(config: Config, secret: Secret | None, public_key: str) -> Machine:
     """The machine as seen from the transit namespace. Raises MachineError if that is missing."""
-    isolation = config.isolation
-    transit = isolation.transit if isolation.type == "netns" else ""
+    wanted = config.isolation
+    transit = wanted.transit if wanted.type == "netns" else ""
     return Machine(netns.open_netns(transit), secret, public_key)
 
 
@@ -329,9 +340,12 @@ def scope_name(url: str, public_key: str) -> str:
 
 
 def _namespaces(target: str, memory: Memory) -> list[str]:
-    """The target, and wherever else the journal says that we have links."""
+    """The target, and wherever else the journal says that we have links, VRFs or rules."""
     links = (*memory.topology.links.values(), *memory.pending.values())
-    return [target, *sorted({link.origin.netns for link in links} - {target})]
+    others = {link.origin.netns for link in links}
+    if isolation.made_here(memory):
+        others.add("")
+    return [target, *sorted(others - {target})]
 
 
 def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:

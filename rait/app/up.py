@@ -8,6 +8,7 @@ from msgspec import structs
 
 from rait.adapters import netns
 from rait.adapters.resolve import resolve
+from rait.app import isolation
 from rait.app.load import Loaded, LoadedPeers, load_peers
 from rait.app.report import Report
 from rait.app.session import Options, Session, opened, report_on, synced_routing
@@ -59,9 +60,11 @@ def planned_topology(session: Session, memory: Memory) -> tuple[LoadedPeers, Pla
     hosts = hosts_of(config, peers.peers)
     addresses, unresolved = resolve(hosts, session.machine.namespace, RESOLVE_SECONDS)
     origin = Origin(kind, session.target, session.machine.transit)
-    node = Node(public_key=session.public_key, origin=origin)
+    table = isolation.transit_table(config)
+    node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     planned = plan(config, node, peers.peers, addresses, memory.topology)
-    return peers, planned, plan_warnings(session.loaded, peers, unresolved, planned)
+    warnings = plan_warnings(session.loaded, peers, unresolved, planned)
+    return peers, planned, [*warnings, *isolation.kernel_warnings(config)]
 
 
 def hosts_of(config: Config, peers: Iterable[Peer]) -> list[tuple[str, Family]]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from rait.domain.config import BackendKind
 from rait.domain.events import Event
-from rait.domain.topology import Link
+from rait.domain.topology import Link, Rule
 
 REJECT_AFTER_SECONDS = 180
 """A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""
@@ -29,23 +29,35 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     sent: Mapping[str, int] = {}
 
 
+class ObservedVrf(Struct, frozen=True):
+    """A VRF as it is: its routing table, and the names of the interfaces enslaved to it."""
+
+    table: int
+    members: tuple[str, ...] = ()
+
+
 class Observation(Struct, frozen=True, kw_only=True):
     """All that a run needs to know of the machine, at unix time ``now`` in seconds.
 
     ``links`` are WireGuard links by name, ours or not. ``others`` maps the names of all other
-    interfaces in the target namespace to their kind.
+    interfaces in the target namespace to their kind. ``vrfs`` by name and ``rules`` (only those
+    that look marked packets up in a table, and no more) are of the namespace that rait runs in;
+    they are there if the run was asked for them.
     """
 
     now: int
     links: Mapping[str, ObservedLink] = {}
     others: Mapping[str, str] = {}
+    vrfs: Mapping[str, ObservedVrf] = {}
+    rules: Mapping[str, Rule] = {}
 
 
 class Interface(Struct, frozen=True, kw_only=True):
     """A network interface of any kind, as rtnetlink(7) tells it.
 
     ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
-    it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``.
+    it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
+    ``table`` the routing table of a VRF.
     """
 
     name: str
@@ -56,6 +68,7 @@ class Interface(Struct, frozen=True, kw_only=True):
     up: bool
     master: str | None = None
     address: str | None = None
+    table: int | None = None
 
 
 class Outcome(Struct, frozen=True):
@@ -86,6 +99,8 @@ class Backend(Protocol):
     def apply(self, events: Sequence[Event]) -> Iterable[Outcome]:
         """Carry out the events in order; one outcome each, in order.
 
+        Of an update, only the fields that differ between its two states are written: the others
+        may have moved on (an endpoint by roaming), or stand for a choice of the kernel (port 0).
         A failed event never stops the events of other links; the later events of its own link
         then fail too. A link whose LinkAdded fails is not left behind.
         """

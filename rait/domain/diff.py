@@ -1,7 +1,8 @@
 """The events that lead from one topology to another, in an order in which each can happen.
 
-babeld first forgets what goes; then links go, ports change hands, links come, settings and peers
-change, and at last babeld hears of what came.
+babeld first forgets what goes; VRFs and rules come before the links that need them; then links go,
+ports change hands, links come, settings and peers change; rules and VRFs go after the links that
+needed them, and at last babeld hears of what came.
 """
 
 from __future__ import annotations
@@ -21,23 +22,30 @@ from rait.domain.events import (
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
+    RuleAdded,
+    RuleRemoved,
+    VrfAdded,
+    VrfRemoved,
 )
-from rait.domain.topology import Device, Link, Topology
+from rait.domain.topology import Device, Link, Rule, Topology
 
 
 def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     """What must happen for ``before`` to become ``after``; nothing if they are equal.
 
-    No two links ever hold one listen port on the way, if neither topology has such a pair. A link
+    No two links ever hold one listen port on the way, if neither topology has such a pair. Links
+    with a port of the kernel's choice come last, so that it chooses none that is wanted. A link
     whose origin differs is remade, as nothing of that can be changed on a living link.
     """
     events: list[Event] = []
     events += _babel_flushes(before.babel, after.babel)
+    events += _vrf_additions(before.vrfs, after.vrfs)
+    events += (RuleAdded(rule) for rule in _missing(before.rules, after.rules))
     removed, added, kept = _sort_out(before.links, after.links)
     events += (LinkRemoved(before.links[name]) for name in removed)
     changed = [(before.links[name], after.links[name]) for name in kept]
     events += _device_updates(changed)
-    for name in added:
+    for name in sorted(added, key=lambda name: after.links[name].device.listen_port == 0):
         events += _addition(after.links[name])
     for old, new in changed:
         if old.settings != new.settings:
@@ -45,6 +53,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     for old, new in changed:
         if old.peers != new.peers:
             events += _peer_changes(old, new)
+    events += (RuleRemoved(rule) for rule in _missing(after.rules, before.rules))
+    for name in sorted(before.vrfs.keys() - after.vrfs.keys()):
+        events.append(VrfRemoved(name, before.vrfs[name]))
     events += _babel_additions(before.babel, after.babel)
     return tuple(events)
 
@@ -147,6 +158,21 @@ class _PortMoves:
             self._holder[device.listen_port] = name
         heir = self._wanting.get(old.listen_port)
         return [heir] if heir is not None else []
+
+
+def _vrf_additions(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Event]:
+    """New VRFs; one whose table differs is remade, as a VRF keeps the table it was made with."""
+    for name in sorted(after):
+        if before.get(name) == after[name]:
+            continue
+        if name in before:
+            yield VrfRemoved(name, before[name])
+        yield VrfAdded(name, after[name])
+
+
+def _missing(where: Mapping[str, Rule], rules: Mapping[str, Rule]) -> Iterator[Rule]:
+    for name in sorted(rules.keys() - where.keys()):
+        yield rules[name]
 
 
 def _babel_flushes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct, structs
 
 from rait.domain.problem import RaitError
-from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Rule, Topology
 
 
 class _Event(Struct, frozen=True, tag=True, gc=False):
@@ -94,6 +94,42 @@ class BabelInterfaceFlushed(_Event, frozen=True, gc=False):
     param: str
 
 
+class VrfAdded(_Event, frozen=True, gc=False):
+    """A VRF interface came to be, with its routing table."""
+
+    name: str
+    table: int
+
+
+class VrfRemoved(_Event, frozen=True, gc=False):
+    """A VRF interface that rait had made went."""
+
+    name: str
+    table: int
+
+
+class RuleAdded(_Event, frozen=True, gc=False):
+    """A policy routing rule came to be."""
+
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+
+class RuleRemoved(_Event, frozen=True, gc=False):
+    """A policy routing rule that rait had made went."""
+
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+
+IsolationEvent = VrfAdded | VrfRemoved | RuleAdded | RuleRemoved
+
 Event = (
     LinkAdded
     | LinkRemoved
@@ -104,6 +140,10 @@ Event = (
     | PeerUpdated
     | BabelInterfaceAdded
     | BabelInterfaceFlushed
+    | VrfAdded
+    | VrfRemoved
+    | RuleAdded
+    | RuleRemoved
 )
 
 
@@ -118,12 +158,18 @@ def replay(topology: Topology, events: Iterable[Event]) -> Topology:
     """
     links = dict(topology.links)
     babel = dict(topology.babel)
+    vrfs = dict(topology.vrfs)
+    rules = dict(topology.rules)
     for event in events:
         if isinstance(event, (BabelInterfaceAdded, BabelInterfaceFlushed)):
             _apply_to_babel(babel, event)
+        elif isinstance(event, (VrfAdded, VrfRemoved)):
+            _apply_to_vrfs(vrfs, event)
+        elif isinstance(event, (RuleAdded, RuleRemoved)):
+            _apply_to_rules(rules, event)
         else:
             _apply_to_links(links, event)
-    return Topology(links, babel)
+    return Topology(links, babel, vrfs, rules)
 
 
 def evolve(topology: Topology, event: Event) -> Topology:
@@ -152,6 +198,14 @@ def invert(event: Event) -> Event:
             return BabelInterfaceFlushed(name, param)
         case BabelInterfaceFlushed(name, param):
             return BabelInterfaceAdded(name, param)
+        case VrfAdded(name, table):
+            return VrfRemoved(name, table)
+        case VrfRemoved(name, table):
+            return VrfAdded(name, table)
+        case RuleAdded(rule):
+            return RuleRemoved(rule)
+        case RuleRemoved(rule):
+            return RuleAdded(rule)
 
 
 def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
@@ -228,6 +282,24 @@ def _apply_to_babel(
     else:
         _expect(babel.get(event.name) == event.param, event)
         del babel[event.name]
+
+
+def _apply_to_vrfs(vrfs: dict[str, int], event: VrfAdded | VrfRemoved) -> None:
+    if isinstance(event, VrfAdded):
+        _expect(event.name not in vrfs, event)
+        vrfs[event.name] = event.table
+    else:
+        _expect(vrfs.get(event.name) == event.table, event)
+        del vrfs[event.name]
+
+
+def _apply_to_rules(rules: dict[str, Rule], event: RuleAdded | RuleRemoved) -> None:
+    if isinstance(event, RuleAdded):
+        _expect(event.name not in rules, event)
+        rules[event.name] = event.rule
+    else:
+        _expect(rules.get(event.name) == event.rule, event)
+        del rules[event.name]
 
 
 def _expect(fits: bool, event: Event) -> None:

@@ -8,7 +8,16 @@ from typing import Literal
 from msgspec import Struct
 
 from rait.domain.backend import Outcome
-from rait.domain.events import Event, LinkAdded, MismatchError, evolve, peers_named, replay
+from rait.domain.events import (
+    Event,
+    LinkAdded,
+    MismatchError,
+    RuleAdded,
+    VrfAdded,
+    evolve,
+    peers_named,
+    replay,
+)
 from rait.domain.problem import RaitError
 from rait.domain.topology import EMPTY, Link, Topology
 
@@ -42,11 +51,14 @@ class Memory(Struct, frozen=True, kw_only=True):
     """What the journal knows of one scope.
 
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
-    was intended by a run that never said what became of it (a crash), so they may exist.
+    was intended by a run that never said what became of it (a crash), so they may exist;
+    ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise.
     """
 
     topology: Topology = EMPTY
     pending: Mapping[str, Link] = {}
+    pending_vrfs: Mapping[str, int] = {}
+    pending_rules: frozenset[str] = frozenset()
 
 
 class Snapshot(Struct, frozen=True):
@@ -114,13 +126,14 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     def pending(self) -> Mapping[str, Link]:
         """The links that may have been made; none once the run has finished."""
-        if self.status is not None:
-            return {}
-        return {
-            event.name: event.link
-            for index, event in enumerate(self.intended)
-            if isinstance(event, LinkAdded) and index not in self.outcomes
-        }
+        return {e.name: e.link for e in self.undecided() if isinstance(e, LinkAdded)}
+
+    def undecided(self) -> Iterator[Event]:
+        """The events that may have happened; none once the run has finished."""
+        if self.status is None:
+            for index, event in enumerate(self.intended):
+                if index not in self.outcomes:
+                    yield event
 
 
 class VerifyReport(Struct, frozen=True, kw_only=True):
@@ -165,8 +178,13 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
     What a crashed run left pending is forgotten once a later run has looked at the machine.
     """
     sequence = tuple(runs)
-    pending = sequence[-1].pending() if sequence else {}
-    return Memory(topology=fold(start, sequence).topology, pending=pending)
+    undecided = tuple(sequence[-1].undecided()) if sequence else ()
+    return Memory(
+        topology=fold(start, sequence).topology,
+        pending=sequence[-1].pending() if sequence else {},
+        pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
+        pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
+    )
 
 
 def _misfit(topology: Topology, run: RunRecord) -> HistoryError:

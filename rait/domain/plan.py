@@ -16,16 +16,21 @@ from rait.domain.linklocal import link_local
 from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin, Topology
+from rait.domain.vrf import wanted_rules, wanted_vrfs
 
 Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
 """IP addresses, as canonical text, of each host name in each family that was looked up."""
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """What planning needs to know of this machine: our key, and how links are born here."""
+    """What planning needs to know of this machine: our key, and how links are born here.
+
+    ``transit_table`` is the routing table of the VRF that carries the underlay, if one does.
+    """
 
     public_key: str
     origin: Origin
+    transit_table: int | None = None
 
 
 class Plan(Struct, frozen=True):
@@ -54,7 +59,12 @@ def plan(
     planner = _Planner(config, node, addresses or {}, applied.links if applied else {})
     for peer in peers:
         planner.add(peer)
-    return Plan(Topology(planner.links), tuple(planner.problems))
+    topology = Topology(
+        planner.links,
+        vrfs=wanted_vrfs(config),
+        rules=wanted_rules(config, node.transit_table),
+    )
+    return Plan(topology, tuple(planner.problems))
 
 
 class _Planner:
@@ -100,6 +110,8 @@ class _Planner:
         family, port = endpoint.address_family, endpoint.send_port
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
+        if name == self._master:
+            return f"the link's name would be {name}, which is that of the VRF"
         taken = self.links.get(name)
         if taken is not None:
             owner = taken.peers[0].public_key

@@ -16,6 +16,7 @@ from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
+from rait.domain.vrf import settle_isolation
 
 PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out (adapters/rtnl.py)."""
@@ -30,7 +31,10 @@ class Scope(Struct, frozen=True, kw_only=True):
 
 
 class Settled(Struct, frozen=True):
-    """``before`` is what there is of ours, ``after`` what should be, ``problems`` what cannot."""
+    """``before`` is what there is of ours, ``after`` what should be, ``problems`` what cannot.
+
+    An error that is of no link means that nothing at all may be touched.
+    """
 
     before: Topology
     after: Topology
@@ -60,7 +64,13 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
         if goal is not None:
             after[name] = goal
     babel = memory.topology.babel
-    return Settled(Topology(before, babel), Topology(after, babel), problems)
+    isolation = settle_isolation(observation, desired, memory, after, before)
+    was, goes = isolation.before, isolation.after
+    return Settled(
+        Topology(before, babel, was.vrfs, was.rules),
+        Topology(after, babel, goes.vrfs, goes.rules),
+        (*isolation.problems, *problems),
+    )
 
 
 def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field, structs
 
-from rait.domain.config import BackendKind
+from rait.domain.config import BackendKind, Family
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""
 
 
-class Endpoint(Struct, frozen=True, order=True):
+class Endpoint(Struct, frozen=True, gc=False, order=True):
     """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port."""
 
     address: str
@@ -23,7 +23,7 @@ class Endpoint(Struct, frozen=True, order=True):
         return f"{host}:{self.port}"
 
 
-class LinkPeer(Struct, frozen=True):
+class LinkPeer(Struct, frozen=True, gc=False):
     """The far side of a link. ``keepalive`` is in seconds, 0 is off (wg(8))."""
 
     public_key: str
@@ -32,7 +32,7 @@ class LinkPeer(Struct, frozen=True):
     allowed_ips: tuple[str, ...] = ANYWHERE
 
 
-class Device(Struct, frozen=True):
+class Device(Struct, frozen=True, gc=False):
     """A link's WireGuard device. ``public_key`` stands for the private one, which never gets here.
 
     ``listen_port`` 0 is the kernel's choice and ``fwmark`` 0 is off (linux/wireguard.h).
@@ -43,7 +43,7 @@ class Device(Struct, frozen=True):
     fwmark: int = 0
 
 
-class LinkSettings(Struct, frozen=True):
+class LinkSettings(Struct, frozen=True, gc=False):
     """What may be changed on a living interface.
 
     ``mtu`` is in bytes, ``group`` is the ifgroup, ``master`` the VRF that it is enslaved to, and
@@ -57,7 +57,7 @@ class LinkSettings(Struct, frozen=True):
     address: str | None = None
 
 
-class Origin(Struct, frozen=True):
+class Origin(Struct, frozen=True, gc=False):
     """How a link was born; none of it can be changed but by making the link again.
 
     ``netns`` is the target namespace as it is spelt in the configuration. ``transit`` identifies
@@ -69,7 +69,7 @@ class Origin(Struct, frozen=True):
     transit: str = ""
 
 
-class Link(Struct, frozen=True):
+class Link(Struct, frozen=True, gc=False):
     """One tunnel. ``peers`` are in the order of their public keys; rait's own links have one."""
 
     name: str
@@ -87,11 +87,31 @@ class Link(Struct, frozen=True):
         return structs.replace(self, peers=()) if self.peers else self
 
 
+class Rule(Struct, frozen=True, gc=False, order=True):
+    """A policy routing rule (ip-rule(8)): packets with the mark are looked up in the table."""
+
+    family: Family
+    fwmark: int
+    table: int
+    priority: int
+
+    @property
+    def name(self) -> str:
+        """The rule in the words of ip-rule(8); no two rules share it."""
+        return f"{self.family} pref {self.priority} fwmark {self.fwmark} lookup {self.table}"
+
+
 class Topology(Struct, frozen=True):
-    """All links of a node by name, and babeld's interfaces with the parameters they were given."""
+    """All links of a node by name, and babeld's interfaces with the parameters they were given.
+
+    ``vrfs`` (name to routing table) and ``rules`` (by their names) are those that rait made, and
+    no others, in the namespace that rait runs in.
+    """
 
     links: Mapping[str, Link] = field(default_factory=dict)
     babel: Mapping[str, str] = field(default_factory=dict)
+    vrfs: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
 
 
 EMPTY = Topology()

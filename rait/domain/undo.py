@@ -58,4 +58,8 @@ def _as_before(now: Topology, events: Sequence[Event], before: Topology) -> Topo
     links |= {name: link for name, link in before.links.items() if name in names}
     babel = {name: param for name, param in now.babel.items() if name not in names}
     babel |= {name: param for name, param in before.babel.items() if name in names}
-    return Topology(links, babel)
+    vrfs = {name: table for name, table in now.vrfs.items() if name not in names}
+    vrfs |= {name: table for name, table in before.vrfs.items() if name in names}
+    rules = {name: rule for name, rule in now.rules.items() if name not in names}
+    rules |= {name: rule for name, rule in before.rules.items() if name in names}
+    return Topology(links, babel, vrfs, rules)

@@ -1,0 +1,75 @@
+"""VRF isolation, as a run sees it: the VRF that carries the underlay, and what the kernel lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rait.domain.backend import Observation
+from rait.domain.config import Config
+from rait.domain.events import Event, VrfAdded
+from rait.domain.history import Memory
+from rait.domain.problem import MachineError
+from rait.domain.vrf import ACCEPT, has_transit, missing_transit
+
+
+def transit_table(config: Config) -> int | None:
+    """The table of the VRF that carries the underlay, None where none does.
+
+    Raises MachineError where that VRF is missing.
+    """
+    if not has_transit(config):
+        return None
+    from rait.adapters import vrf
+
+    name = config.isolation.transit
+    kind, table = vrf.find(name) or (None, None)
+    if table is None:
+        raise MachineError(missing_transit(name, kind))
+    return table
+
+
+def transit_table_in(observation: Observation, config: Config) -> int | None:
+    """The same for a machine that was observed before. Raises MachineError."""
+    if not has_transit(config):
+        return None
+    name = config.isolation.transit
+    vrf = observation.vrfs.get(name)
+    if vrf is None:
+        raise MachineError(missing_transit(name, observation.others.get(name)))
+    return vrf.table
+
+
+def kernel_warnings(config: Config) -> list[str]:
+    """What keeps VRF isolation from working that rait does not change by itself."""
+    if not has_transit(config):
+        return []
+    from rait.adapters import vrf
+
+    if vrf.accepts_from_vrfs():
+        return []
+    return [
+        f"{ACCEPT} is 0, so WireGuard does not get the packets that arrive through VRF "
+        f"{config.isolation.transit}, over IPv4 and over IPv6: its sockets are bound to no VRF. "
+        f"Run `sysctl -w {ACCEPT}=1`, and `echo {ACCEPT}=1 > /etc/sysctl.d/90-rait.conf` to keep "
+        "it so"
+    ]
+
+
+def require_vrfs(events: Iterable[Event]) -> None:
+    """Raise MachineError where a VRF is to be made and the kernel has none."""
+    for event in events:
+        if isinstance(event, VrfAdded):
+            from rait.adapters import vrf
+
+            vrf.require(event.name)
+
+
+def needs_rules(config: Config, memory: Memory) -> bool:
+    """Whether a run has to look at the policy routing rules."""
+    return has_transit(config) or bool(memory.topology.rules or memory.pending_rules)
+
+
+def made_here(memory: Memory) -> bool:
+    """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
+    topology = memory.topology
+    return bool(topology.vrfs or topology.rules or memory.pending_vrfs or memory.pending_rules)

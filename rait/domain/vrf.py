@@ -1,0 +1,168 @@
+"""VRF isolation: which VRFs and policy routing rules there should be, and which of them are ours.
+
+Ours are those that rait made, as the journal remembers. What was there before is used, and left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from rait.domain.backend import Observation
+from rait.domain.config import Config, Family
+from rait.domain.history import Memory
+from rait.domain.problem import Problem
+from rait.domain.topology import Link, Rule, Topology
+
+RULE_PRIORITY = 900
+"""Before the kernel's own rule for VRFs, l3mdev-table at 1000 (vrf.rst), and so before main."""
+
+FAMILIES: tuple[Family, ...] = ("ip4", "ip6")
+
+ACCEPT = "net.ipv4.udp_l3mdev_accept"
+"""The switch, for IPv6 too, that lets a socket bound to no VRF have what comes in through one."""
+
+
+class Isolated(Struct, frozen=True):
+    """VRFs (name to table) and rules (by name) as ``diff`` is to see them."""
+
+    vrfs: Mapping[str, int] = {}
+    rules: Mapping[str, Rule] = {}
+
+
+class SettledIsolation(Struct, frozen=True):
+    """``before`` is what there is of ours, ``after`` what should be.
+
+    A problem that is an error means that nothing at all may be touched; a warning is for the user.
+    """
+
+    before: Isolated
+    after: Isolated
+    problems: tuple[Problem, ...] = ()
+
+
+def wanted_vrfs(config: Config) -> dict[str, int]:
+    """The VRF that the configuration wants, by name, with its table."""
+    isolation = config.isolation
+    if isolation.type != "vrf" or isolation.table is None:
+        return {}
+    return {isolation.target: isolation.table}
+
+
+def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
+    """The rules by which marked packets find the table of the transit VRF, in both families.
+
+    None where there is no transit VRF. Both families, so that no packet of ours, whatever its
+    transport, is looked up in another table.
+    """
+    if transit_table is None or not has_transit(config):
+        return {}
+    marks = {transport.fwmark for transport in config.transports} - {0}
+    rules = (
+        Rule(f, mark, transit_table, RULE_PRIORITY) for mark in sorted(marks) for f in FAMILIES
+    )
+    return {rule.name: rule for rule in rules}
+
+
+def has_transit(config: Config) -> bool:
+    """Whether the underlay is to be found in a VRF."""
+    return config.isolation.type == "vrf" and bool(config.isolation.transit)
+
+
+def missing_transit(name: str, kind: str | None) -> str:
+    """The text for a transit VRF that is not there, or is an interface of another kind."""
+    if kind is not None:
+        return (
+            f'transit = "{name}" is an interface of kind {kind or "physical"}, and in VRF '
+            "isolation must be a VRF"
+        )
+    return (
+        f'transit = "{name}": there is no VRF {name}, and rait does not make the one that carries '
+        f"the underlay. Make it with `ip link add {name} type vrf table NUMBER` and "
+        f"`ip link set {name} up`, and put the underlay's interface into it with "
+        f"`ip link set INTERFACE master {name}`"
+    )
+
+
+def settle_isolation(
+    observation: Observation,
+    desired: Topology,
+    memory: Memory,
+    links_after: Mapping[str, Link],
+    our_links: Iterable[str],
+) -> SettledIsolation:
+    """What there is of our VRFs and rules, and what should be, given the links that there will be.
+
+    A VRF of ours stays while interfaces are in it that are to stay.
+    """
+    before = Isolated(_our_vrfs(observation, memory), _our_rules(observation, memory))
+    problems = list(_obstacles(observation, desired.vrfs))
+    vrfs = {
+        name: table
+        for name, table in desired.vrfs.items()
+        if name in before.vrfs or name not in observation.vrfs
+    }
+    ours = frozenset(our_links)
+    for name in before.vrfs.keys() - vrfs.keys():
+        staying = [
+            member
+            for member in observation.vrfs[name].members
+            if member not in ours or _is_in(name, links_after.get(member))
+        ]
+        if staying:
+            vrfs[name] = before.vrfs[name]
+            problems.append(Problem(_kept(name, staying), "warning"))
+    rules = {
+        name: rule
+        for name, rule in desired.rules.items()
+        if name in before.rules or name not in observation.rules
+    }
+    return SettledIsolation(before, Isolated(vrfs, rules), tuple(problems))
+
+
+def _our_vrfs(observation: Observation, memory: Memory) -> dict[str, int]:
+    known = {**memory.pending_vrfs, **memory.topology.vrfs}
+    return {
+        name: table
+        for name, table in known.items()
+        if name in observation.vrfs and observation.vrfs[name].table == table
+    }
+
+
+def _our_rules(observation: Observation, memory: Memory) -> dict[str, Rule]:
+    known = memory.pending_rules | memory.topology.rules.keys()
+    return {name: rule for name, rule in observation.rules.items() if name in known}
+
+
+def _obstacles(observation: Observation, wanted: Mapping[str, int]) -> Iterator[Problem]:
+    for name, table in wanted.items():
+        seen = observation.vrfs.get(name)
+        if seen is not None and seen.table != table:
+            yield Problem(
+                f"VRF {name} has table {seen.table}, and the configuration says {table}: a VRF "
+                "keeps the table it was made with. Set `table` to what it has, or, to have it made "
+                f"anew, `rait down` and, if it is still there, `ip link delete {name}`"
+            )
+        elif seen is None and name in observation.links:
+            yield Problem(_not_a_vrf(name, "wireguard"))
+        elif seen is None and name in observation.others:
+            yield Problem(_not_a_vrf(name, observation.others[name] or "physical"))
+
+
+def _not_a_vrf(name: str, kind: str) -> str:
+    return (
+        f"an interface of kind {kind} already has the name {name}, which the configuration gives "
+        "to the VRF (isolation, target): rename one of the two"
+    )
+
+
+def _kept(name: str, members: Iterable[str]) -> str:
+    return (
+        f"VRF {name} stays, as other interfaces are in it: {', '.join(sorted(members))}; "
+        f"`ip link set INTERFACE nomaster` takes one out, `ip link delete {name}` removes it"
+    )
+
+
+def _is_in(vrf: str, link: Link | None) -> bool:
+    return link is not None and link.settings.master == vrf
