@@ -1,0 +1,63 @@
+"""Fixtures of the tests that run rait itself on namespaces of their own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.integration.harness import Mesh
+
+HANGS = {"pure": 60, "userspace": 120, "kernel": 400}
+"""No test comes near these seconds; one that does hangs, and must not hang all the others."""
+
+MakeMesh = Callable[[int], Mesh]
+
+
+@pytest.fixture
+def tier(request: pytest.FixtureRequest) -> str:
+    """The tier that runs; in the real ones it names the backend too."""
+    return request.config.getoption("--tier")
+
+
+@pytest.fixture(autouse=True)
+def _not_for_ever(tier: str) -> Iterator[None]:
+    def give_up(*_: object) -> NoReturn:
+        raise TimeoutError("this test hangs")
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(HANGS[tier])
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cleanup_on_sigterm() -> None:
+    """End as Ctrl-C does: what tests made is removed."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture
+def make_mesh(tier: str, tmp_path: Path) -> Iterator[MakeMesh]:
+    """Make a mesh of so many nodes, each with the others as peers; nothing is up yet."""
+    meshes: list[Mesh] = []
+
+    def make(count: int) -> Mesh:
+        directory = tmp_path / f"mesh{len(meshes)}"
+        directory.mkdir()
+        mesh = Mesh(count, tier, directory)
+        meshes.append(mesh)
+        mesh.build()
+        return mesh
+
+    yield make
+    for mesh in meshes:
+        mesh.remove()

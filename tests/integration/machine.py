@@ -1,0 +1,139 @@
+"""Network namespaces and processes, as the tests need them; nothing here knows of rait."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+NETNS_DIR = Path("/run/netns")
+UAPI_DIR = Path("/var/run/wireguard")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def setns(path: Path | str) -> None:
+    """Move the calling thread to a network namespace (setns(2))."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(fd, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns {path}")
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def inside(netns: str) -> Iterator[None]:
+    """This thread in the namespace, for a moment: what a socket is born into it keeps."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(NETNS_DIR / netns)
+        yield
+    finally:
+        setns(f"/proc/self/fd/{home}")
+        os.close(home)
+
+
+def start(command: list[str], netns: str | None = None, **options: Any) -> subprocess.Popen[str]:
+    """Start a program inside the namespace."""
+
+    def enter() -> None:
+        if netns is not None:
+            setns(NETNS_DIR / netns)
+
+    return subprocess.Popen(command, text=True, preexec_fn=enter, **options)
+
+
+def run(command: list[str], netns: str | None = None, stdin: str = "") -> str:
+    """What the program prints, run inside the namespace; it must succeed."""
+    pipe = subprocess.PIPE
+    process = start(command, netns, stdin=pipe, stdout=pipe, stderr=pipe)
+    out, err = process.communicate(stdin)
+    assert process.returncode == 0, (
+        f"{command} in {netns}: {process.returncode}\n{out}{err}\n{stdin}"
+    )
+    return out
+
+
+def ip_batch(lines: Iterable[str], netns: str | None = None) -> None:
+    """Many ip(8) commands at the price of one process."""
+    run(["ip", "-batch", "-"], netns, stdin="\n".join(lines) + "\n")
+
+
+def links(netns: str) -> dict[str, dict[str, Any]]:
+    """The interfaces of a namespace by name, as ``ip -json -details link`` tells them."""
+    text = run(["ip", "-json", "-details", "link"], netns)
+    return {link["ifname"]: link for link in json.loads(text or "[]") if link}
+
+
+def wg(*arguments: str, netns: str | None = None, stdin: str = "") -> str:
+    return run(["wg", *arguments], netns, stdin=stdin).strip()
+
+
+def genkey() -> tuple[str, str]:
+    """A new private key and its public one."""
+    private = wg("genkey")
+    return private, wg("pubkey", stdin=private)
+
+
+def processes() -> dict[int, list[str]]:
+    """The command line of every process by its id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[int(entry.name)] = words
+    return found
+
+
+def wireguard_processes(tag: str) -> list[int]:
+    """Programs that stand in for WireGuard for an interface whose name starts with the tag."""
+    return [
+        pid
+        for pid, words in processes().items()
+        if words[0].endswith("wireguard-go") and any(word.startswith(tag) for word in words[1:])
+    ]
+
+
+def uapi_sockets(tag: str) -> list[str]:
+    return sorted(path.stem for path in UAPI_DIR.glob(f"{tag}*.sock"))
+
+
+def netns_exists(name: str) -> bool:
+    return (NETNS_DIR / name).exists()
+
+
+def remove_netns(name: str) -> None:
+    """Remove a namespace that a test made, with the processes that are left in it."""
+    path = NETNS_DIR / name
+    if not path.exists():
+        return
+    inode = path.stat().st_ino
+    for pid in processes():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and Path(f"/proc/{pid}/ns/net").stat().st_ino == inode:
+                os.kill(pid, signal.SIGKILL)
+    subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def remove_wireguard(tag: str) -> None:
+    """End the stand-ins that a test left behind, and their sockets."""
+    for pid in wireguard_processes(tag):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for name in uapi_sockets(tag):
+        (UAPI_DIR / f"{name}.sock").unlink(missing_ok=True)
+
+
+def socket_in(netns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    with inside(netns):
+        return socket.socket(family, kind, protocol)

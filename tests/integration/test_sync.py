@@ -1,0 +1,207 @@
+"""A sync does no more than it must, and never disturbs a tunnel that works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.integration import machine
+from tests.integration.command import trace
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Mesh, Node
+from tests.integration.netlink_tap import Tap
+
+pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+
+
+@pytest.fixture
+def mesh(make_mesh: MakeMesh) -> Mesh:
+    """Three nodes, all up, with sessions on every tunnel."""
+    mesh = make_mesh(3)
+    mesh.up()
+    mesh.ping_all()
+    return mesh
+
+
+def test_a_second_up_changes_nothing(mesh: Mesh) -> None:
+    node = mesh.nodes[0]
+    before = node.state()
+    result = node.rait("up", "--json")
+    assert result.status == 0
+    assert result.json["status"] == "unchanged"
+    assert result.events == []
+    assert node.state() == before
+    assert all(link.handshake > 0 for link in before.values())
+
+
+def test_a_second_up_writes_nothing_over_netlink(make_mesh: MakeMesh, tier: str) -> None:
+    if tier != "kernel":
+        pytest.skip("test_a_second_up_sends_nothing_that_sets is this tier's")
+    node = make_mesh(2).nodes[0]
+    machine.ip_batch([f"netns add {node.target}"])
+    taps = [Tap(node.netns), Tap(node.target)]
+
+    def writes() -> list[object]:
+        return [request for tap in taps for request in tap.requests() if request.writes]
+
+    node.up()
+    assert writes(), "the tap sees what an up does"
+    node.up()
+    requests = [request for tap in taps for request in tap.requests()]
+    assert requests, "the tap sees what a second up asks"
+    assert not [request for request in requests if request.writes]
+    for tap in taps:
+        tap.close()
+
+
+def test_a_second_up_sends_nothing_that_sets(
+    make_mesh: MakeMesh, tier: str, tmp_path: Path
+) -> None:
+    if tier != "userspace":
+        pytest.skip("test_a_second_up_writes_nothing_over_netlink is this tier's")
+    node = make_mesh(2).nodes[0]
+    arguments = ["-c", str(node.conf), "up"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    trace(node.netns, arguments, first)
+    assert sets(first.read_text()), "the trace sees what an up does"
+    trace(node.netns, arguments, second)
+    assert "get=1" in second.read_text(), "the trace sees what a second up asks"
+    assert sets(second.read_text()) == []
+
+
+def sets(trace_text: str) -> list[str]:
+    """The traced calls that change something: over rtnetlink, or over the UAPI socket."""
+    return [line for line in trace_text.splitlines() if "set=1\\n" in line or writes(line)]
+
+
+def writes(line: str) -> bool:
+    """Whether a traced call sends an rtnetlink request that is no GET.
+
+    strace knows the names of message types only where it saw the socket being made; the numbers
+    come in fours, NEW DEL GET SET from 16 on (linux/rtnetlink.h).
+    """
+    types = re.findall(r"nlmsg_type=(\w+).*?nlmsg_flags=\w*NLM_F_REQUEST", line)
+    return any(
+        int(kind, 16) % 4 != 2 if kind.startswith("0x") else not kind.startswith("RTM_GET")
+        for kind in types
+        if kind.startswith(("0x", "RTM_"))
+    )
+
+
+def neighbours_of(node: Node, mesh: Mesh) -> list[Node]:
+    return [other for other in mesh.nodes if other is not node]
+
+
+def test_removing_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    before = a.state()
+    a.knows(b)
+    result = a.rait("up", "--json")
+    assert result.status == 0
+    assert result.touched == a.links_to(c)
+    assert a.state() == {name: link for name, link in before.items() if name in a.links_to(b)}
+    a.assert_has_exactly(a.links_to(b))
+
+
+def test_adding_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    a.knows(b)
+    a.up()
+    before = a.state()
+    a.knows(c, b)
+    result = a.rait("up", "--json")
+    assert result.status == 0
+    assert result.touched == a.links_to(c)
+    after = a.state()
+    assert {name: after[name] for name in before} == before
+    assert set(after) == a.links_to(b, c)
+
+
+def test_changing_a_peer_touches_its_link_alone(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    before = a.state()
+    machine.ip_batch(["addr add 192.0.2.103/24 dev underlay"], c.netns)
+    a.write_peers([b.entry(), c.entry({"ip4": "192.0.2.103"})])
+    result = a.rait("up", "--json")
+    assert result.status == 0
+    changed = a.link_to(c, "ip4")
+    assert result.touched == {changed}
+    after = a.state()
+    assert after[changed].endpoint == f"192.0.2.103:{a.ports['ip4']}"
+    assert after[changed].index == before[changed].index
+    assert {n: s for n, s in after.items() if n != changed} == {
+        n: s for n, s in before.items() if n != changed
+    }
+    mesh.ping_all()
+
+
+def test_a_roamed_endpoint_survives_a_sync(mesh: Mesh) -> None:
+    a, b, _ = mesh.nodes
+    machine.ip_batch(
+        ["addr add 192.0.2.102/24 dev underlay", "addr del 192.0.2.2/24 dev underlay"], b.netns
+    )
+    mesh.ping_all()
+    before = a.state()
+    link = a.link_to(b, "ip4")
+    assert before[link].endpoint == f"192.0.2.102:{a.ports['ip4']}"
+    result = a.rait("up", "--json")
+    assert result.json["status"] == "unchanged"
+    assert a.state() == before
+
+
+def test_a_name_that_does_not_resolve_keeps_the_endpoint(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    before = a.state()
+    a.write_peers([b.entry({"ip4": "node.invalid"}), c.entry()])
+    result = a.rait("up")
+    assert result.status == 0
+    assert "node.invalid" in result.err
+    assert a.state() == before
+
+
+def test_a_peer_whose_name_never_resolved_waits_passively(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(2)
+    a, b = mesh.nodes
+    a.write_peers([b.entry({"ip4": "node.invalid", "ip6": "node.invalid"})])
+    mesh.up()
+    assert {link.endpoint for link in a.state().values()} == {"(none)"}
+    mesh.ping_all()  # from b, so that a learns where it is
+
+
+def test_a_name_resolves_in_the_family_of_the_transport(make_mesh: MakeMesh) -> None:
+    a, b = make_mesh(2).nodes
+    a.write_peers([b.entry({"ip4": "localhost", "ip6": "localhost"})])
+    a.up()
+    state = a.state()
+    assert state[a.link_to(b, "ip4")].endpoint == f"127.0.0.1:{a.ports['ip4']}"
+    assert state[a.link_to(b, "ip6")].endpoint == f"[::1]:{a.ports['ip6']}"
+
+
+def test_drift_is_repaired_though_no_file_changed(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    gone, shrunk = a.link_to(b, "ip4"), a.link_to(c, "ip6")
+    machine.ip_batch([f"link del {gone}", f"link set {shrunk} mtu 1300 down"], a.target)
+    result = a.rait("up", "--json")
+    assert result.status == 0
+    assert result.touched == {gone, shrunk}
+    assert a.interfaces()[shrunk]["mtu"] == 1400
+    a.assert_has_exactly(a.links_to(b, c))
+    assert a.rait("up", "--json").json["status"] == "unchanged"
+    mesh.ping_all()
+
+
+def test_a_new_private_key_keeps_the_interfaces(mesh: Mesh) -> None:
+    a = mesh.nodes[0]
+    before = a.state()
+    a.private_key, a.public_key = machine.genkey()
+    a.write_conf()
+    a.up()
+    assert {name: link.index for name, link in a.state().items()} == {
+        name: link.index for name, link in before.items()
+    }
+    for other in neighbours_of(a, mesh):
+        other.knows(*neighbours_of(other, mesh))
+        other.up()
+    mesh.ping_all()
