@@ -1,6 +1,6 @@
 """How long the journal takes for a run of many events: to write it down, and to fold it again.
 
-    python bench/journal.py [--json PATH]
+Usage: python bench/journal.py [--json PATH]
 """
 
 from __future__ import annotations
