@@ -18,6 +18,7 @@ NAMED = Path("/run/netns")
 _CURRENT = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWNS = 0x00020000
+_MS_BIND, _MS_REC, _MS_SHARED = 1 << 12, 1 << 14, 1 << 20  # sys/mount.h
 _SO_NETNS_COOKIE = 71
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -182,9 +183,15 @@ def _entered(fd: int) -> Iterator[None]:
 
 
 def _setns(fd: int, kind: int = _CLONE_NEWNET) -> None:
-    # os.setns exists from Python 3.12 on.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, kind) != 0:
+    _call(_libc().setns(fd, kind))  # os.setns exists from Python 3.12 on
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _call(result: int) -> None:
+    if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
@@ -193,23 +200,73 @@ def _make(spec: str) -> Netns:
     if spec == "" or _is_pid(spec):
         raise MachineError(f"{describe(spec)} does not exist")
     try:
-        group = _propagation(os.getpid(), "master")
-        if group:
-            _create_upstream(spec, group)
-        made = find_netns(spec)
-        if made is None:
-            _create(spec)
+        _create_in_child(spec, _upstream_mounts())
     except OSError as error:
         raise MachineError(f"cannot make {describe(spec)}: {error.strerror}") from error
-    return made or open_netns(spec)
+    return open_netns(spec)
 
 
-def _create(spec: str) -> None:
-    import pyroute2.netns
+def _create_in_child(spec: str, mounts: int | None) -> None:
+    """Make the namespace, within other mounts if given; in a child, as we shall stay here.
 
-    # Another process may have made it just now.
-    with suppress(FileExistsError):
-        pyroute2.netns.create(spec)
+    pyroute2 can do this too, but not within other mounts, and it gives its child a time limit that
+    a slow machine exceeds. Raises OSError.
+    """
+    child = os.fork()
+    if child == 0:
+        code = errno.EIO
+        try:
+            if mounts is not None:
+                _setns(mounts, _CLONE_NEWNS)
+            _create(_path(spec))
+            code = 0
+        except FileExistsError:
+            code = 0  # another process made it just now
+        except OSError as error:
+            code = error.errno or errno.EIO
+        finally:
+            os._exit(code)
+    if mounts is not None:
+        os.close(mounts)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0:
+        raise OSError(code, os.strerror(code) if code > 0 else f"killed by signal {-code}")
+
+
+def _create(path: str) -> None:
+    """What ip-netns(8) does: a new namespace, kept by a mount in a directory that is shared."""
+    NAMED.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        _mount("none", str(NAMED), _MS_SHARED | _MS_REC)
+    except OSError:  # only what is a mount itself can be shared
+        _mount(str(NAMED), str(NAMED), _MS_BIND | _MS_REC)
+        _mount("none", str(NAMED), _MS_SHARED | _MS_REC)
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    try:
+        _call(_libc().unshare(_CLONE_NEWNET))
+        _mount(_CURRENT, path, _MS_BIND)
+    except OSError:
+        Path(path).unlink()
+        raise
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    _call(_libc().mount(os.fsencode(source), os.fsencode(target), b"none", flags, None))
+
+
+def _upstream_mounts() -> int | None:
+    """The mounts in which a new name is seen by others, opened, if they are not our own.
+
+    They are those of a parent process whose peer group our mount is a slave of.
+    """
+    group = _propagation(os.getpid(), "master")
+    pid = os.getpid()
+    while group and pid > 1:
+        pid = _parent(pid)
+        with suppress(OSError):
+            if _propagation(pid, "shared") == group:
+                return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    return None
 
 
 def _propagation(pid: int, kind: str) -> str:
@@ -230,38 +287,10 @@ def _propagation(pid: int, kind: str) -> str:
     return found
 
 
-def _create_upstream(spec: str, group: str) -> None:
-    """Make the namespace where our mounts come from, if a parent process is there.
-
-    Its name then comes to us by itself. That it did not work shows when it is not there.
-    """
-    pid = os.getpid()
-    while pid > 1:
-        pid = _parent(pid)
-        with suppress(OSError):
-            if _propagation(pid, "shared") == group:
-                fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                _in_child(fd, spec)
-                os.close(fd)
-                return
-
-
 def _parent(pid: int) -> int:
     # The program's name, in brackets, may hold anything (proc(5)); the state and parent follow.
     stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "surrogateescape")
     return int(stat.rpartition(")")[2].split()[1])
-
-
-def _in_child(mounts: int, spec: str) -> None:
-    """Make the namespace within these mounts; in a child, as this process shall stay here."""
-    child = os.fork()
-    if child == 0:
-        try:
-            _setns(mounts, _CLONE_NEWNS)
-            _create(spec)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
 
 
 def _raise_loopback(ns: Netns) -> None:

@@ -1,0 +1,48 @@
+"""Namespaces that rait makes are those that ``ip netns`` knows, wherever rait was started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+PREFIX = f"rait-test-ns{os.getpid()}"
+MAKE = "import sys; from rait.adapters.netns import ensure_netns; print(ensure_netns(sys.argv[1]))"
+
+
+@pytest.fixture
+def names() -> Iterator[tuple[str, str]]:
+    pair = (f"{PREFIX}-a", f"{PREFIX}-b")
+    yield pair
+    for name in pair:
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def make(name: str, *prefix: str) -> None:
+    subprocess.run([*prefix, sys.executable, "-c", MAKE, name], check=True, capture_output=True)
+
+
+def loopback(name: str) -> str:
+    command = ["ip", "-n", name, "-brief", "link", "show", "dev", "lo"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_namespace_is_made_as_ip_netns_does_with_lo_up(names: tuple[str, str]) -> None:
+    make(names[0])
+    assert "UP" in loopback(names[0])
+
+
+def test_one_made_below_ip_netns_exec_is_seen_by_others(names: tuple[str, str]) -> None:
+    subprocess.run(["ip", "netns", "add", names[0]], check=True)
+    make(names[1], "ip", "netns", "exec", names[0])
+    assert "UP" in loopback(names[1])
+
+
+def test_one_that_is_there_is_left_as_it_is(names: tuple[str, str]) -> None:
+    subprocess.run(["ip", "netns", "add", names[0]], check=True)
+    subprocess.run(["ip", "-n", names[0], "link", "add", "v0", "type", "bridge"], check=True)
+    make(names[0])
+    subprocess.run(["ip", "-n", names[0], "link", "show", "dev", "v0"], check=True)
