@@ -8,6 +8,7 @@ import time
 from rait import render
 from rait.app.report import Report
 from rait.app.session import Options
+from rait.domain.problem import ConfigError
 from rait.terminal import CHANGES, DONE, FAILED, PARTIAL, STOPPED, complain, tell
 
 
@@ -43,7 +44,14 @@ def plan(arguments: argparse.Namespace) -> int:
     from rait.app.planning import plan_against, plan_up
 
     options = _options(arguments)
-    report = plan_against(options, arguments.against) if arguments.against else plan_up(options)
+    try:
+        report = plan_against(options, arguments.against) if arguments.against else plan_up(options)
+    except ConfigError as error:
+        if not arguments.detailed_exitcode:
+            raise
+        # There, the usual status of a wrong configuration means that there are changes.
+        complain(str(error))
+        return FAILED
     status = _planned(report, arguments)
     return CHANGES if arguments.detailed_exitcode and report.events else status
 
@@ -67,11 +75,16 @@ def log(arguments: argparse.Namespace) -> int:
         since=since, link=arguments.link, peer=arguments.peer, run=arguments.number
     )
     ask = history.follow if arguments.follow else history.runs
-    for run in ask(_place(arguments), query):
-        if arguments.json:
-            tell(render_log.run_json(run))
-        else:
-            tell(render_log.run_text(run, query, brief=arguments.oneline))
+    try:
+        for run in ask(_place(arguments), query):
+            if arguments.json:
+                tell(render_log.run_json(run))
+            else:
+                tell(render_log.run_text(run, query, brief=arguments.oneline))
+    except KeyboardInterrupt:
+        if not arguments.follow:
+            raise
+        # That is how one ends it.
     return DONE
 
 
@@ -127,10 +140,11 @@ def rollback(arguments: argparse.Namespace) -> int:
     """``rait rollback``."""
     from rait.app import restore
 
-    report = restore.rollback(
-        _options(arguments), arguments.number, force=arguments.force, dry_run=arguments.dry_run
-    )
-    return (_planned if arguments.dry_run else _told)(report, arguments)
+    options = _options(arguments)
+    if arguments.dry_run:
+        report = restore.plan_rollback(options, arguments.number, force=arguments.force)
+        return _planned(report, arguments)
+    return _told(restore.rollback(options, arguments.number, force=arguments.force), arguments)
 
 
 def babeld_list(arguments: argparse.Namespace) -> int:
@@ -166,7 +180,7 @@ def _report(report: Report, as_json: bool) -> None:
     for failure in report.failures:
         complain(f"{failure.link}: {failure.error}")
     if report.removal is not None:
-        complain(render.removal_text(report.removal))
+        complain(render.removal_text(report, report.removal))
     tell(render.report_json(report) if as_json else render.report_text(report))
 
 

@@ -44,13 +44,14 @@ def report_text(report: Report) -> str:
     return "\n".join([*noticed, *event_lines(report.events), summary(report)])
 
 
-def removal_text(removal: Removal) -> str:
-    """Why a run was stopped, and how to let it go on."""
+def removal_text(report: Report, removal: Removal) -> str:
+    """Why a run was stopped, or will be, and how to let it go on."""
     names = ", ".join(removal.links)
+    verb = "stopped, with nothing touched" if report.status == "stopped" else "`rait up` will stop"
     return (
-        f"stopped, with nothing touched: {len(removal.links)} of {removal.of} links would be "
-        f"removed, and {removal.limit} may be: {names}. Is the peers list complete? If so, go on "
-        "with `rait up --yes`, or set max_removals in rait.conf"
+        f"{verb}: it would remove {len(removal.links)} of {removal.of} links, and may remove "
+        f"{removal.limit}: {names}. Is the peers list complete? If so, go on with "
+        "`rait up --yes`, or set max_removals in rait.conf"
     )
 
 
@@ -84,6 +85,7 @@ def report_json(report: Report) -> str:
             "drift": [event_object(event) for event in report.drift],
             "failed": [{"link": f.link, "error": f.error} for f in report.failures],
             "warnings": list(report.warnings),
+            "excessive_removal": msgspec.to_builtins(report.removal),
         }
     )
 

@@ -23,10 +23,13 @@ from rait.app.session import (
     report_on,
     scope_of,
     synced_routing,
+    target_netns,
 )
 from rait.app.up import RESOLVE_SECONDS, hosts_of, plan_warnings, planned_topology
 from rait.domain.backend import Observation
+from rait.domain.config import Config
 from rait.domain.diff import diff
+from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
@@ -55,7 +58,8 @@ def plan_up(options: Options) -> Report:
     with looking(options) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
         _, planned, warnings = planned_topology(session, memory)
-        return _report(session.compare(planned.topology, memory, routing), warnings)
+        change = session.compare(planned.topology, memory, routing)
+        return _report(change, warnings, session.config.max_removals)
 
 
 def plan_against(options: Options, state_path: str) -> Report:
@@ -72,7 +76,8 @@ def plan_against(options: Options, state_path: str) -> Report:
     with netns.open_netns("") as here:
         addresses, unresolved = resolve(hosts_of(loaded.config, peers.peers), here, RESOLVE_SECONDS)
     table = isolation.transit_table_in(state.observation, loaded.config)
-    node = Node(public_key=state.public_key, origin=state.origin, transit_table=table)
+    origin = _origin(state.origin, loaded.config)
+    node = Node(public_key=state.public_key, origin=origin, transit_table=table)
     planned = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
     scope = scope_of(loaded.config, state.public_key)
     settled = settle(state.observation, planned.topology, state.memory, scope)
@@ -82,7 +87,8 @@ def plan_against(options: Options, state_path: str) -> Report:
         events=diff(settled.before, settled.after),
         drift=diff(state.memory.topology, settled.before),
     )
-    return _report(change, plan_warnings(loaded, peers, unresolved, planned))
+    warnings = plan_warnings(loaded, peers, unresolved, planned)
+    return _report(change, warnings, loaded.config.max_removals)
 
 
 def export_state(options: Options) -> str:
@@ -107,9 +113,16 @@ def export_state(options: Options) -> str:
     return msgspec.json.format(msgspec.json.encode(state)).decode()
 
 
-def _report(change: Change, warnings: list[str]) -> Report:
+def _origin(origin: Origin, config: Config) -> Origin:
+    """Where links would be born: the configuration may want another place than when exported."""
+    backend = origin.backend if config.backend == "auto" else config.backend
+    return structs.replace(origin, backend=backend, netns=target_netns(config))
+
+
+def _report(change: Change, warnings: list[str], max_removals: int | None) -> Report:
     status: Status = "planned" if change.events else "unchanged"
-    return report_on("plan", status, change, warnings)
+    removal = excessive_removal(change.settled.before, change.settled.after, max_removals)
+    return structs.replace(report_on("plan", status, change, warnings), removal=removal)
 
 
 def _read_state(path: str) -> State:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.app.moments import moment
 from rait.app.report import Report
 from rait.app.session import Change, Options, Session, looking, opened, report_on, synced_routing
 from rait.domain.diff import diff
+from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord
 from rait.domain.problem import ConfigError, MachineError, RaitError
 from rait.domain.settle import Settled
 from rait.domain.topology import Link, Origin, Topology
-from rait.domain.undo import Conflict, conflicts, done_events, undo
+from rait.domain.undo import Conflict, conflicts, done_events, only, touched, undo
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
-
-T = TypeVar("T")
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -58,27 +56,28 @@ def restore(options: Options, at: str | None) -> Report:
     with opened(options, "replay") as (session, journal), synced_routing(session) as routing:
         change = _towards(session, journal, at, routing)
         return session.carry_out(
-            "replay", change, journal, prepare=_ensure_target(session), routing=routing
+            "replay", change, journal, prepare=_targets_of(change), routing=routing
         )
 
 
-def rollback(options: Options, run: int | None, *, force: bool, dry_run: bool = False) -> Report:
+def rollback(options: Options, run: int | None, *, force: bool) -> Report:
     """Take one run back, by default the last of this node that did anything.
 
     Raises ConflictError, unless ``force``, where later runs touched the same links: then those
     links become what they were before the run.
     """
     with opened(options, "rollback") as (session, journal), synced_routing(session) as routing:
-        record = _run_to_undo(session, journal, run)
-        clashes = conflicts(record, journal.runs(scope=session.name))
-        if clashes and not force:
-            raise ConflictError(_clash_text(record, clashes))
-        change = _undoing(session, journal, record, routing)
-        if dry_run:
-            return _planned("rollback", change)
+        change = _undoing(session, journal, run, force, routing)
         return session.carry_out(
-            "rollback", change, journal, prepare=_ensure_target(session), routing=routing
+            "rollback", change, journal, prepare=_targets_of(change), routing=routing
         )
+
+
+def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
+    """What ``rollback`` would do. Writes nothing anywhere, and waits for nobody; raises as it."""
+    with looking(options) as session, synced_routing(session) as routing:
+        journal = JournalReader(session.journal_path)
+        return _planned("rollback", _undoing(session, journal, run, force, routing))
 
 
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
@@ -107,7 +106,7 @@ def _towards(
     return session.compare(desired, memory, routing)
 
 
-def _run_to_undo(session: Session, journal: Journal, number: int | None) -> RunRecord:
+def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -> RunRecord:
     if number is not None:
         record = journal.run(number)
         if record.header.scope != session.name:
@@ -124,41 +123,34 @@ def _run_to_undo(session: Session, journal: Journal, number: int | None) -> RunR
 
 
 def _undoing(
-    session: Session, journal: Journal, record: RunRecord, routing: Routing | None
+    session: Session,
+    journal: JournalReader,
+    number: int | None,
+    force: bool,
+    routing: Routing | None,
 ) -> Change:
     """The inverted events, and nothing else: what differs in other links is left as it is."""
+    record = _run_to_undo(session, journal, number)
+    clashes = conflicts(record, journal.runs(scope=session.name))
+    if clashes and not force:
+        raise ConflictError(_clash_text(record, clashes))
     memory = journal.memory(session.name)
-    before_run = _before(journal, session.name, record)
-    events = done_events(record)
-    touched = {event.name for event in events}
-    goal = undo(memory.topology, events, before_run)
+    then, _ = journal.topology_at(session.name, run=record.id)
+    goal = undo(memory.topology, record, then)
     links = _born_today(goal.links, session)
     desired = structs.replace(goal, links=links, babel=memory.topology.babel)
     change = session.compare(desired, memory, routing)
+    names = touched(record)
     before, after = change.settled.before, change.settled.after
     after = Topology(
-        _touched(touched, before.links, after.links),
-        after.babel,
-        _touched(touched, before.vrfs, after.vrfs),
-        _touched(touched, before.rules, after.rules),
+        only(names, before.links, after.links),
+        only(names, before.babel, after.babel),
+        only(names, before.vrfs, after.vrfs),
+        only(names, before.rules, after.rules),
     )
-    problems = tuple(p for p in change.settled.problems if p.link is None or p.link in touched)
+    problems = tuple(p for p in change.settled.problems if p.link is None or p.link in names)
     settled = Settled(before, after, problems)
-    return Change(settled=settled, events=diff(before, after), drift=change.drift)
-
-
-def _touched(names: set[str], before: Mapping[str, T], after: Mapping[str, T]) -> dict[str, T]:
-    """What there is, but of these names what should be."""
-    kept = {name: value for name, value in before.items() if name not in names}
-    return kept | {name: value for name, value in after.items() if name in names}
-
-
-def _before(journal: Journal, scope: str, record: RunRecord) -> Topology:
-    """As it was before the run's own events: after those that it merely noticed."""
-    if record.noticed:
-        return journal.topology_at(scope, event=record.noticed_id(len(record.noticed) - 1))[0]
-    earlier = [run for run in journal.runs(scope=scope) if run.id < record.id]
-    return journal.topology_at(scope, run=earlier[-1].id)[0] if earlier else Topology()
+    return structs.replace(change, settled=settled, events=diff(before, after))
 
 
 def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:
@@ -185,14 +177,27 @@ def _check_key(session: Session, public_key: str, what: str) -> None:
 
 
 def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
-    lines = [f"run {record.id} cannot be taken back alone, as later runs touched its links:"]
-    lines += [f"  {c.link}: run {c.run} ({c.command})" for c in clashes]
-    lines.append("use --force to make these links what they were before the run")
+    lines = [f"run {record.id} cannot be taken back alone, as its links changed since:"]
+    lines += [
+        f"  {c.link}: run {c.run} ({c.command}) "
+        + ("noticed a change that rait did not make" if c.noticed else "changed it")
+        for c in clashes
+    ]
+    lines.append(
+        f"nothing was touched; --force makes all links of run {record.id} what they were before it"
+    )
     return "\n".join(lines)
 
 
-def _ensure_target(session: Session) -> Callable[[], None]:
-    return lambda: netns.ensure_netns(session.target).close()
+def _targets_of(change: Change) -> Callable[[], None]:
+    """Makes the namespaces that hold the links: they may be of an earlier configuration."""
+    names = {event.link.origin.netns for event in change.events if isinstance(event, LinkAdded)}
+
+    def ensure() -> None:
+        for name in sorted(names):
+            netns.ensure_netns(name).close()
+
+    return ensure
 
 
 def _planned(command: str, change: Change) -> Report:

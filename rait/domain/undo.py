@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 
-from rait.domain.events import Event, MismatchError, inverted, replay
+from rait.domain.events import Event, inverted, replay
 from rait.domain.history import RunRecord
 from rait.domain.topology import Topology
 
+T = TypeVar("T")
+
 
 class Conflict(Struct, frozen=True):
-    """A later run that touched a link which is to be taken back."""
+    """A later run that touched a link which is to be taken back.
+
+    ``noticed`` tells that the run itself did nothing to the link: it found it changed by others.
+    """
 
     link: str
     run: int
     command: str
+    noticed: bool = False
 
 
 def done_events(run: RunRecord) -> tuple[Event, ...]:
@@ -30,36 +37,37 @@ def done_events(run: RunRecord) -> tuple[Event, ...]:
 
 def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...]:
     """The later runs that touched, or noticed a change of, links that this run touched."""
-    names = {event.name for event in done_events(run)}
-    found = (
-        Conflict(name, other.id, other.header.command)
+    names = touched(run)
+    return tuple(
+        Conflict(name, other.id, other.header.command, name not in touched(other))
         for other in later
         if other.id > run.id
         for name in sorted({event.name for _, event in other.happened()} & names)
     )
-    return tuple(found)
 
 
-def undo(now: Topology, events: Sequence[Event], before: Topology) -> Topology:
-    """``now`` without what the events did to it; ``before`` is as it was when they had not been.
+def touched(run: RunRecord) -> frozenset[str]:
+    """The names of what the run itself changed."""
+    return frozenset(event.name for event in done_events(run))
 
-    Where nothing has touched those links since, this is the replay of the inverted events. Where
-    something has, each link that the events touched becomes what it was before them.
+
+def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
+    """``now`` without what the run did; ``after`` is as it was right after the run.
+
+    Each link that the run touched becomes what the inverted events make of it: what it was before
+    them, whatever has happened to it since. Raises MismatchError if ``after`` is of another run.
     """
-    try:
-        return replay(now, inverted(events))
-    except MismatchError:
-        return _as_before(now, events, before)
+    names = touched(run)
+    before = replay(after, inverted(done_events(run)))
+    return Topology(
+        only(names, now.links, before.links),
+        only(names, now.babel, before.babel),
+        only(names, now.vrfs, before.vrfs),
+        only(names, now.rules, before.rules),
+    )
 
 
-def _as_before(now: Topology, events: Sequence[Event], before: Topology) -> Topology:
-    names = {event.name for event in events}
-    links = {name: link for name, link in now.links.items() if name not in names}
-    links |= {name: link for name, link in before.links.items() if name in names}
-    babel = {name: param for name, param in now.babel.items() if name not in names}
-    babel |= {name: param for name, param in before.babel.items() if name in names}
-    vrfs = {name: table for name, table in now.vrfs.items() if name not in names}
-    vrfs |= {name: table for name, table in before.vrfs.items() if name in names}
-    rules = {name: rule for name, rule in now.rules.items() if name not in names}
-    rules |= {name: rule for name, rule in before.rules.items() if name in names}
-    return Topology(links, babel, vrfs, rules)
+def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:
+    """What is now, with what has one of these names as in the goal."""
+    kept = {name: value for name, value in now.items() if name not in names}
+    return kept | {name: value for name, value in goal.items() if name in names}
