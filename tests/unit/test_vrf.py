@@ -1,0 +1,239 @@
+"""VRF isolation: what is planned, what counts as ours, and what is left alone."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from rait.app.report import Report
+from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome
+from rait.domain.config import Config, Isolation, Transport
+from rait.domain.diff import diff
+from rait.domain.events import (
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    RuleAdded,
+    RuleRemoved,
+    VrfAdded,
+    VrfRemoved,
+)
+from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, remember
+from rait.domain.plan import Node, plan
+from rait.domain.settle import Scope, Settled, settle
+from rait.domain.topology import (
+    EMPTY,
+    Device,
+    Link,
+    LinkSettings,
+    Origin,
+    Rule,
+    Topology,
+)
+from rait.domain.undo import undo
+from rait.domain.vrf import missing_transit
+from rait.render import describe, event_object, report_text
+
+KEY = "our key"
+SCOPE = Scope(public_key=KEY, netns="", ifgroup=54)
+MESH = Topology(vrfs={"mesh": 100})
+RULE = Rule("ip4", 54, 200, 900)
+HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key=KEY)
+RULES = Topology(rules={RULE.name: RULE})
+
+
+def transport(prefix: str, fwmark: int) -> Transport:
+    return Transport(
+        address_family="ip4", send_port=50001, mtu=1420, ifprefix=prefix, fwmark=fwmark
+    )
+
+
+def config(transit: str = "", marks: tuple[int, ...] = (54,)) -> Config:
+    return Config(
+        transports=tuple(transport(f"w{n}x", mark) for n, mark in enumerate(marks)),
+        isolation=Isolation(type="vrf", target="mesh", transit=transit, table=100),
+    )
+
+
+def node(table: int | None = None) -> Node:
+    return Node(public_key=KEY, origin=Origin("kernel"), transit_table=table)
+
+
+def link(name: str, master: str | None = "mesh") -> Link:
+    return Link(name, Origin("kernel"), LinkSettings(1420, 54, master), Device(KEY, 50001))
+
+
+def seen(*links: Link, **fields: object) -> Observation:
+    observed = {each.name: ObservedLink(link=each) for each in links}
+    return structs.replace(Observation(now=0, links=observed), **fields)
+
+
+def remembered(topology: Topology) -> Memory:
+    return Memory(topology=topology)
+
+
+def events_of(settled: Settled) -> tuple[Event, ...]:
+    return diff(settled.before, settled.after)
+
+
+def test_the_target_is_planned_with_its_table() -> None:
+    assert plan(config(), node(), []).topology == MESH
+
+
+def test_netns_isolation_plans_neither_vrf_nor_rule() -> None:
+    isolation = Isolation(type="netns", target="mesh", transit="under")
+    planned = plan(Config(transports=(transport("w", 54),), isolation=isolation), node(200), [])
+    assert planned.topology == EMPTY
+
+
+def test_each_mark_finds_the_transit_vrf_in_both_families() -> None:
+    planned = plan(config("under", (54, 55, 54)), node(200), [])
+    found = {(r.family, r.fwmark, r.table, r.priority) for r in planned.topology.rules.values()}
+    assert found == {(f, mark, 200, 900) for f in ("ip4", "ip6") for mark in (54, 55)}
+
+
+def test_without_a_transit_vrf_there_are_no_rules() -> None:
+    assert plan(config(""), node(None), []).topology.rules == {}
+
+
+def test_vrf_and_rule_come_first_and_go_last() -> None:
+    there = Topology({"w1": link("w1")}, {}, MESH.vrfs, RULES.rules)
+    kinds = [type(event) for event in diff(EMPTY, there)]
+    assert kinds == [VrfAdded, RuleAdded, LinkAdded]
+    kinds = [type(event) for event in diff(there, EMPTY)]
+    assert kinds == [LinkRemoved, RuleRemoved, VrfRemoved]
+
+
+def test_another_target_moves_links_between_the_coming_and_the_going_vrf() -> None:
+    before = Topology({"w1": link("w1")}, {}, MESH.vrfs)
+    after = Topology({"w1": link("w1", "other")}, {}, {"other": 101})
+    kinds = [type(event) for event in diff(before, after)]
+    assert kinds == [VrfAdded, LinkUpdated, VrfRemoved]
+
+
+def test_a_missing_vrf_is_to_be_made() -> None:
+    settled = settle(seen(), MESH, Memory(), SCOPE)
+    assert events_of(settled) == (VrfAdded("mesh", 100),)
+
+
+def test_a_vrf_that_is_not_ours_is_used_and_left() -> None:
+    there = seen(vrfs={"mesh": ObservedVrf(100)})
+    assert events_of(settle(there, MESH, Memory(), SCOPE)) == ()
+    assert events_of(settle(there, EMPTY, Memory(), SCOPE)) == ()
+
+
+def test_our_vrf_goes_with_our_links() -> None:
+    there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
+    settled = settle(there, EMPTY, remembered(MESH), SCOPE)
+    assert [type(event) for event in events_of(settled)] == [LinkRemoved, VrfRemoved]
+    assert settled.problems == ()
+
+
+def test_our_vrf_stays_while_others_are_in_it() -> None:
+    there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("guest", "w1"))})
+    settled = settle(there, EMPTY, remembered(MESH), SCOPE)
+    assert [type(event) for event in events_of(settled)] == [LinkRemoved]
+    assert settled.after.vrfs == MESH.vrfs, "it stays ours"
+    (problem,) = settled.problems
+    assert (problem.severity, problem.link) == ("warning", None)
+    assert "guest" in problem.message
+    assert "w1" not in problem.message
+
+
+def test_our_vrf_stays_while_a_link_of_ours_stays_in_it() -> None:
+    there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
+    settled = settle(there, Topology({"w1": link("w1")}), remembered(MESH), SCOPE)
+    assert events_of(settled) == ()
+    assert settled.after.vrfs == MESH.vrfs
+
+
+def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
+    there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",)), "other": ObservedVrf(101)})
+    settled = settle(there, Topology({"w1": link("w1", "other")}), remembered(MESH), SCOPE)
+    assert [type(event) for event in events_of(settled)] == [LinkUpdated, VrfRemoved]
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        (seen(vrfs={"mesh": ObservedVrf(77)}, others={"mesh": "vrf"}), "77"),
+        (seen(others={"mesh": "bridge"}), "bridge"),
+        (seen(others={"mesh": ""}), "physical"),
+        (seen(link("mesh", None)), "wireguard"),
+    ],
+)
+def test_what_is_in_the_way_of_a_vrf_forbids_everything(there: Observation, named: str) -> None:
+    (problem,) = (p for p in settle(there, MESH, Memory(), SCOPE).problems if p.link is None)
+    assert problem.severity == "error"
+    assert named in problem.message
+    assert "mesh" in problem.message
+
+
+def test_a_vrf_made_anew_by_another_with_another_table_is_not_ours_any_more() -> None:
+    settled = settle(seen(vrfs={"mesh": ObservedVrf(77)}), EMPTY, remembered(MESH), SCOPE)
+    assert settled.before.vrfs == {}
+    assert events_of(settled) == ()
+
+
+def test_what_vanished_is_noticed_and_made_again() -> None:
+    both = Topology(vrfs=MESH.vrfs, rules=RULES.rules)
+    settled = settle(seen(), both, remembered(both), SCOPE)
+    assert diff(both, settled.before) == (RuleRemoved(RULE), VrfRemoved("mesh", 100))
+    assert events_of(settled) == (VrfAdded("mesh", 100), RuleAdded(RULE))
+
+
+def test_our_rule_goes_and_the_same_of_another_stays() -> None:
+    there = seen(rules=RULES.rules)
+    assert events_of(settle(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
+    assert events_of(settle(there, EMPTY, Memory(), SCOPE)) == ()
+    assert events_of(settle(there, RULES, Memory(), SCOPE)) == ()
+
+
+def test_what_a_killed_run_made_is_ours() -> None:
+    intended = (VrfAdded("mesh", 100), RuleAdded(RULE))
+    killed = RunRecord(id=1, last_id=3, header=HEADER, intended=intended)
+    memory = remember(Snapshot(), [killed])
+    there = seen(vrfs={"mesh": ObservedVrf(100)}, rules=RULES.rules)
+    assert events_of(settle(there, EMPTY, memory, SCOPE)) == (
+        RuleRemoved(RULE),
+        VrfRemoved("mesh", 100),
+    )
+    told = structs.replace(killed, outcomes={0: Outcome(0, "refused"), 1: Outcome(1, "refused")})
+    assert events_of(settle(there, EMPTY, remember(Snapshot(), [told]), SCOPE)) == ()
+
+
+def test_undo_takes_back_vrfs_and_rules_whatever_else_has_changed() -> None:
+    intended = (VrfAdded("mesh", 100), RuleAdded(RULE))
+    done = {0: Outcome(0), 1: Outcome(1)}
+    run = RunRecord(id=1, last_id=3, header=HEADER, intended=intended, outcomes=done)
+    now = Topology({"w1": link("w1")}, {}, {"mesh": 101, "other": 102}, RULES.rules)
+    after = Topology(vrfs=MESH.vrfs, rules=RULES.rules)
+    assert undo(now, run, after) == Topology({"w1": link("w1")}, {}, {"other": 102})
+
+
+def test_a_journal_from_before_vrfs_still_reads() -> None:
+    old = b'{"topology": {"links": {}, "babel": {"w1": "rxcost 32"}}, "public_key": "k"}'
+    assert msgspec.json.decode(old, type=Snapshot).topology == Topology(babel={"w1": "rxcost 32"})
+
+
+def test_each_event_is_told_in_one_line_and_as_an_object() -> None:
+    assert describe(VrfAdded("mesh", 100)) == "+ vrf mesh table 100"
+    assert describe(VrfRemoved("mesh", 100)) == "- vrf mesh table 100"
+    assert describe(RuleAdded(RULE)) == "+ rule ip4 pref 900 fwmark 54 lookup 200"
+    assert describe(RuleRemoved(RULE)) == "- rule ip4 pref 900 fwmark 54 lookup 200"
+    assert event_object(VrfAdded("mesh", 100)) == {"type": "VrfAdded", "vrf": "mesh", "table": 100}
+    rule = {"family": "ip4", "fwmark": 54, "table": 200, "priority": 900}
+    assert event_object(RuleAdded(RULE)) == {"type": "RuleAdded", "rule": rule}
+
+
+def test_the_summary_does_not_count_vrfs_as_links() -> None:
+    events = (VrfAdded("mesh", 100), RuleAdded(RULE), LinkAdded(link("w1")))
+    text = report_text(Report(command="up", status="done", events=events, links=1))
+    assert text.splitlines()[-1] == ("rait up: 1 added, 1 VRF added, 1 rule added; 1 link wanted")
+
+
+def test_a_missing_transit_vrf_is_told_with_the_commands_that_make_it() -> None:
+    assert "ip link add under type vrf table" in missing_transit("under", None)
+    assert "bridge" in missing_transit("under", "bridge")
