@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from itertools import permutations
 
 from hypothesis import strategies as st
 
@@ -157,18 +158,34 @@ PEER_TUPLES = (
     *((peer,) for peer in LINK_PEERS),
     *((a, b) for a in LINK_PEERS[::3] for b in LINK_PEERS[::5] if a.public_key < b.public_key),
 )
+DEVICES = {
+    port: st.sampled_from(
+        (
+            Device(OWN_KEY, port, 54),
+            Device(OWN_KEY, port),
+            Device(OWN_KEY, 0),
+            Device("other key", port),
+            Device("other key", 0),
+        )
+    )
+    for port in PORTS
+}
 peer_tuples = st.sampled_from(PEER_TUPLES)
 """The peers of one link, in the order of their keys."""
+
+
+port_lists = st.lists(ports, unique=True, max_size=4)
+name_orders = st.sampled_from(tuple(permutations(NAMES, 4)))
 
 
 @st.composite
 def topologies(draw: st.DrawFn, links_only: bool = False) -> Topology:
     """Any valid topology: names are unique, and so are listen ports that are not 0."""
-    wanted_ports = draw(st.lists(ports, unique=True, max_size=4))
-    names = draw(st.permutations(NAMES))
+    wanted_ports = draw(port_lists)
+    names = draw(name_orders)
     links = {}
     for name, port in zip(names, wanted_ports, strict=False):
-        device = draw(st.sampled_from(_devices(port)))
+        device = draw(DEVICES[port])
         links[name] = Link(name, draw(origins), draw(settings), device, draw(peer_tuples))
     if links_only:
         return Topology(links)
@@ -186,21 +203,14 @@ rules = st.sets(
 ).map(lambda found: {rule.name: rule for rule in found})
 
 
-def _devices(port: int) -> tuple[Device, ...]:
-    return (
-        Device(OWN_KEY, port, 54),
-        Device(OWN_KEY, port),
-        Device(OWN_KEY, 0),
-        Device("other key", port),
-        Device("other key", 0),
-    )
+mere_links = topologies(links_only=True)
 
 
 @st.composite
 def wanted_topologies(draw: st.DrawFn) -> Topology:
     """What a plan may ask for: one origin, group and key for all, one peer for each link."""
     origin = draw(origins)
-    drawn = draw(topologies(links_only=True))
+    drawn = draw(mere_links)
     links = {}
     for name, link in drawn.links.items():
         links[name] = Link(
@@ -216,5 +226,5 @@ def wanted_topologies(draw: st.DrawFn) -> Topology:
 @st.composite
 def memories(draw: st.DrawFn) -> Memory:
     """What a journal may say, whether or not the machine still is like that."""
-    pending = draw(st.just(Topology()) | topologies(links_only=True))
-    return Memory(topology=draw(topologies(links_only=True)), pending=pending.links)
+    pending = draw(mere_links) if draw(st.booleans()) else Topology()
+    return Memory(topology=draw(mere_links), pending=pending.links)

@@ -31,21 +31,23 @@ ages = st.sampled_from((0, 60, REJECT_AFTER_SECONDS, REJECT_AFTER_SECONDS + 1, 4
 fresh = st.sampled_from((0, 60, REJECT_AFTER_SECONDS))
 stale = st.sampled_from((REJECT_AFTER_SECONDS + 1, 4000, NOW))
 
+others = st.dictionaries(st.sampled_from(some.NAMES), st.sampled_from(("veth", "")), max_size=2)
+
 
 @st.composite
 def machines(draw: st.DrawFn) -> MachineModel:
     """A machine in any state: with links of ours and of others, and with other interfaces."""
     machine = MachineModel(draw(st.integers(0, 99)))
-    found = draw(some.topologies(links_only=True)).links
+    found = draw(some.mere_links).links
     for number, (name, link) in enumerate(found.items()):
         chosen = link.settings.up and link.device.listen_port == 0
         if chosen:
             link = structs.replace(link, device=Device(link.device.public_key, 40000 + number))
         handshakes = {peer.public_key: machine.now - draw(ages) for peer in link.peers}
         machine.wires[name] = Wire(link, handshakes, chosen)
-    free = [name for name in some.NAMES if name not in found]
-    for name in draw(st.lists(st.sampled_from(free), max_size=2)):
-        machine.others[name] = draw(st.sampled_from(("veth", "")))
+    for name, kind in draw(others).items():
+        if name not in found:
+            machine.others[name] = kind
     return machine
 
 
