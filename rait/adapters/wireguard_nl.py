@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -220,8 +221,14 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
 
 def _peer_entry(head: bytes, networks: Sequence[str]) -> bytes:
     if networks:
-        head += nested(WGPEER_A_ALLOWEDIPS, map(_encode_network, networks))
+        head += _encode_networks(tuple(networks))
     return nested(0, [head])
+
+
+# Nearly all peers of a mesh have the same allowed IPs.
+@lru_cache(maxsize=64)
+def _encode_networks(networks: tuple[str, ...]) -> bytes:
+    return nested(WGPEER_A_ALLOWEDIPS, map(_encode_network, networks))
 
 
 def _encode_network(network: str) -> bytes:
@@ -238,14 +245,17 @@ def _encode_network(network: str) -> bytes:
     )
 
 
-def _allowed_ips(data: bytes) -> Iterator[str]:
+@lru_cache(maxsize=64)
+def _allowed_ips(data: bytes) -> tuple[str, ...]:
+    networks = []
     for _, entry in attributes(data):
         found = dict(attributes(entry))
         raw = found.get(WGALLOWEDIP_A_IPADDR, b"")
         mask = found.get(WGALLOWEDIP_A_CIDR_MASK, b"")
         if len(raw) not in (4, 16) or len(mask) != 1:
             raise MalformedError("WireGuard's netlink answer has an allowed IP of no known form")
-        yield f"{socket.inet_ntop(_family(raw), raw)}/{mask[0]}"
+        networks.append(f"{socket.inet_ntop(_family(raw), raw)}/{mask[0]}")
+    return tuple(networks)
 
 
 def _encode_endpoint(endpoint: Endpoint) -> bytes:
