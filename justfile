@@ -14,7 +14,7 @@ lint:
 
 # Lint and all three tiers of the tests (root)
 test:
-    scripts/test
+    @scripts/test
 
 # Tests that need neither root nor a network
 test-pure *ARGS:
@@ -30,7 +30,7 @@ test-kernel *ARGS:
 
 # A mesh of three namespaces: up, ping, list, down (root)
 demo:
-    scripts/demo
+    @scripts/demo
 
 # The wheel, in dist/
 build:
