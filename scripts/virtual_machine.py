@@ -39,6 +39,8 @@ def run(
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(REPO / "rait")], check=True)
     process = subprocess.Popen(
         vm,
+        # vng starts programs that are beside it and, like it, perhaps not on our PATH.
+        env={**os.environ, "PATH": f"{Path(vm[0]).parent}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
