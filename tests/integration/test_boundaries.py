@@ -101,11 +101,11 @@ def test_a_wrong_configuration_touches_nothing(pair: Mesh) -> None:
     a.write_conf()
     a.up()
     before = a.state()
-    a.write_conf(text=a.conf_hcl().replace("send_port", "send_prot", 1))
+    a.write_conf(text=a.conf_hcl().replace("fwmark", "fwmrak", 1))
     result = a.rait("up")
     assert result.status == 2
-    assert "send_prot" in result.err
-    assert "send_port" in result.err
+    assert "fwmrak" in result.err
+    assert "fwmark" in result.err
     assert a.state() == before
     assert set(before) == a.links_to(b)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.integration import machine
 from tests.integration.command import trace
 from tests.integration.conftest import MakeMesh
-from tests.integration.harness import Mesh, Node
+from tests.integration.harness import Mesh, Node, ping
 from tests.integration.netlink_tap import Tap
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
@@ -138,17 +138,16 @@ def test_changing_a_peer_touches_its_link_alone(mesh: Mesh) -> None:
 
 
 def test_a_roamed_endpoint_survives_a_sync(mesh: Mesh) -> None:
+    """The peer's packets come from another port, as after a restart of the NAT before it."""
     a, b, _ = mesh.nodes
-    machine.ip_batch(
-        ["addr add 192.0.2.102/24 dev underlay", "addr del 192.0.2.2/24 dev underlay"], b.netns
-    )
-    mesh.ping_all()
+    machine.wg("set", b.link_to(a, "ip4"), "listen-port", "55555", netns=b.target)
+    ping(b.target, b.link_to(a, "ip4"), a.listed()[a.link_to(b, "ip4")]["address"]).wait()
     before = a.state()
-    link = a.link_to(b, "ip4")
-    assert before[link].endpoint == f"192.0.2.102:{a.ports['ip4']}"
+    assert before[a.link_to(b, "ip4")].endpoint == "192.0.2.2:55555"
     result = a.rait("up", "--json")
     assert result.json["status"] == "unchanged"
     assert a.state() == before
+    mesh.ping_all()
 
 
 def test_a_name_that_does_not_resolve_keeps_the_endpoint(mesh: Mesh) -> None:
@@ -170,13 +169,11 @@ def test_a_peer_whose_name_never_resolved_waits_passively(make_mesh: MakeMesh) -
     mesh.ping_all()  # from b, so that a learns where it is
 
 
-def test_a_name_resolves_in_the_family_of_the_transport(make_mesh: MakeMesh) -> None:
+def test_a_name_is_looked_up(make_mesh: MakeMesh) -> None:
     a, b = make_mesh(2).nodes
-    a.write_peers([b.entry({"ip4": "localhost", "ip6": "localhost"})])
+    a.write_peers([b.entry({"ip4": "localhost"})])
     a.up()
-    state = a.state()
-    assert state[a.link_to(b, "ip4")].endpoint == f"127.0.0.1:{a.ports['ip4']}"
-    assert state[a.link_to(b, "ip6")].endpoint == f"[::1]:{a.ports['ip6']}"
+    assert a.state()[a.link_to(b, "ip4")].endpoint == f"127.0.0.1:{a.ports['ip4']}"
 
 
 def test_drift_is_repaired_though_no_file_changed(mesh: Mesh) -> None:
