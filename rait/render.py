@@ -174,7 +174,7 @@ def describe(event: Event) -> str:
         case PeerRemoved(name, peer):
             return f"~ {name} - peer {peer.public_key}"
         case PeerUpdated(name, peer_before, peer_after):
-            return f"~ {name} {_changes(peer_before, peer_after)}"
+            return f"~ {name} peer {peer_after.public_key} {_changes(peer_before, peer_after)}"
         case BabelInterfaceAdded(name, _):
             return f"+ babel {name}"
         case BabelInterfaceFlushed(name, _):

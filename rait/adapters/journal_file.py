@@ -44,7 +44,10 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.Error as error:
         # An extended code as SQLITE_IOERR_WRITE begins with the name of the primary one.
         name = getattr(error, "sqlite_errorname", "").split("_")
-        advice = _ADVICE.get(name[1] if len(name) > 1 else "", "")
+        kind = name[1] if len(name) > 1 else ""
+        if kind == "IOERR" and _is_full(path):
+            kind = "FULL"  # so SQLite calls it where its -shm file finds no space
+        advice = _ADVICE.get(kind, "")
         raise MachineError(
             f"cannot {doing} the journal {path}: {advice or 'SQLite refuses'} ({error})"
         ) from None
@@ -101,6 +104,13 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
     with closing(_connect_to_read(path, "mode=ro")) as connection:
         connection.execute("BEGIN")
         return question(connection)
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:

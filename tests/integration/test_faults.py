@@ -1,0 +1,264 @@
+"""rait killed between any two effects, on a full disk and on a read-only one.
+
+After each of these the journal is sound and tells what happened, and the next up ends right. What
+is killed here is a fork of this process (command.py): so what is patched here is patched there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rait.adapters import netns, uapi, userspace_process
+from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import JournalReader
+from rait.adapters.netlink import NetlinkSocket
+from rait.domain.history import RunRecord
+from tests.integration.command import Result
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Node
+from tests.integration.strangers import (
+    Stranger,
+    endpoint_of,
+    links_of,
+    strangers,
+    sync,
+    write_peers,
+)
+
+pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+
+A, B, C = strangers(1, 2, 3)
+HERE, THERE = (A, C), (B, C.moved())
+"""From one to the other a link goes, one comes and one changes, whichever of them is first."""
+
+EFFECTS: tuple[tuple[object, str], ...] = (
+    (Journal, "begin"),
+    (Journal, "_record"),
+    (Journal, "_finish"),
+    (netns, "_create"),
+    (NetlinkSocket, "_perform_batch"),
+    (NetlinkSocket, "ask"),
+    (uapi.Client, "_exchange"),
+    (userspace_process, "Start"),
+    (Path, "unlink"),
+)
+"""What a run does to the world, piece by piece (and some of the questions it asks)."""
+
+SHARES = 4
+"""The steps are dealt out to so many tests, none of which then takes long."""
+
+
+class Fuse:
+    """Kills the process, but not this one, before its effect of this number."""
+
+    def __init__(self) -> None:
+        self.test = os.getpid()
+        self.left: int | None = None
+        self.burning = False
+
+    def before(self, name: str) -> None:
+        if self.left is None or os.getpid() == self.test:
+            return
+        self.burning = self.burning or name == "begin"
+        if not self.burning:
+            return
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+@pytest.fixture
+def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
+    fuse = Fuse()
+
+    def guarded(name: str, effect: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            fuse.before(name)
+            return effect(*args, **kwargs)
+
+        return wrapper
+
+    for owner, name in EFFECTS:
+        monkeypatch.setattr(owner, name, guarded(name, getattr(owner, name)))
+    return fuse
+
+
+@pytest.fixture
+def node(make_mesh: MakeMesh) -> Node:
+    return make_mesh(1).nodes[0]
+
+
+def history(node: Node) -> tuple[RunRecord, ...]:
+    """The journal's runs, if every row of it is sound."""
+    journal = JournalReader(node.journal)
+    report = journal.verify()
+    assert report.ok, report.why
+    return journal.runs()
+
+
+def assert_is(node: Node, peers: tuple[Stranger, ...]) -> None:
+    node.assert_has_exactly(links_of(node, *peers))
+    for peer in peers:
+        assert endpoint_of(node, peer).startswith(peer.address)
+
+
+def assert_told_as_never_finished(node: Node, *runs: int) -> None:
+    assert node.rait("log", "verify").status == 0
+    headlines = node.rait("log", "--oneline").out.splitlines()
+    cut_off = [line for line in headlines if "never finished" in line]
+    assert [int(line.split()[1]) for line in cut_off] == list(runs)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_between_any_two_effects(node: Node, fuse: Fuse, share: int) -> None:
+    now, other = HERE, THERE
+    sync(node, *now)
+    cut_off = []
+    step = share
+    while True:
+        known = len(history(node))
+        write_peers(node, *other)
+        fuse.left = step
+        status = node.start("up").wait().status
+        fuse.left = None
+        new = history(node)[known:]
+        if status == 0:
+            assert_is(node, other)
+            break
+        assert status == -signal.SIGKILL
+        assert (step > 0) == bool(new), "it is written down before anything is done"
+        cut_off += [run.id for run in new if run.status is None]
+        print(f"step {step}: {[(run.status, run.done, run.unknown) for run in new]}")
+        node.up()
+        assert_is(node, other)
+        now, other = other, now
+        step += SHARES
+    assert step >= SHARES, "there are many effects"
+    assert cut_off
+    assert_told_as_never_finished(node, *cut_off)
+    assert node.rait("up", "--json").json["status"] == "unchanged"
+
+
+@pytest.mark.parametrize("step", range(0, 12, 3))
+def test_killed_in_a_rollback(node: Node, fuse: Fuse, step: int) -> None:
+    first = sync(node, *HERE)
+    sync(node, *THERE)
+    fuse.left = step
+    status = node.start("rollback").wait().status
+    fuse.left = None
+    assert status in (0, -signal.SIGKILL)
+    assert node.rait("replay", "--at", str(first), "--apply").status == 0
+    assert_is(node, HERE)
+    history(node)
+    node.up()
+    assert_is(node, THERE)
+
+
+class Disk:
+    """A small file system for the journal alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ballast = path / "ballast"
+
+    def mount(self, *options: str) -> None:
+        subprocess.run(["mount", *options, str(self.path)], check=True)
+
+    def fill(self) -> None:
+        with self.ballast.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1024))
+            except OSError:
+                pass
+
+    def empty(self) -> None:
+        self.ballast.unlink()
+
+
+@pytest.fixture
+def disk(node: Node) -> Iterator[Disk]:
+    directory = node.directory / "disk"
+    directory.mkdir()
+    disk = Disk(directory)
+    disk.mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    node.journal = directory / "journal.db"
+    node.write_conf()
+    yield disk
+    subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.status == 1, result
+    for word in words:
+        assert word in result.err, result
+
+
+def test_a_full_disk_stops_a_run_before_it_touches_anything(node: Node, disk: Disk) -> None:
+    sync(node, *HERE)
+    state = node.state()
+    disk.fill()
+    write_peers(node, *THERE)
+    assert_refused(node.rait("up"), str(node.journal), "no space left")
+    assert node.state() == state
+    assert len(history(node)) == 1
+    assert node.rait("plan").status == 0
+    disk.empty()
+    node.up()
+    assert_is(node, THERE)
+    assert_told_as_never_finished(node)
+
+
+@pytest.mark.parametrize("moment", ["_record", "_finish"])
+def test_a_disk_that_fills_up_during_a_run(
+    node: Node, disk: Disk, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(node, *HERE)
+    write_peers(node, *THERE)
+    proceed = getattr(Journal, moment)
+
+    def fill_first(*args: Any) -> Any:
+        disk.fill()
+        return proceed(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, moment, fill_first)
+        result = node.rait("up")
+    assert_refused(result, str(node.journal), "no space left")
+    (_, cut_off) = history(node)
+    assert cut_off.status is None
+    assert_told_as_never_finished(node, cut_off.id)
+    if cut_off.unknown:
+        state = node.state()
+        assert_refused(node.rait("up"), "no space left")
+        assert node.state() == state
+    else:
+        assert node.rait("up", "--json").json["status"] == "unchanged", "that takes no space"
+    disk.empty()
+    node.up()
+    assert_is(node, THERE)
+    assert_told_as_never_finished(node, cut_off.id)
+    assert node.rait("up", "--json").json["status"] == "unchanged"
+
+
+def test_a_read_only_disk_can_be_read_and_stops_a_run(node: Node, disk: Disk) -> None:
+    run = sync(node, *HERE)
+    state = node.state()
+    disk.mount("-o", "remount,ro")
+    write_peers(node, *THERE)
+    for command in ("up", "down", "rollback"):
+        assert_refused(node.rait(command), "Read-only file system")
+    for question in (["plan"], ["list"], ["log"], ["replay", "--at", str(run)], ["log", "verify"]):
+        assert node.rait(*question).status == 0
+    assert node.state() == state
+    disk.mount("-o", "remount,rw")
+    node.up()
+    assert_is(node, THERE)
+    assert_told_as_never_finished(node)
