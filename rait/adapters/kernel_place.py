@@ -7,6 +7,7 @@ is not among them is done. None of them stops for one link that fails.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,16 +21,14 @@ from rait.adapters.netlink import (
     Request,
 )
 from rait.adapters.netns import Netns, describe
+from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.problem import MachineError
 from rait.domain.topology import Link
 
 Errors = dict[str, str]
 
-PRIVATE_GROUPS = range(0x72616900, 0x72616900 + 16)
-"""Interface groups for links that are about to be removed.
-
-A link that is found in one of these was left behind by a removal that was killed.
-"""
+_AT_ONCE = 16
+"""So many groups of links are removed side by side."""
 
 _FEW = 8
 """Up to this many links are looked up one by one; for more a list of all is cheaper."""
@@ -137,13 +136,23 @@ def remove(place: Place, names: Sequence[str]) -> Errors:
     found = place.indexes(names)
     if len(found) <= _FEW_REMOVALS:
         return _remove_one_by_one(place, found)
-    groups = {name: PRIVATE_GROUPS[i % len(PRIVATE_GROUPS)] for i, name in enumerate(found)}
+    private = _private_groups()
+    groups = {name: private[i % len(private)] for i, name in enumerate(found)}
     # A group can be removed in one request, but the user's group may hold links that are not ours.
     moves = {n: [rtnl.set_link(index, group=groups[n])] for n, index in found.items()}
     unmoved = perform(place.rtnl, moves)
     stubborn = _remove_groups(place.ns, {g for n, g in groups.items() if n not in unmoved})
     rest = {n: i for n, i in found.items() if n in unmoved or groups[n] in stubborn}
     return _remove_one_by_one(place, rest)
+
+
+def _private_groups() -> range:
+    """Groups for links on their way out: this process's own, as another rait may be removing too.
+
+    A link that is found in one later was left behind by a removal that was killed (settle.py).
+    """
+    first = PRIVATE_GROUPS + os.getpid() % 4096 * _AT_ONCE
+    return range(first, first + _AT_ONCE)
 
 
 def _remove_one_by_one(place: Place, found: Mapping[str, int]) -> Errors:

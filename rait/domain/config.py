@@ -27,6 +27,10 @@ MAX_IFNAME = 15
 """IFNAMSIZ (linux/if.h) less the closing NUL, in bytes."""
 
 
+PRIVATE_GROUPS = 0x7FFF0000
+"""Interface groups from here on are rait's own: links on their way out are moved to them."""
+
+
 class Secret:
     """A private key that no ``repr``, log line, traceback or encoder can show by accident."""
 

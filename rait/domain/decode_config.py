@@ -19,6 +19,7 @@ from rait.domain.config import (
     DEFAULT_PEERS,
     MAX_MTU,
     MIN_MTU,
+    PRIVATE_GROUPS,
     Babeld,
     Config,
     Family,
@@ -41,8 +42,7 @@ MAX_U32 = 2**32 - 1
 MAX_PREFIX = 14
 """The longest ifprefix, in bytes: it leaves one digit for the port."""
 
-MAX_IFGROUP = 0x7FFF0000 - 1
-"""Groups from 0x7fff0000 on are where rait moves links that it is about to remove."""
+MAX_IFGROUP = PRIVATE_GROUPS - 1
 
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255  # linux/rtnetlink.h
 MAX_UNIX_PATH = 107

@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
 from rait.domain.vrf import settle_isolation
-
-PRIVATE_GROUPS = 0x7FFF0000
-"""Interface groups from here on are rait's own: links on their way out (adapters/rtnl.py)."""
 
 
 class Scope(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from random import Random
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, Outcome
+from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.events import (
     DeviceUpdated,
     Event,
@@ -24,7 +25,6 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
 )
-from rait.domain.settle import PRIVATE_GROUPS
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer
 
 EPHEMERAL = (50001, 50002, *range(40000, 40030))

@@ -17,13 +17,13 @@ from hypothesis.stateful import (
 from msgspec import Struct, structs
 
 from rait.domain.backend import REJECT_AFTER_SECONDS, Outcome
-from rait.domain.config import Config, Isolation, Transport
+from rait.domain.config import PRIVATE_GROUPS, Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import Event
 from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, remember
 from rait.domain.peers import Peer
 from rait.domain.plan import Addresses, plan
-from rait.domain.settle import PRIVATE_GROUPS, Scope, Settled, settle
+from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import (
     EMPTY,
     Device,

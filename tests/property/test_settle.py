@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, LinkUpdated, PeerUpdated, replay
 from rait.domain.history import Memory
-from rait.domain.settle import PRIVATE_GROUPS, Scope, settle
+from rait.domain.settle import Scope, settle
 from rait.domain.topology import (
     EMPTY,
     Device,
