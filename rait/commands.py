@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 
 from rait import render
 from rait.app.report import Report
@@ -74,17 +75,22 @@ def log(arguments: argparse.Namespace) -> int:
     query = history.Query(
         since=since, link=arguments.link, peer=arguments.peer, run=arguments.number
     )
-    ask = history.follow if arguments.follow else history.runs
-    try:
-        for run in ask(_place(arguments), query):
-            if arguments.json:
-                tell(render_log.run_json(run))
-            else:
-                tell(render_log.run_text(run, query, brief=arguments.oneline))
-    except KeyboardInterrupt:
-        if not arguments.follow:
-            raise
-        # That is how one ends it.
+
+    def show(run: RunRecord) -> None:
+        brief = arguments.oneline
+        text = render_log.run_text(run, query, brief=brief) if not arguments.json else ""
+        tell(text or render_log.run_json(run))
+
+    if arguments.follow:
+        with suppress(KeyboardInterrupt):  # that is how one ends it
+            for run in history.follow(_place(arguments), query):
+                show(run)
+        return DONE
+    runs = history.runs(_place(arguments), query)
+    for run in runs:
+        show(run)
+    if not runs and not arguments.json:
+        tell("no runs")
     return DONE
 
 
@@ -199,3 +205,4 @@ def _place(arguments: argparse.Namespace) -> history.Place:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rait.app import history
+    from rait.domain.history import RunRecord

@@ -29,22 +29,25 @@ class Query(Struct, frozen=True, kw_only=True):
 
 
 class Place(Struct, frozen=True):
-    """A journal, and whose runs in it; None is everyone's."""
+    """A journal, and which node's runs in it: ``name`` is what it files them under.
+
+    ``scope`` is the name too, or None if everyone's runs are asked for.
+    """
 
     path: Path
+    name: str
     scope: str | None
 
 
 def place(options: Options, journal: str | None = None, everyone: bool = False) -> Place:
     """The journal that the configuration names, or the one at a path given. Raises RaitError."""
     if journal is not None:
-        return Place(Path(journal), None)
+        return Place(Path(journal), "", None)
     config = configured(options.config).config
-    if everyone:
-        return Place(Path(config.journal), None)
     is_path = options.config != "-" and "://" not in options.config
-    key = "" if is_path else load_secret(config)[1]
-    return Place(Path(config.journal), scope_name(options.config, key))
+    key = "" if is_path or everyone else load_secret(config)[1]
+    name = scope_name(options.config, key)
+    return Place(Path(config.journal), name, None if everyone else name)
 
 
 def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:

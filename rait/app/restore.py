@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
+from rait.app.history import place
 from rait.app.moments import moment
 from rait.app.report import Report
 from rait.app.session import Change, Options, Session, looking, opened, report_on, synced_routing
@@ -38,9 +39,12 @@ class ConflictError(RaitError):
 
 
 def past(options: Options, at: str | None) -> Past:
-    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError."""
-    with looking(options) as session:
-        return _past(JournalReader(session.journal_path), session.name, at)
+    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError.
+
+    This looks at the journal alone, so it needs neither root nor WireGuard.
+    """
+    where = place(options)
+    return _past(JournalReader(where.path), where.name, at)
 
 
 def compare_past(options: Options, at: str | None) -> Report:
