@@ -18,6 +18,7 @@ from rait.domain.decode import decode_config, decode_peers
 from rait.domain.keytext import without_keys
 from rait.domain.peers import Peer
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
+from rait.domain.reader import UNKNOWN
 
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 
@@ -140,8 +141,9 @@ def path_text(path: Iterable[str | int]) -> str:
 def _error_text(problems: Iterable[Problem], document: Document) -> str:
     errors = [problem for problem in problems if problem.severity == "error"]
 
-    def position(problem: Problem) -> int:
-        return document.locate(problem.path) or 0
+    def position(problem: Problem) -> tuple[bool, int]:
+        # A key that is spelt wrong makes another one missing: the cause comes first.
+        return not problem.message.startswith(UNKNOWN), document.locate(problem.path) or 0
 
     first = min(errors, key=position)
     others = len(errors) - 1

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from rait.domain.config import (
     DEFAULT_JOURNAL,
     DEFAULT_PEERS,
+    MAX_IFNAME,
     MAX_MTU,
     MIN_MTU,
     PRIVATE_GROUPS,
@@ -39,8 +40,8 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 MAX_PORT = 65535
 MAX_U32 = 2**32 - 1
-MAX_PREFIX = 14
-"""The longest ifprefix, in bytes: it leaves one digit for the port."""
+MAX_PREFIX = MAX_IFNAME - 5
+"""The longest ifprefix, in bytes: it leaves five digits for the port."""
 
 MAX_IFGROUP = PRIVATE_GROUPS - 1
 
@@ -178,8 +179,8 @@ def _ifprefix(reader: Reader) -> str | None:
     problem = ifname_problem(prefix)
     if problem is None and len(prefix.encode()) > MAX_PREFIX:
         problem = (
-            f"{shown(prefix)} is longer than {MAX_PREFIX} bytes: an interface name has 15, "
-            "and the port comes after the prefix"
+            f"{shown(prefix)} is longer than {MAX_PREFIX} bytes: an interface name has "
+            f"{MAX_IFNAME}, and a port of up to five digits comes after the prefix"
         )
     if problem is not None:
         reader.report(problem, "ifprefix")

@@ -20,6 +20,10 @@ def key_id(key: str) -> str:
     return key.replace("_", "").lower()
 
 
+UNKNOWN = "unknown key"
+"""How the message about a key that nobody asked for begins."""
+
+
 class Reader:
     """One block: ``document`` was found at ``path``; findings are appended to ``problems``.
 
@@ -176,4 +180,4 @@ class Reader:
         by_id = {key_id(name): name for name in known}
         near = get_close_matches(key_id(spelt)[:64], by_id, n=1, cutoff=0.0)
         hint = f"; did you mean {by_id[near[0]]}?" if near else ""
-        self._problems.append(Problem(f"unknown key{hint}", "error", (*self.path, spelt)))
+        self._problems.append(Problem(f"{UNKNOWN}{hint}", "error", (*self.path, spelt)))
