@@ -145,14 +145,13 @@ def _to_be(what: str, report: Report) -> str:
 
 def event_lines(events: Sequence[Event]) -> Iterator[str]:
     """One line for each event: + comes, - goes, ~ changes. A new link and its peer share one."""
-    last = len(events) - 1
     new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
     for position, event in enumerate(events):
-        if isinstance(event, PeerAdded) and position and _is_new_link(events, position):
+        if position and _is_its_peer(events, position):
             continue
         text = describe(event)
-        following = events[position + 1] if position < last else None
-        if isinstance(event, LinkAdded) and isinstance(following, PeerAdded):
+        following = events[position + 1] if position + 1 < len(events) else None
+        if isinstance(following, PeerAdded) and _is_its_peer(events, position + 1):
             text += f" {_peer_words(following)}"
         if isinstance(event, LinkRemoved) and event.name in new:
             text += f" (to be remade: {_changes(event.link.origin, new[event.name].origin)})"
@@ -240,9 +239,12 @@ def _class_of(event: Event) -> str:
     return "changed"
 
 
-def _is_new_link(events: Sequence[Event], position: int) -> bool:
-    before = events[position - 1]
-    return isinstance(before, LinkAdded) and before.name == events[position].name
+def _is_its_peer(events: Sequence[Event], position: int) -> bool:
+    """Whether the event gives a peer to the link that the event before it added."""
+    before, event = events[position - 1], events[position]
+    return (
+        isinstance(before, LinkAdded) and isinstance(event, PeerAdded) and before.name == event.name
+    )
 
 
 def _peer_words(event: PeerAdded) -> str:

@@ -1,0 +1,259 @@
+"""What a user reads, and what a program does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rait.app.listing import Listing
+from rait.app.report import Failure, Report
+from rait.app.restore import Past
+from rait.domain.backend import ObservedLink
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+    RuleAdded,
+    RuleRemoved,
+    VrfAdded,
+    VrfRemoved,
+)
+from rait.domain.guard import Removal
+from rait.domain.topology import (
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Rule,
+    Topology,
+)
+from rait.render import (
+    describe,
+    event_lines,
+    event_object,
+    listing_json,
+    listing_text,
+    past_json,
+    past_text,
+    removal_text,
+    report_json,
+    report_text,
+    summary,
+)
+
+PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
+PASSIVE = LinkPeer("KEY")
+BARE = Link("w1", Origin("kernel", "raitns", "1"), LinkSettings(1420, 54), Device("own", 50221))
+LINK = Link("w1", BARE.origin, BARE.settings, BARE.device, (PEER,))
+DYNAMIC = Link("w2", BARE.origin, BARE.settings, Device("own"))
+REMADE = Link("w1", Origin("kernel", "raitns", "2"), BARE.settings, BARE.device)
+RULE = Rule("ip4", 54, 100, 32000)
+
+EVENTS: list[tuple[Event, str]] = [
+    (LinkAdded(BARE), "+ w1 port 50221"),
+    (LinkAdded(DYNAMIC), "+ w2 port dynamic"),
+    (LinkRemoved(LINK), "- w1 peer KEY"),
+    (LinkRemoved(BARE), "- w1"),
+    (
+        LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54, "vrf0", False)),
+        "~ w1 mtu 1420 -> 1300, master none -> vrf0, up True -> False",
+    ),
+    (DeviceUpdated("w1", Device("own", 1), Device("own", 2)), "~ w1 listen port 1 -> 2"),
+    (PeerAdded("w1", PEER), "~ w1 + peer KEY endpoint 192.0.2.1:50153"),
+    (PeerAdded("w1", PASSIVE), "~ w1 + peer KEY passive"),
+    (PeerRemoved("w1", PEER), "~ w1 - peer KEY"),
+    (
+        PeerUpdated("w1", PASSIVE, LinkPeer("KEY", Endpoint("2001:db8::1", 5), 25, ("::/0",))),
+        "~ w1 peer KEY endpoint none -> [2001:db8::1]:5, keepalive 0 -> 25, "
+        "allowed ips 0.0.0.0/0 ::/0 -> ::/0",
+    ),
+    (BabelInterfaceAdded("w1", "rxcost 32"), "+ babel w1"),
+    (BabelInterfaceFlushed("w1", "rxcost 32"), "- babel w1"),
+    (VrfAdded("vrf0", 100), "+ vrf vrf0 table 100"),
+    (VrfRemoved("vrf0", 100), "- vrf vrf0 table 100"),
+    (RuleAdded(RULE), f"+ rule {RULE.name}"),
+    (RuleRemoved(RULE), f"- rule {RULE.name}"),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), EVENTS, ids=[line for _, line in EVENTS])
+def test_each_event_is_a_line_and_an_object(event: Event, line: str) -> None:
+    assert describe(event) == line
+    told = json.loads(json.dumps(event_object(event)))
+    assert told["type"] == type(event).__name__
+    if "rule" in told:
+        assert told["rule"] == {"family": "ip4", "fwmark": 54, "table": 100, "priority": 32000}
+    else:
+        assert told.get("link", told.get("vrf")) == event.name
+
+
+def test_a_new_link_and_its_peer_share_a_line() -> None:
+    events = [
+        LinkAdded(BARE),
+        PeerAdded("w1", PEER),
+        LinkAdded(DYNAMIC),
+        PeerAdded("w1", LinkPeer("OTHER")),
+    ]
+    assert list(event_lines(events)) == [
+        "+ w1 port 50221 peer KEY endpoint 192.0.2.1:50153",
+        "+ w2 port dynamic",
+        "~ w1 + peer OTHER passive",
+    ]
+
+
+def test_a_link_that_is_remade_says_why() -> None:
+    lines = list(event_lines([LinkRemoved(LINK), LinkAdded(REMADE), PeerAdded("w1", PEER)]))
+    assert lines[0] == "- w1 peer KEY (to be remade: transit 1 -> 2)"
+    assert lines[1].startswith("+ w1 ")
+
+
+def report(*events: Event, status: str = "done", **fields: object) -> Report:
+    return Report(command="up", status=status, events=events, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (report(status="unchanged", links=1), "rait up: nothing to do; 1 link"),
+        (
+            report(LinkAdded(BARE), PeerAdded("w1", PEER), links=2),
+            "rait up: 1 added; 2 links wanted",
+        ),
+        (
+            report(LinkAdded(BARE), LinkRemoved(DYNAMIC), status="planned", links=1),
+            "rait up: 1 to be added, 1 to be removed; 1 link wanted",
+        ),
+        (
+            report(LinkRemoved(LINK), LinkAdded(REMADE), links=1),
+            "rait up: 1 remade; 1 link wanted",
+        ),
+        (
+            report(
+                LinkAdded(BARE),
+                LinkAdded(DYNAMIC),
+                status="partial",
+                links=2,
+                failures=(Failure("w1", "EBUSY"),),
+            ),
+            "rait up: 1 added, 1 failed; 2 links wanted",
+        ),
+        (
+            report(VrfAdded("vrf0", 100), RuleAdded(RULE), RuleAdded(RULE), links=0),
+            "rait up: 1 VRF added, 2 rules added; 0 links wanted",
+        ),
+        (report(status="done", links=3), "rait up: nothing done; 3 links wanted"),
+    ],
+)
+def test_a_run_is_summed_up_in_a_line(told: Report, line: str) -> None:
+    assert summary(told) == line
+    assert report_text(told).splitlines()[-1] == line
+
+
+def test_what_others_did_is_told_first_and_marked() -> None:
+    drift = LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54))
+    text = report_text(report(LinkAdded(DYNAMIC), drift=(drift,), links=2))
+    assert text.splitlines() == [
+        "! ~ w1 mtu 1420 -> 1300 (since the last run, not by rait)",
+        "+ w2 port dynamic",
+        "rait up: 1 added; 2 links wanted",
+    ]
+
+
+def test_a_report_as_json_has_all_of_it() -> None:
+    told = report(
+        LinkAdded(BARE),
+        status="partial",
+        run=7,
+        links=1,
+        drift=(LinkRemoved(LINK),),
+        failures=(Failure("w1", "EBUSY"),),
+        warnings=("careful",),
+    )
+    value = json.loads(report_json(told))
+    (event,) = value.pop("events")
+    (drift,) = value.pop("drift")
+    assert (event["type"], event["link"]) == ("LinkAdded", "w1")
+    assert event["state"]["device"]["listen_port"] == 50221
+    assert drift["type"] == "LinkRemoved"
+    assert value == {
+        "command": "up",
+        "status": "partial",
+        "run": 7,
+        "links": 1,
+        "failed": [{"link": "w1", "error": "EBUSY"}],
+        "warnings": ["careful"],
+        "excessive_removal": None,
+    }
+
+
+def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
+    removal = Removal(("w1", "w2", "w3"), 4, 2)
+    stopped = report(status="stopped", removal=removal)
+    text = removal_text(stopped, removal)
+    for word in ("nothing touched", "3 of 4 links", "remove 2:", "w1, w2, w3", "--yes"):
+        assert word in text
+    assert "`rait up` will stop" in removal_text(report(status="planned"), removal)
+    told = json.loads(report_json(stopped))["excessive_removal"]
+    assert told == {"links": ["w1", "w2", "w3"], "of": 4, "limit": 2}
+
+
+def test_the_past_is_a_line_for_each_link() -> None:
+    past = Past(topology=Topology({"w2": DYNAMIC, "w1": LINK}), public_key="own", at="run 7")
+    assert past_text(past).splitlines() == [
+        "w1 port 50221 peer KEY endpoint 192.0.2.1:50153",
+        "w2 port dynamic",
+        "rait replay: 2 links as of run 7",
+    ]
+    value = json.loads(past_json(past))
+    assert (value["at"], value["public_key"]) == ("run 7", "own")
+    assert value["topology"]["links"]["w1"]["peers"][0]["endpoint"]["port"] == 50153
+
+
+def test_a_listing_is_a_table() -> None:
+    seen = ObservedLink(
+        link=LINK, handshakes={"KEY": 1000}, received={"KEY": 1536}, sent={"KEY": 5}
+    )
+    listing = Listing((seen, ObservedLink(link=DYNAMIC)), {"KEY": "gate"}, 1090)
+    rows = [line.split() for line in listing_text(listing).splitlines()]
+    assert rows[0] == ["LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"]
+    assert rows[1] == ["w1", "gate", "192.0.2.1:50153", "1m", "ago", "1.5", "KiB", "5", "B"]
+    assert rows[2] == ["w2", "-", "-", "-", "-", "-"]
+    assert listing_text(Listing((), {}, 0)) == "no links"
+    first, second = json.loads(listing_json(listing))["links"]
+    assert (first["name"], first["mtu"], first["listen_port"]) == ("w1", 1420, 50221)
+    assert first["peers"] == [
+        {
+            "public_key": "KEY",
+            "name": "gate",
+            "endpoint": "192.0.2.1:50153",
+            "latest_handshake": 1000,
+            "received": 1536,
+            "sent": 5,
+        }
+    ]
+    assert second["peers"] == []
+
+
+@pytest.mark.parametrize(
+    ("then", "text"),
+    [
+        (0, "never"),
+        (100_000, "0s ago"),
+        (99_941, "59s ago"),
+        (96_400, "1h ago"),
+        (200_000, "0s ago"),
+    ],
+)
+def test_handshakes_are_told_by_their_age(then: int, text: str) -> None:
+    seen = ObservedLink(link=LINK, handshakes={"KEY": then})
+    assert text in listing_text(Listing((seen,), {}, 100_000))

@@ -1,0 +1,108 @@
+"""Runs of the journal as people and programs read them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rait.app.history import Query
+from rait.domain.backend import Outcome
+from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
+from rait.domain.history import RunHeader, RunRecord, VerifyReport
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
+from rait.render_log import run_json, run_text, run_whole, verification_json, verification_text
+
+SECOND = 1_000_000_000
+LINK = Link("w1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221))
+PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
+DRIFT = LinkUpdated("w2", LinkSettings(1420, 54), LinkSettings(1300, 54))
+RUN = RunRecord(
+    id=7,
+    last_id=14,
+    header=RunHeader(
+        scope="/etc/rait/rait.conf",
+        command="up",
+        version="1.2.3",
+        uid=1000,
+        started_at=1_769_875_500 * SECOND,
+        public_key="own",
+        config_digest="c" * 64,
+        peers_digest="d" * 64,
+    ),
+    noticed=(DRIFT,),
+    intended=(LinkAdded(LINK), PeerAdded("w1", PEER), LinkAdded(LINK)),
+    outcomes={0: Outcome(0), 1: Outcome(1, "EBUSY")},
+    status="partial",
+    finished_at=1_769_875_501 * SECOND,
+)
+CRASHED = RunRecord(id=20, last_id=21, header=RUN.header, intended=(LinkAdded(LINK),))
+
+
+def test_a_run_is_a_headline_and_its_events() -> None:
+    head, *events = run_text(RUN, Query(), brief=False).splitlines()
+    counts = "(1 done, 1 failed, 1 unknown, 1 noticed)"
+    for word in ("run 7", "2026-01-31", "up", "partial", counts, "uid 1000", "rait 1.2.3"):
+        assert word in head
+    assert f"config {'c' * 12}  peers {'d' * 12}" in head
+    assert events == [
+        "  ~ w2 mtu 1420 -> 1300 (noticed: not done by rait)",
+        "  + w1 port 50221",
+        "  ~ w1 + peer KEY endpoint 192.0.2.1:50153 (failed: EBUSY)",
+        "  + w1 port 50221 (unknown)",
+    ]
+    assert run_text(RUN, Query(), brief=True) == head
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [(Query(link="w1"), 3), (Query(link="w2"), 1), (Query(peer="KEY"), 1), (Query(link="w9"), 0),
+     (Query(link="w2", peer="KEY"), 0)],
+)  # fmt: skip
+def test_only_the_events_asked_for_are_told(query: Query, count: int) -> None:
+    assert len(run_text(RUN, query, brief=False).splitlines()) == 1 + count
+
+
+def test_a_crashed_run_never_finished() -> None:
+    assert "never finished  (0 done, 1 unknown)" in run_text(CRASHED, Query(), brief=True)
+    assert "finished " not in run_whole(CRASHED).partition("\n")[2]
+    told = json.loads(run_json(CRASHED))
+    assert (told["status"], told["finished_at"], told["unknown"]) == ("unfinished", None, 1)
+    assert told["events"][0]["outcome"] == "unknown"
+
+
+def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
+    text = run_whole(RUN)
+    for word in ("c" * 64, "d" * 64, "public key own", "configuration /etc/rait/rait.conf"):
+        assert word in text
+    assert "event 8: ~ w2 mtu 1420 -> 1300 (noticed: not done by rait)" in text
+    assert "event 9: + w1 port 50221\n" in text
+    assert "event 11: + w1 port 50221 (unknown)" in text
+
+
+def test_a_run_is_one_line_of_json() -> None:
+    text = run_json(RUN)
+    assert "\n" not in text
+    told = json.loads(text)
+    assert (told["run"], told["uid"], told["command"], told["done"]) == (7, 1000, "up", 1)
+    assert [event["event"] for event in (*told["noticed"], *told["events"])] == [8, 9, 10, 11]
+    assert told["events"][1]["outcome"] == "failed"
+    assert told["events"][1]["error"] == "EBUSY"
+    assert told["events"][1]["link"] == "w1"
+
+
+def test_a_sound_journal_shows_its_head() -> None:
+    report = VerifyReport(ok=True, head="ab" * 32, entries=5, dropped=3)
+    text = verification_text(report)
+    assert "5 entries are sound, 3 pruned before them" in text
+    assert text.endswith(f"head {'ab' * 32}")
+    assert json.loads(verification_json(report))["head"] == "ab" * 32
+
+
+def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
+    report = VerifyReport(ok=False, head="", entries=5, bad_entry=6, why="entry 6 is missing")
+    assert verification_text(report).splitlines() == [
+        "rait log verify: entry 6 is missing",
+        "sound up to here: 5 entries",
+    ]
+    assert json.loads(verification_json(report))["bad_entry"] == 6

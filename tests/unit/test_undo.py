@@ -1,0 +1,129 @@
+"""What of a run is taken back, and what stands in the way of it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from rait.domain.backend import Outcome
+from rait.domain.events import Event, LinkAdded, LinkRemoved, LinkUpdated, MismatchError, replay
+from rait.domain.history import RunHeader, RunRecord
+from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
+from rait.domain.undo import Conflict, conflicts, done_events, touched, undo
+
+HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
+WIDE, NARROW = LinkSettings(1420, 54), LinkSettings(1300, 54)
+NARROWED = LinkUpdated("w1", WIDE, NARROW)
+
+
+def link(name: str, settings: LinkSettings = WIDE) -> Link:
+    return Link(name, Origin("kernel"), settings, Device("own"))
+
+
+def topology(*links: Link) -> Topology:
+    return Topology({each.name: each for each in links})
+
+
+def run(
+    number: int,
+    *intended: Event,
+    noticed: tuple[Event, ...] = (),
+    failed: tuple[int, ...] = (),
+    unknown: tuple[int, ...] = (),
+) -> RunRecord:
+    outcomes = {
+        index: Outcome(index, "EBUSY" if index in failed else None)
+        for index in range(len(intended))
+        if index not in unknown
+    }
+    return RunRecord(
+        id=number,
+        last_id=number + 99,
+        header=HEADER,
+        noticed=noticed,
+        intended=intended,
+        outcomes=outcomes,
+        status=None if unknown else "done",
+    )
+
+
+def test_a_run_did_only_what_it_did_itself_and_what_is_known_to_have_happened() -> None:
+    added = LinkAdded(link("w2"))
+    record = run(
+        1,
+        added,
+        LinkRemoved(link("w3")),
+        LinkAdded(link("w4")),
+        noticed=(NARROWED,),
+        failed=(1,),
+        unknown=(2,),
+    )
+    assert done_events(record) == (added,)
+    assert touched(record) == {"w2"}
+
+
+def test_a_run_is_taken_back() -> None:
+    record = run(1, LinkRemoved(link("w2")), LinkAdded(link("w3")), NARROWED)
+    before = topology(link("w1"), link("w2"))
+    after = replay(before, done_events(record))
+    assert undo(after, record, after) == before
+
+
+def test_what_it_noticed_stays_as_it_was_noticed() -> None:
+    record = run(1, LinkAdded(link("w2")), noticed=(NARROWED,))
+    after = topology(link("w1", NARROW), link("w2"))
+    assert undo(after, record, after) == topology(link("w1", NARROW))
+
+
+def test_other_links_stay_as_they_are_now() -> None:
+    record = run(1, NARROWED)
+    after = topology(link("w1", NARROW), link("w2"))
+    now = topology(link("w1", NARROW), link("w3"))
+    assert undo(now, record, after) == topology(link("w1"), link("w3"))
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        EMPTY,
+        topology(link("w1", LinkSettings(1280, 54))),
+        topology(structs.replace(link("w1", NARROW), device=Device("another"))),
+    ],
+)
+def test_links_that_changed_since_become_what_they_were_before(now: Topology) -> None:
+    record = run(1, NARROWED)
+    assert undo(now, record, topology(link("w1", NARROW))) == topology(link("w1"))
+
+
+def test_isolation_and_babel_are_taken_back_by_name_too() -> None:
+    from rait.domain.events import BabelInterfaceAdded, VrfAdded
+
+    record = run(1, VrfAdded("vrf0", 100), BabelInterfaceAdded("w1", "rxcost 32"))
+    after = Topology({}, {"w1": "rxcost 32"}, {"vrf0": 100})
+    now = Topology({}, {"w1": "rxcost 96", "w2": ""}, {"vrf0": 100, "vrf1": 200})
+    assert undo(now, record, after) == Topology({}, {"w2": ""}, {"vrf1": 200})
+
+
+def test_a_topology_of_another_run_is_refused() -> None:
+    with pytest.raises(MismatchError):
+        undo(EMPTY, run(1, NARROWED), EMPTY)
+
+
+def test_later_runs_that_touched_its_links_are_in_the_way() -> None:
+    first = run(1, NARROWED, LinkAdded(link("w2")))
+    later = [
+        run(0, LinkAdded(link("w1"))),
+        first,
+        run(100, LinkUpdated("w1", NARROW, WIDE), LinkAdded(link("w3"))),
+        run(200, LinkAdded(link("w4")), noticed=(LinkRemoved(link("w2")),)),
+        run(300, LinkAdded(link("w5"))),
+    ]
+    assert conflicts(first, later) == (
+        Conflict("w1", 100, "up"),
+        Conflict("w2", 200, "up", noticed=True),
+    )
+
+
+def test_what_failed_is_in_nobodys_way() -> None:
+    assert conflicts(run(1, NARROWED), [run(100, LinkRemoved(link("w1")), failed=(0,))]) == ()
+    assert conflicts(run(1, NARROWED, failed=(0,)), [run(100, LinkRemoved(link("w1")))]) == ()
