@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -43,13 +44,13 @@ def inside(netns: str) -> Iterator[None]:
 
 
 def start(command: list[str], netns: str | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start a program inside the namespace."""
+    """Start a program inside the namespace.
 
-    def enter() -> None:
-        if netns is not None:
-            setns(NETNS_DIR / netns)
-
-    return subprocess.Popen(command, text=True, preexec_fn=enter, **options)
+    This thread goes there for the start, as Python forks the dear way if it is given a function
+    to call in the child.
+    """
+    with inside(netns) if netns is not None else contextlib.nullcontext():
+        return subprocess.Popen(command, text=True, **options)
 
 
 def run(command: list[str], netns: str | None = None, stdin: str = "") -> str:
@@ -80,8 +81,11 @@ def wg(*arguments: str, netns: str | None = None, stdin: str = "") -> str:
 
 def genkey() -> tuple[str, str]:
     """A new private key and its public one."""
-    private = wg("genkey")
-    return private, wg("pubkey", stdin=private)
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    key = X25519PrivateKey.generate()
+    both = key.private_bytes_raw(), key.public_key().public_bytes_raw()
+    return base64.b64encode(both[0]).decode(), base64.b64encode(both[1]).decode()
 
 
 def processes() -> dict[int, list[str]]:
