@@ -67,6 +67,12 @@ Show the runs that changed something, and what each did, newest last. `rait log 
 run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
 """
 
+_VERIFY = """\
+Examine every row of the journal: each entry's hash covers the one before it. Exit status 1 where
+anything was changed, removed, reordered or cut off. Who may write the file can also compute all
+hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+"""
+
 _REPLAY = """\
 Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
 the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
@@ -195,8 +201,7 @@ def _add_log(commands: Commands) -> None:
         "verify",
         "log_verify",
         "examine the hash chain",
-        "Examine every row of the journal: each entry's hash covers the one before it. Exit status "
-        "1 where anything was changed, removed, reordered or cut off.",
+        _VERIFY,
     )
     verify.add_argument("--expect-head", metavar="HASH", help="a head hash that was kept elsewhere")
     prune = _add(

@@ -1,0 +1,349 @@
+"""The command line without a machine behind it: help, usage, statuses, and plans made elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from rait import __version__
+from rait.adapters.journal import Journal
+from rait.adapters.netlink import NetlinkSocket
+from rait.app.report import Report, Status
+from rait.cli import main
+from rait.domain.backend import Outcome
+from rait.domain.events import LinkAdded, LinkRemoved
+from rait.domain.history import RunHeader
+from rait.domain.problem import ConfigError, MachineError
+from rait.domain.topology import Device, Link, LinkSettings, Origin
+
+STATE = Path(__file__).parent.parent / "data" / "state.json"
+"""Exported from a node with links to the three peers below; the second has another mtu by hand."""
+
+PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+CONF = """\
+transport {
+  address_family = "ip4"
+  send_port = 50153
+  mtu = 1420
+  ifprefix = "rait4x"
+}
+isolation {
+  type = "netns"
+  target = "raitns"
+}
+peers = "peers.conf"
+journal = "journal.db"
+"""
+PEERS = {
+    50221: ("+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w=", "192.0.2.12"),
+    50223: ("BwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSY=", "192.0.2.23"),
+    50224: ("KCkqKywtLi8wMTIzNDU2Nzg5Ojs8PT4/QEFCQ0RFRkc=", "198.51.100.24"),
+}
+COMMANDS = ("up", "down", "list", "plan", "export-state", "log", "replay", "rollback", "babeld")
+SUBCOMMANDS = (("log", "show"), ("log", "verify"), ("log", "prune"), ("babeld", "sync"))
+
+
+class Said(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Rait:
+    """rait in this process, on configuration files of its own."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.directory = directory
+        self.conf = directory / "rait.conf"
+        self.journal = directory / "journal.db"
+        self._capsys = capsys
+        self.write(CONF, PEERS)
+
+    def write(self, conf: str, peers: dict[int, tuple[str, str]]) -> None:
+        self.conf.write_text(conf)
+        self.conf.chmod(0o600)
+        entries = (
+            f'[[Peers]]\nPublicKey = "{key}"\nSendPort = {port}\nEndpoint = "{address}"\n'
+            'AddressFamily = "ip4"\n'
+            for port, (key, address) in peers.items()
+        )
+        (self.directory / "peers.conf").write_text("\n".join(entries) or "peers = []")
+
+    def __call__(self, *arguments: str) -> Said:
+        self._capsys.readouterr()
+        status = main(["-c", str(self.conf), *arguments])
+        return Said(status, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def rait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Rait:
+    return Rait(tmp_path, capsys)
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS), *SUBCOMMANDS])
+def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
+    said = rait(*command, "--help")
+    assert said.status == 0
+    assert said.err == ""
+    assert said.out.startswith(f"usage: {' '.join(('rait', *command))} [-h]")
+    assert max(map(len, said.out.splitlines())) <= 100
+
+
+def test_help_names_every_command_and_every_status(rait: Rait) -> None:
+    out = rait("--help").out
+    for command in COMMANDS:
+        assert f"\n    {command} " in out
+    for status in ("0 done", "1 failed", "2 wrong usage", "3 partly", "4 stopped"):
+        assert status in out.replace("\n", " ")
+
+
+def test_the_version(rait: Rait) -> None:
+    assert rait("--version").out == f"rait {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("dance",), "invalid choice"),
+        (("up", "--no-such-option"), "unrecognized arguments"),
+        (("up", "--dry"), "unrecognized arguments"),
+        (("log", "show"), "RUN"),
+        (("log", "show", "seven"), "invalid int value"),
+        (("log", "prune"), "--keep"),
+        (("replay", "--diff", "--apply"), "not allowed with"),
+        (("rollback", "last"), "invalid int value"),
+        (("plan", "--against"), "expected one argument"),
+    ],
+)
+def test_wrong_usage_is_status_2_with_a_word_of_why(
+    rait: Rait, arguments: tuple[str, ...], word: str
+) -> None:
+    said = rait(*arguments)
+    assert said.status == 2
+    assert said.out == ""
+    assert word in said.err
+
+
+def test_no_command_shows_what_there_are(rait: Rait) -> None:
+    said = rait()
+    assert said.status == 2
+    assert "rollback" in said.err
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "babeld"])
+def test_a_configuration_that_is_not_there_is_status_2(rait: Rait, command: str) -> None:
+    rait.conf.unlink()
+    said = rait(command)
+    assert said.status == 2
+    assert str(rait.conf) in said.err
+
+
+def test_options_count_before_and_after_the_command(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    after = rait("replay", "--json")
+    before = rait("--json", "replay")
+    assert before == after
+    assert json.loads(before.out)["at"] == "now"
+
+
+# Statuses
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [("done", 0), ("unchanged", 0), ("failed", 1), ("partial", 3), ("stopped", 4),
+     (ConfigError("no"), 2), (MachineError("no"), 1), (KeyboardInterrupt(), 1)],
+)  # fmt: skip
+def test_what_becomes_of_a_run_is_the_status(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch, outcome: Status | BaseException, status: int
+) -> None:
+    def up(*_: object, **__: object) -> Report:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Report(command="up", status=outcome)
+
+    monkeypatch.setattr("rait.app.up.up", up)
+    said = rait("up")
+    assert said.status == status
+    assert bool(said.err) == isinstance(outcome, BaseException)
+
+
+# Plans made elsewhere
+
+
+def test_a_plan_against_a_state_touches_no_machine(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a netlink socket was opened")
+
+    monkeypatch.setattr(NetlinkSocket, "__init__", refuse)
+    said = rait("plan", "--against", str(STATE), "--json")
+    assert said.status == 0
+    (mtu,) = json.loads(said.out)["events"]
+    assert (mtu["link"], mtu["before"]["mtu"], mtu["after"]["mtu"]) == ("rait4x50223", 1280, 1420)
+    assert not rait.journal.exists()
+
+
+def test_a_plan_against_a_state_shows_what_a_change_of_the_registry_does(rait: Rait) -> None:
+    changed = PEERS | {50225: ("RkVEQ0JBQD8+PTw7Ojk4NzY1NDMyMTAvLi0sKyopKCc=", "192.0.2.25")}
+    del changed[50224]
+    changed[50221] = (PEERS[50221][0], "192.0.2.99")
+    rait.write(CONF, changed)
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 0
+    assert said.out.splitlines() == [
+        "! ~ rait4x50223 mtu 1420 -> 1280 (since the last run, not by rait)",
+        f"- rait4x50224 peer {PEERS[50224][0]}",
+        f"+ rait4x50225 port 50225 peer {changed[50225][0]} endpoint 192.0.2.25:50153",
+        "~ rait4x50223 mtu 1280 -> 1420",
+        f"~ rait4x50221 peer {PEERS[50221][0]} endpoint 192.0.2.12:50153 -> 192.0.2.99:50153",
+        "rait plan: 1 to be added, 1 to be removed, 2 to be changed; 3 links wanted",
+    ]
+
+
+def test_detailed_statuses_tell_changes_from_none_and_from_errors(rait: Rait) -> None:
+    def status(*arguments: str) -> int:
+        return rait("plan", "--detailed-exitcode", *arguments).status
+
+    assert status("--against", str(STATE)) == 2
+    mended = json.loads(STATE.read_text())
+    mended["observation"]["links"]["rait4x50223"]["link"]["settings"]["mtu"] = 1420
+    state = rait.directory / "mended.json"
+    state.write_text(json.dumps(mended))
+    assert status("--against", str(state)) == 0
+    assert status("--against", str(rait.directory / "nowhere.json")) == 1
+    rait.conf.write_text("transport = 5")
+    assert status("--against", str(state)) == 1
+
+
+def test_a_plan_tells_that_up_would_stop(rait: Rait) -> None:
+    rait.write(f"max_removals = 0\n{CONF}", {50221: PEERS[50221]})
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 0
+    assert "`rait up` will stop" in said.err
+    assert "rait4x50223, rait4x50224" in said.err
+
+
+def test_a_target_that_changes_remakes_the_links(rait: Rait) -> None:
+    rait.write(CONF.replace("raitns", "elsewhere"), PEERS)
+    said = rait("plan", "--against", str(STATE), "--json")
+    assert said.status == 0
+    added = [e for e in json.loads(said.out)["events"] if e["type"] == "LinkAdded"]
+    assert {e["state"]["origin"]["netns"] for e in added} == {"elsewhere"}
+    assert len(added) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("", "not a state"), ("{}", "not a state"), ("[1]", "not a state"), ("\udcff", "not a state"),
+     (STATE.read_text().replace("rait-state-1", "rait-state-9"), "rait-state-9")],
+)  # fmt: skip
+def test_what_is_no_state_is_refused_with_a_reason(rait: Rait, text: str, word: str) -> None:
+    state = rait.directory / "state.json"
+    state.write_text(text, errors="surrogateescape")
+    said = rait("plan", "--against", str(state))
+    assert said.status == 1
+    assert str(state) in said.err
+    assert word in said.err
+
+
+def test_a_state_of_another_node_is_refused(rait: Rait) -> None:
+    other = "6Hdk7WVaFdCjzGFMkpnp+1GhXG5Q4H07wNm29rSZ2Eg="
+    rait.write(f'private_key = "{other}"\n{CONF}', PEERS)
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 2
+    assert "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc=" in said.err
+    assert other not in said.err
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    assert rait("plan", "--against", str(STATE)).status == 0
+
+
+def test_a_plan_elsewhere_needs_no_privilege(rait: Rait) -> None:
+    """Neither root's nor any other: without capabilities, root is a user like any other."""
+    command = [sys.executable, "-m", "rait", "-c", str(rait.conf)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv (util-linux) is not there to drop capabilities with")
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    for arguments in (["plan", "--against", str(STATE)], ["log"], ["log", "verify"], ["replay"]):
+        if arguments[0] != "plan":
+            rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done
+        assert done.stderr == ""
+
+
+# The journal, read without a configuration's machine
+
+
+def link(name: str) -> Link:
+    return Link(name, Origin("kernel", "raitns"), LinkSettings(1420, 54), Device("own", 50221))
+
+
+def header(scope: str, command: str) -> RunHeader:
+    return RunHeader(
+        scope=scope, command=command, version="1", uid=0, started_at=1, public_key="own"
+    )
+
+
+@pytest.fixture
+def journaled(rait: Rait) -> Rait:
+    """A journal with a run of ours that ended, one of another's, and one of ours that did not."""
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    with Journal.open(rait.journal) as journal:
+        for scope, name in ((str(rait.conf), "w1"), ("/etc/rait/other.conf", "w2")):
+            run = journal.begin(header(scope, "up"), (), (LinkAdded(link(name)),))
+            run.record([Outcome(0)])
+            run.finish("done")
+        journal.begin(header(str(rait.conf), "down"), (), (LinkRemoved(link("w1")),))
+    return rait
+
+
+def test_the_log_is_of_this_configuration_unless_all_are_asked_for(journaled: Rait) -> None:
+    assert "w2" not in journaled("log").out
+    everyone = ["w1", "w2", "w1"]
+    for arguments in (("--all",), ("--journal", str(journaled.journal))):
+        found = map(json.loads, journaled("log", "--json", *arguments).out.splitlines())
+        assert [run["events"][0]["link"] for run in found] == everyone
+    journaled.conf.unlink()
+    assert journaled("log", "--journal", str(journaled.journal)).status == 0
+    assert journaled("log", "verify", "--journal", str(journaled.journal)).status == 0
+
+
+def test_a_run_that_was_cut_off_is_told_as_such(journaled: Rait) -> None:
+    first, last = journaled("log", "--oneline").out.splitlines()
+    assert "done" in first
+    assert "never finished" in last
+    assert "(unknown)" in journaled("log", "show", last.split()[1]).out
+
+
+def test_replay_counts_what_is_known_to_have_happened(journaled: Rait) -> None:
+    said = journaled("replay")
+    assert said.status == 0
+    assert said.out.splitlines() == ["w1 port 50221", "rait replay: 1 link as of now"]
+    assert journaled("replay", "--at", "soon").status == 2
+    assert journaled("replay", "--at", "4711").status == 1
+    other = journaled("replay", "--at", "5")
+    assert other.status == 1
+    assert "/etc/rait/other.conf" in other.err
+
+
+def test_an_empty_log_says_so(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    assert rait("log") == Said(0, "no runs\n", "")
+    assert rait("log", "--json") == Said(0, "", "")
+    assert rait("log", "--since", "noon").status == 2
+    assert rait("rollback").status == 1
