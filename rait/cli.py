@@ -16,8 +16,10 @@ from rait.terminal import FAILED, WRONG, complain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction["_Command"]
+    Options = Callable[["_Command"], None]
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
@@ -123,6 +125,22 @@ def _width() -> int:
         return _WIDTH
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, built when that command is the one to be parsed.
+
+    To build those of all commands takes longer than to import argparse.
+    """
+
+    def __init__(self, options: Options, **settings: Any) -> None:
+        self._options = options
+        self._settings = settings
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        super().__init__(**self._settings)
+        self._options(self)
+        return super().parse_known_args(args, namespace)
+
+
 def _guarded(arguments: argparse.Namespace) -> int:
     from rait import commands
     from rait.domain.problem import ConfigError, RaitError
@@ -156,36 +174,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rait {__version__}")
     _add_common(parser, os.environ.get("RAIT_CONFIG", DEFAULT_CONFIG), False)
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_up(commands)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
+    _add(commands, "up", "up", "create or sync the tunnels", _UP, ["u", "sync"], _up)
     _add(commands, "down", "down", "remove the tunnels", _DOWN, ["d"])
     _add(commands, "list", "list_links", "show the tunnels", _LIST, ["l"])
-    _add_plan(commands)
-    _add_log(commands)
-    _add_replay(commands)
-    _add_babeld(commands)
+    _add(commands, "plan", "plan", "show what `rait up` would do", _PLAN, (), _plan)
+    _add(commands, "export-state", "export_state", "print the state for `plan --against`", _EXPORT)
+    _add(commands, "log", "log", "show, verify and prune the journal", _LOG, (), _log)
+    summary = "the topology as it was, and back to it"
+    _add(commands, "replay", "replay", summary, _REPLAY, (), _replay)
+    _add(commands, "rollback", "rollback", "take one run back", _ROLLBACK, (), _rollback)
+    summary = "show and sync babeld's interfaces"
+    _add(commands, "babeld", "babeld_list", summary, _BABELD, (), _babeld)
     return parser
 
 
-def _add_up(commands: Commands) -> None:
-    up = _add(commands, "up", "up", "create or sync the tunnels", _UP, ["u", "sync"])
+def _up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--dry-run", action="store_true", help="only show what would be done")
     up.add_argument("--yes", action="store_true", help="remove links however many they are")
 
 
-def _add_plan(commands: Commands) -> None:
-    plan = _add(commands, "plan", "plan", "show what `rait up` would do", _PLAN)
+def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--detailed-exitcode",
         action="store_true",
         help="exit status 0: nothing to do, 1: error, 2: there are changes",
     )
     plan.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
-    _add(commands, "export-state", "export_state", "print the state for `plan --against`", _EXPORT)
 
 
-def _add_log(commands: Commands) -> None:
-    log = _add(commands, "log", "log", "show, verify and prune the journal", _LOG)
+def _log(log: _Command) -> None:
     _add_journal(log, None, False)
     log.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
     log.add_argument("--link", metavar="NAME", help="runs and events of this link")
@@ -194,26 +212,40 @@ def _add_log(commands: Commands) -> None:
     log.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
     log.add_argument("--oneline", action="store_true", help="a line for each run")
     more = log.add_subparsers(title="of the journal", metavar="")
-    show = _add(more, "show", "log_show", "show one run whole", "Show one run whole.")
-    show.add_argument("number", metavar="RUN", type=int, help="the run's number")
-    verify = _add(
+    _add(more, "show", "log_show", "show one run whole", "Show one run whole.", (), _log_show)
+    _add(
         more,
         "verify",
         "log_verify",
         "examine the hash chain",
         _VERIFY,
+        (),
+        _log_verify,
     )
-    verify.add_argument("--expect-head", metavar="HASH", help="a head hash that was kept elsewhere")
-    prune = _add(
+    _add(
         more,
         "prune",
         "log_prune",
         "drop old runs",
         "Drop the runs that ended longer ago, and keep a snapshot from which replay starts.",
+        (),
+        _log_prune,
     )
+
+
+def _log_show(show: argparse.ArgumentParser) -> None:
+    show.add_argument("number", metavar="RUN", type=int, help="the run's number")
+    _add_journal(show, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _log_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("--expect-head", metavar="HASH", help="a head hash that was kept elsewhere")
+    _add_journal(verify, argparse.SUPPRESS, argparse.SUPPRESS)
+
+
+def _log_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("--keep", metavar="SPAN", required=True, help="what to keep, as 90d or 12h")
-    for parser in (show, verify, prune):
-        _add_journal(parser, argparse.SUPPRESS, argparse.SUPPRESS)
+    _add_journal(prune, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
 def _add_journal(parser: argparse.ArgumentParser, path: str | None, everyone: bool | str) -> None:
@@ -228,25 +260,29 @@ def _add_journal(parser: argparse.ArgumentParser, path: str | None, everyone: bo
     )
 
 
-def _add_replay(commands: Commands) -> None:
-    replay = _add(commands, "replay", "replay", "the topology as it was, and back to it", _REPLAY)
+def _replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument(
         "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
     )
     what = replay.add_mutually_exclusive_group()
     what.add_argument("--diff", action="store_true", help="show how the live system differs")
     what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
-    rollback = _add(commands, "rollback", "rollback", "take one run back", _ROLLBACK)
+
+
+def _rollback(rollback: argparse.ArgumentParser) -> None:
     rollback.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
     rollback.add_argument("--force", action="store_true", help="even if later runs touched them")
     rollback.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
-def _add_babeld(commands: Commands) -> None:
-    babeld = _add(commands, "babeld", "babeld_list", "show and sync babeld's interfaces", _BABELD)
+def _babeld(babeld: _Command) -> None:
     more = babeld.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
     _add(more, "list", "babeld_list", "the interfaces that babeld has", _BABELD_LIST, ["l"])
-    sync = _add(more, "sync", "babeld_sync", "make ours equal to our links", _BABELD_SYNC, ["s"])
+    summary = "make ours equal to our links"
+    _add(more, "sync", "babeld_sync", summary, _BABELD_SYNC, ["s"], _babeld_sync)
+
+
+def _babeld_sync(sync: argparse.ArgumentParser) -> None:
     sync.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
 
 
@@ -257,19 +293,26 @@ def _add(
     summary: str,
     description: str,
     aliases: Sequence[str] = (),
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
+    own: Options | None = None,
+) -> None:
+    """Add a command; ``own`` adds its options to those that all commands have."""
+
+    def options(parser: _Command) -> None:
+        # The same options after the command; SUPPRESS keeps them from undoing those before it.
+        _add_common(parser, argparse.SUPPRESS, argparse.SUPPRESS)
+        parser.set_defaults(run=run)
+        if own is not None:
+            own(parser)
+
+    commands.add_parser(
         name,
         aliases=aliases,
+        options=options,
         help=summary,
         description=description,
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    # The same options after the command; SUPPRESS keeps them from undoing those before it.
-    _add_common(parser, argparse.SUPPRESS, argparse.SUPPRESS)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_common(parser: argparse.ArgumentParser, config: str, off: bool | str) -> None:
