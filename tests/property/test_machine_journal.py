@@ -1,0 +1,101 @@
+"""The machine of test_machine.py with the journal that rait really keeps, in SQLite on disk.
+
+After every run what the journal adds up to is what is observed (check_journal there); here it is
+also sound, says the same when opened anew, and goes on saying it when old runs are pruned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from rait.adapters import journal as sqlite_journal
+from rait.adapters.journal_reader import JournalReader
+from rait.domain.backend import Outcome
+from rait.domain.events import Event
+from rait.domain.history import Memory
+from tests.property.test_machine import HEADER, OneNode
+
+# Where there is one, a file system in memory: the journal waits for the disk all the time.
+SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+
+class Kept:
+    """As the journal of test_machine.py, but kept as rait keeps it."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="rait-machine-", dir=SHARED_MEMORY)
+        self._clock = itertools.count(1).__next__
+        self.path = Path(self._directory.name) / "journal.db"
+        self._journal = self._open()
+
+    def memory(self) -> Memory:
+        return self._journal.memory(HEADER.scope)
+
+    def write(
+        self,
+        drift: tuple[Event, ...],
+        events: tuple[Event, ...],
+        outcomes: list[Outcome],
+        finished: bool,
+    ) -> None:
+        if not drift and not events:
+            return  # rait leaves no trace of such a run
+        run = self._journal.begin(HEADER, drift, events)
+        run.record(outcomes)
+        if finished:
+            run.finish("done")
+        assert self._journal.verify().ok
+        assert JournalReader(self.path).memory(HEADER.scope) == self.memory()
+
+    def reopen(self) -> None:
+        before = self.memory()
+        self._journal.close()
+        self._journal = self._open()
+        assert self.memory() == before
+
+    def prune(self, share: int) -> None:
+        before = self.memory()
+        runs = self._journal.runs()
+        entries = [entry.at for entry in self._journal.follow(0)]
+        self._journal.prune(entries[share * len(entries) // 100] if entries else 0)
+        assert self.memory() == before
+        kept = self._journal.runs()
+        assert kept == runs[len(runs) - len(kept) :]
+        assert self._journal.verify().ok
+
+    def close(self) -> None:
+        self._journal.close()
+        self._directory.cleanup()
+
+    def _open(self) -> sqlite_journal.Journal:
+        return sqlite_journal.Journal.open(self.path, clock=self._clock)
+
+
+class OneNodeWithItsJournal(OneNode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = Kept()
+        self.journal = self.kept
+
+    @rule()
+    def rait_ends_and_starts_again(self) -> None:
+        self.kept.reopen()
+
+    @rule(share=st.integers(0, 99))
+    def someone_prunes_the_journal(self, share: int) -> None:
+        self.kept.prune(share)
+
+    def teardown(self) -> None:
+        self.kept.close()
+
+
+TestOneNodeWithItsJournal = OneNodeWithItsJournal.TestCase
+# These write files: a tenth of what the machine without them gets is plenty.
+TestOneNodeWithItsJournal.settings = settings(max_examples=max(20, settings().max_examples // 10))
