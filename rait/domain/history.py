@@ -194,7 +194,8 @@ def _misfit(topology: Topology, run: RunRecord) -> HistoryError:
             topology = evolve(topology, event)
         except MismatchError as error:
             return HistoryError(
-                f"the journal contradicts itself: entry {number} of run {run.id}: {error}; move "
-                "the journal aside to begin a new one, and report this as a bug of rait"
+                f"the journal contradicts itself: entry {number} of run {run.id}: {error}. `rait "
+                "log verify` tells whether it was changed, and if it was not, this is a bug of "
+                "rait to report. To begin a new journal, move this one aside"
             )
     raise AssertionError("a replay that fails has an event that fails")
