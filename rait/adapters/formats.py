@@ -33,40 +33,51 @@ class Document:
 
     def locate(self, path: Path) -> int | None:
         """The line, from 1, of what a path leads to, or of the nearest thing around it."""
-        if self._lines is None:
-            self._lines = self._find()
+        lines = self.lines()
         while path:
-            if path in self._lines:
-                return self._lines[path]
+            if path in lines:
+                return lines[path]
             path = path[:-1]
         return None
 
+    def lines(self) -> Mapping[Path, int]:
+        """The lines, from 1, of what is in the document."""
+        if self._lines is None:
+            self._lines = self._find()
+        return self._lines
 
-def parse(text: str, name: str) -> Document:
+
+Parser = Callable[[str, str], Document]
+
+
+def parse(text: str, name: str, *, keep: bool = False) -> Document:
     """The document in ``text``, which came from ``name``.
 
+    With ``keep`` the outcome may be stored on disk for the next time: not for what holds a key.
     Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
     of the text but keys.
     """
+    parsers = _KEEPING if keep else _PARSERS
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), None)
     try:
         if suffix is not None:
-            return _PARSERS[_SUFFIXES[suffix]](text, name)
-        return _guess(text, name)
+            return parsers[_SUFFIXES[suffix]](text, name)
+        return _guess(text, name, parsers)
     except RecursionError:
         raise SourceError(f"{name}: lists or blocks are nested too deep") from None
 
 
-def _guess(text: str, name: str) -> Document:
+def _guess(text: str, name: str, parsers: Mapping[Format, Parser]) -> Document:
     if text.lstrip().startswith("{"):
         return _json(text, name)
+    hcl, toml = parsers["hcl"], parsers["toml"]
     if _BLOCK.search(text):
-        likely, other = _hcl, _toml
+        likely, other = hcl, toml
     elif _TABLE.search(text):
-        return _toml(text, name)
+        return toml(text, name)
     else:
         # Attributes alone are mostly good TOML, which is the cheaper one to try.
-        likely, other = _toml, _hcl
+        likely, other = toml, hcl
     try:
         return likely(text, name)
     except SourceError as error:
@@ -84,6 +95,18 @@ def _hcl(text: str, name: str) -> Document:
     except hcl.HclError as error:
         raise _error(name, str(error), error.line, error.column) from None
     return Document(name, data, lambda: lines)
+
+
+def _kept_hcl(text: str, name: str) -> Document:
+    from rait.adapters import peers_cache
+
+    found = peers_cache.find(text)
+    if found is not None:
+        data, lines = found
+        return Document(name, data, lambda: lines)
+    document = _hcl(text, name)
+    peers_cache.keep(text, document.data, document.lines())
+    return document
 
 
 def _toml(text: str, name: str) -> Document:
@@ -113,11 +136,8 @@ def _json(text: str, name: str) -> Document:
     return Document(name, data, dict)
 
 
-_PARSERS: dict[Format, Callable[[str, str], Document]] = {
-    "hcl": _hcl,
-    "toml": _toml,
-    "json": _json,
-}
+_PARSERS: dict[Format, Parser] = {"hcl": _hcl, "toml": _toml, "json": _json}
+_KEEPING: dict[Format, Parser] = {**_PARSERS, "hcl": _kept_hcl}
 
 
 def _error(name: str, message: str, line: int | None, column: int | None) -> SourceError:

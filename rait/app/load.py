@@ -88,7 +88,7 @@ def load_peers(loaded: Loaded) -> LoadedPeers:
     """
     url = loaded.config.peers
     text = source.read(url)
-    document = formats.parse(text, source.display_name(url))
+    document = formats.parse(text, source.display_name(url), keep=True)
     peers, problems = decode_peers(document.data)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
