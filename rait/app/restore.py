@@ -103,7 +103,9 @@ def _towards(
     session: Session, journal: JournalReader, at: str | None, routing: Routing | None
 ) -> Change:
     wanted = _past(journal, session.name, at)
-    _check_key(session, wanted.public_key, f"the topology as of {wanted.at}")
+    _check_keys(
+        session, wanted.public_key, wanted.topology.links, f"the topology as of {wanted.at}"
+    )
     memory = journal.memory(session.name)
     links = _born_today(wanted.topology.links, session)
     desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
@@ -122,7 +124,6 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
         if not did:
             raise MachineError("the journal has no run that changed anything")
         record = did[-1]
-    _check_key(session, record.header.public_key, f"run {record.id}")
     return record
 
 
@@ -141,10 +142,14 @@ def _undoing(
     memory = journal.memory(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
     goal = undo(memory.topology, record, then)
+    names = touched(record)
+    restored = only(names, {}, goal.links)
+    _check_keys(
+        session, record.header.public_key, restored, f"what was there before run {record.id}"
+    )
     links = _born_today(goal.links, session)
     desired = structs.replace(goal, links=links, babel=memory.topology.babel)
     change = session.compare(desired, memory, routing)
-    names = touched(record)
     before, after = change.settled.before, change.settled.after
     after = Topology(
         only(names, before.links, after.links),
@@ -171,13 +176,18 @@ def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:
     }
 
 
-def _check_key(session: Session, public_key: str, what: str) -> None:
-    if public_key and public_key != session.public_key:
-        raise ConfigError(
-            f"{what} was made under another key: public key {public_key}, and the configuration's "
-            f"private key is of {session.public_key}. The journal holds no private keys; put the "
-            "old one back into the configuration to restore it"
-        )
+def _check_keys(session: Session, run_key: str, links: Mapping[str, Link], what: str) -> None:
+    """Refuse to bring links back that had another key: their peers would not know this node.
+
+    The run alone does not tell: one that changes the key is itself made under the new one.
+    """
+    for public_key in (run_key, *(link.device.public_key for link in links.values())):
+        if public_key not in ("", session.public_key):
+            raise ConfigError(
+                f"{what} was made under another key: public key {public_key}, and the "
+                f"configuration's private key is of {session.public_key}. The journal holds no "
+                "private keys; put the old one back into the configuration to restore it"
+            )
 
 
 def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:

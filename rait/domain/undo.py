@@ -68,6 +68,6 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
 
 
 def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:
-    """What is now, with what has one of these names as in the goal."""
+    """What there is now, but what has one of these names as it is in the goal."""
     kept = {name: value for name, value in now.items() if name not in names}
     return kept | {name: value for name, value in goal.items() if name in names}

@@ -330,9 +330,14 @@ def test_replay_under_another_key_is_refused(node: Node) -> None:
     for command in (["replay", "--apply"], ["replay", "--at", str(first), "--diff"], ["rollback"]):
         refused(node.rait(*command), 2, "another key", node.public_key, public)
     assert node.state() == state
+    assert node.up().status == 0, "up is how one changes the key"
+    refused(node.rait("rollback"), 2, "another key", node.public_key, public)
+    refused(node.rait("replay", "--at", str(first), "--apply"), 2, "another key")
+    assert node.rait("replay", "--apply").status == 0
     node.private_key = former
     node.write_conf()
-    assert node.rait("replay", "--apply").status == 0
+    assert node.rait("replay", "--at", str(first), "--apply").status == 0
+    assert node.state() == state
 
 
 # rollback
