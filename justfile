@@ -32,6 +32,10 @@ test-kernel *ARGS:
 demo:
     @scripts/demo
 
+# What rait takes beside what the kernel takes: tables, and bench/out/bench.json (root, an hour)
+bench *ARGS:
+    @python bench/run.py {{ ARGS }}
+
 # The wheel, in dist/
 build:
     rm -rf dist

@@ -1,0 +1,181 @@
+"""The samples as tables, and held against the targets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+STEPS = {
+    "up": "`up` from nothing",
+    "nothing": "`up`, nothing to do",
+    "changed": "`up`, one peer changed",
+    "down": "`down`",
+}
+FLOORS = {"make": "floor: make", "read": "floor: read", "remove": "floor: remove"}
+EMPTY = "empty toml"
+MEMORY_MB = 80.0
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """All of it."""
+    machine = found["machine"]
+    emulated = ", the virtual machine is emulated" if machine["emulated"] else ""
+    lines = [
+        f"{machine['processor']}, {machine['count']} processors, Linux {machine['kernel']}, "
+        f"Python {machine['python']}{emulated}; load {machine['load']:.1f} at the start; "
+        f"medians of {found['repeat']}; {found['seconds'] / 60:.0f} minutes in all",
+    ]
+    if found.get("kernel"):
+        lines += ["", "### With the kernel's WireGuard", "", *_kernel(Samples(found["kernel"]))]
+    if "host" in found:
+        lines += ["", "### Without a kernel", "", *_host(found["host"])]
+    lines += ["", "### Targets", "", *_table(("target", "measured", "limit", ""), _targets(found))]
+    return "\n".join(lines)
+
+
+class Samples:
+    """What was measured with the kernel; medians by number of links and step."""
+
+    def __init__(self, samples: Sequence[dict[str, Any]]) -> None:
+        self._samples = samples
+
+    @property
+    def counts(self) -> list[int]:
+        return sorted({sample["links"] for sample in self._samples if sample["links"]})
+
+    def of(self, links: int, what: str, key: str) -> float | None:
+        values = [
+            sample["seconds"][key] if what == "floor" else sample[key]
+            for sample in self._samples
+            if sample["links"] == links and sample["what"] == what
+        ]
+        return statistics.median(values) if values else None
+
+    def sockets(self, links: int) -> int:
+        floors = (s for s in self._samples if s["links"] == links and s["what"] == "floor")
+        return int(next(floors)["sockets"])
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---' if i == 0 else '---:' for i in range(len(head)))}|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _kernel(samples: Samples) -> Iterator[str]:
+    head = ("links", "step", "wall s", "processor s", "memory MB", "sent", "received", "written")
+    yield from _table(head, _kernel_rows(samples))
+
+
+def _kernel_rows(samples: Samples) -> Iterator[Sequence[str]]:
+    starts = {"python": "`python -c pass`", "version": "`rait --version`"}
+    starts |= {f"empty {form}": f"`up`, no peers, {form}" for form in ("toml", "hcl")}
+    for what, title in starts.items():
+        yield "", title, *_figures(samples, 0, what)
+    for links in samples.counts:
+        for key, title in FLOORS.items():
+            if key == "remove":
+                sockets = samples.sockets(links)
+                title += f", {sockets} socket" + ("s" if sockets > 1 else "")
+            yield str(links), title, _number(samples.of(links, "floor", key)), *[""] * 5
+        for what, title in STEPS.items():
+            yield str(links), title, *_figures(samples, links, what)
+
+
+def _figures(samples: Samples, links: int, what: str) -> list[str]:
+    keys = ["wall", "cpu", "memory"]
+    if what != "python":
+        keys += ["sent", "received", "written"]
+    found = [
+        _number(samples.of(links, what, key), whole=key not in ("wall", "cpu")) for key in keys
+    ]
+    return found + [""] * (6 - len(found))
+
+
+def _number(value: float | None, *, whole: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if whole else f"{value:.3f}"
+
+
+def _host(parts: dict[str, Any]) -> Iterator[str]:
+    yield from _table(("start and end of", "processor s"), _pairs(parts["starts"]))
+    yield ""
+    yield from _table(("loading", "processor s"), _pairs(parts["loading"]))
+    yield ""
+    planning = parts["planning"]
+    steps = list(next(iter(planning.values())))
+    rows = ((f"{count} peers", *(f"{v[s]:.3f}" for s in steps)) for count, v in planning.items())
+    yield from _table(("processor s", *steps), rows)
+    yield ""
+    yield from _table(("journal", "wall s"), _pairs(parts["journal"]))
+    if "breakdown" in parts:
+        yield ""
+        forms = parts["breakdown"]
+        keys = list(forms["hcl"])
+        head = ("`up`, nothing to do, 10 peers: processor s", *forms)
+        rows = ((key, *(f"{forms[form].get(key, 0):.3f}" for form in forms)) for key in keys)
+        yield from _table(head, rows)
+
+
+def _pairs(values: dict[str, float]) -> Iterator[Sequence[str]]:
+    for name, value in values.items():
+        yield name, f"{value:.4f}"
+
+
+def _targets(found: dict[str, Any]) -> Iterator[Sequence[str]]:
+    if found.get("kernel"):
+        yield from _kernel_targets(Samples(found["kernel"]))
+    if "host" in found:
+        yield from _host_targets(found["host"])
+
+
+def _kernel_targets(samples: Samples) -> Iterator[Sequence[str]]:
+    """Start-up is that of a run that has no peers: all the modules, and the configuration."""
+    start = samples.of(0, EMPTY, "wall")
+    for links in samples.counts:
+        make, read = (samples.of(links, "floor", key) for key in ("make", "read"))
+        wall = {what: samples.of(links, what, "wall") for what in STEPS}
+        if links >= 100:
+            yield _verdict(f"up, {links}: 2 floors + start", wall["up"], _sum(2, make, start))
+        if links >= 1000:
+            name = f"nothing to do, {links}: 3 reads + start"
+            yield _verdict(name, wall["nothing"], _sum(3, read, start))
+            written = samples.of(links, "nothing", "written")
+            yield _verdict(f"nothing to do, {links}: messages that write", written, 0.0)
+            name = f"one peer of {links}: nothing to do + 10 %"
+            yield _verdict(name, wall["changed"], _sum(1.1, wall["nothing"], 0.0))
+            memory = max(samples.of(links, what, "memory") or 0.0 for what in STEPS)
+            yield _verdict(f"memory, {links}, MB", memory, MEMORY_MB)
+        if links == 100:
+            remove = samples.of(links, "floor", "remove")
+            yield _verdict("down, 100: half a group delete", wall["down"], _sum(0.5, remove, 0.0))
+            name = "down, 100, without its start: the same"
+            yield _verdict(name, _sum(1, wall["down"], -(start or 0)), _sum(0.5, remove, 0.0))
+
+
+def _sum(factor: float, value: float | None, more: float | None) -> float | None:
+    return None if value is None or more is None else factor * value + more
+
+
+def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
+    planning = {
+        count: seconds["plan"] + seconds["diff from nothing"]
+        for count, seconds in parts["planning"].items()
+    }
+    yield _verdict("plan and diff of 10,000", planning["10000"], 0.2)
+    yield _verdict("of 50,000: 6 times that", planning["50000"], 6 * planning["10000"])
+    starts = parts["starts"]
+    for name in ("rait --version", "rait --help"):
+        yield _verdict(f"{name}: 3 bare pythons", starts[name], 3 * starts["python -c pass"])
+    if "breakdown" in parts:
+        whole = parts["breakdown"]["hcl"]["process"]
+        yield _verdict("up, nothing to do, 10 peers, HCL: processor s", whole, 0.4)
+
+
+def _verdict(name: str, measured: float | None, limit: float | None) -> Sequence[str]:
+    if measured is None or limit is None:
+        return name, "-", "-", "not measured"
+    return name, f"{measured:.3f}", f"{limit:.3f}", "met" if measured <= limit else "MISSED"
