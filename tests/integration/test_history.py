@@ -31,7 +31,9 @@ from tests.integration.strangers import (
     write_peers,
 )
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace
+in_both_tiers = pytest.mark.kernel
+"""For what touches tunnels; the rest is the same in either tier, and slow in a virtual machine."""
 
 A, B, C, D, E = strangers(1, 2, 3, 4, 5)
 
@@ -63,6 +65,7 @@ def refused(result: Result, status: int, *words: str) -> None:
 # plan
 
 
+@in_both_tiers
 def test_plan_shows_what_up_does_and_writes_nothing(node: Node) -> None:
     write_peers(node, A, B)
     before = files(node.directory)
@@ -95,6 +98,7 @@ def test_plan_tells_of_a_configuration_that_is_wrong(node: Node) -> None:
     assert node.rait("plan", "--detailed-exitcode").status == 1
 
 
+@in_both_tiers
 def test_a_plan_elsewhere_is_the_plan_here(node: Node, tmp_path: Path) -> None:
     sync(node, A, B)
     set_mtu(node, B, 1300)
@@ -257,6 +261,7 @@ def test_pruning_keeps_what_replay_needs(node: Node) -> None:
 # replay
 
 
+@in_both_tiers
 def test_replay_goes_back_to_a_run_an_event_and_a_time(node: Node) -> None:
     first = sync(node, A, B)
     moment = time.time()
@@ -287,6 +292,7 @@ def test_replay_goes_back_to_a_run_an_event_and_a_time(node: Node) -> None:
     assert node.rait("replay", "--diff", "--json").events == []
 
 
+@in_both_tiers
 def test_replay_tells_drift_and_mends_it(node: Node) -> None:
     sync(node, A, B)
     set_mtu(node, A, 1300)
@@ -302,6 +308,7 @@ def test_replay_tells_drift_and_mends_it(node: Node) -> None:
     assert set(node.state()) == links_of(node, A, B), "the peers list does not count"
 
 
+@in_both_tiers
 def test_replay_brings_lost_tunnels_back(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(2)
     node = mesh.nodes[0]
@@ -320,6 +327,7 @@ def test_replay_brings_lost_tunnels_back(make_mesh: MakeMesh) -> None:
     assert node.rait("up", "--json").json["status"] == "unchanged"
 
 
+@in_both_tiers
 def test_replay_under_another_key_is_refused(node: Node) -> None:
     first = sync(node, A)
     private, public = machine.genkey()
@@ -343,6 +351,7 @@ def test_replay_under_another_key_is_refused(node: Node) -> None:
 # rollback
 
 
+@in_both_tiers
 def test_rollback_takes_the_last_run_back_and_then_itself(node: Node) -> None:
     sync(node, A, B)
     sync(node, A.moved(), C)
@@ -359,6 +368,7 @@ def test_rollback_takes_the_last_run_back_and_then_itself(node: Node) -> None:
     assert node.rait("up", "--json").json["status"] == "unchanged"
 
 
+@in_both_tiers
 def test_rollback_of_an_earlier_run_touches_its_links_alone(node: Node) -> None:
     sync(node, A)
     bad = sync(node, A.moved())
@@ -369,6 +379,7 @@ def test_rollback_of_an_earlier_run_touches_its_links_alone(node: Node) -> None:
     assert node.state()[link_of(node, B)] == state[link_of(node, B)]
 
 
+@in_both_tiers
 def test_rollback_is_refused_where_later_runs_touched_the_links(node: Node) -> None:
     sync(node, A, B)
     second = sync(node, A.moved(), B)
@@ -395,6 +406,7 @@ def test_there_may_be_nothing_to_take_back(node: Node) -> None:
 # the guard
 
 
+@in_both_tiers
 def test_an_empty_registry_does_not_take_the_node_off_the_mesh(node: Node) -> None:
     sync(node, A, B, C, D)
     state = node.state()
@@ -435,6 +447,7 @@ def test_the_guard_yields_to_yes_and_to_max_removals(node: Node) -> None:
 # one at a time
 
 
+@in_both_tiers
 def test_two_ups_at_once_wait_for_each_other(node: Node) -> None:
     write_peers(node, A, B)
     both = [node.start("up", "--json"), node.start("up", "--json")]
