@@ -155,9 +155,9 @@ def import_all() -> None:
     import rait
 
     for module in pkgutil.walk_packages(rait.__path__, "rait."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(("__main__", ".web")):  # httpx is slow, and rarely needed
             importlib.import_module(module.name)
-    for name in ("anyio", "cryptography", "hcl2", "httpx", "pyroute2", "sqlite3"):
+    for name in ("cryptography", "hcl2", "pyroute2", "sqlite3"):  # what most runs need
         importlib.import_module(name)
 
 
