@@ -52,7 +52,7 @@ def compare_past(options: Options, at: str | None) -> Report:
     with looking(options) as session:
         journal = JournalReader(session.journal_path)
         change = _towards(session, journal, at, None)
-        return _planned("replay", change)
+        return _planned(_replay(at), change)
 
 
 def restore(options: Options, at: str | None) -> Report:
@@ -60,7 +60,7 @@ def restore(options: Options, at: str | None) -> Report:
     with opened(options, "replay") as (session, journal), synced_routing(session) as routing:
         change = _towards(session, journal, at, routing)
         return session.carry_out(
-            "replay", change, journal, prepare=_targets_of(change), routing=routing
+            _replay(at), change, journal, prepare=_targets_of(change), routing=routing
         )
 
 
@@ -71,9 +71,10 @@ def rollback(options: Options, run: int | None, *, force: bool) -> Report:
     links become what they were before the run.
     """
     with opened(options, "rollback") as (session, journal), synced_routing(session) as routing:
-        change = _undoing(session, journal, run, force, routing)
+        record = _run_to_undo(session, journal, run)
+        change = _undoing(session, journal, record, force, routing)
         return session.carry_out(
-            "rollback", change, journal, prepare=_targets_of(change), routing=routing
+            f"rollback {record.id}", change, journal, prepare=_targets_of(change), routing=routing
         )
 
 
@@ -81,7 +82,14 @@ def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
     """What ``rollback`` would do. Writes nothing anywhere, and waits for nobody; raises as it."""
     with looking(options) as session, synced_routing(session) as routing:
         journal = JournalReader(session.journal_path)
-        return _planned("rollback", _undoing(session, journal, run, force, routing))
+        record = _run_to_undo(session, journal, run)
+        change = _undoing(session, journal, record, force, routing)
+        return _planned(f"rollback {record.id}", change)
+
+
+def _replay(at: str | None) -> str:
+    """The command as the journal shall have it."""
+    return "replay" if at is None else f"replay --at {at}"
 
 
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
@@ -130,12 +138,11 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
 def _undoing(
     session: Session,
     journal: JournalReader,
-    number: int | None,
+    record: RunRecord,
     force: bool,
     routing: Routing | None,
 ) -> Change:
     """The inverted events, and nothing else: what differs in other links is left as it is."""
-    record = _run_to_undo(session, journal, number)
     clashes = conflicts(record, journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(_clash_text(record, clashes))

@@ -288,7 +288,7 @@ def test_replay_goes_back_to_a_run_an_event_and_a_time(node: Node) -> None:
     assert restored.events == differs.events
     assert set(node.state()) == links_of(node, A, B)
     assert endpoint_of(node, A).startswith(A.address)
-    assert log(node)[-1]["command"] == "replay"
+    assert log(node)[-1]["command"] == f"replay --at {first}"
     assert node.rait("replay", "--diff", "--json").events == []
 
 
@@ -354,7 +354,7 @@ def test_replay_under_another_key_is_refused(node: Node) -> None:
 @in_both_tiers
 def test_rollback_takes_the_last_run_back_and_then_itself(node: Node) -> None:
     sync(node, A, B)
-    sync(node, A.moved(), C)
+    second = sync(node, A.moved(), C)
     planned = node.rait("rollback", "--dry-run", "--json")
     result = node.rait("rollback", "--json")
     assert result.status == 0, result
@@ -364,7 +364,8 @@ def test_rollback_takes_the_last_run_back_and_then_itself(node: Node) -> None:
     assert node.rait("rollback").status == 0
     assert set(node.state()) == links_of(node, A, C)
     assert endpoint_of(node, A).startswith("203.0.113.1:")
-    assert [run["command"] for run in log(node)] == ["up", "up", "rollback", "rollback"]
+    commands = ["up", "up", f"rollback {second}", f"rollback {result.json['run']}"]
+    assert [run["command"] for run in log(node)] == commands
     assert node.rait("up", "--json").json["status"] == "unchanged"
 
 
