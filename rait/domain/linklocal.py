@@ -17,5 +17,6 @@ def link_local(own_key: str, peer_key: str, family: Family) -> str:
     textual form (RFC 5952) and can be compared as text with what the kernel tells.
     """
     digest = blake2s(f"{own_key} {peer_key} {family}".encode(), digest_size=8).digest()
-    high, second, third, low = (int.from_bytes(digest[i : i + 2], "big") for i in (0, 2, 4, 6))
-    return f"fe80::{high | 0x8000:x}:{second:x}:{third:x}:{low:x}/64"
+    n = int.from_bytes(digest, "big")
+    groups = f"{n >> 48 | 0x8000:x}:{n >> 32 & 0xFFFF:x}:{n >> 16 & 0xFFFF:x}:{n & 0xFFFF:x}"
+    return f"fe80::{groups}/64"
