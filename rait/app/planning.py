@@ -12,15 +12,14 @@ from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.resolve import resolve
 from rait.app import isolation
+from rait.app.execution import Change, report_on
 from rait.app.load import load_peers, load_secret
 from rait.app.report import Report, Status
 from rait.app.session import (
-    Change,
     Options,
     configured,
     looking,
     refuse,
-    report_on,
     scope_of,
     synced_routing,
     target_netns,

@@ -10,10 +10,11 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
+from rait.app.execution import Change, report_on
 from rait.app.history import place
 from rait.app.moments import moment
 from rait.app.report import Report
-from rait.app.session import Change, Options, Session, looking, opened, report_on, synced_routing
+from rait.app.session import Options, Session, looking, opened, synced_routing
 from rait.domain.diff import diff
 from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord

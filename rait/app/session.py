@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -16,13 +16,13 @@ from rait.adapters import netns
 from rait.adapters.journal import Journal
 from rait.adapters.lock import hold
 from rait.app import isolation
+from rait.app.execution import Change, Execution, report_on
 from rait.app.load import Loaded, load_config, load_secret
-from rait.app.machine import BABELD, Machine
-from rait.app.report import Failure, Report, Status
-from rait.domain.backend import Observation, Outcome
+from rait.app.machine import Machine
+from rait.app.report import Report
+from rait.domain.backend import Observation
 from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
-from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
 from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import ConfigError, MachineError, RaitError, SourceError
 from rait.domain.settle import Scope, Settled, settle
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 LOCK_SECONDS = 60.0
-RECORD_SECONDS = 0.25
-"""How long an outcome may wait for others to be written to the journal with it."""
 
 
 def _silent(_: str) -> None:
@@ -46,20 +44,6 @@ class Options(Struct, frozen=True, kw_only=True):
     config: str
     debug: Callable[[str], None] = _silent
     lock_seconds: float = LOCK_SECONDS
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """What there is, what should be, what to do, and what had changed without us.
-
-    ``strays`` are links that a run which was cut off may have left half made, and
-    ``routing_problem`` says why babeld could not be asked.
-    """
-
-    settled: Settled
-    events: tuple[Event, ...]
-    drift: tuple[Event, ...]
-    strays: tuple[str, ...] = ()
-    routing_problem: str | None = None
 
 
 class Session:
@@ -139,52 +123,18 @@ class Session:
         ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
         nothing to do and nothing new to tell leaves no trace in the journal.
         """
-        failures = {p.link: p.message for p in change.settled.problems if p.link is not None}
-        if change.routing_problem is not None:
-            failures[BABELD] = change.routing_problem
-        links = len(change.settled.after.links)
-        status = _status(failures, links > 0)
-        run_id: int | None = None
-        done = 0
+        execution = Execution(self.machine, change, routing, self.options.debug)
         self.machine.end_strays(change.strays)
+        run_id: int | None = None
         if change.events or change.drift:
             header = self._header(command, peers_digest)
             run = journal.begin(header, change.drift, change.events)
             run_id = run.id
-            if prepare is not None:
-                try:
-                    isolation.require_vrfs(change.events)
-                    prepare()
-                except MachineError as error:
-                    run.record([Outcome(i, str(error)) for i in range(len(change.events))])
-                    run.finish("failed")
-                    raise
-            for outcomes in _in_batches(self._apply(change.events, routing)):
-                run.record(outcomes)
-                for outcome in outcomes:
-                    if outcome.error is not None:
-                        failures.setdefault(change.events[outcome.index].name, outcome.error)
-                done += sum(outcome.error is None for outcome in outcomes)
-            if routing is not None and _tells_babeld(change.events):
-                failures.update(_finished(routing))
-            status = _status(failures, done > 0 or links > len(failures))
-            run.finish(status)
+            execution.perform(run, prepare)
         elif prepare is not None:
             prepare()
-        report = report_on(
-            command, status if change.events or failures else "unchanged", change, warnings
-        )
-        told = tuple(Failure(link, error) for link, error in failures.items())
-        return structs.replace(report, run=run_id, failures=told)
-
-    def _apply(self, events: Sequence[Event], routing: Routing | None) -> Iterator[Outcome]:
-        if not events:
-            return
-        for outcome in self.machine.apply(events, routing):
-            event = events[outcome.index]
-            verdict = "done" if outcome.error is None else f"failed: {outcome.error}"
-            self.options.debug(f"{type(event).__name__} {event.name}: {verdict}")
-            yield outcome
+        report = report_on(command, execution.status, change, warnings)
+        return structs.replace(report, run=run_id, failures=execution.failures)
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
         return RunHeader(
@@ -217,32 +167,6 @@ def refuse(settled: Settled) -> None:
     for problem in settled.problems:
         if problem.link is None and problem.severity == "error":
             raise MachineError(problem.message)
-
-
-def _tells_babeld(events: Iterable[Event]) -> bool:
-    return any(isinstance(e, BabelInterfaceAdded | BabelInterfaceFlushed) for e in events)
-
-
-def _finished(routing: Routing) -> dict[str, str]:
-    try:
-        routing.finish()
-    except RaitError as error:
-        return {BABELD: str(error)}
-    return {}
-
-
-def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
-    """A report of what is to be done, and of the links that cannot be."""
-    settled = change.settled
-    return Report(
-        command=command,
-        status=status,
-        events=change.events,
-        drift=change.drift,
-        failures=tuple(Failure(p.link, p.message) for p in settled.problems if p.link is not None),
-        warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
-        links=len(settled.after.links),
-    )
 
 
 @contextmanager
@@ -346,21 +270,3 @@ def _namespaces(target: str, memory: Memory) -> list[str]:
     if isolation.made_here(memory):
         others.add("")
     return [target, *sorted(others - {target})]
-
-
-def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:
-    batch: list[Outcome] = []
-    since = time.monotonic()
-    for outcome in outcomes:
-        batch.append(outcome)
-        if time.monotonic() - since > RECORD_SECONDS:
-            yield batch
-            batch, since = [], time.monotonic()
-    if batch:
-        yield batch
-
-
-def _status(failures: Mapping[str, str], some_good: bool) -> Literal["done", "partial", "failed"]:
-    if not failures:
-        return "done"
-    return "partial" if some_good else "failed"

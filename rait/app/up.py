@@ -9,9 +9,10 @@ from msgspec import structs
 from rait.adapters import netns
 from rait.adapters.resolve import resolve
 from rait.app import isolation
+from rait.app.execution import report_on
 from rait.app.load import Loaded, LoadedPeers, load_peers
 from rait.app.report import Report
-from rait.app.session import Options, Session, opened, report_on, synced_routing
+from rait.app.session import Options, Session, opened, synced_routing
 from rait.domain.config import Config, Family
 from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory

@@ -1,0 +1,144 @@
+"""Carrying out a change: its events are applied, and what becomes of each is journaled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from rait.app import isolation
+from rait.app.machine import BABELD, Machine
+from rait.app.report import Failure, Report, Status
+from rait.domain.backend import Outcome
+from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
+from rait.domain.history import Status as RunStatus
+from rait.domain.problem import MachineError, RaitError
+from rait.domain.settle import Settled
+
+if TYPE_CHECKING:
+    from rait.adapters.journal import Run
+    from rait.app.routing import Routing
+
+RECORD_SECONDS = 0.25
+"""How long an outcome may wait for others to be written to the journal with it."""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """What there is, what should be, what to do, and what had changed without us.
+
+    ``strays`` are links that a run which was cut off may have left half made, and
+    ``routing_problem`` says why babeld could not be asked.
+    """
+
+    settled: Settled
+    events: tuple[Event, ...]
+    drift: tuple[Event, ...]
+    strays: tuple[str, ...] = ()
+    routing_problem: str | None = None
+
+
+class Execution:
+    """A change under way: how far it is, and what failed."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        change: Change,
+        routing: Routing | None,
+        debug: Callable[[str], None],
+    ) -> None:
+        self._machine = machine
+        self._change = change
+        self._routing = routing
+        self._debug = debug
+        self._done = 0
+        problems = change.settled.problems
+        self._failed = {p.link: p.message for p in problems if p.link is not None}
+        if change.routing_problem is not None:
+            self._failed[BABELD] = change.routing_problem
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The first thing that went wrong with each link."""
+        return tuple(Failure(link, error) for link, error in self._failed.items())
+
+    @property
+    def status(self) -> Status:
+        """How the change ended, for the report."""
+        return self._run_status if self._change.events or self._failed else "unchanged"
+
+    @property
+    def _run_status(self) -> RunStatus:
+        if not self._failed:
+            return "done"
+        good = self._done > 0 or len(self._change.settled.after.links) > len(self._failed)
+        return "partial" if good else "failed"
+
+    def perform(self, run: Run, prepare: Callable[[], None] | None) -> None:
+        """Do all that is to be done, in a run that the journal has. Raises MachineError."""
+        if prepare is not None:
+            self._prepare(run, prepare)
+        for outcomes in _in_batches(self._apply()):
+            run.record(outcomes)
+        if self._routing is not None and self._tells_babeld():
+            self._finish(self._routing)
+        run.finish(self._run_status)
+
+    def _prepare(self, run: Run, prepare: Callable[[], None]) -> None:
+        try:
+            isolation.require_vrfs(self._change.events)
+            prepare()
+        except MachineError as error:
+            run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
+            run.finish("failed")
+            raise
+
+    def _apply(self) -> Iterator[Outcome]:
+        events = self._change.events
+        for outcome in self._machine.apply(events, self._routing) if events else ():
+            event = events[outcome.index]
+            if outcome.error is None:
+                self._done += 1
+            else:
+                self._failed.setdefault(event.name, outcome.error)
+            verdict = "done" if outcome.error is None else f"failed: {outcome.error}"
+            self._debug(f"{type(event).__name__} {event.name}: {verdict}")
+            yield outcome
+
+    def _tells_babeld(self) -> bool:
+        babel = BabelInterfaceAdded | BabelInterfaceFlushed
+        return any(isinstance(event, babel) for event in self._change.events)
+
+    def _finish(self, routing: Routing) -> None:
+        try:
+            routing.finish()
+        except RaitError as error:
+            self._failed[BABELD] = str(error)
+
+
+def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
+    """A report of what is to be done, and of the links that cannot be."""
+    settled = change.settled
+    return Report(
+        command=command,
+        status=status,
+        events=change.events,
+        drift=change.drift,
+        failures=tuple(Failure(p.link, p.message) for p in settled.problems if p.link is not None),
+        warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
+        links=len(settled.after.links),
+    )
+
+
+def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:
+    batch: list[Outcome] = []
+    since = time.monotonic()
+    for outcome in outcomes:
+        batch.append(outcome)
+        if time.monotonic() - since > RECORD_SECONDS:
+            yield batch
+            batch, since = [], time.monotonic()
+    if batch:
+        yield batch
