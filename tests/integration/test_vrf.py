@@ -282,7 +282,7 @@ def split(make_mesh: MakeMesh) -> Mesh:
                 f"link set underlay master {TRANSIT}",
                 f"addr replace {node.addresses['ip6']}/64 dev underlay nodad",
                 "route add blackhole default",
-                "-6 route add blackhole default",
+                "route add blackhole ::/0",
             ],
             node.netns,
         )
@@ -330,7 +330,7 @@ def test_rules_send_marked_packets_to_the_transit_vrf(split: Mesh) -> None:
     a, b = split.nodes
     foreign = ["7: from all fwmark 0x36 lookup 77", "8: from all fwmark 0x99 lookup 200"]
     machine.ip_batch(["rule add pref 7 fwmark 54 lookup 77"], a.netns)
-    machine.ip_batch(["-6 rule add pref 8 fwmark 0x99 lookup 200"], a.netns)
+    ip(a, "-6", "rule", "add", "pref", "8", "fwmark", "0x99", "lookup", "200")
     a.up()
     made = [rule for rule in rules(a) if rule not in foreign]
     assert len(made) == 2, "one for each family"
