@@ -81,12 +81,12 @@ class Machine:
 
         Raises MachineError with what to install where there is none.
         """
-        from rait.adapters import userspace
-
         if wanted in ("auto", "kernel") and kernel_available():
             return "kernel"
         if wanted == "kernel":
             raise MachineError(f'backend = "kernel": {_NO_KERNEL}')
+        from rait.adapters import userspace
+
         if userspace.available():
             return "userspace"
         why = userspace.why_not()
