@@ -73,7 +73,8 @@ class Execution:
     def _run_status(self) -> RunStatus:
         if not self._failed:
             return "done"
-        good = self._done > 0 or len(self._change.settled.after.links) > len(self._failed)
+        failed_links = self._failed.keys() - {BABELD}
+        good = self._done > 0 or len(self._change.settled.after.links) > len(failed_links)
         return "partial" if good else "failed"
 
     def perform(self, run: Run, prepare: Callable[[], None] | None) -> None:
@@ -121,12 +122,15 @@ class Execution:
 def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
     """A report of what is to be done, and of the links that cannot be."""
     settled = change.settled
+    failures = [Failure(p.link, p.message) for p in settled.problems if p.link is not None]
+    if change.routing_problem is not None:
+        failures.append(Failure(BABELD, change.routing_problem))
     return Report(
         command=command,
         status=status,
         events=change.events,
         drift=change.drift,
-        failures=tuple(Failure(p.link, p.message) for p in settled.problems if p.link is not None),
+        failures=tuple(failures),
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
         links=len(settled.after.links),
     )

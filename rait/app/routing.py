@@ -33,7 +33,10 @@ class Routing:
 
     def is_ours(self, name: str, memory: Topology) -> bool:
         """Whether an interface in babeld is one that we may flush."""
-        return is_ours(name, self._ifprefixes, memory.links.keys() | memory.babel.keys())
+        # Others' interfaces are in the journal too, with no parameters, where they were to be
+        # flushed and babeld did not do it: that makes none of them ours.
+        told = {known for known, param in memory.babel.items() if param}
+        return is_ours(name, self._ifprefixes, memory.links.keys() | told)
 
     def compare(
         self, before: Topology, after: Topology, memory: Topology
