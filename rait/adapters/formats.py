@@ -21,15 +21,22 @@ _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
 class Document:
-    """A parsed text. ``data`` is plain mappings, lists and values."""
+    """A parsed text. ``data`` is plain mappings, lists and values.
+
+    ``lines`` finds the lines of what is in it, which may be known already.
+    """
 
     def __init__(
-        self, name: str, data: Mapping[str, object], lines: Callable[[], Mapping[Path, int]]
+        self,
+        name: str,
+        data: Mapping[str, object],
+        lines: Callable[[], Mapping[Path, int]],
+        known: Mapping[Path, int] | None = None,
     ) -> None:
         self.name = name
         self.data = data
+        self.known_lines = known
         self._find = lines
-        self._lines: Mapping[Path, int] | None = None
 
     def locate(self, path: Path) -> int | None:
         """The line, from 1, of what a path leads to, or of the nearest thing around it."""
@@ -41,43 +48,37 @@ class Document:
         return None
 
     def lines(self) -> Mapping[Path, int]:
-        """The lines, from 1, of what is in the document."""
-        if self._lines is None:
-            self._lines = self._find()
-        return self._lines
+        """The lines, from 1, by the path of what stands there."""
+        if self.known_lines is None:
+            self.known_lines = self._find()
+        return self.known_lines
 
 
-Parser = Callable[[str, str], Document]
-
-
-def parse(text: str, name: str, *, keep: bool = False) -> Document:
+def parse(text: str, name: str) -> Document:
     """The document in ``text``, which came from ``name``.
 
-    With ``keep`` the outcome may be stored on disk for the next time: not for what holds a key.
     Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
     of the text but keys.
     """
-    parsers = _KEEPING if keep else _PARSERS
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), None)
     try:
         if suffix is not None:
-            return parsers[_SUFFIXES[suffix]](text, name)
-        return _guess(text, name, parsers)
+            return _PARSERS[_SUFFIXES[suffix]](text, name)
+        return _guess(text, name)
     except RecursionError:
         raise SourceError(f"{name}: lists or blocks are nested too deep") from None
 
 
-def _guess(text: str, name: str, parsers: Mapping[Format, Parser]) -> Document:
+def _guess(text: str, name: str) -> Document:
     if text.lstrip().startswith("{"):
         return _json(text, name)
-    hcl, toml = parsers["hcl"], parsers["toml"]
     if _BLOCK.search(text):
-        likely, other = hcl, toml
+        likely, other = _hcl, _toml
     elif _TABLE.search(text):
-        return toml(text, name)
+        return _toml(text, name)
     else:
         # Attributes alone are mostly good TOML, which is the cheaper one to try.
-        likely, other = toml, hcl
+        likely, other = _toml, _hcl
     try:
         return likely(text, name)
     except SourceError as error:
@@ -94,19 +95,7 @@ def _hcl(text: str, name: str) -> Document:
         data, lines = hcl.parse(text)
     except hcl.HclError as error:
         raise _error(name, str(error), error.line, error.column) from None
-    return Document(name, data, lambda: lines)
-
-
-def _kept_hcl(text: str, name: str) -> Document:
-    from rait.adapters import peers_cache
-
-    found = peers_cache.find(text)
-    if found is not None:
-        data, lines = found
-        return Document(name, data, lambda: lines)
-    document = _hcl(text, name)
-    peers_cache.keep(text, document.data, document.lines())
-    return document
+    return Document(name, data, lambda: lines, lines)
 
 
 def _toml(text: str, name: str) -> Document:
@@ -136,8 +125,11 @@ def _json(text: str, name: str) -> Document:
     return Document(name, data, dict)
 
 
-_PARSERS: dict[Format, Parser] = {"hcl": _hcl, "toml": _toml, "json": _json}
-_KEEPING: dict[Format, Parser] = {**_PARSERS, "hcl": _kept_hcl}
+_PARSERS: dict[Format, Callable[[str, str], Document]] = {
+    "hcl": _hcl,
+    "toml": _toml,
+    "json": _json,
+}
 
 
 def _error(name: str, message: str, line: int | None, column: int | None) -> SourceError:

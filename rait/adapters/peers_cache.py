@@ -1,9 +1,9 @@
-"""Peers lists in HCL that were parsed before, kept by their content.
+"""Peers lists that were decoded before, kept by their content.
 
-Parsing takes two milliseconds for each peer, and a list seldom changes. Only peers lists are kept,
-never a configuration, which may hold a private key. What is kept lies in a directory that only we
+To parse a list takes 2 ms for each peer in HCL, and it seldom changes. Only what a peers list says
+is kept, never a configuration, which may hold a private key. It lies in a directory that only we
 can write to; it is plain data, and what is damaged or of another version of rait is as good as not
-there. Nothing here fails: without the cache, parsing is merely slow.
+there. Nothing here fails: without the cache, rait is merely slower.
 """
 
 from __future__ import annotations
@@ -13,30 +13,43 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from rait import __version__
 from rait.adapters.hcl import cache_directory
+from rait.domain.peers import Peer
 from rait.domain.problem import Path as DocumentPath
+from rait.domain.problem import Problem
 
 KEPT = 8
 """So many lists are kept: the newest of all nodes on this machine."""
 
-Parsed = tuple[dict[str, Any], dict[DocumentPath, int]]
-"""As hcl.parse gives it: the document, and the lines of what is in it."""
-
 _FORMAT = "1"
 _SUFFIX = ".peers"
 _DIGEST_BYTES = 32
-_Content = tuple[dict[str, Any], list[tuple[DocumentPath, int]]]
-_UNFIT = (OSError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+_FAILURES = (OSError, ValueError, msgspec.MsgspecError)
 
 
-def find(text: str) -> Parsed | None:
-    """What this text was parsed to before, None where that is not known."""
-    path = _path(text)
+class Known(Struct, frozen=True):
+    """What a peers list said, and what was wrong with it."""
+
+    peers: tuple[Peer, ...]
+    problems: tuple[Problem, ...]
+    packed_lines: msgspec.Raw
+
+    def lines(self) -> Mapping[DocumentPath, int] | None:
+        """The lines of what is in the list, None where they were not known."""
+        pairs = msgspec.msgpack.decode(
+            self.packed_lines, type=list[tuple[DocumentPath, int]] | None
+        )
+        return None if pairs is None else dict(pairs)
+
+
+def find(text: str, name: str) -> Known | None:
+    """What the text of this name (which may tell its format) said before."""
+    path = _path(text, name)
     if path is None:
         return None
     try:
@@ -47,19 +60,26 @@ def find(text: str) -> Parsed | None:
             digest, content = file.read(_DIGEST_BYTES), file.read()
         if sha256(content).digest() != digest:
             return None
-        data, lines = msgspec.msgpack.decode(content, type=_Content)
-    except _UNFIT:
+        return msgspec.msgpack.decode(content, type=Known)
+    except _FAILURES:
         return None
-    return data, dict(lines)
 
 
-def keep(text: str, data: Mapping[str, Any], lines: Mapping[DocumentPath, int]) -> None:
-    """Keep what the text was parsed to, in the place of the oldest."""
-    path = _path(text)
+def keep(
+    text: str,
+    name: str,
+    peers: tuple[Peer, ...],
+    problems: tuple[Problem, ...],
+    lines: Mapping[DocumentPath, int] | None,
+) -> None:
+    """Keep what the text said, in the place of the oldest that is kept."""
+    path = _path(text, name)
     if path is None:
         return
-    with suppress(*_UNFIT):
-        content = msgspec.msgpack.encode((data, list(lines.items())))
+    pairs = None if lines is None else list(lines.items())
+    with suppress(*_FAILURES):
+        packed = msgspec.Raw(msgspec.msgpack.encode(pairs))
+        content = msgspec.msgpack.encode(Known(peers, problems, packed))
         new = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -77,9 +97,9 @@ def _forget(directory: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _path(text: str) -> Path | None:
+def _path(text: str, name: str) -> Path | None:
     directory = cache_directory()
     if directory is None:
         return None
-    key = f"{_FORMAT}\0{__version__}\0{text}"
-    return directory / (sha256(key.encode("utf-8", "surrogatepass")).hexdigest() + _SUFFIX)
+    key = "\0".join((_FORMAT, __version__, name, text)).encode("utf-8", "surrogatepass")
+    return directory / (sha256(key).hexdigest() + _SUFFIX)

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from msgspec import Struct, structs
 
-from rait.adapters import formats, source
+from rait.adapters import formats, peers_cache, source
 from rait.adapters.formats import Document
 from rait.domain.config import Config, Secret
 from rait.domain.decode import decode_config, decode_peers
@@ -88,11 +88,18 @@ def load_peers(loaded: Loaded) -> LoadedPeers:
     """
     url = loaded.config.peers
     text = source.read(url)
-    document = formats.parse(text, source.display_name(url), keep=True)
-    peers, problems = decode_peers(document.data)
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if errors:
-        raise SourceError(describe(errors[0], document))
+    name = source.display_name(url)
+    known = peers_cache.find(text, name)
+    if known is not None:
+        peers, problems = known.peers, known.problems
+        document = Document(name, {}, lambda: known.lines() or formats.parse(text, name).lines())
+    else:
+        document = formats.parse(text, name)
+        peers, problems = decode_peers(document.data)
+        errors = [problem for problem in problems if problem.severity == "error"]
+        if errors:
+            raise SourceError(describe(errors[0], document))
+        peers_cache.keep(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
         peers=peers,
         source=document.name,

@@ -1,4 +1,4 @@
-"""Peers lists in HCL are parsed once, and what is kept of them is never trusted blindly."""
+"""A peers list is parsed once, and what is kept of it is never trusted blindly."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import formats, hcl, peers_cache
-from rait.domain.problem import SourceError
+from rait.adapters import formats, peers_cache
+from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
+from rait.domain.problem import Problem, SourceError
 
-PEERS = """\
+PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+CONFIG = f"""\
+private_key = "{PRIVATE}"
+peers = "peers.conf"
+transport {{
+  address_family = "ip4"
+  send_port = 50153
+  mtu = 1420
+  ifprefix = "rait4x"
+}}
+"""
+HCL = """\
 peers {
   public_key = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
   endpoint {
@@ -18,11 +30,23 @@ peers {
     send_port      = 50221
   }
 }
+peers {
+  public_key = "no key"
+}
+"""
+TOML = """\
+[[Peers]]
+PublicKey = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+SendPort = 50221
+AddressFamily = "ip4"
+
+[[Peers]]
+PublicKey = "no key"
 """
 
 
 @pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache; the parser's own tables stay where they are, as they take long to build."""
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
@@ -31,58 +55,92 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that were parsed."""
     texts: list[str] = []
-    parse = hcl.parse
+    parse = formats.parse
 
-    def noting(text: str) -> object:
+    def noting(text: str, name: str) -> formats.Document:
         texts.append(text)
-        return parse(text)
+        return parse(text, name)
 
-    monkeypatch.setattr(hcl, "parse", noting)
+    monkeypatch.setattr(formats, "parse", noting)
     return texts
 
 
-def read(text: str = PEERS, name: str = "peers.conf") -> formats.Document:
-    return formats.parse(text, name, keep=True)
+@pytest.fixture
+def node(tmp_path: Path) -> Loaded:
+    (tmp_path / "rait.conf").write_text(CONFIG)
+    (tmp_path / "rait.conf").chmod(0o600)
+    return load_config(str(tmp_path / "rait.conf"))
 
 
-def test_a_list_is_parsed_once(parses):
-    first, second = read(), read()
-    assert parses == [PEERS]
-    assert second.data == first.data == formats.parse(PEERS, "peers.conf").data
-    assert second.locate(("peers", 0, "endpoint", 0, "send_port")) == 5
-    assert second.lines() == first.lines()
+def read(node: Loaded, text: str = HCL) -> LoadedPeers:
+    Path(node.config.peers).write_text(text)
+    return load_peers(node)
 
 
-def test_another_list_is_another(parses):
-    read()
-    other = read(PEERS.replace("50221", "50222"))
-    assert len(parses) == 2
-    assert other.data["peers"][0]["endpoint"][0]["send_port"] == 50222
+def told(peers: LoadedPeers) -> object:
+    """All that a run makes of a peers list."""
+    doubtful = [Problem("?", path=e.path) for peer in peers.peers for e in peer.endpoints]
+    return peers.peers, peers.warnings, peers.digest, list(map(peers.describe, doubtful))
 
 
-def test_another_version_of_rait_parses_anew(parses, monkeypatch):
-    read()
+@pytest.mark.parametrize(("text", "line"), [(HCL, 9), (TOML, 7)])
+def test_a_list_that_is_known_says_the_same(node, text, line):
+    first, second = read(node, text), read(node, text)
+    assert told(first) == told(second)
+    assert len(second.peers) == 1
+    assert f"peers.conf:{line}: " in second.warnings[0]
+
+
+def test_a_list_in_hcl_is_parsed_once(node, parsed):
+    for _ in range(3):
+        assert read(node).warnings
+    assert parsed == [HCL]
+
+
+def test_a_list_in_toml_is_parsed_again_for_the_lines_of_its_faults_alone(node, parsed):
+    good = TOML.partition("\n\n")[0]
+    for _ in range(3):
+        assert len(read(node, good).peers) == 1
+    assert parsed == [good]
+
+
+def test_a_changed_list_is_another(node, parsed):
+    read(node)
+    (peer,) = read(node, HCL.replace("50221", "50222")).peers
+    assert peer.endpoints[0].send_port == 50222
+    assert len(parsed) == 2
+
+
+def test_another_version_of_rait_reads_anew(node, parsed, monkeypatch):
+    read(node)
     monkeypatch.setattr(peers_cache, "__version__", "0.0.0")
-    read()
-    assert len(parses) == 2
+    read(node)
+    assert len(parsed) == 2
 
 
-def test_what_is_not_to_be_kept_leaves_nothing(directory):
-    formats.parse('private_key = "x"\ntransport {\n}\n', "rait.conf")
-    assert list(directory.iterdir()) == []
+def test_the_same_text_by_a_name_of_another_format_is_another(node, tmp_path):
+    read(node, TOML)
+    assert peers_cache.find(TOML, node.config.peers) is not None
+    assert peers_cache.find(TOML, str(tmp_path / "peers.hcl")) is None
 
 
-def test_only_we_can_read_what_is_kept(directory):
+def test_the_configuration_is_never_kept(node, kept):
+    read(node)
+    (file,) = kept.iterdir()
+    assert PRIVATE.encode() not in file.read_bytes()
+
+
+def test_only_we_can_read_what_is_kept(node, kept):
     previous = os.umask(0)
     try:
-        read()
+        read(node)
     finally:
         os.umask(previous)
-    (kept,) = directory.iterdir()
-    assert kept.stat().st_mode & 0o777 == 0o600
+    (file,) = kept.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -91,71 +149,64 @@ def test_only_we_can_read_what_is_kept(directory):
         lambda content: content[:0],
         lambda content: content[:-1],
         lambda content: content.replace(b"ip4", b"ip6"),
-        lambda content: b"\0" * len(content),
+        lambda content: bytes(len(content)),
     ],
 )
-def test_a_damaged_cache_is_not_believed_and_mended(directory, parses, damage):
-    good = read()
-    (kept,) = directory.iterdir()
-    kept.write_bytes(damage(kept.read_bytes()))
-    assert read().data == good.data
-    assert read().data == good.data
-    assert len(parses) == 2
+def test_what_is_damaged_is_not_believed_and_mended(node, kept, parsed, damage):
+    good = read(node)
+    (file,) = kept.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert told(read(node)) == told(good)
+    assert told(read(node)) == told(good)
+    assert len(parsed) == 2
 
 
-def test_a_link_to_elsewhere_is_not_followed(directory, tmp_path, parses):
-    read()
-    (kept,) = directory.iterdir()
-    kept.rename(tmp_path / "elsewhere")
-    kept.symlink_to(tmp_path / "elsewhere")
-    read()
-    assert len(parses) == 2
+def test_a_link_to_elsewhere_is_not_followed(node, kept, parsed, tmp_path):
+    read(node)
+    (file,) = kept.iterdir()
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    read(node)
+    assert len(parsed) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_belongs_to_others_is_not_believed(directory, parses):
-    read()
-    (kept,) = directory.iterdir()
-    os.chown(kept, 65534, 65534)
-    read()
-    assert len(parses) == 2
+def test_what_belongs_to_others_is_not_believed(node, kept, parsed):
+    read(node)
+    (file,) = kept.iterdir()
+    os.chown(file, 65534, 65534)
+    read(node)
+    assert len(parsed) == 2
 
 
-def test_a_few_lists_are_kept(directory, parses):
-    texts = [PEERS.replace("50221", str(port)) for port in range(peers_cache.KEPT + 3)]
-    for number, text in enumerate(texts):
-        read(text)
-        for file in directory.iterdir():
-            stamp = file.stat().st_mtime_ns - 1000 * (len(texts) - number)
-            os.utime(file, ns=(stamp, stamp))
-    assert len(list(directory.iterdir())) == peers_cache.KEPT
-    read(texts[-1])
-    assert len(parses) == len(texts)
+def test_the_newest_few_are_kept(node, kept, parsed):
+    texts = [HCL.replace("50221", str(port + 1)) for port in range(peers_cache.KEPT + 3)]
+    for text in texts:
+        read(node, text)
+        for file in kept.iterdir():
+            os.utime(file, ns=(0, file.stat().st_mtime_ns - 1_000_000_000))
+    assert len(list(kept.iterdir())) == peers_cache.KEPT
+    read(node, texts[-1])
+    assert len(parsed) == len(texts)
 
 
-def test_without_a_place_for_it_lists_are_read_all_the_same(parses, monkeypatch):
+def test_without_a_place_for_it_lists_are_read_all_the_same(node, parsed, monkeypatch):
     monkeypatch.setattr(peers_cache, "cache_directory", lambda: None)
-    assert read().data == read().data
-    assert len(parses) == 2
+    assert told(read(node)) == told(read(node))
+    assert len(parsed) == 2
 
 
-def test_a_full_disk_is_no_matter(directory, monkeypatch):
+def test_a_full_disk_is_no_matter(node, kept, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(peers_cache.os, "fdopen", full)
-    assert read().data["peers"]
-    assert list(directory.iterdir()) == []
+    assert read(node).peers
+    assert list(kept.iterdir()) == []
 
 
-def test_numbers_that_cannot_be_kept(directory):
-    text = PEERS + "remark = 123456789012345678901234567890\n"
-    assert read(text).data["remark"] == 123456789012345678901234567890
-    assert list(directory.iterdir()) == []
-
-
-def test_a_list_that_does_not_parse_is_an_error_each_time(directory):
+def test_a_list_that_does_not_parse_is_an_error_each_time(node, kept):
     for _ in range(2):
         with pytest.raises(SourceError, match=r"peers\.conf:1"):
-            read("peers {")
-    assert list(directory.iterdir()) == []
+            read(node, "peers {")
+    assert list(kept.iterdir()) == []
