@@ -1,8 +1,9 @@
-"""Routing daemons of Debian's, run in a test's namespaces; nothing here knows of rait."""
+"""Routing daemons of Debian's, run in a test's namespaces."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -15,10 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from rait.domain.config import DEFAULT_BABELD_PARAM
 from tests.integration import machine
 
 PATIENCE = 180.0
 """Seconds until what a daemon is to bring about is given up: an emulated machine is slow."""
+
+PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
+"""What rait has babeld do on each link, with hellos to suit a test."""
 
 GUIDE = Path(__file__).parents[2] / "docs" / "routing.md"
 
@@ -89,6 +94,15 @@ def make_router(netns: str, number: int) -> None:
     machine.run(["ip", "netns", "add", netns])
     machine.ip_batch(["link set lo up", f"addr add {loopback(number)}/128 dev lo"], netns)
     machine.run(["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"], netns)
+
+
+def babeld_block(
+    socket: str, *, sync: bool = False, param: str = PARAM, extra_cmd: str = ""
+) -> str:
+    """The babeld block of a rait.conf in HCL."""
+    values = {"socket_addr": socket, "sync": sync, "param": param, "extra_cmd": extra_cmd}
+    lines = [f"  {key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(["babeld {", *lines, "}"]) + "\n"
 
 
 class Babeld:

@@ -1,0 +1,327 @@
+"""rait tells Debian's babeld of links: what is sent and when, and what the journal has of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rait.adapters.babeld import BabeldClient
+from rait.domain.config import Babeld as Settings
+from tests.integration.babeld_tap import Said, Tap, model, tapped
+from tests.integration.command import Result
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Node
+from tests.integration.routing import PARAM, Babeld, babeld_block, make_router, need
+from tests.integration.strangers import link_of, links_of, strangers, write_peers
+
+pytestmark = pytest.mark.userspace
+
+A, B, C = strangers(1, 2, 3)
+FOREIGN = "foreign0"
+EXTRA = "default rxcost 96"
+
+
+@pytest.fixture
+def node(make_mesh: MakeMesh) -> Node:
+    need("babeld", "babeld")
+    node = make_mesh(1).nodes[0]
+    make_router(node.target, node.number)
+    write_peers(node, A, B)
+    return node
+
+
+@pytest.fixture
+def babeld(node: Node, tmp_path: Path) -> Iterator[Babeld]:
+    daemon = Babeld(node.target, tmp_path)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def tap(node: Node, babeld: Babeld, tmp_path: Path) -> Iterator[Tap]:
+    with tapped(babeld.socket, node.target, tmp_path) as tap:
+        yield tap
+
+
+def configure(node: Node, path: str, **babeld: Any) -> None:
+    node.write_conf(text=node.conf_hcl() + babeld_block(path, **babeld))
+
+
+def listed(node: Node) -> dict[str, bool]:
+    """The interfaces that babeld has, as rait tells them, and which are ours."""
+    result = node.rait("babeld", "list", "--json")
+    assert result.status == 0, result
+    return {each["name"]: each["ours"] for each in result.json["interfaces"]}
+
+
+def sync(node: Node, *arguments: str) -> Result:
+    result = node.rait("babeld", "sync", "--json", *arguments)
+    assert result.status == 0, result
+    return result
+
+
+def added(*links: str, param: str = PARAM) -> list[str]:
+    return [f"interface {link} {param}" for link in sorted(links)]
+
+
+def flushed(*links: str) -> list[str]:
+    return [f"flush interface {link}" for link in sorted(links)]
+
+
+def logged(node: Node) -> list[tuple[str, list[str]]]:
+    """Each run's command, and what it noticed of babeld and did to it."""
+    result = node.rait("log", "--json")
+    assert result.status == 0, result
+    runs = [json.loads(line) for line in result.out.splitlines()]
+    return [
+        (
+            run["command"],
+            [e["type"] for e in run["noticed"] + run["events"] if "Babel" in e["type"]],
+        )
+        for run in runs
+    ]
+
+
+def assert_journal_is_sound(node: Node, links: set[str]) -> None:
+    """The chain is whole, and its events add up to babeld's having just these interfaces."""
+    assert node.rait("log", "verify").status == 0
+    replayed = node.rait("replay", "--json")
+    assert replayed.status == 0, replayed
+    assert set(replayed.json["topology"]["babel"]) == links
+
+
+def test_a_sync_sends_what_babeld_lacks_and_the_second_one_nothing(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, extra_cmd=f"{EXTRA}\n# a comment\n\ndefault hello-interval 7")
+    node.up()
+    links = links_of(node, A, B)
+    assert tap.commands == [], "sync = false: nothing is said at up"
+    assert listed(node) == {"lo": False}
+    first = sync(node)
+    assert tap.commands == [*added(*links), EXTRA, "default hello-interval 7"]
+    assert listed(node) == {"lo": False, **dict.fromkeys(links, True)}
+    tap.take()
+    second = sync(node)
+    assert tap.commands == [], "not extra_cmd either"
+    assert second.json["status"] == "unchanged"
+    assert second.json["run"] is None
+    assert {event["type"] for event in first.events} == {"BabelInterfaceAdded"}
+    assert logged(node) == [("up", []), ("babeld sync", ["BabelInterfaceAdded"] * 2)]
+    assert_journal_is_sound(node, links)
+
+
+def test_interfaces_of_others_survive_unless_exclusive(node: Node, babeld: Babeld) -> None:
+    configure(node, babeld.socket)
+    gone = f"{node.tag}4{A.send_port + 9}"  # named as our links are, and no link of ours
+    with BabeldClient(Settings(socket_addr=babeld.socket)) as client:
+        client.add(FOREIGN, "")
+        client.add(gone, "")
+    node.up()
+    sync(node)
+    ours = dict.fromkeys(links_of(node, A, B), True)
+    assert listed(node) == {"lo": False, FOREIGN: False, **ours}
+    sync(node, "--exclusive")
+    assert listed(node) == ours
+    assert_journal_is_sound(node, set(ours))
+
+
+def test_an_exclusive_sync_that_failed_makes_nothing_ours(node: Node, tmp_path: Path) -> None:
+    readonly = Babeld(node.target, tmp_path, writable=False)
+    configure(node, readonly.socket)
+    node.up()
+    assert node.rait("babeld", "sync", "--exclusive").status == 1
+    readonly.stop()
+    daemon = Babeld(node.target, tmp_path)
+    sync(node)
+    assert listed(node) == {"lo": False, **dict.fromkeys(links_of(node, A, B), True)}
+    daemon.stop()
+
+
+def test_a_changed_param_flushes_and_adds(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket)
+    node.up()
+    sync(node)
+    tap.take()
+    links = links_of(node, A, B)
+    configure(node, tap.socket, param="type tunnel rxcost 500", extra_cmd=EXTRA)
+    sync(node)
+    wanted = [*flushed(*links), *added(*links, param="type tunnel rxcost 500"), EXTRA]
+    assert tap.commands == wanted
+    assert_journal_is_sound(node, links)
+
+
+def test_with_sync_links_are_there_when_babeld_hears_of_them(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, sync=True, extra_cmd=EXTRA)
+    node.up()
+    links = links_of(node, A, B)
+    assert tap.take() == [*(Said(c, True) for c in added(*links)), Said(EXTRA, False)]
+    node.up()
+    assert tap.take() == [], "a second up says nothing"
+
+    write_peers(node, A, C)
+    shown = node.rait("plan")
+    assert f"+ babel {link_of(node, C)}" in shown.out
+    assert tap.take() == [], "a plan says nothing"
+    node.up()
+    told = [*flushed(link_of(node, B)), *added(link_of(node, C))]
+    assert tap.take() == [*(Said(c, True) for c in told), Said(EXTRA, False)]
+
+    node.down()
+    links = links_of(node, A, C)
+    assert tap.take() == [*(Said(c, True) for c in flushed(*links)), Said(EXTRA, False)]
+    assert node.leftovers() == []
+    assert node.rait("down", "--json").events == []
+    assert tap.take() == []
+    assert_journal_is_sound(node, set())
+
+
+def test_a_link_that_cannot_be_made_is_not_told_of(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, sync=True)
+    taken, made = link_of(node, A), link_of(node, B)
+    with node_port(node, A.send_port):
+        result = node.rait("up", "--json")
+    assert result.status == 3
+    assert [failure["link"] for failure in result.json["failed"]] == [taken]
+    assert tap.commands == added(made)
+    node.up()
+    assert tap.commands == added(made) + added(taken)
+    assert_journal_is_sound(node, {taken, made})
+
+
+def node_port(node: Node, port: int) -> socket.socket:
+    """Hold a port on the underlay."""
+    from tests.integration import machine
+
+    held = machine.socket_in(node.netns, socket.AF_INET6, socket.SOCK_DGRAM)
+    held.bind(("::", port))
+    return held
+
+
+def silent(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+def cut_off(connection: socket.socket) -> None:
+    connection.sendall(b"BABEL 1.0\nversion bab")
+
+
+def another(connection: socket.socket) -> None:
+    connection.sendall(b"220 mail.example.org ESMTP\n")
+
+
+MISBEHAVING = {
+    "cut off": (cut_off, "closed the connection before its banner was complete"),
+    "another program": (another, "what listens there is not babeld"),
+    "absent": (None, "there is no babeld control socket at"),
+}
+
+
+def test_a_silent_babeld_holds_up_the_tunnels_for_ten_seconds_at_most(
+    node: Node, tmp_path: Path
+) -> None:
+    with model(tmp_path / "model.ctl", silent) as path:
+        configure(node, path, sync=True)
+        result = node.rait("up")
+    assert result.status == 3
+    assert "did not send its banner within 10 s" in result.err
+    node.assert_has_exactly(links_of(node, A, B))
+
+
+@pytest.mark.parametrize("how", MISBEHAVING)
+def test_without_a_good_babeld_the_tunnels_come_and_go(
+    node: Node, tmp_path: Path, how: str
+) -> None:
+    talk, words = MISBEHAVING[how]
+    path = tmp_path / "model.ctl"
+    if talk is None:
+        assert_tunnels_come_and_go(node, str(path), words)
+    else:
+        with model(path, talk) as served:
+            assert_tunnels_come_and_go(node, served, words)
+
+
+def assert_tunnels_come_and_go(node: Node, path: str, words: str) -> None:
+    configure(node, path, sync=True)
+    write_peers(node, A)
+    links = links_of(node, A)
+    planned = node.rait("plan")
+    assert words in planned.err
+    assert f"+ {link_of(node, A)}" in planned.out
+    result = node.rait("up", "--json")
+    assert result.status == 3
+    assert [failure["link"] for failure in result.json["failed"]] == ["babeld"]
+    assert words in result.err
+    node.assert_has_exactly(links)
+    alone = node.rait("babeld", "sync")
+    assert alone.status == 1
+    assert words in alone.err
+    assert node.rait("down").status == 3
+    assert node.leftovers() == []
+    assert_journal_is_sound(node, set())
+
+
+def test_a_read_only_socket_is_explained_and_the_tunnels_come(node: Node, tmp_path: Path) -> None:
+    daemon = Babeld(node.target, tmp_path, writable=False)
+    configure(node, daemon.socket, sync=True)
+    result = node.rait("up")
+    assert result.status == 3
+    assert "read-only; start babeld with `-G PATH`" in result.err
+    node.assert_has_exactly(links_of(node, A, B))
+    assert listed(node) == {"lo": False}
+    assert node.rait("babeld", "sync").status == 1
+    daemon.stop()
+    assert_journal_is_sound(node, set())
+
+
+def test_a_refused_extra_command_is_named(node: Node, babeld: Babeld) -> None:
+    configure(node, babeld.socket, sync=True, extra_cmd="random-id true")
+    result = node.rait("up")
+    assert result.status == 3
+    assert "'random-id true'" in result.err
+    links = links_of(node, A, B)
+    assert listed(node) == {"lo": False, **dict.fromkeys(links, True)}
+    assert_journal_is_sound(node, links)
+
+
+def test_a_babeld_that_was_restarted_is_told_again(node: Node, tmp_path: Path) -> None:
+    daemon = Babeld(node.target, tmp_path)
+    configure(node, daemon.socket)
+    node.up()
+    sync(node)
+    daemon.stop()
+    daemon = Babeld(node.target, tmp_path)
+    links = links_of(node, A, B)
+    assert listed(node) == {"lo": False}
+    again = sync(node)
+    assert {(e["type"], e["link"]) for e in again.json["drift"]} == {
+        ("BabelInterfaceFlushed", link) for link in links
+    }
+    assert [(e["type"], e["link"]) for e in again.events] == [
+        ("BabelInterfaceAdded", link) for link in sorted(links)
+    ]
+    assert listed(node) == {"lo": False, **dict.fromkeys(links, True)}
+    assert sync(node).json["status"] == "unchanged"
+    assert_journal_is_sound(node, links)
+    assert logged(node)[-1] == (
+        "babeld sync",
+        ["BabelInterfaceFlushed"] * 2 + ["BabelInterfaceAdded"] * 2,
+    )
+    daemon.stop()
+
+
+def test_a_rollback_takes_babeld_along(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, sync=True)
+    write_peers(node, A)
+    node.up()
+    write_peers(node, A, B)
+    node.up()
+    tap.take()
+    result = node.rait("rollback")
+    assert result.status == 0, result
+    assert tap.take() == [Said(f"flush interface {link_of(node, B)}", True)]
+    node.assert_has_exactly(links_of(node, A))
+    assert_journal_is_sound(node, links_of(node, A))
