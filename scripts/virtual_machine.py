@@ -50,6 +50,7 @@ def run(
     )
     with _ended(process):
         timer = threading.Timer(timeout, _stop, (process,))
+        timer.daemon = True  # else a SIGTERM would wait for it
         timer.start()
         status = _relay(process, show)
         timer.cancel()

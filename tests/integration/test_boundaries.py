@@ -10,7 +10,7 @@ from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import IFGROUP, Mesh
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace  # and in the kernel tier those that depend on the kernel
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def pair(make_mesh: MakeMesh) -> Mesh:
     return make_mesh(2)
 
 
+@pytest.mark.kernel
 def test_foreign_links_in_the_ifgroup_survive(pair: Mesh) -> None:
     a, b = pair.nodes
     a.up()
@@ -36,6 +37,7 @@ def test_foreign_links_in_the_ifgroup_survive(pair: Mesh) -> None:
     assert set(a.interfaces()) == foreign
 
 
+@pytest.mark.kernel
 def test_wireguard_links_of_another_group_survive(pair: Mesh) -> None:
     a, b = pair.nodes
     a.up()
@@ -57,6 +59,7 @@ def add_plain_wireguard(netns: str, name: str, backend: str) -> None:
         machine.run(["wireguard-go", name], netns)
 
 
+@pytest.mark.kernel
 def test_a_link_of_another_kind_that_holds_a_name_is_reported(pair: Mesh) -> None:
     a, b = pair.nodes
     taken = a.link_to(b, "ip4")
@@ -75,6 +78,7 @@ def test_a_link_of_another_kind_that_holds_a_name_is_reported(pair: Mesh) -> Non
     assert set(a.interfaces()) == {taken, "other"}
 
 
+@pytest.mark.kernel
 def test_a_taken_port_fails_its_link_alone(pair: Mesh) -> None:
     a, b = pair.nodes
     with machine.socket_in(a.netns, machine.socket.AF_INET, machine.socket.SOCK_DGRAM) as holder:
@@ -168,6 +172,7 @@ def test_the_journal_is_the_owners_alone(pair: Mesh) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
+@pytest.mark.kernel
 def test_a_node_can_run_without_its_journals_past(pair: Mesh) -> None:
     """A lost journal costs knowledge, never tunnels."""
     a, b = pair.nodes

@@ -8,7 +8,7 @@ from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, FWMARK, IFGROUP, MTU, Mesh, Node
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace  # and in the kernel tier those that depend on the kernel
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ def pair(make_mesh: MakeMesh) -> Mesh:
     return make_mesh(2)
 
 
+@pytest.mark.kernel
 def test_two_nodes_reach_each_other_over_every_tunnel(pair: Mesh) -> None:
     pair.up()
     pair.ping_all()
@@ -23,6 +24,7 @@ def test_two_nodes_reach_each_other_over_every_tunnel(pair: Mesh) -> None:
         assert all(link.handshake > 0 for link in node.state().values())
 
 
+@pytest.mark.kernel
 def test_three_nodes_go_up_and_down(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(3)
     mesh.up()
@@ -34,6 +36,7 @@ def test_three_nodes_go_up_and_down(make_mesh: MakeMesh) -> None:
         assert node.leftovers() == []
 
 
+@pytest.mark.kernel
 def test_a_second_down_is_a_no_op(pair: Mesh) -> None:
     node = pair.nodes[0]
     node.up()
@@ -50,6 +53,7 @@ def test_down_before_any_up_leaves_the_machine_alone(pair: Mesh) -> None:
     assert not machine.netns_exists(node.target)
 
 
+@pytest.mark.kernel
 def test_the_links_are_as_configured(pair: Mesh) -> None:
     a, b = pair.nodes
     a.up()
@@ -80,6 +84,7 @@ def allowed_ips(node: Node, link: str) -> list[str]:
     return machine.wg("show", link, "allowed-ips", netns=node.target).split()[1:]
 
 
+@pytest.mark.kernel
 def test_list_tells_what_is_there(pair: Mesh, tier: str) -> None:
     a, b = pair.nodes
     pair.up()
@@ -128,6 +133,7 @@ def test_addresses_are_the_same_after_the_links_were_made_again(pair: Mesh) -> N
     assert len(set(before.values())) == len(before)
 
 
+@pytest.mark.kernel
 def test_the_backend_is_chosen_by_what_the_machine_has(pair: Mesh, tier: str) -> None:
     node = pair.nodes[0]
     node.write_conf(backend='"auto"')
@@ -135,6 +141,7 @@ def test_the_backend_is_chosen_by_what_the_machine_has(pair: Mesh, tier: str) ->
     assert {link["backend"] for link in node.listed().values()} == {tier}
 
 
+@pytest.mark.kernel
 def test_the_command_itself(pair: Mesh) -> None:
     """As test_three_nodes, but with the command started as a user starts it."""
     a, b = pair.nodes

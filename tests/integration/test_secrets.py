@@ -15,7 +15,7 @@ from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace  # and in the kernel tier those that depend on the kernel
 
 
 def spellings(private_key: str) -> list[bytes]:
@@ -38,6 +38,7 @@ def leaks(node: Node, texts: list[bytes]) -> list[bytes]:
     return [text for text in texts if any(s in text for s in spellings(node.private_key))]
 
 
+@pytest.mark.kernel
 def test_the_key_is_in_no_argument_output_or_journal(make_mesh: MakeMesh) -> None:
     a, b = make_mesh(2).nodes
     runs = [("up", "-d"), ("list", "-d"), ("up", "-d", "--json"), ("down", "-d")]

@@ -13,7 +13,7 @@ from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node, ping
 from tests.integration.netlink_tap import Tap
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace  # and in the kernel tier those that depend on the kernel
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def mesh(make_mesh: MakeMesh) -> Mesh:
     return mesh
 
 
+@pytest.mark.kernel
 def test_a_second_up_changes_nothing(mesh: Mesh) -> None:
     node = mesh.nodes[0]
     before = node.state()
@@ -36,9 +37,10 @@ def test_a_second_up_changes_nothing(mesh: Mesh) -> None:
     assert all(link.handshake > 0 for link in before.values())
 
 
+@pytest.mark.kernel
 def test_a_second_up_writes_nothing_over_netlink(make_mesh: MakeMesh, tier: str) -> None:
     if tier != "kernel":
-        pytest.skip("test_a_second_up_sends_nothing_that_sets is this tier's")
+        pytest.skip("needs nlmon; the next test is this tier's")
     node = make_mesh(2).nodes[0]
     machine.ip_batch([f"netns add {node.target}"])
     taps = [Tap(node.netns), Tap(node.target)]
@@ -56,11 +58,7 @@ def test_a_second_up_writes_nothing_over_netlink(make_mesh: MakeMesh, tier: str)
         tap.close()
 
 
-def test_a_second_up_sends_nothing_that_sets(
-    make_mesh: MakeMesh, tier: str, tmp_path: Path
-) -> None:
-    if tier != "userspace":
-        pytest.skip("test_a_second_up_writes_nothing_over_netlink is this tier's")
+def test_a_second_up_sends_nothing_that_sets(make_mesh: MakeMesh, tmp_path: Path) -> None:
     node = make_mesh(2).nodes[0]
     arguments = ["-c", str(node.conf), "up"]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -94,6 +92,7 @@ def neighbours_of(node: Node, mesh: Mesh) -> list[Node]:
     return [other for other in mesh.nodes if other is not node]
 
 
+@pytest.mark.kernel
 def test_removing_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
     a, b, c = mesh.nodes
     before = a.state()
@@ -105,6 +104,7 @@ def test_removing_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
     a.assert_has_exactly(a.links_to(b))
 
 
+@pytest.mark.kernel
 def test_adding_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
     a, b, c = mesh.nodes
     a.knows(b)
@@ -119,6 +119,7 @@ def test_adding_a_peer_touches_its_links_alone(mesh: Mesh) -> None:
     assert set(after) == a.links_to(b, c)
 
 
+@pytest.mark.kernel
 def test_changing_a_peer_touches_its_link_alone(mesh: Mesh) -> None:
     a, b, c = mesh.nodes
     before = a.state()
@@ -137,6 +138,7 @@ def test_changing_a_peer_touches_its_link_alone(mesh: Mesh) -> None:
     mesh.ping_all()
 
 
+@pytest.mark.kernel
 def test_a_roamed_endpoint_survives_a_sync(mesh: Mesh) -> None:
     """The peer's packets come from another port, as after a restart of the NAT before it."""
     a, b, _ = mesh.nodes
@@ -160,6 +162,7 @@ def test_a_name_that_does_not_resolve_keeps_the_endpoint(mesh: Mesh) -> None:
     assert a.state() == before
 
 
+@pytest.mark.kernel
 def test_a_peer_whose_name_never_resolved_waits_passively(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(2)
     a, b = mesh.nodes
@@ -176,6 +179,7 @@ def test_a_name_is_looked_up(make_mesh: MakeMesh) -> None:
     assert a.state()[a.link_to(b, "ip4")].endpoint == f"127.0.0.1:{a.ports['ip4']}"
 
 
+@pytest.mark.kernel
 def test_drift_is_repaired_though_no_file_changed(mesh: Mesh) -> None:
     a, b, c = mesh.nodes
     gone, shrunk = a.link_to(b, "ip4"), a.link_to(c, "ip6")
@@ -189,6 +193,7 @@ def test_drift_is_repaired_though_no_file_changed(mesh: Mesh) -> None:
     mesh.ping_all()
 
 
+@pytest.mark.kernel
 def test_a_new_private_key_keeps_the_interfaces(mesh: Mesh) -> None:
     a = mesh.nodes[0]
     before = a.state()
