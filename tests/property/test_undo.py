@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rait.domain.backend import Outcome
@@ -13,6 +13,9 @@ from rait.domain.history import RunHeader, RunRecord
 from rait.domain.topology import Topology
 from rait.domain.undo import conflicts, done_events, touched, undo
 from tests.property import strategies as some
+
+# Each draws two or three topologies, which takes its time; the laws they build on get more.
+fewer = settings(max_examples=max(100, settings().max_examples // 4))
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
 
@@ -50,6 +53,7 @@ def names_in(topology: Topology) -> frozenset[str]:
     return frozenset().union(topology.links, topology.babel, topology.vrfs, topology.rules)
 
 
+@fewer
 @given(some.topologies(), some.topologies())
 def test_a_rollback_undoes_a_run_and_another_undoes_the_rollback(
     before: Topology, after: Topology
@@ -62,6 +66,7 @@ def test_a_rollback_undoes_a_run_and_another_undoes_the_rollback(
     assert replay(rolled_back, run.intended) == after, "the same run could happen again"
 
 
+@fewer
 @given(some.topologies(), some.topologies(), some.topologies(), st.data())
 def test_only_what_the_run_did_is_taken_back(
     remembered: Topology, found: Topology, wanted: Topology, data: st.DataObject
@@ -75,6 +80,7 @@ def test_only_what_the_run_did_is_taken_back(
     assert undo(after, run, after) == found
 
 
+@fewer
 @given(some.topologies(), some.topologies(), some.topologies())
 def test_a_run_whose_links_nothing_has_touched_since_is_taken_back_by_inverted_events(
     before: Topology, after: Topology, later: Topology
@@ -87,6 +93,7 @@ def test_a_run_whose_links_nothing_has_touched_since_is_taken_back_by_inverted_e
     assert undo(now, run, after) == replay(now, inverted(done_events(run)))
 
 
+@fewer
 @given(some.topologies(), some.topologies(), some.topologies())
 def test_with_force_each_link_of_the_run_is_as_it_was_before_it(
     before: Topology, after: Topology, now: Topology
@@ -104,6 +111,7 @@ def test_with_force_each_link_of_the_run_is_as_it_was_before_it(
     assert parts(now, unnamed) == parts(after, unnamed)
 
 
+@fewer
 @given(some.topologies(), some.topologies(), st.none() | st.integers(0, 5))
 def test_what_may_be_removed_unasked(before: Topology, after: Topology, limit: int | None) -> None:
     gone = sorted(before.links.keys() - after.links.keys())
@@ -120,6 +128,7 @@ def test_what_may_be_removed_unasked(before: Topology, after: Topology, limit: i
         assert excessive_removal(before, after, len(gone)) is None, "a limit that lets it go on"
 
 
+@fewer
 @given(some.topologies())
 def test_an_empty_registry_never_takes_a_mesh_down_unasked(before: Topology) -> None:
     assume(len(before.links) >= MIN_LINKS)
