@@ -1,0 +1,124 @@
+"""Where the links live, or their sockets, is changed between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration import machine
+from tests.integration.command import Result
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Mesh, Node
+
+pytestmark = pytest.mark.userspace
+
+SECOND = {"ip4": "192.0.2.101", "ip6": "2001:db8::101"}
+
+
+@pytest.fixture
+def mesh(make_mesh: MakeMesh) -> Mesh:
+    """Two nodes up, with sessions over both of their links."""
+    mesh = make_mesh(2)
+    mesh.up()
+    mesh.ping_all()
+    return mesh
+
+
+@pytest.fixture
+def elsewhere(mesh: Mesh) -> Iterator[str]:
+    """A name for a namespace, which is not there yet."""
+    name = f"{mesh.nodes[0].netns}-elsewhere"
+    yield name
+    machine.remove_netns(name)
+
+
+def moved(node: Node, other: Node) -> Result:
+    """Plan and do what the changed configuration takes, and nothing the second time."""
+    planned = node.rait("plan")
+    assert planned.status == 0, planned
+    assert planned.out.count("(to be remade: ") == 2
+    assert "2 to be remade" in planned.out
+    done = node.up("--json")
+    assert done.events == of_remaking(done)
+    assert done.touched == node.links_to(other)
+    assert node.up("--json").events == []
+    return planned
+
+
+def of_remaking(done: Result) -> list[dict[str, Any]]:
+    """The events of links that went and came, and of their peers."""
+    kinds = ("LinkRemoved", "LinkAdded", "PeerAdded")
+    return [event for event in done.events if event["type"] in kinds]
+
+
+def test_another_target(mesh: Mesh, elsewhere: str) -> None:
+    a, b = mesh.nodes
+    first = a.target
+    machine.ip_batch(["link add guest type bridge"], first)
+    try:
+        a.target = elsewhere
+        a.write_conf()
+        planned = moved(a, b)
+        assert f"netns {first} -> {elsewhere}" in planned.out
+        a.assert_has_exactly(a.links_to(b))
+        assert set(machine.links(first)) == {"lo", "guest"}, "only ours have left"
+        mesh.ping_all()
+    finally:
+        machine.remove_netns(first)
+
+
+@pytest.mark.kernel
+def test_another_transit_and_back(mesh: Mesh, elsewhere: str) -> None:
+    a, b = mesh.nodes
+    second_underlay(mesh, elsewhere)
+    machine.ip_batch(["link set underlay down"], a.netns)
+    a.write_conf(text=a.conf_hcl().replace('transit = ""', f'transit = "{elsewhere}"'))
+    assert "transit " in moved(a, b).out
+    a.assert_has_exactly(a.links_to(b))
+    assert not [name for name in machine.links(elsewhere) if a.tag in name]
+    mesh.ping_all()
+
+    machine.ip_batch(["link set second down"], elsewhere)
+    machine.ip_batch(
+        ["link set underlay up", f"addr replace {a.addresses['ip6']}/64 dev underlay nodad"],
+        a.netns,
+    )
+    a.write_conf()
+    assert "transit " in moved(a, b).out
+    a.assert_has_exactly(a.links_to(b))
+    mesh.ping_all()
+
+
+def test_a_transit_that_is_missing_is_an_error_and_nothing_is_touched(
+    mesh: Mesh, elsewhere: str
+) -> None:
+    a = mesh.nodes[0]
+    before = a.state()
+    a.write_conf(text=a.conf_hcl().replace('transit = ""', f'transit = "{elsewhere}"'))
+    result = a.rait("up")
+    assert result.status == 1
+    assert elsewhere in result.err
+    assert a.state() == before
+    assert not machine.netns_exists(elsewhere)
+
+
+def second_underlay(mesh: Mesh, netns: str) -> None:
+    """A namespace with an interface of its own on the bridge that joins the nodes."""
+    machine.ip_batch(
+        [
+            f"netns add {netns}",
+            f"link add second netns {netns} type veth peer name second netns {mesh.bridge}",
+        ]
+    )
+    machine.ip_batch(["link set second master br0", "link set second up"], mesh.bridge)
+    machine.ip_batch(
+        [
+            "link set lo up",
+            "link set second up",
+            f"addr add {SECOND['ip4']}/24 dev second",
+            f"addr add {SECOND['ip6']}/64 dev second nodad",
+        ],
+        netns,
+    )
