@@ -6,7 +6,8 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -52,7 +53,10 @@ class BabeldReadOnlyError(BabeldRefusedError):
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
-    """In seconds: to connect, for each whole answer, and for all that one client does."""
+    """In seconds: to connect, for each whole answer, and for all that one client asks.
+
+    The time between two questions counts for none of them: links are made in it.
+    """
 
     connect: float = 5.0
     answer: float = 10.0
@@ -85,7 +89,7 @@ class BabeldClient:
         self._timeouts = timeouts
         self._limits = limits
         self._make_socket = make_socket
-        self._deadline: float | None = None
+        self._left = timeouts.total
         self._commands: _Connection | None = None
         self.banner: Banner | None = None
 
@@ -108,11 +112,12 @@ class BabeldClient:
 
     def interfaces(self) -> tuple[BabelInterface, ...]:
         """The interfaces that babeld has."""
-        connection = self._connect()
-        try:
-            answer = connection.ask("dump", keep=INTERFACE_LINE)
-        finally:
-            connection.close()
+        with self._talking() as deadline:
+            connection = self._connect(deadline)
+            try:
+                answer = connection.ask("dump", deadline, keep=INTERFACE_LINE)
+            finally:
+                connection.close()
         if answer.verdict != "ok":
             raise _refused("dump", answer, self._babeld)
         return interfaces_from_dump(answer.lines)
@@ -142,13 +147,14 @@ class BabeldClient:
 
     def _ask(self, command: str) -> Answer:
         encode_command(command)
-        if self._commands is None:
-            self._commands = self._connect()
-        try:
-            answer = self._commands.ask(command)
-        except BaseException:
-            self.close()  # what would come next on this connection is anybody's guess
-            raise
+        with self._talking() as deadline:
+            if self._commands is None:
+                self._commands = self._connect(deadline)
+            try:
+                answer = self._commands.ask(command, deadline)
+            except BaseException:
+                self.close()  # what would come next on this connection is anybody's guess
+                raise
         if answer.verdict == "closed":
             self.close()
         return answer
@@ -166,15 +172,22 @@ class BabeldClient:
         except BabeldError:
             return False  # the refused command is what the user has to hear of
 
-    def _connect(self) -> _Connection:
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._timeouts.total
-        connected = _open(self._babeld, self._timeouts, self._deadline, self._make_socket)
+    @contextmanager
+    def _talking(self) -> Iterator[float]:
+        """The moment by which all has to be said."""
+        began = time.monotonic()
+        try:
+            yield began + self._left
+        finally:
+            self._left -= time.monotonic() - began
+
+    def _connect(self, deadline: float) -> _Connection:
+        connected = _open(self._babeld, self._timeouts, deadline, self._make_socket)
         connection = _Connection(
-            connected, self._babeld, self._timeouts, self._deadline, Conversation(self._limits)
+            connected, self._babeld, self._timeouts, Conversation(self._limits)
         )
         try:
-            connection.greet()
+            connection.greet(deadline)
         except BaseException:
             connection.close()
             raise
@@ -190,13 +203,11 @@ class _Connection:
         connected: socket.socket,
         babeld: Babeld,
         timeouts: Timeouts,
-        deadline: float,
         conversation: Conversation,
     ) -> None:
         self._socket = connected
         self._babeld = babeld
         self._timeouts = timeouts
-        self._deadline = deadline
         self._conversation = conversation
 
     def close(self) -> None:
@@ -206,32 +217,32 @@ class _Connection:
     def banner(self) -> Banner | None:
         return self._conversation.banner
 
-    def greet(self) -> None:
+    def greet(self, deadline: float) -> None:
         """Read the banner."""
-        self._read(min(self._deadline, time.monotonic() + self._timeouts.answer))
+        self._read(deadline, time.monotonic() + self._timeouts.answer)
 
-    def ask(self, command: str, keep: str = "") -> Answer:
-        until = min(self._deadline, time.monotonic() + self._timeouts.answer)
+    def ask(self, command: str, deadline: float, keep: str = "") -> Answer:
+        until = time.monotonic() + self._timeouts.answer
         line = self._conversation.send(command, keep)
         try:
-            self._allow(until)
+            self._allow(min(deadline, until))
             self._socket.sendall(line)
         except TimeoutError:
-            raise self._too_late() from None
+            raise self._too_late(deadline) from None
         except (BrokenPipeError, ConnectionError):
             pass  # it hung up; what it said before is still to be read
         except OSError as error:
             raise self._broken(error) from error
-        return self._read(until)
+        return self._read(deadline, until)
 
-    def _read(self, until: float) -> Answer:
+    def _read(self, deadline: float, until: float) -> Answer:
         # A deadline for the whole answer: a byte now and then must not hold up the run.
         while (answer := self._conversation.next_answer()) is None:
             try:
-                self._allow(until)
+                self._allow(min(deadline, until))
                 data = self._socket.recv(_CHUNK)
             except TimeoutError:
-                raise self._too_late() from None
+                raise self._too_late(deadline) from None
             except ConnectionError:
                 data = b""
             except OSError as error:
@@ -248,10 +259,10 @@ class _Connection:
             raise TimeoutError
         self._socket.settimeout(left)
 
-    def _too_late(self) -> BabeldError:
+    def _too_late(self, deadline: float) -> BabeldError:
         waited = (
             f"{self._timeouts.total:g} s for everything asked of it"
-            if time.monotonic() >= self._deadline
+            if time.monotonic() >= deadline
             else f"{self._timeouts.answer:g} s"
         )
         hint = (

@@ -6,8 +6,10 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -290,6 +292,20 @@ def test_a_slow_answer_ends_at_the_total_time(path: str, serve: Serve) -> None:
         pytest.raises(BabeldError, match=r"within 0\.3 s for everything"),
     ):
         babeld.add("v0", "")
+
+
+def test_time_in_which_nothing_is_asked_of_it_does_not_count(
+    path: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making a thousand links takes longer than babeld is given, and is no fault of babeld's."""
+    ahead = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("rait.adapters.babeld.time", clock)
+    serve(answering({}))
+    with client(path) as babeld:
+        babeld.flush("v0")
+        ahead[0] = PATIENT.total + 1
+        babeld.add("v1", "")
 
 
 def test_after_a_broken_answer_a_new_connection_is_made(path: str, serve: Serve) -> None:
