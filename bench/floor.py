@@ -25,6 +25,7 @@ from struct import pack, unpack_from
 REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 ERROR, DONE, CTRL, GENERIC = 2, 3, 16, 16
 NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, GETADDR = 16, 17, 18, 19, 20, 22
+NESTED = 0x8000
 IFNAME, MTU, LINKINFO, GROUP, NET_NS_FD = 3, 4, 18, 27, 28
 BATCH = 64
 OURS, LEAVING = 54, 0x7FFF0000
@@ -104,13 +105,15 @@ def new_link(name: str, target: int) -> bytes:
 def set_device(family: int, index: int, key: bytes, port: int) -> bytes:
     endpoint = pack("=H", socket.AF_INET) + pack(">H", 50153) + bytes((10, 0, 0, 1)) + bytes(8)
     anywhere = b"".join(
-        attribute(0, attribute(1, pack("H", af)) + attribute(2, bytes(size)) + attribute(3, b"\0"))
+        attribute(
+            NESTED, attribute(1, pack("H", af)) + attribute(2, bytes(size)) + attribute(3, b"\0")
+        )
         for af, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16))
     )
-    peer = attribute(1, os.urandom(32)) + attribute(4, endpoint) + attribute(9 | 0x8000, anywhere)
+    peer = attribute(1, os.urandom(32)) + attribute(4, endpoint) + attribute(9 | NESTED, anywhere)
     body = pack("BBH", 1, 1, 0) + number(1, index) + attribute(3, key)
     body += attribute(6, pack("H", port)) + number(7, OURS)
-    body += attribute(8 | 0x8000, attribute(0x8000, peer))
+    body += attribute(8 | NESTED, attribute(NESTED, peer))
     return message(family, ACK, body)
 
 

@@ -92,13 +92,12 @@ def loading(directory: Path, repeat: int) -> dict[str, float]:
         seconds[f"rait.conf, {form}"] = clock(partial(load_config, str(config)), repeat)
         for count in COUNTS if form == "toml" else COUNTS[:1]:
             peers = node.write_peers(directory, form, count)
-            seconds[f"{count} peers, {form}"] = clock(partial(_parsed, peers), repeat)
-    # Left over are the configuration and the peers in HCL.
-    loaded = load_config(str(config))
-    load_peers(loaded)
-    seconds[f"{count} peers, hcl, known from the last time"] = clock(
-        partial(load_peers, loaded), repeat
-    )
+            label = f"{count} peers, {form}"
+            seconds[label] = clock(partial(_parsed, peers), repeat)
+            loaded = load_config(str(config))
+            load_peers(loaded)
+            known = partial(load_peers, loaded)
+            seconds[f"{label}, known from the last time"] = clock(known, repeat)
     return seconds
 
 
