@@ -122,7 +122,8 @@ def summary(report: Report) -> str:
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
     told += [f"{what} {_to_be(became, report)}" for what, became in _isolation_words(report)]
     told = told or ["nothing done"]
-    return f"rait {report.command}: {', '.join(told)}; {_count(report.links, 'link')} wanted"
+    wanted = f"; {_count(report.links, 'link')} wanted" if report.links else ""
+    return f"rait {report.command}: {', '.join(told)}{wanted}"
 
 
 def _isolation_words(report: Report) -> Iterator[tuple[str, str]]:

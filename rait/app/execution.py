@@ -73,9 +73,8 @@ class Execution:
     def _run_status(self) -> RunStatus:
         if not self._failed:
             return "done"
-        failed_links = self._failed.keys() - {BABELD}
-        good = self._done > 0 or len(self._change.settled.after.links) > len(failed_links)
-        return "partial" if good else "failed"
+        good = self._change.settled.after.links.keys() - self._failed.keys()
+        return "partial" if good or self._done else "failed"
 
     def perform(self, run: Run, prepare: Callable[[], None] | None) -> None:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
@@ -122,6 +121,7 @@ class Execution:
 def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
     """A report of what is to be done, and of the links that cannot be."""
     settled = change.settled
+    wanted = settled.after.links.keys() | {p.link for p in settled.problems if p.link is not None}
     failures = [Failure(p.link, p.message) for p in settled.problems if p.link is not None]
     if change.routing_problem is not None:
         failures.append(Failure(BABELD, change.routing_problem))
@@ -132,7 +132,7 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         drift=change.drift,
         failures=tuple(failures),
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
-        links=len(settled.after.links),
+        links=len(wanted),
     )
 
 

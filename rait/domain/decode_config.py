@@ -99,6 +99,7 @@ def _config(top: Reader, key_required: bool) -> Config:
 
 def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None]:
     value, key_file = top.value("private_key"), top.filled("private_key_file")
+    _refuse_key_as_path(top, key_file)
     if top.has("private_key") and top.has("private_key_file"):
         top.report("private_key and private_key_file are both given: leave one out")
     if not top.has("private_key"):
@@ -110,6 +111,17 @@ def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None
     except ValueError as error:
         top.report(str(error), "private_key")
         return None, key_file
+
+
+def _refuse_key_as_path(top: Reader, key_file: str | None) -> None:
+    """A path is shown in messages, so a key that was put in its place must not get that far."""
+    try:
+        canonical_key(key_file)
+    except ValueError:
+        return
+    top.report(
+        "is a key itself, not the path of a file: private_key is for that", "private_key_file"
+    )
 
 
 def _remarks(top: Reader) -> dict[str, object]:

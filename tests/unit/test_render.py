@@ -149,7 +149,7 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
         ),
         (
             report(VrfAdded("vrf0", 100), RuleAdded(RULE), RuleAdded(RULE), links=0),
-            "rait up: 1 VRF added, 2 rules added; 0 links wanted",
+            "rait up: 1 VRF added, 2 rules added",
         ),
         (report(status="done", links=3), "rait up: nothing done; 3 links wanted"),
     ],
