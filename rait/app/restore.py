@@ -21,7 +21,15 @@ from rait.domain.history import RunRecord
 from rait.domain.problem import ConfigError, MachineError, RaitError
 from rait.domain.settle import Settled
 from rait.domain.topology import Link, Origin, Topology
-from rait.domain.undo import Conflict, conflicts, done_events, only, touched, undo
+from rait.domain.undo import (
+    Conflict,
+    conflicts,
+    done_events,
+    only,
+    only_told_babeld,
+    touched,
+    undo,
+)
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
@@ -66,7 +74,7 @@ def restore(options: Options, at: str | None) -> Report:
 
 
 def rollback(options: Options, run: int | None, *, force: bool) -> Report:
-    """Take one run back, by default the last of this node that did anything.
+    """Take one run back, by default the last of this node that changed a link.
 
     Raises ConflictError, unless ``force``, where later runs touched the same links: then those
     links become what they were before the run.
@@ -128,8 +136,13 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
             raise ConfigError(f"run {number} is not of this configuration")
         if not done_events(record):
             raise MachineError(f"run {number} changed nothing, so there is nothing to take back")
+        if only_told_babeld(record):
+            raise MachineError(
+                f"run {number} only told babeld of links, so there is nothing to take back: babeld "
+                "follows the links that there are"
+            )
     else:
-        did = [run for run in journal.runs(scope=session.name) if done_events(run)]
+        did = [run for run in journal.runs(scope=session.name) if not only_told_babeld(run)]
         if not did:
             raise MachineError("the journal has no run that changed anything")
         record = did[-1]

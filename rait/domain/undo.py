@@ -7,7 +7,13 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from rait.domain.events import Event, inverted, replay
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    Event,
+    inverted,
+    replay,
+)
 from rait.domain.history import RunRecord
 from rait.domain.topology import Topology
 
@@ -36,14 +42,22 @@ def done_events(run: RunRecord) -> tuple[Event, ...]:
 
 
 def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...]:
-    """The later runs that touched, or noticed a change of, links that this run touched."""
+    """The later runs that touched, or noticed a change of, links that this run touched.
+
+    What babeld was told of a link does not count: babeld follows the links.
+    """
     names = touched(run)
     return tuple(
-        Conflict(name, other.id, other.header.command, name not in touched(other))
+        Conflict(name, other.id, other.header.command, name not in _shaped(done_events(other)))
         for other in later
         if other.id > run.id
-        for name in sorted({event.name for _, event in other.happened()} & names)
+        for name in sorted(_shaped(event for _, event in other.happened()) & names)
     )
+
+
+def only_told_babeld(run: RunRecord) -> bool:
+    """Whether all that the run did was to tell babeld of links."""
+    return not _shaped(done_events(run))
 
 
 def touched(run: RunRecord) -> frozenset[str]:
@@ -71,3 +85,8 @@ def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> 
     """What there is now, but what has one of these names as it is in the goal."""
     kept = {name: value for name, value in now.items() if name not in names}
     return kept | {name: value for name, value in goal.items() if name in names}
+
+
+def _shaped(events: Iterable[Event]) -> frozenset[str]:
+    babel = BabelInterfaceAdded | BabelInterfaceFlushed
+    return frozenset(event.name for event in events if not isinstance(event, babel))

@@ -325,3 +325,28 @@ def test_a_rollback_takes_babeld_along(node: Node, tap: Tap) -> None:
     assert tap.take() == [Said(f"flush interface {link_of(node, B)}", True)]
     node.assert_has_exactly(links_of(node, A))
     assert_journal_is_sound(node, links_of(node, A))
+
+
+def test_what_babeld_was_told_since_is_no_obstacle_to_a_rollback(
+    node: Node, tmp_path: Path
+) -> None:
+    daemon = Babeld(node.target, tmp_path)
+    configure(node, daemon.socket)
+    write_peers(node, A)
+    node.up()
+    write_peers(node, A, B)
+    node.up()
+    run = sync(node).json["run"]
+    refused = node.rait("rollback", str(run))
+    assert refused.status == 1
+    assert "babeld follows the links" in refused.err
+    daemon.stop()
+    daemon = Babeld(node.target, tmp_path)
+    configure(node, daemon.socket, sync=True)
+    node.up()
+    result = node.rait("rollback")
+    assert result.status == 0, result
+    node.assert_has_exactly(links_of(node, A))
+    assert listed(node) == {"lo": False, link_of(node, A): True}
+    assert_journal_is_sound(node, links_of(node, A))
+    daemon.stop()

@@ -6,10 +6,26 @@ import pytest
 from msgspec import structs
 
 from rait.domain.backend import Outcome
-from rait.domain.events import Event, LinkAdded, LinkRemoved, LinkUpdated, MismatchError, replay
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    MismatchError,
+    replay,
+)
 from rait.domain.history import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
-from rait.domain.undo import Conflict, conflicts, done_events, touched, undo
+from rait.domain.undo import (
+    Conflict,
+    conflicts,
+    done_events,
+    only_told_babeld,
+    touched,
+    undo,
+)
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
 WIDE, NARROW = LinkSettings(1420, 54), LinkSettings(1300, 54)
@@ -127,3 +143,14 @@ def test_later_runs_that_touched_its_links_are_in_the_way() -> None:
 def test_what_failed_is_in_nobodys_way() -> None:
     assert conflicts(run(1, NARROWED), [run(100, LinkRemoved(link("w1")), failed=(0,))]) == ()
     assert conflicts(run(1, NARROWED, failed=(0,)), [run(100, LinkRemoved(link("w1")))]) == ()
+
+
+def test_what_babeld_was_told_of_a_link_since_stands_in_no_ones_way() -> None:
+    record = run(1, LinkAdded(link("w2")))
+    told = run(101, BabelInterfaceAdded("w2", ""))
+    restarted = run(201, BabelInterfaceAdded("w2", ""), noticed=(BabelInterfaceFlushed("w2", ""),))
+    assert conflicts(record, [record, told, restarted]) == ()
+    assert only_told_babeld(told)
+    assert only_told_babeld(restarted)
+    assert not only_told_babeld(record)
+    assert not only_told_babeld(run(301, NARROWED, BabelInterfaceAdded("w1", "")))
