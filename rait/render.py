@@ -102,6 +102,9 @@ def event_object(event: Event) -> dict[str, object]:
     return {"type": fields.pop("type"), "link": fields.pop("name"), **fields}
 
 
+_OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed
+
+
 def summary(report: Report) -> str:
     """What was done, in one line."""
     if report.status == "unchanged":
@@ -109,7 +112,7 @@ def summary(report: Report) -> str:
     failed = {failure.link for failure in report.failures}
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:
-        if event.name not in failed and not isinstance(event, IsolationEvent):
+        if event.name not in failed and not isinstance(event, _OF_NO_LINK):
             names[_class_of(event)].add(event.name)
     remade = names["added"] & names["removed"]
     counts = {
@@ -120,13 +123,13 @@ def summary(report: Report) -> str:
         "failed": len(failed),
     }
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
-    told += [f"{what} {_to_be(became, report)}" for what, became in _isolation_words(report)]
+    told += [f"{what} {_to_be(became, report)}" for what, became in _other_words(report)]
     told = told or ["nothing done"]
     wanted = f"; {_count(report.links, 'link')} wanted" if report.links else ""
     return f"rait {report.command}: {', '.join(told)}{wanted}"
 
 
-def _isolation_words(report: Report) -> Iterator[tuple[str, str]]:
+def _other_words(report: Report) -> Iterator[tuple[str, str]]:
     failed = {failure.link for failure in report.failures}
     done = Counter(type(event) for event in report.events if event.name not in failed)
     for kind, what, became in (
@@ -134,6 +137,8 @@ def _isolation_words(report: Report) -> Iterator[tuple[str, str]]:
         (VrfRemoved, "VRF", "removed"),
         (RuleAdded, "rule", "added"),
         (RuleRemoved, "rule", "removed"),
+        (BabelInterfaceAdded, "babel interface", "added"),
+        (BabelInterfaceFlushed, "babel interface", "flushed"),
     ):
         if done[kind]:
             yield _count(done[kind], what), became
@@ -233,9 +238,9 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _class_of(event: Event) -> str:
-    if isinstance(event, LinkAdded | BabelInterfaceAdded):
+    if isinstance(event, LinkAdded):
         return "added"
-    if isinstance(event, LinkRemoved | BabelInterfaceFlushed):
+    if isinstance(event, LinkRemoved):
         return "removed"
     return "changed"
 

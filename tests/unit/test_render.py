@@ -134,6 +134,14 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
             "rait up: 1 to be added, 1 to be removed; 1 link wanted",
         ),
         (
+            report(BabelInterfaceFlushed("w1", "a"), BabelInterfaceAdded("w1", "b"), links=1),
+            "rait up: 1 babel interface added, 1 babel interface flushed; 1 link wanted",
+        ),
+        (
+            report(LinkAdded(BARE), BabelInterfaceAdded("w1", "a"), links=1),
+            "rait up: 1 added, 1 babel interface added; 1 link wanted",
+        ),
+        (
             report(LinkRemoved(LINK), LinkAdded(REMADE), links=1),
             "rait up: 1 remade; 1 link wanted",
         ),
