@@ -159,6 +159,12 @@ def import_all() -> None:
             importlib.import_module(module.name)
     for name in ("cryptography", "hcl2", "pyroute2", "sqlite3"):  # what most runs need
         importlib.import_module(name)
+    from rait.adapters import formats, keys
+    from rait.domain.config import Secret
+
+    # The first time, these load a parser's tables and a library.
+    formats.parse("block {\n  key = 1\n}\n", "warm-up.hcl")
+    keys.public_key(Secret("KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="))
 
 
 def trace(netns: str, arguments: list[str], log: Path) -> None:
