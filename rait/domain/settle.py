@@ -200,7 +200,7 @@ def _peer_views(
 ) -> tuple[LinkPeer, LinkPeer | None]:
     endpoint = seen.endpoint
     if wanted is None:
-        if known is not None and (fresh or known.endpoint is None):
+        if known is not None:
             endpoint = known.endpoint
         return _with_endpoint(seen, endpoint), None
     allowed = seen.allowed_ips

@@ -9,7 +9,15 @@ from msgspec import structs
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.diff import diff
-from rait.domain.events import DeviceUpdated, Event, LinkAdded, LinkUpdated, PeerUpdated, replay
+from rait.domain.events import (
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerUpdated,
+    replay,
+)
 from rait.domain.history import Memory
 from rait.domain.settle import Scope, settle
 from rait.domain.topology import (
@@ -155,6 +163,16 @@ def test_a_stale_endpoint_is_restored(seen: Endpoint | None, wanted: Endpoint, a
     one = link(endpoint=wanted)
     events = what_happens(link(endpoint=seen), one, one, age)
     assert events == () if seen == wanted else written(events) == wanted
+
+
+@given(seen=some.endpoints, last=some.endpoints, age=ages)
+def test_a_run_that_wants_no_links_remembers_the_endpoint_last_applied(
+    seen: Endpoint | None, last: Endpoint | None, age: int
+) -> None:
+    """Or a later sync would take the roamed endpoint for its own, and write another over it."""
+    (gone,) = what_happens(link(endpoint=seen), EMPTY, link(endpoint=last), age)
+    assert isinstance(gone, LinkRemoved)
+    assert gone.link.peers[0].endpoint == last
 
 
 @given(seen=some.endpoints, last=some.endpoints, wanted=some.underlay, age=ages)
