@@ -50,20 +50,25 @@ def tell(links: int, sample: dict[str, Any]) -> None:
 
 
 def starts(directory: Path) -> Iterator[dict[str, Any]]:
-    """What it costs to start: Python alone, rait alone, and a run without any peers."""
+    """What it costs to start: Python alone, rait alone, and a run without any peers, in HCL."""
     yield {"what": "python", **measure.run([measure.PYTHON, "-c", "pass"])}
     yield {"what": "version", **measure.rait(["--version"], directory)}
-    for form in ("toml", "hcl"):
-        with Node(directory, 0, form) as empty:
-            empty.rait("up")
-            yield {"what": f"empty {form}", **empty.rait("up")}
+    yield start(directory, "hcl")
+
+
+def start(directory: Path, form: str) -> dict[str, Any]:
+    """A run without any peers."""
+    with Node(directory, 0, form) as empty:
+        empty.rait("up")
+        return {"what": f"empty {form}", **empty.rait("up")}
 
 
 def one_round(directory: Path, count: int) -> Iterator[dict[str, Any]]:
-    """The floor, then all that is asked of rait, once."""
+    """The floor, a run without peers, then all that is asked of rait: each once, in turn."""
     sockets = 1 if count <= ONE_SOCKET_LINKS else 16
     script = [measure.PYTHON, floor.__file__, str(count), "--sockets", str(sockets)]
     yield {"what": "floor", **json.loads(measure.run(script)["out"].splitlines()[-1])}
+    yield start(directory, "toml")
     with Node(directory, count, "toml") as here:
         yield {"what": "up", **here.rait("up")}
         here.expect(count)

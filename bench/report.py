@@ -71,7 +71,7 @@ def _kernel(samples: Samples) -> Iterator[str]:
 
 def _kernel_rows(samples: Samples) -> Iterator[Sequence[str]]:
     starts = {"python": "`python -c pass`", "version": "`rait --version`"}
-    starts |= {f"empty {form}": f"`up`, no peers, {form}" for form in ("toml", "hcl")}
+    starts["empty hcl"] = "`up`, no peers, HCL"
     for what, title in starts.items():
         yield "", title, *_figures(samples, 0, what)
     for links in samples.counts:
@@ -80,7 +80,7 @@ def _kernel_rows(samples: Samples) -> Iterator[Sequence[str]]:
                 sockets = samples.sockets(links)
                 title += f", {sockets} socket" + ("s" if sockets > 1 else "")
             yield str(links), title, _number(samples.of(links, "floor", key)), *[""] * 5
-        for what, title in STEPS.items():
+        for what, title in {EMPTY: "`up`, no peers", **STEPS}.items():
             yield str(links), title, *_figures(samples, links, what)
 
 
@@ -134,8 +134,8 @@ def _targets(found: dict[str, Any]) -> Iterator[Sequence[str]]:
 
 def _kernel_targets(samples: Samples) -> Iterator[Sequence[str]]:
     """Start-up is that of a run that has no peers: all the modules, and the configuration."""
-    start = samples.of(0, EMPTY, "wall")
     for links in samples.counts:
+        start = samples.of(links, EMPTY, "wall")
         make, read = (samples.of(links, "floor", key) for key in ("make", "read"))
         wall = {what: samples.of(links, what, "wall") for what in STEPS}
         if links >= 100:
