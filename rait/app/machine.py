@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BABELD: Literal["babeld"] = "babeld"
 ISOLATION: Literal["isolation"] = "isolation"
+LEFT_ALONE = "left alone, as an earlier change of it failed"
 TUN = "tun"
 VRF = "vrf"
 WIREGUARD = "wireguard"
@@ -122,21 +123,23 @@ class Machine:
 
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
         """Carry out events, each by the backend of its link, or by babeld; see Backend.apply."""
-        start = 0
         broken: set[str] = set()
-        for kind, group in groupby(events, key=self._kind_of):
+        for kind, group in groupby(enumerate(events), key=lambda item: self._kind_of(item[1])):
             batch = tuple(group)
+            outcomes: Iterable[Outcome]
             if kind == BABELD:
-                outcomes = routing.apply(batch, broken) if routing is not None else iter(())
+                outcomes = routing.apply(_events(batch), broken) if routing is not None else ()
             elif kind == ISOLATION:
-                outcomes = _isolate(batch)
+                outcomes = _isolate(_events(batch))
             else:
-                outcomes = iter(self._backend(kind).apply(batch))
+                yield from (Outcome(i, LEFT_ALONE) for i, event in batch if event.name in broken)
+                batch = tuple(item for item in batch if item[1].name not in broken)
+                outcomes = self._backend(kind).apply(_events(batch)) if batch else ()
             for outcome in outcomes:
+                index, event = batch[outcome.index]
                 if outcome.error is not None:
-                    broken.add(batch[outcome.index].name)
-                yield Outcome(start + outcome.index, outcome.error)
-            start += len(batch)
+                    broken.add(event.name)
+                yield Outcome(index, outcome.error)
 
     def end_strays(self, names: Sequence[str]) -> None:
         """End what a run that was cut off left half made under these names."""
@@ -184,6 +187,10 @@ _NO_KERNEL = (
     "This kernel has no WireGuard: it is in Linux 5.6 and later; try `modprobe wireguard`, and on "
     "Debian install a linux-image package that has the module."
 )
+
+
+def _events(batch: Sequence[tuple[int, Event]]) -> tuple[Event, ...]:
+    return tuple(event for _, event in batch)
 
 
 def _isolate(events: Sequence[Event]) -> Iterator[Outcome]:
