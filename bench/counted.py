@@ -3,13 +3,14 @@
 Usage: counted.py FILE [ARGUMENT OF rait...]
 
 ``sent`` and ``received`` are messages, not datagrams; ``written`` are those of the sent ones that
-change something.
+change something, and ``writing`` is the seconds from the first of these to the answer to the last.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 from rait.__main__ import run
@@ -17,22 +18,29 @@ from rait.__main__ import run
 
 def main() -> int:
     path = sys.argv.pop(1)
-    counts = {"sent": 0, "received": 0, "written": 0}
+    counts = {"sent": 0, "received": 0, "written": 0, "writing": 0.0}
     if "--version" in sys.argv:
         status = run()
     else:
         from rait.adapters import netlink
 
         perform = netlink.NetlinkSocket.perform
+        times: list[float] = []
 
         def counting(
             self: netlink.NetlinkSocket, requests: Sequence[netlink.Request]
         ) -> list[netlink.NetlinkError | None]:
             counts["written"] += len(requests)
-            return perform(self, requests)
+            times.append(time.perf_counter())
+            try:
+                return perform(self, requests)
+            finally:
+                times.append(time.perf_counter())
 
         netlink.NetlinkSocket.perform = counting  # type: ignore[method-assign]
         status = run()
+        if times:
+            counts["writing"] = max(times) - min(times)
         counts |= {"sent": netlink.TRAFFIC.sent, "received": netlink.TRAFFIC.received}
     with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib is slow to import
         json.dump(counts, file)
