@@ -80,10 +80,11 @@ def load_config(url: str, *, key_required: bool = True) -> Loaded:
     )
 
 
-def load_peers(loaded: Loaded) -> LoadedPeers:
+def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
-    Entries that are wrong are left out, with a warning each. Raises SourceError where the list as
+    What it says is kept for the next time if ``keep``, so by runs that may write at all. Entries
+    that are wrong are left out, with a warning each. Raises SourceError where the list as
     a whole cannot be had.
     """
     url = loaded.config.peers
@@ -99,7 +100,8 @@ def load_peers(loaded: Loaded) -> LoadedPeers:
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
             raise SourceError(describe(errors[0], document))
-        peers_cache.keep(text, name, peers, problems, document.known_lines)
+        if keep:
+            peers_cache.keep(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
         peers=peers,
         source=document.name,

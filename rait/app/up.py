@@ -33,7 +33,7 @@ def up(options: Options, *, sure: bool = False) -> Report:
     """
     with opened(options, "up") as (session, journal), synced_routing(session) as routing:
         memory = journal.memory(session.name)
-        peers, planned, warnings = planned_topology(session, memory)
+        peers, planned, warnings = planned_topology(session, memory, keep=True)
         change = session.compare(planned.topology, memory, routing)
         if not sure:
             before, after = change.settled.before, change.settled.after
@@ -52,11 +52,16 @@ def up(options: Options, *, sure: bool = False) -> Report:
         )
 
 
-def planned_topology(session: Session, memory: Memory) -> tuple[LoadedPeers, Plan, list[str]]:
-    """Read the peers, look up their names, and plan; with the warnings that came of it."""
+def planned_topology(
+    session: Session, memory: Memory, *, keep: bool = False
+) -> tuple[LoadedPeers, Plan, list[str]]:
+    """Read the peers, look up their names, and plan; with the warnings that came of it.
+
+    ``keep`` is that of load_peers.
+    """
     config = session.config
     kind = session.machine.choose(config.backend)
-    peers = load_peers(session.loaded)
+    peers = load_peers(session.loaded, keep=keep)
     session.options.debug(f"{len(peers.peers)} peers from {peers.source}; backend {kind}")
     hosts = hosts_of(config, peers.peers)
     addresses, unresolved = resolve(hosts, session.machine.namespace, RESOLVE_SECONDS)

@@ -77,7 +77,7 @@ def node(tmp_path: Path) -> Loaded:
 
 def read(node: Loaded, text: str = HCL) -> LoadedPeers:
     Path(node.config.peers).write_text(text)
-    return load_peers(node)
+    return load_peers(node, keep=True)
 
 
 def told(peers: LoadedPeers) -> object:
