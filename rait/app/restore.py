@@ -180,7 +180,9 @@ def _undoing(
     )
     problems = tuple(p for p in change.settled.problems if p.link is None or p.link in names)
     settled = Settled(before, after, problems)
-    return structs.replace(change, settled=settled, events=diff(before, after))
+    # What others changed in other links is for the next `up` to find.
+    drift = tuple(event for event in change.drift if event.name in names)
+    return structs.replace(change, settled=settled, events=diff(before, after), drift=drift)
 
 
 def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:

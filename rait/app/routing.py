@@ -18,9 +18,16 @@ from rait.domain.topology import Topology
 
 
 class Routing:
-    """One run's talk with babeld. ``target`` is the namespace in which babeld runs."""
+    """One run's talk with babeld.
 
-    def __init__(self, config: Config, target: str, *, exclusive: bool = False) -> None:
+    ``target`` is the namespace in which babeld runs, and ``asked`` says that the user asked for a
+    sync, where else babeld is left in peace if there are no links, nor were any.
+    """
+
+    def __init__(
+        self, config: Config, target: str, *, asked: bool = True, exclusive: bool = False
+    ) -> None:
+        self.asked = asked
         self._babeld = config.babeld
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
         self._target = target

@@ -153,7 +153,8 @@ def _with_routing(
     settled: Settled, memory: Memory, routing: Routing | None
 ) -> tuple[Settled, str | None]:
     """Without babeld the tunnels still come and go; what is the matter is for the report."""
-    if routing is None:
+    some = settled.before.links or settled.after.links or memory.topology.babel
+    if routing is None or not (some or routing.asked):
         return settled, None
     try:
         before, after = routing.compare(settled.before, settled.after, memory.topology)
@@ -186,11 +187,13 @@ def opened(options: Options, command: str) -> Iterator[tuple[Session, Journal]]:
 
 
 @contextmanager
-def routing_of(session: Session, *, exclusive: bool = False) -> Iterator[Routing]:
-    """A talk with babeld, for as long as the block lasts."""
+def routing_of(
+    session: Session, *, asked: bool = True, exclusive: bool = False
+) -> Iterator[Routing]:
+    """A talk with babeld, for as long as the block lasts; see Routing."""
     from rait.app.routing import Routing
 
-    routing = Routing(session.config, session.target, exclusive=exclusive)
+    routing = Routing(session.config, session.target, asked=asked, exclusive=exclusive)
     try:
         yield routing
     finally:
@@ -203,7 +206,7 @@ def synced_routing(session: Session) -> Iterator[Routing | None]:
     if not session.config.babeld.sync:
         yield None
         return
-    with routing_of(session) as routing:
+    with routing_of(session, asked=False) as routing:
         yield routing
 
 
