@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.userspace
+
 PREFIX = f"rait-test-ns{os.getpid()}"
 MAKE = "import sys; from rait.adapters.netns import ensure_netns; print(ensure_netns(sys.argv[1]))"
 
