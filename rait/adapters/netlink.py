@@ -115,6 +115,22 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
     return found
 
 
+def picked(data: bytes, offset: int, wanted: frozenset[int]) -> dict[int, bytes]:
+    """The same, of the wanted types alone: a link has thirty attributes, and few matter here."""
+    found = {}
+    end = len(data)
+    unpack = _ATTRIBUTE.unpack_from
+    while offset + 4 <= end:
+        size, kind = unpack(data, offset)
+        if size < 4 or offset + size > end:
+            raise MalformedError(f"netlink attribute of {size} bytes in {end - offset} bytes")
+        kind &= NLA_TYPE_MASK
+        if kind in wanted:
+            found[kind] = data[offset + 4 : offset + size]
+        offset += (size + 3) & ~3
+    return found
+
+
 def encode(request: Request, sequence: int, flags: int = 0) -> bytes:
     """The whole message, padded so that others may follow it."""
     kind, own, body = request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import lru_cache
 from struct import Struct
 
 from rait.adapters.netlink import (
@@ -17,6 +18,7 @@ from rait.adapters.netlink import (
     attribute,
     attributes,
     nested,
+    picked,
 )
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
@@ -57,6 +59,7 @@ _IFINFO = Struct("=BxHiII")
 _IFADDR = Struct("=BBBBI")
 _U32 = Struct("=I")
 _SKIP_STATS = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+_OF_LINK = frozenset((IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_GROUP))
 _LINK_LOCAL = b"\xfe\x80"
 
 
@@ -168,11 +171,14 @@ def delete_address(index: int, address: str) -> Request:
 
 
 def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, bytes]]:
-    """A link message's index, flags (netdevice(7)) and attributes. Raises MalformedError."""
+    """A link message's index, flags (netdevice(7)) and the attributes that rait looks at.
+
+    Raises MalformedError.
+    """
     if len(body) < _IFINFO.size:
         raise MalformedError(f"rtnetlink link message with a body of {len(body)} bytes")
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    return index, flags, dict(attributes(body, _IFINFO.size))
+    return index, flags, picked(body, _IFINFO.size, _OF_LINK)
 
 
 def decode_address(body: bytes) -> tuple[int, str | None]:
@@ -201,7 +207,12 @@ def indexes(rtnl: NetlinkSocket) -> Iterator[tuple[str, int]]:
 def kind_of(found: dict[int, bytes]) -> str:
     """A link's IFLA_INFO_KIND, "" where it has none."""
     info = found.get(IFLA_LINKINFO)
-    return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b"")) if info else ""
+    return _kind_in(info) if info else ""
+
+
+@lru_cache(maxsize=64)  # it is the same for all links of a kind that has no settings
+def _kind_in(info: bytes) -> str:
+    return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b""))
 
 
 def vrf_table(found: dict[int, bytes]) -> int | None:

@@ -18,6 +18,7 @@ from rait.adapters.netlink import (
     attribute,
     attributes,
     nested,
+    picked,
 )
 from rait.domain.config import Secret
 from rait.domain.problem import MachineError
@@ -62,6 +63,22 @@ _U64 = Struct("=Q")
 _I64 = Struct("=q")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
+# Not the private key: it is never read further than the kernel's message.
+_OF_DEVICE = frozenset(
+    (WGDEVICE_A_PUBLIC_KEY, WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_FWMARK, WGDEVICE_A_PEERS)
+)
+_OF_PEER = frozenset(
+    (
+        WGPEER_A_PUBLIC_KEY,
+        WGPEER_A_ENDPOINT,
+        WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL,
+        WGPEER_A_LAST_HANDSHAKE_TIME,
+        WGPEER_A_RX_BYTES,
+        WGPEER_A_TX_BYTES,
+        WGPEER_A_ALLOWEDIPS,
+    )
+)
+_OF_FAMILY = frozenset((CTRL_ATTR_FAMILY_ID,))
 _NO_KEY = bytes(WG_KEY_LEN)
 
 _ALLOWED_IPS_AT_ONCE = 512
@@ -99,7 +116,7 @@ def find_family(generic: NetlinkSocket) -> int:
     """
     name = attribute(CTRL_ATTR_FAMILY_NAME, b"wireguard\0")
     for body in generic.ask(Request(GENL_ID_CTRL, 0, _GENL.pack(CTRL_CMD_GETFAMILY, 1, 0) + name)):
-        number = dict(_payload(body)).get(CTRL_ATTR_FAMILY_ID)
+        number = _payload(body, _OF_FAMILY).get(CTRL_ATTR_FAMILY_ID)
         if number is not None:
             return _unpack(_U16, number)
     raise MalformedError("the kernel names no number for the netlink family wireguard")
@@ -146,42 +163,38 @@ def decode_device(bodies: Iterable[bytes]) -> DeviceState:
     """
     device: dict[int, bytes] = {}
     peers: dict[bytes, dict[int, bytes]] = {}
-    allowed: dict[bytes, list[str]] = {}
+    allowed: dict[bytes, tuple[str, ...]] = {}
     for body in bodies:
-        found = dict(_payload(body))
-        for kind, data in found.items():
-            device.setdefault(kind, data)
-        for _, entry in attributes(found.get(WGDEVICE_A_PEERS, b"")):
-            peer = dict(attributes(entry))
+        found = _payload(body, _OF_DEVICE)
+        for _, entry in attributes(found.pop(WGDEVICE_A_PEERS, b"")):
+            peer = picked(entry, 0, _OF_PEER)
             key = peer.get(WGPEER_A_PUBLIC_KEY, b"")
             peers.setdefault(key, peer)
-            allowed.setdefault(key, []).extend(_allowed_ips(peer.get(WGPEER_A_ALLOWEDIPS, b"")))
-    return _device_state(device, peers, allowed)
+            more = _allowed_ips(peer.get(WGPEER_A_ALLOWEDIPS, b""))
+            allowed[key] = allowed[key] + more if key in allowed else more
+        device = found | device
+    return _device_state(device, {_key_text(k): (peers[k], allowed[k]) for k in peers})
 
 
 def _device_state(
-    device: dict[int, bytes], peers: dict[bytes, dict[int, bytes]], allowed: dict[bytes, list[str]]
+    device: dict[int, bytes], found: dict[str, tuple[dict[int, bytes], tuple[str, ...]]]
 ) -> DeviceState:
-    names = sorted((_key_text(key), key) for key in peers)
-    return DeviceState(
-        device=Device(
-            public_key=_key_text(device.get(WGDEVICE_A_PUBLIC_KEY, b"")),
-            listen_port=_number(_U16, device, WGDEVICE_A_LISTEN_PORT),
-            fwmark=_number(_U32, device, WGDEVICE_A_FWMARK),
-        ),
-        peers=tuple(
-            LinkPeer(
-                public_key=name,
-                endpoint=_decode_endpoint(peers[key].get(WGPEER_A_ENDPOINT, b"")),
-                keepalive=_number(_U16, peers[key], WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL),
-                allowed_ips=tuple(sorted(allowed[key])),
-            )
-            for name, key in names
-        ),
-        handshakes={name: _handshake(peers[key]) for name, key in names},
-        received={name: _number(_U64, peers[key], WGPEER_A_RX_BYTES) for name, key in names},
-        sent={name: _number(_U64, peers[key], WGPEER_A_TX_BYTES) for name, key in names},
+    peers: list[LinkPeer] = []
+    handshakes, received, sent = dict[str, int](), dict[str, int](), dict[str, int]()
+    for name in sorted(found):
+        peer, allowed_ips = found[name]
+        endpoint = _decode_endpoint(peer.get(WGPEER_A_ENDPOINT, b""))
+        keepalive = _number(_U16, peer, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL)
+        peers.append(LinkPeer(name, endpoint, keepalive, _in_order(allowed_ips)))
+        handshakes[name] = _handshake(peer)
+        received[name] = _number(_U64, peer, WGPEER_A_RX_BYTES)
+        sent[name] = _number(_U64, peer, WGPEER_A_TX_BYTES)
+    told = Device(
+        _key_text(device.get(WGDEVICE_A_PUBLIC_KEY, b"")),
+        _number(_U16, device, WGDEVICE_A_LISTEN_PORT),
+        _number(_U32, device, WGDEVICE_A_FWMARK),
     )
+    return DeviceState(told, tuple(peers), handshakes, received, sent)
 
 
 def _parts(peers: Iterable[PeerWrite]) -> Iterator[list[bytes]]:
@@ -246,6 +259,11 @@ def _encode_network(network: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
+def _in_order(networks: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(networks))
+
+
+@lru_cache(maxsize=64)
 def _allowed_ips(data: bytes) -> tuple[str, ...]:
     networks = []
     for _, entry in attributes(data):
@@ -307,10 +325,10 @@ def _key_text(raw: bytes) -> str:
     return binascii.b2a_base64(raw, newline=False).decode()
 
 
-def _payload(body: bytes) -> list[tuple[int, bytes]]:
+def _payload(body: bytes, wanted: frozenset[int]) -> dict[int, bytes]:
     if len(body) < _GENL.size:
         raise MalformedError(f"generic netlink message with a body of {len(body)} bytes")
-    return attributes(body, _GENL.size)
+    return picked(body, _GENL.size, wanted)
 
 
 def _ifname(name: str) -> bytes:
