@@ -14,11 +14,41 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
+_BUNDLE = REPO / "build" / "guest.tar"
+_SCRIPT = REPO / "build" / "guest.sh"
+_ROOT = "/mnt"
+_TAG = "cached"
+_SHARED = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/cache", "/var/tmp")  # noqa: S108
+"""What the machine has of its own, and its programs write to."""
+
+_LIBRARY = Path(sysconfig.get_path("stdlib"))
+_PACKAGES = Path(sysconfig.get_path("purelib"))
+_OTHERS_PACKAGES = _LIBRARY / "site-packages"
+_PYTHON = (
+    _LIBRARY,
+    _PACKAGES,
+    *(REPO / name for name in ("rait", "tests", "bench", "scripts")),
+)
+_UNUSED = (
+    "ensurepip",
+    "grimp",
+    "idlelib",
+    "importlinter",
+    "lib2to3",
+    "mypy",
+    "mypyc",
+    "pip",
+    "setuptools",
+    "turtledemo",
+    "virtme",
+    "python3.*/test",
+)
 _MARKER = "virtual machine: the command ended with status "
 
 
@@ -34,9 +64,9 @@ def run(
     ``modules`` are loaded first where they exist; ``timeout`` is in seconds. The exit status, or
     None if the machine did not live to tell it. Raises BootError.
     """
-    vm = _vm_command(_guest_script(command, modules))
-    # The machine has no bytecode cache of its own, so that it writes nothing to this one's files.
+    # The machine writes no bytecode: it is to find it.
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(REPO / "rait")], check=True)
+    vm = _vm_command(_guest_script(command, modules))
     process = subprocess.Popen(
         vm,
         # vng starts programs that are beside it and, like it, perhaps not on our PATH.
@@ -66,6 +96,8 @@ def _vm_command(script: str) -> list[str]:
     if shutil.which("qemu-system-x86_64") is None:
         raise BootError("no qemu: install qemu-system-x86")
     options = ["--cpus", "2", "--memory", "2G", "--user", "root", "--rw"]
+    share = f"-fsdev local,id={_TAG},path=/,security_model=none,multidevs=remap,readonly=on"
+    options.append(f"--qemu-opts={share} -device virtio-9p-pci,fsdev={_TAG},mount_tag={_TAG}")
     if not has_kvm():
         options.append("--disable-kvm")
     return [vng, "-r", str(kernel), *options, "--", script]
@@ -104,9 +136,36 @@ def _guest_script(command: Sequence[str], modules: Sequence[str]) -> str:
         environment["CI"] = os.environ["CI"]
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines += [f"modprobe {module} || echo no module {module}" for module in modules]
-    lines += [f"cd {shlex.quote(str(REPO))}", shlex.join(command)]
-    lines += [f'echo "{_MARKER}$?"']
-    return "\n".join(lines)
+    lines += _fast_root()
+    inside = f"cd {shlex.quote(str(REPO))} && {shlex.join(command)}"
+    lines += [f"chroot {_ROOT} sh -c {shlex.quote(inside)}", f'echo "{_MARKER}$?"']
+    _SCRIPT.parent.mkdir(exist_ok=True)
+    _SCRIPT.write_text("\n".join(lines) + "\n")
+    return f"sh {shlex.quote(str(_SCRIPT))}"
+
+
+def _fast_root() -> list[str]:
+    """Commands that make a root directory in which programs start ten times faster.
+
+    The machine reads this one's files over 9p, where each look-up and read takes milliseconds: too
+    long for Python, which makes thousands of them. So the files are mounted once more, with a
+    cache, and over that comes in memory what Python reads, copied in one piece.
+    """
+    places = [place for place in _PYTHON if place.is_dir()]
+    exclude = [f"--exclude={name}" for name in _UNUSED]
+    if _OTHERS_PACKAGES != _PACKAGES:
+        exclude.append(f"--exclude={str(_OTHERS_PACKAGES).lstrip('/')}")
+    paths = [str(place).lstrip("/") for place in places]
+    tar = ["tar", "-C", "/", "-cf", str(_BUNDLE), *exclude, *paths]
+    _BUNDLE.parent.mkdir(exist_ok=True)
+    subprocess.run(tar, check=True)
+    options = "trans=virtio,version=9p2000.L,cache=loose,msize=524288,access=any,ro"
+    return [
+        f"mount -t 9p -o {options} {_TAG} {_ROOT} || exit 1",
+        *(f"mount --rbind {place} {_ROOT}{place}" for place in _SHARED),
+        *(f"mount -t tmpfs tmpfs {shlex.quote(f'{_ROOT}{place}')}" for place in places),
+        f"tar -C {_ROOT} -xf {shlex.quote(str(_BUNDLE))}",
+    ]
 
 
 def _relay(process: subprocess.Popen[str], show: Callable[[str], object]) -> int | None:

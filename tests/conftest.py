@@ -1,4 +1,4 @@
-"""Tiers of the test suite, and how many examples hypothesis tries.
+"""Tiers of the test suite.
 
 A test without a marker is pure: it needs no root and leaves the machine alone. A test marked
 ``userspace`` makes tunnels with wireguard-go, one marked ``kernel`` with the kernel's WireGuard,
@@ -10,22 +10,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.tiers import why_not
 
 REAL_TIERS = ("userspace", "kernel")
-
-settings.register_profile("quick", max_examples=100, deadline=None)
-settings.register_profile(
-    "ci",
-    max_examples=2000,
-    stateful_step_count=40,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "quick"))
 
 _REASON = pytest.StashKey[str]()
 
