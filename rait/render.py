@@ -146,7 +146,9 @@ def _other_words(report: Report) -> Iterator[tuple[str, str]]:
 
 def _to_be(what: str, report: Report) -> str:
     """``added``, or ``to be added`` where nothing was done yet."""
-    return f"to be {what}" if report.status in ("planned", "stopped") else what
+    if report.status not in ("planned", "stopped"):
+        return what
+    return "that cannot be" if what == "failed" else f"to be {what}"
 
 
 def event_lines(events: Sequence[Event]) -> Iterator[str]:
