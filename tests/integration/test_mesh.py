@@ -141,7 +141,6 @@ def test_the_backend_is_chosen_by_what_the_machine_has(pair: Mesh, tier: str) ->
     assert {link["backend"] for link in node.listed().values()} == {tier}
 
 
-@pytest.mark.kernel
 def test_the_command_itself(pair: Mesh) -> None:
     """As test_three_nodes, but with the command started as a user starts it."""
     a, b = pair.nodes
