@@ -21,6 +21,7 @@ ANSWER_SECONDS = 2.0
 
 _BIND_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+_STRAY_SECONDS = 5.0
 
 
 class Key:
@@ -240,10 +241,19 @@ def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
 
 
 def end_half_born(name: str, transit: Netns, key: Key) -> bool:
-    """End such a link; whether there was one. Raises RaitError where it does not end."""
+    """End such a link; whether there was one. Raises RaitError where it does not end.
+
+    The program may have been started a moment before its run was killed, and not answer yet: it
+    is waited for, as nobody else can have that name until then.
+    """
+    deadline = time.monotonic() + _STRAY_SECONDS
     process = half_born(name, transit, key)
-    if process is None:
-        return False
+    while process is None:
+        tun = rtnl.interfaces(transit).get(name)
+        if tun is None or tun.kind != TUN or tun.group != 0 or time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+        process = half_born(name, transit, key)
     with process:
         programs.end(name, process)
     return True
