@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -238,15 +238,28 @@ class Mesh:
         First from one end and then from the other: two ends that begin a handshake in the same
         moment may have to do it again 5 s later.
         """
-        addresses = {node: node.listed() for node in self.nodes}
         for nodes in (self.nodes, self.nodes[::-1]):
-            pings = [
-                ping(a.target, a.link_to(b, family), addresses[b][b.link_to(a, family)]["address"])
-                for a, b in itertools.combinations(nodes, 2)
-                for family in FAMILIES
-            ]
-            unanswered = [" ".join(process.args) for process in pings if process.wait() != 0]
+            unanswered = self.unanswered(list(itertools.combinations(nodes, 2)))
             assert not unanswered, unanswered
+
+    def unanswered(self, pairs: Sequence[tuple[Node, Node]]) -> list[str]:
+        """Ping from the first of each pair to the second, all at once; the pings that failed."""
+        nodes = {node for pair in pairs for node in pair}
+        addresses = {node: node.listed() for node in nodes}
+        pings = [
+            ping(a.target, a.link_to(b, family), addresses[b][b.link_to(a, family)]["address"])
+            for a, b in pairs
+            for family in FAMILIES
+        ]
+        return [" ".join(process.args) for process in pings if process.wait() != 0]
+
+    def cut_off(self, node: Node) -> None:
+        """Take a node off the underlay; it does not notice."""
+        machine.ip_batch([f"link set port{node.number} nomaster"], self.bridge)
+
+    def reconnect(self, node: Node) -> None:
+        """Put a node that was cut off back on the underlay."""
+        machine.ip_batch([f"link set port{node.number} master br0"], self.bridge)
 
 
 def ping(netns: str, link: str, address: str) -> Any:
