@@ -71,12 +71,12 @@ class KernelBackend:
         if not wanted:
             return {}
         with open_netns(netns) as ns, NetlinkSocket(ns, NETLINK_GENERIC) as generic:
-            family = places.find_family(generic)
-            found = {}
-            for interface in wanted:
-                state = _read(generic, family, interface.name)
-                if state is not None:
-                    found[interface.name] = _observed(netns, interface, state)
+            states = _read(generic, places.find_family(generic), [each.name for each in wanted])
+        found = {
+            interface.name: _observed(netns, interface, state)
+            for interface, state in zip(wanted, states, strict=True)
+            if state is not None
+        }
         self._where.update(dict.fromkeys(found, netns))
         return found
 
@@ -308,20 +308,23 @@ class _Session:
 
     def _not_set(self, place: Place, name: str, error: NetlinkError) -> str:
         if error.code == errno.EADDRINUSE:
-            state = _read(place.wireguard, place.family, name)
+            (state,) = _read(place.wireguard, place.family, [name])
             if state is not None:
                 return places.port_is_taken(name, state.device.listen_port, self._transit)
         return f"link {name}: its settings could not be changed: {error}"
 
 
-def _read(generic: NetlinkSocket, family: int, name: str) -> wg.DeviceState | None:
-    try:
-        return wg.decode_device(generic.dump(wg.get_device(family, name)))
-    except NetlinkError as error:
-        # It went, or became something else, after the interfaces were listed.
-        if error.code in (errno.ENODEV, errno.EOPNOTSUPP):
-            return None
-        raise
+def _read(generic: NetlinkSocket, family: int, names: Sequence[str]) -> list[wg.DeviceState | None]:
+    """The devices, in order; None for one that went, or became something else, meanwhile."""
+    states: list[wg.DeviceState | None] = []
+    for answer in generic.dump_each([wg.get_device(family, name) for name in names]):
+        if not isinstance(answer, NetlinkError):
+            states.append(wg.decode_device(answer))
+        elif answer.code in (errno.ENODEV, errno.EOPNOTSUPP):
+            states.append(None)
+        else:
+            raise answer
+    return states
 
 
 def _observed(netns: str, interface: Interface, state: wg.DeviceState) -> ObservedLink:

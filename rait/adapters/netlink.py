@@ -51,6 +51,9 @@ _RECEIVE_BUFFER = 128 << 10
 _BATCH_BYTES = 48 << 10
 _BATCH_MESSAGES = 128
 _DUMP_ATTEMPTS = 10
+_DUMPS_AT_ONCE = 32
+_DUMP_CHARGE = 64 << 10
+"""What a datagram of a dump takes of the socket's buffer, at most, while it waits there."""
 
 
 class Request(NamedTuple):
@@ -111,22 +114,6 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
         if size < 4 or offset + size > end:
             raise MalformedError(f"netlink attribute of {size} bytes in {end - offset} bytes")
         found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
-        offset += (size + 3) & ~3
-    return found
-
-
-def picked(data: bytes, offset: int, wanted: frozenset[int]) -> dict[int, bytes]:
-    """The same, of the wanted types alone: a link has thirty attributes, and few matter here."""
-    found = {}
-    end = len(data)
-    unpack = _ATTRIBUTE.unpack_from
-    while offset + 4 <= end:
-        size, kind = unpack(data, offset)
-        if size < 4 or offset + size > end:
-            raise MalformedError(f"netlink attribute of {size} bytes in {end - offset} bytes")
-        kind &= NLA_TYPE_MASK
-        if kind in wanted:
-            found[kind] = data[offset + 4 : offset + size]
         offset += (size + 3) & ~3
     return found
 
@@ -227,6 +214,8 @@ class NetlinkSocket:
                 own.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
         own.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         own.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        room = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _DUMP_CHARGE
+        self._dumps_at_once = max(1, min(room, _DUMPS_AT_ONCE))
         own.bind((0, 0))
 
     def __enter__(self) -> NetlinkSocket:
@@ -289,32 +278,63 @@ class NetlinkSocket:
     def dump(self, request: Request) -> list[bytes]:
         """The bodies of all messages of a dump, of one moment. Raises NetlinkError.
 
-        A dump during which the listed things changed is taken again (NLM_F_DUMP_INTR). The kernel
-        has one dump for a socket at a time, so dumps do not travel together.
+        A dump during which the listed things changed is taken again (NLM_F_DUMP_INTR).
         """
         for _ in range(_DUMP_ATTEMPTS):
-            bodies = self._dump_once(request)
-            if bodies is not None:
-                return bodies
+            (result,) = self._dump_together([request])
+            if isinstance(result, NetlinkError):
+                raise result
+            if result is not None:
+                return result
         raise NetlinkError(errno.EINTR, "what was to be listed changed again and again meanwhile")
 
-    def _dump_once(self, request: Request) -> list[bytes] | None:
-        self._sequence += 1
-        self._send([encode(request, self._sequence, NLM_F_DUMP)])
-        bodies: list[bytes] = []
-        whole = True
-        while True:
+    def dump_each(self, requests: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
+        """Many dumps, in order; for each what ``dump`` gives, or raises.
+
+        A dump that fits one datagram is over before the kernel looks at the next request, so short
+        ones travel together. While a longer one goes on, those behind it are refused (EBUSY, as a
+        socket has one dump at a time), and are then taken by themselves.
+        """
+        results: list[list[bytes] | NetlinkError] = []
+        for start in range(0, len(requests), self._dumps_at_once):
+            batch = requests[start : start + self._dumps_at_once]
+            for request, result in zip(batch, self._dump_together(batch), strict=True):
+                if result is None or (
+                    isinstance(result, NetlinkError) and result.code == errno.EBUSY
+                ):
+                    result = self._dump_alone(request)
+                results.append(result)
+        return results
+
+    def _dump_alone(self, request: Request) -> list[bytes] | NetlinkError:
+        try:
+            return self.dump(request)
+        except NetlinkError as error:
+            return error
+
+    def _dump_together(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError | None]:
+        """One try at each dump; None for one during which the listed things changed."""
+        first = self._sequence + 1
+        self._sequence += len(batch)
+        self._send([encode(r, first + i, NLM_F_DUMP) for i, r in enumerate(batch)])
+        bodies: list[list[bytes]] = [[] for _ in batch]
+        results: list[list[bytes] | NetlinkError | None] = [None] * len(batch)
+        interrupted: set[int] = set()
+        unanswered = set(range(len(batch)))
+        while unanswered:
             for reply in self._receive():
-                if reply.sequence != self._sequence:
+                index = reply.sequence - first
+                if index not in unanswered:
                     continue
                 if reply.flags & NLM_F_DUMP_INTR:
-                    whole = False
+                    interrupted.add(index)
                 if reply.kind in (NLMSG_DONE, NLMSG_ERROR):
-                    error = failure(reply)
-                    if error:
-                        raise error
-                    return bodies if whole else None
-                bodies.append(reply.body)
+                    unanswered.discard(index)
+                    whole = None if index in interrupted else bodies[index]
+                    results[index] = failure(reply) or whole
+                else:
+                    bodies[index].append(reply.body)
+        return results
 
     def _send(self, messages: Sequence[bytes]) -> None:
         self.sent += len(messages)

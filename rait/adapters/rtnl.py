@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct
+from typing import Any
 
 from rait.adapters.netlink import (
     NETLINK_ROUTE,
@@ -18,8 +19,8 @@ from rait.adapters.netlink import (
     attribute,
     attributes,
     nested,
-    picked,
 )
+from rait.adapters.netlink_picker import BYTES, U32, Picker
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
 
@@ -59,7 +60,17 @@ _IFINFO = Struct("=BxHiII")
 _IFADDR = Struct("=BBBBI")
 _U32 = Struct("=I")
 _SKIP_STATS = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
-_OF_LINK = frozenset((IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_GROUP))
+_of_link = Picker(
+    {
+        IFLA_IFNAME: BYTES,
+        IFLA_MTU: U32,
+        IFLA_MASTER: U32,
+        IFLA_LINKINFO: BYTES,
+        IFLA_GROUP: U32,
+    },
+    _IFINFO.size,
+)
+_of_address = Picker({IFA_ADDRESS: BYTES, IFA_LOCAL: BYTES}, _IFADDR.size)
 _LINK_LOCAL = b"\xfe\x80"
 
 
@@ -170,23 +181,20 @@ def delete_address(index: int, address: str) -> Request:
     return Request(RTM_DELADDR, 0, _address(index, address))
 
 
-def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, bytes]]:
+def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
     """A link message's index, flags (netdevice(7)) and the attributes that rait looks at.
 
     Raises MalformedError.
     """
-    if len(body) < _IFINFO.size:
-        raise MalformedError(f"rtnetlink link message with a body of {len(body)} bytes")
+    found = _of_link(body)
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    return index, flags, picked(body, _IFINFO.size, _OF_LINK)
+    return index, flags, found
 
 
 def decode_address(body: bytes) -> tuple[int, str | None]:
     """An address message's interface, and its address if that is an IPv6 link-local one."""
-    if len(body) < _IFADDR.size:
-        raise MalformedError(f"rtnetlink address message with a body of {len(body)} bytes")
+    found = _of_address(body)
     family, prefix, _, scope, index = _IFADDR.unpack_from(body)
-    found = dict(attributes(body, _IFADDR.size))
     raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
     if family != socket.AF_INET6 or scope != RT_SCOPE_LINK or len(raw) != 16:
         return index, None
@@ -204,7 +212,7 @@ def indexes(rtnl: NetlinkSocket) -> Iterator[tuple[str, int]]:
             yield _text(found[IFLA_IFNAME]), index
 
 
-def kind_of(found: dict[int, bytes]) -> str:
+def kind_of(found: dict[int, Any]) -> str:
     """A link's IFLA_INFO_KIND, "" where it has none."""
     info = found.get(IFLA_LINKINFO)
     return _kind_in(info) if info else ""
@@ -215,7 +223,7 @@ def _kind_in(info: bytes) -> str:
     return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b""))
 
 
-def vrf_table(found: dict[int, bytes]) -> int | None:
+def vrf_table(found: dict[int, Any]) -> int | None:
     """The routing table of a link that is a VRF, None for any other."""
     if kind_of(found) != VRF:
         return None
@@ -228,18 +236,18 @@ def _interface(
     name: str,
     index: int,
     flags: int,
-    found: dict[int, bytes],
+    found: dict[int, Any],
     names: dict[int, str],
     address: str | None,
 ) -> Interface:
-    master = _number(found.get(IFLA_MASTER))
+    master = found.get(IFLA_MASTER)
     kind = kind_of(found)
     return Interface(
         name=name,
         index=index,
         kind=kind,
-        mtu=_number(found.get(IFLA_MTU)),
-        group=_number(found.get(IFLA_GROUP)),
+        mtu=found.get(IFLA_MTU, 0),
+        group=found.get(IFLA_GROUP, 0),
         up=bool(flags & IFF_UP),
         master=names.get(master) if master else None,
         address=address,

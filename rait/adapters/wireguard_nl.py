@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct as Record
 
@@ -18,8 +18,8 @@ from rait.adapters.netlink import (
     attribute,
     attributes,
     nested,
-    picked,
 )
+from rait.adapters.netlink_picker import BYTES, U16, U32, U64, Picker
 from rait.domain.config import Secret
 from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
@@ -59,26 +59,30 @@ WGALLOWEDIP_A_CIDR_MASK = 3
 _GENL = Struct("=BBH")
 _U16 = Struct("=H")
 _U32 = Struct("=I")
-_U64 = Struct("=Q")
-_I64 = Struct("=q")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
 # Not the private key: it is never read further than the kernel's message.
-_OF_DEVICE = frozenset(
-    (WGDEVICE_A_PUBLIC_KEY, WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_FWMARK, WGDEVICE_A_PEERS)
+_of_device = Picker(
+    {
+        WGDEVICE_A_PUBLIC_KEY: BYTES,
+        WGDEVICE_A_LISTEN_PORT: U16,
+        WGDEVICE_A_FWMARK: U32,
+        WGDEVICE_A_PEERS: BYTES,
+    },
+    _GENL.size,
 )
-_OF_PEER = frozenset(
-    (
-        WGPEER_A_PUBLIC_KEY,
-        WGPEER_A_ENDPOINT,
-        WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL,
-        WGPEER_A_LAST_HANDSHAKE_TIME,
-        WGPEER_A_RX_BYTES,
-        WGPEER_A_TX_BYTES,
-        WGPEER_A_ALLOWEDIPS,
-    )
+_of_peer = Picker(
+    {
+        WGPEER_A_PUBLIC_KEY: BYTES,
+        WGPEER_A_ENDPOINT: BYTES,
+        WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL: U16,
+        WGPEER_A_LAST_HANDSHAKE_TIME: "q8x",  # struct __kernel_timespec, without its nanoseconds
+        WGPEER_A_RX_BYTES: U64,
+        WGPEER_A_TX_BYTES: U64,
+        WGPEER_A_ALLOWEDIPS: BYTES,
+    }
 )
-_OF_FAMILY = frozenset((CTRL_ATTR_FAMILY_ID,))
+_of_family = Picker({CTRL_ATTR_FAMILY_ID: U16}, _GENL.size)
 _NO_KEY = bytes(WG_KEY_LEN)
 
 _ALLOWED_IPS_AT_ONCE = 512
@@ -116,9 +120,9 @@ def find_family(generic: NetlinkSocket) -> int:
     """
     name = attribute(CTRL_ATTR_FAMILY_NAME, b"wireguard\0")
     for body in generic.ask(Request(GENL_ID_CTRL, 0, _GENL.pack(CTRL_CMD_GETFAMILY, 1, 0) + name)):
-        number = _payload(body, _OF_FAMILY).get(CTRL_ATTR_FAMILY_ID)
+        number: int | None = _of_family(body).get(CTRL_ATTR_FAMILY_ID)
         if number is not None:
-            return _unpack(_U16, number)
+            return number
     raise MalformedError("the kernel names no number for the netlink family wireguard")
 
 
@@ -161,13 +165,13 @@ def decode_device(bodies: Iterable[bytes]) -> DeviceState:
     A peer that does not fit a message goes on in the next one under the same key, with its other
     allowed IPs; only the first message tells of the device itself.
     """
-    device: dict[int, bytes] = {}
-    peers: dict[bytes, dict[int, bytes]] = {}
+    device: dict[int, Any] = {}
+    peers: dict[bytes, dict[int, Any]] = {}
     allowed: dict[bytes, tuple[str, ...]] = {}
     for body in bodies:
-        found = _payload(body, _OF_DEVICE)
+        found = _of_device(body)
         for _, entry in attributes(found.pop(WGDEVICE_A_PEERS, b"")):
-            peer = picked(entry, 0, _OF_PEER)
+            peer = _of_peer(entry)
             key = peer.get(WGPEER_A_PUBLIC_KEY, b"")
             peers.setdefault(key, peer)
             more = _allowed_ips(peer.get(WGPEER_A_ALLOWEDIPS, b""))
@@ -177,22 +181,22 @@ def decode_device(bodies: Iterable[bytes]) -> DeviceState:
 
 
 def _device_state(
-    device: dict[int, bytes], found: dict[str, tuple[dict[int, bytes], tuple[str, ...]]]
+    device: dict[int, Any], found: dict[str, tuple[dict[int, Any], tuple[str, ...]]]
 ) -> DeviceState:
     peers: list[LinkPeer] = []
     handshakes, received, sent = dict[str, int](), dict[str, int](), dict[str, int]()
     for name in sorted(found):
         peer, allowed_ips = found[name]
         endpoint = _decode_endpoint(peer.get(WGPEER_A_ENDPOINT, b""))
-        keepalive = _number(_U16, peer, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL)
+        keepalive = peer.get(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, 0)
         peers.append(LinkPeer(name, endpoint, keepalive, _in_order(allowed_ips)))
-        handshakes[name] = _handshake(peer)
-        received[name] = _number(_U64, peer, WGPEER_A_RX_BYTES)
-        sent[name] = _number(_U64, peer, WGPEER_A_TX_BYTES)
+        handshakes[name] = peer.get(WGPEER_A_LAST_HANDSHAKE_TIME, 0)
+        received[name] = peer.get(WGPEER_A_RX_BYTES, 0)
+        sent[name] = peer.get(WGPEER_A_TX_BYTES, 0)
     told = Device(
         _key_text(device.get(WGDEVICE_A_PUBLIC_KEY, b"")),
-        _number(_U16, device, WGDEVICE_A_LISTEN_PORT),
-        _number(_U32, device, WGDEVICE_A_FWMARK),
+        device.get(WGDEVICE_A_LISTEN_PORT, 0),
+        device.get(WGDEVICE_A_FWMARK, 0),
     )
     return DeviceState(told, tuple(peers), handshakes, received, sent)
 
@@ -298,12 +302,6 @@ def _decode_endpoint(data: bytes) -> Endpoint | None:
     return None
 
 
-def _handshake(peer: dict[int, bytes]) -> int:
-    # struct __kernel_timespec: seconds and nanoseconds, 64 bits each.
-    data = peer.get(WGPEER_A_LAST_HANDSHAKE_TIME, b"")
-    return _unpack(_I64, data[: _I64.size]) if data else 0
-
-
 def _private_key(secret: Secret) -> bytes:
     key = _decode_key(secret.reveal())
     if key is None:
@@ -325,27 +323,9 @@ def _key_text(raw: bytes) -> str:
     return binascii.b2a_base64(raw, newline=False).decode()
 
 
-def _payload(body: bytes, wanted: frozenset[int]) -> dict[int, bytes]:
-    if len(body) < _GENL.size:
-        raise MalformedError(f"generic netlink message with a body of {len(body)} bytes")
-    return picked(body, _GENL.size, wanted)
-
-
 def _ifname(name: str) -> bytes:
     return attribute(WGDEVICE_A_IFNAME, name.encode(errors="surrogateescape") + b"\0")
 
 
 def _family(raw: bytes) -> int:
     return socket.AF_INET if len(raw) == 4 else socket.AF_INET6
-
-
-def _number(form: Struct, found: dict[int, bytes], kind: int) -> int:
-    data = found.get(kind)
-    return 0 if data is None else _unpack(form, data)
-
-
-def _unpack(form: Struct, data: bytes) -> int:
-    if len(data) != form.size:
-        raise MalformedError(f"WireGuard's netlink answer has a number of {len(data)} bytes")
-    number: int = form.unpack(data)[0]
-    return number

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rait.adapters import netlink, netns
+from rait.adapters import netlink, netns, rtnl
 from rait.adapters.netlink import (
     NLM_F_DUMP_INTR,
     NLMSG_DONE,
@@ -46,6 +46,8 @@ def error(
 class FakeSocket:
     """Answers each datagram that is sent with those that ``kernel`` says."""
 
+    room = 8 << 20
+
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.answers: list[bytes] = []
@@ -67,6 +69,10 @@ class FakeSocket:
         return -1
 
     def setsockopt(self, *_: object) -> None: ...
+
+    def getsockopt(self, *_: object) -> int:
+        return self.room
+
     def bind(self, _: object) -> None: ...
     def close(self) -> None: ...
 
@@ -177,6 +183,75 @@ def test_a_dump_may_end_in_an_error_within_its_done_message(connect) -> None:
         via.dump(GET)
 
 
+def dumped(request: netlink.Reply) -> bytes:
+    """What a kernel gives for a dump that fits one datagram: the request's body, and the end."""
+    number = request.sequence
+    return message(16, number, request.body) + message(NLMSG_DONE, number, bytes(4))
+
+
+def dumps(count: int) -> list[Request]:
+    return [Request(18, 0, struct.pack("=I", i)) for i in range(count)]
+
+
+def test_short_dumps_travel_together(connect) -> None:
+    via, fake = connect(lambda requests: [dumped(request) for request in requests])
+    wanted = dumps(100)
+    assert via.dump_each(wanted) == [[request.body] for request in wanted]
+    assert fake.datagrams < 5
+
+
+def test_short_dumps_do_not_overrun_a_small_buffer(connect, monkeypatch) -> None:
+    monkeypatch.setattr(FakeSocket, "room", 200 << 10)
+
+    def kernel(requests: list[netlink.Reply]) -> list[bytes]:
+        assert len(requests) <= 3
+        return [dumped(request) for request in requests]
+
+    via, _ = connect(kernel)
+    assert len(via.dump_each(dumps(10))) == 10
+
+
+def test_a_dump_that_is_refused_does_not_stop_the_others(connect) -> None:
+    def kernel(requests: list[netlink.Reply]) -> list[bytes]:
+        gone = struct.pack("=I", 1)
+        return [error(r.sequence, errno.ENODEV) if r.body == gone else dumped(r) for r in requests]
+
+    via, _ = connect(kernel)
+    first, second, third = via.dump_each(dumps(3))
+    assert (first, third) == ([struct.pack("=I", 0)], [struct.pack("=I", 2)])
+    assert isinstance(second, NetlinkError)
+    assert second.code == errno.ENODEV
+
+
+def test_dumps_behind_a_long_one_are_taken_by_themselves(connect) -> None:
+    def kernel(requests: list[netlink.Reply]) -> list[bytes]:
+        first, *others = requests
+        busy = [error(request.sequence, errno.EBUSY) for request in others]
+        return [message(16, first.sequence, b"more"), *busy, dumped(first)]
+
+    via, _ = connect(kernel)
+    wanted = dumps(3)
+    assert via.dump_each(wanted) == [[b"more", request.body] for request in wanted]
+
+
+def test_a_dump_among_others_that_was_interrupted_is_taken_again(connect) -> None:
+    tries: list[int] = []
+
+    def kernel(requests: list[netlink.Reply]) -> list[bytes]:
+        tries.append(len(requests))
+        first, *others = requests
+        if len(tries) > 1:
+            return [dumped(request) for request in requests]
+        old = message(16, first.sequence, b"old!", NLM_F_DUMP_INTR)
+        end = message(NLMSG_DONE, first.sequence, bytes(4))
+        return [old + end, *(dumped(request) for request in others)]
+
+    via, _ = connect(kernel)
+    wanted = dumps(3)
+    assert via.dump_each(wanted) == [[request.body] for request in wanted]
+    assert tries == [3, 1]
+
+
 def test_dropped_answers_say_what_to_do(connect) -> None:
     via, _ = connect(lambda _: [])
     with pytest.raises(NetlinkError, match=r"net\.core\.rmem_max"):
@@ -224,3 +299,17 @@ def test_a_real_kernel_answers() -> None:
         with pytest.raises(NetlinkError) as caught:
             via.ask(missing)
         assert caught.value.code == errno.ENODEV
+
+
+def test_a_real_kernel_answers_dumps_that_it_takes_one_at_a_time() -> None:
+    wanted = [rtnl.list_links(), rtnl.list_addresses()] * 3
+    with netns.open_netns("") as here, NetlinkSocket(here, 0) as via:
+        alone = [[rtnl_index(body) for body in via.dump(request)] for request in wanted]
+        each = via.dump_each(wanted)
+        assert [[rtnl_index(body) for body in bodies] for bodies in each] == alone
+        assert alone[0]
+
+
+def rtnl_index(body: bytes) -> int:
+    """Of an interface; both kinds of messages have it in this place."""
+    return struct.unpack_from("=i", body, 4)[0]
