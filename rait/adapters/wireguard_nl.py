@@ -167,29 +167,26 @@ def decode_device(bodies: Iterable[bytes]) -> DeviceState:
     """
     device: dict[int, Any] = {}
     peers: dict[bytes, dict[int, Any]] = {}
-    allowed: dict[bytes, tuple[str, ...]] = {}
     for body in bodies:
         found = _of_device(body)
-        for _, entry in attributes(found.pop(WGDEVICE_A_PEERS, b"")):
+        for _, entry in attributes(found.get(WGDEVICE_A_PEERS, b"")):
             peer = _of_peer(entry)
-            key = peer.get(WGPEER_A_PUBLIC_KEY, b"")
-            peers.setdefault(key, peer)
-            more = _allowed_ips(peer.get(WGPEER_A_ALLOWEDIPS, b""))
-            allowed[key] = allowed[key] + more if key in allowed else more
+            peer[WGPEER_A_ALLOWEDIPS] = _allowed_ips(peer.get(WGPEER_A_ALLOWEDIPS, b""))
+            first = peers.setdefault(peer.get(WGPEER_A_PUBLIC_KEY, b""), peer)
+            if first is not peer:
+                first[WGPEER_A_ALLOWEDIPS] += peer[WGPEER_A_ALLOWEDIPS]
         device = found | device
-    return _device_state(device, {_key_text(k): (peers[k], allowed[k]) for k in peers})
+    return _device_state(device, {_key_text(key): peer for key, peer in peers.items()})
 
 
-def _device_state(
-    device: dict[int, Any], found: dict[str, tuple[dict[int, Any], tuple[str, ...]]]
-) -> DeviceState:
+def _device_state(device: dict[int, Any], found: dict[str, dict[int, Any]]) -> DeviceState:
     peers: list[LinkPeer] = []
     handshakes, received, sent = dict[str, int](), dict[str, int](), dict[str, int]()
     for name in sorted(found):
-        peer, allowed_ips = found[name]
+        peer = found[name]
         endpoint = _decode_endpoint(peer.get(WGPEER_A_ENDPOINT, b""))
         keepalive = peer.get(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, 0)
-        peers.append(LinkPeer(name, endpoint, keepalive, _in_order(allowed_ips)))
+        peers.append(LinkPeer(name, endpoint, keepalive, _in_order(peer[WGPEER_A_ALLOWEDIPS])))
         handshakes[name] = peer.get(WGPEER_A_LAST_HANDSHAKE_TIME, 0)
         received[name] = peer.get(WGPEER_A_RX_BYTES, 0)
         sent[name] = peer.get(WGPEER_A_TX_BYTES, 0)
