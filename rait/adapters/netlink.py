@@ -11,7 +11,8 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
-from typing import NamedTuple
+
+from msgspec import Struct as Record
 
 from rait.adapters import netns
 from rait.domain.problem import MachineError
@@ -56,7 +57,7 @@ _DUMP_CHARGE = 64 << 10
 """What a datagram of a dump takes of the socket's buffer, at most, while it waits there."""
 
 
-class Request(NamedTuple):
+class Request(Record, frozen=True, gc=False):
     """A message to the kernel but for its header: type, flags beside NLM_F_REQUEST, and body."""
 
     kind: int
@@ -64,7 +65,7 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Reply(NamedTuple):
+class Reply(Record, frozen=True, gc=False):
     """A message from the kernel."""
 
     kind: int
@@ -120,10 +121,10 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
 
 def encode(request: Request, sequence: int, flags: int = 0) -> bytes:
     """The whole message, padded so that others may follow it."""
-    kind, own, body = request
-    size = HEADER_SIZE + len(body)
-    header = _HEADER.pack(size, kind, NLM_F_REQUEST | own | flags, sequence, 0)
-    return header + body + b"\0" * (-size % 4)
+    size = HEADER_SIZE + len(request.body)
+    flags |= NLM_F_REQUEST | request.flags
+    header = _HEADER.pack(size, request.kind, flags, sequence, 0)
+    return header + request.body + b"\0" * (-size % 4)
 
 
 def decode(data: bytes) -> list[Reply]:

@@ -15,6 +15,7 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
+    PeerAdded,
     PeerUpdated,
     replay,
 )
@@ -256,3 +257,21 @@ def test_a_link_cut_off_on_its_way_out_is_still_ours(key: str) -> None:
 def test_a_link_of_another_node_on_its_way_out_is_not_ours() -> None:
     leaving = link(group=PRIVATE_GROUPS + 1, public_key="another node's key", name="w2")
     assert what_happens(leaving, EMPTY, link()) == ()
+
+
+@given(known=st.sampled_from(some.TRANSITS), pending=st.none() | st.sampled_from(some.TRANSITS))
+def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
+    known: str, pending: str | None
+) -> None:
+    """It is as wanted in all that can be seen, but the machine does not show its transit."""
+    wanted = link(transit=some.TRANSITS[0])
+    told = structs.replace(wanted, origin=Origin("kernel", some.NETNS))
+    memory = Memory(
+        topology=Topology({"w1": link(transit=known)}),
+        pending={} if pending is None else {"w1": link(transit=pending)},
+    )
+    observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
+    settled = settle(observation, Topology({"w1": wanted}), memory, SCOPE)
+    kinds = [type(event) for event in diff(settled.before, settled.after)]
+    certain = {known, pending} <= {some.TRANSITS[0], None}
+    assert kinds == ([] if certain else [LinkRemoved, LinkAdded, PeerAdded])
