@@ -55,6 +55,16 @@ class Journal(JournalReader):
         with journal_file.explained(path, "open"):
             return cls(path, journal_file.open_for_writing(path), clock)
 
+    @staticmethod
+    def check(path: str | Path) -> None:
+        """Raise MachineError or HistoryError for a file that is no journal. Writes nothing.
+
+        So a lock beside a journal, say, is not put beside anything else.
+        """
+        path = Path(path)
+        with journal_file.explained(path, "open"):
+            journal_file.refuse_strangers(path)
+
     def close(self) -> None:
         """Fold the -wal file in, if no one else uses it, and let go."""
         with journal_file.explained(self.path, "close"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -33,6 +35,14 @@ _ADVICE = {
     "IOERR": "its file system reports an input or output error",
 }
 
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
 
 @contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
@@ -42,9 +52,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     except HistoryError as error:
         raise HistoryError(f"{path}: {error}") from None
     except sqlite3.Error as error:
-        # An extended code as SQLITE_IOERR_WRITE begins with the name of the primary one.
-        name = getattr(error, "sqlite_errorname", "").split("_")
-        kind = name[1] if len(name) > 1 else ""
+        kind = _kind(error)
         if kind == "IOERR" and _is_full(path):
             kind = "FULL"  # so SQLite calls it where its -shm file finds no space
         advice = _ADVICE.get(kind, "")
@@ -55,11 +63,26 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         # SQLite's own message quotes what it could not read, and sqlite3 fails to decode that.
         raise MachineError(f"cannot {doing} the journal {path}: {_ADVICE['CORRUPT']}") from None
     except OSError as error:
-        raise MachineError(f"cannot {doing} the journal {path}: {error.strerror}") from None
+        reason = _obstacle(path) or error.strerror
+        raise MachineError(f"cannot {doing} the journal {path}: {reason}") from None
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise unless this is our journal or may become it, before anything is written or made.
+
+    What is not there, or empty, may. To be called within ``explained``.
+    """
+    try:
+        ask(path, lambda _: None)
+    except sqlite3.Error as error:
+        # Without a write-ahead log, what a crash left half done is put right by who may write.
+        if _kind(error) not in ("READONLY", "CANTOPEN"):
+            raise
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """Open the journal, made and migrated if need be; to be called within ``explained``."""
+    refuse_strangers(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -106,6 +129,25 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
         return question(connection)
 
 
+def _kind(error: sqlite3.Error) -> str:
+    """The name of the primary code: an extended one as SQLITE_IOERR_WRITE begins with it."""
+    name = getattr(error, "sqlite_errorname", "").split("_")
+    return name[1] if len(name) > 1 else ""
+
+
+def _obstacle(path: Path) -> str:
+    """What is in the way of the path, where that is not a matter of permissions."""
+    with suppress(OSError):
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to {place.readlink()}, which is not there"
+            if place.is_dir():
+                break
+            if place != path and place.exists():
+                return f"{place} is not a directory"
+    return ""
+
+
 def _is_full(path: Path) -> bool:
     try:
         return os.statvfs(path.parent).f_bavail == 0
@@ -136,6 +178,11 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
         status = path.stat()
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise OSError(errno.EINVAL, "a path must not hold a NUL byte") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {kind}; `journal` is to name a file of its own")
     if status.st_size == 0 and _at_rest(path):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -155,7 +202,8 @@ def _unchanged(path: Path, stamp: tuple[int, ...]) -> bool:
 
 
 def _companions(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+    real = path.resolve()  # SQLite has them beside the file itself, not beside a link to it
+    return [real.with_name(real.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
 
 
 def _make_private(file: Path) -> None:

@@ -83,6 +83,7 @@ def verify(where: Place, expect_head: str | None) -> VerifyReport:
 
 def prune(options: Options, where: Place, keep: int) -> Pruning:
     """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError."""
+    Journal.check(where.path)
     with (
         hold(lock_path(where.path), "rait log prune", options.lock_seconds),
         Journal.open(where.path) as journal,

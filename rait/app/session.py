@@ -178,6 +178,7 @@ def opened(options: Options, command: str) -> Iterator[tuple[Session, Journal]]:
     """
     loaded, secret, public_key = _configuration(options)
     path = Path(loaded.config.journal)
+    Journal.check(path)
     with (
         hold(lock_path(path), f"rait {command}", options.lock_seconds),
         machine_of(loaded.config, secret, public_key) as machine,
@@ -246,8 +247,12 @@ def target_netns(config: Config) -> str:
 
 
 def lock_path(journal: Path) -> Path:
-    """The lock stands beside the journal, so who writes one journal waits for one lock."""
-    return journal.with_name(journal.name + ".lock")
+    """The lock stands beside the journal, so who writes one journal waits for one lock.
+
+    Beside the file itself, where its path is a link: others may name it by another path.
+    """
+    real = journal.resolve()
+    return real.with_name(real.name + ".lock")
 
 
 def scope_of(config: Config, public_key: str) -> Scope:
