@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from rait.adapters import journal_file, journal_prune
+from rait.adapters import journal_file, journal_prune, journal_verify
 from rait.adapters.journal_reader import JournalReader, last_snapshot, snapshot_at
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
@@ -96,9 +96,11 @@ class Journal(JournalReader):
         """Drop the runs whose last entry is older than this unix time in nanoseconds.
 
         Runs go from the front only, as far as all of them are old enough; an unfinished run that
-        is its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
+        its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
+        Raises HistoryError where the journal is not sound: what shows that would go with the runs.
         """
         with self._appending() as log:
+            self._expect_sound()
             report = journal_prune.prune(log, keep_after)
         if report.entries:
             with journal_file.explained(self.path, "shrink"):
@@ -118,6 +120,14 @@ class Journal(JournalReader):
             if last - upto > SNAPSHOT_EVERY:
                 snapshot = snapshot_at(self._connection, scope, last)
                 log.add("snapshot", last, scope, codec.encode(snapshot))
+
+    def _expect_sound(self) -> None:
+        found = journal_verify.verify(self._connection, None)
+        if not found.ok:
+            raise HistoryError(
+                f"{found.why}. Nothing was pruned, as what tells of it would be lost: keep a copy "
+                "of the journal, then move it aside to begin a new one"
+            )
 
     def _expect_latest(self, run: int, scope: str) -> None:
         """Overlapping runs would not add up to the topology that is."""

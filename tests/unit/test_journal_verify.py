@@ -15,6 +15,7 @@ from rait.adapters.journal_reader import JournalReader
 from rait.adapters.journal_schema import read_head, write_head
 from rait.adapters.journal_verify import verify
 from rait.domain.chain import GENESIS
+from rait.domain.history import HistoryError
 from tests.unit.test_journal import SCOPE, add
 
 Row = tuple[str, int, str, object]
@@ -206,6 +207,30 @@ def test_a_head_kept_elsewhere_tells_of_a_rewrite(path: Path, tmp_path: Path) ->
         report = journal.verify(head)
     assert not report.ok
     assert "expected head" in report.why
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE entries SET at = at - 1 WHERE id = 7", "entry 7 was changed"),
+        ("DELETE FROM entries WHERE id = 8", "entry 8 is missing"),
+        ("UPDATE entries SET payload = 5 WHERE id = 8", "entry 8 was changed"),
+        ("DELETE FROM entries WHERE id > 10", "are missing"),
+        ("UPDATE head SET count = 1", "head was changed"),
+        ("CREATE TABLE notes (text)", "tables or indexes were added"),
+    ],
+)
+def test_pruning_buries_no_evidence(
+    connection: sqlite3.Connection, path: Path, change: str, says: str
+) -> None:
+    connection.execute(change)
+    before = list(connection.iterdump())
+    report = JournalReader(path).verify()
+    with Journal.open(path) as journal, pytest.raises(HistoryError, match=says):
+        journal.prune(2**62)
+    assert JournalReader(path).verify() == report
+    assert not report.ok
+    assert list(connection.iterdump()) == before
 
 
 def test_a_report_says_how_much_is_sound(path: Path) -> None:
