@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from rait.domain.backend import Outcome
-from rait.domain.chain import Entry
+from rait.domain.chain import Entry, Value
 from rait.domain.events import Event
 from rait.domain.history import HistoryError, RunHeader, RunRecord, Snapshot, Status
 
@@ -61,12 +61,14 @@ def decode(entry: Entry) -> Payload:
     decoder = _decoders.get(entry.kind)
     if decoder is None:
         raise HistoryError(
-            f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know; "
-            "upgrade rait"
+            f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know: "
+            "a later rait wrote it (so upgrade rait), or it is damaged, which `rait log verify` "
+            "can tell"
         )
     try:
         return decoder.decode(entry.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    # SQLite keeps whatever is put into a column, so the payload need not be bytes.
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
         raise HistoryError(
             f"entry {entry.id} ({entry.kind}) of the journal cannot be read: {error}; a later "
             "rait wrote it, or it is damaged, which `rait log verify` can tell"
@@ -76,7 +78,7 @@ def decode(entry: Entry) -> Payload:
 def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     """The runs that the entries, in order, tell of; the last ones may lack their ends.
 
-    Raises HistoryError as ``decode`` does, and for entries of a run whose beginning is missing.
+    Raises HistoryError as ``decode`` does, and for a run of which something is missing.
     """
     drafts: dict[int, _Draft] = {}
     for entry in entries:
@@ -85,7 +87,7 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
             drafts[entry.id] = _Draft(entry.id, entry.id, payload)
         elif not isinstance(payload, (Snapshot, Pruned)):
             if entry.run not in drafts:
-                raise HistoryError(f"entry {entry.id} of the journal is of no run that it holds")
+                raise _damage(f"entry {entry.id} of the journal is of no run that it holds")
             drafts[entry.run].add(entry, payload)
     return tuple(draft.record() for draft in drafts.values())
 
@@ -105,13 +107,25 @@ class _Draft(Struct):
     def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
         self.last_id = entry.id
         if isinstance(payload, Finished):
-            self.status, self.finished_at = payload.status, entry.at
+            self.status, self.finished_at = payload.status, _time_of(entry)
         elif isinstance(payload, tuple):
-            self.outcomes |= {outcome.index: outcome for outcome in payload}
-        elif entry.kind == "noticed":
-            self.noticed.append(payload)
+            self._add_outcomes(entry, payload)
         else:
-            self.intended.append(payload)
+            self._add_event(entry, payload)
+
+    def _add_outcomes(self, entry: Entry, outcomes: tuple[Outcome, ...]) -> None:
+        if not all(0 <= outcome.index < len(self.intended) for outcome in outcomes):
+            raise _damage(
+                f"entry {entry.id} of the journal tells of an event that run {self.id} has not"
+            )
+        self.outcomes |= {outcome.index: outcome for outcome in outcomes}
+
+    def _add_event(self, entry: Entry, event: Event) -> None:
+        # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
+        expected = self.id + 1 + len(self.noticed) + len(self.intended)
+        if entry.id != expected:
+            raise _damage(f"entry {expected} of the journal, an event of run {self.id}, is missing")
+        (self.noticed if entry.kind == "noticed" else self.intended).append(event)
 
     def record(self) -> RunRecord:
         return RunRecord(
@@ -124,6 +138,17 @@ class _Draft(Struct):
             status=self.status,
             finished_at=self.finished_at,
         )
+
+
+def _time_of(entry: Entry) -> int:
+    at: Value = entry.at  # whatever SQLite has there
+    if not isinstance(at, int):
+        raise _damage(f"entry {entry.id} of the journal has no time")
+    return at
+
+
+def _damage(what: str) -> HistoryError:
+    return HistoryError(f"{what}; the journal was damaged, and `rait log verify` tells where")
 
 
 def _storable_outcome(outcome: Outcome) -> Outcome:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from rait.domain.backend import Outcome
 from rait.domain.events import (
@@ -34,14 +34,14 @@ class RunHeader(Struct, frozen=True, kw_only=True):
 
     ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
-    ("" where there was none).
+    ("" where there was none). A time out of SQLite's range is no time that a run wrote.
     """
 
     scope: str
     command: str
     version: str
     uid: int
-    started_at: int
+    started_at: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     public_key: str
     config_digest: str = ""
     peers_digest: str = ""
