@@ -24,6 +24,9 @@ from rait.domain.topology import Topology
 
 Answer = TypeVar("Answer")
 
+LEAST, MOST = -(2**63), 2**63 - 1
+"""The integers that SQLite can be asked about."""
+
 # Without the hint SQLite takes the index on scope, which sorts all that the scope ever did.
 _COLUMNS = "SELECT id, run, kind, scope, at, payload FROM entries NOT INDEXED"
 
@@ -166,6 +169,8 @@ def _entries(
 def _runs(
     connection: sqlite3.Connection, since: int | None, until: int | None, scope: str | None
 ) -> tuple[RunRecord, ...]:
+    since = since and _in_range(since)
+    until = until and _in_range(until)
     conditions, values = ["kind = 'run_started'"], list[int | str]()
     for condition, value in (("at >= ?", since), ("at <= ?", until), ("scope = ?", scope)):
         if value is not None:
@@ -182,6 +187,8 @@ def _runs(
 
 
 def _run(connection: sqlite3.Connection, run: int) -> RunRecord:
+    if not LEAST <= run <= MOST:
+        raise HistoryError(f"there is no run {run}")
     found = connection.execute(
         "SELECT id, run, kind, scope, at, payload FROM entries "
         "WHERE run = ? AND kind != 'snapshot' ORDER BY id",
@@ -215,6 +222,8 @@ def _topology_at(
 
 
 def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snapshot:
+    if not LEAST <= event <= MOST:
+        raise HistoryError(f"there is no event {event}")
     row = connection.execute(
         "SELECT run, scope FROM entries WHERE id = ? AND kind IN ('noticed', 'intended')", (event,)
     ).fetchone()
@@ -229,12 +238,19 @@ def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snap
 
 
 def _last_entry_at(connection: sqlite3.Connection, time: int) -> int:
-    (last,) = connection.execute("SELECT max(id) FROM entries WHERE at <= ?", (time,)).fetchone()
+    (last,) = connection.execute(
+        "SELECT max(id) FROM entries WHERE at <= ?", (_in_range(time),)
+    ).fetchone()
     if isinstance(last, int):
         return last
     if read_head(connection).dropped:
         raise HistoryError("what the journal held of that time was pruned")
     return 0
+
+
+def _in_range(time: int) -> int:
+    """What is out of range is before all entries, or after them."""
+    return min(max(time, LEAST), MOST)
 
 
 def _pruned_note(connection: sqlite3.Connection, entry: int) -> str:

@@ -107,13 +107,21 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
         return Past(topology=topology, public_key=key, at="now")
     kind, _, number = at.rpartition(":")
     if kind in ("", "run") and number.isdecimal():
-        topology, key = journal.topology_at(scope, run=int(number))
+        topology, key = journal.topology_at(scope, run=_number(number))
         return Past(topology=topology, public_key=key, at=f"run {number}")
     if kind == "event" and number.isdecimal():
-        topology, key = journal.topology_at(scope, event=int(number))
+        topology, key = journal.topology_at(scope, event=_number(number))
         return Past(topology=topology, public_key=key, at=f"event {number}")
     topology, key = journal.topology_at(scope, time=moment(at, time.time_ns()))
     return Past(topology=topology, public_key=key, at=at)
+
+
+def _number(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        # Python reads some thousands of digits at the most.
+        raise ConfigError(f"a number of {len(digits)} digits is of no run or event") from None
 
 
 def _towards(

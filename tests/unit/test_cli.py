@@ -347,3 +347,34 @@ def test_an_empty_log_says_so(rait: Rait) -> None:
     assert rait("log", "--json") == Said(0, "", "")
     assert rait("log", "--since", "noon").status == 2
     assert rait("rollback").status == 1
+
+
+HUGE = "99999999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("log", "show", HUGE), f"there is no run {HUGE}"),
+        (("log", "show", f"-{HUGE}"), f"there is no run -{HUGE}"),
+        (("log", "--run", HUGE), f"there is no run {HUGE}"),
+        (("rollback", HUGE), f"there is no run {HUGE}"),
+        (("replay", "--at", HUGE), f"there is no run {HUGE}"),
+        (("replay", "--at", f"event:{HUGE}"), f"there is no event {HUGE}"),
+        (("replay", "--at", HUGE, "--diff"), f"there is no run {HUGE}"),
+    ],
+)
+def test_a_number_beyond_all_runs_is_of_none(
+    journaled: Rait, arguments: tuple[str, ...], says: str
+) -> None:
+    said = journaled(*arguments)
+    assert (said.status, said.out) == (1, "")
+    assert said.err.endswith(f"{says}\n")
+    assert journaled("replay", "--at", "9" * 5000).status == 2
+
+
+def test_a_time_beyond_all_entries_is_before_or_after_them(journaled: Rait) -> None:
+    assert journaled("log", "--since", "9999-12-31").out == "no runs\n"
+    assert journaled("log", "--since", "999999999w").out == journaled("log").out
+    assert "1 link as of" in journaled("replay", "--at", "9999-12-31").out
+    assert "0 links as of" in journaled("replay", "--at", "999999999w").out
