@@ -36,11 +36,16 @@ if TYPE_CHECKING:
     from rait.app.restore import Past
 
 NEVER = "never"
+LEFT = "left by a run that did not finish"
+NOT_OURS = "not by a run of this configuration"
 
 
 def report_text(report: Report) -> str:
-    """A line for each change that was not ours, one for each event, then one that sums up."""
-    noticed = [f"! {line} (since the last run, not by rait)" for line in event_lines(report.drift)]
+    """A line for each change that was found, one for each event, then one that sums up."""
+    left = [event for event in report.drift if event in report.left]
+    others = [event for event in report.drift if event not in report.left]
+    noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
+    noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
     return "\n".join([*noticed, *event_lines(report.events), summary(report)])
 
 
@@ -82,7 +87,7 @@ def report_json(report: Report) -> str:
             "run": report.run,
             "links": report.links,
             "events": [event_object(event) for event in report.events],
-            "drift": [event_object(event) for event in report.drift],
+            "drift": [noticed_object(event, event in report.left) for event in report.drift],
             "failed": [{"link": f.link, "error": f.error} for f in report.failures],
             "warnings": list(report.warnings),
             "excessive_removal": msgspec.to_builtins(report.removal),
@@ -100,6 +105,11 @@ def event_object(event: Event) -> dict[str, object]:
     if isinstance(event, RuleAdded | RuleRemoved):
         return {"type": fields.pop("type"), "rule": fields["rule"]}
     return {"type": fields.pop("type"), "link": fields.pop("name"), **fields}
+
+
+def noticed_object(event: Event, left: bool) -> dict[str, object]:
+    """A noticed event for programs, and whether a run that did not finish left it behind."""
+    return {**event_object(event), "left_by_unfinished_run": left}
 
 
 _OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed

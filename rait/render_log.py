@@ -10,7 +10,7 @@ from rait.app.history import Query
 from rait.app.moments import written
 from rait.domain.events import Event, peers_named
 from rait.domain.history import RunRecord, VerifyReport
-from rait.render import describe, event_object, to_json
+from rait.render import LEFT, NOT_OURS, describe, event_object, noticed_object, to_json
 
 UNFINISHED = "never finished"
 _SHORT = 12
@@ -44,6 +44,7 @@ def run_whole(run: RunRecord) -> str:
 def run_json(run: RunRecord) -> str:
     """A run as one line of JSON; times are unix time in nanoseconds."""
     header = msgspec.to_builtins(run.header)
+    left = header.pop("left")
     value = {
         "run": run.id,
         **header,
@@ -53,7 +54,7 @@ def run_json(run: RunRecord) -> str:
         "failed": run.failed,
         "unknown": run.unknown,
         "noticed": [
-            {"event": run.noticed_id(index), **event_object(event)}
+            {"event": run.noticed_id(index), **noticed_object(event, index in left)}
             for index, event in enumerate(run.noticed)
         ],
         "events": [
@@ -99,7 +100,8 @@ def _headline(run: RunRecord) -> str:
 
 def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
     for index, event in enumerate(run.noticed):
-        yield run.noticed_id(index), event, f"  {describe(event)} (noticed: not done by rait)"
+        whose = LEFT if index in run.header.left else NOT_OURS
+        yield run.noticed_id(index), event, f"  {describe(event)} (noticed: {whose})"
     for index, event in enumerate(run.intended):
         outcome = _outcome(run, index)
         suffix = "" if outcome["outcome"] == "done" else f" ({outcome['outcome']})"

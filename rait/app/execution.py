@@ -26,15 +26,16 @@ RECORD_SECONDS = 0.25
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """What there is, what should be, what to do, and what had changed without us.
+    """What there is, what should be, what to do, and what had changed since the last run.
 
-    ``strays`` are links that a run which was cut off may have left half made, and
-    ``routing_problem`` says why babeld could not be asked.
+    ``left`` are those of ``drift`` that a run which was cut off had intended, ``strays`` are links
+    that it may have left half made, and ``routing_problem`` says why babeld could not be asked.
     """
 
     settled: Settled
     events: tuple[Event, ...]
     drift: tuple[Event, ...]
+    left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
     routing_problem: str | None = None
 
@@ -130,6 +131,7 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         status=status,
         events=change.events,
         drift=change.drift,
+        left=change.left,
         failures=tuple(failures),
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
         links=len(wanted),

@@ -29,7 +29,7 @@ from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
 from rait.domain.guard import excessive_removal
-from rait.domain.history import Memory
+from rait.domain.history import Memory, left_behind
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
 from rait.domain.settle import is_ours, settle
@@ -81,10 +81,12 @@ def plan_against(options: Options, state_path: str) -> Report:
     scope = scope_of(loaded.config, state.public_key)
     settled = settle(state.observation, planned.topology, state.memory, scope)
     refuse(settled)
+    drift = diff(state.memory.topology, settled.before)
     change = Change(
         settled=settled,
         events=diff(settled.before, settled.after),
-        drift=diff(state.memory.topology, settled.before),
+        drift=drift,
+        left=left_behind(drift, state.memory.undecided),
     )
     warnings = plan_warnings(loaded, peers, unresolved, planned)
     return _report(change, warnings, loaded.config.max_removals)

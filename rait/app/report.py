@@ -23,8 +23,9 @@ class Failure(Struct, frozen=True):
 class Report(Struct, frozen=True, kw_only=True):
     """What a run did.
 
-    ``events`` is what was to be done, ``drift`` what had changed on the machine without us since
-    the last run, and ``run`` the number of the run in the journal, None where nothing was to do.
+    ``events`` is what was to be done, ``drift`` what had changed on the machine since the last run
+    of this configuration, ``left`` those of it that this run left behind as it never finished, and
+    ``run`` the number of the run in the journal, None where nothing was to do.
     ``links`` is how many links there should now be.
     """
 
@@ -33,6 +34,7 @@ class Report(Struct, frozen=True, kw_only=True):
     run: int | None = None
     events: tuple[Event, ...] = ()
     drift: tuple[Event, ...] = ()
+    left: frozenset[Event] = frozenset()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     links: int = 0

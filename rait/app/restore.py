@@ -225,7 +225,7 @@ def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
     lines = [f"run {record.id} cannot be taken back alone, as its links changed since:"]
     lines += [
         f"  {c.link}: run {c.run} ({c.command}) "
-        + ("noticed a change that rait did not make" if c.noticed else "changed it")
+        + ("noticed that it had changed" if c.noticed else "changed it")
         for c in clashes
     ]
     lines.append(

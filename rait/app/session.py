@@ -23,7 +23,7 @@ from rait.app.report import Report
 from rait.domain.backend import Observation
 from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
-from rait.domain.history import Memory, RunHeader
+from rait.domain.history import Memory, RunHeader, left_behind
 from rait.domain.problem import ConfigError, MachineError, RaitError, SourceError
 from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import EMPTY, Topology
@@ -99,11 +99,13 @@ class Session:
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
         )
         settled, problem = _with_routing(settled, memory, routing)
+        drift = diff(memory.topology, settled.before)
         return Change(
             settled=settled,
             routing_problem=problem,
             events=diff(settled.before, settled.after),
-            drift=diff(memory.topology, settled.before),
+            drift=drift,
+            left=left_behind(drift, memory.undecided),
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
         )
 
@@ -127,7 +129,8 @@ class Session:
         self.machine.end_strays(change.strays)
         run_id: int | None = None
         if change.events or change.drift:
-            header = self._header(command, peers_digest)
+            left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
+            header = structs.replace(self._header(command, peers_digest), left=left)
             run = journal.begin(header, change.drift, change.events)
             run_id = run.id
             execution.perform(run, prepare)

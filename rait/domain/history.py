@@ -34,7 +34,9 @@ class RunHeader(Struct, frozen=True, kw_only=True):
 
     ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
-    ("" where there was none). A time out of SQLite's range is no time that a run wrote.
+    ("" where there was none). A time out of SQLite's range is no time that a run wrote. ``left``
+    are those of the run's noticed events, by their index, that the run before had intended and
+    never said what became of.
     """
 
     scope: str
@@ -45,6 +47,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     public_key: str
     config_digest: str = ""
     peers_digest: str = ""
+    left: tuple[int, ...] = ()
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -52,13 +55,15 @@ class Memory(Struct, frozen=True, kw_only=True):
 
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
     was intended by a run that never said what became of it (a crash), so they may exist;
-    ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise.
+    ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
+    is all that this run intended and that may have happened.
     """
 
     topology: Topology = EMPTY
     pending: Mapping[str, Link] = {}
     pending_vrfs: Mapping[str, int] = {}
     pending_rules: frozenset[str] = frozenset()
+    undecided: tuple[Event, ...] = ()
 
 
 class Snapshot(Struct, frozen=True):
@@ -184,7 +189,22 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
         pending=sequence[-1].pending() if sequence else {},
         pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
+        undecided=undecided,
     )
+
+
+def left_behind(noticed: Iterable[Event], undecided: Iterable[Event]) -> frozenset[Event]:
+    """Those of the noticed events that a run had intended which never said what became of them.
+
+    A new link may have come with less than was intended, so all that was noticed of it counts.
+    """
+    seen, intended = frozenset(noticed), frozenset(undecided)
+    new = _new_links(seen) & _new_links(intended)
+    return frozenset(event for event in seen if event.name in new or event in intended)
+
+
+def _new_links(events: Iterable[Event]) -> set[str]:
+    return {event.name for event in events if isinstance(event, LinkAdded)}
 
 
 def _misfit(topology: Topology, run: RunRecord) -> HistoryError:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rait.adapters.journal import Run
 from rait.adapters.lock import hold
 from rait.app import session
 from tests.integration import machine
@@ -154,7 +155,10 @@ def test_the_log_tells_of_runs_and_events(node: Node) -> None:
     assert first not in found("--since", stamp) or add["started_at"] // 10**9 > begun
 
     text = node.rait("log", "--link", link_of(node, B)).out
-    assert f"~ {link_of(node, B)} mtu 1420 -> 1300 (noticed: not done by rait)" in text
+    assert (
+        f"~ {link_of(node, B)} mtu 1420 -> 1300 (noticed: not by a run of this configuration)"
+        in text
+    )
     assert f"~ {link_of(node, B)} mtu 1300 -> 1420" in text
     assert link_of(node, A) not in text
     assert len(node.rait("log", "--oneline").out.splitlines()) == 3
@@ -163,6 +167,41 @@ def test_the_log_tells_of_runs_and_events(node: Node) -> None:
     for word in (f"run {second} ", "endpoint", str(node.conf), add["config_digest"], A.public_key):
         assert word in shown.out
     refused(node.rait("log", "show", "4711"), 1, "there is no run 4711")
+
+
+def test_what_a_killed_run_left_is_told_from_what_others_did(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(node, A, B)
+    write_peers(node, A.moved(), B, C)
+    with monkeypatch.context() as patch:
+        # All effects there, and none of them recorded.
+        patch.setattr(Run, "record", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert node.rait("up").status == -signal.SIGKILL
+    set_mtu(node, B, 1300)
+    state = node.directory / "state.json"
+    state.write_text(node.rait("export-state").out)
+    for command in (["plan"], ["plan", "--against", str(state)], ["up"]):
+        found = node.rait(*command).out.splitlines()
+        left = [line for line in found if line.endswith("(left by a run that did not finish)")]
+        assert [line.split()[2] for line in left] == [link_of(node, C), link_of(node, A)]
+        (other,) = (line for line in found if "not by a run of this configuration" in line)
+        assert f"! ~ {link_of(node, B)} mtu 1420 -> 1300 (since the last run, " in other
+    run = log(node)[-1]
+    mine = {event["link"]: event["left_by_unfinished_run"] for event in run["noticed"]}
+    assert mine == {link_of(node, A): True, link_of(node, B): False, link_of(node, C): True}
+    shown = node.rait("log", "show", str(run["run"])).out
+    assert f"+ {link_of(node, C)} port {C.send_port} (noticed: left by a run that did" in shown
+    assert "mtu 1420 -> 1300 (noticed: not by a run of this configuration)" in shown
+
+
+def test_another_spelling_of_the_configuration_is_not_said_to_be_others(node: Node) -> None:
+    sync(node, A)
+    (node.directory / "other.conf").symlink_to(node.conf.name)
+    found = node.rait("-c", str(node.directory / "other.conf"), "plan").out
+    assert f"! + {link_of(node, A)} " in found
+    assert "not by a run of this configuration" in found
+    assert "not by rait" not in found
 
 
 def test_follow_tells_of_a_run_when_it_has_ended(node: Node) -> None:

@@ -172,7 +172,8 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
         for index, event in enumerate(intended)
         if crash and isinstance(event, LinkAdded) and index not in known
     }
-    memory = Memory(topology=topology, pending=pending)
+    undecided = [event for index, event in enumerate(intended) if crash and index not in known]
+    memory = Memory(topology=topology, pending=pending, undecided=tuple(undecided))
     return Told(run.id, scope, noticed, intended, results, status, memory)
 
 

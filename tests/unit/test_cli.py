@@ -203,7 +203,7 @@ def test_a_plan_against_a_state_shows_what_a_change_of_the_registry_does(rait: R
     said = rait("plan", "--against", str(STATE))
     assert said.status == 0
     assert said.out.splitlines() == [
-        "! ~ rait4x50223 mtu 1420 -> 1280 (since the last run, not by rait)",
+        "! ~ rait4x50223 mtu 1420 -> 1280 (since the last run, not by a run of this configuration)",
         f"- rait4x50224 peer {PEERS[50224][0]}",
         f"+ rait4x50225 port 50225 peer {changed[50225][0]} endpoint 192.0.2.25:50153",
         "~ rait4x50223 mtu 1280 -> 1420",

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from rait.adapters import journal as journal_module
 from rait.adapters import journal_schema
@@ -21,8 +22,8 @@ from rait.adapters.journal_reader import JournalReader
 from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS
-from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded
-from rait.domain.history import HistoryError, Memory, RunHeader
+from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
+from rait.domain.history import HistoryError, Memory, RunHeader, left_behind
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
 
@@ -76,6 +77,18 @@ def test_what_was_intended_counts_once_it_has_happened(journal: Journal) -> None
     run.finish("done")
     record = journal.run(run.id)
     assert (record.status, record.done, record.failed, record.unknown) == ("done", 1, 0, 0)
+
+
+def test_what_a_run_left_is_all_that_is_seen_of_its_links_and_what_else_it_intended() -> None:
+    old, mtu = link("old"), LinkSettings(1300, 54)
+    new, other = LinkAdded(link("new")), LinkAdded(link("other"))
+    changed = LinkUpdated("old", old.settings, mtu)
+    intended = [LinkAdded(structs.replace(link("new"), settings=mtu)), changed, LinkRemoved(old)]
+    peer = PeerAdded("new", LinkPeer("far"))
+    by_hand = LinkUpdated("old", old.settings, LinkSettings(1280, 54))
+    assert left_behind([new, peer, other, changed], intended) == {new, peer, changed}
+    assert left_behind([by_hand, PeerAdded("old", LinkPeer("far"))], intended) == set()
+    assert left_behind([changed, new], ()) == set()
 
 
 def test_what_failed_did_not_happen(journal: Journal) -> None:

@@ -171,10 +171,22 @@ def test_what_others_did_is_told_first_and_marked() -> None:
     drift = LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54))
     text = report_text(report(LinkAdded(DYNAMIC), drift=(drift,), links=2))
     assert text.splitlines() == [
-        "! ~ w1 mtu 1420 -> 1300 (since the last run, not by rait)",
+        "! ~ w1 mtu 1420 -> 1300 (since the last run, not by a run of this configuration)",
         "+ w2 port dynamic",
         "rait up: 1 added; 2 links wanted",
     ]
+
+
+def test_what_an_unfinished_run_left_is_told_from_what_others_did() -> None:
+    drift = (LinkAdded(BARE), PeerAdded("w1", PEER), LinkAdded(DYNAMIC))
+    told = report(drift=drift, left=frozenset(drift[:2]), links=2, status="unchanged")
+    first, second, _ = report_text(told).splitlines()
+    assert first == "! + w1 port 50221 peer KEY endpoint 192.0.2.1:50153 " + (
+        "(left by a run that did not finish)"
+    )
+    assert second == "! + w2 port dynamic (since the last run, not by a run of this configuration)"
+    noticed = json.loads(report_json(told))["drift"]
+    assert [event["left_by_unfinished_run"] for event in noticed] == [True, True, False]
 
 
 def test_a_report_as_json_has_all_of_it() -> None:

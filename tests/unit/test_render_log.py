@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec import structs
 
 from rait.app.history import Query
 from rait.domain.backend import Outcome
@@ -46,7 +47,7 @@ def test_a_run_is_a_headline_and_its_events() -> None:
         assert word in head
     assert f"config {'c' * 12}  peers {'d' * 12}" in head
     assert events == [
-        "  ~ w2 mtu 1420 -> 1300 (noticed: not done by rait)",
+        "  ~ w2 mtu 1420 -> 1300 (noticed: not by a run of this configuration)",
         "  + w1 port 50221",
         "  ~ w1 + peer KEY endpoint 192.0.2.1:50153 (failed: EBUSY)",
         "  + w1 port 50221 (unknown)",
@@ -75,9 +76,17 @@ def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
     text = run_whole(RUN)
     for word in ("c" * 64, "d" * 64, "public key own", "configuration /etc/rait/rait.conf"):
         assert word in text
-    assert "event 8: ~ w2 mtu 1420 -> 1300 (noticed: not done by rait)" in text
+    assert "event 8: ~ w2 mtu 1420 -> 1300 (noticed: not by a run of this configuration)" in text
     assert "event 9: + w1 port 50221\n" in text
     assert "event 11: + w1 port 50221 (unknown)" in text
+
+
+def test_what_the_run_before_left_is_told_as_such() -> None:
+    run = structs.replace(RUN, header=structs.replace(RUN.header, left=(0,)))
+    assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in run_whole(run)
+    (noticed,) = json.loads(run_json(run))["noticed"]
+    assert noticed["left_by_unfinished_run"] is True
+    assert json.loads(run_json(RUN))["noticed"][0]["left_by_unfinished_run"] is False
 
 
 def test_a_run_is_one_line_of_json() -> None:
