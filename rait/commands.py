@@ -79,7 +79,7 @@ def log(arguments: argparse.Namespace) -> int:
     def show(run: RunRecord) -> None:
         brief = arguments.oneline
         text = render_log.run_text(run, query, brief=brief) if not arguments.json else ""
-        tell(text or render_log.run_json(run))
+        tell(text or render_log.run_json(run, query))
 
     if arguments.follow:
         with suppress(KeyboardInterrupt):  # that is how one ends it

@@ -41,8 +41,11 @@ def run_whole(run: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def run_json(run: RunRecord) -> str:
-    """A run as one line of JSON; times are unix time in nanoseconds."""
+def run_json(run: RunRecord, query: Query | None = None) -> str:
+    """A run and its events as one line of JSON, or only those events that were asked for.
+
+    Times are unix time in nanoseconds, and the counts are of the whole run.
+    """
     header = msgspec.to_builtins(run.header)
     left = header.pop("left")
     value = {
@@ -56,10 +59,12 @@ def run_json(run: RunRecord) -> str:
         "noticed": [
             {"event": run.noticed_id(index), **noticed_object(event, index in left)}
             for index, event in enumerate(run.noticed)
+            if query is None or _asked(event, query)
         ],
         "events": [
             {"event": run.intended_id(index), **event_object(event), **_outcome(run, index)}
             for index, event in enumerate(run.intended)
+            if query is None or _asked(event, query)
         ],
     }
     return msgspec.json.encode(value).decode()

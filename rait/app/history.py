@@ -54,7 +54,8 @@ def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:
     """The runs asked for, oldest first. Raises RaitError."""
     journal = JournalReader(where.path)
     if query.run is not None:
-        return (journal.run(query.run),)
+        run = journal.run(query.run)
+        return (run,) if _is_asked(run, query) else ()
     return journal.runs(since=query.since, link=query.link, peer=query.peer, scope=where.scope)
 
 
@@ -71,9 +72,17 @@ def follow(where: Place, query: Query) -> Iterator[RunRecord]:
             if run.id > told and ended:
                 told = run.id
                 yield run
-        if query.run is not None and told:
+        if query.run is not None and (told or not found):
             return
         time.sleep(POLL_SECONDS)
+
+
+def _is_asked(run: RunRecord, query: Query) -> bool:
+    return (
+        (query.since is None or run.header.started_at >= query.since)
+        and (query.link is None or run.touches_link(query.link))
+        and (query.peer is None or run.touches_peer(query.peer))
+    )
 
 
 def verify(where: Place, expect_head: str | None) -> VerifyReport:

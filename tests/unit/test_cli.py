@@ -349,6 +349,17 @@ def test_an_empty_log_says_so(rait: Rait) -> None:
     assert rait("rollback").status == 1
 
 
+@pytest.mark.parametrize("follow", [(), ("-f",)])
+def test_a_run_is_told_only_if_all_else_that_was_asked_holds(
+    journaled: Rait, follow: tuple[str, ...]
+) -> None:
+    for options in ((), ("--since", "1970-01-01T00:00Z"), ("--link", "w1")):
+        assert journaled("log", "--run", "1", *follow, *options).out.startswith("run 1 ")
+    nothing = "" if follow else "no runs\n"
+    for options in (("--since", "0s"), ("--link", "w2"), ("--peer", "KEY")):
+        assert journaled("log", "--run", "1", *follow, *options) == Said(0, nothing, "")
+
+
 HUGE = "99999999999999999999999"
 
 

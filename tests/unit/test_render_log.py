@@ -62,6 +62,9 @@ def test_a_run_is_a_headline_and_its_events() -> None:
 )  # fmt: skip
 def test_only_the_events_asked_for_are_told(query: Query, count: int) -> None:
     assert len(run_text(RUN, query, brief=False).splitlines()) == 1 + count
+    told = json.loads(run_json(RUN, query))
+    assert len(told["noticed"]) + len(told["events"]) == count
+    assert told["done"] == 1, "the counts are of the whole run"
 
 
 def test_a_crashed_run_never_finished() -> None:
