@@ -88,8 +88,8 @@ def report_json(report: Report) -> str:
             "links": report.links,
             "events": [event_object(event) for event in report.events],
             "drift": [noticed_object(event, event in report.left) for event in report.drift],
-            "failed": [{"link": f.link, "error": f.error} for f in report.failures],
-            "warnings": list(report.warnings),
+            "failed": [{"link": f.link, "error": _as_text(f.error)} for f in report.failures],
+            "warnings": [_as_text(warning) for warning in report.warnings],
             "excessive_removal": msgspec.to_builtins(report.removal),
         }
     )
@@ -236,6 +236,11 @@ def babel_json(listing: Sequence[BabelListing]) -> str:
     """The same as one JSON object."""
     told = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
     return to_json({"interfaces": told})
+
+
+def _as_text(words: str) -> str:
+    """A path in a message may hold bytes that are no text; JSON may not."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def to_json(value: object) -> str:

@@ -156,7 +156,7 @@ def _is_full(path: Path) -> bool:
 
 
 def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?{how}"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         if journal_schema.version_of(connection) == len(journal_schema.STEPS):

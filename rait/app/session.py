@@ -267,11 +267,12 @@ def scope_of(config: Config, public_key: str) -> Scope:
 def scope_name(url: str, public_key: str) -> str:
     """What the journal files this node's runs under: the configuration's absolute path.
 
-    A configuration from stdin or a URL has no path of its own, and goes by its key.
+    A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
+    path that are no text are spelt out, as SQLite and JSON take none.
     """
     if url == "-" or "://" in url:
         return f"key:{public_key}"
-    return str(Path(url).absolute())
+    return str(Path(url).absolute()).encode("utf-8", "backslashreplace").decode()
 
 
 def _namespaces(target: str, memory: Memory) -> list[str]:

@@ -16,6 +16,7 @@ from rait import __version__
 from rait.adapters.journal import Journal
 from rait.adapters.netlink import NetlinkSocket
 from rait.app.report import Report, Status
+from rait.app.session import scope_name
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkRemoved
@@ -389,3 +390,33 @@ def test_a_time_beyond_all_entries_is_before_or_after_them(journaled: Rait) -> N
     assert journaled("log", "--since", "999999999w").out == journaled("log").out
     assert "1 link as of" in journaled("replay", "--at", "9999-12-31").out
     assert "0 links as of" in journaled("replay", "--at", "999999999w").out
+
+
+# Paths that are no text
+
+
+def test_a_path_that_is_not_unicode_is_one_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / os.fsdecode(b"bad\377dir")
+    directory.mkdir()
+    rait = Rait(directory, capsys)
+    planned = rait("plan", "--against", str(STATE), "--json")
+    assert planned.status == 0
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    rait.conf.chmod(0o644)
+    command = [sys.executable, "-m", "rait", "-c", str(rait.conf), "plan", "--json", "--against"]
+    done = subprocess.run([*command, str(STATE)], capture_output=True, check=True, timeout=60)
+    (warning,) = json.loads(done.stdout)["warnings"]
+    assert "bad\\udcffdir/rait.conf: others on this machine can read" in warning
+    scope = f"{tmp_path}/bad\\udcffdir/rait.conf"
+    assert scope_name(str(rait.conf), "") == scope
+    with Journal.open(rait.journal) as journal:
+        run = journal.begin(header(scope, "up"), (), (LinkAdded(link("w1")),))
+        run.record([Outcome(0)])
+        run.finish("done")
+    for command in (("log",), ("replay",), ("log", "--journal", str(rait.journal))):
+        assert "w1 port 50221" in rait(*command).out
+    assert f"configuration {scope}\n" in rait("log", "show", "1").out
+    assert rait("log", "verify").status == 0
+    assert rait("log", "prune", "--keep", "1s").status == 0
