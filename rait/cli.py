@@ -73,11 +73,29 @@ _VERIFY = """\
 Examine every row of the journal: each entry's hash covers the one before it. Exit status 1 where
 anything was changed, removed, reordered or cut off. Who may write the file can also compute all
 hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+
+  rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
+"""
+
+_SHOW = """\
+Show one run whole, of whichever configuration it is, with the number of each event.
+"""
+
+_PRUNE = """\
+Drop the runs that ended longer ago, and keep a snapshot from which replay starts. A journal that
+`rait log verify` finds fault with is left as it is.
+
+  rait log prune --keep 90d
 """
 
 _REPLAY = """\
 Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
 the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
+
+  rait replay --at 10                            as it was after run 10
+  rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
+  rait replay --at 2h                            two hours ago
+  rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
 """
 
 _ROLLBACK = """\
@@ -204,7 +222,12 @@ def _plan(plan: argparse.ArgumentParser) -> None:
 
 
 def _log(log: _Command) -> None:
-    _add_journal(log, None, False)
+    _add_journal(log, None)
+    log.add_argument(
+        "--all",
+        action="store_true",
+        help="the runs of all configurations that share the journal",
+    )
     log.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
     log.add_argument("--link", metavar="NAME", help="runs and events of this link")
     log.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
@@ -212,7 +235,7 @@ def _log(log: _Command) -> None:
     log.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
     log.add_argument("--oneline", action="store_true", help="a line for each run")
     more = log.add_subparsers(title="of the journal", metavar="")
-    _add(more, "show", "log_show", "show one run whole", "Show one run whole.", (), _log_show)
+    _add(more, "show", "log_show", "show one run whole", _SHOW, (), _log_show)
     _add(
         more,
         "verify",
@@ -227,7 +250,7 @@ def _log(log: _Command) -> None:
         "prune",
         "log_prune",
         "drop old runs",
-        "Drop the runs that ended longer ago, and keep a snapshot from which replay starts.",
+        _PRUNE,
         (),
         _log_prune,
     )
@@ -235,28 +258,24 @@ def _log(log: _Command) -> None:
 
 def _log_show(show: argparse.ArgumentParser) -> None:
     show.add_argument("number", metavar="RUN", type=int, help="the run's number")
-    _add_journal(show, argparse.SUPPRESS, argparse.SUPPRESS)
+    _add_journal(show, argparse.SUPPRESS)
 
 
 def _log_verify(verify: argparse.ArgumentParser) -> None:
-    verify.add_argument("--expect-head", metavar="HASH", help="a head hash that was kept elsewhere")
-    _add_journal(verify, argparse.SUPPRESS, argparse.SUPPRESS)
+    verify.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
+    _add_journal(verify, argparse.SUPPRESS)
 
 
 def _log_prune(prune: argparse.ArgumentParser) -> None:
-    prune.add_argument("--keep", metavar="SPAN", required=True, help="what to keep, as 90d or 12h")
-    _add_journal(prune, argparse.SUPPRESS, argparse.SUPPRESS)
+    prune.add_argument(
+        "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
+    )
+    _add_journal(prune, argparse.SUPPRESS)
 
 
-def _add_journal(parser: argparse.ArgumentParser, path: str | None, everyone: bool | str) -> None:
+def _add_journal(parser: argparse.ArgumentParser, path: str | None) -> None:
     parser.add_argument(
         "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
-    )
-    parser.add_argument(
-        "--all",
-        action="store_true",
-        default=everyone,
-        help="the runs of all configurations that share the journal",
     )
 
 

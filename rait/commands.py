@@ -117,6 +117,7 @@ def log_verify(arguments: argparse.Namespace) -> int:
 
 def log_prune(arguments: argparse.Namespace) -> int:
     """``rait log prune``."""
+    from rait import render_log
     from rait.app import history
     from rait.app.moments import span
 
@@ -124,7 +125,7 @@ def log_prune(arguments: argparse.Namespace) -> int:
     if arguments.json:
         tell(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
     else:
-        tell(f"rait log prune: {pruning.runs} runs dropped, {pruning.entries} entries")
+        tell(render_log.pruning_text(pruning))
     return DONE
 
 

@@ -12,6 +12,10 @@ from rait.domain.events import Event, peers_named
 from rait.domain.history import RunRecord, VerifyReport
 from rait.render import LEFT, NOT_OURS, describe, event_object, noticed_object, to_json
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rait.adapters.journal_prune import Pruning
+
 UNFINISHED = "never finished"
 _SHORT = 12
 """So many digits of a digest are told in passing."""
@@ -73,14 +77,31 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
 def verification_text(report: VerifyReport) -> str:
     """What ``rait log verify`` found."""
     pruned = f", {report.dropped} pruned before them" if report.dropped else ""
+    entries = _entries(report.entries)
     if report.ok:
-        return f"rait log verify: {report.entries} entries are sound{pruned}\nhead {report.head}"
-    return f"rait log verify: {report.why}\nsound up to here: {report.entries} entries{pruned}"
+        verb = "is" if report.entries == 1 else "are"
+        return f"rait log verify: {entries} {verb} sound{pruned}\nhead {report.head}"
+    if report.entries or report.head:
+        return f"rait log verify: {report.why}\nsound up to here: {entries}{pruned}"
+    return (
+        f"rait log verify: {report.why}\n"
+        "the entries were not examined: only a sound head tells where they begin and end"
+    )
+
+
+def pruning_text(pruning: Pruning) -> str:
+    """What ``rait log prune`` did."""
+    runs = "1 run" if pruning.runs == 1 else f"{pruning.runs} runs"
+    return f"rait log prune: {runs} dropped, {_entries(pruning.entries)}"
 
 
 def verification_json(report: VerifyReport) -> str:
     """The same as one JSON object."""
     return to_json(msgspec.to_builtins(report))
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _headline(run: RunRecord) -> str:

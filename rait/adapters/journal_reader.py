@@ -80,6 +80,10 @@ class JournalReader:
         """The number of the last entry, 0 for none: where ``follow`` may begin."""
         return self._ask(lambda connection: read_head(connection).last_id)
 
+    def pruned(self) -> int:
+        """The number of the last entry that was pruned, 0 for none."""
+        return self._ask(lambda connection: read_head(connection).dropped)
+
     def head(self) -> str:
         """The hash of the last entry, in hex: it stands for all that the journal holds."""
         return self._ask(lambda connection: read_head(connection).hash.hex())

@@ -45,9 +45,9 @@ def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyRep
     try:
         with _raw_text(connection):
             walk = _Walk(_sound_head(connection))
-            _check_layout(connection)
             _walk_chain(connection, walk)
             _check_bounds(walk)
+            _check_layout(connection)
             _check_indexes(connection)
         _check_expected(walk, expect_head)
     except _FindingError as finding:
@@ -136,7 +136,8 @@ def _note_pruning(walk: _Walk, entry: Entry) -> None:
 def _check_bounds(walk: _Walk) -> None:
     if walk.count != walk.head.count:
         missing = walk.head.count - walk.count
-        raise _FindingError(f"the last {missing} entries are missing", walk.next_id)
+        many = f"{missing} entries are" if missing != 1 else "entry is"
+        raise _FindingError(f"the last {many} missing", walk.next_id)
     if walk.hash != walk.head.hash:
         raise _FindingError("the head names another last entry", walk.next_id - 1)
     if not walk.anchor_stated:

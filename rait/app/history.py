@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,11 @@ from rait.adapters.lock import hold
 from rait.app.load import load_secret
 from rait.app.session import Options, configured, lock_path, scope_name
 from rait.domain.history import RunRecord, VerifyReport
+from rait.domain.problem import ConfigError
 
 POLL_SECONDS = 0.5
+
+_HASH = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -86,7 +90,15 @@ def _is_asked(run: RunRecord, query: Query) -> bool:
 
 
 def verify(where: Place, expect_head: str | None) -> VerifyReport:
-    """Examine the whole journal. Raises MachineError if it cannot be read."""
+    """Examine the whole journal. Raises MachineError if it cannot be read.
+
+    Raises ConfigError if ``expect_head`` is no head at all.
+    """
+    if expect_head is not None and not _HASH.fullmatch(expect_head.strip()):
+        raise ConfigError(
+            f"--expect-head: {expect_head!r} is no head; give the 64 hexadecimal digits that "
+            "`rait log verify` printed after `head`"
+        )
     return JournalReader(where.path).verify(expect_head)
 
 

@@ -152,7 +152,9 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
     else:
         did = [run for run in journal.runs(scope=session.name) if not only_told_babeld(run)]
         if not did:
-            raise MachineError("the journal has no run that changed anything")
+            pruned = journal.pruned()
+            note = f": entries up to {pruned} were pruned" if pruned else ""
+            raise MachineError(f"the journal has no run that changed anything{note}")
         record = did[-1]
     return record
 

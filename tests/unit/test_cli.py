@@ -361,6 +361,50 @@ def test_a_run_is_told_only_if_all_else_that_was_asked_holds(
         assert journaled("log", "--run", "1", *follow, *options) == Said(0, nothing, "")
 
 
+@pytest.mark.parametrize("head", ["", "junk", "ab" * 31, "ab" * 33, "zz" * 32])
+def test_a_head_that_is_none_is_wrong_usage(journaled: Rait, head: str) -> None:
+    said = journaled("log", "verify", "--expect-head", head)
+    assert (said.status, said.out) == (2, "")
+    assert f"--expect-head: {head!r} is no head; give the 64 hexadecimal digits" in said.err
+    kept = json.loads(journaled("log", "verify", "--json").out)["head"]
+    assert journaled("log", "verify", "--expect-head", f" {kept.upper()}\n").status == 0
+    assert journaled("log", "verify", "--expect-head", "ab" * 32).status == 1
+
+
+def test_what_was_pruned_is_not_said_never_to_have_been(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    assert rait("rollback").err == "rait: the journal has no run that changed anything\n"
+    with Journal.open(rait.journal) as journal:
+        run = journal.begin(header(str(rait.conf), "up"), (), (LinkAdded(link("w1")),))
+        run.record([Outcome(0)])
+        run.finish("done")
+        journal.prune(2**62)
+    assert rait("rollback").err.endswith("changed anything: entries up to 4 were pruned\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        (("log", "verify"), "rait log verify --expect-head "),
+        (("log", "prune"), "rait log prune --keep 90d"),
+        (("replay",), "rait replay --at event:11 --diff"),
+        (("replay",), 'rait replay --at "2026-01-31 17:05" --apply'),
+    ],
+)
+def test_help_shows_how_what_is_not_obvious_is_written(
+    rait: Rait, command: tuple[str, ...], example: str
+) -> None:
+    assert example in rait(*command, "--help").out
+
+
+@pytest.mark.parametrize("command", [("show", "1"), ("verify",), ("prune", "--keep", "1d")])
+def test_an_option_is_there_only_where_it_does_something(
+    journaled: Rait, command: tuple[str, ...]
+) -> None:
+    assert journaled("log", *command, "--all").status == 2
+    assert journaled("log", *command).status == 0
+
+
 HUGE = "99999999999999999999999"
 
 

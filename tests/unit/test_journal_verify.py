@@ -115,6 +115,8 @@ def test_a_tail_that_is_cut_off_is_found(connection: sqlite3.Connection) -> None
         report = verify(connection, None)
         assert (report.ok, report.bad_entry) == (False, number)
         assert "missing" in report.why
+        lost = read_head(connection).count - len(numbers(connection))
+        assert report.why.startswith("the last entry is" if lost == 1 else f"the last {lost} ent")
         connection.execute("ROLLBACK")
 
 
@@ -156,6 +158,16 @@ def test_a_changed_layout_is_found(connection: sqlite3.Connection, path: Path, c
     connection.execute(change)
     connection.close()
     assert not JournalReader(path).verify().ok
+
+
+def test_entries_are_sound_whatever_was_added_beside_them(
+    connection: sqlite3.Connection, path: Path
+) -> None:
+    entries = JournalReader(path).verify().entries
+    connection.execute("CREATE TABLE notes (text)")
+    report = JournalReader(path).verify()
+    assert (report.ok, report.entries) == (False, entries)
+    assert "tables or indexes were added" in report.why
 
 
 def test_a_front_that_is_cut_off_with_a_matching_head_is_found(

@@ -7,12 +7,20 @@ import json
 import pytest
 from msgspec import structs
 
+from rait.adapters.journal_prune import Pruning
 from rait.app.history import Query
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
 from rait.domain.history import RunHeader, RunRecord, VerifyReport
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
-from rait.render_log import run_json, run_text, run_whole, verification_json, verification_text
+from rait.render_log import (
+    pruning_text,
+    run_json,
+    run_text,
+    run_whole,
+    verification_json,
+    verification_text,
+)
 
 SECOND = 1_000_000_000
 LINK = Link("w1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221))
@@ -118,3 +126,17 @@ def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
         "sound up to here: 5 entries",
     ]
     assert json.loads(verification_json(report))["bad_entry"] == 6
+
+
+def test_what_was_not_examined_is_not_said_to_be_unsound() -> None:
+    text = verification_text(VerifyReport(ok=False, head="", entries=0, why="the head was changed"))
+    assert text.startswith("rait log verify: the head was changed\nthe entries were not examined")
+
+
+def test_one_is_not_many() -> None:
+    report = VerifyReport(ok=True, head="ab" * 32, entries=1)
+    assert verification_text(report).startswith("rait log verify: 1 entry is sound\n")
+    unsound = VerifyReport(ok=False, head="ab" * 32, entries=1, why="entry 2 is missing")
+    assert verification_text(unsound).endswith("sound up to here: 1 entry")
+    assert pruning_text(Pruning(1, 9)) == "rait log prune: 1 run dropped, 9 entries"
+    assert pruning_text(Pruning()) == "rait log prune: 0 runs dropped, 0 entries"
