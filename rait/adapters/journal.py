@@ -95,7 +95,7 @@ class Journal(JournalReader):
     def prune(self, keep_after: int) -> journal_prune.Pruning:
         """Drop the runs whose last entry is older than this unix time in nanoseconds.
 
-        Runs go from the front only, as far as all of them are old enough; an unfinished run that
+        Runs go from the front only, as far as all of them are old enough; an unfinished run that is
         its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
         Raises HistoryError where the journal is not sound: what shows that would go with the runs.
         """
