@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NEVER = "never"
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
+_NONE: Mapping[int, str] = {}
 
 
 def report_text(report: Report) -> str:
@@ -46,7 +47,7 @@ def report_text(report: Report) -> str:
     others = [event for event in report.drift if event not in report.left]
     noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
-    return "\n".join([*noticed, *event_lines(report.events), summary(report)])
+    return "\n".join([*noticed, *event_lines(report.events, report.errors), summary(report)])
 
 
 def removal_text(report: Report, removal: Removal) -> str:
@@ -86,7 +87,10 @@ def report_json(report: Report) -> str:
             "status": report.status,
             "run": report.run,
             "links": report.links,
-            "events": [event_object(event) for event in report.events],
+            "events": [
+                event_object(event) | _outcome(report, position)
+                for position, event in enumerate(report.events)
+            ],
             "drift": [noticed_object(event, event in report.left) for event in report.drift],
             "failed": [{"link": f.link, "error": _as_text(f.error)} for f in report.failures],
             "warnings": [_as_text(warning) for warning in report.warnings],
@@ -161,19 +165,30 @@ def _to_be(what: str, report: Report) -> str:
     return "that cannot be" if what == "failed" else f"to be {what}"
 
 
-def event_lines(events: Sequence[Event]) -> Iterator[str]:
-    """One line for each event: + comes, - goes, ~ changes. A new link and its peer share one."""
+def _outcome(report: Report, position: int) -> dict[str, str]:
+    """What became of an event, as ``rait log`` tells it; nothing where none was carried out."""
+    if report.status in ("planned", "stopped"):
+        return {}
+    error = report.errors.get(position)
+    return {"outcome": "done"} if error is None else {"outcome": "failed", "error": error}
+
+
+def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> Iterator[str]:
+    """One line for each event: + comes, - goes, ~ changes. A new link and its peer share one.
+
+    Those that ``errors`` has, by their position, are marked as failed.
+    """
     new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
     for position, event in enumerate(events):
-        if position and _is_its_peer(events, position):
+        if position and _shares_line(events, position, errors):
             continue
         text = describe(event)
         following = events[position + 1] if position + 1 < len(events) else None
-        if isinstance(following, PeerAdded) and _is_its_peer(events, position + 1):
+        if isinstance(following, PeerAdded) and _shares_line(events, position + 1, errors):
             text += f" {_peer_words(following)}"
         if isinstance(event, LinkRemoved) and event.name in new:
             text += f" (to be remade: {_changes(event.link.origin, new[event.name].origin)})"
-        yield text
+        yield f"{text} (failed)" if position in errors else text
 
 
 def describe(event: Event) -> str:
@@ -262,12 +277,12 @@ def _class_of(event: Event) -> str:
     return "changed"
 
 
-def _is_its_peer(events: Sequence[Event], position: int) -> bool:
-    """Whether the event gives a peer to the link that the event before it added."""
+def _shares_line(events: Sequence[Event], position: int, errors: Mapping[int, str]) -> bool:
+    """Whether the event gives a peer to the link that the event before it added, and as well."""
     before, event = events[position - 1], events[position]
-    return (
-        isinstance(before, LinkAdded) and isinstance(event, PeerAdded) and before.name == event.name
-    )
+    alike = (position - 1 in errors) == (position in errors)
+    its_peer = isinstance(before, LinkAdded) and isinstance(event, PeerAdded)
+    return its_peer and alike and before.name == event.name
 
 
 def _peer_words(event: PeerAdded) -> str:
@@ -288,13 +303,14 @@ def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:
     for field in before.__struct_fields__:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
-            words.append(f"{field.replace('_', ' ')} {_value(old)} -> {_value(new)}")
+            none = "the current one" if field == "netns" else "none"
+            words.append(f"{field.replace('_', ' ')} {_value(old, none)} -> {_value(new, none)}")
     return ", ".join(words)
 
 
-def _value(value: object) -> str:
+def _value(value: object, none: str) -> str:
     if value is None or value == "":
-        return "none"
+        return none
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return str(value)

@@ -55,6 +55,7 @@ class Execution:
         self._routing = routing
         self._debug = debug
         self._done = 0
+        self._errors: dict[int, str] = {}
         problems = change.settled.problems
         self._failed = {p.link: p.message for p in problems if p.link is not None}
         if change.routing_problem is not None:
@@ -64,6 +65,11 @@ class Execution:
     def failures(self) -> tuple[Failure, ...]:
         """The first thing that went wrong with each link."""
         return tuple(Failure(link, error) for link, error in self._failed.items())
+
+    @property
+    def errors(self) -> dict[int, str]:
+        """What went wrong with each event that failed, by its position."""
+        return dict(self._errors)
 
     @property
     def status(self) -> Status:
@@ -100,13 +106,16 @@ class Execution:
         events = self._change.events
         for outcome in self._machine.apply(events, self._routing) if events else ():
             event = events[outcome.index]
-            if outcome.error is None:
+            error = outcome.error
+            if error is None:
                 self._done += 1
             else:
-                self._failed.setdefault(event.name, outcome.error)
-            verdict = "done" if outcome.error is None else f"failed: {outcome.error}"
+                error = _without_name(error, event.name)
+                self._errors[outcome.index] = error
+                self._failed.setdefault(event.name, error)
+            verdict = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {verdict}")
-            yield outcome
+            yield Outcome(outcome.index, error)
 
     def _tells_babeld(self) -> bool:
         babel = BabelInterfaceAdded | BabelInterfaceFlushed
@@ -117,6 +126,11 @@ class Execution:
             routing.finish()
         except RaitError as error:
             self._failed[BABELD] = str(error)
+
+
+def _without_name(error: str, link: str) -> str:
+    """What went wrong, to be told after the link's name, with which backends begin."""
+    return error.removeprefix(f"link {link}").removeprefix(":").lstrip()
 
 
 def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -26,13 +27,15 @@ class Report(Struct, frozen=True, kw_only=True):
     ``events`` is what was to be done, ``drift`` what had changed on the machine since the last run
     of this configuration, ``left`` those of it that this run left behind as it never finished, and
     ``run`` the number of the run in the journal, None where nothing was to do.
-    ``links`` is how many links there should now be.
+    ``links`` is how many links there should now be, and ``errors`` says what went wrong with which
+    of the events, by their position.
     """
 
     command: str
     status: Status
     run: int | None = None
     events: tuple[Event, ...] = ()
+    errors: Mapping[int, str] = {}
     drift: tuple[Event, ...] = ()
     left: frozenset[Event] = frozenset()
     failures: tuple[Failure, ...] = ()

@@ -137,7 +137,9 @@ class Session:
         elif prepare is not None:
             prepare()
         report = report_on(command, execution.status, change, warnings)
-        return structs.replace(report, run=run_id, failures=execution.failures)
+        return structs.replace(
+            report, run=run_id, failures=execution.failures, errors=execution.errors
+        )
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
         return RunHeader(

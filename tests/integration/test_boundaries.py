@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.integration import machine
+from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import IFGROUP, Mesh
 
@@ -88,10 +89,26 @@ def test_a_taken_port_fails_its_link_alone(pair: Mesh) -> None:
         assert a.link_to(b, "ip4") in result.err
         assert str(b.ports["ip4"]) in result.err
         assert set(a.state()) >= {a.link_to(b, "ip6")}
+        assert_told_as_failed(a.link_to(b, "ip4"), result)
+        again = a.rait("up", "--json")
+        failed = [e for e in again.events if e["outcome"] == "failed"]
+        assert {e["link"] for e in failed} == {a.link_to(b, "ip4")}
+        assert failed[0]["error"] == again.json["failed"][0]["error"]
+        assert a.link_to(b, "ip4") not in failed[0]["error"]
     a.up()
     a.assert_has_exactly(a.links_to(b))
     b.up()
     pair.ping_all()
+
+
+def assert_told_as_failed(link: str, result: Result) -> None:
+    lines = result.out.splitlines()[:-1]
+    assert [line for line in lines if line.endswith(" (failed)")] == [
+        line for line in lines if f" {link} " in line
+    ]
+    (complaint,) = result.err.splitlines()
+    assert complaint.startswith(f"rait: {link}: ")
+    assert complaint.count(link) == 1
 
 
 def test_a_wrong_configuration_touches_nothing(pair: Mesh) -> None:

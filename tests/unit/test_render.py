@@ -167,6 +167,43 @@ def test_a_run_is_summed_up_in_a_line(told: Report, line: str) -> None:
     assert report_text(told).splitlines()[-1] == line
 
 
+def test_what_failed_is_marked() -> None:
+    taken = "listen port 50221 is taken"
+    events = (LinkAdded(BARE), PeerAdded("w1", PEER), LinkAdded(DYNAMIC), PeerAdded("w2", PASSIVE))
+    told = report(
+        *events,
+        status="partial",
+        failures=(Failure("w1", taken), Failure("w2", "no")),
+        errors={0: taken, 1: "left alone", 3: "no"},
+        links=2,
+    )
+    assert report_text(told).splitlines() == [
+        "+ w1 port 50221 peer KEY endpoint 192.0.2.1:50153 (failed)",
+        "+ w2 port dynamic",
+        "~ w2 + peer KEY passive (failed)",
+        "rait up: 2 failed; 2 links wanted",
+    ]
+    outcomes = [(e["outcome"], e.get("error")) for e in json.loads(report_json(told))["events"]]
+    assert outcomes == [
+        ("failed", taken),
+        ("failed", "left alone"),
+        ("done", None),
+        ("failed", "no"),
+    ]
+
+
+def test_what_was_not_carried_out_has_no_outcome() -> None:
+    for status in ("planned", "stopped"):
+        (event,) = json.loads(report_json(report(LinkAdded(BARE), status=status)))["events"]
+        assert "outcome" not in event
+
+
+def test_the_current_namespace_is_told_as_such() -> None:
+    here = Link("w1", Origin("kernel", "", "1"), BARE.settings, BARE.device)
+    line = next(event_lines([LinkRemoved(BARE), LinkAdded(here)]))
+    assert line == "- w1 (to be remade: netns raitns -> the current one)"
+
+
 def test_what_others_did_is_told_first_and_marked() -> None:
     drift = LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54))
     text = report_text(report(LinkAdded(DYNAMIC), drift=(drift,), links=2))
