@@ -1,11 +1,11 @@
 """The program ``rait``, which is also ``python -m rait``."""
 
 import gc
+import os
 import sys
 
-from rait.cli import main
-
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
+_STDERR = 2
 
 
 def run() -> int:
@@ -14,9 +14,21 @@ def run() -> int:
     # tenth of it. At its end the interpreter would look through everything once more.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
+        _occupy_standard_files()
+        from rait.cli import main  # here, for whoever interrupts while it is read
+
         return main()
+    except KeyboardInterrupt:
+        return 1
     finally:
         gc.freeze()
+
+
+def _occupy_standard_files() -> None:
+    """Keep the journal from becoming standard output where we were started with that closed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import os
 import sys
 
 from rait import __version__
-from rait.terminal import FAILED, WRONG, complain
+from rait.terminal import FAILED, WRONG, OutputError, complain, prepare, report_lost, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
+
+    from _typeshed import SupportsWrite
 
     Commands = argparse._SubParsersAction["_Command"]
     Options = Callable[["_Command"], None]
@@ -118,6 +120,18 @@ sync = true in the babeld block, `rait up` and `rait down` do this by themselves
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Never raises for what a user can do wrong."""
+    prepare()
+    try:
+        return _run(argv)
+    except OutputError as error:
+        report_lost(error)
+        return FAILED
+    except KeyboardInterrupt:
+        complain("interrupted; the next `rait up` sets right what is half done")
+        return FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
@@ -139,11 +153,27 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 def _width() -> int:
     try:
         return min(os.get_terminal_size(sys.stdout.fileno()).columns - 2, _WIDTH)
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # no terminal, or closed
         return _WIDTH
 
 
-class _Command(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong usage without showing a private key that was given in the place of a word."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse is silent where it cannot write its help.
+        if file is sys.stdout:
+            tell(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
+
+    def error(self, message: str) -> NoReturn:
+        from rait.domain.keytext import without_whole_keys
+
+        super().error(without_whole_keys(message))
+
+
+class _Command(_Parser):
     """The parser of one command, built when that command is the one to be parsed.
 
     To build those of all commands takes longer than to import argparse.
@@ -156,7 +186,11 @@ class _Command(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         super().__init__(**self._settings)
         self._options(self)
-        return super().parse_known_args(args, namespace)
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # All that follows a command is for it, so its own usage is the one to show.
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
 
 def _guarded(arguments: argparse.Namespace) -> int:
@@ -172,17 +206,10 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except RaitError as error:
         complain(str(error))
         return FAILED
-    except BrokenPipeError:
-        # Whoever read our output is gone; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except KeyboardInterrupt:
-        complain("interrupted; the next `rait up` sets right what is half done")
-        return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rait",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -190,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rait {__version__}")
-    _add_common(parser, os.environ.get("RAIT_CONFIG", DEFAULT_CONFIG), False)
+    _add_common(parser, os.environ.get("RAIT_CONFIG") or DEFAULT_CONFIG, False)
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
     _add(commands, "up", "up", "create or sync the tunnels", _UP, ["u", "sync"], _up)
@@ -210,15 +237,21 @@ def _parser() -> argparse.ArgumentParser:
 def _up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--dry-run", action="store_true", help="only show what would be done")
     up.add_argument("--yes", action="store_true", help="remove links however many they are")
+    _add_detailed_exitcode(up, "with --dry-run, ")
 
 
 def _plan(plan: argparse.ArgumentParser) -> None:
-    plan.add_argument(
+    _add_detailed_exitcode(plan, "")
+    plan.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+
+
+def _add_detailed_exitcode(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
         "--detailed-exitcode",
         action="store_true",
-        help="exit status 0: nothing to do, 1: error, 2: there are changes",
+        help=f"{when}exit status 0: nothing to do, 1: error, or a link that cannot be had, "
+        "2: there are changes",
     )
-    plan.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
 
 
 def _log(log: _Command) -> None:
@@ -334,11 +367,18 @@ def _add(
     )
 
 
+def _url(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a file, - or a URL")
+    return text
+
+
 def _add_common(parser: argparse.ArgumentParser, config: str, off: bool | str) -> None:
     parser.add_argument(
         "-c",
         "--config",
         metavar="URL",
+        type=_url,
         default=config,
         help="rait.conf: a path, - for stdin, or an http(s) URL "
         f"(default: $RAIT_CONFIG, else {DEFAULT_CONFIG})",

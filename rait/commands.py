@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rait import render
 from rait.app.report import Report
 from rait.app.session import Options
 from rait.domain.problem import ConfigError
-from rait.terminal import CHANGES, DONE, FAILED, PARTIAL, STOPPED, complain, tell
+from rait.terminal import (
+    CHANGES,
+    DONE,
+    FAILED,
+    PARTIAL,
+    STOPPED,
+    OutputError,
+    complain,
+    report_lost,
+    tell,
+)
 
 
 def up(arguments: argparse.Namespace) -> int:
@@ -18,9 +29,9 @@ def up(arguments: argparse.Namespace) -> int:
     from rait.app import up as use_case
 
     if arguments.dry_run:
-        from rait.app.planning import plan_up
-
-        return _planned(plan_up(_options(arguments)), arguments)
+        return _plan(arguments, against=None)
+    if arguments.detailed_exitcode:
+        raise ConfigError("--detailed-exitcode is of `rait plan` and `rait up --dry-run` only")
     return _told(use_case.up(_options(arguments), sure=arguments.yes), arguments)
 
 
@@ -42,11 +53,15 @@ def list_links(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """``rait plan``."""
+    return _plan(arguments, arguments.against)
+
+
+def _plan(arguments: argparse.Namespace, against: str | None) -> int:
     from rait.app.planning import plan_against, plan_up
 
     options = _options(arguments)
     try:
-        report = plan_against(options, arguments.against) if arguments.against else plan_up(options)
+        report = plan_up(options) if against is None else plan_against(options, against)
     except ConfigError as error:
         if not arguments.detailed_exitcode:
             raise
@@ -54,7 +69,11 @@ def plan(arguments: argparse.Namespace) -> int:
         complain(str(error))
         return FAILED
     status = _planned(report, arguments)
-    return CHANGES if arguments.detailed_exitcode and report.events else status
+    if not arguments.detailed_exitcode:
+        return status
+    if report.failures:
+        return FAILED
+    return CHANGES if report.events else DONE
 
 
 def export_state(arguments: argparse.Namespace) -> int:
@@ -123,9 +142,11 @@ def log_prune(arguments: argparse.Namespace) -> int:
 
     pruning = history.prune(_options(arguments), _place(arguments), span(arguments.keep))
     if arguments.json:
-        tell(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
+        text = render.to_json({"runs": pruning.runs, "entries": pruning.entries})
     else:
-        tell(render_log.pruning_text(pruning))
+        text = render_log.pruning_text(pruning)
+    with _done_already():
+        tell(text)
     return DONE
 
 
@@ -171,14 +192,25 @@ def babeld_sync(arguments: argparse.Namespace) -> int:
 
 
 def _told(report: Report, arguments: argparse.Namespace) -> int:
-    _report(report, arguments.json)
+    with _done_already():
+        _report(report, arguments.json)
     statuses = {"partial": PARTIAL, "failed": FAILED, "stopped": STOPPED}
     return statuses.get(report.status, DONE)
 
 
+@contextmanager
+def _done_already() -> Iterator[None]:
+    """Telling of what was done: if that fails, it is done all the same, and so is the status."""
+    try:
+        yield
+    except OutputError as error:
+        report_lost(error)
+
+
 def _planned(report: Report, arguments: argparse.Namespace) -> int:
+    """The status says whether all of it can be done, as that of the run itself would."""
     _report(report, arguments.json)
-    return DONE
+    return PARTIAL if report.failures else DONE
 
 
 def _report(report: Report, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import stat
 import sys
 from typing import BinaryIO
 
+from rait.domain.keytext import without_whole_keys
 from rait.domain.problem import SourceError
 
 STDIN = "-"
@@ -40,11 +41,14 @@ def read(
 
 
 def display_name(url: str) -> str:
-    """A URL fit for messages: without user, password and query, which may be secret."""
+    """A URL fit for messages: without user, password and query, which may be secret.
+
+    Nor does it show a private key that was given in the place of a path.
+    """
     if url == STDIN:
         return "standard input"
     if not _SCHEME.match(url):
-        return url
+        return without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit
 
     try:
@@ -86,7 +90,7 @@ def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, lim
         return _read_stdin(stdin, limit)
     scheme = _SCHEME.match(url)
     if scheme is None:
-        return _read_file(url, limit)
+        return _read_file(url, name, limit)
     if scheme[1].lower() not in ("http", "https"):
         raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
     # Its library takes half a second to import.
@@ -105,17 +109,17 @@ def _read_stdin(stdin: BinaryIO | None, limit: int) -> bytes:
         raise SourceError(f"standard input: {error.strerror}") from None
 
 
-def _read_file(path: str, limit: int) -> bytes:
+def _read_file(path: str, name: str, limit: int) -> bytes:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             return file.read(limit + 1)
     except FileNotFoundError:
-        raise SourceError(f"{path}: there is no such file") from None
+        raise SourceError(f"{name}: there is no such file") from None
     except PermissionError:
-        raise SourceError(f"{path}: may not be read by this user; is root needed?") from None
+        raise SourceError(f"{name}: may not be read by this user; is root needed?") from None
     except IsADirectoryError:
-        raise SourceError(f"{path}: is a directory; name a file in it") from None
+        raise SourceError(f"{name}: is a directory; name a file in it") from None
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise SourceError("a path must not hold a NUL byte") from None

@@ -10,6 +10,7 @@ from binascii import Error, a2b_base64, b2a_base64
 
 KEY_BYTES = 32
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b")
+_WHOLE_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _LONGEST_SHOWN = 80
 
 
@@ -35,6 +36,11 @@ def canonical_key(value: object) -> str:
 def without_keys(text: str) -> str:
     """The text with all that could be a key, in base64 or hex, left out."""
     return _KEYLIKE.sub("(left out)", text)
+
+
+def without_whole_keys(text: str) -> str:
+    """The text without WireGuard keys in base64; a long path, which only may be one, stays."""
+    return _WHOLE_KEY.sub("(left out)", text)
 
 
 def shown(value: object) -> str:

@@ -250,6 +250,8 @@ def assert_tunnels_come_and_go(node: Node, path: str, words: str) -> None:
     links = links_of(node, A)
     planned = node.rait("plan")
     assert words in planned.err
+    assert planned.status == 3
+    assert node.rait("plan", "--detailed-exitcode").status == 1
     assert f"+ {link_of(node, A)}" in planned.out
     result = node.rait("up", "--json")
     assert result.status == 3

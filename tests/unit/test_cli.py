@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from rait import __version__
 from rait.adapters.journal import Journal
 from rait.adapters.netlink import NetlinkSocket
-from rait.app.report import Report, Status
+from rait.app.report import Failure, Report, Status
 from rait.app.session import scope_name
 from rait.cli import main
 from rait.domain.backend import Outcome
@@ -177,6 +179,158 @@ def test_what_becomes_of_a_run_is_the_status(
     said = rait("up")
     assert said.status == status
     assert bool(said.err) == isinstance(outcome, BaseException)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_plan_that_cannot_be_carried_out_whole_is_no_success(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    failures = (Failure("babeld", "it does not run"),) if failed else ()
+    report = Report(command="plan", status="unchanged", failures=failures)
+    monkeypatch.setattr("rait.app.planning.plan_up", lambda _: report)
+    for command in (("plan",), ("up", "--dry-run")):
+        assert rait(*command).status == (3 if failed else 0)
+        assert rait(*command, "--detailed-exitcode").status == (1 if failed else 0)
+
+
+def test_a_dry_run_has_the_detailed_statuses_of_a_plan(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report(command="plan", status="planned", events=(LinkAdded(link("w1")),))
+    monkeypatch.setattr("rait.app.planning.plan_up", lambda _: report)
+    for command in (("plan",), ("up", "--dry-run")):
+        assert rait(*command).status == 0
+        assert rait(*command, "--detailed-exitcode").status == 2
+    refused = rait("up", "--detailed-exitcode")
+    assert refused.status == 2
+    assert "--dry-run" in refused.err
+
+
+# What cannot be told
+
+
+def run(rait: Rait, arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell starts it, with the shell's redirections."""
+    command = f"exec {sys.executable} -m rait -c {rait.conf} {arguments}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirection", "why"), [(">&-", "it is closed"), (">{full}", "No space left on device")]
+)
+def test_a_result_that_cannot_be_written_is_a_failure_with_a_word_of_why(
+    rait: Rait, full: Path, redirection: str, why: str
+) -> None:
+    for command in (f"plan --against {STATE}", f"--json plan --against {STATE}"):
+        done = run(rait, f"{command} {redirection.format(full=full)}")
+        assert done.returncode == 1
+        lines = [line for line in done.stderr.splitlines() if "warning" not in line]
+        assert lines == [f"rait: the result could not be written to standard output: {why}"]
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A device of its own that is always full, as /dev/full is."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        path.write_bytes(b"x")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            pytest.skip("this user may not make a device")
+    return path
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--help", "up --help", "", "dance"])
+def test_help_that_cannot_be_told_is_no_traceback(rait: Rait, full: Path, arguments: str) -> None:
+    status = 1 if arguments.endswith(("--version", "--help")) else 2
+    for redirection in (">&-", f">{full}", ">&- 2>&-"):
+        done = run(rait, f"{arguments} {redirection}")
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+    assert run(rait, f"{arguments} 2>&-").returncode == (0 if status == 1 else 2)
+
+
+def test_complaints_never_go_to_standard_output(rait: Rait) -> None:
+    rait.conf.unlink()
+    done = run(rait, "up 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("outcome", ["done", "partial"])
+def test_what_was_done_stays_the_status_if_it_cannot_be_told(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch, outcome: Status
+) -> None:
+    monkeypatch.setattr("rait.app.up.up", lambda *_, **__: Report(command="up", status=outcome))
+    monkeypatch.setattr(sys, "stdout", None)
+    said = rait("up")
+    assert said.status == {"done": 0, "partial": 3}[outcome]
+    assert said.err == "rait: the result could not be written to standard output: it is closed\n"
+
+
+def test_a_terminal_without_the_characters_of_a_name_gets_them_escaped(rait: Rait) -> None:
+    rait.write(CONF.replace("rait4x", "r\N{LATIN SMALL LETTER E WITH ACUTE}"), PEERS)
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = run(rait, f"plan --against {STATE}", **ascii_only)
+    assert done.returncode == 0, done
+    assert "+ r\\u00e950221 port 50221" in done.stdout
+    told = json.loads(run(rait, f"--json plan --against {STATE}", **ascii_only).stdout)
+    assert "r\N{LATIN SMALL LETTER E WITH ACUTE}50221" in {e["link"] for e in told["events"]}
+
+
+def test_an_interrupt_while_the_command_is_being_read_is_no_traceback(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "rait.commands", Interrupted())
+    monkeypatch.delattr("rait.commands", raising=False)
+    said = rait("up")
+    assert said.status == 1
+    assert "interrupted" in said.err
+
+
+# Words
+
+
+def test_an_empty_name_of_a_configuration(rait: Rait, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = rait("-c", "", "up")
+    assert said.status == 2
+    assert "argument -c/--config: is empty: name a file" in said.err
+    monkeypatch.setenv("RAIT_CONFIG", "")
+    main(["--help"])
+    monkeypatch.setattr("rait.app.up.up", lambda options, **_: pytest.fail(options.config))
+    with pytest.raises(pytest.fail.Exception, match=r"^/etc/rait/rait\.conf$"):
+        main(["up"])
+
+
+def test_a_word_too_many_shows_the_usage_of_its_command(rait: Rait) -> None:
+    for command in (("up",), ("log", "verify")):
+        said = rait(*command, "extra")
+        assert said.err.startswith(f"usage: rait {' '.join(command)} ")
+        assert said.err.endswith("error: unrecognized arguments: extra\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-c", PRIVATE, "up"), (PRIVATE,), ("up", PRIVATE), ("log", "show", PRIVATE)]
+)
+def test_a_private_key_in_a_wrong_place_is_not_shown(
+    rait: Rait, arguments: tuple[str, ...]
+) -> None:
+    said = rait(*arguments)
+    assert said.status == 2
+    assert PRIVATE not in said.err + said.out
+    assert "(left out)" in said.err
 
 
 # Plans made elsewhere
