@@ -47,11 +47,11 @@ def place(options: Options, journal: str | None = None, everyone: bool = False) 
     """The journal that the configuration names, or the one at a path given. Raises RaitError."""
     if journal is not None:
         return Place(Path(journal), "", None)
-    config = configured(options.config).config
+    loaded = configured(options.config)
     is_path = options.config != "-" and "://" not in options.config
-    key = "" if is_path or everyone else load_secret(config)[1]
+    key = "" if is_path or everyone else load_secret(loaded)[1]
     name = scope_name(options.config, key)
-    return Place(Path(config.journal), name, None if everyone else name)
+    return Place(Path(loaded.config.journal), name, None if everyone else name)
 
 
 def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:

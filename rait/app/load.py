@@ -18,8 +18,9 @@ from rait.domain.decode import decode_config, decode_peers
 from rait.domain.keytext import without_keys
 from rait.domain.peers import Peer
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
-from rait.domain.reader import UNKNOWN
+from rait.domain.reader import UNKNOWN, key_id
 
+_KEY_FILE = "private_key_file"
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 
 
@@ -27,12 +28,14 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
     ``digest`` is the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
+    ``key_place`` is where it names the file of the private key, for messages.
     """
 
     config: Config
     source: str
     digest: str
     warnings: tuple[str, ...] = ()
+    key_place: str = _KEY_FILE
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -76,7 +79,11 @@ def load_config(url: str, *, key_required: bool = True) -> Loaded:
         private_key_file=key_file,
     )
     return Loaded(
-        config=config, source=document.name, digest=_digest(text), warnings=tuple(warnings)
+        config=config,
+        source=document.name,
+        digest=_digest(text),
+        warnings=tuple(warnings),
+        key_place=_key_place(document) if key_file is not None else _KEY_FILE,
     )
 
 
@@ -111,28 +118,33 @@ def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
     )
 
 
-def load_secret(config: Config) -> tuple[Secret, str]:
+def load_secret(loaded: Loaded) -> tuple[Secret, str]:
     """The private key, from the configuration or the file it names, and its public key.
 
     Raises ConfigError where there is none to be had.
     """
     from rait.adapters import keys
 
-    secret = config.private_key
+    secret = loaded.config.private_key
     if secret is None:
         try:
-            secret = keys.read_private_key(config.private_key_file or "")
-        except SourceError as error:
-            raise ConfigError(f"private_key_file: {error}") from None
+            secret = keys.read_private_key(loaded.config.private_key_file or "")
+        except (SourceError, ConfigError) as error:
+            raise ConfigError(f"{loaded.key_place}: {error}") from None
     return secret, keys.public_key(secret)
 
 
 def describe(problem: Problem, document: Document) -> str:
     """``FILE:LINE: key: message``, as much of it as is known."""
-    line = document.locate(problem.path) if problem.path else None
-    place = document.name if line is None else f"{document.name}:{line}"
-    key = path_text(problem.path)
-    return f"{place}: {key}: {problem.message}" if key else f"{place}: {problem.message}"
+    return f"{place(document, problem.path)}: {problem.message}"
+
+
+def place(document: Document, path: Path) -> str:
+    """``FILE:LINE: key``, as much of it as is known."""
+    line = document.locate(path) if path else None
+    where = document.name if line is None else f"{document.name}:{line}"
+    key = path_text(path)
+    return f"{where}: {key}" if key else where
 
 
 def path_text(path: Iterable[str | int]) -> str:
@@ -158,6 +170,11 @@ def _error_text(problems: Iterable[Problem], document: Document) -> str:
     others = len(errors) - 1
     more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
     return describe(first, document) + more
+
+
+def _key_place(document: Document) -> str:
+    spelt = next((key for key in document.data if key_id(str(key)) == key_id(_KEY_FILE)), _KEY_FILE)
+    return place(document, (spelt,))
 
 
 def _check_stdin(url: str, config: Config, document: Document) -> None:

@@ -70,7 +70,7 @@ def plan_against(options: Options, state_path: str) -> Report:
     state = _read_state(state_path)
     loaded = configured(options.config, key_required=False)
     if loaded.config.private_key is not None:
-        _check_same_node(load_secret(loaded.config)[1], state)
+        _check_same_node(load_secret(loaded)[1], state)
     peers = load_peers(loaded)
     with netns.open_netns("") as here:
         addresses, unresolved = resolve(hosts_of(loaded.config, peers.peers), here, RESOLVE_SECONDS)

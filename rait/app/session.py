@@ -234,7 +234,7 @@ def configured(url: str, *, key_required: bool = True) -> Loaded:
 
 def _configuration(options: Options) -> tuple[Loaded, Secret, str]:
     loaded = configured(options.config)
-    secret, public_key = load_secret(loaded.config)
+    secret, public_key = load_secret(loaded)
     options.debug(f"configuration {loaded.source} read; our public key is {public_key}")
     return loaded, secret, public_key
 

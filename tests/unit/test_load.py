@@ -71,7 +71,7 @@ def test_the_manuals_files(tmp_path):
     assert loaded.warnings == ()
     assert loaded.config.peers == "/etc/rait/peers.conf"
     assert loaded.digest == sha256(path.read_bytes()).hexdigest()
-    assert load_secret(loaded.config) == (Secret(PRIVATE), PUBLIC)
+    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
     assert PRIVATE not in repr(loaded)
 
 
@@ -80,7 +80,7 @@ def test_paths_are_relative_to_the_configuration(directory, monkeypatch):
     loaded = load(directory)
     assert loaded.config.peers == str(directory / "peers.toml")
     assert loaded.config.journal == str(directory / "state/journal.db")
-    assert load_secret(loaded.config) == (Secret(PRIVATE), PUBLIC)
+    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
     assert load_peers(loaded).source == str(directory / "peers.toml")
 
 
@@ -111,6 +111,33 @@ def test_of_several_errors_the_first_in_the_file_is_told(directory):
     message = refused(directory, 'backend = "x"\n' + GOOD.replace("50153", "0"))
     assert message.startswith("rait.conf:1: backend:")
     assert message.endswith("(and 1 more problem)")
+
+
+def test_both_a_key_and_its_file_name_the_line(directory):
+    message = refused(
+        directory,
+        f'{GOOD}private_key = "{PRIVATE}"\n'.replace("private_key_file", "PrivateKeyFile"),
+    )
+    assert message.startswith("rait.conf:1: PrivateKeyFile: private_key and private_key_file are")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'peers = "{PRIVATE}"',
+        f'journal = "{PRIVATE}"',
+        f'isolation {{\n target = "{PRIVATE}"\n}}',
+        f'isolation {{\n transit = "{PRIVATE}"\n}}',
+        f'private_key_file = "{PRIVATE}"',
+    ],
+)
+def test_a_private_key_in_the_place_of_a_name_is_refused_and_not_shown(directory, line):
+    key = line.partition(" =")[0]
+    kept = [old for old in GOOD.splitlines() if not old.startswith(f"{key} =")]
+    message = refused(directory, "\n".join([line, *kept]))
+    assert message.startswith(f"rait.conf:{1 + line.count(chr(10)) // 2}: ")
+    assert "is a key itself" in message
+    assert PRIVATE not in message
 
 
 def test_a_text_that_does_not_parse(directory):
@@ -151,11 +178,12 @@ def test_a_key_file_that_others_can_read_is_warned_of(directory):
     ],
 )
 def test_key_files_that_hold_none(directory, content, says):
-    config = load(directory).config
+    loaded = load(directory)
     (directory / "key").unlink() if content is None else (directory / "key").write_text(content)
     with pytest.raises(ConfigError, match=says) as caught:
-        load_secret(config)
-    assert str(directory / "key") in str(caught.value)
+        load_secret(loaded)
+    place = f"{directory / 'rait.conf'}:1: private_key_file: "
+    assert str(caught.value).startswith(f"{place}{directory / 'key'}: ")
     assert PRIVATE[:20] not in str(caught.value)
 
 
@@ -216,4 +244,5 @@ def test_no_error_shows_the_private_key(directory, text):
 
 
 def test_a_secret_needs_no_file_if_the_configuration_holds_it():
-    assert load_secret(Config(private_key=Secret(PRIVATE)))[1] == PUBLIC
+    config = Config(private_key=Secret(PRIVATE))
+    assert load_secret(Loaded(config=config, source="x", digest=""))[1] == PUBLIC
