@@ -54,6 +54,11 @@ _MTU_REASON = f"babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds 
 _GROUP_REASON = (
     "0 is the group of all interfaces that were put in none, and the highest are for rait itself"
 )
+_BOTH_FAMILIES = (
+    "is the send_port of a transport of {} too: WireGuard takes a port in both families, so other "
+    "nodes listen on it for one of their two links to this one and skip the other, unless they set "
+    "dynamic_port; take another port"
+)
 _NO_BINDING = (
     "has no effect: WireGuard in the kernel listens on all addresses, and so do the programs "
     "that stand in for it"
@@ -85,7 +90,7 @@ def _config(top: Reader, key_required: bool) -> Config:
         isolation=isolation,
         babeld=_babeld(top.block("babeld")),
         peers=top.filled("peers") or DEFAULT_PEERS,
-        name=top.filled("name"),
+        name=top.filled("name", key_allowed=True),
         remarks=_remarks(top),
         backend=top.choice("backend", BACKENDS, None) or "auto",
         journal=top.filled("journal") or DEFAULT_JOURNAL,
@@ -99,9 +104,9 @@ def _config(top: Reader, key_required: bool) -> Config:
 
 def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None]:
     value, key_file = top.value("private_key"), top.filled("private_key_file")
-    _refuse_key_as_path(top, key_file)
     if top.has("private_key") and top.has("private_key_file"):
-        top.report("private_key and private_key_file are both given: leave one out")
+        message = "private_key and private_key_file are both given: leave one out"
+        top.report(message, "private_key_file")
     if not top.has("private_key"):
         if required and not top.has("private_key_file"):
             top.report("private_key is missing: make one with `wg genkey`")
@@ -111,17 +116,6 @@ def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None
     except ValueError as error:
         top.report(str(error), "private_key")
         return None, key_file
-
-
-def _refuse_key_as_path(top: Reader, key_file: str | None) -> None:
-    """A path is shown in messages, so a key that was put in its place must not get that far."""
-    try:
-        canonical_key(key_file)
-    except ValueError:
-        return
-    top.report(
-        "is a key itself, not the path of a file: private_key is for that", "private_key_file"
-    )
 
 
 def _remarks(top: Reader) -> dict[str, object]:
@@ -145,10 +139,13 @@ def _transports(top: Reader) -> list[tuple[Reader, Transport]]:
     for (_, first), (reader, second) in combinations(found, 2):
         if first.ifprefix == second.ifprefix:
             reader.report("is the ifprefix of another transport too", "ifprefix")
-        same_family = first.address_family == second.address_family
-        if same_family and first.send_port == second.send_port:
-            family = first.address_family
+        if first.send_port != second.send_port:
+            continue
+        family = first.address_family
+        if family == second.address_family:
             reader.report(f"is the send_port of another transport of {family} too", "send_port")
+        else:
+            reader.report(_BOTH_FAMILIES.format(family), "send_port", "warning")
     return found
 
 
@@ -286,9 +283,9 @@ def _babeld(reader: Reader | None) -> Babeld:
     kinds: tuple[Literal["unix", "tcp"], ...] = ("unix", "tcp")
     default = Babeld()
     kind = reader.choice("socket_type", kinds, default.socket_type) or default.socket_type
-    address = reader.filled("socket_addr")
+    address = _socket_address(reader, kind)
     if kind == "tcp":
-        reader.require("socket_addr", "HOST:PORT, as babeld's -g option gives the port")
+        reader.require("socket_addr", "a port or HOST:PORT, as babeld's -G option gives the port")
     if address is not None:
         _check_socket(reader, kind, address)
     babeld = Babeld(
@@ -302,13 +299,23 @@ def _babeld(reader: Reader | None) -> Babeld:
     return babeld
 
 
+def _socket_address(reader: Reader, kind: str) -> str | None:
+    """For TCP a port may stand without quotes, as babeld's own option has it."""
+    value = reader.value("socket_addr")
+    if kind == "tcp" and isinstance(value, int) and not isinstance(value, bool):
+        port = reader.integer("socket_addr", 1, MAX_PORT)
+        return None if port is None else str(port)
+    return reader.filled("socket_addr")
+
+
 def _check_socket(reader: Reader, kind: str, address: str) -> None:
     if kind == "unix":
         if len(address.encode()) > MAX_UNIX_PATH:
             reader.report(f"is longer than {MAX_UNIX_PATH} bytes (unix(7))", "socket_addr")
         return
-    host, _, port = address.rpartition(":")
+    host, colon, port = address.rpartition(":")
     number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
     bare_ip6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ip6 or not 1 <= number <= MAX_PORT:
-        reader.report("must be HOST:PORT, an IPv6 address in brackets", "socket_addr")
+    if (colon and not host) or bare_ip6 or not 1 <= number <= MAX_PORT:
+        message = "must be a port, or HOST:PORT with an IPv6 address in brackets"
+        reader.report(message, "socket_addr")

@@ -33,6 +33,15 @@ def canonical_key(value: object) -> str:
     return b2a_base64(raw, newline=False).decode("ascii")
 
 
+def is_key(text: str) -> bool:
+    """Whether a text is a key and nothing else."""
+    try:
+        canonical_key(text)
+    except ValueError:
+        return False
+    return True
+
+
 def without_keys(text: str) -> str:
     """The text with all that could be a key, in base64 or hex, left out."""
     return _KEYLIKE.sub("(left out)", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from rait.domain.keytext import kind_of, shown
+from rait.domain.keytext import is_key, kind_of, shown
 from rait.domain.problem import Path, Problem, Severity
 
 Choice = TypeVar("Choice", bound=str)
@@ -78,8 +78,14 @@ class Reader:
         if not self.has(key):
             self.report(f"{key} is missing: {meaning}")
 
-    def text(self, key: str, default: str | None = None) -> str | None:
-        """Text without control characters but line feeds and tabs; it may be empty."""
+    def text(
+        self, key: str, default: str | None = None, *, key_allowed: bool = False
+    ) -> str | None:
+        """Text without control characters but line feeds and tabs; it may be empty.
+
+        Names and paths are shown in messages, so a WireGuard key in such a place, which may be the
+        private one, is refused unless ``key_allowed``.
+        """
         value = self.value(key)
         if not self.has(key):
             return default
@@ -89,11 +95,16 @@ class Reader:
         if any(not (c.isprintable() or c in "\n\t") for c in value):
             self.report("holds a control character", key)
             return default
+        if not key_allowed and is_key(value):
+            self.report("is a key itself; only private_key may be one", key)
+            return default
         return value
 
-    def filled(self, key: str, default: str | None = None) -> str | None:
-        """One line of text that is not empty."""
-        value = self.text(key, default)
+    def filled(
+        self, key: str, default: str | None = None, *, key_allowed: bool = False
+    ) -> str | None:
+        """One line of text that is not empty; ``key_allowed`` is that of text."""
+        value = self.text(key, default, key_allowed=key_allowed)
         if value is not None and self.has(key) and (not value.strip() or "\n" in value):
             self.report("must be one line of text and not be empty", key)
             return default

@@ -303,7 +303,11 @@ def test_a_vrf_as_transit_needs_marks():
     [
         ({"socket_type": "udp"}, "unix, tcp"),
         ({"socket_type": "tcp"}, "socket_addr is missing"),
-        ({"socket_type": "tcp", "socket_addr": "33123"}, "HOST:PORT"),
+        ({"socket_type": "tcp", "socket_addr": ":33123"}, "HOST:PORT"),
+        ({"socket_type": "tcp", "socket_addr": "65536"}, "HOST:PORT"),
+        ({"socket_type": "tcp", "socket_addr": 65536}, "is not from 1 to 65535"),
+        ({"socket_type": "tcp", "socket_addr": True}, "must be text"),
+        ({"socket_type": "unix", "socket_addr": 33123}, "must be text"),
         ({"socket_type": "tcp", "socket_addr": "::1:33123"}, "brackets"),
         ({"socket_type": "tcp", "socket_addr": "h:0"}, "HOST:PORT"),
         ({"socket_addr": "/" + "x" * 107}, "107 bytes"),
@@ -313,6 +317,28 @@ def test_a_vrf_as_transit_needs_marks():
 )
 def test_a_wrong_babeld(babeld, says):
     assert says in error(babeld=babeld).message
+
+
+@pytest.mark.parametrize("address", ["33123", 33123])
+def test_a_port_alone_is_a_tcp_socket_of_babeld(address):
+    babeld = decoded(babeld={"socket_type": "tcp", "socket_addr": address}).babeld
+    assert (babeld.socket_type, babeld.socket_addr) == ("tcp", "33123")
+
+
+def test_one_send_port_in_both_families_is_warned_of():
+    transports = [transport(), transport(address_family="ip6", ifprefix="rait6x")]
+    config, (problem,) = decode_config(document(transport=transports))
+    assert config is not None
+    assert (problem.severity, problem.path) == ("warning", ("transport", 1, "send_port"))
+    assert "send_port of a transport of ip4 too" in problem.message
+    assert "skip the other" in problem.message
+
+
+def test_a_key_stands_nowhere_but_where_it_belongs():
+    for changes in ({"peers": KEY}, {"journal": KEY}, {"isolation": [{"target": KEY}]}):
+        assert "is a key itself" in error(**changes).message
+    assert "is a key itself" in transport_error(ifprefix=KEY).message
+    assert decoded(name=KEY).name == KEY, "for people: it may be the public one"
 
 
 def test_a_block_can_stand_once():
