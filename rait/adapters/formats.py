@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from rait.domain.keytext import without_keys
+from rait.domain.keytext import shown, without_keys
 from rait.domain.problem import Path, SourceError
 
 Format = Literal["hcl", "toml", "json"]
 
 _SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
+_TWICE = "Cannot overwrite a value"
+"""What tomli says of a key that is there already."""
+
 _BLOCK = re.compile(r'^[ \t]*[A-Za-z_][\w-]*(?:[ \t]+(?:"[^"\n]*"|[\w-]+))*[ \t]*\{', re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
@@ -105,10 +108,21 @@ def _toml(text: str, name: str) -> Document:
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
+        if error.msg.startswith(_TWICE):
+            raise _given_twice(text, name, error.lineno) from None
         raise _error(name, f"not valid TOML: {error.msg}", error.lineno, error.colno) from None
     except ValueError:
         raise SourceError(f"{name}: not valid TOML: a number is too large") from None
     return Document(name, data, lambda: toml_lines(text))
+
+
+def _given_twice(text: str, name: str, line: int) -> SourceError:
+    """tomli tells where the second value ends, and not of which key it is."""
+    scan = _TomlScan()
+    for number, content in enumerate(text.split("\n")[:line], 1):
+        scan.read(content, number)
+    number, key = scan.last
+    return SourceError(f"{name}:{number}: not valid TOML: {shown(key)} is given twice")
 
 
 def _json(text: str, name: str) -> Document:
@@ -156,6 +170,7 @@ def toml_lines(text: str) -> dict[Path, int]:
 class _TomlScan:
     def __init__(self) -> None:
         self.lines: dict[Path, int] = {}
+        self.last = (0, "")
         self._lengths: dict[Path, int] = {}
         self._table: Path = ()
         self._open_string = ""
@@ -169,6 +184,7 @@ class _TomlScan:
             return
         key = _KEY.match(line)
         if key:
+            self.last = (number, key[1])
             self.lines.setdefault((*self._table, *_parts(key[1])), number)
 
     def _inside_string(self, line: str) -> bool:

@@ -47,7 +47,7 @@ def parse(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
     try:
         tree = parser(text)
     except UnexpectedInput as error:
-        raise _syntax_error(error) from None
+        raise _syntax_error(error, text) from None
     except LarkError:
         raise HclError("the text is not HCL") from None
     lines: dict[Path, int] = {}
@@ -109,7 +109,12 @@ def is_safe_directory(path: FilePath) -> bool:
     )
 
 
-def _syntax_error(error: Any) -> HclError:
+def _syntax_error(error: Any, text: str) -> HclError:
+    from rait.adapters import hcl_faults
+
+    fault = hcl_faults.find(text, error.line, error.column)
+    if fault is not None:
+        return HclError(*fault)
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
         return HclError(_OPEN_ENDED, error.line, error.column)

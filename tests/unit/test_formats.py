@@ -189,6 +189,45 @@ def test_syntax_errors_name_the_place(text, says):
     assert says in refused(text)
 
 
+OPEN = "the line ends too early: the quote here is not closed"
+DECIMAL = '"x" has a hexadecimal number, which HCL has not: write it in decimal'
+QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('x = "open\na {\n}\nb = "c"\n', f"1:5: {OPEN}"),
+        ('x = "one"\na {\n  b = "open # no comment\n  c = "d"\n}\ne = "f"\n', f"3:7: {OPEN}"),
+        ('a {\r\n  x = "open\r\n  c = "d"\r\n}\r\n', f"2:7: {OPEN}"),
+        ('a {\n  x = open"\n}\n', f"2:11: {OPEN}"),
+        ('a {\n  x = "open\\"\n}\n', f"2:7: {OPEN}"),
+        ('a {\n  x = "good\\\\"\n  y = "open\n}\n', f"3:7: {OPEN}"),
+        ('# "\n// "\n/* "\n" */\na {\n  x = "open\n}\n', f"6:7: {OPEN}"),
+        ('a {\n  x = <<EOT\n  "\n  EOT\n  y = "open\n}\n', f"5:7: {OPEN}"),
+        ('a {\n  x = "${"y"}"\n  z = "open\n}\n', f"3:7: {OPEN}"),
+        ('a {\n  x = = 1\n  y = "open\n}\n', "2:7: this is not valid HCL here"),
+        ('a {\n  x = "${"y"}"\n  z = }\n', "3:7: this is not valid HCL here"),
+        ("a {\n  x = 0x58c\n}\n", f"2:7: {DECIMAL}"),
+        ("a {\n  w = 1\n  x = 0X58C # 1420\n  y = 2\n}\n", f"3:7: {DECIMAL}"),
+        (f"x = {KEY}\na {{\n}}\n", f"1:5: {QUOTES}"),
+        ("a {\n  x = /etc/peers\n}\n", f"2:7: {QUOTES}"),
+        ("a {\n  x = 'y'\n}\n", f"2:7: {QUOTES}"),
+        ("a {\n  x = two words\n  y = 1\n}\n", f"2:7: {QUOTES}"),
+        ("a {\n  x = 2001:db8::1\n}\n", f"2:7: {QUOTES}"),
+        ('a {\n  x = y # y = "\n  b c\n}\n', f"2:7: {QUOTES}"),
+        ("a {\n  x = 1,\n}\n", "2:8: this is not valid HCL here"),
+        ("a {\n  x = -1.5e3\n  y = true\n  z = [1}\n}\n", "4:9: this is not valid HCL here"),
+        ('a {\n  x = "y = z"\n  b = }\n', "3:7: this is not valid HCL here"),
+        ("[a]\nx = 1\ny = 2\nx = 3\n", '4: not valid TOML: "x" is given twice'),
+        ('[a]\nx = 1\nx = """\ny = 1\n"""\n', '3: not valid TOML: "x" is given twice'),
+        ("[a]\nx.y = 1\nx.y = 2\n", '3: not valid TOML: "x.y" is given twice'),
+    ],
+)
+def test_a_mistake_is_told_where_it_is(text, says):
+    assert refused(text).startswith(f"x.conf:{says}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
