@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rait.domain.config import Family
 from rait.domain.hosts import ip_literal
 from rait.domain.keytext import shown
-from rait.domain.problem import Problem, RaitError
+from rait.domain.problem import Path, Problem, RaitError
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns
@@ -26,17 +26,21 @@ Addresses = dict[Host, tuple[str, ...]]
 
 CONCURRENCY = 64
 _AF = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
+_NOWHERE: Mapping[Host, Path] = {}
 _GRACE = 1.0
 """Seconds beyond the timeout for the event loop to wind up."""
 
 
 def resolve(
-    hosts: Iterable[Host], transit: Netns, timeout: float
+    hosts: Iterable[Host],
+    transit: Netns,
+    timeout: float,
+    places: Mapping[Host, Path] = _NOWHERE,
 ) -> tuple[Addresses, tuple[Problem, ...]]:
     """The addresses of each host in its family, sorted by their canonical text.
 
     ``timeout`` is in seconds and for all of them together. A name without an address by then is a
-    warning, and not in the mapping.
+    warning, and not in the mapping; ``places`` is where the peers document has each.
     """
     wanted = dict.fromkeys(hosts)
     found: Addresses = {}
@@ -63,6 +67,7 @@ def resolve(
             f"{shown(name)} has no {family} address: "
             f"{failures.get((name, family), f'no answer within {timeout:g} seconds')}",
             "warning",
+            places.get((name, family), ()),
         )
         for name, family in names
         if (name, family) not in addresses

@@ -73,7 +73,8 @@ def plan_against(options: Options, state_path: str) -> Report:
         _check_same_node(load_secret(loaded)[1], state)
     peers = load_peers(loaded)
     with netns.open_netns("") as here:
-        addresses, unresolved = resolve(hosts_of(loaded.config, peers.peers), here, RESOLVE_SECONDS)
+        hosts = hosts_of(loaded.config, peers.peers)
+        addresses, unresolved = resolve(hosts, here, RESOLVE_SECONDS, hosts)
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)

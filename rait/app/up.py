@@ -18,7 +18,7 @@ from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory
 from rait.domain.peers import Peer
 from rait.domain.plan import Node, Plan, plan
-from rait.domain.problem import Problem
+from rait.domain.problem import Path, Problem
 from rait.domain.topology import Origin
 
 RESOLVE_SECONDS = 10.0
@@ -64,7 +64,7 @@ def planned_topology(
     peers = load_peers(session.loaded, keep=keep)
     session.options.debug(f"{len(peers.peers)} peers from {peers.source}; backend {kind}")
     hosts = hosts_of(config, peers.peers)
-    addresses, unresolved = resolve(hosts, session.machine.namespace, RESOLVE_SECONDS)
+    addresses, unresolved = resolve(hosts, session.machine.namespace, RESOLVE_SECONDS, hosts)
     origin = Origin(kind, session.target, session.machine.transit)
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
@@ -73,15 +73,18 @@ def planned_topology(
     return peers, planned, [*warnings, *isolation.kernel_warnings(config)]
 
 
-def hosts_of(config: Config, peers: Iterable[Peer]) -> list[tuple[str, Family]]:
-    """The addresses that planning will ask for: those in a family that we have."""
+def hosts_of(config: Config, peers: Iterable[Peer]) -> dict[tuple[str, Family], Path]:
+    """The addresses that planning will ask for, those in a family that we have.
+
+    Each with the place of the first endpoint that has it.
+    """
     families = {transport.address_family for transport in config.transports}
-    return [
-        (endpoint.address, endpoint.address_family)
-        for peer in peers
-        for endpoint in peer.endpoints
-        if endpoint.address is not None and endpoint.address_family in families
-    ]
+    hosts: dict[tuple[str, Family], Path] = {}
+    for peer in peers:
+        for endpoint in peer.endpoints:
+            if endpoint.address is not None and endpoint.address_family in families:
+                hosts.setdefault((endpoint.address, endpoint.address_family), endpoint.path)
+    return hosts
 
 
 def plan_warnings(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -388,6 +389,22 @@ def test_a_plan_tells_that_up_would_stop(rait: Rait) -> None:
     assert said.status == 0
     assert "`rait up` will stop" in said.err
     assert "rait4x50223, rait4x50224" in said.err
+
+
+def test_a_name_that_does_not_resolve_is_told_with_its_line(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_such_name(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    rait.write(
+        CONF, PEERS | {50225: ("RkVEQ0JBQD8+PTw7Ojk4NzY1NDMyMTAvLi0sKyopKCc=", "no.example")}
+    )
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 0
+    why = 'Peers[3]: "no.example" has no ip4 address: Name or service not known'
+    assert said.err == f"rait: warning: {rait.directory}/peers.conf:19: {why}\n"
 
 
 def test_a_target_that_changes_remakes_the_links(rait: Rait) -> None:
