@@ -13,6 +13,7 @@ import httpx
 from rait.domain.problem import SourceError
 
 REDIRECTS = 5
+MAX_PORT = 65535
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
@@ -70,6 +71,9 @@ class _Transfer:
         with httpx.Client(verify=_trust(), timeout=self._timeout) as client:
             request = client.build_request("GET", url)
             for _ in range(REDIRECTS + 1):
+                if (request.url.port or 0) > MAX_PORT:
+                    # httpx would take the number modulo 65536.
+                    raise self._failed(f"port {request.url.port} is not from 1 to {MAX_PORT}")
                 response = client.send(request, auth=auth, stream=True)
                 try:
                     onward = response.next_request

@@ -291,6 +291,21 @@ def test_urls_that_are_none(url):
     assert refused(url)
 
 
+@pytest.mark.parametrize("port", [65536, 99999])
+def test_a_port_that_is_none_is_told_as_such(port):
+    url = f"http://127.0.0.1:{port}/x"
+    assert refused(url) == f"{url}: port {port} is not from 1 to 65535"
+
+
+def test_a_key_in_the_place_of_a_path_is_not_shown(tmp_path):
+    key = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+    for path in (key, f"{tmp_path}/{key}"):
+        assert key not in refused(path)
+        assert "no such file" in refused(path)
+    long = tmp_path / ("long" * 20)
+    assert str(long) in refused(str(long))
+
+
 def test_a_certificate_that_nobody_vouches_for(tls_server):
     message = refused(f"https://127.0.0.1:{tls_server.port}/ok")
     assert "certificate is not trusted: self" in message
