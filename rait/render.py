@@ -166,11 +166,9 @@ def _to_be(what: str, report: Report) -> str:
 
 
 def _outcome(report: Report, position: int) -> dict[str, str]:
-    """What became of an event, as ``rait log`` tells it; nothing where none was carried out."""
-    if report.status in ("planned", "stopped"):
-        return {}
+    """That an event failed, as ``rait log`` tells it; else an event is just as it was planned."""
     error = report.errors.get(position)
-    return {"outcome": "done"} if error is None else {"outcome": "failed", "error": error}
+    return {} if error is None else {"outcome": "failed", "error": error}
 
 
 def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> Iterator[str]:

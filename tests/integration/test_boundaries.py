@@ -91,7 +91,7 @@ def test_a_taken_port_fails_its_link_alone(pair: Mesh) -> None:
         assert set(a.state()) >= {a.link_to(b, "ip6")}
         assert_told_as_failed(a.link_to(b, "ip4"), result)
         again = a.rait("up", "--json")
-        failed = [e for e in again.events if e["outcome"] == "failed"]
+        failed = [e for e in again.events if e.get("outcome") == "failed"]
         assert {e["link"] for e in failed} == {a.link_to(b, "ip4")}
         assert failed[0]["error"] == again.json["failed"][0]["error"]
         assert a.link_to(b, "ip4") not in failed[0]["error"]
