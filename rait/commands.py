@@ -47,7 +47,11 @@ def list_links(arguments: argparse.Namespace) -> int:
     from rait.app import listing as use_case
 
     listing = use_case.list_links(_options(arguments))
+    for failure in listing.unread:
+        complain(f"{failure.link}: {failure.error}")
     tell(render.listing_json(listing) if arguments.json else render.listing_text(listing))
+    if listing.unread:
+        return PARTIAL if listing.links else FAILED
     return DONE
 
 

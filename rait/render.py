@@ -222,7 +222,7 @@ def describe(event: Event) -> str:
 def listing_text(listing: Listing) -> str:
     """A table of our links, a row for each peer of each."""
     if not listing.links:
-        return "no links"
+        return "no links that can be read" if listing.unread else "no links"
     rows: list[tuple[str, ...]] = [("LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")]
     rows += [row for observed in listing.links for row in _rows(observed, listing)]
     return _table(rows)
@@ -230,7 +230,12 @@ def listing_text(listing: Listing) -> str:
 
 def listing_json(listing: Listing) -> str:
     """The links as one JSON object; times are unix seconds, counters bytes."""
-    return to_json({"links": [_link_object(link, listing) for link in listing.links]})
+    return to_json(
+        {
+            "links": [_link_object(link, listing) for link in listing.links],
+            "failed": [{"link": f.link, "error": f.error} for f in listing.unread],
+        }
+    )
 
 
 def babel_text(listing: Sequence[BabelListing]) -> str:

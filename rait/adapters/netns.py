@@ -64,6 +64,16 @@ def describe(spec: str) -> str:
     return f"network namespace {spec}"
 
 
+def reason(error: OSError) -> str:
+    """What the system says, and what to do about it where that is plain."""
+    said = error.strerror or str(error)
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"{said}; run rait as root"
+    if error.errno == errno.EMFILE:
+        return f"{said}; raise the limit of this process (`ulimit -n`)"
+    return said
+
+
 def open_netns(spec: str) -> Netns:
     """Open a namespace: "" is the current one, digits a process id, else a name in /run/netns.
 
@@ -83,7 +93,7 @@ def find_netns(spec: str) -> Netns | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     except OSError as error:
-        raise MachineError(f"cannot open {describe(spec)} ({path}): {error.strerror}") from error
+        raise MachineError(f"cannot open {describe(spec)} ({path}): {reason(error)}") from error
     try:
         return Netns(spec, fd, identity_of(fd))
     except OSError as error:
@@ -104,7 +114,7 @@ def ensure_netns(spec: str) -> Netns:
         _raise_loopback(ns)
     except OSError as error:
         ns.close()
-        raise MachineError(f"cannot raise lo in {describe(spec)}: {error.strerror}") from error
+        raise MachineError(f"cannot raise lo in {describe(spec)}: {reason(error)}") from error
     return ns
 
 
@@ -121,7 +131,7 @@ def socket_in(ns: Netns, family: int, kind: int, protocol: int = 0) -> socket.so
         with _entered(ns.fd):
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise MachineError(f"no socket in {describe(ns.spec)}: {error.strerror}") from error
+        raise MachineError(f"no socket in {describe(ns.spec)}: {reason(error)}") from error
 
 
 def identity_of(fd: int) -> str:
@@ -155,13 +165,11 @@ def _path(spec: str) -> str:
 
 
 def _unusable(spec: str, path: str, error: OSError) -> str:
-    text = f"cannot enter {describe(spec)} ({path}): {error.strerror}"
+    text = f"cannot enter {describe(spec)} ({path}): {reason(error)}"
     if error.errno == errno.EINVAL:
         return (
             f"{text}; the file is no namespace (a leftover?): `ip netns delete {spec}` removes it"
         )
-    if error.errno == errno.EPERM:
-        return f"{text}; run rait as root"
     return text
 
 
@@ -202,7 +210,7 @@ def _make(spec: str) -> Netns:
     try:
         _create_in_child(spec, _upstream_mounts())
     except OSError as error:
-        raise MachineError(f"cannot make {describe(spec)}: {error.strerror}") from error
+        raise MachineError(f"cannot make {describe(spec)}: {reason(error)}") from error
     return open_netns(spec)
 
 

@@ -10,25 +10,23 @@ need distinct ifprefixes.
 
 from __future__ import annotations
 
-import logging
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from rait.adapters import uapi
 from rait.adapters import userspace_process as programs
-from rait.adapters.netns import Netns, describe, open_netns
+from rait.adapters.netns import Netns, describe, open_netns, reason
 from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, end_half_born, half_born
 from rait.adapters.userspace_session import Session, Step
-from rait.domain.backend import Interface, ObservedLink, Outcome
+from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import Secret
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded
+from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
 
 _MOST_STARTS = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
-
-
-_log = logging.getLogger(__name__)
 
 
 def available() -> bool:
@@ -58,17 +56,32 @@ class UserspaceBackend:
     def observe(
         self, netns: str, interfaces: Mapping[str, Interface]
     ) -> Mapping[str, ObservedLink]:
-        """See Backend. A tun is WireGuard if the program that holds it answers on its socket."""
-        found = {}
+        """See Backend, and ``look``."""
+        return self.look(netns, interfaces)[0]
+
+    def look(
+        self, netns: str, interfaces: Mapping[str, Interface]
+    ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
+        """What ``observe`` finds, and the tuns of which it cannot tell whether they are links.
+
+        A tun is WireGuard if the program that holds it answers on its socket, and it is not if
+        nobody listens there. Raises MachineError where nothing can be told at all.
+        """
+        found: dict[str, ObservedLink] = {}
+        unread: dict[str, UnreadLink] = {}
         tuns = [interface for interface in interfaces.values() if interface.kind == TUN]
         if tuns:
             with open_netns(netns) as target:
                 for tun in tuns:
-                    link = _observed(tun, target, self._key)
-                    if link is not None:
-                        found[tun.name] = link
+                    try:
+                        link = _observed(tun, target, self._key)
+                    except (OSError, uapi.UapiError) as error:
+                        unread[tun.name] = UnreadLink(netns, tun.group, _why_unread(tun, error))
+                    else:
+                        if link is not None:
+                            found[tun.name] = link
         self._where.update(dict.fromkeys(found, netns))
-        return found
+        return found, unread
 
     def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
         """See Backend. New links start together, and removed ones end together."""
@@ -101,21 +114,26 @@ class UserspaceBackend:
 
 
 def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
+    """The link that a tun is; None if it is none. Raises OSError or UapiError if one cannot say."""
     try:
-        with uapi.Client(tun.name, ANSWER_SECONDS) as client:
-            held = programs.hold_owner(tun.name, client.pid)
-            if held is None:
-                return None
-            process, owner = held
-            process.close()
-            if owner.home not in ("", target.identity):
-                return None
-            state = client.get()
+        client = uapi.Client(tun.name, ANSWER_SECONDS)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    except (OSError, uapi.UapiError) as error:
-        _log.warning("interface %s is taken for a tun that is not WireGuard: %s", tun.name, error)
-        return None
+    with client:
+        held = programs.hold_owner(tun.name, client.pid)
+        if held is None:
+            return None
+        process, owner = held
+        process.close()
+        if owner.home not in ("", target.identity):
+            return None
+        try:
+            state = client.get()
+        except uapi.UapiError as error:
+            raise uapi.UapiError(
+                f"{error}; process {owner.pid} serves it: let that one go on "
+                f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
+            ) from None
     return ObservedLink(
         link=Link(
             name=tun.name,
@@ -128,6 +146,15 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
         received={peer.public_key: peer.received for peer in state.peers},
         sent={peer.public_key: peer.sent for peer in state.peers},
     )
+
+
+def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
+    """Why one cannot say. Raises MachineError where the next one would fare no better."""
+    if isinstance(error, uapi.UapiError):
+        return str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise MachineError(f"cannot look at interface {tun.name}: {reason(error)}") from error
+    return f"{uapi.socket_path(tun.name)}: {reason(error)}"
 
 
 def _peers(state: uapi.DeviceState) -> tuple[LinkPeer, ...]:

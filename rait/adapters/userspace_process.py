@@ -128,10 +128,12 @@ class Process:
         libc = ctypes.CDLL(None, use_errno=True)
         copy = libc.syscall(_SYS_PIDFD_GETFD, self._fd, descriptor, 0)
         if copy < 0:
+            _require_descriptors(ctypes.get_errno())
             return ""
         try:
             home = fcntl.ioctl(copy, _TUNGETDEVNETNS)
-        except OSError:
+        except OSError as error:
+            _require_descriptors(error.errno)
             return ""
         finally:
             os.close(copy)
@@ -145,23 +147,43 @@ def hold_owner(name: str, pid: int) -> tuple[Process, Owner] | None:
     """The process that holds tun ``name``: the one with this id, or else any; None if none does.
 
     ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
-    to the background is no longer the process of that id.
+    to the background is no longer the process of that id. Raises OSError where one cannot tell,
+    as some process may not be looked at.
     """
-    if pid > 0 and (held := _hold(pid, name)) is not None:
-        return held
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and (held := _hold(int(entry.name), name)) is not None:
+    denied: PermissionError | None = None
+    for candidate in _candidates(pid):
+        try:
+            held = _hold(candidate, name)
+        except PermissionError as error:
+            denied = error
+            continue
+        if held is not None:
             return held
+    if denied is not None:
+        raise denied
     return None
+
+
+def _candidates(pid: int) -> Iterator[int]:
+    if pid > 0:
+        yield pid
+    with os.scandir("/proc") as entries:
+        yield from (int(entry.name) for entry in entries if entry.name.isdigit())
 
 
 def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
     try:
         process = Process(pid)
-    except OSError:
+    except OSError as error:
         # It ended, or the number is that of a thread.
-        return None
-    owner = process.owner_of(name)
+        if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    try:
+        owner = process.owner_of(name)
+    except BaseException:
+        process.close()
+        raise
     if owner is not None:
         return process, owner
     process.close()
@@ -316,15 +338,16 @@ def _environment() -> dict[str, str]:
 
 
 def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
-    """The descriptors by which a process holds the tun of this name."""
+    """The descriptors by which a process holds the tun of this name. Raises OSError."""
+    # A descriptor may be closed, and the process end, at any moment.
+    gone = (FileNotFoundError, ProcessLookupError)
     try:
         entries = os.scandir(f"/proc/{pid}/fd")
-    except OSError:
+    except gone:
         return
     with entries:
         for entry in entries:
-            # A descriptor may be closed, and the process end, at any moment.
-            with suppress(OSError):
+            with suppress(*gone):
                 if os.readlink(entry.path) == TUN and _is_tun(pid, entry.name, name):  # noqa: PTH115
                     yield int(entry.name)
 
@@ -334,13 +357,17 @@ def _is_tun(pid: int, descriptor: str, name: str) -> bool:
     return any(line.split() == ["iff:", name] for line in info.splitlines())
 
 
+def _require_descriptors(code: int | None) -> None:
+    """Raise OSError if an errno means that we may open no more files: that is no answer."""
+    if code in (errno.EMFILE, errno.ENFILE):
+        raise OSError(code, os.strerror(code))
+
+
 def _transit_of(pid: int) -> str | None:
     try:
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
-            return None
-        raise
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     try:
         return netns.identity_of(fd)
     finally:

@@ -229,13 +229,19 @@ def _delete_tun(name: str, place: Place) -> None:
 
 
 def _process_of(name: str, place: Place) -> programs.Process | None:
-    """The program whose tun this is, or None: its socket may belong to a link elsewhere."""
+    """The program whose tun this is, or None: its socket may belong to a link elsewhere.
+
+    None where one cannot tell, too: a program ends by itself when its tun is deleted.
+    """
     try:
         with uapi.Client(name) as client:
             pid = client.pid
     except (OSError, uapi.UapiError):
         return None
-    held = programs.hold_owner(name, pid)
+    try:
+        held = programs.hold_owner(name, pid)
+    except OSError:
+        return None
     if held is None:
         return None
     process, owner = held

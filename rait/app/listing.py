@@ -5,19 +5,24 @@ from __future__ import annotations
 from msgspec import Struct
 
 from rait.app.load import load_peers
+from rait.app.report import Failure
 from rait.app.session import Options, configured, machine_of, scope_of, target_netns
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import RaitError
-from rait.domain.settle import is_ours
+from rait.domain.settle import is_ours, unread_of_ours
 
 
 class Listing(Struct, frozen=True):
-    """Our links in the order of their names, and the names that the registry gives to peers."""
+    """Our links in the order of their names, and the names that the registry gives to peers.
+
+    ``unread`` are links of ours that could not be read.
+    """
 
     links: tuple[ObservedLink, ...]
     names: dict[str, str]
     now: int
+    unread: tuple[Failure, ...] = ()
 
 
 def list_links(options: Options) -> Listing:
@@ -28,6 +33,7 @@ def list_links(options: Options) -> Listing:
     scope = scope_of(config, "")
     with machine_of(config, None, "") as machine:
         observation = machine.observe([target])
+    unread = unread_of_ours(observation, Memory(), scope)
     ours = (link for link in observation.links.values() if is_ours(link, Memory(), scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
     names: dict[str, str] = {}
@@ -36,4 +42,7 @@ def list_links(options: Options) -> Listing:
             names = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
         except RaitError as error:
             options.debug(f"no names of peers: {error}")
-    return Listing(links, names, observation.now)
+    failures = tuple(
+        Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
+    )
+    return Listing(links, names, observation.now, failures)

@@ -19,6 +19,7 @@ from rait.domain.backend import (
     ObservedLink,
     ObservedVrf,
     Outcome,
+    UnreadLink,
 )
 from rait.domain.config import BackendKind, Secret
 from rait.domain.events import (
@@ -33,6 +34,7 @@ from rait.domain.problem import MachineError
 from rait.domain.topology import Rule
 
 if TYPE_CHECKING:
+    from rait.adapters.userspace import UserspaceBackend
     from rait.app.routing import Routing
 
 BABELD: Literal["babeld"] = "babeld"
@@ -54,6 +56,7 @@ class Machine:
         self._secret = secret
         self._public_key = public_key
         self._backends: dict[BackendKind, Backend] = {}
+        self._userspace: UserspaceBackend | None = None
         self._kinds: dict[str, BackendKind] = {}
 
     def __enter__(self) -> Machine:
@@ -102,13 +105,16 @@ class Machine:
         current one among them come its VRFs, and policy routing rules where they are asked for.
         """
         links: dict[str, ObservedLink] = {}
+        unread: dict[str, UnreadLink] = {}
         others: dict[str, str] = {}
         vrfs: dict[str, ObservedVrf] = {}
         for position, spec in enumerate(dict.fromkeys(namespaces)):
             interfaces = _interfaces(spec)
-            found = self._observe_one(spec, interfaces)
+            found, puzzling = self._observe_one(spec, interfaces)
             for name, link in found.items():
                 links.setdefault(name, link)
+            for name, puzzle in puzzling.items():
+                unread.setdefault(name, puzzle)
             if position == 0:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
             if spec == "":
@@ -116,6 +122,7 @@ class Machine:
         return Observation(
             now=int(time.time()),
             links=links,
+            unread={name: puzzle for name, puzzle in unread.items() if name not in links},
             others=others,
             vrfs=vrfs,
             rules=_rules() if rules else {},
@@ -145,21 +152,23 @@ class Machine:
         """End what a run that was cut off left half made under these names."""
         if not names:
             return
-        from rait.adapters.userspace import UserspaceBackend
-
-        backend = UserspaceBackend(self._transit, self._secret, self._public_key)
+        backend = self._userspace_backend()
         for name in names:
             backend.end_stray(name)
 
-    def _observe_one(self, spec: str, interfaces: dict[str, Interface]) -> dict[str, ObservedLink]:
+    def _observe_one(
+        self, spec: str, interfaces: dict[str, Interface]
+    ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
         kinds = {interface.kind for interface in interfaces.values()}
         found: dict[str, ObservedLink] = {}
+        unread: dict[str, UnreadLink] = {}
         if WIREGUARD in kinds:
             found.update(self._backend("kernel").observe(spec, interfaces))
         if TUN in kinds:
-            found.update(self._backend("userspace").observe(spec, interfaces))
+            tunnels, unread = self._userspace_backend().look(spec, interfaces)
+            found.update(tunnels)
         self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
-        return found
+        return found, unread
 
     def _kind_of(self, event: Event) -> BackendKind | Literal["babeld", "isolation"]:
         if isinstance(event, IsolationEvent):
@@ -178,9 +187,14 @@ class Machine:
     def _make(self, kind: BackendKind) -> Backend:
         if kind == "kernel":
             return KernelBackend(self._transit, self._secret, self._public_key)
-        from rait.adapters.userspace import UserspaceBackend
+        return self._userspace_backend()
 
-        return UserspaceBackend(self._transit, self._secret, self._public_key)
+    def _userspace_backend(self) -> UserspaceBackend:
+        if self._userspace is None:
+            from rait.adapters.userspace import UserspaceBackend
+
+            self._userspace = UserspaceBackend(self._transit, self._secret, self._public_key)
+        return self._userspace
 
 
 _NO_KERNEL = (

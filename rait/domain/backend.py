@@ -29,6 +29,14 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     sent: Mapping[str, int] = {}
 
 
+class UnreadLink(Struct, frozen=True):
+    """An interface that may be a WireGuard link, and could not be asked: ``why`` says why not."""
+
+    netns: str
+    group: int
+    why: str
+
+
 class ObservedVrf(Struct, frozen=True):
     """A VRF as it is: its routing table, and the names of the interfaces enslaved to it."""
 
@@ -39,7 +47,8 @@ class ObservedVrf(Struct, frozen=True):
 class Observation(Struct, frozen=True, kw_only=True):
     """All that a run needs to know of the machine, at unix time ``now`` in seconds.
 
-    ``links`` are WireGuard links by name, ours or not. ``others`` maps the names of all other
+    ``links`` are WireGuard links by name, ours or not, and ``unread`` are interfaces of which
+    nobody can tell whether they are some. ``others`` maps the names of all other
     interfaces in the target namespace to their kind. ``vrfs`` by name and ``rules`` (only those
     that look marked packets up in a table, and no more) are of the namespace that rait runs in;
     they are there if the run was asked for them.
@@ -47,6 +56,7 @@ class Observation(Struct, frozen=True, kw_only=True):
 
     now: int
     links: Mapping[str, ObservedLink] = {}
+    unread: Mapping[str, UnreadLink] = {}
     others: Mapping[str, str] = {}
     vrfs: Mapping[str, ObservedVrf] = {}
     rules: Mapping[str, Rule] = {}

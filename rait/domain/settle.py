@@ -8,11 +8,11 @@ just what should be written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct, structs
 
-from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
@@ -44,14 +44,18 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
 
     The rules: a port left to the kernel is whatever it is. A link-local address that is there is
     kept. An endpoint differs only where the wanted one is not the one last applied, or where no
-    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one. babeld's
-    interfaces are left as they are remembered: only babeld itself can say more.
+    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one. A link of
+    ours that could not be read is as it is remembered, and stays so. babeld's interfaces are left
+    as they are remembered: only babeld itself can say more.
     """
     ours = {n: seen for n, seen in observation.links.items() if is_ours(seen, memory, scope)}
-    problems = tuple(_occupied(desired.links, ours, observation))
-    occupied = {problem.link for problem in problems}
-    before: dict[str, Link] = {}
-    after = {name: link for name, link in desired.links.items() if name not in occupied}
+    unread = unread_of_ours(observation, memory, scope)
+    occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation)
+    problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
+    impossible = {problem.link for problem in problems}
+    before = {n: link for n, link in memory.topology.links.items() if n in unread}
+    after = {name: link for name, link in desired.links.items() if name not in impossible}
+    after |= before
     wanted_ports = {link.device.listen_port: name for name, link in after.items()}
     for name, observed in ours.items():
         known = _remembered(name, observed, memory)
@@ -88,6 +92,29 @@ def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
     )
 
 
+def unread_of_ours(observation: Observation, memory: Memory, scope: Scope) -> dict[str, str]:
+    """The links that are ours as far as one can tell without reading them, and why one cannot."""
+    return {
+        name: unread.why
+        for name, unread in observation.unread.items()
+        if _may_be_ours(name, unread, memory, scope)
+    }
+
+
+def _may_be_ours(name: str, unread: UnreadLink, memory: Memory, scope: Scope) -> bool:
+    if unread.netns == scope.netns and unread.group == scope.ifgroup:
+        return True
+    return any(
+        known.origin.netns == unread.netns and known.settings.group == unread.group
+        for source in (memory.topology.links, memory.pending)
+        if (known := source.get(name)) is not None
+    )
+
+
+def _unread(name: str, why: str) -> Problem:
+    return Problem(f"it cannot be read, so it is left as it is: {why}", "error", (), name)
+
+
 def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | None:
     """What we last knew of this very link, if it is the same one."""
     known = memory.topology.links.get(name)
@@ -99,7 +126,7 @@ def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | Non
 
 
 def _occupied(
-    wanted: Mapping[str, Link], ours: Mapping[str, ObservedLink], observation: Observation
+    wanted: Mapping[str, Link], ours: Collection[str], observation: Observation
 ) -> list[Problem]:
     problems = []
     for name, link in wanted.items():

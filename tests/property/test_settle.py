@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink
+from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.events import (
@@ -106,6 +106,32 @@ def test_after_a_run_there_is_nothing_left_to_do(
     assert again.before == memory.topology
     if not refused:
         assert diff(again.before, again.after) == ()
+
+
+@given(machines(), some.wanted_topologies(), some.memories(), st.data())
+def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
+    machine: MachineModel, desired: Topology, memory: Memory, data: st.DataObject
+) -> None:
+    seen = machine.observe()
+    names = data.draw(st.sets(st.sampled_from(sorted(seen.links)))) if seen.links else set()
+    unread = {}
+    for name in names:
+        link = seen.links[name].link
+        unread[name] = UnreadLink(link.origin.netns, link.settings.group, "it sleeps")
+    links = {name: link for name, link in seen.links.items() if name not in names}
+    tuns = dict.fromkeys(names, "tun")
+    blind = structs.replace(seen, links=links, unread=unread, others={**seen.others, **tuns})
+    settled = settle(blind, desired, memory, SCOPE)
+
+    events = diff(settled.before, settled.after)
+    assert not names & {event.name for event in events}
+    problems = {problem.link: problem.message for problem in settled.problems}
+    ours = {name for name in names if unread[name].group == some.IFGROUP}
+    assert all("it sleeps" in problems[name] for name in ours)
+    drift = diff(memory.topology, settled.before)
+    assert not ours & {event.name for event in drift}
+    strangers = names - ours - memory.topology.links.keys() - memory.pending.keys()
+    assert problems.keys() & strangers == desired.links.keys() & strangers
 
 
 # One link, in a state that can be told in a few words
