@@ -28,6 +28,9 @@ from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
 _MOST_STARTS = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
 
+_ENDING_SECONDS = 1.0
+"""A program that hung up in the middle of a talk is given so long to end: then it is no link."""
+
 
 def available() -> bool:
     """Whether userspace links can be made here; ``why_not`` tells what is missing."""
@@ -124,16 +127,18 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
         if held is None:
             return None
         process, owner = held
-        process.close()
-        if owner.home not in ("", target.identity):
-            return None
-        try:
-            state = client.get()
-        except uapi.UapiError as error:
-            raise uapi.UapiError(
-                f"{error}; process {owner.pid} serves it: let that one go on "
-                f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
-            ) from None
+        with process:
+            if owner.home not in ("", target.identity):
+                return None
+            try:
+                state = client.get()
+            except uapi.UapiError as error:
+                if process.ended(_ENDING_SECONDS):
+                    return None
+                raise uapi.UapiError(
+                    f"{error}; process {owner.pid} serves it: let that one go on "
+                    f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
+                ) from None
     return ObservedLink(
         link=Link(
             name=tun.name,
