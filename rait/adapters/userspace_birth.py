@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rait.adapters import rtnl, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.netlink import NETLINK_ROUTE, NetlinkError, NetlinkSocket, Request
-from rait.adapters.netns import Netns, describe
+from rait.adapters.netns import Netns, describe, reason
 from rait.adapters.uapi import DeviceChange
 from rait.domain.config import Secret
 from rait.domain.problem import RaitError
@@ -135,8 +135,21 @@ class Birth:
             self._start = None
 
     def _make_room(self) -> None:
-        name = self._link.name
-        if not programs.listening(name) or end_half_born(name, self._transit.ns, self._key):
+        name, transit = self._link.name, self._transit.ns
+        served = programs.listening(name)
+        if not served and self._transit.find(name) is None:
+            return
+        if end_half_born(name, transit, self._key):
+            return
+        # The program would take over a tun of this name that another one left to stay.
+        found = self._transit.find(name)
+        if found is not None:
+            raise RaitError(
+                f"an interface of kind {found[1] or 'physical'} already has this name in "
+                f"{describe(transit.spec)}, where the link is to be born; rename or remove that "
+                "one, or choose another ifprefix"
+            )
+        if not served:
             return
         raise RaitError(
             f"a program that is not ours serves {uapi.socket_path(name)} already, which is "
@@ -218,7 +231,7 @@ def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
     """The process of a link that a killed run left in the transit namespace, if it is ours.
 
     It is if the program and its tun are both there, the tun in no group yet, and the device has
-    no key or our own. The caller closes the process.
+    no key or our own. The caller closes the process. Raises RaitError where one cannot tell.
     """
     try:
         with uapi.Client(name, ANSWER_SECONDS) as client:
@@ -227,30 +240,49 @@ def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
         return None
     if private_key is not None and key.public_of(private_key) != key.public:
         return None
-    tun = rtnl.interfaces(transit).get(name)
-    held = programs.hold_owner(name, pid)
+    held = _holder(name, pid) if _unmoved(name, transit) else None
     if held is None:
         return None
     process, owner = held
-    unmoved = tun is not None and tun.kind == TUN and tun.group == 0
     # Without a sure word on where the tun lives, the program might be anybody's.
-    if unmoved and owner.transit == owner.home == transit.identity:
+    if owner.transit == owner.home == transit.identity:
         return process
     process.close()
     return None
+
+
+def _unmoved(name: str, transit: Netns) -> bool:
+    """Whether there is a tun that is as programs make it, and in no group yet."""
+    tun = rtnl.interfaces(transit).get(name)
+    return tun is not None and tun.kind == TUN and tun.group == 0
+
+
+def _holder(name: str, pid: int = 0) -> tuple[programs.Process, programs.Owner] | None:
+    try:
+        return programs.hold_owner(name, pid)
+    except OSError as error:
+        raise RaitError(f"cannot tell which process has the tun {name}: {reason(error)}") from error
+
+
+def _is_held(name: str) -> bool:
+    held = _holder(name)
+    if held is None:
+        return False
+    held[0].close()
+    return True
 
 
 def end_half_born(name: str, transit: Netns, key: Key) -> bool:
     """End such a link; whether there was one. Raises RaitError where it does not end.
 
     The program may have been started a moment before its run was killed, and not answer yet: it
-    is waited for, as nobody else can have that name until then.
+    is waited for, as nobody else can have that name until then. A tun that no process holds is
+    not of a program: theirs go with them.
     """
     deadline = time.monotonic() + _STRAY_SECONDS
     process = half_born(name, transit, key)
     while process is None:
-        tun = rtnl.interfaces(transit).get(name)
-        if tun is None or tun.kind != TUN or tun.group != 0 or time.monotonic() > deadline:
+        if time.monotonic() > deadline or not (_unmoved(name, transit) and _is_held(name)):
             return False
         time.sleep(_POLL_SECONDS)
         process = half_born(name, transit, key)

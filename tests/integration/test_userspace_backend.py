@@ -397,6 +397,30 @@ def test_an_interface_in_the_way_is_left_alone(node: Node) -> None:
     assert machine.uapi_sockets(node.tag) == []
 
 
+@pytest.mark.parametrize("kind", ["tun", "veth"])
+def test_nor_is_one_where_links_are_born(node: Node, kind: str) -> None:
+    link, other = node.link(0), node.link(1, port=20001)
+    make = {
+        "tun": ["tuntap", "add", "dev", link.name, "mode", "tun"],
+        "veth": ["link", "add", link.name, "type", "veth", "peer", "name", f"{node.tag}p"],
+    }
+    machine.run(["ip", *make[kind]], node.transit)
+    before = machine.links(node.transit)[link.name]
+
+    begin = time.monotonic()
+    error, good = node.apply(LinkAdded(link), LinkAdded(other))
+
+    assert error is not None
+    assert f"of kind {kind} already has this name in network namespace {node.transit}" in error
+    assert good is None
+    assert time.monotonic() - begin < 4
+    assert node.backend.strays([link.name]) == {}
+    assert not node.backend.end_stray(link.name)
+    assert machine.links(node.transit)[link.name] == before
+    assert node.links() == {other.name: other}
+    assert machine.wireguard_processes(link.name) == []
+
+
 def test_links_begun_end_when_the_run_is_cut_short(node: Node) -> None:
     links = [node.link(n) for n in range(3)]
     outcomes = node.backend.apply(births(*links))
