@@ -147,28 +147,19 @@ def hold_owner(name: str, pid: int) -> tuple[Process, Owner] | None:
     """The process that holds tun ``name``: the one with this id, or else any; None if none does.
 
     ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
-    to the background is no longer the process of that id. Raises OSError where one cannot tell,
-    as some process may not be looked at.
+    to the background is no longer the process of that id. Others that may not be looked at, as
+    happens to root too in a container, are none of rait's. Raises OSError where one cannot tell.
     """
-    denied: PermissionError | None = None
-    for candidate in _candidates(pid):
-        try:
-            held = _hold(candidate, name)
-        except PermissionError as error:
-            denied = error
-            continue
-        if held is not None:
-            return held
-    if denied is not None:
-        raise denied
-    return None
-
-
-def _candidates(pid: int) -> Iterator[int]:
-    if pid > 0:
-        yield pid
+    if pid > 0 and (held := _hold(pid, name)) is not None:
+        return held
     with os.scandir("/proc") as entries:
-        yield from (int(entry.name) for entry in entries if entry.name.isdigit())
+        for entry in entries:
+            if not entry.name.isdigit():
+                continue
+            with suppress(PermissionError):
+                if (held := _hold(int(entry.name), name)) is not None:
+                    return held
+    return None
 
 
 def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
