@@ -48,6 +48,11 @@ class Netns:
     def __repr__(self) -> str:
         return f"Netns({describe(self.spec)}, {self.identity})"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used: it is there, and was not closed."""
+        return self.fd >= 0
+
     def close(self) -> None:
         """Close the descriptor; harmless when it is closed already."""
         if self.fd >= 0:
@@ -102,6 +107,26 @@ def find_netns(spec: str) -> Netns | None:
     except BaseException:
         os.close(fd)
         raise
+
+
+def gone(spec: str) -> Netns:
+    """What stands for a namespace that is not there: it is closed, and has no identity."""
+    return Netns(spec, -1, "")
+
+
+def lacks_process(spec: str) -> bool:
+    """Whether a namespace is given by a process id and there is no such process.
+
+    It may live on then, where nobody can find it; rait cannot make it either. Raises MachineError
+    where it must not be opened.
+    """
+    if not _is_pid(spec):
+        return False
+    ns = find_netns(spec)
+    if ns is None:
+        return True
+    ns.close()
+    return False
 
 
 def ensure_netns(spec: str) -> Netns:

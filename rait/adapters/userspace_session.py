@@ -37,7 +37,8 @@ class Session:
     """One apply: its open namespaces, and the links that failed so far."""
 
     def __init__(self, transit: Netns, key: Key, where: dict[str, str]) -> None:
-        self._transit = Place(transit)
+        self._transit = transit
+        self._birthplace: Place | None = None
         self._key = key
         self._where = where
         self._failed: set[str] = set()
@@ -45,7 +46,8 @@ class Session:
 
     def close(self) -> None:
         """Close all that was opened."""
-        self._transit.close()
+        if self._birthplace is not None:
+            self._birthplace.close()
         for place in self._places.values():
             place.close()
             place.ns.close()
@@ -86,13 +88,18 @@ class Session:
                 raise
         return self._places[spec]
 
+    def _where_born(self) -> Place:
+        if self._birthplace is None:
+            self._birthplace = Place(self._transit)
+        return self._birthplace
+
     def _add(self, run: Sequence[Step]) -> Iterator[Outcome]:
         births: dict[str, Birth] = {}
         begun: dict[str, Outcome] = {}
         try:
             for index, event in run:
                 if isinstance(event, LinkAdded):
-                    birth = Birth(event.link, self._key, self._transit)
+                    birth = Birth(event.link, self._key, self._where_born())
                     births[event.name] = birth
                     begun[event.name] = self._outcome(index, event, birth.begin)
             for index, event in run:
@@ -170,7 +177,7 @@ class Session:
         # The event's own idea of it may be 0, for a port that the program chose.
         old = client.get().listen_port
         try:
-            set_port(client, event.name, event.after.listen_port, self._transit.ns)
+            set_port(client, event.name, event.after.listen_port, self._transit)
         except RaitError:
             # The program gave its old socket up before it knew that it gets no new one.
             with suppress(RaitError):

@@ -10,9 +10,14 @@ from rait.domain.topology import EMPTY
 def down(options: Options) -> Report:
     """Remove all links of ours; where there are none, do nothing.
 
+    They live in the target namespace, so they can go when the transit one is gone.
+
     Raises RaitError, with nothing touched, where the configuration cannot be had.
     """
-    with opened(options, "down") as (session, journal), synced_routing(session) as routing:
+    with (
+        opened(options, "down", needs_transit=False) as (session, journal),
+        synced_routing(session) as routing,
+    ):
         change = session.compare(EMPTY, journal.memory(session.name), routing)
         return session.carry_out(
             "down", change, journal, routing=routing, warnings=session.loaded.warnings

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from rait.adapters import netns
 from rait.app.load import load_peers
 from rait.app.report import Failure
 from rait.app.session import Options, configured, machine_of, scope_of, target_netns
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
-from rait.domain.problem import RaitError
+from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import is_ours, unread_of_ours
 
 
@@ -31,7 +32,12 @@ def list_links(options: Options) -> Listing:
     config = loaded.config
     target = target_netns(config)
     scope = scope_of(config, "")
-    with machine_of(config, None, "") as machine:
+    if netns.lacks_process(target):
+        raise MachineError(
+            f"there is no process {target}, so its network namespace cannot be looked at: set "
+            "`target` to the id of a process that is in it, or to a name"
+        )
+    with machine_of(config, None, "", needs_transit=False) as machine:
         observation = machine.observe([target])
     unread = unread_of_ours(observation, Memory(), scope)
     ours = (link for link in observation.links.values() if is_ours(link, Memory(), scope))

@@ -48,7 +48,8 @@ WIREGUARD = "wireguard"
 class Machine:
     """This machine's WireGuard, seen from one transit namespace.
 
-    ``secret`` is only needed where links are to be made or changed.
+    Where that is gone, links can be looked at and removed, and no more. ``secret`` is only needed
+    where links are to be made or changed.
     """
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
@@ -150,7 +151,7 @@ class Machine:
 
     def end_strays(self, names: Sequence[str]) -> None:
         """End what a run that was cut off left half made under these names."""
-        if not names:
+        if not names or not self._transit.is_open:
             return
         backend = self._userspace_backend()
         for name in names:

@@ -20,6 +20,7 @@ from rait.app.session import (
     configured,
     looking,
     refuse,
+    require_places,
     scope_of,
     synced_routing,
     target_netns,
@@ -58,6 +59,7 @@ def plan_up(options: Options) -> Report:
         memory = JournalReader(session.journal_path).memory(session.name)
         _, planned, warnings = planned_topology(session, memory)
         change = session.compare(planned.topology, memory, routing)
+        require_places(change.events)
         return _report(change, warnings, session.config.max_removals)
 
 

@@ -14,7 +14,7 @@ from rait.app.execution import Change, report_on
 from rait.app.history import place
 from rait.app.moments import moment
 from rait.app.report import Report
-from rait.app.session import Options, Session, looking, opened, synced_routing
+from rait.app.session import Options, Session, looking, opened, require_places, synced_routing
 from rait.domain.diff import diff
 from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord
@@ -248,4 +248,5 @@ def _targets_of(change: Change) -> Callable[[], None]:
 
 
 def _planned(command: str, change: Change) -> Report:
+    require_places(change.events)
     return report_on(command, "planned" if change.events else "unchanged", change)

@@ -23,6 +23,7 @@ from rait.app.report import Report
 from rait.domain.backend import Observation
 from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
+from rait.domain.events import Event, LinkAdded
 from rait.domain.history import Memory, RunHeader, left_behind
 from rait.domain.problem import ConfigError, MachineError, RaitError, SourceError
 from rait.domain.settle import Scope, Settled, settle
@@ -78,7 +79,11 @@ class Session:
         return Path(self.config.journal)
 
     def observe(self, memory: Memory) -> Observation:
-        """What there is in the target, and wherever else the journal says that we have links."""
+        """What there is in the target, and wherever else the journal says that we have links.
+
+        Raises MachineError where the journal knows links in a target that cannot be found.
+        """
+        _require_target(self.target, memory)
         rules = isolation.needs_rules(self.config, memory)
         return self.machine.observe(_namespaces(self.target, memory), rules=rules)
 
@@ -123,8 +128,10 @@ class Session:
         """Journal what shall happen, do it, and journal what became of it.
 
         ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
-        nothing to do and nothing new to tell leaves no trace in the journal.
+        nothing to do and nothing new to tell leaves no trace in the journal. Raises MachineError,
+        with nothing touched, where there is no place for the links.
         """
+        require_places(change.events)
         execution = Execution(self.machine, change, routing, self.options.debug)
         self.machine.end_strays(change.strays)
         run_id: int | None = None
@@ -175,18 +182,48 @@ def refuse(settled: Settled) -> None:
             raise MachineError(problem.message)
 
 
+def require_places(events: Sequence[Event]) -> None:
+    """Raise MachineError where links are to be made in a namespace that cannot be had."""
+    for spec in sorted({e.link.origin.netns for e in events if isinstance(e, LinkAdded)}):
+        if netns.lacks_process(spec):
+            raise MachineError(
+                f"there is no process {spec}, so no network namespace to make links in: set "
+                "`target` to the id of a process that is in it, or to a name"
+            )
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _require_target(target: str, memory: Memory) -> None:
+    links = (*memory.topology.links.values(), *memory.pending.values())
+    names = sorted({link.name for link in links if link.origin.netns == target})
+    if names and netns.lacks_process(target):
+        raise MachineError(
+            f"there is no process {target} any more, so its network namespace cannot be looked at. "
+            f"Links that the journal knows in it may still be there: {_few(names)}. "
+            "Set `target` to the id of another process that is in it; if it is gone, to the "
+            "namespace that you want links in"
+        )
+
+
 @contextmanager
-def opened(options: Options, command: str) -> Iterator[tuple[Session, Journal]]:
+def opened(
+    options: Options, command: str, *, needs_transit: bool = True
+) -> Iterator[tuple[Session, Journal]]:
     """Load the configuration, wait for our turn, and open journal and machine.
 
-    Raises ConfigError, SourceError or MachineError before anything is touched.
+    Unless it ``needs_transit``, that namespace may be gone: enough to remove links. Raises
+    ConfigError, SourceError or MachineError before anything is touched.
     """
     loaded, secret, public_key = _configuration(options)
     path = Path(loaded.config.journal)
     Journal.check(path)
     with (
         hold(lock_path(path), f"rait {command}", options.lock_seconds),
-        machine_of(loaded.config, secret, public_key) as machine,
+        machine_of(loaded.config, secret, public_key, needs_transit=needs_transit) as machine,
         Journal.open(path) as journal,
     ):
         yield Session(options, loaded, secret, public_key, machine), journal
@@ -239,11 +276,17 @@ def _configuration(options: Options) -> tuple[Loaded, Secret, str]:
     return loaded, secret, public_key
 
 
-def machine_of(config: Config, secret: Secret | None, public_key: str) -> Machine:
-    """The machine as seen from the transit namespace. Raises MachineError if that is missing."""
+def machine_of(
+    config: Config, secret: Secret | None, public_key: str, *, needs_transit: bool = True
+) -> Machine:
+    """The machine as seen from the transit namespace.
+
+    Raises MachineError if that is missing, where it is needed.
+    """
     wanted = config.isolation
     transit = wanted.transit if wanted.type == "netns" else ""
-    return Machine(netns.open_netns(transit), secret, public_key)
+    found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
+    return Machine(found or netns.gone(transit), secret, public_key)
 
 
 def target_netns(config: Config) -> str:

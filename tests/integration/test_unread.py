@@ -147,6 +147,77 @@ def test_who_may_not_look_is_told_to_be_root(nobodys: Node) -> None:
     assert name in machine.links(nobodys.netns)
 
 
+@pytest.fixture
+def guest(node: Node) -> Iterator[subprocess.Popen[str]]:
+    """A process whose namespace is the node's target, by its id; it has another name, too."""
+    machine.run(["ip", "netns", "add", node.target])
+    process = machine.start(["sleep", "600"], node.target)
+    node.write_conf(text=node.conf_hcl().replace(f'"{node.target}"', f'"{process.pid}"'))
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_links_of_a_process_that_is_gone_are_not_forgotten(
+    node: Node, guest: subprocess.Popen[str]
+) -> None:
+    sync(node, A, B)
+    names = links_of(node, A, B)
+    guest.kill()
+    guest.wait()
+
+    for what in ("down", "list", "up", "plan"):
+        result = node.rait(what)
+        assert result.status == 1, result
+        assert f"there is no process {guest.pid}" in result.err
+    assert remembered(node) == names
+    assert set(node.interfaces()) == names
+
+    node.write_conf()
+    node.down()
+    assert node.leftovers() == []
+
+
+def test_a_process_that_is_not_there_is_told_of_beforehand(
+    node: Node, guest: subprocess.Popen[str]
+) -> None:
+    guest.kill()
+    guest.wait()
+    write_peers(node, A)
+    for what in ("plan", "up"):
+        result = node.rait(what)
+        assert result.status == 1, result
+        assert f"there is no process {guest.pid}" in result.err
+        assert "to be added" not in result.out
+    assert JournalReader(node.journal).runs() == ()
+    node.down()
+
+
+@pytest.fixture
+def apart(node: Node) -> Iterator[Node]:
+    """A node whose transit namespace has a name of its own, and is not the one rait runs in."""
+    transit = f"{node.target}-transit"
+    machine.run(["ip", "netns", "add", transit])
+    node.write_conf(text=node.conf_hcl().replace('transit = ""', f'transit = "{transit}"'))
+    yield node
+    machine.remove_netns(transit)
+
+
+def test_links_can_be_seen_and_removed_when_their_transit_is_gone(apart: Node) -> None:
+    sync(apart, A, B)
+    machine.run(["ip", "netns", "del", f"{apart.target}-transit"])
+
+    assert set(apart.listed()) == links_of(apart, A, B)
+    result = apart.rait("up")
+    assert result.status == 1, result
+    assert f"{apart.target}-transit does not exist" in result.err
+    assert set(apart.interfaces()) == links_of(apart, A, B)
+
+    apart.down()
+    assert apart.leftovers() == []
+    assert apart.rait("down", "--json").json["status"] == "unchanged"
+
+
 def test_too_few_descriptors_are_an_error(node: Node) -> None:
     peers = strangers(*range(1, 6))
     sync(node, *peers)
