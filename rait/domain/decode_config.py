@@ -49,6 +49,9 @@ RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255  # linux/rtnetlink.h
 MAX_UNIX_PATH = 107
 """The size of sun_path less the closing NUL (unix(7))."""
 
+_MAX_FILE_NAME = 255
+"""NAME_MAX (linux/limits.h), in bytes; the name of a namespace is one of a file."""
+
 _MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 _MTU_REASON = f"babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes"
 _GROUP_REASON = (
@@ -246,7 +249,14 @@ def _isolation(reader: Reader | None) -> Isolation:
 
 def _check_netns(reader: Reader, isolation: Isolation) -> None:
     for key, name in (("transit", isolation.transit), ("target", isolation.target)):
-        odd = "/" in name or name in (".", "..") or len(name.encode()) > 255
+        if len(name.encode()) > _MAX_FILE_NAME:
+            reader.report(
+                f"{shown(name)} is longer than {_MAX_FILE_NAME} bytes, the limit for the name of "
+                "a network namespace",
+                key,
+            )
+            continue
+        odd = "/" in name or name in (".", "..")
         if odd or any(c.isspace() for c in name):
             reader.report(f"{shown(name)} cannot name a network namespace (ip-netns(8))", key)
     if reader.has("table"):

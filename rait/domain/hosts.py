@@ -77,13 +77,19 @@ def _checked_host_name(text: str) -> str:
 
 
 def ifname_problem(name: str) -> str | None:
-    """What keeps text from being an interface name (dev_valid_name in net/core/dev.c), or None."""
+    """What keeps text from being an interface name, or None.
+
+    The kernel's rules are dev_valid_name and dev_get_valid_name in net/core/dev.c: a name with a
+    "%" is a template there, for a number of the kernel's choice.
+    """
     if not name:
         return "must not be empty"
     if name in (".", ".."):
         return f"{shown(name)} cannot name an interface"
     if any(c in "/:\0" or c.isspace() for c in name):
         return f"{shown(name)} cannot name an interface: no '/', ':' or white space"
+    if "%" in name:
+        return f"{shown(name)} cannot name an interface: no '%', which has a meaning to the kernel"
     if len(name.encode("utf-8", "surrogatepass")) > MAX_IFNAME:
         return f"{shown(name)} is longer than {MAX_IFNAME} bytes, the limit for an interface name"
     return None
