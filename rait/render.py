@@ -47,7 +47,9 @@ def report_text(report: Report) -> str:
     others = [event for event in report.drift if event not in report.left]
     noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
-    return "\n".join([*noticed, *event_lines(report.events, report.errors), summary(report)])
+    ended = [f"- {name} (half made by a run that was cut off)" for name in report.ended]
+    events = event_lines(report.events, report.errors)
+    return "\n".join([*noticed, *ended, *events, summary(report)])
 
 
 def removal_text(report: Report, removal: Removal) -> str:
@@ -87,6 +89,7 @@ def report_json(report: Report) -> str:
             "status": report.status,
             "run": report.run,
             "links": report.links,
+            "ended": list(report.ended),
             "events": [
                 event_object(event) | _outcome(report, position)
                 for position, event in enumerate(report.events)
@@ -137,6 +140,8 @@ def summary(report: Report) -> str:
         "failed": len(failed),
     }
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
+    if report.ended:
+        told.append(f"{_count(len(report.ended), 'half-made link')} ended")
     told += [f"{what} {_to_be(became, report)}" for what, became in _other_words(report)]
     told = told or ["nothing done"]
     wanted = f"; {_count(report.links, 'link')} wanted" if report.links else ""

@@ -182,13 +182,23 @@ def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
 
 
 def listening(name: str) -> bool:
-    """Whether a program listens on the link's socket; a file that nobody serves is removed."""
+    """Whether a program listens on the link's socket; a file that nobody serves is removed.
+
+    Raises RaitError where that cannot be.
+    """
+    path = uapi.socket_path(name)
     try:
         uapi.Client(name).close()
     except FileNotFoundError:
         return False
     except ConnectionRefusedError:
-        Path(uapi.socket_path(name)).unlink(missing_ok=True)
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise RaitError(
+                f"{path} is in the way of its program's socket and cannot be removed: "
+                f"{netns.reason(error)}"
+            ) from error
         return False
     return True
 
@@ -305,6 +315,8 @@ class Start:
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         said = f": {lines[-1]}" if lines else ""
+        if "operation not permitted" in said or "permission denied" in said:
+            said += "; run rait as root"
         if "too many open files" in said:
             said += "; raise the limit fs.inotify.max_user_instances (sysctl)"
         return said

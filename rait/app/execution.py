@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -49,6 +49,7 @@ class Execution:
         change: Change,
         routing: Routing | None,
         debug: Callable[[str], None],
+        failed: Mapping[str, str] = {},
     ) -> None:
         self._machine = machine
         self._change = change
@@ -57,7 +58,8 @@ class Execution:
         self._done = 0
         self._errors: dict[int, str] = {}
         problems = change.settled.problems
-        self._failed = {p.link: p.message for p in problems if p.link is not None}
+        told = {p.link: p.message for p in problems if p.link is not None}
+        self._failed = {**failed, **told}
         if change.routing_problem is not None:
             self._failed[BABELD] = change.routing_problem
 

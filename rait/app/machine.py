@@ -30,7 +30,7 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
 )
-from rait.domain.problem import MachineError
+from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Rule
 
 if TYPE_CHECKING:
@@ -149,13 +149,23 @@ class Machine:
                     broken.add(event.name)
                 yield Outcome(index, outcome.error)
 
-    def end_strays(self, names: Sequence[str]) -> None:
-        """End what a run that was cut off left half made under these names."""
+    def end_strays(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """End what a run that was cut off left half made under these names.
+
+        The names of those that were ended, and why others could not be.
+        """
+        ended: list[str] = []
+        failed: dict[str, str] = {}
         if not names or not self._transit.is_open:
-            return
+            return (), {}
         backend = self._userspace_backend()
         for name in names:
-            backend.end_stray(name)
+            try:
+                if backend.end_stray(name):
+                    ended.append(name)
+            except RaitError as error:
+                failed[name] = f"what a run left of it half made could not be ended: {error}"
+        return tuple(ended), failed
 
     def _observe_one(
         self, spec: str, interfaces: dict[str, Interface]

@@ -27,8 +27,9 @@ class Report(Struct, frozen=True, kw_only=True):
     ``events`` is what was to be done, ``drift`` what had changed on the machine since the last run
     of this configuration, ``left`` those of it that this run left behind as it never finished, and
     ``run`` the number of the run in the journal, None where nothing was to do.
-    ``links`` is how many links there should now be, and ``errors`` says what went wrong with which
-    of the events, by their position.
+    ``links`` is how many links there should now be, ``errors`` says what went wrong with which of
+    the events, by their position, and ``ended`` are the links which a run that was cut off had left
+    half made, and which this run ended before all else.
     """
 
     command: str
@@ -41,4 +42,5 @@ class Report(Struct, frozen=True, kw_only=True):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     links: int = 0
+    ended: tuple[str, ...] = ()
     removal: Removal | None = None

@@ -132,8 +132,8 @@ class Session:
         with nothing touched, where there is no place for the links.
         """
         require_places(change.events)
-        execution = Execution(self.machine, change, routing, self.options.debug)
-        self.machine.end_strays(change.strays)
+        ended, stuck = self.machine.end_strays(change.strays)
+        execution = Execution(self.machine, change, routing, self.options.debug, stuck)
         run_id: int | None = None
         if change.events or change.drift:
             left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
@@ -143,9 +143,10 @@ class Session:
             execution.perform(run, prepare)
         elif prepare is not None:
             prepare()
-        report = report_on(command, execution.status, change, warnings)
+        status = "done" if ended and execution.status == "unchanged" else execution.status
+        report = report_on(command, status, change, warnings)
         return structs.replace(
-            report, run=run_id, failures=execution.failures, errors=execution.errors
+            report, run=run_id, failures=execution.failures, errors=execution.errors, ended=ended
         )
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:

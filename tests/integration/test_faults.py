@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from rait.adapters import netns, uapi, userspace_process
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.netlink import NetlinkSocket
+from rait.adapters.userspace_birth import Birth
 from rait.domain.history import RunRecord
+from tests.integration import machine
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
@@ -267,3 +270,41 @@ def test_a_read_only_disk_can_be_read_and_stops_a_run(node: Node, disk: Disk) ->
     node.up()
     assert_is(node, THERE)
     assert_told_as_never_finished(node)
+
+
+def test_down_tells_what_a_killed_run_left_half_made(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_mesh(1).nodes[0]
+    write_peers(node, A, B)
+    names = links_of(node, A, B)
+    with monkeypatch.context() as patch:
+        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert node.rait("up").status == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while set(machine.uapi_sockets(node.tag)) != names and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    result = node.down()
+
+    assert "2 half-made links ended" in result.out
+    assert all(f"- {name} (half made" in result.out for name in names)
+    assert node.leftovers() == []
+    assert "nothing to do" in node.down().out
+
+
+def test_what_is_in_the_way_of_a_socket_is_named(make_mesh: MakeMesh) -> None:
+    node = make_mesh(1).nodes[0]
+    sync(node, A)
+    write_peers(node, A, B)
+    (name,) = links_of(node, B)
+    obstacle = machine.UAPI_DIR / f"{name}.sock"
+    obstacle.mkdir()
+    try:
+        result = node.rait("up")
+        assert result.status == 3, result
+        assert f"{obstacle} is in the way" in result.err
+        assert "Is a directory" in result.err
+    finally:
+        obstacle.rmdir()
+    node.up()

@@ -147,6 +147,27 @@ def test_who_may_not_look_is_told_to_be_root(nobodys: Node) -> None:
     assert name in machine.links(nobodys.netns)
 
 
+def test_who_may_not_make_links_is_told_to_be_root(nobodys: Node) -> None:
+    write_peers(nobodys, B)
+    result = nobodys.rait("up", "--yes")
+    assert result.status != 0, result
+    assert f"{link_of(nobodys, B)}: " in result.err
+    assert "run rait as root" in result.err
+
+    machine.run(["ip", "link", "set", "lo", "down"], nobodys.netns)
+    result = nobodys.rait("up", "--yes")
+    assert result.status == 1, result
+    assert "cannot raise lo" in result.err
+    assert "run rait as root" in result.err
+
+    nobodys.write_conf()
+    os.chown(nobodys.conf, NOBODY, NOBODY)
+    result = nobodys.rait("up", "--yes")
+    assert result.status == 1, result
+    assert f"cannot make network namespace {nobodys.target}" in result.err
+    assert "run rait as root" in result.err
+
+
 @pytest.fixture
 def guest(node: Node) -> Iterator[subprocess.Popen[str]]:
     """A process whose namespace is the node's target, by its id; it has another name, too."""

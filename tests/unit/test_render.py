@@ -125,6 +125,7 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
     ("told", "line"),
     [
         (report(status="unchanged", links=1), "rait up: nothing to do; 1 link"),
+        (report(ended=("w1", "w2")), "rait up: 2 half-made links ended"),
         (
             report(LinkAdded(BARE), PeerAdded("w1", PEER), links=2),
             "rait up: 1 added; 2 links wanted",
@@ -229,6 +230,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         drift=(LinkRemoved(LINK),),
         failures=(Failure("w1", "EBUSY"),),
         warnings=("careful",),
+        ended=("w3",),
     )
     value = json.loads(report_json(told))
     (event,) = value.pop("events")
@@ -241,6 +243,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         "status": "partial",
         "run": 7,
         "links": 1,
+        "ended": ["w3"],
         "failed": [{"link": "w1", "error": "EBUSY"}],
         "warnings": ["careful"],
         "excessive_removal": None,
