@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
 _WIDTH = 98
+_YES = "remove links however many they are"
 
 _DESCRIPTION = """\
 rait turns WireGuard into a full mesh of point-to-point links for a routing daemon: one interface
@@ -94,6 +95,9 @@ _REPLAY = """\
 Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
 the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
 
+--apply stops with exit status 4 where it would remove more than half of at least four links, as
+`rait up` does, unless --yes is given; for a time before the journal began it is refused.
+
   rait replay --at 10                            as it was after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
   rait replay --at 2h                            two hours ago
@@ -104,6 +108,9 @@ _ROLLBACK = """\
 Take one run back, by default the last that changed something. Where later runs touched the same
 links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
 brings the tunnels to what it says.
+
+A rollback that would remove more than half of at least four links stops with exit status 4, as
+`rait up` does, unless --yes is given.
 """
 
 
@@ -236,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--dry-run", action="store_true", help="only show what would be done")
-    up.add_argument("--yes", action="store_true", help="remove links however many they are")
+    up.add_argument("--yes", action="store_true", help=_YES)
     _add_detailed_exitcode(up, "with --dry-run, ")
 
 
@@ -319,12 +326,14 @@ def _replay(replay: argparse.ArgumentParser) -> None:
     what = replay.add_mutually_exclusive_group()
     what.add_argument("--diff", action="store_true", help="show how the live system differs")
     what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
+    replay.add_argument("--yes", action="store_true", help=_YES)
 
 
 def _rollback(rollback: argparse.ArgumentParser) -> None:
     rollback.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
     rollback.add_argument("--force", action="store_true", help="even if later runs touched them")
     rollback.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    rollback.add_argument("--yes", action="store_true", help=_YES)
 
 
 def _babeld(babeld: _Command) -> None:

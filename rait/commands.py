@@ -160,10 +160,12 @@ def replay(arguments: argparse.Namespace) -> int:
 
     options = _options(arguments)
     if arguments.apply:
-        return _told(restore.restore(options, arguments.at), arguments)
+        return _told(restore.restore(options, arguments.at, sure=arguments.yes), arguments)
     if arguments.diff:
         return _planned(restore.compare_past(options, arguments.at), arguments)
     past = restore.past(options, arguments.at)
+    if past.unknown and arguments.at is not None:
+        complain(f"warning: {past.unknown}")
     tell(render.past_json(past) if arguments.json else render.past_text(past))
     return DONE
 
@@ -176,7 +178,8 @@ def rollback(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         report = restore.plan_rollback(options, arguments.number, force=arguments.force)
         return _planned(report, arguments)
-    return _told(restore.rollback(options, arguments.number, force=arguments.force), arguments)
+    report = restore.rollback(options, arguments.number, force=arguments.force, sure=arguments.yes)
+    return _told(report, arguments)
 
 
 def babeld_list(arguments: argparse.Namespace) -> int:

@@ -55,12 +55,22 @@ def report_text(report: Report) -> str:
 def removal_text(report: Report, removal: Removal) -> str:
     """Why a run was stopped, or will be, and how to let it go on."""
     names = ", ".join(removal.links)
-    verb = "stopped, with nothing touched" if report.status == "stopped" else "`rait up` will stop"
+    command, go_on = _guarded(report.command)
+    verb = "stopped, with nothing touched"
+    if report.status != "stopped":
+        verb = f"`rait {command}` will stop"
     return (
         f"{verb}: it would remove {len(removal.links)} of {removal.of} links, and may remove "
-        f"{removal.limit}: {names}. Is the peers list complete? If so, go on with "
-        "`rait up --yes`, or set max_removals in rait.conf"
+        f"{removal.limit}: {names}. {go_on}, or set max_removals in rait.conf"
     )
+
+
+def _guarded(command: str) -> tuple[str, str]:
+    """The command that the guard stops, and how to let it go on."""
+    if command in ("up", "plan"):
+        return "up", "Is the peers list complete? If so, go on with `rait up --yes`"
+    full = f"{command} --apply" if command.startswith("replay") else command
+    return full, "If all of them are to go, run it again with --yes"
 
 
 def past_text(past: Past) -> str:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.app import isolation
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
+from rait.domain.guard import Removal, excessive_removal
 from rait.domain.history import Status as RunStatus
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Settled
@@ -38,6 +39,10 @@ class Change(Struct, frozen=True, kw_only=True):
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
     routing_problem: str | None = None
+
+    def removal(self, max_removals: int | None) -> Removal | None:
+        """The removal that should not happen unasked, or None; see excessive_removal."""
+        return excessive_removal(self.settled.before, self.settled.after, max_removals)
 
 
 class Execution:
@@ -152,6 +157,24 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
         links=len(wanted),
     )
+
+
+def planned(
+    command: str, change: Change, max_removals: int | None, warnings: Sequence[str] = ()
+) -> Report:
+    """A report of what a run would do, and whether it would be stopped."""
+    report = report_on(command, "planned" if change.events else "unchanged", change, warnings)
+    return structs.replace(report, removal=change.removal(max_removals))
+
+
+def stopped(
+    command: str, change: Change, max_removals: int | None, warnings: Sequence[str] = ()
+) -> Report | None:
+    """The report of a run that must not go on unasked, as it would remove too much, or None."""
+    removal = change.removal(max_removals)
+    if removal is None:
+        return None
+    return structs.replace(report_on(command, "stopped", change, warnings), removal=removal)
 
 
 def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:

@@ -12,9 +12,9 @@ from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.resolve import resolve
 from rait.app import isolation
-from rait.app.execution import Change, report_on
+from rait.app.execution import Change, planned
 from rait.app.load import load_peers, load_secret
-from rait.app.report import Report, Status
+from rait.app.report import Report
 from rait.app.session import (
     Options,
     configured,
@@ -29,7 +29,6 @@ from rait.app.up import RESOLVE_SECONDS, hosts_of, plan_warnings, planned_topolo
 from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
-from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory, left_behind
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
@@ -57,10 +56,10 @@ def plan_up(options: Options) -> Report:
     """
     with looking(options) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
-        _, planned, warnings = planned_topology(session, memory)
-        change = session.compare(planned.topology, memory, routing)
+        _, wanted, warnings = planned_topology(session, memory)
+        change = session.compare(wanted.topology, memory, routing)
         require_places(change.events)
-        return _report(change, warnings, session.config.max_removals)
+        return planned("plan", change, session.config.max_removals, warnings)
 
 
 def plan_against(options: Options, state_path: str) -> Report:
@@ -80,9 +79,9 @@ def plan_against(options: Options, state_path: str) -> Report:
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
-    planned = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
+    wanted = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
     scope = scope_of(loaded.config, state.public_key)
-    settled = settle(state.observation, planned.topology, state.memory, scope)
+    settled = settle(state.observation, wanted.topology, state.memory, scope)
     refuse(settled)
     drift = diff(state.memory.topology, settled.before)
     change = Change(
@@ -91,8 +90,8 @@ def plan_against(options: Options, state_path: str) -> Report:
         drift=drift,
         left=left_behind(drift, state.memory.undecided),
     )
-    warnings = plan_warnings(loaded, peers, unresolved, planned)
-    return _report(change, warnings, loaded.config.max_removals)
+    warnings = plan_warnings(loaded, peers, unresolved, wanted)
+    return planned("plan", change, loaded.config.max_removals, warnings)
 
 
 def export_state(options: Options) -> str:
@@ -121,12 +120,6 @@ def _origin(origin: Origin, config: Config) -> Origin:
     """Where links would be born: the configuration may want another place than when exported."""
     backend = origin.backend if config.backend == "auto" else config.backend
     return structs.replace(origin, backend=backend, netns=target_netns(config))
-
-
-def _report(change: Change, warnings: list[str], max_removals: int | None) -> Report:
-    status: Status = "planned" if change.events else "unchanged"
-    removal = excessive_removal(change.settled.before, change.settled.after, max_removals)
-    return structs.replace(report_on("plan", status, change, warnings), removal=removal)
 
 
 def _read_state(path: str) -> State:

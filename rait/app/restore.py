@@ -10,9 +10,9 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
-from rait.app.execution import Change, report_on
+from rait.app.execution import Change, planned, stopped
 from rait.app.history import place
-from rait.app.moments import moment
+from rait.app.moments import moment, written
 from rait.app.report import Report
 from rait.app.session import Options, Session, looking, opened, require_places, synced_routing
 from rait.domain.diff import diff
@@ -27,20 +27,26 @@ from rait.domain.undo import (
     done_events,
     only,
     only_told_babeld,
+    reborn,
     touched,
     undo,
 )
 
 if TYPE_CHECKING:
+    from rait.adapters.journal import Journal
     from rait.app.routing import Routing
 
 
 class Past(Struct, frozen=True, kw_only=True):
-    """The topology as the journal has it at some point, and the public key it was made under."""
+    """The topology as the journal has it at some point, and the public key it was made under.
+
+    ``unknown`` says why it is not known to be what there was, "" where it is.
+    """
 
     topology: Topology
     public_key: str
     at: str
+    unknown: str = ""
 
 
 class ConflictError(RaitError):
@@ -60,31 +66,40 @@ def compare_past(options: Options, at: str | None) -> Report:
     """How the live system differs from the past: what a restore would do. Changes nothing."""
     with looking(options) as session:
         journal = JournalReader(session.journal_path)
-        change = _towards(session, journal, at, None)
-        return _planned(_replay(at), change)
+        wanted = _past(journal, session.name, at)
+        change = _towards(session, journal, wanted, None)
+        warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
+        require_places(change.events)
+        return planned(_replay(at), change, session.config.max_removals, warnings)
 
 
-def restore(options: Options, at: str | None) -> Report:
-    """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError."""
+def restore(options: Options, at: str | None, *, sure: bool = False) -> Report:
+    """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError.
+
+    Unless ``sure``, one that would remove most of the links is stopped, as ``up`` is.
+    """
     with opened(options, "replay") as (session, journal), synced_routing(session) as routing:
-        change = _towards(session, journal, at, routing)
-        return session.carry_out(
-            _replay(at), change, journal, prepare=_targets_of(change), routing=routing
-        )
+        wanted = _past(journal, session.name, at)
+        if wanted.unknown:
+            raise MachineError(
+                f"{wanted.unknown}, and nothing was touched. `rait log` shows the runs that one "
+                "can go back to; `rait down` removes all links"
+            )
+        change = _towards(session, journal, wanted, routing)
+        return _carried_out(_replay(at), session, journal, change, routing, sure)
 
 
-def rollback(options: Options, run: int | None, *, force: bool) -> Report:
+def rollback(options: Options, run: int | None, *, force: bool, sure: bool = False) -> Report:
     """Take one run back, by default the last of this node that changed a link.
 
     Raises ConflictError, unless ``force``, where later runs touched the same links: then those
-    links become what they were before the run.
+    links become what they were before the run. Unless ``sure``, a rollback that would remove most
+    of the links is stopped, as ``up`` is.
     """
     with opened(options, "rollback") as (session, journal), synced_routing(session) as routing:
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
-        return session.carry_out(
-            f"rollback {record.id}", change, journal, prepare=_targets_of(change), routing=routing
-        )
+        return _carried_out(f"rollback {record.id}", session, journal, change, routing, sure)
 
 
 def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
@@ -93,7 +108,21 @@ def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
         journal = JournalReader(session.journal_path)
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
-        return _planned(f"rollback {record.id}", change)
+        require_places(change.events)
+        return planned(f"rollback {record.id}", change, session.config.max_removals)
+
+
+def _carried_out(
+    command: str,
+    session: Session,
+    journal: Journal,
+    change: Change,
+    routing: Routing | None,
+    sure: bool,
+) -> Report:
+    if not sure and (stop := stopped(command, change, session.config.max_removals)):
+        return stop
+    return session.carry_out(command, change, journal, prepare=_targets_of(change), routing=routing)
 
 
 def _replay(at: str | None) -> str:
@@ -104,7 +133,8 @@ def _replay(at: str | None) -> str:
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     if at is None:
         topology, key = journal.topology_at(scope)
-        return Past(topology=topology, public_key=key, at="now")
+        unknown = "" if key else _unknown(journal, scope, "")
+        return Past(topology=topology, public_key=key, at="now", unknown=unknown)
     kind, _, number = at.rpartition(":")
     if kind in ("", "run") and number.isdecimal():
         topology, key = journal.topology_at(scope, run=_number(number))
@@ -112,8 +142,23 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     if kind == "event" and number.isdecimal():
         topology, key = journal.topology_at(scope, event=_number(number))
         return Past(topology=topology, public_key=key, at=f"event {number}")
-    topology, key = journal.topology_at(scope, time=moment(at, time.time_ns()))
-    return Past(topology=topology, public_key=key, at=at)
+    when = moment(at, time.time_ns())
+    topology, key = journal.topology_at(scope, time=when)
+    unknown = "" if key else _unknown(journal, scope, f"{written(when)} is before that")
+    return Past(topology=topology, public_key=key, at=at, unknown=unknown)
+
+
+def _unknown(journal: JournalReader, scope: str, otherwise: str) -> str:
+    """Why the journal does not know what there was: no run had told it of any link."""
+    runs = journal.runs(scope=scope)
+    if not runs:
+        return f"the journal {journal.path} has no run of this configuration ({scope})"
+    first = runs[0]
+    began = written(first.header.started_at)
+    return (
+        f"the journal begins with run {first.id}, {began}: what there was before is not known"
+        + (f", and {otherwise}" if otherwise else "")
+    )
 
 
 def _number(digits: str) -> int:
@@ -125,9 +170,8 @@ def _number(digits: str) -> int:
 
 
 def _towards(
-    session: Session, journal: JournalReader, at: str | None, routing: Routing | None
+    session: Session, journal: JournalReader, wanted: Past, routing: Routing | None
 ) -> Change:
-    wanted = _past(journal, session.name, at)
     _check_keys(
         session, wanted.public_key, wanted.topology.links, f"the topology as of {wanted.at}"
     )
@@ -172,6 +216,7 @@ def _undoing(
         raise ConflictError(_clash_text(record, clashes))
     memory = journal.memory(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
+    _check_births(session, record, reborn(record, then))
     goal = undo(memory.topology, record, then)
     names = touched(record)
     restored = only(names, {}, goal.links)
@@ -223,6 +268,25 @@ def _check_keys(session: Session, run_key: str, links: Mapping[str, Link], what:
             )
 
 
+def _check_births(
+    session: Session, record: RunRecord, changed: Mapping[str, tuple[Origin, Origin]]
+) -> None:
+    """Refuse to take back what rait.conf decides alone: where new links are born, and of what kind.
+
+    To make the links as they would be made today would leave them as the run has made them.
+    """
+    today = (session.machine.choose(session.config.backend), session.machine.transit)
+    for name, (old, new) in sorted(changed.items()):
+        if (old.backend, old.transit) != today:
+            what = "transit namespace" if old.transit != new.transit else "backend"
+            raise ConfigError(
+                f"run {record.id} made {len(changed)} links again, {name} among them, as the "
+                f"{what} was another one since. Which one that is, rait.conf says, and a rollback "
+                "does not change rait.conf; nothing was touched. Put it there as it was before, "
+                "and run `rait up`"
+            )
+
+
 def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
     lines = [f"run {record.id} cannot be taken back alone, as its links changed since:"]
     lines += [
@@ -245,8 +309,3 @@ def _targets_of(change: Change) -> Callable[[], None]:
             netns.ensure_netns(name).close()
 
     return ensure
-
-
-def _planned(command: str, change: Change) -> Report:
-    require_places(change.events)
-    return report_on(command, "planned" if change.events else "unchanged", change)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec import structs
-
 from rait.adapters import netns
 from rait.adapters.resolve import resolve
 from rait.app import isolation
-from rait.app.execution import report_on
+from rait.app.execution import stopped
 from rait.app.load import Loaded, LoadedPeers, load_peers
 from rait.app.report import Report
 from rait.app.session import Options, Session, opened, synced_routing
 from rait.domain.config import Config, Family
-from rait.domain.guard import excessive_removal
 from rait.domain.history import Memory
 from rait.domain.peers import Peer
 from rait.domain.plan import Node, Plan, plan
@@ -35,12 +32,8 @@ def up(options: Options, *, sure: bool = False) -> Report:
         memory = journal.memory(session.name)
         peers, planned, warnings = planned_topology(session, memory, keep=True)
         change = session.compare(planned.topology, memory, routing)
-        if not sure:
-            before, after = change.settled.before, change.settled.after
-            removal = excessive_removal(before, after, session.config.max_removals)
-            if removal is not None:
-                report = report_on("up", "stopped", change, warnings)
-                return structs.replace(report, removal=removal)
+        if not sure and (stop := stopped("up", change, session.config.max_removals, warnings)):
+            return stop
         return session.carry_out(
             "up",
             change,

@@ -15,7 +15,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import RunRecord
-from rait.domain.topology import Topology
+from rait.domain.topology import Origin, Topology
 
 T = TypeVar("T")
 
@@ -81,10 +81,29 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
     )
 
 
+def reborn(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
+    """Where links were born that the run made again, before it and after it, by name.
+
+    ``after`` is as it was right after the run. A move to another target is none of these: that
+    can be taken back. Raises as ``undo``.
+    """
+    before = replay(after, inverted(done_events(run))).links
+    pairs = {
+        name: (before[name].origin, after.links[name].origin)
+        for name in touched(run)
+        if name in before and name in after.links
+    }
+    return {name: (old, new) for name, (old, new) in pairs.items() if _birth(old) != _birth(new)}
+
+
 def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:
     """What there is now, but what has one of these names as it is in the goal."""
     kept = {name: value for name, value in now.items() if name not in names}
     return kept | {name: value for name, value in goal.items() if name in names}
+
+
+def _birth(origin: Origin) -> tuple[str, str]:
+    return origin.backend, origin.transit
 
 
 def _shaped(events: Iterable[Event]) -> frozenset[str]:

@@ -484,6 +484,51 @@ def test_the_guard_yields_to_yes_and_to_max_removals(node: Node) -> None:
     assert node.state() == {}
 
 
+def test_the_guard_stops_a_replay_to_a_time_without_links(node: Node) -> None:
+    first = sync(node, A)
+    added = sync(node, A, B, C, D)
+    state = node.state()
+    for back in (["replay", "--at", str(first)], ["rollback"]):
+        dry = ["--diff"] if back[0] == "replay" else ["--dry-run"]
+        go = ["--apply"] if back[0] == "replay" else []
+        shown = node.rait(*back, *dry)
+        assert shown.status == 0
+        assert "will stop: it would remove 3 of 4 links" in shown.err
+        stopped = node.rait(*back, *go, "--json")
+        assert stopped.json["status"] == "stopped"
+        assert stopped.json["excessive_removal"]["links"] == sorted(links_of(node, B, C, D))
+        refused(stopped, 4, "3 of 4 links", "--yes", "max_removals", *links_of(node, B, C, D))
+        assert node.state() == state
+        assert len(log(node)) == 2
+    assert node.rait("rollback", str(added), "--yes").status == 0
+    assert set(node.state()) == links_of(node, A)
+    node.write_conf(max_removals="1")
+    refused(node.rait("replay", "--at", f"event:{first + 1}", "--apply", "--json"), 0)
+    sync(node, A, B, C)
+    refused(node.rait("rollback"), 4, "2 of 3 links")
+    node.write_conf(max_removals="2")
+    assert node.rait("rollback").status == 0
+    assert node.rait("replay", "--at", str(added), "--apply").status == 0
+    assert node.rait("replay", "--at", str(first), "--apply", "--yes").status == 0
+    assert set(node.state()) == links_of(node, A)
+
+
+def test_nobody_goes_back_to_before_the_journal_began(node: Node) -> None:
+    first = sync(node, A, B)
+    state = node.state()
+    begins = f"the journal begins with run {first}"
+    for back in (["--at", "10w"], ["--at", "2020-01-31"]):
+        shown = node.rait("replay", *back)
+        assert shown.status == 0
+        assert begins in shown.err
+        refused(node.rait("replay", *back, "--diff"), 0, begins, "--apply")
+        refused(node.rait("replay", *back, "--apply"), 1, begins, "nothing was touched")
+        refused(node.rait("replay", *back, "--apply", "--yes"), 1, begins, "rait down")
+    node.journal.unlink()
+    refused(node.rait("replay", "--apply"), 1, "has no run of this configuration", str(node.conf))
+    assert node.state() == state
+
+
 # one at a time
 
 

@@ -91,6 +91,26 @@ def test_another_transit_and_back(mesh: Mesh, elsewhere: str) -> None:
     mesh.ping_all()
 
 
+def test_a_rollback_does_not_pretend_to_change_the_transit(mesh: Mesh, elsewhere: str) -> None:
+    a, b = mesh.nodes
+    second_underlay(mesh, elsewhere)
+    a.write_conf(text=a.conf_hcl().replace('transit = ""', f'transit = "{elsewhere}"'))
+    moved(a, b)
+    state = a.state()
+    for arguments in (["rollback", "--dry-run"], ["rollback"]):
+        refused = a.rait(*arguments)
+        assert refused.status == 2, refused
+        assert "the transit namespace was another one" in refused.err
+        assert "rait.conf" in refused.err
+        assert "`rait up`" in refused.err
+    assert a.state() == state
+    a.write_conf()
+    assert a.rait("rollback").status == 0, "now rait.conf says so too"
+    a.assert_has_exactly(a.links_to(b))
+    assert a.up("--json").events == []
+    mesh.ping_all()
+
+
 def test_a_transit_that_is_missing_is_an_error_and_nothing_is_touched(
     mesh: Mesh, elsewhere: str
 ) -> None:

@@ -257,6 +257,12 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
     for word in ("nothing touched", "3 of 4 links", "remove 2:", "w1, w2, w3", "--yes"):
         assert word in text
     assert "`rait up` will stop" in removal_text(report(status="planned"), removal)
+    for command, full in (("replay --at 2h", "replay --at 2h --apply"), ("rollback 7",) * 2):
+        back = Report(command=command, status="planned", removal=removal)
+        text = removal_text(back, removal)
+        assert f"`rait {full}` will stop" in text
+        assert "peers list" not in text
+        assert "run it again with --yes" in text
     told = json.loads(report_json(stopped))["excessive_removal"]
     assert told == {"links": ["w1", "w2", "w3"], "of": 4, "limit": 2}
 
