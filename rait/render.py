@@ -137,9 +137,10 @@ def summary(report: Report) -> str:
     if report.status == "unchanged":
         return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
     failed = {failure.link for failure in report.failures}
+    broken = failed - _only_in_babeld(report)
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:
-        if event.name not in failed and not isinstance(event, _OF_NO_LINK):
+        if event.name not in broken and not isinstance(event, _OF_NO_LINK):
             names[_class_of(event)].add(event.name)
     remade = names["added"] & names["removed"]
     counts = {
@@ -158,9 +159,16 @@ def summary(report: Report) -> str:
     return f"rait {report.command}: {', '.join(told)}{wanted}"
 
 
+def _only_in_babeld(report: Report) -> set[str]:
+    """The links that are as they should be themselves, and not so in babeld."""
+    failed = [report.events[index] for index in report.errors]
+    links = {event.name for event in failed if not isinstance(event, _OF_NO_LINK)}
+    return {event.name for event in failed} - links
+
+
 def _other_words(report: Report) -> Iterator[tuple[str, str]]:
-    failed = {failure.link for failure in report.failures}
-    done = Counter(type(event) for event in report.events if event.name not in failed)
+    events = enumerate(report.events)
+    done = Counter(type(event) for index, event in events if index not in report.errors)
     for kind, what, became in (
         (VrfAdded, "VRF", "added"),
         (VrfRemoved, "VRF", "removed"),

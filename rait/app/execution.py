@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RECORD_SECONDS = 0.25
 """How long an outcome may wait for others to be written to the journal with it."""
 
+TO_BABELD = BabelInterfaceAdded | BabelInterfaceFlushed
+
 
 class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed since the last run.
@@ -61,10 +63,12 @@ class Execution:
         self._routing = routing
         self._debug = debug
         self._done = 0
+        self._told_babeld = False
         self._errors: dict[int, str] = {}
         problems = change.settled.problems
         told = {p.link: p.message for p in problems if p.link is not None}
         self._failed = {**failed, **told}
+        self._broken = set(self._failed)
         if change.routing_problem is not None:
             self._failed[BABELD] = change.routing_problem
 
@@ -87,7 +91,10 @@ class Execution:
     def _run_status(self) -> RunStatus:
         if not self._failed:
             return "done"
-        good = self._change.settled.after.links.keys() - self._failed.keys()
+        # The tunnels do not wait for babeld; a sync that is of babeld alone fails with it.
+        alone = self._routing is not None and self._routing.asked
+        bad = self._failed.keys() if alone else self._broken
+        good = self._change.settled.after.links.keys() - bad
         return "partial" if good or self._done else "failed"
 
     def perform(self, run: Run, prepare: Callable[[], None] | None) -> None:
@@ -96,7 +103,7 @@ class Execution:
             self._prepare(run, prepare)
         for outcomes in _in_batches(self._apply()):
             run.record(outcomes)
-        if self._routing is not None and self._tells_babeld():
+        if self._routing is not None and self._told_babeld:
             self._finish(self._routing)
         run.finish(self._run_status)
 
@@ -116,17 +123,16 @@ class Execution:
             error = outcome.error
             if error is None:
                 self._done += 1
+                self._told_babeld |= isinstance(event, TO_BABELD)
             else:
                 error = _without_name(error, event.name)
                 self._errors[outcome.index] = error
+                if not isinstance(event, TO_BABELD):
+                    self._broken.add(event.name)
                 self._failed.setdefault(event.name, error)
             verdict = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {verdict}")
             yield Outcome(outcome.index, error)
-
-    def _tells_babeld(self) -> bool:
-        babel = BabelInterfaceAdded | BabelInterfaceFlushed
-        return any(isinstance(event, babel) for event in self._change.events)
 
     def _finish(self, routing: Routing) -> None:
         try:

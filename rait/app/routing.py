@@ -9,12 +9,85 @@ from msgspec import structs
 
 from rait.adapters import netns
 from rait.adapters.babeld import BabeldClient
-from rait.domain.babeld import BabelInterface, believed, extra_commands, is_ours, tracked
+from rait.domain.babeld import (
+    BabeldRefusedError,
+    BabelInterface,
+    believed,
+    extra_commands,
+    is_ours,
+    tracked,
+)
 from rait.domain.backend import Outcome
 from rait.domain.config import Config
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Topology
+
+UNMADE = "babeld was not told of it, as the link could not be made"
+
+
+class _Telling:
+    """What one run has told babeld so far: parameters that it refused once are not tried again."""
+
+    def __init__(self, client: BabeldClient) -> None:
+        self._client = client
+        self._taken: set[str] = set()
+        self._refused: dict[str, str] = {}
+
+    def carry_out(self, events: Sequence[Event], broken: set[str]) -> tuple[str | None, ...]:
+        """Tell babeld of the first event, or of the first two if they change one interface.
+
+        What went wrong with each of those that were told, None for nothing.
+        """
+        match events:
+            case [BabelInterfaceFlushed(name, old), BabelInterfaceAdded(again, new)] if (
+                name == again
+            ):
+                unmade = name in broken
+                return (_kept(UNMADE), UNMADE) if unmade else self._change(name, old, new)
+            case [BabelInterfaceAdded(name, param), *_]:
+                return (UNMADE if name in broken else self._add(name, param),)
+            case [event, *_]:
+                return (self._flush(event.name),)
+        return ()
+
+    def _change(self, name: str, old: str, new: str) -> tuple[str | None, str | None]:
+        """Flush and add, or neither.
+
+        The first time, the new parameters are tried before the flush: babeld takes an ``interface``
+        that it has already as a change of the parameters named, and one that it refuses changes
+        nothing (1.12.1). So a mistake in them costs no interface its routes.
+        """
+        if new not in self._taken and (error := self._add(name, new)) is not None:
+            return _kept(error), error
+        if (error := self._flush(name)) is not None:
+            return error, "babeld was not told of it, as it did not forget the one before"
+        if (error := self._add(name, new)) is None:
+            return None, None
+        if new in self._refused and self._add(name, old) is None:
+            return f"given back to babeld as it was: {error}", error
+        return None, error
+
+    def _add(self, name: str, param: str) -> str | None:
+        if param in self._refused:
+            return f"babeld was not told of it, as it refused the same for {self._refused[param]}"
+        try:
+            self._client.add(name, param)
+        except BabeldRefusedError as error:
+            self._refused[param] = name
+            self._taken.discard(param)
+            return str(error)
+        except RaitError as error:
+            return str(error)
+        self._taken.add(param)
+        return None
+
+    def _flush(self, name: str) -> str | None:
+        try:
+            self._client.flush(name)
+        except RaitError as error:
+            return str(error)
+        return None
 
 
 class Routing:
@@ -66,16 +139,14 @@ class Routing:
 
     def apply(self, events: Sequence[Event], broken: set[str]) -> Iterator[Outcome]:
         """Tell babeld of each event; ``broken`` are links that could not be made in this run."""
-        for index, event in enumerate(events):
-            error: str | None = None
-            if isinstance(event, BabelInterfaceAdded) and event.name in broken:
-                error = "babeld was not told of it, as the link could not be made"
-            else:
-                try:
-                    self._carry_out(event)
-                except RaitError as problem:
-                    error = str(problem)
-            yield Outcome(index, error)
+        telling = _Telling(self._client)
+        index = 0
+        while index < len(events):
+            pair = tuple(events[index : index + 2])
+            errors = telling.carry_out(pair, broken)
+            for error in errors:
+                yield Outcome(index, error)
+                index += 1
 
     def finish(self) -> None:
         """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming the command refused."""
@@ -86,12 +157,6 @@ class Routing:
         """Close the connection, if there is one."""
         self._client.close()
 
-    def _carry_out(self, event: Event) -> None:
-        if isinstance(event, BabelInterfaceAdded):
-            self._client.add(event.name, event.param)
-        elif isinstance(event, BabelInterfaceFlushed):
-            self._client.flush(event.name)
-
     def _socket(self, family: int) -> socket.socket:
         if family == socket.AF_UNIX:
             return socket.socket(family, socket.SOCK_STREAM)
@@ -101,3 +166,8 @@ class Routing:
             raise MachineError(f"babeld's TCP socket is looked for in {where}, which is not there")
         with space:
             return netns.socket_in(space, family, socket.SOCK_STREAM)
+
+
+def _kept(error: str) -> str:
+    """Why an interface was not flushed, for the reason that the new parameters cannot be had."""
+    return f"babeld keeps it as it is: {error}"

@@ -2,7 +2,8 @@
 
 babeld first forgets what goes; VRFs and rules come before the links that need them; then links go,
 ports change hands, links come, settings and peers change; rules and VRFs go after the links that
-needed them, and at last babeld hears of what came.
+needed them, and at last babeld hears of what came, and forgets and hears of what changed, one
+interface after the other: so no more than one of them is ever out of its routing.
 """
 
 from __future__ import annotations
@@ -176,12 +177,14 @@ def _missing(where: Mapping[str, Rule], rules: Mapping[str, Rule]) -> Iterator[R
 
 
 def _babel_flushes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
-    for name in sorted(before):
-        if after.get(name) != before[name]:
-            yield BabelInterfaceFlushed(name, before[name])
+    for name in sorted(before.keys() - after.keys()):
+        yield BabelInterfaceFlushed(name, before[name])
 
 
 def _babel_additions(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
     for name in sorted(after):
-        if before.get(name) != after[name]:
-            yield BabelInterfaceAdded(name, after[name])
+        if before.get(name) == after[name]:
+            continue
+        if name in before:
+            yield BabelInterfaceFlushed(name, before[name])
+        yield BabelInterfaceAdded(name, after[name])

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,18 +108,26 @@ def babeld_block(
 class Babeld:
     """A running babeld, configured as the guide has it, with its control socket at ``socket``.
 
-    It has one interface, lo, since it does not start without any. The socket is read-write by
-    default.
+    It has one interface, lo, since it does not start without any, and those given. The socket is
+    read-write by default.
     """
 
-    def __init__(self, netns: str, directory: Path, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        netns: str,
+        directory: Path,
+        *,
+        writable: bool = True,
+        interfaces: Iterable[str] = (),
+    ) -> None:
         self.socket = str(directory / f"{netns}.ctl")
         self.log = directory / f"{netns}.log"
         file = directory / f"{netns}.babeld.conf"
         changes = {"/run/babeld.ctl": self.socket}
         if not writable:
             changes["local-path-readwrite"] = "local-path"
-        file.write_text(replaced(documented("babeld"), changes))
+        more = "".join(f"interface {name}\n" for name in interfaces)
+        file.write_text(replaced(documented("babeld"), changes) + more)
         command = ["babeld", "-I", "", "-S", str(directory / f"{netns}.state")]
         command += ["-L", str(self.log), "-c", str(file)]
         self.process = machine.start(command, netns, stderr=subprocess.DEVNULL)

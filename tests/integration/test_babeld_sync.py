@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rait.adapters.babeld import BabeldClient
+from rait.adapters.babeld import _PROBE, BabeldClient
 from rait.domain.config import Babeld as Settings
 from tests.integration.babeld_tap import Said, Tap, model, tapped
 from tests.integration.command import Result
@@ -149,9 +149,62 @@ def test_a_changed_param_flushes_and_adds(node: Node, tap: Tap) -> None:
     links = links_of(node, A, B)
     configure(node, tap.socket, param="type tunnel rxcost 500", extra_cmd=EXTRA)
     sync(node)
-    wanted = [*flushed(*links), *added(*links, param="type tunnel rxcost 500"), EXTRA]
-    assert tap.commands == wanted
+    param = "type tunnel rxcost 500"
+    one, two = ([*flushed(link), *added(link, param=param)] for link in sorted(links))
+    assert tap.commands == [*added(min(links), param=param), *one, *two, EXTRA]
     assert_journal_is_sound(node, links)
+    tap.take()
+    assert sync(node).json["status"] == "unchanged"
+    assert tap.commands == []
+
+
+def test_a_param_that_babeld_refuses_costs_no_interface(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, sync=True)
+    node.up()
+    tap.take()
+    write_peers(node, A, B, C)
+    configure(node, tap.socket, sync=True, param="type bogus", extra_cmd=EXTRA)
+    links = links_of(node, A, B)
+    first = min(links)
+    result = node.rait("up", "--json")
+    assert result.status == 3
+    tried = added(first, param="type bogus")
+    assert tap.commands == [*tried, _PROBE], "no interface is flushed, nothing else is tried"
+    assert f"{first}: babeld keeps it as it is: babeld at " in result.err
+    assert f"refused the command 'interface {first} type bogus'" in result.err
+    for link in links_of(node, A, B, C) - {first}:
+        assert f"as it refused the same for {first}" in result.err
+        assert link in result.err
+    assert listed(node) == {"lo": False, **dict.fromkeys(links, True)}
+    node.assert_has_exactly(links_of(node, A, B, C))
+    assert_journal_is_sound(node, links)
+    tap.take()
+    again = node.rait("up")
+    assert again.status == 3
+    assert "rait up: 3 failed; 3 links wanted" in again.out
+    assert tap.commands == [*tried, _PROBE]
+    assert_journal_is_sound(node, links)
+
+    configure(node, tap.socket, sync=True)
+    assert node.up("--json").touched == {link_of(node, C)}, "the others have this param still"
+    assert_journal_is_sound(node, links_of(node, A, B, C))
+
+
+def test_a_babeld_that_takes_no_changes_holds_up_no_tunnel(node: Node, tmp_path: Path) -> None:
+    daemon = Babeld(node.target, tmp_path)
+    configure(node, daemon.socket, sync=True)
+    node.up()
+    daemon.stop()
+    # One that has our links from its own file, and may not be told to forget them.
+    links = links_of(node, A, B)
+    daemon = Babeld(node.target, tmp_path, writable=False, interfaces=links)
+    result = node.rait("down")
+    assert result.status == 3
+    assert "read-only" in result.err
+    assert "2 removed" in result.out
+    assert node.leftovers() == []
+    assert_journal_is_sound(node, links)
+    daemon.stop()
 
 
 def test_with_sync_links_are_there_when_babeld_hears_of_them(node: Node, tap: Tap) -> None:

@@ -157,6 +157,19 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
             "rait up: 1 added, 1 failed; 2 links wanted",
         ),
         (
+            report(
+                LinkAdded(BARE),
+                BabelInterfaceFlushed("w2", "a"),
+                BabelInterfaceAdded("w2", "b"),
+                BabelInterfaceAdded("w1", "b"),
+                status="partial",
+                links=2,
+                failures=(Failure("w1", "no"), Failure("w2", "no")),
+                errors={2: "refused", 3: "refused"},
+            ),
+            "rait up: 1 added, 2 failed, 1 babel interface flushed; 2 links wanted",
+        ),
+        (
             report(VrfAdded("vrf0", 100), RuleAdded(RULE), RuleAdded(RULE), links=0),
             "rait up: 1 VRF added, 2 rules added",
         ),
