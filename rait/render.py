@@ -134,6 +134,8 @@ _OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed
 
 def summary(report: Report) -> str:
     """What was done, in one line."""
+    if report.extra_cmd_sent:
+        return f"rait {report.command}: extra_cmd sent to babeld, which had not taken it before"
     if report.status == "unchanged":
         return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
     failed = {failure.link for failure in report.failures}

@@ -26,7 +26,10 @@ def run_text(run: RunRecord, query: Query, *, brief: bool) -> str:
     head = _headline(run)
     if brief:
         return head
-    return "\n".join([head, *(line for _, event, line in _events(run) if _asked(event, query))])
+    lines = [line for _, event, line in _events(run) if _asked(event, query)]
+    if query.peer is None:
+        lines += _endings(run, query.link)
+    return "\n".join([head, *lines])
 
 
 def run_whole(run: RunRecord) -> str:
@@ -42,6 +45,7 @@ def run_whole(run: RunRecord) -> str:
     if run.finished_at is not None:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
+    lines += _endings(run, None)
     return "\n".join(lines)
 
 
@@ -70,6 +74,8 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
             for index, event in enumerate(run.intended)
             if query is None or _asked(event, query)
         ],
+        "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
+        "extra_cmd": run.extra_cmd,
     }
     return msgspec.json.encode(value).decode()
 
@@ -134,6 +140,15 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
         if outcome.get("error"):
             suffix = f" (failed: {outcome['error']})"
         yield run.intended_id(index), event, f"  {describe(event)}{suffix}"
+
+
+def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
+    """What else became of the run: problems that are of none of its events, and extra_cmd."""
+    for name, error in run.problems.items():
+        if link in (None, name):
+            yield f"  failed: {name}: {error}"
+    if run.extra_cmd == "sent" and link is None and not run.intended:
+        yield "  extra_cmd sent to babeld, which had not taken it before"
 
 
 def _outcome(run: RunRecord, index: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from rait.adapters.journal_write import Appender
 from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
-from rait.domain.history import HistoryError, RunHeader, Status
+from rait.domain.history import ExtraCmd, HistoryError, RunHeader, Status
 
 SNAPSHOT_EVERY = 2000
 """So many entries after its last snapshot a scope gets another: this bounds ``memory``."""
@@ -112,10 +112,10 @@ class Journal(JournalReader):
             self._expect_latest(run, scope)
             log.add("outcomes", run, scope, codec.encode(outcomes))
 
-    def _finish(self, run: int, scope: str, status: Status) -> None:
+    def _finish(self, run: int, scope: str, ending: codec.Finished) -> None:
         with self._appending() as log:
             self._expect_latest(run, scope)
-            last = log.add("run_finished", run, scope, codec.encode(codec.Finished(status)))
+            last = log.add("run_finished", run, scope, codec.encode(ending))
             upto, _ = last_snapshot(self._connection, scope)
             if last - upto > SNAPSHOT_EVERY:
                 snapshot = snapshot_at(self._connection, scope, last)
@@ -180,6 +180,12 @@ class Run:
             self._journal._record(self.id, self._scope, news)
             self._open.difference_update(indexes)
 
-    def finish(self, status: Status) -> None:
-        """Write down that the run has ended, and how."""
-        self._journal._finish(self.id, self._scope, status)
+    def finish(
+        self,
+        status: Status,
+        problems: Mapping[str, str] | None = None,
+        extra_cmd: ExtraCmd | None = None,
+    ) -> None:
+        """Write down that the run has ended, and how; ``problems`` are those of no event."""
+        ending = codec.Finished(status, problems or {}, extra_cmd)
+        self._journal._finish(self.id, self._scope, ending)

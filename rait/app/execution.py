@@ -12,8 +12,9 @@ from rait.app import isolation
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
-from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
+from rait.domain.events import Event, ToBabeld
 from rait.domain.guard import Removal, excessive_removal
+from rait.domain.history import ExtraCmd
 from rait.domain.history import Status as RunStatus
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Settled
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
 RECORD_SECONDS = 0.25
 """How long an outcome may wait for others to be written to the journal with it."""
 
-TO_BABELD = BabelInterfaceAdded | BabelInterfaceFlushed
-
 
 class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed since the last run.
 
     ``left`` are those of ``drift`` that a run which was cut off had intended, ``strays`` are links
-    that it may have left half made, and ``routing_problem`` says why babeld could not be asked.
+    that it may have left half made, ``routing_problem`` says why babeld could not be asked, and
+    ``extra_cmd_owed`` that it has not taken ``extra_cmd`` yet since it was last told of a change.
     """
 
     settled: Settled
@@ -41,6 +41,7 @@ class Change(Struct, frozen=True, kw_only=True):
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
     routing_problem: str | None = None
+    extra_cmd_owed: bool = False
 
     def removal(self, max_removals: int | None) -> Removal | None:
         """The removal that should not happen unasked, or None; see excessive_removal."""
@@ -66,11 +67,14 @@ class Execution:
         self._told_babeld = False
         self._errors: dict[int, str] = {}
         problems = change.settled.problems
+        # What no outcome of an event tells of, for the journal.
         told = {p.link: p.message for p in problems if p.link is not None}
-        self._failed = {**failed, **told}
-        self._broken = set(self._failed)
+        self._problems = {**failed, **told}
+        self._broken = set(self._problems)
         if change.routing_problem is not None:
-            self._failed[BABELD] = change.routing_problem
+            self._problems[BABELD] = change.routing_problem
+        self._failed = dict(self._problems)
+        self._extra_cmd: ExtraCmd | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -103,9 +107,22 @@ class Execution:
             self._prepare(run, prepare)
         for outcomes in _in_batches(self._apply()):
             run.record(outcomes)
-        if self._routing is not None and self._told_babeld:
-            self._finish(self._routing)
-        run.finish(self._run_status)
+        if self._told_babeld or self._change.extra_cmd_owed:
+            self.send_extra_cmd()
+        run.finish(self._run_status, self._problems, self._extra_cmd)
+
+    def send_extra_cmd(self) -> bool:
+        """Send ``extra_cmd`` to babeld, if there is any; whether it has taken it."""
+        if self._routing is None or not self._routing.has_extra_cmd:
+            return False
+        try:
+            self._routing.finish()
+        except RaitError as error:
+            self._problems[BABELD] = self._failed[BABELD] = str(error)
+            self._extra_cmd = "owed"
+            return False
+        self._extra_cmd = "sent"
+        return True
 
     def _prepare(self, run: Run, prepare: Callable[[], None]) -> None:
         try:
@@ -123,22 +140,16 @@ class Execution:
             error = outcome.error
             if error is None:
                 self._done += 1
-                self._told_babeld |= isinstance(event, TO_BABELD)
+                self._told_babeld |= isinstance(event, ToBabeld)
             else:
                 error = _without_name(error, event.name)
                 self._errors[outcome.index] = error
-                if not isinstance(event, TO_BABELD):
+                if not isinstance(event, ToBabeld):
                     self._broken.add(event.name)
                 self._failed.setdefault(event.name, error)
             verdict = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {verdict}")
             yield Outcome(outcome.index, error)
-
-    def _finish(self, routing: Routing) -> None:
-        try:
-            routing.finish()
-        except RaitError as error:
-            self._failed[BABELD] = str(error)
 
 
 def _without_name(error: str, link: str) -> str:

@@ -29,7 +29,8 @@ class Report(Struct, frozen=True, kw_only=True):
     ``run`` the number of the run in the journal, None where nothing was to do.
     ``links`` is how many links there should now be, ``errors`` says what went wrong with which of
     the events, by their position, and ``ended`` are the links which a run that was cut off had left
-    half made, and which this run ended before all else.
+    half made, and which this run ended before all else. ``extra_cmd_sent`` says that babeld took
+    ``extra_cmd``, which an earlier run owed it, and that there was nothing else to do.
     """
 
     command: str
@@ -44,3 +45,4 @@ class Report(Struct, frozen=True, kw_only=True):
     links: int = 0
     ended: tuple[str, ...] = ()
     removal: Removal | None = None
+    extra_cmd_sent: bool = False

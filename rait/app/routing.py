@@ -148,6 +148,11 @@ class Routing:
                 yield Outcome(index, error)
                 index += 1
 
+    @property
+    def has_extra_cmd(self) -> bool:
+        """Whether there is an ``extra_cmd`` to send."""
+        return bool(extra_commands(self._babeld.extra_cmd))
+
     def finish(self) -> None:
         """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming the command refused."""
         for command in extra_commands(self._babeld.extra_cmd):

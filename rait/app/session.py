@@ -103,11 +103,15 @@ class Session:
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
         )
-        settled, problem = _with_routing(settled, memory, routing)
         drift = diff(memory.topology, settled.before)
+        told = routing is not None and _concerns_babeld(settled, memory, routing)
+        problem: str | None = None
+        if routing is not None and told:
+            settled, problem = _with_routing(settled, memory, routing)
         return Change(
             settled=settled,
             routing_problem=problem,
+            extra_cmd_owed=told and problem is None and memory.extra_cmd_owed,
             events=diff(settled.before, settled.after),
             drift=drift,
             left=left_behind(drift, memory.undecided),
@@ -143,10 +147,20 @@ class Session:
             execution.perform(run, prepare)
         elif prepare is not None:
             prepare()
+        resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
+        if resent:
+            run = journal.begin(self._header(command, peers_digest), (), ())
+            run_id = run.id
+            run.finish("done", extra_cmd="sent")
         status = "done" if ended and execution.status == "unchanged" else execution.status
         report = report_on(command, status, change, warnings)
         return structs.replace(
-            report, run=run_id, failures=execution.failures, errors=execution.errors, ended=ended
+            report,
+            run=run_id,
+            failures=execution.failures,
+            errors=execution.errors,
+            ended=ended,
+            extra_cmd_sent=resent,
         )
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
@@ -162,13 +176,14 @@ class Session:
         )
 
 
-def _with_routing(
-    settled: Settled, memory: Memory, routing: Routing | None
-) -> tuple[Settled, str | None]:
-    """Without babeld the tunnels still come and go; what is the matter is for the report."""
+def _concerns_babeld(settled: Settled, memory: Memory, routing: Routing) -> bool:
+    """babeld is left in peace where there are no links, nor were any."""
     some = settled.before.links or settled.after.links or memory.topology.babel
-    if routing is None or not (some or routing.asked):
-        return settled, None
+    return routing.asked or bool(some)
+
+
+def _with_routing(settled: Settled, memory: Memory, routing: Routing) -> tuple[Settled, str | None]:
+    """Without babeld the tunnels still come and go; what is the matter is for the report."""
     try:
         before, after = routing.compare(settled.before, settled.after, memory.topology)
     except RaitError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import msgspec
@@ -11,7 +11,14 @@ from msgspec import Struct, structs
 from rait.domain.backend import Outcome
 from rait.domain.chain import Entry, Value
 from rait.domain.events import Event
-from rait.domain.history import HistoryError, RunHeader, RunRecord, Snapshot, Status
+from rait.domain.history import (
+    ExtraCmd,
+    HistoryError,
+    RunHeader,
+    RunRecord,
+    Snapshot,
+    Status,
+)
 
 Kind = Literal[
     "run_started", "noticed", "intended", "outcomes", "run_finished", "snapshot", "pruned"
@@ -19,10 +26,12 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class Finished(Struct, frozen=True):
-    """The end of a run."""
+class Finished(Struct, frozen=True, omit_defaults=True):
+    """The end of a run; see RunRecord."""
 
     status: Status
+    problems: Mapping[str, str] = {}
+    extra_cmd: ExtraCmd | None = None
 
 
 class Pruned(Struct, frozen=True):
@@ -53,6 +62,9 @@ def encode(payload: Payload) -> bytes:
         payload = structs.replace(payload, command=_storable(payload.command))
     elif isinstance(payload, tuple):
         payload = tuple(_storable_outcome(outcome) for outcome in payload)
+    elif isinstance(payload, Finished) and payload.problems:
+        problems = {link: _storable(error) for link, error in payload.problems.items()}
+        payload = structs.replace(payload, problems=problems)
     return _encoder.encode(payload)
 
 
@@ -101,13 +113,13 @@ class _Draft(Struct):
     noticed: list[Event] = []
     intended: list[Event] = []
     outcomes: dict[int, Outcome] = {}
-    status: Status | None = None
+    finished: Finished | None = None
     finished_at: int | None = None
 
     def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
         self.last_id = entry.id
         if isinstance(payload, Finished):
-            self.status, self.finished_at = payload.status, _time_of(entry)
+            self.finished, self.finished_at = payload, _time_of(entry)
         elif isinstance(payload, tuple):
             self._add_outcomes(entry, payload)
         else:
@@ -135,8 +147,10 @@ class _Draft(Struct):
             noticed=tuple(self.noticed),
             intended=tuple(self.intended),
             outcomes=self.outcomes,
-            status=self.status,
+            status=self.finished.status if self.finished else None,
             finished_at=self.finished_at,
+            problems=self.finished.problems if self.finished else {},
+            extra_cmd=self.finished.extra_cmd if self.finished else None,
         )
 
 

@@ -128,6 +128,7 @@ class RuleRemoved(_Event, frozen=True, gc=False):
         return self.rule.name
 
 
+ToBabeld = BabelInterfaceAdded | BabelInterfaceFlushed
 IsolationEvent = VrfAdded | VrfRemoved | RuleAdded | RuleRemoved
 
 Event = (

@@ -13,6 +13,7 @@ from rait.domain.events import (
     LinkAdded,
     MismatchError,
     RuleAdded,
+    ToBabeld,
     VrfAdded,
     evolve,
     peers_named,
@@ -23,6 +24,9 @@ from rait.domain.topology import EMPTY, Link, Topology
 
 Status = Literal["done", "partial", "failed"]
 """How a run ended: all its events happened, some of them, or none."""
+
+ExtraCmd = Literal["sent", "owed"]
+"""What became of babeld's ``extra_cmd`` in a run: it was taken, or is still to be sent."""
 
 
 class HistoryError(RaitError):
@@ -56,7 +60,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
     was intended by a run that never said what became of it (a crash), so they may exist;
     ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
-    is all that this run intended and that may have happened.
+    is all that this run intended and that may have happened. ``extra_cmd_owed`` says that babeld
+    was told of a change, and has not taken ``extra_cmd`` since.
     """
 
     topology: Topology = EMPTY
@@ -64,13 +69,18 @@ class Memory(Struct, frozen=True, kw_only=True):
     pending_vrfs: Mapping[str, int] = {}
     pending_rules: frozenset[str] = frozenset()
     undecided: tuple[Event, ...] = ()
+    extra_cmd_owed: bool = False
 
 
 class Snapshot(Struct, frozen=True):
-    """A scope's topology, and the public key of the run that last shaped it ("" for none)."""
+    """A scope's topology, and the public key of the run that last shaped it ("" for none).
+
+    ``extra_cmd_owed`` is as in Memory.
+    """
 
     topology: Topology = EMPTY
     public_key: str = ""
+    extra_cmd_owed: bool = False
 
 
 class RunRecord(Struct, frozen=True, kw_only=True):
@@ -78,7 +88,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
     into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
-    time in nanoseconds) are None while it is under way, and for ever after a crash.
+    time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
+    say, by link or for "babeld", what went wrong that is of no intended event.
     """
 
     id: int
@@ -89,6 +100,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     outcomes: Mapping[int, Outcome] = {}
     status: Status | None = None
     finished_at: int | None = None
+    problems: Mapping[str, str] = {}
+    extra_cmd: ExtraCmd | None = None
 
     def noticed_id(self, index: int) -> int:
         """The entry that holds the noticed event: a run's events follow its first entry."""
@@ -164,7 +177,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     With ``through``, only the events in entries up to that number count. Raises HistoryError,
     which names the run and the event, where an event does not fit.
     """
-    topology, public_key = start.topology, start.public_key
+    topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
     for run in runs:
         if through is not None and run.id > through:
             break
@@ -174,7 +187,8 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         except MismatchError:
             raise _misfit(topology, run) from None
         public_key = run.header.public_key
-    return Snapshot(topology, public_key)
+        owed = _owed_after(run, owed)
+    return Snapshot(topology, public_key, owed)
 
 
 def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
@@ -184,8 +198,10 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
     """
     sequence = tuple(runs)
     undecided = tuple(sequence[-1].undecided()) if sequence else ()
+    now = fold(start, sequence)
     return Memory(
-        topology=fold(start, sequence).topology,
+        topology=now.topology,
+        extra_cmd_owed=now.extra_cmd_owed,
         pending=sequence[-1].pending() if sequence else {},
         pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
@@ -205,6 +221,15 @@ def left_behind(noticed: Iterable[Event], undecided: Iterable[Event]) -> frozens
 
 def _new_links(events: Iterable[Event]) -> set[str]:
     return {event.name for event in events if isinstance(event, LinkAdded)}
+
+
+def _owed_after(run: RunRecord, before: bool) -> bool:
+    """A run that was cut off may have told babeld of a change, and nothing after it."""
+    if run.extra_cmd is not None:
+        return run.extra_cmd == "owed"
+    if run.status is not None:
+        return before
+    return before or any(isinstance(event, ToBabeld) for event in run.intended)
 
 
 def _misfit(topology: Topology, run: RunRecord) -> HistoryError:

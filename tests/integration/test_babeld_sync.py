@@ -342,6 +342,42 @@ def test_a_refused_extra_command_is_named(node: Node, babeld: Babeld) -> None:
     assert_journal_is_sound(node, links)
 
 
+def test_an_extra_command_is_sent_until_it_is_taken(node: Node, tap: Tap) -> None:
+    configure(node, tap.socket, sync=True, extra_cmd="bogus cmd")
+    assert node.rait("up").status == 3
+    run = node.rait("log", "--json").out.count("\n")
+    tap.take()
+    for _ in range(2):
+        again = node.rait("up")
+        assert again.status == 3
+        assert "refused the command 'bogus cmd'" in again.err
+        assert tap.take()[0].command == "bogus cmd"
+        assert "bogus cmd" in node.rait("plan").err
+        assert node.rait("log", "--json").out.count("\n") == run, "nothing new to tell"
+    (only,) = (json.loads(line) for line in node.rait("log", "--json").out.splitlines())
+    shown = node.rait("log", "show", str(only["run"])).out
+    assert "  failed: babeld: babeld at " in shown
+    assert "refused the command 'bogus cmd'" in shown
+
+    configure(node, tap.socket, sync=True, extra_cmd=EXTRA)
+    tap.take()
+    taken = node.up()
+    assert "extra_cmd sent to babeld" in taken.out
+    assert tap.commands == [EXTRA]
+    assert "extra_cmd" not in node.rait("plan").err
+    assert "nothing to do" in node.up().out
+    assert tap.commands == [EXTRA]
+    assert "extra_cmd sent to babeld" in node.rait("log").out
+    assert_journal_is_sound(node, links_of(node, A, B))
+
+
+def test_a_run_that_did_not_find_babeld_says_so_in_the_journal(node: Node, tmp_path: Path) -> None:
+    configure(node, str(tmp_path / "none.ctl"), sync=True)
+    assert node.rait("up").status == 3
+    shown = node.rait("log").out
+    assert "  failed: babeld: there is no babeld control socket at" in shown
+
+
 def test_a_babeld_that_was_restarted_is_told_again(node: Node, tmp_path: Path) -> None:
     daemon = Babeld(node.target, tmp_path)
     configure(node, daemon.socket)

@@ -95,6 +95,7 @@ events = st.one_of(
     st.builds(BabelInterfaceAdded, text, text),
     st.builds(BabelInterfaceFlushed, text, text),
 )
+problems = st.dictionaries(text, st.sampled_from(("refused", "port \udc80 taken")), max_size=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +153,8 @@ def outcomes(draw: st.DrawFn, intended: tuple[Event, ...], crash: bool) -> list[
 
 def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     """Let one run happen."""
-    before = journal.memory(scope).topology
+    remembered = journal.memory(scope)
+    before, owed = remembered.topology, remembered.extra_cmd_owed
     seen = draw(topologies) if draw(st.booleans()) else before
     noticed, intended = diff(before, seen), diff(seen, draw(topologies))
     crash = draw(st.booleans())
@@ -164,7 +166,11 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     status = None
     if not crash:
         status = "partial"
-        run.finish(status)
+        extra_cmd = draw(st.sampled_from((None, "sent", "owed")))
+        run.finish(status, draw(problems), extra_cmd)
+        owed = owed if extra_cmd is None else extra_cmd == "owed"
+    else:
+        owed = owed or any("Babel" in type(event).__name__ for event in intended)
     topology = replay(seen, [intended[o.index] for o in results if o.error is None])
     known = {outcome.index for outcome in results}
     pending = {
@@ -173,7 +179,9 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
         if crash and isinstance(event, LinkAdded) and index not in known
     }
     undecided = [event for index, event in enumerate(intended) if crash and index not in known]
-    memory = Memory(topology=topology, pending=pending, undecided=tuple(undecided))
+    memory = Memory(
+        topology=topology, pending=pending, undecided=tuple(undecided), extra_cmd_owed=owed
+    )
     return Told(run.id, scope, noticed, intended, results, status, memory)
 
 

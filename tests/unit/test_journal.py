@@ -21,9 +21,9 @@ from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.domain import codec
 from rait.domain.backend import Outcome
-from rait.domain.chain import GENESIS
+from rait.domain.chain import GENESIS, Entry
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
-from rait.domain.history import HistoryError, Memory, RunHeader, left_behind
+from rait.domain.history import HistoryError, Memory, RunHeader, Snapshot, left_behind
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
 
@@ -89,6 +89,28 @@ def test_what_a_run_left_is_all_that_is_seen_of_its_links_and_what_else_it_inten
     assert left_behind([new, peer, other, changed], intended) == {new, peer, changed}
     assert left_behind([by_hand, PeerAdded("old", LinkPeer("far"))], intended) == set()
     assert left_behind([changed, new], ()) == set()
+
+
+def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
+    run = journal.begin(header(), (), ())
+    run.finish("partial", {"babeld": "refused"}, "owed")
+    record = journal.run(run.id)
+    assert (record.problems, record.extra_cmd) == ({"babeld": "refused"}, "owed")
+    assert journal.memory(SCOPE).extra_cmd_owed
+    add(journal, "one")
+    assert journal.memory(SCOPE).extra_cmd_owed, "a run that did not send it changes nothing"
+    journal.begin(header(), (), ()).finish("done", extra_cmd="sent")
+    assert not journal.memory(SCOPE).extra_cmd_owed
+    assert journal.verify().ok
+
+
+def test_runs_end_as_an_earlier_rait_wrote_it() -> None:
+    """So it reads them, and an earlier one reads what this one writes."""
+    assert codec.encode(codec.Finished("done")) == b'{"status":"done"}'
+    ending = codec.decode(Entry(1, 1, "run_finished", SCOPE, 0, b'{"status":"partial"}'))
+    assert ending == codec.Finished("partial")
+    snapshot = codec.decode(Entry(1, 1, "snapshot", SCOPE, 0, b'{"topology":{},"public_key":""}'))
+    assert snapshot == Snapshot()
 
 
 def test_what_failed_did_not_happen(journal: Journal) -> None:

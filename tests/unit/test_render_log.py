@@ -63,6 +63,20 @@ def test_a_run_is_a_headline_and_its_events() -> None:
     assert run_text(RUN, Query(), brief=True) == head
 
 
+def test_a_run_says_what_went_wrong_beside_its_events() -> None:
+    run = structs.replace(
+        RUN, problems={"babeld": "refused 'bogus'", "w1": "the name is taken"}, extra_cmd="owed"
+    )
+    for text in (run_whole(run), run_text(run, Query(), brief=False)):
+        assert "\n  failed: babeld: refused 'bogus'\n" in text
+        assert text.endswith("\n  failed: w1: the name is taken")
+    assert "babeld" not in run_text(run, Query(link="w1"), brief=False)
+    assert "the name is taken" in run_text(run, Query(link="w1"), brief=False)
+    told = json.loads(run_json(run))
+    assert told["problems"][0] == {"link": "babeld", "error": "refused 'bogus'"}
+    assert told["extra_cmd"] == "owed"
+
+
 @pytest.mark.parametrize(
     ("query", "count"),
     [(Query(link="w1"), 3), (Query(link="w2"), 1), (Query(peer="KEY"), 1), (Query(link="w9"), 0),
