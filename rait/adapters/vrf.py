@@ -74,6 +74,10 @@ _PLAIN |= {*_SUPPRESSING}
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 
 
+class VrfMissingError(MachineError):
+    """The kernel has no VRFs at all."""
+
+
 def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
     """The VRFs among all the interfaces of a namespace, by name."""
     everything = tuple(interfaces)
@@ -122,9 +126,23 @@ def require(name: str) -> None:
     if error is None:
         raise MachineError(f"the kernel made a VRF {name} without a table; remove it")
     if error.code == errno.EOPNOTSUPP:
-        raise MachineError(f"VRF {name} cannot be made: {NO_VRF}")
+        raise VrfMissingError(f"VRF {name} cannot be made: {NO_VRF}")
     if error.code != errno.EINVAL:
         raise MachineError(f"VRF {name} cannot be made: {error}")
+
+
+def missing(name: str) -> str | None:
+    """Why no VRF could be made, if that is because the kernel has none; else None.
+
+    As the question takes CAP_NET_ADMIN, None may also mean that we may not ask.
+    """
+    try:
+        require(name)
+    except VrfMissingError as error:
+        return str(error)
+    except MachineError:
+        return None
+    return None
 
 
 def accepts_from_vrfs() -> bool:

@@ -64,6 +64,17 @@ def require_vrfs(events: Iterable[Event]) -> None:
             vrf.require(event.name)
 
 
+def vrf_warnings(events: Iterable[Event]) -> list[str]:
+    """The same, for a plan, which may be made by one who may not ask: then nothing is said."""
+    for event in events:
+        if isinstance(event, VrfAdded):
+            from rait.adapters import vrf
+
+            if (why := vrf.missing(event.name)) is not None:
+                return [why]
+    return []
+
+
 def needs_rules(config: Config, memory: Memory) -> bool:
     """Whether a run has to look at the policy routing rules."""
     return has_transit(config) or bool(memory.topology.rules or memory.pending_rules)

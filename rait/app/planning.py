@@ -59,6 +59,7 @@ def plan_up(options: Options) -> Report:
         _, wanted, warnings = planned_topology(session, memory)
         change = session.compare(wanted.topology, memory, routing)
         require_places(change.events)
+        warnings += isolation.vrf_warnings(change.events)
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
             command = session.config.babeld.extra_cmd.strip()
             warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")

@@ -414,6 +414,11 @@ def test_a_kernel_without_vrfs_is_explained_and_nothing_left(pair: Mesh) -> None
     if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
         pytest.skip("this kernel has VRFs; the kernel tier tests them")
     before = set(machine.links(node.netns))
+    planned = node.rait("plan")
+    assert planned.status == 0
+    assert f"+ vrf {TARGET} table {TABLE}" in planned.out
+    assert f"warning: VRF {TARGET} cannot be made: this kernel has no VRF" in planned.err
+    assert vrfs(node) == {}
     result = node.rait("up")
     assert result.status == 1
     assert "modprobe vrf" in result.err
