@@ -232,8 +232,12 @@ def _report(report: Report, as_json: bool) -> None:
 
 def _options(arguments: argparse.Namespace) -> Options:
     if arguments.debug:
-        return Options(config=arguments.config, debug=lambda line: complain(f"debug: {line}"))
-    return Options(config=arguments.config)
+        return Options(
+            config=arguments.config,
+            notice=complain,
+            debug=lambda line: complain(f"debug: {line}"),
+        )
+    return Options(config=arguments.config, notice=complain)
 
 
 def _place(arguments: argparse.Namespace) -> history.Place:

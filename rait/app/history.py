@@ -12,9 +12,8 @@ from msgspec import Struct
 from rait.adapters.journal import Journal
 from rait.adapters.journal_prune import Pruning
 from rait.adapters.journal_reader import JournalReader
-from rait.adapters.lock import hold
 from rait.app.load import load_secret
-from rait.app.session import Options, configured, lock_path, scope_name
+from rait.app.session import Options, configured, lock_path, our_turn, scope_name
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.problem import ConfigError
 
@@ -106,7 +105,7 @@ def prune(options: Options, where: Place, keep: int) -> Pruning:
     """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError."""
     Journal.check(where.path)
     with (
-        hold(lock_path(where.path), "rait log prune", options.lock_seconds),
+        our_turn(options, lock_path(where.path), "rait log prune"),
         Journal.open(where.path) as journal,
     ):
         return journal.prune(time.time_ns() - keep)

@@ -37,6 +37,12 @@ def moment(text: str, now: int) -> int:
 
 
 def written(nanoseconds: int) -> str:
-    """A point in time, local, to the second, with its offset from UTC."""
-    when = datetime.fromtimestamp(nanoseconds // SECOND).astimezone()
+    """A point in time, local, to the second, with its offset from UTC.
+
+    What no calendar has is told as the first or the last moment that one has.
+    """
+    try:
+        when = datetime.fromtimestamp(nanoseconds // SECOND).astimezone()
+    except (ValueError, OverflowError, OSError):
+        when = datetime.min if nanoseconds < 0 else datetime.max
     return when.isoformat(sep=" ", timespec="seconds")

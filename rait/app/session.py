@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 LOCK_SECONDS = 60.0
+PATIENCE_SECONDS = 1.0
+"""How long we wait for another rait before we say so."""
 
 
 def _silent(_: str) -> None:
@@ -40,9 +42,13 @@ def _silent(_: str) -> None:
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What the command line says for every command. ``debug`` gets a line for each step."""
+    """What the command line says for every command.
+
+    ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
+    """
 
     config: str
+    notice: Callable[[str], None] = _silent
     debug: Callable[[str], None] = _silent
     lock_seconds: float = LOCK_SECONDS
 
@@ -238,11 +244,30 @@ def opened(
     path = Path(loaded.config.journal)
     Journal.check(path)
     with (
-        hold(lock_path(path), f"rait {command}", options.lock_seconds),
+        our_turn(options, lock_path(path), f"rait {command}"),
         machine_of(loaded.config, secret, public_key, needs_transit=needs_transit) as machine,
         Journal.open(path) as journal,
     ):
         yield Session(options, loaded, secret, public_key, machine), journal
+
+
+@contextmanager
+def our_turn(options: Options, path: Path, what: str) -> Iterator[None]:
+    """Hold the lock as ``hold`` does; who has to wait is told for whom, before the time is up."""
+    soon = min(PATIENCE_SECONDS, options.lock_seconds)
+    left = options.lock_seconds - soon
+    began = time.monotonic()
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(path, what, soon))
+        except MachineError as error:
+            # An error that comes at once is not about waiting.
+            if not left or time.monotonic() - began < soon:
+                raise
+            holder, _, _ = str(error).partition(";")
+            options.notice(f"{holder}; waiting for it, up to {left:g} s more")
+            held.enter_context(hold(path, what, left))
+        yield
 
 
 @contextmanager

@@ -229,6 +229,12 @@ def shown_so_far(running: Running) -> str:
     return os.pread(running._out.fileno(), size, 0).decode()
 
 
+def said_so_far(running: Running) -> str:
+    """The same of what it says on standard error."""
+    size = os.fstat(running._err.fileno()).st_size
+    return os.pread(running._err.fileno(), size, 0).decode()
+
+
 def test_readers_wait_for_nobody(node: Node) -> None:
     sync(node, A)
     with hold(node.journal.with_name("journal.db.lock"), "rait test", 0):
@@ -542,6 +548,21 @@ def test_two_ups_at_once_wait_for_each_other(node: Node) -> None:
     assert set(node.state()) == links_of(node, A, B)
     assert len(log(node)) == 1
     assert node.rait("log", "verify").status == 0
+
+
+def test_who_waits_is_told_for_whom_while_it_lasts(node: Node) -> None:
+    write_peers(node, A)
+    with hold(node.journal.with_name("journal.db.lock"), "rait rollback", 0):
+        waiting = node.start("up", "--json", exec_=True)  # a fork would hold the lock too
+        until = time.monotonic() + 30
+        while f"rait rollback (process {os.getpid()}, since" not in said_so_far(waiting):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    result = waiting.wait()
+    assert result.status == 0, result
+    assert result.err.count("waiting for it") == 1
+    assert "try again" not in result.err
+    assert set(node.state()) == links_of(node, A)
 
 
 def test_who_waits_too_long_is_told_for_whom(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
