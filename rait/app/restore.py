@@ -142,7 +142,10 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     if kind == "event" and number.isdecimal():
         topology, key = journal.topology_at(scope, event=_number(number))
         return Past(topology=topology, public_key=key, at=f"event {number}")
-    when = moment(at, time.time_ns())
+    try:
+        when = moment(at, time.time_ns())
+    except ConfigError as error:
+        raise ConfigError(f"--at takes a run's number, event:NUMBER or a time: {error}") from None
     topology, key = journal.topology_at(scope, time=when)
     unknown = "" if key else _unknown(journal, scope, f"{written(when)} is before that")
     return Past(topology=topology, public_key=key, at=at, unknown=unknown)

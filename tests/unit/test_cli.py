@@ -507,6 +507,7 @@ def test_replay_counts_what_is_known_to_have_happened(journaled: Rait) -> None:
     assert said.status == 0
     assert said.out.splitlines() == ["w1 port 50221", "rait replay: 1 link as of now"]
     assert journaled("replay", "--at", "soon").status == 2
+    assert "a run's number, event:NUMBER or a time" in journaled("replay", "--at", "run:x").err
     assert journaled("replay", "--at", "4711").status == 1
     other = journaled("replay", "--at", "5")
     assert other.status == 1
