@@ -174,14 +174,17 @@ peer_tuples = st.sampled_from(PEER_TUPLES)
 """The peers of one link, in the order of their keys."""
 
 
-port_lists = st.lists(ports, unique=True, max_size=4)
-name_orders = st.sampled_from(tuple(permutations(NAMES, 4)))
+MOST_LINKS = 4
+name_orders = st.sampled_from(tuple(permutations(NAMES, MOST_LINKS)))
 
 
 @st.composite
-def topologies(draw: st.DrawFn, links_only: bool = False) -> Topology:
-    """Any valid topology: names are unique, and so are listen ports that are not 0."""
-    wanted_ports = draw(port_lists)
+def topologies(draw: st.DrawFn, links_only: bool = False, least: int = 0) -> Topology:
+    """Any valid topology of ``least`` links or more.
+
+    Names are unique, and so are listen ports that are not 0.
+    """
+    wanted_ports = draw(st.lists(ports, unique=True, min_size=least, max_size=MOST_LINKS))
     names = draw(name_orders)
     links = {}
     for name, port in zip(names, wanted_ports, strict=False):
