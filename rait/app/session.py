@@ -109,11 +109,11 @@ class Session:
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
         )
-        drift = diff(memory.topology, settled.before)
         told = routing is not None and _concerns_babeld(settled, memory, routing)
         problem: str | None = None
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
+        drift = diff(memory.topology, settled.before)
         return Change(
             settled=settled,
             routing_problem=problem,
