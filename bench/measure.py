@@ -29,7 +29,7 @@ def run(command: Sequence[str], directory: Path | None = None) -> dict[str, Any]
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
+            env={**os.environ, "PYTHONPATH": str(REPO)} | _cache_in(directory),
         )
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - start
@@ -44,6 +44,11 @@ def run(command: Sequence[str], directory: Path | None = None) -> dict[str, Any]
         "memory": usage.ru_maxrss / 1024,
         "out": text,
     }
+
+
+def _cache_in(directory: Path | None) -> dict[str, str]:
+    """What rait keeps is to be on the file system that is measured, as its journal is."""
+    return {} if directory is None else {"XDG_CACHE_HOME": str(directory)}
 
 
 def rait(arguments: Sequence[str], directory: Path) -> dict[str, Any]:
