@@ -32,7 +32,7 @@ test-kernel *ARGS:
 demo:
     @scripts/demo
 
-# What rait takes beside what the kernel takes: tables, and bench/out/bench.json (root, an hour)
+# What rait takes beside what the kernel takes: tables, and bench/out/bench.json (root, 15 minutes)
 bench *ARGS:
     @python bench/run.py {{ ARGS }}
 
