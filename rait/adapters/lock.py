@@ -15,13 +15,22 @@ _POLL_SECONDS = 0.05
 _MAX_NOTE = 512
 
 
+class HeldError(MachineError):
+    """Another process held the lock all the time; ``holder`` says who, where, and how long."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(f"{holder}; try again when it is done")
+
+
 @contextmanager
 def hold(path: Path, what: str, timeout: float) -> Iterator[None]:
     """Hold the lock at the path (made, 0600, if not there), waiting up to ``timeout`` seconds.
 
     ``what`` is the command that holds it, for the message to those who wait in vain. The lock is
     a flock(2): the kernel lets go of it when the process ends. Programs that are started while it
-    is held do not inherit it. Raises MachineError, naming the holder, when the time is up.
+    is held do not inherit it. Raises HeldError when the time is up,
+    and MachineError where there can be no lock.
     """
     fd = _opened(path)
     try:
@@ -51,9 +60,8 @@ def _acquire(fd: int, path: Path, timeout: float) -> None:
         except BlockingIOError:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise MachineError(
-                    f"{_holder(fd)} holds the lock {path}, and did so for {timeout:g} s; "
-                    "try again when it is done"
+                raise HeldError(
+                    f"{_holder(fd)} holds the lock {path}, and did so for {timeout:g} s"
                 ) from None
             # Polled, because a blocking flock has no timeout but by way of signals.
             time.sleep(min(_POLL_SECONDS, left))

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from rait import __version__
 from rait.adapters import netns
 from rait.adapters.journal import Journal
-from rait.adapters.lock import hold
+from rait.adapters.lock import HeldError, hold
 from rait.app import isolation
 from rait.app.execution import Change, Execution, report_on
 from rait.app.load import Loaded, load_config, load_secret
@@ -256,16 +256,13 @@ def our_turn(options: Options, path: Path, what: str) -> Iterator[None]:
     """Hold the lock as ``hold`` does; who has to wait is told for whom, before the time is up."""
     soon = min(PATIENCE_SECONDS, options.lock_seconds)
     left = options.lock_seconds - soon
-    began = time.monotonic()
     with ExitStack() as held:
         try:
             held.enter_context(hold(path, what, soon))
-        except MachineError as error:
-            # An error that comes at once is not about waiting.
-            if not left or time.monotonic() - began < soon:
+        except HeldError as error:
+            if not left:
                 raise
-            holder, _, _ = str(error).partition(";")
-            options.notice(f"{holder}; waiting for it, up to {left:g} s more")
+            options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
             held.enter_context(hold(path, what, left))
         yield
 
