@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import Struct, structs
 
@@ -105,8 +108,8 @@ class Execution:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
         if prepare is not None:
             self._prepare(run, prepare)
-        for outcomes in _in_batches(self._apply()):
-            run.record(outcomes)
+        with ending_in_order():
+            self._apply_and_record(run)
         if self._told_babeld or self._change.extra_cmd_owed:
             self.send_extra_cmd()
         run.finish(self._run_status, self._problems, self._extra_cmd)
@@ -132,6 +135,15 @@ class Execution:
             run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
             run.finish("failed")
             raise
+
+    def _apply_and_record(self, run: Run) -> None:
+        waiting = _Waiting(run)
+        try:
+            for outcome in self._apply():
+                waiting.add(outcome)
+        finally:
+            # Whatever was raised, Ctrl-C among it: what is known is on disk first.
+            waiting.record()
 
     def _apply(self) -> Iterator[Outcome]:
         events = self._change.events
@@ -194,13 +206,53 @@ def stopped(
     return structs.replace(report_on(command, "stopped", change, warnings), removal=removal)
 
 
-def _in_batches(outcomes: Iterator[Outcome]) -> Iterator[list[Outcome]]:
-    batch: list[Outcome] = []
-    since = time.monotonic()
-    for outcome in outcomes:
-        batch.append(outcome)
-        if time.monotonic() - since > RECORD_SECONDS:
-            yield batch
-            batch, since = [], time.monotonic()
-    if batch:
-        yield batch
+class _Waiting:
+    """Outcomes on their way to the journal: those of a moment are written together."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._outcomes: list[Outcome] = []
+        self._since = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take one more, and write down all of them if it is time."""
+        self._outcomes.append(outcome)
+        if time.monotonic() - self._since > RECORD_SECONDS:
+            self.record()
+
+    def record(self) -> None:
+        """Write down what waits."""
+        outcomes, self._outcomes = self._outcomes, []
+        self._run.record(outcomes)
+        self._since = time.monotonic()
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, and this process after it.
+
+    Signals reach the main thread alone, so in any other nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise _TerminatedError
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _TerminatedError:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt from None  # whoever handles SIGTERM goes on after it
+    finally:
+        signal.signal(signal.SIGTERM, before)

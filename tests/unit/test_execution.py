@@ -1,0 +1,111 @@
+"""A change is carried out: whatever ends it, what is known of it is in the journal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from rait.adapters.journal import Journal
+from rait.app.execution import Change, Execution, ending_in_order
+from rait.domain.backend import Outcome
+from rait.domain.diff import diff
+from rait.domain.events import Event
+from rait.domain.history import RunHeader
+from rait.domain.problem import MachineError
+from rait.domain.settle import Settled
+from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
+
+HEADER = RunHeader(scope="here", command="up", version="", uid=0, started_at=0, public_key="key")
+
+
+def links(*names: str) -> Topology:
+    return Topology(
+        {n: Link(n, Origin("kernel"), LinkSettings(1420, 54), Device("key")) for n in names}
+    )
+
+
+class Breaking:
+    """A machine that carries out some events, and then raises."""
+
+    def __init__(self, after: int, breaking: Callable[[], object]) -> None:
+        self._after = after
+        self._break = breaking
+
+    def apply(self, _: Sequence[Event], __: object) -> Iterator[Outcome]:
+        for index in range(self._after):
+            yield Outcome(index, "refused" if index == 1 else None)
+        self._break()
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def now() -> None:
+        raise error
+
+    return now
+
+
+def carry_out(journal: Journal, machine: Breaking) -> None:
+    after = links("a", "b", "c", "d")
+    change = Change(settled=Settled(EMPTY, after), events=diff(EMPTY, after), drift=())
+    execution = Execution(machine, change, None, lambda _: None)  # type: ignore[arg-type]
+    execution.perform(journal.begin(HEADER, (), change.events), None)
+
+
+@pytest.mark.parametrize(
+    "error", [MachineError("the namespace went"), ZeroDivisionError(), KeyboardInterrupt()]
+)
+def test_what_is_known_is_recorded_whatever_is_raised(tmp_path: Path, error: BaseException) -> None:
+    with Journal.open(tmp_path / "journal.db") as journal:
+        with pytest.raises(type(error)):
+            carry_out(journal, Breaking(3, raising(error)))
+        (run,) = journal.runs()
+        assert {i: outcome.error for i, outcome in run.outcomes.items()} == {
+            0: None, 1: "refused", 2: None,
+        }  # fmt: skip
+        assert run.status is None
+        assert set(journal.memory("here").topology.links) == {"a", "c"}
+        assert journal.verify().ok
+
+
+def test_sigterm_ends_the_process_after_what_is_known_was_recorded(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from tests.unit.test_execution import *\n"
+        "def told() -> None:\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "carry_out(Journal.open(sys.argv[1]), Breaking(3, told))\n"
+    )
+    path = tmp_path / "journal.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+    with Journal.open(path) as journal:
+        (run,) = journal.runs()
+        assert sorted(run.outcomes) == [0, 1, 2]
+
+
+def test_who_handles_sigterm_or_ignores_it_is_not_overruled() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), ending_in_order():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(heard) == 2
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with ending_in_order():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
