@@ -20,6 +20,11 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:
         return 1
+    except Exception:  # noqa: BLE001 - whatever it is, its text reaches the terminal clean
+        from rait.terminal import complain_of_crash
+
+        complain_of_crash()
+        return 1
     finally:
         gc.freeze()
 

@@ -11,7 +11,18 @@ import os
 import sys
 
 from rait import __version__
-from rait.terminal import FAILED, WRONG, OutputError, complain, prepare, report_lost, tell
+from rait.terminal import (
+    FAILED,
+    WRONG,
+    OutputError,
+    clean,
+    complain,
+    complain_of,
+    complain_text,
+    prepare,
+    report_lost,
+    tell_text,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,14 +181,16 @@ class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse is silent where it cannot write its help.
         if file is sys.stdout:
-            tell(message.removesuffix("\n"))
+            tell_text(message.removesuffix("\n"))
         else:
-            super()._print_message(message, file)
+            complain_text(message)
 
     def error(self, message: str) -> NoReturn:
         from rait.domain.keytext import without_whole_keys
 
-        super().error(without_whole_keys(message))
+        words = without_whole_keys(message)
+        complain_text(f"{self.format_usage()}{clean(f'{self.prog}: error: {words}')}\n")
+        sys.exit(WRONG)
 
 
 class _Command(_Parser):
@@ -208,10 +221,10 @@ def _guarded(arguments: argparse.Namespace) -> int:
         run: Callable[[argparse.Namespace], int] = getattr(commands, arguments.run)
         return run(arguments)
     except ConfigError as error:
-        complain(str(error))
+        complain_of(error)
         return WRONG
     except RaitError as error:
-        complain(str(error))
+        complain_of(error)
         return FAILED
 
 

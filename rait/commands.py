@@ -19,8 +19,10 @@ from rait.terminal import (
     STOPPED,
     OutputError,
     complain,
+    complain_of,
     report_lost,
     tell,
+    tell_text,
 )
 
 
@@ -49,7 +51,10 @@ def list_links(arguments: argparse.Namespace) -> int:
     listing = use_case.list_links(_options(arguments))
     for failure in listing.unread:
         complain(f"{failure.link}: {failure.error}")
-    tell(render.listing_json(listing) if arguments.json else render.listing_text(listing))
+    if arguments.json:
+        tell_text(render.listing_json(listing))
+    else:
+        tell(*render.listing_lines(listing))
     if listing.unread:
         return PARTIAL if listing.links else FAILED
     return DONE
@@ -70,7 +75,7 @@ def _plan(arguments: argparse.Namespace, against: str | None) -> int:
         if not arguments.detailed_exitcode:
             raise
         # There, the usual status of a wrong configuration means that there are changes.
-        complain(str(error))
+        complain_of(error)
         return FAILED
     status = _planned(report, arguments)
     if not arguments.detailed_exitcode:
@@ -84,7 +89,7 @@ def export_state(arguments: argparse.Namespace) -> int:
     """``rait export-state``."""
     from rait.app import planning
 
-    tell(planning.export_state(_options(arguments)))
+    tell_text(planning.export_state(_options(arguments)))
     return DONE
 
 
@@ -100,9 +105,10 @@ def log(arguments: argparse.Namespace) -> int:
     )
 
     def show(run: RunRecord) -> None:
-        brief = arguments.oneline
-        text = render_log.run_text(run, query, brief=brief) if not arguments.json else ""
-        tell(text or render_log.run_json(run, query))
+        if arguments.json:
+            tell_text(render_log.run_json(run, query))
+        else:
+            tell(*render_log.run_lines(run, query, brief=arguments.oneline))
 
     if arguments.follow:
         with suppress(KeyboardInterrupt):  # that is how one ends it
@@ -123,7 +129,10 @@ def log_show(arguments: argparse.Namespace) -> int:
     from rait.app import history
 
     for run in history.runs(_place(arguments), history.Query(run=arguments.number)):
-        tell(render_log.run_json(run) if arguments.json else render_log.run_whole(run))
+        if arguments.json:
+            tell_text(render_log.run_json(run))
+        else:
+            tell(*render_log.run_whole(run))
     return DONE
 
 
@@ -133,8 +142,10 @@ def log_verify(arguments: argparse.Namespace) -> int:
     from rait.app import history
 
     report = history.verify(_place(arguments), arguments.expect_head)
-    text = render_log.verification_json(report) if arguments.json else ""
-    tell(text or render_log.verification_text(report))
+    if arguments.json:
+        tell_text(render_log.verification_json(report))
+    else:
+        tell(*render_log.verification_lines(report))
     return DONE if report.ok else FAILED
 
 
@@ -145,12 +156,11 @@ def log_prune(arguments: argparse.Namespace) -> int:
     from rait.app.moments import span
 
     pruning = history.prune(_options(arguments), _place(arguments), span(arguments.keep))
-    if arguments.json:
-        text = render.to_json({"runs": pruning.runs, "entries": pruning.entries})
-    else:
-        text = render_log.pruning_text(pruning)
     with _done_already():
-        tell(text)
+        if arguments.json:
+            tell_text(render.to_json({"runs": pruning.runs, "entries": pruning.entries}))
+        else:
+            tell(render_log.pruning_text(pruning))
     return DONE
 
 
@@ -166,7 +176,10 @@ def replay(arguments: argparse.Namespace) -> int:
     past = restore.past(options, arguments.at)
     if past.unknown and arguments.at is not None:
         complain(f"warning: {past.unknown}")
-    tell(render.past_json(past) if arguments.json else render.past_text(past))
+    if arguments.json:
+        tell_text(render.past_json(past))
+    else:
+        tell(*render.past_lines(past))
     return DONE
 
 
@@ -187,7 +200,10 @@ def babeld_list(arguments: argparse.Namespace) -> int:
     from rait.app.babeld import list_interfaces
 
     listing = list_interfaces(_options(arguments))
-    tell(render.babel_json(listing) if arguments.json else render.babel_text(listing))
+    if arguments.json:
+        tell_text(render.babel_json(listing))
+    else:
+        tell(*render.babel_lines(listing))
     return DONE
 
 
@@ -227,7 +243,10 @@ def _report(report: Report, as_json: bool) -> None:
         complain(f"{failure.link}: {failure.error}")
     if report.removal is not None:
         complain(render.removal_text(report, report.removal))
-    tell(render.report_json(report) if as_json else render.report_text(report))
+    if as_json:
+        tell_text(render.report_json(report))
+    else:
+        tell(*render.report_lines(report))
 
 
 def _options(arguments: argparse.Namespace) -> Options:

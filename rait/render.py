@@ -1,4 +1,8 @@
-"""Results as text for people, and as JSON for programs."""
+"""Results as lines for people, and as JSON for programs.
+
+Lines may hold what others wrote. They go out through ``terminal.tell``, which makes that harmless;
+so they are joined nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ NOT_OURS = "not by a run of this configuration"
 _NONE: Mapping[int, str] = {}
 
 
-def report_text(report: Report) -> str:
+def report_lines(report: Report) -> list[str]:
     """A line for each change that was found, one for each event, then one that sums up."""
     left = [event for event in report.drift if event in report.left]
     others = [event for event in report.drift if event not in report.left]
@@ -49,7 +53,7 @@ def report_text(report: Report) -> str:
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
     ended = [f"- {name} (half made by a run that was cut off)" for name in report.ended]
     events = event_lines(report.events, report.errors)
-    return "\n".join([*noticed, *ended, *events, summary(report)])
+    return [*noticed, *ended, *events, summary(report)]
 
 
 def removal_text(report: Report, removal: Removal) -> str:
@@ -73,11 +77,11 @@ def _guarded(command: str) -> tuple[str, str]:
     return full, "If all of them are to go, run it again with --yes"
 
 
-def past_text(past: Past) -> str:
+def past_lines(past: Past) -> list[str]:
     """The topology as the journal has it, a line for each link."""
     links = sorted(past.topology.links.values(), key=lambda link: link.name)
     lines = [f"{link.name} {_port(link.device.listen_port)}{_peers_of(link)}" for link in links]
-    return "\n".join([*lines, f"rait replay: {_count(len(links), 'link')} as of {past.at}"])
+    return [*lines, f"rait replay: {_count(len(links), 'link')} as of {past.at}"]
 
 
 def past_json(past: Past) -> str:
@@ -105,8 +109,8 @@ def report_json(report: Report) -> str:
                 for position, event in enumerate(report.events)
             ],
             "drift": [noticed_object(event, event in report.left) for event in report.drift],
-            "failed": [{"link": f.link, "error": _as_text(f.error)} for f in report.failures],
-            "warnings": [_as_text(warning) for warning in report.warnings],
+            "failed": [{"link": f.link, "error": f.error} for f in report.failures],
+            "warnings": list(report.warnings),
             "excessive_removal": msgspec.to_builtins(report.removal),
         }
     )
@@ -244,10 +248,10 @@ def describe(event: Event) -> str:
             return f"- rule {rule.name}"
 
 
-def listing_text(listing: Listing) -> str:
+def listing_lines(listing: Listing) -> list[str]:
     """A table of our links, a row for each peer of each."""
     if not listing.links:
-        return "no links that can be read" if listing.unread else "no links"
+        return ["no links that can be read" if listing.unread else "no links"]
     rows: list[tuple[str, ...]] = [("LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")]
     rows += [row for observed in listing.links for row in _rows(observed, listing)]
     return _table(rows)
@@ -263,10 +267,10 @@ def listing_json(listing: Listing) -> str:
     )
 
 
-def babel_text(listing: Sequence[BabelListing]) -> str:
+def babel_lines(listing: Sequence[BabelListing]) -> list[str]:
     """A table of babeld's interfaces."""
     if not listing:
-        return "babeld has no interfaces"
+        return ["babeld has no interfaces"]
     rows: list[tuple[str, ...]] = [("INTERFACE", "UP", "OURS")]
     rows += [
         (item.interface.name, "yes" if item.interface.up else "no", "yes" if item.ours else "no")
@@ -281,20 +285,33 @@ def babel_json(listing: Sequence[BabelListing]) -> str:
     return to_json({"interfaces": told})
 
 
-def _as_text(words: str) -> str:
-    """A path in a message may hold bytes that are no text; JSON may not."""
-    return words.encode("utf-8", "backslashreplace").decode()
-
-
 def to_json(value: object) -> str:
     """JSON text, indented for people to read as well."""
-    return msgspec.json.format(msgspec.json.encode(value)).decode()
+    return msgspec.json.format(json_line(value)).decode()
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
+def json_line(value: object) -> bytes:
+    """JSON in one line. Bytes of a path that are no text are spelt out, as JSON takes none."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_storable(msgspec.to_builtins(value)))
+
+
+def _storable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = (zip(row, widths, strict=True) for row in rows)
-    return "\n".join("  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded)
+    return ["  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded]
 
 
 def _class_of(event: Event) -> str:

@@ -1,4 +1,4 @@
-"""Runs of the journal as text for people, and as JSON lines for programs."""
+"""Runs of the journal as lines for people, and as JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rait.app.history import Query
 from rait.app.moments import written
 from rait.domain.events import Event, peers_named
 from rait.domain.history import RunRecord, VerifyReport
-from rait.render import LEFT, NOT_OURS, describe, event_object, noticed_object, to_json
+from rait.render import LEFT, NOT_OURS, describe, event_object, json_line, noticed_object, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ _SHORT = 12
 """So many digits of a digest are told in passing."""
 
 
-def run_text(run: RunRecord, query: Query, *, brief: bool) -> str:
+def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
     """A run and its events, or only those events that were asked for."""
     head = _headline(run)
     if brief:
-        return head
+        return [head]
     lines = [line for _, event, line in _events(run) if _asked(event, query)]
     if query.peer is None:
         lines += _endings(run, query.link)
-    return "\n".join([head, *lines])
+    return [head, *lines]
 
 
-def run_whole(run: RunRecord) -> str:
+def run_whole(run: RunRecord) -> list[str]:
     """All that the journal has of a run, with the number of each event."""
     header = run.header
     lines = [
@@ -46,7 +46,7 @@ def run_whole(run: RunRecord) -> str:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
     lines += _endings(run, None)
-    return "\n".join(lines)
+    return lines
 
 
 def run_json(run: RunRecord, query: Query | None = None) -> str:
@@ -77,22 +77,22 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
         "extra_cmd": run.extra_cmd,
     }
-    return msgspec.json.encode(value).decode()
+    return json_line(value).decode()
 
 
-def verification_text(report: VerifyReport) -> str:
+def verification_lines(report: VerifyReport) -> list[str]:
     """What ``rait log verify`` found."""
     pruned = f", {report.dropped} pruned before them" if report.dropped else ""
     entries = _entries(report.entries)
     if report.ok:
         verb = "is" if report.entries == 1 else "are"
-        return f"rait log verify: {entries} {verb} sound{pruned}\nhead {report.head}"
+        return [f"rait log verify: {entries} {verb} sound{pruned}", f"head {report.head}"]
     if report.entries or report.head:
-        return f"rait log verify: {report.why}\nsound up to here: {entries}{pruned}"
-    return (
-        f"rait log verify: {report.why}\n"
-        "the entries were not examined: only a sound head tells where they begin and end"
-    )
+        return [f"rait log verify: {report.why}", f"sound up to here: {entries}{pruned}"]
+    return [
+        f"rait log verify: {report.why}",
+        "the entries were not examined: only a sound head tells where they begin and end",
+    ]
 
 
 def pruning_text(pruning: Pruning) -> str:

@@ -1,4 +1,10 @@
-"""What all commands share of the terminal: exit statuses, and a word to the user."""
+"""What all commands share of the terminal: exit statuses, and the only way by which text leaves.
+
+Names, paths, reasons and keys come from registries, servers, journals and other programs. Whatever
+of them a terminal would obey or hide is spelt out here, so that nothing can fake a line of ours,
+move the cursor or reorder what is read. Who renders text gives lines: a line feed that is inside
+one is not ours.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,8 @@ CHANGES = 2
 
 _ESCAPES = "rait.escapes"
 _BEYOND_16_BITS = 0x10000
+_HARMLESS = frozenset("\u00a0\u3000\u200c\u200d")
+"""Not printable to Python, and yet parts of names: two spaces, and what joins or parts letters."""
 
 
 class OutputError(Exception):
@@ -35,14 +43,61 @@ def prepare() -> None:
         reconfigure(errors=_ESCAPES)
 
 
+def clean(line: str) -> str:
+    """The line with all that is not printable as \\uXXXX, which in JSON means the character itself.
+
+    That is control characters (C0 with line feeds and tabs, DEL, C1), separators of lines and
+    paragraphs, what turns the direction of text, invisible characters, and bytes that are no text
+    (lone surrogates).
+    """
+    if line.isprintable():
+        return line
+    return "".join(map(_visible, line))
+
+
 def complain(text: str) -> None:
     """Tell the user something that is no result; if nobody can be told, it is left at that."""
+    _say(f"rait: {clean(text)}\n")
+
+
+def complain_of(error: BaseException) -> None:
+    """Tell the user what an error says: a line for each of its arguments."""
+    for argument in error.args:
+        complain(str(argument))
+
+
+def complain_text(text: str) -> None:
+    """Print text on standard error whose line feeds are all our own: usage, or a traceback."""
+    _say(_clean_lines(text))
+
+
+def complain_of_crash() -> None:
+    """Print the traceback of the exception that is being handled, which nobody foresaw."""
+    import traceback
+
+    complain_text(traceback.format_exc())
+
+
+def tell(*lines: str) -> None:
+    """Print the lines of a result, at once. Raises OutputError where they cannot be written."""
+    _print("\n".join(map(clean, lines)))
+
+
+def tell_text(text: str) -> None:
+    """``tell`` for text whose line feeds are all our own: JSON, or help."""
+    _print(_clean_lines(text))
+
+
+def _clean_lines(text: str) -> str:
+    return "\n".join(map(clean, text.split("\n")))
+
+
+def _say(text: str) -> None:
     with suppress(OSError):
-        print(f"rait: {text}", file=sys.stderr)
+        print(text, end="", file=sys.stderr)
 
 
-def tell(text: str) -> None:
-    """Print a result, at once. Raises OutputError where it cannot be written."""
+def _print(text: str) -> None:
     if sys.stdout is None:
         raise OutputError("it is closed")
     try:
@@ -75,6 +130,11 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
         raise error
     points = map(ord, error.object[error.start : error.end])
     return "".join(map(_escape, points)), error.end
+
+
+def _visible(character: str) -> str:
+    shown = character.isprintable() or character in _HARMLESS
+    return character if shown else _escape(ord(character))
 
 
 def _escape(point: int) -> str:

@@ -216,7 +216,7 @@ def _undoing(
     """The inverted events, and nothing else: what differs in other links is left as it is."""
     clashes = conflicts(record, journal.runs(scope=session.name))
     if clashes and not force:
-        raise ConflictError(_clash_text(record, clashes))
+        raise ConflictError(*_clash_lines(record, clashes))
     memory = journal.memory(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
     _check_births(session, record, reborn(record, then))
@@ -290,7 +290,7 @@ def _check_births(
             )
 
 
-def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
+def _clash_lines(record: RunRecord, clashes: Iterable[Conflict]) -> list[str]:
     lines = [f"run {record.id} cannot be taken back alone, as its links changed since:"]
     lines += [
         f"  {c.link}: run {c.run} ({c.command}) "
@@ -300,7 +300,7 @@ def _clash_text(record: RunRecord, clashes: Iterable[Conflict]) -> str:
     lines.append(
         f"nothing was touched; --force makes all links of run {record.id} what they were before it"
     )
-    return "\n".join(lines)
+    return lines
 
 
 def _targets_of(change: Change) -> Callable[[], None]:

@@ -25,7 +25,13 @@ class Problem(Struct, frozen=True):
 
 
 class RaitError(Exception):
-    """Base of all errors that rait explains to its user; the text is the explanation."""
+    """Base of all errors that rait explains to its user; the text is the explanation.
+
+    Each argument is one line of it.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(RaitError):

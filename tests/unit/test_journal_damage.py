@@ -18,7 +18,7 @@ from rait.domain.events import LinkAdded, PeerAdded
 from rait.domain.history import HistoryError
 from rait.domain.problem import RaitError
 from rait.domain.topology import LinkPeer
-from rait.render_log import run_json, run_text, run_whole
+from rait.render_log import run_json, run_lines, run_whole
 from tests.unit.test_cli import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, header, link
 from tests.unit.test_journal_verify import cells, changes, update
@@ -52,7 +52,7 @@ def read_all(path: Path) -> None:
     reader.topology_at(SCOPE, event=3)
     reader.topology_at(SCOPE, time=2**62)
     for run in (*reader.runs(), reader.run(1)):
-        run_text(run, Query(), brief=False)
+        run_lines(run, Query(), brief=False)
         run_whole(run)
         run_json(run)
 

@@ -42,12 +42,12 @@ from rait.render import (
     event_lines,
     event_object,
     listing_json,
-    listing_text,
+    listing_lines,
     past_json,
-    past_text,
+    past_lines,
     removal_text,
     report_json,
-    report_text,
+    report_lines,
     summary,
 )
 
@@ -178,7 +178,7 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
 )
 def test_a_run_is_summed_up_in_a_line(told: Report, line: str) -> None:
     assert summary(told) == line
-    assert report_text(told).splitlines()[-1] == line
+    assert report_lines(told)[-1] == line
 
 
 def test_what_failed_is_marked() -> None:
@@ -191,7 +191,7 @@ def test_what_failed_is_marked() -> None:
         errors={0: taken, 1: "left alone", 3: "no"},
         links=2,
     )
-    assert report_text(told).splitlines() == [
+    assert report_lines(told) == [
         "+ w1 port 50221 peer KEY endpoint 192.0.2.1:50153 (failed)",
         "+ w2 port dynamic",
         "~ w2 + peer KEY passive (failed)",
@@ -214,8 +214,8 @@ def test_the_current_namespace_is_told_as_such() -> None:
 
 def test_what_others_did_is_told_first_and_marked() -> None:
     drift = LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54))
-    text = report_text(report(LinkAdded(DYNAMIC), drift=(drift,), links=2))
-    assert text.splitlines() == [
+    lines = report_lines(report(LinkAdded(DYNAMIC), drift=(drift,), links=2))
+    assert lines == [
         "! ~ w1 mtu 1420 -> 1300 (since the last run, not by a run of this configuration)",
         "+ w2 port dynamic",
         "rait up: 1 added; 2 links wanted",
@@ -225,7 +225,7 @@ def test_what_others_did_is_told_first_and_marked() -> None:
 def test_what_an_unfinished_run_left_is_told_from_what_others_did() -> None:
     drift = (LinkAdded(BARE), PeerAdded("w1", PEER), LinkAdded(DYNAMIC))
     told = report(drift=drift, left=frozenset(drift[:2]), links=2, status="unchanged")
-    first, second, _ = report_text(told).splitlines()
+    first, second, _ = report_lines(told)
     assert first == "! + w1 port 50221 peer KEY endpoint 192.0.2.1:50153 " + (
         "(left by a run that did not finish)"
     )
@@ -282,7 +282,7 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
 
 def test_the_past_is_a_line_for_each_link() -> None:
     past = Past(topology=Topology({"w2": DYNAMIC, "w1": LINK}), public_key="own", at="run 7")
-    assert past_text(past).splitlines() == [
+    assert past_lines(past) == [
         "w1 port 50221 peer KEY endpoint 192.0.2.1:50153",
         "w2 port dynamic",
         "rait replay: 2 links as of run 7",
@@ -297,11 +297,11 @@ def test_a_listing_is_a_table() -> None:
         link=LINK, handshakes={"KEY": 1000}, received={"KEY": 1536}, sent={"KEY": 5}
     )
     listing = Listing((seen, ObservedLink(link=DYNAMIC)), {"KEY": "gate"}, 1090)
-    rows = [line.split() for line in listing_text(listing).splitlines()]
+    rows = [line.split() for line in listing_lines(listing)]
     assert rows[0] == ["LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"]
     assert rows[1] == ["w1", "gate", "192.0.2.1:50153", "1m", "ago", "1.5", "KiB", "5", "B"]
     assert rows[2] == ["w2", "-", "-", "-", "-", "-"]
-    assert listing_text(Listing((), {}, 0)) == "no links"
+    assert listing_lines(Listing((), {}, 0)) == ["no links"]
     first, second = json.loads(listing_json(listing))["links"]
     assert (first["name"], first["mtu"], first["listen_port"]) == ("w1", 1420, 50221)
     assert first["peers"] == [
@@ -329,4 +329,4 @@ def test_a_listing_is_a_table() -> None:
 )
 def test_handshakes_are_told_by_their_age(then: int, text: str) -> None:
     seen = ObservedLink(link=LINK, handshakes={"KEY": then})
-    assert text in listing_text(Listing((seen,), {}, 100_000))
+    assert text in listing_lines(Listing((seen,), {}, 100_000))[1]

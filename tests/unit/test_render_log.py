@@ -16,10 +16,10 @@ from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings,
 from rait.render_log import (
     pruning_text,
     run_json,
-    run_text,
+    run_lines,
     run_whole,
     verification_json,
-    verification_text,
+    verification_lines,
 )
 
 SECOND = 1_000_000_000
@@ -49,7 +49,7 @@ CRASHED = RunRecord(id=20, last_id=21, header=RUN.header, intended=(LinkAdded(LI
 
 
 def test_a_run_is_a_headline_and_its_events() -> None:
-    head, *events = run_text(RUN, Query(), brief=False).splitlines()
+    head, *events = run_lines(RUN, Query(), brief=False)
     counts = "(1 done, 1 failed, 1 unknown, 1 noticed)"
     for word in ("run 7", "2026-01-31", "up", "partial", counts, "uid 1000", "rait 1.2.3"):
         assert word in head
@@ -60,18 +60,18 @@ def test_a_run_is_a_headline_and_its_events() -> None:
         "  ~ w1 + peer KEY endpoint 192.0.2.1:50153 (failed: EBUSY)",
         "  + w1 port 50221 (unknown)",
     ]
-    assert run_text(RUN, Query(), brief=True) == head
+    assert run_lines(RUN, Query(), brief=True) == [head]
 
 
 def test_a_run_says_what_went_wrong_beside_its_events() -> None:
     run = structs.replace(
         RUN, problems={"babeld": "refused 'bogus'", "w1": "the name is taken"}, extra_cmd="owed"
     )
-    for text in (run_whole(run), run_text(run, Query(), brief=False)):
-        assert "\n  failed: babeld: refused 'bogus'\n" in text
-        assert text.endswith("\n  failed: w1: the name is taken")
-    assert "babeld" not in run_text(run, Query(link="w1"), brief=False)
-    assert "the name is taken" in run_text(run, Query(link="w1"), brief=False)
+    failed = ["  failed: babeld: refused 'bogus'", "  failed: w1: the name is taken"]
+    for lines in (run_whole(run), run_lines(run, Query(), brief=False)):
+        assert lines[-2:] == failed
+    of_link = run_lines(run, Query(link="w1"), brief=False)
+    assert (failed[0] in of_link, failed[1] in of_link) == (False, True)
     told = json.loads(run_json(run))
     assert told["problems"][0] == {"link": "babeld", "error": "refused 'bogus'"}
     assert told["extra_cmd"] == "owed"
@@ -83,22 +83,22 @@ def test_a_run_says_what_went_wrong_beside_its_events() -> None:
      (Query(link="w2", peer="KEY"), 0)],
 )  # fmt: skip
 def test_only_the_events_asked_for_are_told(query: Query, count: int) -> None:
-    assert len(run_text(RUN, query, brief=False).splitlines()) == 1 + count
+    assert len(run_lines(RUN, query, brief=False)) == 1 + count
     told = json.loads(run_json(RUN, query))
     assert len(told["noticed"]) + len(told["events"]) == count
     assert told["done"] == 1, "the counts are of the whole run"
 
 
 def test_a_crashed_run_never_finished() -> None:
-    assert "never finished  (0 done, 1 unknown)" in run_text(CRASHED, Query(), brief=True)
-    assert "finished " not in run_whole(CRASHED).partition("\n")[2]
+    assert "never finished  (0 done, 1 unknown)" in run_lines(CRASHED, Query(), brief=True)[0]
+    assert "finished " not in "".join(run_whole(CRASHED)[1:])
     told = json.loads(run_json(CRASHED))
     assert (told["status"], told["finished_at"], told["unknown"]) == ("unfinished", None, 1)
     assert told["events"][0]["outcome"] == "unknown"
 
 
 def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
-    text = run_whole(RUN)
+    text = "\n".join(run_whole(RUN))
     for word in ("c" * 64, "d" * 64, "public key own", "configuration /etc/rait/rait.conf"):
         assert word in text
     assert "event 8: ~ w2 mtu 1420 -> 1300 (noticed: not by a run of this configuration)" in text
@@ -108,7 +108,9 @@ def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
 
 def test_what_the_run_before_left_is_told_as_such() -> None:
     run = structs.replace(RUN, header=structs.replace(RUN.header, left=(0,)))
-    assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in run_whole(run)
+    assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in "\n".join(
+        run_whole(run)
+    )
     (noticed,) = json.loads(run_json(run))["noticed"]
     assert noticed["left_by_unfinished_run"] is True
     assert json.loads(run_json(RUN))["noticed"][0]["left_by_unfinished_run"] is False
@@ -127,15 +129,15 @@ def test_a_run_is_one_line_of_json() -> None:
 
 def test_a_sound_journal_shows_its_head() -> None:
     report = VerifyReport(ok=True, head="ab" * 32, entries=5, dropped=3)
-    text = verification_text(report)
-    assert "5 entries are sound, 3 pruned before them" in text
-    assert text.endswith(f"head {'ab' * 32}")
+    first, second = verification_lines(report)
+    assert "5 entries are sound, 3 pruned before them" in first
+    assert second == f"head {'ab' * 32}"
     assert json.loads(verification_json(report))["head"] == "ab" * 32
 
 
 def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
     report = VerifyReport(ok=False, head="", entries=5, bad_entry=6, why="entry 6 is missing")
-    assert verification_text(report).splitlines() == [
+    assert verification_lines(report) == [
         "rait log verify: entry 6 is missing",
         "sound up to here: 5 entries",
     ]
@@ -143,14 +145,16 @@ def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
 
 
 def test_what_was_not_examined_is_not_said_to_be_unsound() -> None:
-    text = verification_text(VerifyReport(ok=False, head="", entries=0, why="the head was changed"))
-    assert text.startswith("rait log verify: the head was changed\nthe entries were not examined")
+    report = VerifyReport(ok=False, head="", entries=0, why="the head was changed")
+    first, second = verification_lines(report)
+    assert first == "rait log verify: the head was changed"
+    assert second.startswith("the entries were not examined")
 
 
 def test_one_is_not_many() -> None:
     report = VerifyReport(ok=True, head="ab" * 32, entries=1)
-    assert verification_text(report).startswith("rait log verify: 1 entry is sound\n")
+    assert verification_lines(report)[0] == "rait log verify: 1 entry is sound"
     unsound = VerifyReport(ok=False, head="ab" * 32, entries=1, why="entry 2 is missing")
-    assert verification_text(unsound).endswith("sound up to here: 1 entry")
+    assert verification_lines(unsound)[-1] == "sound up to here: 1 entry"
     assert pruning_text(Pruning(1, 9)) == "rait log prune: 1 run dropped, 9 entries"
     assert pruning_text(Pruning()) == "rait log prune: 0 runs dropped, 0 entries"

@@ -34,7 +34,7 @@ from rait.domain.topology import (
 )
 from rait.domain.undo import undo
 from rait.domain.vrf import missing_transit
-from rait.render import describe, event_object, report_text
+from rait.render import describe, event_object, report_lines
 
 KEY = "our key"
 SCOPE = Scope(public_key=KEY, netns="", ifgroup=54)
@@ -230,8 +230,8 @@ def test_each_event_is_told_in_one_line_and_as_an_object() -> None:
 
 def test_the_summary_does_not_count_vrfs_as_links() -> None:
     events = (VrfAdded("mesh", 100), RuleAdded(RULE), LinkAdded(link("w1")))
-    text = report_text(Report(command="up", status="done", events=events, links=1))
-    assert text.splitlines()[-1] == ("rait up: 1 added, 1 VRF added, 1 rule added; 1 link wanted")
+    lines = report_lines(Report(command="up", status="done", events=events, links=1))
+    assert lines[-1] == ("rait up: 1 added, 1 VRF added, 1 rule added; 1 link wanted")
 
 
 def test_a_missing_transit_vrf_is_told_with_the_commands_that_make_it() -> None:
