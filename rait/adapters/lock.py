@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,15 @@ from rait.domain.problem import MachineError
 
 _POLL_SECONDS = 0.05
 _MAX_NOTE = 512
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+_NOTE = re.compile(rb"\d+ \d+ .*", re.DOTALL)
 
 
 class HeldError(MachineError):
@@ -45,11 +56,57 @@ def hold(path: Path, what: str, timeout: float) -> Iterator[None]:
 
 
 def _opened(path: Path) -> int:
+    """Open the lock's file, made if it is not there; nothing but such a file is ever touched."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # To open a device may do something to it, so it is looked at before.
+        _require_lock(_kind(path), path)
+        # Not through a link, which may lead to any file; and what came in between must not block.
+        how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        fd = os.open(path, how, 0o600)
     except OSError as error:
         raise MachineError(f"cannot open the lock {path}: {error.strerror}") from None
+    except ValueError:
+        raise MachineError("a path must not hold a NUL byte") from None
+    try:
+        _require_lock(_why_no_lock(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _require_lock(reason: str, path: Path) -> None:
+    if reason:
+        raise MachineError(
+            f"cannot take {path} as the lock: it {reason}; it was left as it is. Move it away, "
+            "and run rait again"
+        )
+
+
+def _kind(path: Path) -> str:
+    """What is in the lock's place and is no file; "" where nothing is, or a file."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return ""
+    return "" if stat.S_ISREG(mode) else f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}"
+
+
+def _why_no_lock(fd: int) -> str:
+    """Why a file that is open is no lock of rait, and so not to be written to; "" for a lock.
+
+    A lock is empty or holds one note; zeros are what a power failure may leave of a note.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return "is no file"
+    if status.st_size > _MAX_NOTE:
+        return "holds something that is no lock of rait"
+    content = os.pread(fd, _MAX_NOTE, 0)
+    if content.strip(b"\0") and not _NOTE.fullmatch(content):
+        return "holds something that is no lock of rait"
+    return ""
 
 
 def _acquire(fd: int, path: Path, timeout: float) -> None:

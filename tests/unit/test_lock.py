@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,54 @@ def test_a_holder_without_a_note_is_another_process(path: Path) -> None:
     path.write_text("")
     with pytest.raises(MachineError, match="another process holds"), hold(path, "rait up", 0):
         pass
+
+
+def _link(path: Path) -> None:
+    path.with_name("theirs").write_text("precious")
+    path.symlink_to("theirs")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("theirs")
+
+
+def _device(path: Path) -> None:
+    """A copy of /dev/null: that one itself is everyone's."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this user may not make a device")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (_link, "is a symbolic link"),
+        (_dangling, "is a symbolic link"),
+        (_device, "is a device"),
+        (os.mkfifo, "is a FIFO"),
+        (Path.mkdir, "is a directory"),
+        (lambda path: path.write_text("precious"), "holds something that is no lock"),
+        (lambda path: path.write_text("12 apostles\n"), "holds something that is no lock"),
+        (lambda path: path.write_bytes(b"12 34 up" + b"\n" * 600), "holds something that is no"),
+    ],
+)
+def test_what_is_no_lock_is_refused_and_left_as_it_was(
+    path: Path, make: Callable[[Path], object], says: str
+) -> None:
+    path.parent.mkdir()
+    make(path)
+    before = {p.name: (p.lstat().st_mode, p.lstat().st_ctime_ns) for p in path.parent.iterdir()}
+    with pytest.raises(MachineError, match=says) as caught, hold(path, "rait up", 0):
+        pass
+    assert str(path) in str(caught.value)
+    after = {p.name: (p.lstat().st_mode, p.lstat().st_ctime_ns) for p in path.parent.iterdir()}
+    assert after == before, "neither written to, nor made"
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 40, b"123 1769875500 rait up", b"1 2 rait l\nog"])
+def test_what_a_holder_that_died_left_of_its_note_is_a_lock(path: Path, left: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(left)
+    with hold(path, "rait up", 0):
+        assert path.read_text().startswith(f"{os.getpid()} ")
