@@ -12,6 +12,7 @@ import sys
 
 from rait import __version__
 from rait.terminal import (
+    DONE,
     FAILED,
     WRONG,
     OutputError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
+_DETAILED = "--detailed-exitcode"
 _WIDTH = 98
 _YES = "remove links however many they are"
 
@@ -154,11 +156,18 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else WRONG
+        wrong = _wrong_usage(sys.argv[1:] if argv is None else argv)
+        return stop.code if stop.code in (DONE, FAILED) else wrong
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return WRONG
     return _guarded(arguments)
+
+
+def _wrong_usage(argv: Sequence[str]) -> int:
+    """The status of wrong usage or configuration; under --detailed-exitcode, 2 means changes."""
+    asked = any(word.split("=")[0] == _DETAILED for word in argv)
+    return FAILED if asked else WRONG
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -222,7 +231,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
         return run(arguments)
     except ConfigError as error:
         complain_of(error)
-        return WRONG
+        return FAILED if getattr(arguments, "detailed_exitcode", False) else WRONG
     except RaitError as error:
         complain_of(error)
         return FAILED
@@ -267,10 +276,10 @@ def _plan(plan: argparse.ArgumentParser) -> None:
 
 def _add_detailed_exitcode(parser: argparse.ArgumentParser, when: str) -> None:
     parser.add_argument(
-        "--detailed-exitcode",
+        _DETAILED,
         action="store_true",
-        help=f"{when}exit status 0: nothing to do, 1: error, or a link that cannot be had, "
-        "2: there are changes",
+        help=f"{when}exit status 0: nothing to do, 1: any error (wrong usage and configuration "
+        "too), or a link that cannot be had, 2: there are changes",
     )
 
 

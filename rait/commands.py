@@ -69,14 +69,7 @@ def _plan(arguments: argparse.Namespace, against: str | None) -> int:
     from rait.app.planning import plan_against, plan_up
 
     options = _options(arguments)
-    try:
-        report = plan_up(options) if against is None else plan_against(options, against)
-    except ConfigError as error:
-        if not arguments.detailed_exitcode:
-            raise
-        # There, the usual status of a wrong configuration means that there are changes.
-        complain_of(error)
-        return FAILED
+    report = plan_up(options) if against is None else plan_against(options, against)
     status = _planned(report, arguments)
     if not arguments.detailed_exitcode:
         return status
@@ -100,9 +93,8 @@ def log(arguments: argparse.Namespace) -> int:
     from rait.app.moments import moment
 
     since = moment(arguments.since, time.time_ns()) if arguments.since else None
-    query = history.Query(
-        since=since, link=arguments.link, peer=arguments.peer, run=arguments.number
-    )
+    peer = history.peer_key(arguments.peer) if arguments.peer is not None else None
+    query = history.Query(since=since, link=arguments.link, peer=peer, run=arguments.number)
 
     def show(run: RunRecord) -> None:
         if arguments.json:
@@ -141,9 +133,12 @@ def log_verify(arguments: argparse.Namespace) -> int:
     from rait import render_log
     from rait.app import history
 
-    report = history.verify(_place(arguments), arguments.expect_head)
+    where = _place(arguments)
+    report = history.verify(where, arguments.expect_head)
     if arguments.json:
         tell_text(render_log.verification_json(report))
+    elif report.ok and not report.entries and history.is_absent(where):
+        tell(*render_log.nothing_to_verify(where.path))
     else:
         tell(*render_log.verification_lines(report))
     return DONE if report.ok else FAILED

@@ -14,6 +14,8 @@ from rait.render import LEFT, NOT_OURS, describe, event_object, json_line, notic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rait.adapters.journal_prune import Pruning
 
 UNFINISHED = "never finished"
@@ -92,6 +94,14 @@ def verification_lines(report: VerifyReport) -> list[str]:
     return [
         f"rait log verify: {report.why}",
         "the entries were not examined: only a sound head tells where they begin and end",
+    ]
+
+
+def nothing_to_verify(path: Path) -> list[str]:
+    """What ``rait log verify`` says where there is no journal yet."""
+    return [
+        f"rait log verify: there is no journal {path} yet, so nothing was examined",
+        "(if there was one, it is gone: --expect-head tells)",
     ]
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from rait.adapters import journal_schema
 from rait.domain.history import HistoryError
+from rait.domain.keytext import without_whole_keys
 from rait.domain.problem import MachineError
 
 BUSY_SECONDS = 10.0
@@ -31,7 +32,8 @@ _ADVICE = {
     "BUSY": "another process holds it; see `fuser` on the file",
     "LOCKED": "another process holds it; see `fuser` on the file",
     "CORRUPT": "it is damaged; move it aside to begin a new one",
-    "NOTADB": "it is not an SQLite database, or it is damaged; move it aside to begin a new one",
+    "NOTADB": "it is not an SQLite database, so no journal of rait, or one whose beginning was "
+    "damaged; it was left as it is. If it is not rait's, let `journal` name another file",
     "IOERR": "its file system reports an input or output error",
 }
 
@@ -47,24 +49,25 @@ _KINDS = {
 @contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
     """Turn the troubles of SQLite and the file system into a MachineError that says what to do."""
+    name = without_whole_keys(str(path))
     try:
         yield
     except HistoryError as error:
-        raise HistoryError(f"{path}: {error}") from None
+        raise HistoryError(f"{name}: {error}") from None
     except sqlite3.Error as error:
         kind = _kind(error)
         if kind == "IOERR" and _is_full(path):
             kind = "FULL"  # so SQLite calls it where its -shm file finds no space
         advice = _ADVICE.get(kind, "")
         raise MachineError(
-            f"cannot {doing} the journal {path}: {advice or 'SQLite refuses'} ({error})"
+            f"cannot {doing} the journal {name}: {advice or 'SQLite refuses'} ({error})"
         ) from None
     except UnicodeDecodeError:
         # SQLite's own message quotes what it could not read, and sqlite3 fails to decode that.
-        raise MachineError(f"cannot {doing} the journal {path}: {_ADVICE['CORRUPT']}") from None
+        raise MachineError(f"cannot {doing} the journal {name}: {_ADVICE['CORRUPT']}") from None
     except OSError as error:
         reason = _obstacle(path) or error.strerror
-        raise MachineError(f"cannot {doing} the journal {path}: {reason}") from None
+        raise MachineError(f"cannot {doing} the journal {name}: {reason}") from None
 
 
 def refuse_strangers(path: Path) -> None:
@@ -127,6 +130,13 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
     with closing(_connect_to_read(path, "mode=ro")) as connection:
         connection.execute("BEGIN")
         return question(connection)
+
+
+def absence(path: Path) -> str:
+    """Why there is no journal to read, "" where there is one; to be called within ``explained``."""
+    if _stamp(path) is not None:
+        return ""
+    return "the file is empty" if path.exists() else "there is no such file"
 
 
 def _kind(error: sqlite3.Error) -> str:

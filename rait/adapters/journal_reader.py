@@ -41,6 +41,11 @@ class JournalReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def absence(self) -> str:
+        """Why there is nothing to read: no file, or an empty one. "" where there is something."""
+        with journal_file.explained(self.path, "read"):
+            return journal_file.absence(self.path)
+
     def memory(self, scope: str) -> Memory:
         """What is known of the scope now."""
         return self._ask(lambda connection: recall(connection, scope))

@@ -12,10 +12,12 @@ from msgspec import Struct
 from rait.adapters.journal import Journal
 from rait.adapters.journal_prune import Pruning
 from rait.adapters.journal_reader import JournalReader
+from rait.adapters.source import display_name, is_path
 from rait.app.load import load_secret
 from rait.app.session import Options, configured, lock_path, our_turn, scope_name
 from rait.domain.history import RunRecord, VerifyReport
-from rait.domain.problem import ConfigError
+from rait.domain.keytext import canonical_key, is_key, without_whole_keys
+from rait.domain.problem import ConfigError, MachineError
 
 POLL_SECONDS = 0.5
 
@@ -45,12 +47,37 @@ class Place(Struct, frozen=True):
 def place(options: Options, journal: str | None = None, everyone: bool = False) -> Place:
     """The journal that the configuration names, or the one at a path given. Raises RaitError."""
     if journal is not None:
-        return Place(Path(journal), "", None)
+        return Place(_named(journal), "", None)
     loaded = configured(options.config)
     is_path = options.config != "-" and "://" not in options.config
     key = "" if is_path or everyone else load_secret(loaded)[1]
     name = scope_name(options.config, key)
     return Place(Path(loaded.config.journal), name, None if everyone else name)
+
+
+def _named(journal: str) -> Path:
+    """The path that ``--journal`` gives, of a journal that is there."""
+    if is_key(journal):
+        raise ConfigError("--journal takes the path of a journal, and this is a key (not shown)")
+    if not is_path(journal):
+        raise ConfigError(
+            f"--journal takes the path of a journal, and {display_name(journal)} is none"
+        )
+    path = Path(journal)
+    reason = JournalReader(path).absence()
+    if reason:
+        raise MachineError(f"there is no journal {display_name(journal)}: {reason}")
+    return path
+
+
+def peer_key(text: str) -> str:
+    """The public key that ``--peer`` gives, as the journal spells it. Raises ConfigError."""
+    try:
+        return canonical_key(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--peer {error}; `rait list` and `rait log` show the keys of peers"
+        ) from None
 
 
 def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:
@@ -94,15 +121,26 @@ def verify(where: Place, expect_head: str | None) -> VerifyReport:
     Raises ConfigError if ``expect_head`` is no head at all.
     """
     if expect_head is not None and not _HASH.fullmatch(expect_head.strip()):
+        given = without_whole_keys(repr(expect_head))
         raise ConfigError(
-            f"--expect-head: {expect_head!r} is no head; give the 64 hexadecimal digits that "
+            f"--expect-head: {given} is no head; give the 64 hexadecimal digits that "
             "`rait log verify` printed after `head`"
         )
     return JournalReader(where.path).verify(expect_head)
 
 
+def is_absent(where: Place) -> bool:
+    """Whether there is no journal yet. Raises MachineError if that cannot be told."""
+    return bool(JournalReader(where.path).absence())
+
+
 def prune(options: Options, where: Place, keep: int) -> Pruning:
-    """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError."""
+    """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError.
+
+    Where there is no journal yet, none is made.
+    """
+    if JournalReader(where.path).absence():
+        return Pruning()
     Journal.check(where.path)
     with (
         our_turn(options, lock_path(where.path), "rait log prune"),

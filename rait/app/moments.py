@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+from rait.domain.keytext import shown
 from rait.domain.problem import ConfigError
 
 SECOND = 1_000_000_000
@@ -16,7 +17,7 @@ def span(text: str) -> int:
     """A span such as ``90d`` or ``12h``, in nanoseconds. Raises ConfigError (wrong usage)."""
     match = _SPAN.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{text!r} is no span of time; write it as 30m, 12h, 90d or 2w")
+        raise ConfigError(f"{shown(text)} is no span of time; write it as 30m, 12h, 90d or 2w")
     return int(match[1]) * _UNITS[match[2]] * SECOND
 
 
@@ -32,7 +33,7 @@ def moment(text: str, now: int) -> int:
         return int(when.timestamp()) * SECOND + when.microsecond * 1000
     except (ValueError, OverflowError, OSError):
         raise ConfigError(
-            f"{text!r} is no time; write 2h (ago), 2026-01-31, or 2026-01-31T17:05:00+01:00"
+            f"{shown(text)} is no time; write 2h (ago), 2026-01-31, or 2026-01-31T17:05:00+01:00"
         ) from None
 
 

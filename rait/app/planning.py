@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct, structs
 
-from rait.adapters import netns
+from rait.adapters import netns, source
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.resolve import resolve
 from rait.app import isolation
@@ -30,6 +29,7 @@ from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
 from rait.domain.history import Memory, left_behind
+from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
 from rait.domain.settle import is_ours, settle
@@ -127,16 +127,27 @@ def _origin(origin: Origin, config: Config) -> Origin:
 
 
 def _read_state(path: str) -> State:
+    if is_key(path):
+        raise ConfigError("--against takes the path of a state, and this is a key (not shown)")
+    name = source.display_name(path)
+    if not source.is_path(path):
+        raise ConfigError(f"--against takes the path of a state, and {name} is none")
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}; export it with `rait export-state`") from None
+        text = source.read(path)
+    except SourceError as error:
+        raise SourceError(
+            f"{error}; this is not a state: export one with `rait export-state`"
+        ) from None
     try:
-        state = msgspec.json.decode(data, type=State)
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path}: not a state that rait exported: {error}") from None
+        state = msgspec.json.decode(text, type=State)
+    except RecursionError:
+        raise SourceError(f"{name}: not a state that rait exported: nested too deep") from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise SourceError(f"{name}: not a state that rait exported: {error}") from None
     if state.format != STATE_FORMAT:
-        raise SourceError(f"{path}: format {state.format!r}, and this rait reads {STATE_FORMAT}")
+        raise SourceError(
+            f"{name}: format {shown(state.format)}, and this rait reads {STATE_FORMAT}"
+        )
     return state
 
 

@@ -53,6 +53,7 @@ _MAX_FILE_NAME = 255
 """NAME_MAX (linux/limits.h), in bytes; the name of a namespace is one of a file."""
 
 _MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MTU_REASON = f"babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes"
 _GROUP_REASON = (
     "0 is the group of all interfaces that were put in none, and the highest are for rait itself"
@@ -96,13 +97,20 @@ def _config(top: Reader, key_required: bool) -> Config:
         name=top.filled("name", key_allowed=True),
         remarks=_remarks(top),
         backend=top.choice("backend", BACKENDS, None) or "auto",
-        journal=top.filled("journal") or DEFAULT_JOURNAL,
+        journal=_journal(top),
         max_removals=top.integer("max_removals", 0, MAX_U32),
     )
     if config.peers == "-" and key_file == "-":
         top.report("cannot be - (standard input), as private_key_file is", "peers")
     top.finish()
     return config
+
+
+def _journal(top: Reader) -> str:
+    path = top.filled("journal") or DEFAULT_JOURNAL
+    if path == "-" or _URL.match(path):
+        top.report("must be the path of a file on this machine", "journal")
+    return path
 
 
 def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None]:

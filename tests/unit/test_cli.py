@@ -203,8 +203,30 @@ def test_a_dry_run_has_the_detailed_statuses_of_a_plan(
         assert rait(*command).status == 0
         assert rait(*command, "--detailed-exitcode").status == 2
     refused = rait("up", "--detailed-exitcode")
-    assert refused.status == 2
+    assert refused.status == 1
     assert "--dry-run" in refused.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--detailed-exitcode", "--against"),
+        ("--no-such-option", "--detailed-exitcode"),
+        ("--detailed-exitcode", "--", "extra"),
+        ("--detailed-exitcode=yes",),
+        ("--detailed-exitcode", "--against", "http://example.org/state.json"),
+        ("--detailed-exitcode", "--against", PRIVATE),
+    ],
+)
+def test_wrong_usage_never_has_the_status_that_means_changes(
+    rait: Rait, arguments: tuple[str, ...]
+) -> None:
+    for command in (("plan",), ("up", "--dry-run")):
+        said = rait(*command, *arguments)
+        assert (said.status, said.out) == (1, "")
+        assert said.err
+    assert rait("--detailed-exitcode", "plan").status == 1
+    assert rait("plan", "--detailed-exitcode", "--help").status == 0
 
 
 # What cannot be told
@@ -334,6 +356,85 @@ def test_a_private_key_in_a_wrong_place_is_not_shown(
     assert "(left out)" in said.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("log", "--journal", PRIVATE),
+        ("log", "verify", "--journal", PRIVATE),
+        ("log", "--journal", PRIVATE, "show", "1"),
+        ("log", "prune", "--keep", "1d", "--journal", PRIVATE + "\n"),
+        ("plan", "--against", PRIVATE),
+        ("log", "--since", PRIVATE),
+        ("log", "prune", "--keep", PRIVATE),
+        ("log", "verify", "--expect-head", PRIVATE),
+        ("replay", "--at", PRIVATE),
+    ],
+)
+def test_a_private_key_in_the_place_of_a_value_is_refused_and_not_shown(
+    journaled: Rait, arguments: tuple[str, ...]
+) -> None:
+    said = journaled(*arguments)
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("rait: ")
+    assert PRIVATE not in said.err
+    assert not Path(PRIVATE.partition("/")[0]).exists(), "nor made into a file"
+
+
+@pytest.mark.parametrize(
+    "path", [f"/nowhere/{PRIVATE}", f"./{PRIVATE}", "/nowhere/journal.db", "empty.db"]
+)
+def test_a_journal_that_is_named_must_be_there(
+    journaled: Rait, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(journaled.directory)
+    (journaled.directory / "empty.db").touch()
+    before = sorted(journaled.directory.iterdir())
+    commands = (
+        (), ("-f",), ("--oneline",), ("--run", "1"), ("show", "1"), ("verify",),
+        ("verify", "--json"), ("prune", "--keep", "1d"),
+    )  # fmt: skip
+    for command in commands:
+        said = journaled("log", *command, "--journal", path)
+        assert (said.status, said.out) == (1, "")
+        assert said.err.startswith("rait: there is no journal ")
+        assert PRIVATE not in said.err
+    assert "the file is empty" in said.err or "there is no such file" in said.err
+    assert sorted(journaled.directory.iterdir()) == before
+
+
+@pytest.mark.parametrize("url", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
+def test_a_journal_is_a_path_and_no_url(rait: Rait, url: str) -> None:
+    for command in (("log",), ("log", "verify")):
+        said = rait(*command, "--journal", url)
+        assert (said.status, said.out) == (2, "")
+        assert "--journal takes the path of a journal" in said.err
+    conf = f'private_key = "{PRIVATE}"\n{CONF}'
+    rait.write(conf.replace("journal.db", url), PEERS)
+    for command in (("up",), ("plan",), ("log",), ("log", "verify")):
+        said = rait(*command)
+        assert (said.status, said.out) == (2, "")
+        line = conf.count("\n")
+        assert f"rait.conf:{line}: journal: must be the path of a file" in said.err
+
+
+def test_verify_does_not_call_sound_what_is_not_there(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    said = rait("log", "verify")
+    assert (said.status, said.err) == (0, "")
+    assert f"there is no journal {rait.journal} yet, so nothing was examined" in said.out
+    assert rait("log", "verify", "--expect-head", "ab" * 32).status == 1
+    assert rait("log", "prune", "--keep", "1d").out == "rait log prune: 0 runs dropped, 0 entries\n"
+    assert not rait.journal.exists()
+
+
+@pytest.mark.parametrize("peer", ["bad", "", PRIVATE[:-2] + "=", PRIVATE + PRIVATE, "A" * 43 + "="])
+def test_a_peer_that_is_no_key_is_said_to_be_none(journaled: Rait, peer: str) -> None:
+    said = journaled("log", "--peer", peer)
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("rait: --peer is ")
+    assert peer in ("", "bad") or peer not in said.err
+
+
 # Plans made elsewhere
 
 
@@ -419,6 +520,8 @@ def test_a_target_that_changes_remakes_the_links(rait: Rait) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [("", "not a state"), ("{}", "not a state"), ("[1]", "not a state"), ("\udcff", "not a state"),
+     ("[" * 100_000, "not a state"), ('{"a":' * 100_000, "nested too deep"),
+     ('{"format": "\\ud800"}', "not a state"),
      (STATE.read_text().replace("rait-state-1", "rait-state-9"), "rait-state-9")],
 )  # fmt: skip
 def test_what_is_no_state_is_refused_with_a_reason(rait: Rait, text: str, word: str) -> None:
@@ -529,7 +632,7 @@ def test_a_run_is_told_only_if_all_else_that_was_asked_holds(
     for options in ((), ("--since", "1970-01-01T00:00Z"), ("--link", "w1")):
         assert journaled("log", "--run", "1", *follow, *options).out.startswith("run 1 ")
     nothing = "" if follow else "no runs\n"
-    for options in (("--since", "0s"), ("--link", "w2"), ("--peer", "KEY")):
+    for options in (("--since", "0s"), ("--link", "w2"), ("--peer", PEERS[50221][0])):
         assert journaled("log", "--run", "1", *follow, *options) == Said(0, nothing, "")
 
 

@@ -96,6 +96,7 @@ def test_what_is_no_journal_is_refused_and_left_as_it_was(
         said = capsys.readouterr()
         assert str(named) in said.err
         assert says in said.err
+        assert "aside" not in said.err, "what is not rait's is no matter of ours"
     assert state(directory) == before, "neither its mode, nor a lock or anything else beside it"
 
 
