@@ -19,7 +19,6 @@ from rait.terminal import (
     STOPPED,
     OutputError,
     complain,
-    complain_of,
     report_lost,
     tell,
     tell_text,
