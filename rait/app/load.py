@@ -6,7 +6,7 @@ directory of the configuration file, or to the working directory where it is no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 
 from msgspec import Struct, structs
@@ -21,6 +21,8 @@ from rait.domain.problem import ConfigError, Path, Problem, SourceError
 from rait.domain.reader import UNKNOWN, key_id
 
 _KEY_FILE = "private_key_file"
+_PEERS = "peers"
+_MOST_PROBLEMS = 50
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 
 
@@ -28,7 +30,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
     ``digest`` is the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
-    ``key_place`` is where it names the file of the private key, for messages.
+    ``key_place`` is where it names the file of the private key, for messages, and ``peers_place``
+    tells where it names the list of peers.
     """
 
     config: Config
@@ -36,6 +39,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
     digest: str
     warnings: tuple[str, ...] = ()
     key_place: str = _KEY_FILE
+    peers_place: Callable[[], str] = lambda: _PEERS
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -55,14 +59,14 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
 def load_config(url: str, *, key_required: bool = True) -> Loaded:
     """Read, parse, decode and check the configuration; it may lack a key that is not required.
 
-    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: its text
-    is about the first problem in the file and counts the others. Neither shows a key.
+    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
+    line for each problem. Neither shows a key.
     """
     text = source.read(url)
     document = formats.parse(text, source.display_name(url))
     config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
-        raise ConfigError(_error_text(problems, document))
+        raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
     warnings = [describe(problem, document) for problem in problems]
     if config.private_key is not None and source.readable_by_others(url):
@@ -83,7 +87,8 @@ def load_config(url: str, *, key_required: bool = True) -> Loaded:
         source=document.name,
         digest=_digest(text),
         warnings=tuple(warnings),
-        key_place=_key_place(document) if key_file is not None else _KEY_FILE,
+        key_place=_key_place(document, _KEY_FILE) if key_file is not None else _KEY_FILE,
+        peers_place=lambda: _key_place(document, _PEERS),
     )
 
 
@@ -95,7 +100,10 @@ def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
     a whole cannot be had.
     """
     url = loaded.config.peers
-    text = source.read(url)
+    try:
+        text = source.read(url)
+    except SourceError as error:
+        raise SourceError(f"{loaded.peers_place()}: {error}") from None
     name = source.display_name(url)
     known = peers_cache.find(text, name)
     if known is not None:
@@ -159,21 +167,26 @@ def path_text(path: Iterable[str | int]) -> str:
     return text
 
 
-def _error_text(problems: Iterable[Problem], document: Document) -> str:
+def _error_lines(problems: Iterable[Problem], document: Document) -> list[str]:
+    """A line for each error, in the order of the file; many errors are counted in the end."""
     errors = [problem for problem in problems if problem.severity == "error"]
 
     def position(problem: Problem) -> tuple[bool, int]:
         # A key that is spelt wrong makes another one missing: the cause comes first.
         return not problem.message.startswith(UNKNOWN), document.locate(problem.path) or 0
 
-    first = min(errors, key=position)
-    others = len(errors) - 1
-    more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
-    return describe(first, document) + more
+    lines = [describe(problem, document) for problem in sorted(errors, key=position)]
+    more = len(lines) - _MOST_PROBLEMS
+    if more > 0:
+        lines[_MOST_PROBLEMS:] = [f"{document.name}: and {more} more"]
+    return lines
 
 
-def _key_place(document: Document) -> str:
-    spelt = next((key for key in document.data if key_id(str(key)) == key_id(_KEY_FILE)), _KEY_FILE)
+def _key_place(document: Document, wanted: str) -> str:
+    """Where the document has a key; the key alone, with its default meant, where it has not."""
+    spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
+    if spelt is None:
+        return f"{document.name}: {wanted} is not set, so it is the default"
     return place(document, (spelt,))
 
 

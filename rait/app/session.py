@@ -304,7 +304,7 @@ def configured(url: str, *, key_required: bool = True) -> Loaded:
     try:
         return load_config(url, key_required=key_required)
     except SourceError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(*error.args) from None
 
 
 def _configuration(options: Options) -> tuple[Loaded, Secret, str]:

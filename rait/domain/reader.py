@@ -1,7 +1,7 @@
 """Reads a block of configuration key by key, and remembers what was wrong with it.
 
 Keys match without regard to case and underscores. Each key that nobody asked for is unknown, and
-``finish`` says so with the nearest known one.
+``finish`` says so, with the known one that is like it if there is any.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ def key_id(key: str) -> str:
 
 UNKNOWN = "unknown key"
 """How the message about a key that nobody asked for begins."""
+
+_ALIKE = 0.6
+"""From this ratio of difflib on, one key may be meant by another; below, no hint is better."""
 
 
 class Reader:
@@ -189,6 +192,6 @@ class Reader:
         from difflib import get_close_matches
 
         by_id = {key_id(name): name for name in known}
-        near = get_close_matches(key_id(spelt)[:64], by_id, n=1, cutoff=0.0)
+        near = get_close_matches(key_id(spelt)[:64], by_id, n=1, cutoff=_ALIKE)
         hint = f"; did you mean {by_id[near[0]]}?" if near else ""
         self._problems.append(Problem(f"{UNKNOWN}{hint}", "error", (*self.path, spelt)))

@@ -228,6 +228,11 @@ def test_an_unknown_key_is_met_with_the_nearest_known(spelt, near):
     assert found.message == f"unknown key; did you mean {near}?"
 
 
+@pytest.mark.parametrize("spelt", ["color", "x", "wireguard", "keepalive", "dns", "q" * 500])
+def test_an_unknown_key_that_is_like_none_gets_no_hint(spelt):
+    assert error(**{spelt: 1}).message == "unknown key"
+
+
 def test_unknown_keys_inside_blocks():
     assert "did you mean send_port?" in transport_error(sendprt=1).message
     assert "did you mean ifgroup?" in error(isolation={"ifgrp": 1}).message

@@ -107,10 +107,39 @@ def test_an_error_names_file_line_and_key(directory):
     assert message.startswith("rait.conf:7: transport[0].mtu: 1200 is not from 1280")
 
 
-def test_of_several_errors_the_first_in_the_file_is_told(directory):
-    message = refused(directory, 'backend = "x"\n' + GOOD.replace("50153", "0"))
-    assert message.startswith("rait.conf:1: backend:")
-    assert message.endswith("(and 1 more problem)")
+def test_of_several_errors_each_is_a_line_with_its_place(directory):
+    text = GOOD.replace("50153", "0").replace("  mtu", "  color = 1\n  mtuu")
+    unknown, *others = refused(directory, 'backend = "x"\n' + text).splitlines()
+    assert unknown == "rait.conf:8: transport[0].color: unknown key"
+    places = [line.partition(": ")[0] for line in others]
+    assert places == ["rait.conf:9", "rait.conf:1", "rait.conf:5", "rait.conf:7"]
+
+
+def test_a_file_that_is_wrong_throughout_is_not_told_in_full(directory):
+    wrong = "".join(f"key_{number} = 1\n" for number in range(1000))
+    *lines, last = refused(directory, GOOD + wrong).splitlines()
+    assert len(lines) == 50
+    assert last == "rait.conf: and 950 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (GOOD, "rait.conf:2: peers: {}/peers.toml: there is no such file"),
+        (
+            GOOD.replace('peers = "peers.toml"\n', ""),
+            "rait.conf: peers is not set, so it is the default: /no/peers.conf: there is no such",
+        ),
+    ],
+)
+def test_a_peers_file_that_is_not_there_is_told_with_who_names_it(
+    directory, monkeypatch, text, where
+):
+    monkeypatch.setattr("rait.domain.decode_config.DEFAULT_PEERS", "/no/peers.conf")
+    (directory / "peers.toml").unlink()
+    with pytest.raises(SourceError) as caught:
+        load_peers(load(directory, text))
+    assert str(caught.value).startswith(f"{directory}/{where.format(directory)}")
 
 
 def test_both_a_key_and_its_file_name_the_line(directory):
