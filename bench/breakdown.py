@@ -16,13 +16,13 @@ import time
 START = time.process_time()  # what the interpreter took before it came here
 
 PARTS = (
-    ("configuration", "rait.app.session", "load_config"),
-    ("private key", "rait.app.session", "load_secret"),
+    ("configuration", "rait.app.inputs", "load_config"),
+    ("private key", "rait.app.inputs", "load_secret"),
     ("journal", "rait.app.session", "Journal.open"),
     ("journal", "rait.adapters.journal_reader", "JournalReader.memory"),
     ("journal", "rait.adapters.journal", "Journal.close"),
-    ("peers", "rait.app.up", "load_peers"),
-    ("names", "rait.app.up", "resolve"),
+    ("peers", "rait.app.inputs", "load_peers"),
+    ("names", "rait.app.inputs", "resolve"),
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.up", "plan"),

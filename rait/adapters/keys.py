@@ -5,6 +5,7 @@ from __future__ import annotations
 from binascii import a2b_base64, b2a_base64
 
 from rait.adapters import source
+from rait.adapters.texts import Read
 from rait.domain.config import Secret
 from rait.domain.keytext import canonical_key
 from rait.domain.problem import ConfigError
@@ -23,13 +24,13 @@ def public_key(secret: Secret) -> str:
     return b2a_base64(public, newline=False).decode("ascii")
 
 
-def read_private_key(url: str) -> Secret:
+def read_private_key(url: str, read: Read = source.read) -> Secret:
     """The private key in a file as `wg genkey` makes it.
 
     Raises SourceError where it cannot be read and ConfigError where it is no key; neither shows
     any of the content.
     """
-    text = source.read(url, limit=MAX_KEY_FILE)
+    text = read(url, limit=MAX_KEY_FILE)
     try:
         return Secret(canonical_key(text))
     except ValueError as error:

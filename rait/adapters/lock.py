@@ -34,36 +34,57 @@ class HeldError(MachineError):
         super().__init__(f"{holder}; try again when it is done")
 
 
+Stamp = tuple[int, ...] | None
+"""What changes each time that somebody takes or lets go of a lock; None where there is none yet."""
+
+
+def stamp(path: Path) -> Stamp:
+    """The lock's stamp as it is now, to compare with what ``hold`` found."""
+    try:
+        return _stamp_of(os.stat(path))  # noqa: PTH116 - as descriptors are, too
+    except (OSError, ValueError):
+        return None
+
+
 @contextmanager
-def hold(path: Path, what: str, timeout: float) -> Iterator[None]:
+def hold(path: Path, what: str, timeout: float) -> Iterator[Stamp]:
     """Hold the lock at the path (made, 0600, if not there), waiting up to ``timeout`` seconds.
 
     ``what`` is the command that holds it, for the message to those who wait in vain. The lock is
     a flock(2): the kernel lets go of it when the process ends. Programs that are started while it
-    is held do not inherit it. Raises HeldError when the time is up,
-    and MachineError where there can be no lock.
+    is held do not inherit it. Gives the stamp that it had when it became ours. Raises HeldError
+    when the time is up, and MachineError where there can be no lock.
     """
-    fd = _opened(path)
+    fd, is_new = _opened(path)
     try:
         _acquire(fd, path, timeout)
+        found = None if is_new else _stamp_of(os.fstat(fd))
         _write_note(fd, f"{os.getpid()} {int(time.time())} {what}")
         try:
-            yield
+            yield found
         finally:
             os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 
 
-def _opened(path: Path) -> int:
-    """Open the lock's file, made if it is not there; nothing but such a file is ever touched."""
+def _stamp_of(status: os.stat_result) -> Stamp:
+    # Both to write a note and to empty it change these times, on a full disk too.
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """Open the lock's file, and tell whether it was made here.
+
+    Nothing but such a file is ever touched.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # To open a device may do something to it, so it is looked at before.
         _require_lock(_kind(path), path)
         # Not through a link, which may lead to any file; and what came in between must not block.
         how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        fd = os.open(path, how, 0o600)
+        fd, is_new = _made_or_opened(path, how)
     except OSError as error:
         raise MachineError(f"cannot open the lock {path}: {error.strerror}") from None
     except ValueError:
@@ -73,7 +94,14 @@ def _opened(path: Path) -> int:
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, is_new
+
+
+def _made_or_opened(path: Path, how: int) -> tuple[int, bool]:
+    try:
+        return os.open(path, how | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        return os.open(path, how, 0o600), False
 
 
 def _require_lock(reason: str, path: Path) -> None:

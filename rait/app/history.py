@@ -13,8 +13,9 @@ from rait.adapters.journal import Journal
 from rait.adapters.journal_prune import Pruning
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.source import display_name, is_path
+from rait.app.inputs import configured
 from rait.app.load import load_secret
-from rait.app.session import Options, configured, lock_path, our_turn, scope_name
+from rait.app.session import Options, lock_path, our_turn, scope_name
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.problem import ConfigError, MachineError

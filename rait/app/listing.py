@@ -5,9 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from rait.adapters import netns
+from rait.app.inputs import configured
 from rait.app.load import load_peers
 from rait.app.report import Failure
-from rait.app.session import Options, configured, machine_of, scope_of, target_netns
+from rait.app.session import Options, machine_of, scope_of, target_netns
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import MachineError, RaitError

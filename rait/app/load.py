@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import formats, peers_cache, source
 from rait.adapters.formats import Document
+from rait.adapters.texts import Read
 from rait.domain.config import Config, Secret
 from rait.domain.decode import decode_config, decode_peers
 from rait.domain.keytext import without_keys
@@ -56,13 +57,13 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
         return describe(problem, self.document)
 
 
-def load_config(url: str, *, key_required: bool = True) -> Loaded:
+def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
     """Read, parse, decode and check the configuration; it may lack a key that is not required.
 
     Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
     line for each problem. Neither shows a key.
     """
-    text = source.read(url)
+    text = read(url)
     document = formats.parse(text, source.display_name(url))
     config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
@@ -92,7 +93,7 @@ def load_config(url: str, *, key_required: bool = True) -> Loaded:
     )
 
 
-def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
+def load_peers(loaded: Loaded, *, keep: bool = False, read: Read = source.read) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
     What it says is kept for the next time if ``keep``, so by runs that may write at all. Entries
@@ -101,7 +102,7 @@ def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
     """
     url = loaded.config.peers
     try:
-        text = source.read(url)
+        text = read(url)
     except SourceError as error:
         raise SourceError(f"{loaded.peers_place()}: {error}") from None
     name = source.display_name(url)
@@ -126,7 +127,7 @@ def load_peers(loaded: Loaded, *, keep: bool = False) -> LoadedPeers:
     )
 
 
-def load_secret(loaded: Loaded) -> tuple[Secret, str]:
+def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:
     """The private key, from the configuration or the file it names, and its public key.
 
     Raises ConfigError where there is none to be had.
@@ -136,7 +137,7 @@ def load_secret(loaded: Loaded) -> tuple[Secret, str]:
     secret = loaded.config.private_key
     if secret is None:
         try:
-            secret = keys.read_private_key(loaded.config.private_key_file or "")
+            secret = keys.read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_place}: {error}") from None
     return secret, keys.public_key(secret)

@@ -7,16 +7,15 @@ import time
 import msgspec
 from msgspec import Struct, structs
 
-from rait.adapters import netns, source
+from rait.adapters import source
 from rait.adapters.journal_reader import JournalReader
-from rait.adapters.resolve import resolve
 from rait.app import isolation
 from rait.app.execution import Change, planned
-from rait.app.load import load_peers, load_secret
+from rait.app.inputs import configured, registry_of
+from rait.app.load import load_secret
 from rait.app.report import Report
 from rait.app.session import (
     Options,
-    configured,
     looking,
     refuse,
     require_places,
@@ -24,7 +23,7 @@ from rait.app.session import (
     synced_routing,
     target_netns,
 )
-from rait.app.up import RESOLVE_SECONDS, hosts_of, plan_warnings, planned_topology
+from rait.app.up import plan_warnings, planned_topology
 from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
@@ -54,9 +53,9 @@ def plan_up(options: Options) -> Report:
 
     Raises RaitError as ``up`` does.
     """
-    with looking(options) as session, synced_routing(session) as routing:
+    with looking(options, peers=True) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
-        _, wanted, warnings = planned_topology(session, memory)
+        wanted, warnings = planned_topology(session, memory)
         change = session.compare(wanted.topology, memory, routing)
         require_places(change.events)
         warnings += isolation.vrf_warnings(change.events)
@@ -76,14 +75,13 @@ def plan_against(options: Options, state_path: str) -> Report:
     loaded = configured(options.config, key_required=False)
     if loaded.config.private_key is not None:
         _check_same_node(load_secret(loaded)[1], state)
-    peers = load_peers(loaded)
-    with netns.open_netns("") as here:
-        hosts = hosts_of(loaded.config, peers.peers)
-        addresses, unresolved = resolve(hosts, here, RESOLVE_SECONDS, hosts)
+    registry = registry_of(loaded, "")
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
-    wanted = plan(loaded.config, node, peers.peers, addresses, state.memory.topology)
+    wanted = plan(
+        loaded.config, node, registry.peers.peers, registry.addresses, state.memory.topology
+    )
     scope = scope_of(loaded.config, state.public_key)
     settled = settle(state.observation, wanted.topology, state.memory, scope)
     refuse(settled)
@@ -94,7 +92,7 @@ def plan_against(options: Options, state_path: str) -> Report:
         drift=drift,
         left=left_behind(drift, state.memory.undecided),
     )
-    warnings = plan_warnings(loaded, peers, unresolved, wanted)
+    warnings = plan_warnings(loaded, registry, wanted)
     return planned("plan", change, loaded.config.max_removals, warnings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,11 @@ from msgspec import Struct, structs
 from rait import __version__
 from rait.adapters import netns
 from rait.adapters.journal import Journal
-from rait.adapters.lock import HeldError, hold
+from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app import isolation
 from rait.app.execution import Change, Execution, report_on
-from rait.app.load import Loaded, load_config, load_secret
+from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
+from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
 from rait.domain.backend import Observation
@@ -25,7 +26,7 @@ from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
 from rait.domain.events import Event, LinkAdded
 from rait.domain.history import Memory, RunHeader, left_behind
-from rait.domain.problem import ConfigError, MachineError, RaitError, SourceError
+from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import EMPTY, Topology
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 60.0
 PATIENCE_SECONDS = 1.0
 """How long we wait for another rait before we say so."""
+
+ROUNDS = 3
+"""So many times a run gathers what it acts upon, at the most; the last time under the lock."""
 
 
 def _silent(_: str) -> None:
@@ -56,15 +60,20 @@ class Options(Struct, frozen=True, kw_only=True):
 class Session:
     """A node's configuration at work; see ``opened``."""
 
-    def __init__(
-        self, options: Options, loaded: Loaded, secret: Secret, public_key: str, machine: Machine
-    ) -> None:
+    def __init__(self, options: Options, inputs: Inputs, machine: Machine) -> None:
         self.options = options
-        self.loaded = loaded
-        self.secret = secret
-        self.public_key = public_key
+        self.loaded = inputs.loaded
+        self.secret = inputs.secret
+        self.public_key = inputs.public_key
         self.machine = machine
-        self.name = scope_name(options.config, public_key)
+        self.name = scope_name(options.config, inputs.public_key)
+        self._registry = inputs.registry
+
+    @property
+    def registry(self) -> Registry:
+        """The other nodes, for a command that asked for ``peers``."""
+        assert self._registry is not None  # noqa: S101 - a mistake of ours, not of the user
+        return self._registry
 
     @property
     def config(self) -> Config:
@@ -233,38 +242,91 @@ def _require_target(target: str, memory: Memory) -> None:
 
 @contextmanager
 def opened(
-    options: Options, command: str, *, needs_transit: bool = True
+    options: Options, command: str, *, needs_transit: bool = True, peers: bool = False
 ) -> Iterator[tuple[Session, Journal]]:
-    """Load the configuration, wait for our turn, and open journal and machine.
+    """Gather what the command acts upon, wait for our turn, and open journal and machine.
 
-    Unless it ``needs_transit``, that namespace may be gone: enough to remove links. Raises
-    ConfigError, SourceError or MachineError before anything is touched.
+    Unless it ``needs_transit``, that namespace may be gone: enough to remove links. With
+    ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
+    anything is touched.
     """
-    loaded, secret, public_key = _configuration(options)
-    path = Path(loaded.config.journal)
-    Journal.check(path)
+    preparation = Preparation(options.config, options.debug, peers=peers, keep=True)
     with (
-        our_turn(options, lock_path(path), f"rait {command}"),
-        machine_of(loaded.config, secret, public_key, needs_transit=needs_transit) as machine,
-        Journal.open(path) as journal,
+        prepared(options, f"rait {command}", preparation) as inputs,
+        _machine_for(inputs, needs_transit=needs_transit) as machine,
+        Journal.open(inputs.loaded.config.journal) as journal,
     ):
-        yield Session(options, loaded, secret, public_key, machine), journal
+        yield Session(options, inputs, machine), journal
 
 
 @contextmanager
-def our_turn(options: Options, path: Path, what: str) -> Iterator[None]:
+def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
+    """The inputs, with the lock held, and no older than the lock.
+
+    They are gathered without the lock, so that nobody waits for a download, a long list or a name
+    that does not resolve. If they turn out to be old when the lock is ours, it is given back and
+    they are gathered anew; the last time they are gathered under the lock, so that there is an
+    end to it. The lock is that of the journal which the configuration names, so it too may be
+    another one the next time.
+    """
+    left = options.lock_seconds
+    for last in (False,) * (ROUNDS - 1) + (True,):
+        loaded = preparation.configuration()
+        path = _checked_lock(loaded)
+        before = stamp(path)
+        inputs = preparation.complete(loaded)
+        began = time.monotonic()
+        with our_turn(structs.replace(options, lock_seconds=left), path, what) as turn:
+            left = max(0.0, left - (time.monotonic() - began))
+            if preparation.stands(disturbed=turn.waited or turn.stamp != before):
+                yield inputs
+                return
+            options.debug("what was read is no longer what there is, or may not be: read anew")
+            if last:
+                loaded = preparation.configuration()
+                if _checked_lock(loaded) == path:
+                    yield preparation.complete(loaded, names_again=False)
+                    return
+    raise MachineError(
+        f"{loaded.source}: `journal` names another file each time that it is read, so there is no "
+        "telling which lock to take; nothing was touched"
+    )
+
+
+def _checked_lock(loaded: Loaded) -> Path:
+    """The lock to take for a configuration. Raises where its journal is no journal."""
+    journal = Path(loaded.config.journal)
+    Journal.check(journal)
+    return lock_path(journal)
+
+
+class Turn(Struct, frozen=True):
+    """The lock as it was when it became ours: whether somebody had it, and its stamp then."""
+
+    waited: bool
+    stamp: Stamp
+
+
+@contextmanager
+def our_turn(options: Options, path: Path, what: str) -> Iterator[Turn]:
     """Hold the lock as ``hold`` does; who has to wait is told for whom, before the time is up."""
+    with ExitStack() as held:
+        yield _turn_in(held, options, path, what)
+
+
+def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
+    with suppress(HeldError):
+        return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
     soon = min(PATIENCE_SECONDS, options.lock_seconds)
     left = options.lock_seconds - soon
-    with ExitStack() as held:
-        try:
-            held.enter_context(hold(path, what, soon))
-        except HeldError as error:
-            if not left:
-                raise
-            options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
-            held.enter_context(hold(path, what, left))
-        yield
+    try:
+        found = held.enter_context(hold(path, what, soon))
+    except HeldError as error:
+        if not left:
+            raise
+        options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
+        found = held.enter_context(hold(path, what, left))
+    return Turn(waited=True, stamp=found)
 
 
 @contextmanager
@@ -292,26 +354,20 @@ def synced_routing(session: Session) -> Iterator[Routing | None]:
 
 
 @contextmanager
-def looking(options: Options) -> Iterator[Session]:
-    """A session for looking only: it takes no lock and writes nothing. Raises as ``opened``."""
-    loaded, secret, public_key = _configuration(options)
-    with machine_of(loaded.config, secret, public_key) as machine:
-        yield Session(options, loaded, secret, public_key, machine)
+def looking(options: Options, *, peers: bool = False) -> Iterator[Session]:
+    """A session for looking only: it takes no lock and writes nothing.
+
+    With ``peers``, it has the registry. Raises as ``opened``.
+    """
+    preparation = Preparation(options.config, options.debug, peers=peers)
+    inputs = preparation.complete(preparation.configuration())
+    with _machine_for(inputs) as machine:
+        yield Session(options, inputs, machine)
 
 
-def configured(url: str, *, key_required: bool = True) -> Loaded:
-    """Load our own configuration: whatever is wrong with it is a ConfigError."""
-    try:
-        return load_config(url, key_required=key_required)
-    except SourceError as error:
-        raise ConfigError(*error.args) from None
-
-
-def _configuration(options: Options) -> tuple[Loaded, Secret, str]:
-    loaded = configured(options.config)
-    secret, public_key = load_secret(loaded)
-    options.debug(f"configuration {loaded.source} read; our public key is {public_key}")
-    return loaded, secret, public_key
+def _machine_for(inputs: Inputs, *, needs_transit: bool = True) -> Machine:
+    config = inputs.loaded.config
+    return machine_of(config, inputs.secret, inputs.public_key, needs_transit=needs_transit)
 
 
 def machine_of(
@@ -321,8 +377,7 @@ def machine_of(
 
     Raises MachineError if that is missing, where it is needed.
     """
-    wanted = config.isolation
-    transit = wanted.transit if wanted.type == "netns" else ""
+    transit = transit_netns(config)
     found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
     return Machine(found or netns.gone(transit), secret, public_key)
 

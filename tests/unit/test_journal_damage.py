@@ -100,6 +100,7 @@ def test_no_command_trips_over_a_lost_event(
     conf = path.with_name("rait.conf")
     conf.write_text(f'private_key = "{PRIVATE}"\n{CONF}')
     conf.chmod(0o600)
+    path.with_name("peers.conf").write_text("peers = []\n")
     monkeypatch.setattr("rait.app.session.scope_name", lambda *_: SCOPE)
     monkeypatch.setattr("rait.app.history.scope_name", lambda *_: SCOPE)
     connection.execute("DELETE FROM entries WHERE id = 4")

@@ -1,0 +1,145 @@
+"""What a run acts upon, gathered before it has the lock, and checked once it has it.
+
+To fetch a list, to parse it and to look up its names takes seconds, in which nobody else should
+have to wait. But by the time that the lock is ours, what was gathered may be old: another rait had
+its turn, or somebody edited a file. So whoever holds the lock asks ``stands`` before it acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct, structs
+
+from rait.adapters import netns, source
+from rait.adapters.resolve import Addresses, resolve
+from rait.adapters.texts import Read, Texts
+from rait.app.load import Loaded, LoadedPeers, load_config, load_peers, load_secret
+from rait.domain.config import Config, Family, Secret
+from rait.domain.hosts import ip_literal
+from rait.domain.peers import Peer
+from rait.domain.problem import ConfigError, Path, Problem, SourceError
+
+RESOLVE_SECONDS = 10.0
+
+Hosts = dict[tuple[str, Family], Path]
+"""Addresses to look up, each with its place in the peers document."""
+
+
+class Registry(Struct, frozen=True, kw_only=True):
+    """The other nodes: the peers list, the addresses of its names, and the names without any."""
+
+    peers: LoadedPeers
+    addresses: Addresses
+    unresolved: tuple[Problem, ...]
+
+
+class Inputs(Struct, frozen=True, kw_only=True):
+    """All that a run is told. ``registry`` is None for a command that does not ask for peers."""
+
+    loaded: Loaded
+    secret: Secret
+    public_key: str
+    registry: Registry | None = None
+
+
+class Preparation:
+    """Gathers the inputs of one command, as often as need be.
+
+    ``peers`` says whether it needs the registry, and ``keep`` is that of load_peers.
+    """
+
+    def __init__(
+        self, url: str, debug: Callable[[str], None], *, peers: bool = False, keep: bool = False
+    ) -> None:
+        self._url = url
+        self._debug = debug
+        self._peers = peers
+        self._keep = keep
+        self._texts = Texts()
+        self._hosts: Hosts = {}
+        self._found: Registry | None = None
+
+    def configuration(self) -> Loaded:
+        """Begin: read the configuration alone. Raises ConfigError."""
+        self._texts.forget()
+        return configured(self._url, read=self._texts.read)
+
+    def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
+        """Add the key and, where it is asked for, the registry. Raises RaitError.
+
+        Unless ``names_again``, names that were looked up before are not looked up again.
+        """
+        secret, public_key = load_secret(loaded, read=self._texts.read)
+        self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
+        if self._peers:
+            self._found = self._registry(loaded, None if names_again else self._found)
+        return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
+
+    def stands(self, *, disturbed: bool) -> bool:
+        """Whether what was gathered is what there is still.
+
+        Files are compared. What came over the network cannot be: it stands unless another rait
+        may have acted upon something newer since (``disturbed``).
+        """
+        if disturbed and (self._texts.has_remote or any(map(_is_name, self._hosts))):
+            return False
+        return self._texts.unchanged()
+
+    def _registry(self, loaded: Loaded, before: Registry | None) -> Registry:
+        peers = load_peers(loaded, keep=self._keep, read=self._texts.read)
+        self._debug(f"{len(peers.peers)} peers from {peers.source}")
+        known = self._hosts if before is not None else {}
+        self._hosts = hosts_of(loaded.config, peers.peers)
+        new = {host: path for host, path in self._hosts.items() if host not in known}
+        found = _looked_up(peers, new, transit_netns(loaded.config))
+        if before is None:
+            return found
+        return structs.replace(
+            found,
+            addresses=before.addresses | found.addresses,
+            unresolved=(*before.unresolved, *found.unresolved),
+        )
+
+
+def registry_of(loaded: Loaded, transit: str) -> Registry:
+    """The peers of a configuration, their names looked up in a namespace. Raises RaitError."""
+    peers = load_peers(loaded)
+    return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
+
+
+def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
+    with netns.open_netns(transit) as namespace:
+        addresses, unresolved = resolve(hosts, namespace, RESOLVE_SECONDS, hosts)
+    return Registry(peers=peers, addresses=addresses, unresolved=unresolved)
+
+
+def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
+    """Load our own configuration: whatever is wrong with it is a ConfigError."""
+    try:
+        return load_config(url, key_required=key_required, read=read)
+    except SourceError as error:
+        raise ConfigError(*error.args) from None
+
+
+def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
+    """The addresses that planning will ask for, those in a family that we have.
+
+    Each with the place of the first endpoint that has it.
+    """
+    families = {transport.address_family for transport in config.transports}
+    hosts: Hosts = {}
+    for peer in peers:
+        for endpoint in peer.endpoints:
+            if endpoint.address is not None and endpoint.address_family in families:
+                hosts.setdefault((endpoint.address, endpoint.address_family), endpoint.path)
+    return hosts
+
+
+def transit_netns(config: Config) -> str:
+    """The namespace of the underlay: in VRF isolation it is the current one."""
+    return config.isolation.transit if config.isolation.type == "netns" else ""
+
+
+def _is_name(host: tuple[str, Family]) -> bool:
+    return ip_literal(host[0]) is None
