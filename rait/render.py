@@ -349,7 +349,8 @@ def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
             none = "the current one" if field == "netns" else "none"
-            words.append(f"{field.replace('_', ' ')} {_value(old, none)} -> {_value(new, none)}")
+            what = "preshared key with digest" if field == "psk_digest" else field.replace("_", " ")
+            words.append(f"{what} {_value(old, none)} -> {_value(new, none)}")
     return ", ".join(words)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from msgspec import structs
 
 from rait.adapters import kernel_place as places
-from rait.adapters import rtnl
+from rait.adapters import keys, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.kernel_place import Errors, Place
 from rait.adapters.kernel_writes import PeerEvent, changed, link_requests, peer_writes, whole_peer
@@ -71,7 +72,7 @@ class KernelBackend:
         if not wanted:
             return {}
         with open_netns(netns) as ns, NetlinkSocket(ns, NETLINK_GENERIC) as generic:
-            states = _read(generic, places.find_family(generic), [each.name for each in wanted])
+            states = self._read(generic, [each.name for each in wanted])
         found = {
             interface.name: _observed(netns, interface, state)
             for interface, state in zip(wanted, states, strict=True)
@@ -79,6 +80,10 @@ class KernelBackend:
         }
         self._where.update(dict.fromkeys(found, netns))
         return found
+
+    def _read(self, generic: NetlinkSocket, names: Sequence[str]) -> list[wg.DeviceState | None]:
+        psk_digest = partial(keys.psk_digest, self._secret)
+        return _read(generic, places.find_family(generic), names, psk_digest)
 
     def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
         """See Backend. Outcomes come as each batch is done; no events, no system call.
@@ -228,6 +233,10 @@ class _Session:
             elif isinstance(event, PeerAdded):
                 link = links[event.name]
                 links[event.name] = structs.replace(link, peers=(*link.peers, event.peer))
+                try:
+                    whole_peer(event.peer)
+                except MachineError as error:
+                    errors[event.name] = f"link {event.name}: peer {event.peer.public_key}: {error}"
         return [link for name, link in links.items() if name not in errors], errors
 
     def _unfit(self, link: Link) -> str | None:
@@ -308,18 +317,21 @@ class _Session:
 
     def _not_set(self, place: Place, name: str, error: NetlinkError) -> str:
         if error.code == errno.EADDRINUSE:
-            (state,) = _read(place.wireguard, place.family, [name])
+            digest = partial(keys.psk_digest, self._secret)
+            (state,) = _read(place.wireguard, place.family, [name], digest)
             if state is not None:
                 return places.port_is_taken(name, state.device.listen_port, self._transit)
         return f"link {name}: its settings could not be changed: {error}"
 
 
-def _read(generic: NetlinkSocket, family: int, names: Sequence[str]) -> list[wg.DeviceState | None]:
+def _read(
+    generic: NetlinkSocket, family: int, names: Sequence[str], psk_digest: wg.PskDigest
+) -> list[wg.DeviceState | None]:
     """The devices, in order; None for one that went, or became something else, meanwhile."""
     states: list[wg.DeviceState | None] = []
     for answer in generic.dump_each([wg.get_device(family, name) for name in names]):
         if not isinstance(answer, NetlinkError):
-            states.append(wg.decode_device(answer))
+            states.append(wg.decode_device(answer, psk_digest))
         elif answer.code in (errno.ENODEV, errno.EOPNOTSUPP):
             states.append(None)
         else:
@@ -357,14 +369,20 @@ def _new_master(place: Place, event: LinkUpdated) -> int | None:
 
 def _update_peers(place: Place, events: Sequence[PeerEvent]) -> Errors:
     requests: dict[str, list[Request]] = {}
+    errors: dict[str, MachineError] = {}
     for event in events:
-        writes = peer_writes(event)
+        try:
+            writes = peer_writes(event)
+        except MachineError as error:
+            errors[event.name] = error
+            continue
         if writes:
             requests[event.name] = wg.set_device(place.family, event.name, peers=writes)
-    keys = {event.name: _peer_key(event) for event in events}
+    errors |= places.perform(place.wireguard, requests)
+    peers = {event.name: _peer_key(event) for event in events}
     return {
-        name: f"link {name}: peer {keys[name]} could not be set: {error}"
-        for name, error in places.perform(place.wireguard, requests).items()
+        name: f"link {name}: peer {peers[name]} could not be set: {error}"
+        for name, error in errors.items()
     }
 
 

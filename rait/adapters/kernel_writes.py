@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from rait.adapters import rtnl
+from rait.adapters import keys, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.netlink import Request
 from rait.domain.events import LinkUpdated, PeerAdded, PeerRemoved, PeerUpdated
@@ -48,7 +48,10 @@ def link_requests(index: int, event: LinkUpdated, master: int | None) -> list[Re
 
 
 def peer_writes(event: PeerEvent) -> list[wg.PeerWrite]:
-    """What to write of a peer; nothing where nothing changes."""
+    """What to write of a peer; nothing where nothing changes.
+
+    Raises MachineError for a preshared key that is not at hand.
+    """
     if isinstance(event, PeerAdded):
         return [whole_peer(event.peer)]
     if isinstance(event, PeerRemoved):
@@ -66,13 +69,15 @@ def peer_writes(event: PeerEvent) -> list[wg.PeerWrite]:
         networks = after.allowed_ips
     endpoint = after.endpoint if after.endpoint != before.endpoint else None
     keepalive = changed(before.keepalive, after.keepalive)
-    return [wg.PeerWrite(after.public_key, flags, endpoint, keepalive, networks)]
+    psk = keys.psk_to_write(before.psk_digest, after.psk_digest)
+    return [wg.PeerWrite(after.public_key, flags, endpoint, keepalive, networks, psk)]
 
 
 def whole_peer(peer: LinkPeer) -> wg.PeerWrite:
-    """A peer that is not there yet."""
+    """A peer that is not there yet. Raises MachineError for a preshared key not at hand."""
     keepalive = peer.keepalive or None
-    return wg.PeerWrite(peer.public_key, 0, peer.endpoint, keepalive, peer.allowed_ips)
+    psk = keys.psk_to_write("", peer.psk_digest)
+    return wg.PeerWrite(peer.public_key, 0, peer.endpoint, keepalive, peer.allowed_ips, psk)
 
 
 def _without(peer: LinkPeer) -> wg.PeerWrite:

@@ -59,13 +59,14 @@ class RefusedError(UapiError):
 
 
 class PeerState(Struct, frozen=True, kw_only=True):
-    """A peer as the program tells it.
+    """A peer as the program tells it; ``psk`` is its preshared key, None where it has none.
 
     ``handshake`` is the unix time of the last one in seconds (0 for never); ``received`` and
     ``sent`` are bytes, ``keepalive`` is seconds.
     """
 
     public_key: str
+    psk: Secret | None = None
     endpoint: Endpoint | None = None
     keepalive: int = 0
     allowed_ips: tuple[str, ...] = ()
@@ -93,6 +94,7 @@ class PeerChange(Struct, frozen=True, kw_only=True):
     public_key: str
     update_only: bool = False
     remove: bool = False
+    psk: Secret | None = None
     endpoint: Endpoint | None = None
     keepalive: int | None = None
     allowed_ips: tuple[str, ...] | None = None
@@ -155,7 +157,7 @@ def decode_get(answer: bytes) -> DeviceState:
             (peers[-1] if peers else device)[key] = value
     private_key = device.get("private_key")
     return DeviceState(
-        private_key=None if private_key is None else _secret(private_key),
+        private_key=None if private_key is None else _secret("private_key", private_key),
         listen_port=_number(device, "listen_port", 0xFFFF),
         fwmark=_number(device, "fwmark", 0xFFFFFFFF),
         peers=tuple(_peer(peer, ips) for peer, ips in zip(peers, allowed, strict=True)),
@@ -254,6 +256,8 @@ def _peer_lines(peer: PeerChange) -> Iterator[str]:
         return
     if peer.update_only:
         yield "update_only=true"
+    if peer.psk is not None:
+        yield f"preshared_key={_hex_key(peer.psk.reveal())}"
     if peer.endpoint is not None:
         yield f"endpoint={peer.endpoint}"
     if peer.keepalive is not None:
@@ -293,8 +297,10 @@ def _check_errno(line: str) -> None:
 
 
 def _peer(fields: dict[str, str], allowed_ips: list[str]) -> PeerState:
+    psk = fields.get("preshared_key")
     return PeerState(
         public_key=_text_key("public_key", fields["public_key"]),
+        psk=None if psk is None else _secret("preshared_key", psk),
         endpoint=_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
         keepalive=_number(fields, "persistent_keepalive_interval", 0xFFFF),
         allowed_ips=_networks(allowed_ips),
@@ -328,8 +334,8 @@ def _text_key(field: str, value: str) -> str:
     return base64.b64encode(_raw_key(field, value)).decode()
 
 
-def _secret(value: str) -> Secret | None:
-    key = _raw_key("private_key", value)
+def _secret(field: str, value: str) -> Secret | None:
+    key = _raw_key(field, value)
     return None if key == _NO_KEY else Secret(base64.b64encode(key).decode())
 
 

@@ -145,7 +145,7 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
             origin=Origin("userspace", target.spec, owner.transit),
             settings=LinkSettings(tun.mtu, tun.group, tun.master, tun.up, tun.address),
             device=Device(key.public_of(state.private_key), state.listen_port, state.fwmark),
-            peers=_peers(state),
+            peers=_peers(state, key),
         ),
         handshakes={peer.public_key: peer.handshake for peer in state.peers},
         received={peer.public_key: peer.received for peer in state.peers},
@@ -162,9 +162,15 @@ def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
     return f"{uapi.socket_path(tun.name)}: {reason(error)}"
 
 
-def _peers(state: uapi.DeviceState) -> tuple[LinkPeer, ...]:
+def _peers(state: uapi.DeviceState, key: Key) -> tuple[LinkPeer, ...]:
     peers = [
-        LinkPeer(peer.public_key, peer.endpoint, peer.keepalive, peer.allowed_ips)
+        LinkPeer(
+            peer.public_key,
+            peer.endpoint,
+            peer.keepalive,
+            peer.allowed_ips,
+            key.psk_digest(peer.public_key, peer.psk),
+        )
         for peer in state.peers
     ]
     return tuple(sorted(peers, key=lambda peer: peer.public_key))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import time
+from binascii import a2b_base64
 from collections.abc import Sequence
 
-from rait.adapters import rtnl, uapi
+from rait.adapters import keys, rtnl, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.netlink import NETLINK_ROUTE, NetlinkError, NetlinkSocket, Request
 from rait.adapters.netns import Netns, describe, reason
@@ -37,9 +38,11 @@ class Key:
             return ""
         if self.secret is not None and uapi.clamped(self.secret) == uapi.clamped(other):
             return self.public
-        from rait.adapters.keys import public_key
+        return keys.public_key(other)
 
-        return public_key(other)
+    def psk_digest(self, peer: str, psk: Secret | None) -> str:
+        """What stands for the preshared key of the peer with this public key; see keys.py."""
+        return "" if psk is None else keys.psk_digest(self.secret, peer, a2b_base64(psk.reveal()))
 
     def needed(self, device: Device) -> Secret:
         """The secret for a device that is to be made or given a key. Raises RaitError."""

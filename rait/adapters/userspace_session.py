@@ -10,7 +10,7 @@ from functools import partial
 
 from msgspec import structs
 
-from rait.adapters import rtnl, uapi
+from rait.adapters import keys, rtnl, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.netlink import NetlinkError, Request
 from rait.adapters.netns import Netns, find_netns, open_netns
@@ -318,6 +318,7 @@ def _peer_changes(before: LinkPeer, after: LinkPeer) -> tuple[PeerChange, ...]:
         PeerChange(
             public_key=after.public_key,
             update_only=True,
+            psk=keys.psk_to_write(before.psk_digest, after.psk_digest),
             endpoint=after.endpoint if after.endpoint != before.endpoint else None,
             keepalive=after.keepalive if after.keepalive != before.keepalive else None,
             allowed_ips=after.allowed_ips if after.allowed_ips != before.allowed_ips else None,
@@ -328,6 +329,7 @@ def _peer_changes(before: LinkPeer, after: LinkPeer) -> tuple[PeerChange, ...]:
 def _whole(peer: LinkPeer) -> PeerChange:
     return PeerChange(
         public_key=peer.public_key,
+        psk=keys.psk_to_write("", peer.psk_digest),
         endpoint=peer.endpoint,
         keepalive=peer.keepalive or None,
         allowed_ips=peer.allowed_ips,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ WGPEER_F_REMOVE_ME = 1
 WGPEER_F_REPLACE_ALLOWEDIPS = 2
 WGPEER_F_UPDATE_ONLY = 4
 WGPEER_A_PUBLIC_KEY = 1
+WGPEER_A_PRESHARED_KEY = 2
 WGPEER_A_FLAGS = 3
 WGPEER_A_ENDPOINT = 4
 WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL = 5
@@ -61,7 +62,8 @@ _U16 = Struct("=H")
 _U32 = Struct("=I")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
-# Not the private key: it is never read further than the kernel's message.
+# Not the private key: it is never read further than the kernel's message. A preshared key becomes
+# a digest as soon as it is read.
 _of_device = Picker(
     {
         WGDEVICE_A_PUBLIC_KEY: BYTES,
@@ -74,6 +76,7 @@ _of_device = Picker(
 _of_peer = Picker(
     {
         WGPEER_A_PUBLIC_KEY: BYTES,
+        WGPEER_A_PRESHARED_KEY: BYTES,
         WGPEER_A_ENDPOINT: BYTES,
         WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL: U16,
         WGPEER_A_LAST_HANDSHAKE_TIME: "q8x",  # struct __kernel_timespec, without its nanoseconds
@@ -84,6 +87,9 @@ _of_peer = Picker(
 )
 _of_family = Picker({CTRL_ATTR_FAMILY_ID: U16}, _GENL.size)
 _NO_KEY = bytes(WG_KEY_LEN)
+
+PskDigest = Callable[[str, bytes], str]
+"""What stands for the preshared key of the peer with a public key; see adapters/keys.py."""
 
 _ALLOWED_IPS_AT_ONCE = 512
 _PEERS_BYTES = 32 << 10
@@ -111,6 +117,7 @@ class PeerWrite(NamedTuple):
     endpoint: Endpoint | None = None
     keepalive: int | None = None
     allowed_ips: tuple[str, ...] = ()
+    psk: Secret | None = None
 
 
 def find_family(generic: NetlinkSocket) -> int:
@@ -147,7 +154,7 @@ def set_device(
     head = _GENL.pack(WG_CMD_SET_DEVICE, 1, 0) + _ifname(name)
     body = head
     if secret is not None:
-        body += attribute(WGDEVICE_A_PRIVATE_KEY, _private_key(secret))
+        body += attribute(WGDEVICE_A_PRIVATE_KEY, _secret_key(secret, "the private key"))
     if listen_port is not None:
         body += attribute(WGDEVICE_A_LISTEN_PORT, _U16.pack(listen_port))
     if fwmark is not None:
@@ -159,7 +166,7 @@ def set_device(
     return requests or [Request(family, 0, body)]
 
 
-def decode_device(bodies: Iterable[bytes]) -> DeviceState:
+def decode_device(bodies: Iterable[bytes], psk_digest: PskDigest) -> DeviceState:
     """The device that the messages of one dump add up to. Raises MalformedError.
 
     A peer that does not fit a message goes on in the next one under the same key, with its other
@@ -176,17 +183,23 @@ def decode_device(bodies: Iterable[bytes]) -> DeviceState:
             if first is not peer:
                 first[WGPEER_A_ALLOWEDIPS] += peer[WGPEER_A_ALLOWEDIPS]
         device = found | device
-    return _device_state(device, {_key_text(key): peer for key, peer in peers.items()})
+    by_key = {_key_text(key): peer for key, peer in peers.items()}
+    return _device_state(device, by_key, psk_digest)
 
 
-def _device_state(device: dict[int, Any], found: dict[str, dict[int, Any]]) -> DeviceState:
+def _device_state(
+    device: dict[int, Any], found: dict[str, dict[int, Any]], psk_digest: PskDigest
+) -> DeviceState:
     peers: list[LinkPeer] = []
     handshakes, received, sent = dict[str, int](), dict[str, int](), dict[str, int]()
     for name in sorted(found):
         peer = found[name]
         endpoint = _decode_endpoint(peer.get(WGPEER_A_ENDPOINT, b""))
         keepalive = peer.get(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, 0)
-        peers.append(LinkPeer(name, endpoint, keepalive, _in_order(peer[WGPEER_A_ALLOWEDIPS])))
+        psk = peer.get(WGPEER_A_PRESHARED_KEY, _NO_KEY)
+        digest = "" if psk == _NO_KEY else psk_digest(name, psk)
+        networks = _in_order(peer[WGPEER_A_ALLOWEDIPS])
+        peers.append(LinkPeer(name, endpoint, keepalive, networks, digest))
         handshakes[name] = peer.get(WGPEER_A_LAST_HANDSHAKE_TIME, 0)
         received[name] = peer.get(WGPEER_A_RX_BYTES, 0)
         sent[name] = peer.get(WGPEER_A_TX_BYTES, 0)
@@ -220,6 +233,8 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
     first = head
     if peer.flags:
         first += attribute(WGPEER_A_FLAGS, _U32.pack(peer.flags))
+    if peer.psk is not None:
+        first += attribute(WGPEER_A_PRESHARED_KEY, _secret_key(peer.psk, "a preshared key"))
     if peer.endpoint is not None:
         first += attribute(WGPEER_A_ENDPOINT, _encode_endpoint(peer.endpoint))
     if peer.keepalive is not None:
@@ -299,10 +314,10 @@ def _decode_endpoint(data: bytes) -> Endpoint | None:
     return None
 
 
-def _private_key(secret: Secret) -> bytes:
+def _secret_key(secret: Secret, what: str) -> bytes:
     key = _decode_key(secret.reveal())
     if key is None:
-        raise MachineError("the private key is not 32 bytes in base64")
+        raise MachineError(f"{what} is not 32 bytes in base64")
     return key
 
 

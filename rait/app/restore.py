@@ -30,6 +30,7 @@ from rait.domain.undo import (
     reborn,
     touched,
     undo,
+    without_unknown_psks,
 )
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _towards(
     memory = journal.memory(session.name)
     links = _born_today(wanted.topology.links, session)
     desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
-    return session.compare(desired, memory, routing)
+    return _with_known_psks(session.compare(desired, memory, routing))
 
 
 def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -> RunRecord:
@@ -240,7 +241,16 @@ def _undoing(
     settled = Settled(before, after, problems)
     # What others changed in other links is for the next `up` to find.
     drift = tuple(event for event in change.drift if event.name in names)
-    return structs.replace(change, settled=settled, events=diff(before, after), drift=drift)
+    return _with_known_psks(structs.replace(change, settled=settled, drift=drift))
+
+
+def _with_known_psks(change: Change) -> Change:
+    """The change without preshared keys that nobody has any more; the rest is done all the same."""
+    before, after = change.settled.before, change.settled.after
+    links, problems = without_unknown_psks(before.links, after.links)
+    after = structs.replace(after, links=links)
+    settled = Settled(before, after, (*change.settled.problems, *problems))
+    return structs.replace(change, settled=settled, events=diff(before, after))
 
 
 def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:

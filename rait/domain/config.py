@@ -32,7 +32,7 @@ PRIVATE_GROUPS = 0x7FFF0000
 
 
 class Secret:
-    """A private key that no ``repr``, log line, traceback or encoder can show by accident."""
+    """A private or preshared key, which no ``repr``, log line or encoder can show by accident."""
 
     __slots__ = ("_text",)
 
@@ -51,6 +51,10 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+NO_PSK = Secret("A" * 43 + "=")
+"""The all-zero key: written as a peer's preshared key it takes away the one that is there."""
 
 
 class Transport(Struct, frozen=True, kw_only=True):

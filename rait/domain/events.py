@@ -73,7 +73,7 @@ class PeerRemoved(_Event, frozen=True, gc=False):
 
 
 class PeerUpdated(_Event, frozen=True, gc=False):
-    """A peer's endpoint, keepalive or allowed IPs changed."""
+    """A peer's endpoint, keepalive, allowed IPs or preshared key changed."""
 
     name: str
     before: LinkPeer

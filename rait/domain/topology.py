@@ -24,12 +24,17 @@ class Endpoint(Struct, frozen=True, gc=False, order=True):
 
 
 class LinkPeer(Struct, frozen=True, gc=False):
-    """The far side of a link. ``keepalive`` is in seconds, 0 is off (wg(8))."""
+    """The far side of a link. ``keepalive`` is in seconds, 0 is off (wg(8)).
+
+    ``psk_digest`` stands for the preshared key, which never gets here, and is "" where there is
+    none: see adapters/keys.py. Both ends of a link must have the same one, or none.
+    """
 
     public_key: str
     endpoint: Endpoint | None = None
     keepalive: int = 0
     allowed_ips: tuple[str, ...] = ANYWHERE
+    psk_digest: str = ""
 
 
 class Device(Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -15,7 +15,8 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import RunRecord
-from rait.domain.topology import Origin, Topology
+from rait.domain.problem import Problem
+from rait.domain.topology import Link, Origin, Topology
 
 T = TypeVar("T")
 
@@ -94,6 +95,35 @@ def reborn(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
         if name in before and name in after.links
     }
     return {name: (old, new) for name, (old, new) in pairs.items() if _birth(old) != _birth(new)}
+
+
+def without_unknown_psks(
+    before: Mapping[str, Link], after: Mapping[str, Link]
+) -> tuple[dict[str, Link], tuple[Problem, ...]]:
+    """The links of ``after`` with no preshared key that would have to be brought back.
+
+    With an error for each link that was to have one. Of a preshared key that somebody had set the
+    journal has only the digest; one that is still there may stay.
+    """
+    links: dict[str, Link] = {}
+    problems: list[Problem] = []
+    for name, link in after.items():
+        old = before.get(name)
+        there = old.peers if old is not None and old.origin == link.origin else ()
+        known = {(peer.public_key, peer.psk_digest) for peer in there}
+        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in known]
+        peers = tuple(structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
+        links[name] = structs.replace(link, peers=peers) if lost else link
+        problems += (_unknown_psk(name, peer.public_key) for peer in lost)
+    return links, tuple(problems)
+
+
+def _unknown_psk(name: str, public_key: str) -> Problem:
+    text = (
+        f"the preshared key that peer {public_key} had cannot be brought back: somebody else had "
+        "set it, and the journal holds no keys"
+    )
+    return Problem(text, "error", (), name)
 
 
 def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:

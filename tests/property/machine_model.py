@@ -100,6 +100,7 @@ class MachineModel:
                     device = _with_port(device, link.device.listen_port)
                 self._set(wire, structs.replace(link, device=device), rebind=moves)
             case PeerAdded(_, peer):
+                self._refuse_unknown_psk(LinkPeer(""), peer)
                 assert link.peer(peer.public_key) is None
                 self._set_peers(wire, (*link.peers, peer))
             case PeerRemoved(_, peer):
@@ -111,6 +112,7 @@ class MachineModel:
                 assert current is not None
                 if before.endpoint == peer.endpoint:
                     peer = structs.replace(peer, endpoint=current.endpoint)
+                self._refuse_unknown_psk(before, peer)
                 self._set_peers(wire, (*_without(link, peer.public_key), peer))
 
     def half_happen(self, event: Event) -> None:
@@ -148,11 +150,24 @@ class MachineModel:
             moved = structs.replace(peer, endpoint=endpoint)
             self._set_peers(wire, (*_without(wire.link, public_key), moved))
 
+    def set_psk(self, name: str, public_key: str, digest: str) -> None:
+        """``wg set NAME peer KEY preshared-key``; the session lives on until its next handshake."""
+        wire = self.wires[name]
+        peer = wire.link.peer(public_key)
+        assert peer is not None
+        changed = structs.replace(peer, psk_digest=digest)
+        self._set_peers(wire, (*_without(wire.link, public_key), changed))
+
     def add_link(self, link: Link) -> None:
         self._add(link)
 
     def is_fresh(self, name: str, public_key: str) -> bool:
         return self.now - self.wires[name].handshakes.get(public_key, 0) <= 180
+
+    def _refuse_unknown_psk(self, before: LinkPeer, peer: LinkPeer) -> None:
+        """Nobody who has but the digest of a preshared key can set it."""
+        if peer.psk_digest not in ("", before.psk_digest):
+            raise RefusedError("the preshared key is not known")
 
     def _add(self, link: Link) -> None:
         if link.name in self.wires or link.name in self.others:

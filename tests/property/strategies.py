@@ -138,11 +138,11 @@ ENDPOINTS = (
     *(Endpoint(address, p) for address in ("192.0.2.1", "2001:db8::1") for p in (1000, 2000)),
 )
 LINK_PEERS = tuple(
-    LinkPeer(key, endpoint, keepalive, allowed_ips)
+    LinkPeer(key, endpoint, keepalive, allowed_ips, psk_digest)
     for key in PEER_KEYS[:3]
     for endpoint in ENDPOINTS
     for keepalive in (0, 25)
-    for allowed_ips in (("0.0.0.0/0", "::/0"), ())
+    for allowed_ips, psk_digest in ((("0.0.0.0/0", "::/0"), ""), ((), ""), ((), "a digest"))
 )
 """Whole values to choose from: one choice for each costs far less than one for each field."""
 

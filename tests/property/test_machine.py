@@ -226,6 +226,12 @@ class OneNode(RuleBasedStateMachine):
             wire = self.machine.wires[name]
             wire.link = structs.replace(wire.link, peers=peers)
 
+    @rule(who=anyone, psk=st.sampled_from(("one digest", "another digest")))
+    def someone_sets_a_preshared_key(self, who: int, psk: str) -> None:
+        if (name := self.one_of_ours(who)) and self.machine.wires[name].link.peers:
+            peer, *_ = self.machine.wires[name].link.peers
+            self.machine.set_psk(name, peer.public_key, psk)
+
     @rule(who=anyone)
     def someone_removes_a_link(self, who: int) -> None:
         if name := self.one_of_ours(who):
@@ -381,6 +387,7 @@ class OneNode(RuleBasedStateMachine):
         assert peer.public_key == goal.public_key
         assert sorted(peer.allowed_ips) == sorted(goal.allowed_ips)
         assert peer.keepalive == goal.keepalive
+        assert peer.psk_digest == goal.psk_digest
         if goal.endpoint is None:
             assert peer.endpoint == known.get((link.name, peer.public_key))
         elif peer.endpoint != goal.endpoint:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from pyroute2.netlink.generic.wireguard import wgmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -25,7 +26,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from rait.adapters import netlink, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.netlink import Request, decode, encode
-from rait.domain.config import Secret
+from rait.domain.config import NO_PSK, Secret
 from rait.domain.topology import Device, Endpoint, LinkPeer
 
 DATA = Path(__file__).parent.parent / "data"
@@ -61,10 +62,21 @@ def networks(draw: st.DrawFn) -> str:
 
 
 allowed = st.lists(networks(), max_size=5, unique=True).map(lambda each: tuple(sorted(each)))
-peers = st.builds(LinkPeer, keys, st.none() | endpoints, st.integers(0, 65535), allowed)
+# Here the digest is the key itself, so that the tests see what was read.
+psks = st.just("") | st.binary(min_size=32, max_size=32).filter(any).map(bytes.hex)
+peers = st.builds(LinkPeer, keys, st.none() | endpoints, st.integers(0, 65535), allowed, psks)
 peer_lists = st.lists(peers, max_size=5, unique_by=lambda peer: peer.public_key).map(
     lambda each: tuple(sorted(each, key=lambda peer: peer.public_key))
 )
+
+
+def digest_of(_: str, psk: bytes) -> str:
+    return psk.hex()
+
+
+def psk_of(peer: LinkPeer) -> Secret | None:
+    raw = bytes.fromhex(peer.psk_digest)
+    return Secret(base64.b64encode(raw).decode()) if raw else None
 
 
 def read(kind: Any, request: Request) -> Any:
@@ -185,6 +197,9 @@ def pyroute2_peer(entry: Any) -> wg.PeerWrite:
         Endpoint(endpoint["addr"], endpoint["port"]) if endpoint else None,
         found.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL"),
         tuple(each["addr"] for each in found.get("WGPEER_A_ALLOWEDIPS", ())),
+        Secret(found["WGPEER_A_PRESHARED_KEY"].decode())
+        if "WGPEER_A_PRESHARED_KEY" in found
+        else None,
     )
 
 
@@ -198,7 +213,8 @@ def test_pyroute2_reads_a_device_with_peers(
     flags: int,
 ) -> None:
     writes = [
-        wg.PeerWrite(p.public_key, flags, p.endpoint, p.keepalive, p.allowed_ips) for p in wanted
+        wg.PeerWrite(p.public_key, flags, p.endpoint, p.keepalive, p.allowed_ips, psk_of(p))
+        for p in wanted
     ]
     secret = None if private is None else Secret(private)
     (request,) = wg.set_device(
@@ -224,6 +240,8 @@ def pyroute2_peer_entry(peer: LinkPeer) -> dict[str, Any]:
         ["WGPEER_A_TX_BYTES", peer.keepalive],
         ["WGPEER_A_LAST_HANDSHAKE_TIME", {"tv_sec": 1700000000, "tv_nsec": 5}],
     ]
+    psk = psk_of(peer) or NO_PSK  # the kernel always tells it
+    attrs.append(["WGPEER_A_PRESHARED_KEY", {"value": psk.reveal()}])
     if peer.endpoint is not None:
         value = {"addr": peer.endpoint.address, "port": peer.endpoint.port}
         if ":" in peer.endpoint.address:
@@ -271,7 +289,7 @@ def test_we_read_a_device_that_pyroute2_writes_however_it_is_split(
     entries = []
     for peer in wanted:
         cut = data.draw(st.integers(0, len(peer.allowed_ips)))
-        first = LinkPeer(peer.public_key, peer.endpoint, peer.keepalive, peer.allowed_ips[:cut])
+        first = structs.replace(peer, allowed_ips=peer.allowed_ips[:cut])
         entries.append(pyroute2_peer_entry(first))
         rest = [["WGPEER_A_PUBLIC_KEY", {"value": peer.public_key}]]
         if cut < len(peer.allowed_ips):
@@ -282,7 +300,7 @@ def test_we_read_a_device_that_pyroute2_writes_however_it_is_split(
         pyroute2_device(head, entries[:cut]),
         pyroute2_device([["WGDEVICE_A_IFNAME", name]], entries[cut:]),
     ]
-    state = wg.decode_device(bodies)
+    state = wg.decode_device(bodies, digest_of)
     assert state.device == Device(public, port, fwmark)
     assert state.peers == wanted
     assert state.received == {p.public_key: 2**40 + p.keepalive for p in wanted}
@@ -307,7 +325,7 @@ def test_messages_that_split_a_device_add_up(size: int, others: int, random: Ran
         ],
     )
     assert all(len(request.body) < 65536 for request in requests)
-    state = wg.decode_device([request.body for request in requests])
+    state = wg.decode_device([request.body for request in requests], digest_of)
     assert {p.public_key: sorted(p.allowed_ips) for p in state.peers} == {
         p.public_key: sorted(p.allowed_ips) for p in wanted
     }
@@ -335,7 +353,7 @@ def test_noise_is_refused_and_never_read_past(noise: bytes) -> None:
         lambda: [netlink.failure(reply) for reply in decode(noise)],
         lambda: rtnl.attributes_of_link(noise),
         lambda: rtnl.decode_address(noise),
-        lambda: wg.decode_device([noise]),
+        lambda: wg.decode_device([noise], digest_of),
     ):
         with contextlib.suppress(netlink.MalformedError):
             read_it()
@@ -390,7 +408,7 @@ def test_captured_addresses_are_read() -> None:
 
 
 def test_a_captured_device_is_read() -> None:
-    state = wg.decode_device(bodies("device"))
+    state = wg.decode_device(bodies("device"), digest_of)
     expected = captured()["expected"]["device"]
     assert state.device == Device(*expected["device"])
     assert len(state.peers) == expected["peers"]

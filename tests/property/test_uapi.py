@@ -46,6 +46,7 @@ counters = st.integers(0, 2**63 - 1)
 peers = st.builds(
     PeerState,
     public_key=keys,
+    psk=st.none() | keys.map(Secret),
     endpoint=st.none() | endpoints,
     keepalive=st.integers(0, 0xFFFF),
     allowed_ips=networks,
@@ -70,6 +71,7 @@ def whole(device: DeviceState) -> DeviceChange:
         peers=tuple(
             PeerChange(
                 public_key=peer.public_key,
+                psk=peer.psk,
                 endpoint=peer.endpoint,
                 keepalive=peer.keepalive,
                 allowed_ips=peer.allowed_ips,
@@ -87,6 +89,7 @@ def without_counters(device: DeviceState) -> DeviceState:
         peers=tuple(
             PeerState(
                 public_key=peer.public_key,
+                psk=peer.psk,
                 endpoint=peer.endpoint,
                 keepalive=peer.keepalive,
                 allowed_ips=peer.allowed_ips,

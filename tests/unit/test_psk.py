@@ -1,0 +1,89 @@
+"""What stands for a preshared key, and what is written in the place of one."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from rait.adapters.keys import UNKNOWN_PSK, psk_digest, psk_to_write
+from rait.adapters.uapi import DeviceChange, PeerChange, decode_get, encode_set
+from rait.domain.config import NO_PSK, Secret
+from rait.domain.problem import MachineError
+from rait.domain.topology import Link, LinkPeer
+from rait.domain.undo import without_unknown_psks
+from tests.unit.test_undo import link
+
+PSK = bytes(range(32))
+KEY = base64.b64encode(bytes([7]) * 32).decode()
+OWN = Secret(base64.b64encode(bytes([9]) * 32).decode())
+OTHER = Secret(base64.b64encode(bytes([8]) * 32).decode())
+
+
+def test_a_digest_tells_keys_apart_and_not_which_they_are() -> None:
+    digest = psk_digest(OWN, KEY, PSK)
+    assert digest == psk_digest(OWN, KEY, PSK)
+    assert len(digest) == 16
+    others = {
+        psk_digest(OWN, KEY, PSK[::-1]),
+        psk_digest(OTHER, KEY, PSK),  # or anybody could try keys
+        psk_digest(OWN, "another peer", PSK),
+        psk_digest(None, KEY, PSK),
+    }
+    assert len({digest, *others}) == 5
+    assert psk_digest(None, KEY, PSK) == UNKNOWN_PSK
+
+
+def test_the_all_zero_key_is_none() -> None:
+    assert psk_digest(OWN, KEY, bytes(32)) == psk_digest(None, KEY, b"") == ""
+
+
+def test_none_can_be_written_and_nothing_else() -> None:
+    assert psk_to_write("digest", "digest") is None
+    assert psk_to_write("", "") is None
+    assert psk_to_write("digest", "") == NO_PSK
+    for before in ("", "another"):
+        with pytest.raises(MachineError, match="not known"):
+            psk_to_write(before, "digest")
+
+
+def test_a_program_is_told_to_forget_a_preshared_key() -> None:
+    change = DeviceChange(peers=(PeerChange(public_key=KEY, update_only=True, psk=NO_PSK),))
+    assert f"preshared_key={'0' * 64}" in encode_set(change).decode().splitlines()
+
+
+def test_a_program_that_tells_one_is_understood_and_it_is_not_shown() -> None:
+    answer = f"public_key={'07' * 32}\npreshared_key={PSK.hex()}\nerrno=0\n\n"
+    state = decode_get(answer.encode())
+    assert state.peers[0].psk == Secret(base64.b64encode(PSK).decode())
+    assert PSK.hex() not in repr(state)
+    assert base64.b64encode(PSK).decode() not in repr(state)
+
+
+def with_psk(name: str, digest: str, transit: str = "") -> Link:
+    bare = link(name)
+    origin = type(bare.origin)("kernel", "", transit)
+    return type(bare)(
+        name, origin, bare.settings, bare.device, (LinkPeer("far", psk_digest=digest),)
+    )
+
+
+def test_what_is_gone_stays_gone_and_what_is_there_may_stay() -> None:
+    before = {"w1": with_psk("w1", ""), "w2": with_psk("w2", "a"), "w3": with_psk("w3", "a")}
+    after = {
+        "w1": with_psk("w1", "a"),
+        "w2": with_psk("w2", "a"),
+        "w3": with_psk("w3", "a", transit="elsewhere"),
+        "w4": with_psk("w4", "a"),
+        "w5": with_psk("w5", ""),
+    }
+    links, problems = without_unknown_psks(before, after)
+    assert {name: each.peers[0].psk_digest for name, each in links.items()} == {
+        "w1": "",
+        "w2": "a",
+        "w3": "",
+        "w4": "",
+        "w5": "",
+    }
+    assert [problem.link for problem in problems] == ["w1", "w3", "w4"]
+    assert all("cannot be brought back" in problem.message for problem in problems)
