@@ -15,8 +15,8 @@ STDIN = "-"
 TIMEOUT = 20.0
 """Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
 
-LIMIT = 64 * 1024 * 1024
-"""The most bytes that are read: some 300 000 peers."""
+LIMIT = 8 * 1024 * 1024
+"""The most bytes of a peers list: some 50,000 peers in TOML, and 25,000 in HCL."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -96,7 +96,7 @@ def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, lim
     # Its library takes half a second to import.
     from rait.adapters import web
 
-    return web.fetch(url, name, timeout, limit)
+    return web.fetch(url, display_name, timeout, limit)
 
 
 def _read_stdin(stdin: BinaryIO | None, limit: int) -> bytes:
