@@ -34,10 +34,17 @@ def read(
     if len(raw) > limit:
         raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = f"byte {error.start + 1}"
-        raise SourceError(f"{name}: not text in UTF-8 ({place}); is it the right file?") from None
+        raise SourceError(_no_text(name, error.start)) from None
+    if (nul := raw.find(0)) >= 0:
+        # UTF-16 without its mark, or what a file system left of a file after a crash.
+        raise SourceError(_no_text(name, nul) + " (there is a NUL)")
+    return text
+
+
+def _no_text(name: str, offset: int) -> str:
+    return f"{name}: not text in UTF-8 (byte {offset + 1}); is it the right file?"
 
 
 def display_name(url: str) -> str:
@@ -83,6 +90,11 @@ def readable_by_others(url: str) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def is_plain_http(url: str) -> bool:
+    """Whether what is read comes over the network without TLS."""
+    return url.lower().startswith("http://")
 
 
 def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, limit: int) -> bytes:

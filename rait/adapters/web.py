@@ -25,6 +25,7 @@ from rait.domain.problem import SourceError
 
 REDIRECTS = 5
 MAX_PORT = 65535
+MAX_SHOWN = 500
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
@@ -85,7 +86,8 @@ class _Transfer:
     def _failed(self, message: str) -> SourceError:
         name = self._display(self._url)
         if self._redirected_to is not None:
-            name += f": redirected to {self._display(self._redirected_to)}"
+            # The server chose this one, and how long it is.
+            name += f": redirected to {self._display(self._redirected_to)[:MAX_SHOWN]}"
         return SourceError(f"{name}: {message}")
 
     def _get(self) -> bytes:

@@ -25,6 +25,7 @@ _KEY_FILE = "private_key_file"
 _PEERS = "peers"
 _MOST_PROBLEMS = 50
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
+_PLAIN_HTTP = "comes over plain http: who is on the way can read and change it; use https or a file"
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
@@ -70,11 +71,15 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
     warnings = [describe(problem, document) for problem in problems]
+    if source.is_plain_http(url):
+        warnings.append(f"{document.name}: the configuration {_PLAIN_HTTP}")
     if config.private_key is not None and source.readable_by_others(url):
         warnings.append(f"{document.name}: {_CLOSE_IT}")
     key_file = config.private_key_file
     if key_file is not None:
         key_file = source.beside(key_file, url)
+        if source.is_plain_http(key_file):
+            warnings.append(f"{source.display_name(key_file)}: the private key {_PLAIN_HTTP}")
         if source.readable_by_others(key_file):
             warnings.append(f"{key_file}: {_CLOSE_IT}")
     config = structs.replace(

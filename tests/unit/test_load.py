@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -194,6 +198,44 @@ def test_a_key_file_that_others_can_read_is_warned_of(directory):
     (directory / "key").chmod(0o604)
     (warning,) = load(directory).warnings
     assert warning.startswith(f"{directory / 'key'}: ")
+
+
+@pytest.fixture
+def served(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The directory over plain http."""
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(_QuietHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_configuration_over_plain_http_is_warned_of(directory, served):
+    (directory / "rait.conf").write_text(GOOD.replace('"key"', f'"{directory}/key"'))
+    (warning,) = load_config(f"{served}/rait.conf").warnings
+    assert warning.startswith(f"{served}/rait.conf: the configuration comes over plain http")
+
+
+def test_a_private_key_over_plain_http_is_warned_of(directory, served):
+    user = served.replace("//", "//me:secret@")
+    loaded = load(directory, GOOD.replace('"key"', f'"{user}/key"'))
+    (warning,) = loaded.warnings
+    assert warning.startswith(f"{served}/key: the private key comes over plain http")
+    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
+
+
+def test_peers_over_plain_http_are_not(directory, served):
+    loaded = load(directory, GOOD.replace('"peers.toml"', f'"{served}/peers.toml"'))
+    assert loaded.warnings == ()
+    assert len(load_peers(loaded).peers) == 1
 
 
 @pytest.mark.parametrize(
