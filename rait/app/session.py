@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from rait import __version__
-from rait.adapters import netns
+from rait.adapters import netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app import isolation
@@ -272,6 +272,7 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
     left = options.lock_seconds
     for last in (False,) * (ROUNDS - 1) + (True,):
         loaded = preparation.configuration()
+        privilege.require(what)
         path = _checked_lock(loaded)
         before = stamp(path)
         inputs = preparation.complete(loaded)

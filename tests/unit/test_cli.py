@@ -87,7 +87,11 @@ class Rait:
 
 
 @pytest.fixture
-def rait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Rait:
+def rait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Rait:
+    """rait as root would run it: what it asks of the kernel here, anybody may ask."""
+    monkeypatch.setattr("rait.adapters.privilege.may_change_networks", lambda: True)
     return Rait(tmp_path, capsys)
 
 
@@ -544,21 +548,36 @@ def test_a_state_of_another_node_is_refused(rait: Rait) -> None:
     assert rait("plan", "--against", str(STATE)).status == 0
 
 
-def test_a_plan_elsewhere_needs_no_privilege(rait: Rait) -> None:
-    """Neither root's nor any other: without capabilities, root is a user like any other."""
-    command = [sys.executable, "-m", "rait", "-c", str(rait.conf)]
+def unprivileged(rait: Rait, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command without capabilities: without them, root is a user like any other."""
+    command = [sys.executable, "-m", "rait", "-c", str(rait.conf), *arguments]
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("setpriv (util-linux) is not there to drop capabilities with")
         command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_plan_elsewhere_needs_no_privilege(rait: Rait) -> None:
     for arguments in (["plan", "--against", str(STATE)], ["log"], ["log", "verify"], ["replay"]):
         if arguments[0] != "plan":
             rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
-        done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = unprivileged(rait, *arguments)
         assert done.returncode == 0, done
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["up", "down", "rollback"])
+def test_who_may_change_no_network_is_told_so_before_all_else(rait: Rait, command: str) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    done = unprivileged(rait, command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"rait: rait {command} must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; "
+        "nothing was touched\n"
+    )
+    assert not rait.journal.exists()
+    assert not list(rait.directory.glob("*.lock"))
 
 
 # The journal, read without a configuration's machine

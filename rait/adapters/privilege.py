@@ -1,0 +1,30 @@
+"""What this process may do, as capabilities(7) has it."""
+
+from __future__ import annotations
+
+from rait.domain.problem import MachineError
+
+_CAP_NET_ADMIN = 12  # linux/capability.h
+
+
+def require(what: str) -> None:
+    """Raise MachineError where we may not change interfaces; ``what`` is the command that would."""
+    if not may_change_networks():
+        raise MachineError(
+            f"{what} must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; nothing was touched"
+        )
+
+
+def may_change_networks() -> bool:
+    """Whether we may change interfaces: CAP_NET_ADMIN is in our effective set.
+
+    Where nobody can tell, as there is no /proc, the answer is yes: the kernel refuses later.
+    """
+    try:
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib is slow to import
+            for line in status:
+                if line.startswith(b"CapEff:"):
+                    return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
+    except (OSError, ValueError, IndexError):
+        pass
+    return True
