@@ -68,7 +68,10 @@ Remove our links: the WireGuard interfaces of our ifgroup in the target namespac
 touched; where there are none, nothing is done.
 """
 
-_LIST = "Show our links as they are now, with each peer's endpoint, last handshake and traffic."
+_LIST = """\
+Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
+last handshake and traffic.
+"""
 
 _PLAN = """\
 Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that

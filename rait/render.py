@@ -7,7 +7,7 @@ so they are joined nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ from rait.domain.events import (
 )
 from rait.domain.guard import Removal
 from rait.domain.topology import Link
+from rait.terminal import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,7 +253,9 @@ def listing_lines(listing: Listing) -> list[str]:
     """A table of our links, a row for each peer of each."""
     if not listing.links:
         return ["no links that can be read" if listing.unread else "no links"]
-    rows: list[tuple[str, ...]] = [("LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")]
+    rows: list[tuple[str, ...]] = [
+        ("LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
+    ]
     rows += [row for observed in listing.links for row in _rows(observed, listing)]
     return _table(rows)
 
@@ -308,10 +311,31 @@ def _storable(value: object) -> object:
     return value
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = (zip(row, widths, strict=True) for row in rows)
-    return ["  ".join(f"{c:<{w}}" for c, w in row).rstrip() for row in padded]
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+    # Clean before they are measured: what is spelt out takes more room.
+    cells = [list(map(clean, row)) for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(map(_padded, row, widths)).rstrip(" ")  # and no other space: it may be a name's
+        for row in cells
+    ]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes (UAX #11): wide characters two, marks none."""
+    if text.isascii():
+        return len(text)
+    # Only for names that need it, so that its tables are not loaded otherwise.
+    from unicodedata import category, east_asian_width
+
+    marks = ("Mn", "Me", "Cf")
+    return sum(
+        0 if category(c) in marks else 2 if east_asian_width(c) in ("W", "F") else 1 for c in text
+    )
 
 
 def _class_of(event: Event) -> str:
@@ -368,11 +392,13 @@ def _count(number: int, what: str) -> str:
 
 def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
     name = observed.link.name
+    address = (observed.link.settings.address or "-").partition("/")[0]
     if not observed.link.peers:
-        return [(name, "-", "-", "-", "-", "-")]
+        return [(name, address, "-", "-", "-", "-", "-")]
     return [
         (
             name,
+            address,
             listing.names.get(peer.public_key, peer.public_key),
             str(peer.endpoint) if peer.endpoint else "-",
             _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),

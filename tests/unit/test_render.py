@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec import structs
 
 from rait.app.listing import Listing
 from rait.app.report import Failure, Report
@@ -50,6 +51,7 @@ from rait.render import (
     report_lines,
     summary,
 )
+from rait.terminal import clean
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
@@ -293,14 +295,19 @@ def test_the_past_is_a_line_for_each_link() -> None:
 
 
 def test_a_listing_is_a_table() -> None:
+    addressed = structs.replace(LINK.settings, address="fe80::1/64")
     seen = ObservedLink(
-        link=LINK, handshakes={"KEY": 1000}, received={"KEY": 1536}, sent={"KEY": 5}
+        link=structs.replace(LINK, settings=addressed),
+        handshakes={"KEY": 1000},
+        received={"KEY": 1536},
+        sent={"KEY": 5},
     )
     listing = Listing((seen, ObservedLink(link=DYNAMIC)), {"KEY": "gate"}, 1090)
     rows = [line.split() for line in listing_lines(listing)]
-    assert rows[0] == ["LINK", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"]
-    assert rows[1] == ["w1", "gate", "192.0.2.1:50153", "1m", "ago", "1.5", "KiB", "5", "B"]
-    assert rows[2] == ["w2", "-", "-", "-", "-", "-"]
+    assert rows[0] == ["LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"]
+    assert rows[1][:4] == ["w1", "fe80::1", "gate", "192.0.2.1:50153"]
+    assert rows[1][4:] == ["1m", "ago", "1.5", "KiB", "5", "B"]
+    assert rows[2] == ["w2", "-", "-", "-", "-", "-", "-"]
     assert listing_lines(Listing((), {}, 0)) == ["no links"]
     first, second = json.loads(listing_json(listing))["links"]
     assert (first["name"], first["mtu"], first["listen_port"]) == ("w1", 1420, 50221)
@@ -315,6 +322,25 @@ def test_a_listing_is_a_table() -> None:
         }
     ]
     assert second["peers"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("gate", 4),
+        ("東京", 4),
+        ("ゲートウェイ", 12),
+        ("ﾊﾛｰ", 3),
+        ("e\u0301te\u0301", 3),
+        ("مَكْتَب", 4),
+        ("\x1b[2K\n", len("\\u001b[2K\\u000a")),
+    ],
+)
+def test_a_table_stays_aligned_whatever_a_peer_is_called(name: str, columns: int) -> None:
+    """``columns`` is what wcwidth(3) makes of what is shown."""
+    listing = Listing((ObservedLink(link=LINK), ObservedLink(link=DYNAMIC)), {"KEY": name}, 0)
+    head, row, _ = listing_lines(listing)
+    assert row.index("192.0.2.1") - len(clean(name)) + columns == head.index("ENDPOINT")
 
 
 @pytest.mark.parametrize(
