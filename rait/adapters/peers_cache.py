@@ -1,14 +1,12 @@
 """Peers lists that were decoded before, kept by their content.
 
 To parse a list takes 2 ms for each peer in HCL, and it seldom changes. Only what a peers list says
-is kept, never a configuration, which may hold a private key. It lies in a directory that only we
-can write to; it is plain data, and what is damaged or of another version of rait is as good as not
-there. Nothing here fails: without the cache, rait is merely slower.
+is kept, never a configuration, which may hold a private key. What is of another version of rait is
+as good as not there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -18,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from rait import __version__
+from rait.adapters import cache_file
 from rait.adapters.hcl import cache_directory
 from rait.domain.peers import Peer
 from rait.domain.problem import Path as DocumentPath
@@ -28,8 +27,7 @@ KEPT = 8
 
 _FORMAT = "1"
 _SUFFIX = ".peers"
-_DIGEST_BYTES = 32
-_FAILURES = (OSError, ValueError, msgspec.MsgspecError)
+_FAILURES = (ValueError, msgspec.MsgspecError)
 
 
 class Known(Struct, frozen=True):
@@ -52,15 +50,9 @@ def find(text: str, name: str) -> Known | None:
     path = _path(text, name)
     if path is None:
         return None
+    content = cache_file.read(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            if os.fstat(fd).st_uid != os.geteuid():
-                return None
-            digest, content = file.read(_DIGEST_BYTES), file.read()
-        if sha256(content).digest() != digest:
-            return None
-        return msgspec.msgpack.decode(content, type=Known)
+        return None if content is None else msgspec.msgpack.decode(content, type=Known)
     except _FAILURES:
         return None
 
@@ -79,22 +71,7 @@ def keep(
     pairs = None if lines is None else list(lines.items())
     with suppress(*_FAILURES):
         packed = msgspec.Raw(msgspec.msgpack.encode(pairs))
-        content = msgspec.msgpack.encode(Known(peers, problems, packed))
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(sha256(content).digest() + content)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-        _forget(path.parent)
-
-
-def _forget(directory: Path) -> None:
-    files = [(file.stat().st_mtime_ns, file) for file in directory.glob(f"*{_SUFFIX}*")]
-    for _, file in sorted(files, reverse=True)[KEPT:]:
-        file.unlink(missing_ok=True)
+        cache_file.write(path, msgspec.msgpack.encode(Known(peers, problems, packed)), KEPT)
 
 
 def _path(text: str, name: str) -> Path | None:

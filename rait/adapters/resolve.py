@@ -3,15 +3,23 @@
 The look-ups are getaddrinfo(3)'s, so /etc/hosts and /etc/nsswitch.conf count. Files in
 /etc/netns/NAME, which `ip netns exec` mounts over those in /etc, do not. Where the transit
 namespace needs another resolver, run rait itself by `ip netns exec`, with an empty ``transit``.
+
+A name whose servers do not answer keeps getaddrinfo(3) for 10 seconds and more, and nothing can
+interrupt it. So a worker that takes longer than its share counts no more as one, and another takes
+its place: dead names hold up nobody but themselves.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from rait.domain.config import Family
 from rait.domain.hosts import ip_literal
@@ -24,11 +32,33 @@ if TYPE_CHECKING:
 Host = tuple[str, Family]
 Addresses = dict[Host, tuple[str, ...]]
 
-CONCURRENCY = 64
+WORKERS = 64
+"""So many names are looked up at a time, beside those that are overdue."""
+
+MOST_THREADS = 1024
+"""So many look-ups are under way at the most, those that are overdue among them."""
+
+NAME_SECONDS = 6.0
+"""How long one name may take: resolv.conf(5) gives a server 5 seconds, and the next one answers."""
+
+_TICK_SECONDS = 0.05
+_MAX_SHARE_SECONDS = 0.5
 _AF = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
 _NOWHERE: Mapping[Host, Path] = {}
-_GRACE = 1.0
-"""Seconds beyond the timeout for the event loop to wind up."""
+
+
+class LookUp(Struct, frozen=True):
+    """What came of looking names up: the addresses of each host in its family, sorted by their
+    canonical text, and a warning for each name without any.
+
+    ``names`` are the hosts that are no IP addresses already, and ``unasked`` those among them for
+    which there was no time.
+    """
+
+    addresses: Addresses
+    problems: tuple[Problem, ...] = ()
+    names: tuple[Host, ...] = ()
+    unasked: frozenset[Host] = frozenset()
 
 
 def resolve(
@@ -36,11 +66,12 @@ def resolve(
     transit: Netns,
     timeout: float,
     places: Mapping[Host, Path] = _NOWHERE,
-) -> tuple[Addresses, tuple[Problem, ...]]:
-    """The addresses of each host in its family, sorted by their canonical text.
+    order: Callable[[list[Host]], list[Host]] = list,
+) -> LookUp:
+    """Look the hosts up, and those of them that are names in the order that ``order`` gives them.
 
-    ``timeout`` is in seconds and for all of them together. A name without an address by then is a
-    warning, and not in the mapping; ``places`` is where the peers document has each.
+    ``timeout`` is in seconds and for all of them together; one name takes NAME_SECONDS of it at
+    the most. ``places`` is where the peers document has each, for the warnings.
     """
     wanted = dict.fromkeys(hosts)
     found: Addresses = {}
@@ -52,88 +83,160 @@ def resolve(
         elif literal[0] == host[1]:
             found[host] = (literal[1],)
     if not names:
-        return found, ()
-    answers = _Answers()
-    # anyio's workers inherit that this thread is a daemon: a look-up that hangs then keeps
-    # neither this function nor the process from its end.
-    thread = threading.Thread(
-        target=_run, args=(names, transit, timeout, answers), name="rait-resolve", daemon=True
-    )
-    thread.start()
-    thread.join(timeout + _GRACE)
-    addresses, failures = answers.taken()
+        return LookUp(found)
+    crew = _Crew(order(names), transit, timeout)
+    crew.work()
+    addresses, failures, unasked = crew.results()
     problems = [
         Problem(
-            f"{shown(name)} has no {family} address: "
-            f"{failures.get((name, family), f'no answer within {timeout:g} seconds')}",
+            f"{shown(host[0])} has no {host[1]} address: {failures[host]}",
             "warning",
-            places.get((name, family), ()),
+            places.get(host, ()),
         )
-        for name, family in names
-        if (name, family) not in addresses
+        for host in names
+        if host in failures
     ]
-    return found | addresses, tuple(problems)
+    return LookUp(found | addresses, tuple(problems), tuple(names), unasked)
 
 
-class _Answers:
-    """What the look-ups found; those that come after ``taken`` are for nobody."""
+class _Crew:
+    """Workers that look names up, each in a thread of its own, until there is no more time."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: list[Host], transit: Netns, timeout: float) -> None:
+        self._names = names
+        self._transit = transit
+        self._timeout = timeout
+        self._patience = min(NAME_SECONDS, timeout)
+        # In twice this time for each, all names would be begun by the end.
+        self._share = min(_MAX_SHARE_SECONDS, timeout * WORKERS / len(names) / 2)
+        self._todo = deque(names)
         self._lock = threading.Lock()
+        self._began: dict[Host, float] = {}
+        self._workers = 0
         self._addresses: Addresses = {}
         self._failures: dict[Host, str] = {}
+        self._all_done = threading.Event()
 
-    def found(self, host: Host, addresses: tuple[str, ...]) -> None:
+    def work(self) -> None:
+        """Return when each name has answered, failed, or had its time."""
+        deadline = time.monotonic() + self._timeout
+        while (left := deadline - time.monotonic()) > 0 and self._is_awaited():
+            self._staff()
+            self._all_done.wait(min(left, _TICK_SECONDS))
+
+    def results(self) -> tuple[Addresses, dict[Host, str], frozenset[Host]]:
+        """Addresses, reasons why others have none, and which of these were not asked.
+
+        What is found later is for nobody. To be called once.
+        """
         with self._lock:
-            self._addresses[host] = addresses
+            unasked = frozenset(self._todo)
+            self._todo.clear()
+            slow = self._still_slow()
+            late = "the names before it took all the time; the next run asks it before those"
+            failures = dict.fromkeys(unasked, late) | slow | self._failures
+            return dict(self._addresses), failures, unasked
 
-    def failed(self, host: Host, reason: str) -> None:
+    def _still_slow(self) -> dict[Host, str]:
+        now = time.monotonic()
+        return {
+            host: f"no answer within {self._patience:g} seconds"
+            if now - began > 0.9 * self._patience
+            else f"no answer in what was left of {self._timeout:g} seconds"
+            for host, began in self._began.items()
+        }
+
+    def _is_awaited(self) -> bool:
+        """Whether a name may still answer in its time."""
+        oldest = time.monotonic() - self._patience
         with self._lock:
-            self._failures[host] = reason
+            return bool(self._todo) or any(began > oldest for began in self._began.values())
 
-    def taken(self) -> tuple[Addresses, dict[Host, str]]:
+    def _staff(self) -> None:
+        """Start as many workers as there are too few that are not overdue."""
         with self._lock:
-            return dict(self._addresses), dict(self._failures)
+            wanted = min(
+                len(self._todo),
+                WORKERS - (self._workers - self._overdue()),
+                MOST_THREADS - self._workers,
+            )
+        for _ in range(wanted):
+            if not self._hire():
+                return
+
+    def _hire(self) -> bool:
+        # Daemons: a look-up that hangs keeps the process from its end no more than this function.
+        thread = threading.Thread(target=self._run, name="rait-resolve", daemon=True)
+        with self._lock:
+            self._workers += 1
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads for us, so those there are must do
+            with self._lock:
+                self._workers -= 1
+                alone = not self._workers
+            if alone:
+                self._fail_all("the system lets rait start no thread to look it up")
+            return False
+        return True
+
+    def _run(self) -> None:
+        try:
+            with _inside(self._transit):
+                while (host := self._take()) is not None:
+                    self._keep(host, *_look_up(host))
+        except (OSError, RaitError) as error:
+            self._fail_all(str(error))
+        finally:
+            with self._lock:
+                self._workers -= 1
+
+    def _take(self) -> Host | None:
+        with self._lock:
+            # One that was overdue and comes back may find another in its place.
+            replaced = self._workers > WORKERS and len(self._began) - self._overdue() >= WORKERS
+            if not self._todo or replaced:
+                return None
+            host = self._todo.popleft()
+            self._began[host] = time.monotonic()
+            return host
+
+    def _overdue(self) -> int:
+        since = time.monotonic() - self._share
+        return sum(began < since for began in self._began.values())
+
+    def _keep(self, host: Host, addresses: tuple[str, ...], why_not: str) -> None:
+        with self._lock:
+            del self._began[host]
+            if addresses:
+                self._addresses[host] = addresses
+            else:
+                self._failures[host] = why_not
+            self._note_end()
+
+    def _fail_all(self, why: str) -> None:
+        """Nothing can be looked up at all."""
+        with self._lock:
+            self._failures |= dict.fromkeys(self._todo, why)
+            self._todo.clear()
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if not self._todo and not self._began:
+            self._all_done.set()
 
 
-def _run(names: list[Host], transit: Netns, timeout: float, answers: _Answers) -> None:
-    import anyio
-
-    anyio.run(_look_all_up, names, transit, timeout, answers)
-
-
-async def _look_all_up(
-    names: list[Host], transit: Netns, timeout: float, answers: _Answers
-) -> None:
-    import anyio
-    from anyio.to_thread import run_sync
-
-    limiter = anyio.CapacityLimiter(CONCURRENCY)
-
-    async def one(host: Host) -> None:
-        await run_sync(_look_up, host, transit, answers, abandon_on_cancel=True, limiter=limiter)
-
-    with anyio.move_on_after(timeout):
-        async with anyio.create_task_group() as group:
-            for host in names:
-                group.start_soon(one, host)
-
-
-def _look_up(host: Host, transit: Netns, answers: _Answers) -> None:
+def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
+    """The addresses, or why there are none."""
     name, family = host
     try:
-        with _inside(transit):
-            infos = socket.getaddrinfo(name, None, _AF[family], socket.SOCK_DGRAM)
+        infos = socket.getaddrinfo(name, None, _AF[family], socket.SOCK_DGRAM)
     except socket.gaierror as error:
-        answers.failed(host, error.strerror or "it does not resolve")
-    except (OSError, UnicodeError, RaitError) as error:
-        answers.failed(host, str(error))
-    else:
-        texts = {str(info[4][0]).partition("%")[0] for info in infos}
-        if texts:
-            answers.found(host, tuple(sorted(texts)))
-        else:
-            answers.failed(host, "the name has none")
+        return (), error.strerror or "it does not resolve"
+    except (OSError, ValueError) as error:
+        return (), str(error)
+    texts = {str(info[4][0]).partition("%")[0] for info in infos}
+    return tuple(sorted(texts)), "the name has none"
 
 
 def _inside(transit: Netns) -> AbstractContextManager[None]:

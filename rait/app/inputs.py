@@ -8,15 +8,15 @@ its turn, or somebody edited a file. So whoever holds the lock asks ``stands`` b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.adapters import netns, source
+from rait.adapters import names_cache, netns, source
 from rait.adapters.resolve import Addresses, resolve
 from rait.adapters.texts import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers, load_secret
 from rait.domain.config import Config, Family, Secret
-from rait.domain.hosts import ip_literal
 from rait.domain.peers import Peer
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
 
@@ -27,11 +27,16 @@ Hosts = dict[tuple[str, Family], Path]
 
 
 class Registry(Struct, frozen=True, kw_only=True):
-    """The other nodes: the peers list, the addresses of its names, and the names without any."""
+    """The other nodes: the peers list, and their addresses.
+
+    ``unresolved`` are warnings of those that have none, and ``has_names`` says whether any is a
+    host name at all.
+    """
 
     peers: LoadedPeers
     addresses: Addresses
     unresolved: tuple[Problem, ...]
+    has_names: bool
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
@@ -82,7 +87,8 @@ class Preparation:
         Files are compared. What came over the network cannot be: it stands unless another rait
         may have acted upon something newer since (``disturbed``).
         """
-        if disturbed and (self._texts.has_remote or any(map(_is_name, self._hosts))):
+        has_names = self._found is not None and self._found.has_names
+        if disturbed and (self._texts.has_remote or has_names):
             return False
         return self._texts.unchanged()
 
@@ -92,13 +98,14 @@ class Preparation:
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
-        found = _looked_up(peers, new, transit_netns(loaded.config))
+        found = _looked_up(peers, new, transit_netns(loaded.config), keep=self._keep)
         if before is None:
             return found
         return structs.replace(
             found,
             addresses=before.addresses | found.addresses,
             unresolved=(*before.unresolved, *found.unresolved),
+            has_names=before.has_names or found.has_names,
         )
 
 
@@ -108,10 +115,18 @@ def registry_of(loaded: Loaded, transit: str) -> Registry:
     return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
 
 
-def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
+def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, *, keep: bool = False) -> Registry:
+    order = partial(names_cache.in_order, source=peers.source)
     with netns.open_netns(transit) as namespace:
-        addresses, unresolved = resolve(hosts, namespace, RESOLVE_SECONDS, hosts)
-    return Registry(peers=peers, addresses=addresses, unresolved=unresolved)
+        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, order)
+    if keep:
+        names_cache.keep(peers.source, answer)
+    return Registry(
+        peers=peers,
+        addresses=answer.addresses,
+        unresolved=answer.problems,
+        has_names=bool(answer.names),
+    )
 
 
 def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
@@ -139,7 +154,3 @@ def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
 def transit_netns(config: Config) -> str:
     """The namespace of the underlay: in VRF isolation it is the current one."""
     return config.isolation.transit if config.isolation.type == "netns" else ""
-
-
-def _is_name(host: tuple[str, Family]) -> bool:
-    return ip_literal(host[0]) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import formats, peers_cache
+from rait.adapters import cache_file, formats, peers_cache
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
 from rait.domain.problem import Problem, SourceError
 
@@ -200,7 +200,7 @@ def test_a_full_disk_is_no_matter(node, kept, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(peers_cache.os, "fdopen", full)
+    monkeypatch.setattr(cache_file.os, "fdopen", full)
     assert read(node).peers
     assert list(kept.iterdir()) == []
 

@@ -14,7 +14,8 @@ import pytest
 
 from rait.adapters import resolve as module
 from rait.adapters.netns import Netns, open_netns
-from rait.adapters.resolve import resolve
+from rait.adapters.resolve import Addresses, Host, LookUp, resolve
+from rait.domain.problem import Problem
 
 HERE = Netns("", -1, "")
 _INET = {socket.AF_INET: ("192.0.2.9", "192.0.2.10"), socket.AF_INET6: ("2001:db8::1",)}
@@ -31,12 +32,19 @@ def _fake(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
     return asked
 
 
+def looked_up(
+    hosts: list[Host], transit: Netns, timeout: float
+) -> tuple[Addresses, tuple[Problem, ...]]:
+    answer = resolve(hosts, transit, timeout)
+    assert answer.unasked == frozenset()
+    return answer.addresses, answer.problems
+
+
 def test_literals_need_no_look_up(monkeypatch):
     asked = _fake(monkeypatch, lambda *_: ())
     hosts = [("192.0.2.1", "ip4"), ("2001:db8:0::1", "ip6"), ("192.0.2.1", "ip6")]
-    assert resolve(hosts, HERE, 1) == (
-        {("192.0.2.1", "ip4"): ("192.0.2.1",), ("2001:db8:0::1", "ip6"): ("2001:db8::1",)},
-        (),
+    assert resolve(hosts, HERE, 1) == LookUp(
+        {("192.0.2.1", "ip4"): ("192.0.2.1",), ("2001:db8:0::1", "ip6"): ("2001:db8::1",)}
     )
     assert asked == []
 
@@ -44,7 +52,7 @@ def test_literals_need_no_look_up(monkeypatch):
 def test_names_resolve_in_their_family(monkeypatch):
     asked = _fake(monkeypatch, lambda _, family: _INET[family])
     hosts = [("a.example", "ip4"), ("a.example", "ip6"), ("a.example", "ip4")]
-    found, problems = resolve(hosts, HERE, 10)
+    found, problems = looked_up(hosts, HERE, 10)
     assert found == {
         ("a.example", "ip4"): ("192.0.2.10", "192.0.2.9"),
         ("a.example", "ip6"): ("2001:db8::1",),
@@ -54,7 +62,7 @@ def test_names_resolve_in_their_family(monkeypatch):
 
 
 def test_localhost_for_real():
-    found, problems = resolve([("localhost", "ip4")], HERE, 10)
+    found, problems = looked_up([("localhost", "ip4")], HERE, 10)
     assert found == {("localhost", "ip4"): ("127.0.0.1",)}
     assert problems == ()
 
@@ -66,7 +74,7 @@ def test_a_name_that_fails_is_a_warning_and_the_others_stand(monkeypatch):
         return _INET[family]
 
     _fake(monkeypatch, answer)
-    found, (problem,) = resolve([("bad.example", "ip4"), ("a.example", "ip6")], HERE, 10)
+    found, (problem,) = looked_up([("bad.example", "ip4"), ("a.example", "ip6")], HERE, 10)
     assert list(found) == [("a.example", "ip6")]
     assert problem.severity == "warning"
     assert problem.message == '"bad.example" has no ip4 address: Name or service not known'
@@ -74,7 +82,7 @@ def test_a_name_that_fails_is_a_warning_and_the_others_stand(monkeypatch):
 
 def test_a_name_without_addresses_is_a_warning(monkeypatch):
     _fake(monkeypatch, lambda *_: ())
-    found, (problem,) = resolve([("a.example", "ip4")], HERE, 10)
+    found, (problem,) = looked_up([("a.example", "ip4")], HERE, 10)
     assert found == {}
     assert "no ip4 address" in problem.message
 
@@ -89,7 +97,7 @@ def test_names_are_looked_up_at_the_same_time(monkeypatch):
 
     _fake(monkeypatch, answer)
     hosts = [(f"n{number}.example", "ip4") for number in range(20)]
-    found, problems = resolve(hosts, HERE, 20)
+    found, problems = looked_up(hosts, HERE, 20)
     assert len(found) == 20
     assert problems == ()
 
@@ -104,20 +112,102 @@ def test_what_hangs_is_given_up(monkeypatch):
 
     _fake(monkeypatch, answer)
     try:
-        found, (problem,) = resolve([("slow.example", "ip4"), ("a.example", "ip4")], HERE, 0.5)
+        found, (problem,) = looked_up([("slow.example", "ip4"), ("a.example", "ip4")], HERE, 0.5)
     finally:
         release.set()
     assert list(found) == [("a.example", "ip4")]
     assert problem.message == '"slow.example" has no ip4 address: no answer within 0.5 seconds'
 
 
+def hang(release: threading.Event) -> Any:
+    """Names that begin with "dead" get no answer until the test ends."""
+
+    def answer(name: str, family: int) -> tuple[str, ...]:
+        if name.startswith("dead"):
+            release.wait(60)
+        return _INET[family]
+
+    return answer
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def named(kind: str, count: int) -> list[Host]:
+    return [(f"{kind}{number}.example", "ip4") for number in range(count)]
+
+
+@pytest.mark.parametrize("dead", [300])
+def test_dead_names_starve_no_others(monkeypatch, release, dead):
+    _fake(monkeypatch, hang(release))
+    good = named("good", 200)
+    answer = resolve([*named("dead", dead), *good], HERE, 10)
+    assert list(answer.addresses.keys() - set(good)) == []
+    assert answer.addresses.keys() == set(good)
+    assert len(answer.problems) == dead
+    assert answer.unasked == frozenset()
+
+
+def test_a_dead_name_takes_its_own_time_and_no_more(monkeypatch, release):
+    _fake(monkeypatch, hang(release))
+    monkeypatch.setattr(module, "NAME_SECONDS", 0.2)
+    answer = resolve([("dead.example", "ip4"), ("good.example", "ip4")], HERE, 3600)
+    assert list(answer.addresses) == [("good.example", "ip4")]
+    (problem,) = answer.problems
+    assert problem.message == '"dead.example" has no ip4 address: no answer within 0.2 seconds'
+
+
+def test_who_was_not_asked_for_want_of_time_is_told_apart(monkeypatch, release):
+    _fake(monkeypatch, hang(release))
+    monkeypatch.setattr(module, "MOST_THREADS", 8)
+    dead, good = named("dead", 8), named("good", 3)
+    answer = resolve([*dead, *good], HERE, 0.5)
+    assert answer.unasked == set(good)
+    assert "next run asks it before those" in answer.problems[-1].message
+    assert len(resolve([*good, *dead], HERE, 0.5).addresses) == 3
+
+
+def test_no_more_names_are_asked_at_a_time_than_there_are_workers(monkeypatch):
+    monkeypatch.setattr(module, "WORKERS", 4)
+    under_way, most = set(), []
+    lock = threading.Lock()
+
+    def answer(name: str, family: int) -> tuple[str, ...]:
+        with lock:
+            under_way.add(name)
+            most.append(len(under_way))
+        with lock:
+            under_way.remove(name)
+        return _INET[family]
+
+    _fake(monkeypatch, answer)
+    assert len(resolve(named("n", 100), HERE, 60).addresses) == 100
+    assert max(most) <= 4
+
+
+def test_a_system_that_has_no_thread_for_us_is_a_warning(monkeypatch):
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module.threading.Thread, "start", start)
+    answer = resolve(named("n", 2), HERE, 60)
+    assert answer.addresses == {}
+    assert "rait start no thread" in answer.problems[0].message
+    assert len(answer.problems) == 2
+
+
 _HANGING = """
 import socket, threading
 from rait.adapters.netns import Netns
-from rait.adapters.resolve import resolve
+from rait.adapters.resolve import Addresses, Host, LookUp, resolve
+from rait.domain.problem import Problem
 socket.getaddrinfo = lambda *_: threading.Event().wait()
-found, problems = resolve([("a.example", "ip4")], Netns("", -1, ""), 0.2)
-print(found, len(problems))
+answer = resolve([("a.example", "ip4")], Netns("", -1, ""), 0.2)
+print(answer.addresses, len(answer.problems))
 """
 
 
@@ -158,6 +248,6 @@ def test_names_are_looked_up_in_the_transit_namespace(monkeypatch, elsewhere):
 
 
 def test_a_namespace_that_cannot_be_entered_is_a_warning():
-    found, (problem,) = resolve([("localhost", "ip4")], Netns("gone", -1, ""), 10)
+    found, (problem,) = looked_up([("localhost", "ip4")], Netns("gone", -1, ""), 10)
     assert found == {}
     assert problem.message.startswith('"localhost" has no ip4 address: ')
