@@ -58,6 +58,9 @@ Create, change and remove links until they are as rait.conf and the peers list s
 differs is written: links that are right already are left alone, with their sessions. A second
 `rait up` writes nothing.
 
+A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
+that asks for more links than max_links in rait.conf changes nothing.
+
 A run that would remove more than half of at least four links stops with exit status 4: an empty
 or truncated peers list must not take the node off the mesh. --yes, or max_removals in rait.conf,
 lets it go on.

@@ -227,7 +227,7 @@ def _done_already() -> Iterator[None]:
 def _planned(report: Report, arguments: argparse.Namespace) -> int:
     """The status says whether all of it can be done, as that of the run itself would."""
     _report(report, arguments.json)
-    return PARTIAL if report.failures else DONE
+    return PARTIAL if report.failures or report.losses else DONE
 
 
 def _report(report: Report, as_json: bool) -> None:
@@ -235,6 +235,8 @@ def _report(report: Report, as_json: bool) -> None:
         complain(f"warning: {warning}")
     for failure in report.failures:
         complain(f"{failure.link}: {failure.error}")
+    for loss in report.losses:
+        complain(loss)
     if report.removal is not None:
         complain(render.removal_text(report, report.removal))
     if as_json:

@@ -111,6 +111,7 @@ def report_json(report: Report) -> str:
             ],
             "drift": [noticed_object(event, event in report.left) for event in report.drift],
             "failed": [{"link": f.link, "error": f.error} for f in report.failures],
+            "losses": list(report.losses),
             "warnings": list(report.warnings),
             "excessive_removal": msgspec.to_builtins(report.removal),
         }
@@ -144,6 +145,7 @@ def summary(report: Report) -> str:
     if report.status == "unchanged":
         return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
     failed = {failure.link for failure in report.failures}
+    left = {failure.link for failure in report.failures if failure.left}
     broken = failed - _only_in_babeld(report)
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:
@@ -155,7 +157,8 @@ def summary(report: Report) -> str:
         "remade": len(remade),
         "removed": len(names["removed"] - remade),
         "changed": len(names["changed"] - names["added"]),
-        "failed": len(failed),
+        "failed": len(failed - left),
+        "left as it is" if len(left) == 1 else "left as they are": len(left),
     }
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
     if report.ended:

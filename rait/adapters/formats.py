@@ -129,7 +129,7 @@ def _json(text: str, name: str) -> Document:
     import json
 
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=lambda pairs: _json_object(pairs, name))
     except json.JSONDecodeError as error:
         raise _error(name, f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
     except ValueError:
@@ -137,6 +137,16 @@ def _json(text: str, name: str) -> Document:
     if not isinstance(data, dict):
         raise SourceError(f"{name}: the JSON text must be an object, in braces")
     return Document(name, data, dict)
+
+
+def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object]:
+    """json itself would take the last of two values of one key, and programs differ in that."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
+        raise SourceError(f"{name}: not valid JSON: {shown(twice)} is given twice")
+    return found
 
 
 _PARSERS: dict[Format, Callable[[str, str], Document]] = {

@@ -25,7 +25,7 @@ from rait.domain.problem import Problem
 KEPT = 8
 """So many lists are kept: the newest of all nodes on this machine."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 _SUFFIX = ".peers"
 _FAILURES = (ValueError, msgspec.MsgspecError)
 

@@ -34,7 +34,8 @@ class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed since the last run.
 
     ``left`` are those of ``drift`` that a run which was cut off had intended, ``strays`` are links
-    that it may have left half made, ``routing_problem`` says why babeld could not be asked, and
+    that it may have left half made, ``losses`` tell of links that go with an entry of the peers
+    list that was skipped, ``routing_problem`` says why babeld could not be asked, and
     ``extra_cmd_owed`` that it has not taken ``extra_cmd`` yet since it was last told of a change.
     """
 
@@ -43,6 +44,7 @@ class Change(Struct, frozen=True, kw_only=True):
     drift: tuple[Event, ...]
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
     routing_problem: str | None = None
     extra_cmd_owed: bool = False
 
@@ -73,7 +75,8 @@ class Execution:
         # What no outcome of an event tells of, for the journal.
         told = {p.link: p.message for p in problems if p.link is not None}
         self._problems = {**failed, **told}
-        self._broken = set(self._problems)
+        self._left = {p.link for p in problems if p.severity == "warning"}
+        self._broken = self._problems.keys() - self._left
         if change.routing_problem is not None:
             self._problems[BABELD] = change.routing_problem
         self._failed = dict(self._problems)
@@ -82,7 +85,9 @@ class Execution:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The first thing that went wrong with each link."""
-        return tuple(Failure(link, error) for link, error in self._failed.items())
+        return tuple(
+            Failure(link, error, link in self._left) for link, error in self._failed.items()
+        )
 
     @property
     def errors(self) -> dict[int, str]:
@@ -91,8 +96,9 @@ class Execution:
 
     @property
     def status(self) -> Status:
-        """How the change ended, for the report."""
-        return self._run_status if self._change.events or self._failed else "unchanged"
+        """How the change ended, for the report: not well where it cost links by a wrong entry."""
+        status = self._run_status if self._change.events or self._failed else "unchanged"
+        return "partial" if status == "done" and self._change.losses else status
 
     @property
     def _run_status(self) -> RunStatus:
@@ -173,7 +179,11 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
     """A report of what is to be done, and of the links that cannot be."""
     settled = change.settled
     wanted = settled.after.links.keys() | {p.link for p in settled.problems if p.link is not None}
-    failures = [Failure(p.link, p.message) for p in settled.problems if p.link is not None]
+    failures = [
+        Failure(p.link, p.message, p.severity == "warning")
+        for p in settled.problems
+        if p.link is not None
+    ]
     if change.routing_problem is not None:
         failures.append(Failure(BABELD, change.routing_problem))
     return Report(
@@ -185,6 +195,7 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         failures=tuple(failures),
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
         links=len(wanted),
+        losses=change.losses,
     )
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from rait.adapters import names_cache, netns, source
 from rait.adapters.resolve import Addresses, resolve
 from rait.adapters.texts import Read, Texts
-from rait.app.load import Loaded, LoadedPeers, load_config, load_peers, load_secret
+from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config import Config, Family, Secret
 from rait.domain.peers import Peer
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
@@ -78,7 +78,11 @@ class Preparation:
         secret, public_key = load_secret(loaded, read=self._texts.read)
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
         if self._peers:
-            self._found = self._registry(loaded, None if names_again else self._found)
+            before = None if names_again else self._found
+            peers = load_registry(
+                loaded, public_key, secret, keep=self._keep, read=self._texts.read
+            )
+            self._found = self._registry(loaded, peers, before)
         return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
 
     def stands(self, *, disturbed: bool) -> bool:
@@ -92,8 +96,7 @@ class Preparation:
             return False
         return self._texts.unchanged()
 
-    def _registry(self, loaded: Loaded, before: Registry | None) -> Registry:
-        peers = load_peers(loaded, keep=self._keep, read=self._texts.read)
+    def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
         self._debug(f"{len(peers.peers)} peers from {peers.source}")
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
@@ -109,9 +112,12 @@ class Preparation:
         )
 
 
-def registry_of(loaded: Loaded, transit: str) -> Registry:
-    """The peers of a configuration, their names looked up in a namespace. Raises RaitError."""
-    peers = load_peers(loaded)
+def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | None) -> Registry:
+    """The peers of a configuration, their names looked up in a namespace. Raises RaitError.
+
+    The keys are those of the node, as for load_registry.
+    """
+    peers = load_registry(loaded, public_key, secret)
     return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
 
 

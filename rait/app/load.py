@@ -6,6 +6,7 @@ directory of the configuration file, or to the working directory where it is no 
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 
@@ -16,8 +17,10 @@ from rait.adapters.formats import Document
 from rait.adapters.texts import Read
 from rait.domain.config import Config, Secret
 from rait.domain.decode import decode_config, decode_peers
+from rait.domain.doubt import Doubt
 from rait.domain.keytext import without_keys
 from rait.domain.peers import Peer
+from rait.domain.plan import count_wanted
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
 from rait.domain.reader import UNKNOWN, key_id
 
@@ -45,13 +48,17 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
-    """The peers and where they are from; ``digest`` and ``warnings`` as in Loaded."""
+    """The peers and where they are from; ``digest`` and ``warnings`` as in Loaded.
+
+    ``doubts`` are the entries that could not be read.
+    """
 
     peers: tuple[Peer, ...]
     source: str
     digest: str
     warnings: tuple[str, ...]
     document: Document
+    doubts: tuple[Doubt, ...] = ()
 
     def describe(self, problem: Problem) -> str:
         """One line for a problem whose path, if any, leads into the peers document."""
@@ -98,12 +105,51 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
     )
 
 
-def load_peers(loaded: Loaded, *, keep: bool = False, read: Read = source.read) -> LoadedPeers:
+def load_registry(
+    loaded: Loaded,
+    public_key: str,
+    secret: Secret | None,
+    *,
+    keep: bool = False,
+    read: Read = source.read,
+) -> LoadedPeers:
+    """Load the peers list of the node with this public key, and its private one where it is had.
+
+    Raises SourceError where the list as a whole cannot be had, and where it must not be believed:
+    it holds this node's private key, has no entry of another node that can be used, or asks for
+    more links than the configuration allows. No message shows the private key.
+    """
+    peers = load_peers(loaded, keep=keep, read=read, secret=secret)
+    if secret is None:
+        _refuse_pair_of(public_key, peers)
+    others = any(peer.public_key != public_key for peer in peers.peers)
+    if peers.doubts and not others:
+        raise SourceError(
+            f"{peers.doubts[0].text}; and but for this node's own there is no other entry that "
+            "can be used, so nothing is done"
+        )
+    wanted = count_wanted(loaded.config, public_key, peers.peers)
+    if wanted > loaded.config.max_links:
+        raise SourceError(
+            f"{peers.source}: the list asks for {wanted} links, and rait makes "
+            f"{loaded.config.max_links} at the most, so nothing is done. If the list is right, set "
+            "max_links in rait.conf"
+        )
+    return peers
+
+
+def load_peers(
+    loaded: Loaded,
+    *,
+    keep: bool = False,
+    read: Read = source.read,
+    secret: Secret | None = None,
+) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
     What it says is kept for the next time if ``keep``, so by runs that may write at all. Entries
     that are wrong are left out, with a warning each. Raises SourceError where the list as
-    a whole cannot be had.
+    a whole cannot be had, or holds the private key ``secret``.
     """
     url = loaded.config.peers
     try:
@@ -111,6 +157,8 @@ def load_peers(loaded: Loaded, *, keep: bool = False, read: Read = source.read) 
     except SourceError as error:
         raise SourceError(f"{loaded.peers_place()}: {error}") from None
     name = source.display_name(url)
+    if secret is not None:
+        _refuse_text_with(secret, text, name)
     known = peers_cache.find(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
@@ -121,14 +169,62 @@ def load_peers(loaded: Loaded, *, keep: bool = False, read: Read = source.read) 
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
             raise SourceError(describe(errors[0], document))
-        if keep:
-            peers_cache.keep(text, name, peers, problems, document.known_lines)
+    if secret is not None:
+        _refuse_peer_with(secret.reveal(), peers, document)
+    if known is None and keep:
+        peers_cache.keep(text, name, peers, problems, document.known_lines)
+    warnings = tuple(describe(problem, document) for problem in problems)
     return LoadedPeers(
         peers=peers,
         source=document.name,
         digest=_digest(text),
-        warnings=tuple(describe(problem, document) for problem in problems),
+        warnings=warnings,
         document=document,
+        doubts=doubts_of(problems, warnings),
+    )
+
+
+_PUBLISHED = (
+    "this is this node's own private key, and all who can read the list know it now: make another "
+    "with `wg genkey`, and let the list have the public key that `wg pubkey` makes of it"
+)
+
+
+def _refuse_text_with(secret: Secret, text: str, name: str) -> None:
+    """Raise SourceError, with the line, where the text holds the private key anywhere."""
+    key = secret.reveal()
+    spellings = ((key.rstrip("="), text), (a2b_base64(key).hex(), text.lower()))
+    for spelling, where in spellings:
+        before, found, _ = where.partition(spelling)
+        if found:
+            raise SourceError(f"{name}:{before.count(chr(10)) + 1}: {_PUBLISHED}")
+
+
+def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> None:
+    """Raise SourceError where a peer has the private key, in whatever escapes it was written."""
+    for peer in peers:
+        if peer.public_key == key:
+            problem = Problem(_PUBLISHED, "error", peer.endpoints[0].path)
+            raise SourceError(describe(problem, document))
+
+
+def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
+    """Raise SourceError where a peer's key is the private one that belongs to a public key."""
+    from rait.adapters import keys
+
+    for peer in peers.peers:
+        if keys.public_key(Secret(peer.public_key)) == public_key:
+            _refuse_peer_with(peer.public_key, (peer,), peers.document)
+
+
+def doubts_of(
+    problems: Iterable[Problem], texts: Iterable[str], *, readable: bool = False
+) -> tuple[Doubt, ...]:
+    """The entries of the peers list that these problems, with their texts, leave out."""
+    return tuple(
+        Doubt(entry, text, readable)
+        for problem, text in zip(problems, texts, strict=True)
+        for entry in problem.skipped
     )
 
 

@@ -16,6 +16,7 @@ from rait.app.load import load_secret
 from rait.app.report import Report
 from rait.app.session import (
     Options,
+    judged,
     looking,
     refuse,
     require_places,
@@ -23,7 +24,7 @@ from rait.app.session import (
     synced_routing,
     target_netns,
 )
-from rait.app.up import plan_warnings, planned_topology
+from rait.app.up import doubts_about, plan_warnings, planned_topology
 from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
@@ -56,7 +57,8 @@ def plan_up(options: Options) -> Report:
     with looking(options, peers=True) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
         wanted, warnings = planned_topology(session, memory)
-        change = session.compare(wanted.topology, memory, routing)
+        doubts = doubts_about(session.registry.peers, wanted)
+        change = session.compare(wanted.topology, memory, routing, doubts)
         require_places(change.events)
         warnings += isolation.vrf_warnings(change.events)
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
@@ -73,9 +75,11 @@ def plan_against(options: Options, state_path: str) -> Report:
     """
     state = _read_state(state_path)
     loaded = configured(options.config, key_required=False)
+    secret = None
     if loaded.config.private_key is not None:
-        _check_same_node(load_secret(loaded)[1], state)
-    registry = registry_of(loaded, "")
+        secret, own_key = load_secret(loaded)
+        _check_same_node(own_key, state)
+    registry = registry_of(loaded, "", state.public_key, secret)
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
@@ -84,6 +88,7 @@ def plan_against(options: Options, state_path: str) -> Report:
     )
     scope = scope_of(loaded.config, state.public_key)
     settled = settle(state.observation, wanted.topology, state.memory, scope)
+    settled, losses = judged(settled, doubts_about(registry.peers, wanted), loaded.config)
     refuse(settled)
     drift = diff(state.memory.topology, settled.before)
     change = Change(
@@ -91,6 +96,7 @@ def plan_against(options: Options, state_path: str) -> Report:
         events=diff(settled.before, settled.after),
         drift=drift,
         left=left_behind(drift, state.memory.undecided),
+        losses=losses,
     )
     warnings = plan_warnings(loaded, registry, wanted)
     return planned("plan", change, loaded.config.max_removals, warnings)

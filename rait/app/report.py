@@ -15,10 +15,14 @@ Status = Literal["unchanged", "planned", "stopped", "done", "partial", "failed"]
 
 
 class Failure(Struct, frozen=True):
-    """A link that is not as it should be, and why."""
+    """A link that is not as it should be, and why.
+
+    ``left`` tells that it works, and is left as it is, as nobody can tell what it should be.
+    """
 
     link: str
     error: str
+    left: bool = False
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -30,7 +34,8 @@ class Report(Struct, frozen=True, kw_only=True):
     ``links`` is how many links there should now be, ``errors`` says what went wrong with which of
     the events, by their position, and ``ended`` are the links which a run that was cut off had left
     half made, and which this run ended before all else. ``extra_cmd_sent`` says that babeld took
-    ``extra_cmd``, which an earlier run owed it, and that there was nothing else to do.
+    ``extra_cmd``, which an earlier run owed it, and that there was nothing else to do. ``losses``
+    are lines about links that go because an entry of the peers list was skipped.
     """
 
     command: str
@@ -46,3 +51,4 @@ class Report(Struct, frozen=True, kw_only=True):
     ended: tuple[str, ...] = ()
     removal: Removal | None = None
     extra_cmd_sent: bool = False
+    losses: tuple[str, ...] = ()

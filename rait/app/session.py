@@ -24,6 +24,7 @@ from rait.app.report import Report
 from rait.domain.backend import Observation
 from rait.domain.config import Config, Secret
 from rait.domain.diff import diff
+from rait.domain.doubt import Doubt, judge
 from rait.domain.events import Event, LinkAdded
 from rait.domain.history import Memory, RunHeader, left_behind
 from rait.domain.problem import MachineError, RaitError
@@ -103,17 +104,23 @@ class Session:
         return self.machine.observe(_namespaces(self.target, memory), rules=rules)
 
     def compare(
-        self, desired: Topology | None, memory: Memory, routing: Routing | None = None
+        self,
+        desired: Topology | None,
+        memory: Memory,
+        routing: Routing | None = None,
+        doubts: Sequence[Doubt] = (),
     ) -> Change:
         """Look at the machine, and find what to do for it to be as desired. Changes nothing.
 
-        Where nothing is desired (None), links stay as they are. With ``routing``, babeld's
-        interfaces shall be the links. Raises MachineError where nothing may be touched at all.
+        Where nothing is desired (None), links stay as they are, and those in doubt stay too. With
+        ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing may
+        be touched at all.
         """
         observation = self.observe(memory)
         settled = settle(observation, desired or EMPTY, memory, self.scope)
         if desired is None:
             settled = Settled(settled.before, settled.before)
+        settled, losses = judged(settled, doubts, self.config)
         refuse(settled)
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
@@ -131,6 +138,7 @@ class Session:
             drift=drift,
             left=left_behind(drift, memory.undecided),
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
+            losses=losses,
         )
 
     def carry_out(
@@ -204,6 +212,26 @@ def _with_routing(settled: Settled, memory: Memory, routing: Routing) -> tuple[S
     except RaitError as error:
         return settled, str(error)
     return Settled(before, after, settled.problems), None
+
+
+def judged(
+    settled: Settled, doubts: Sequence[Doubt], config: Config
+) -> tuple[Settled, tuple[str, ...]]:
+    """Let the links in doubt stay; also what to tell of those that go all the same.
+
+    Raises MachineError where that, with what is new, makes more links than there may be.
+    """
+    if not doubts:
+        return settled, ()
+    verdict = judge(settled, doubts, config.transports)
+    before, after = verdict.settled.before.links, verdict.settled.after.links
+    if len(after) > config.max_links and after.keys() - before.keys():
+        raise MachineError(
+            f"there would be {len(after)} links, with those whose entries cannot be read, and rait "
+            f"makes {config.max_links} at the most, so nothing is done. If the peers list is "
+            "right, set max_links in rait.conf"
+        )
+    return verdict.settled, verdict.losses
 
 
 def refuse(settled: Settled) -> None:

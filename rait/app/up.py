@@ -6,9 +6,10 @@ from rait.adapters import netns
 from rait.app import isolation
 from rait.app.execution import stopped
 from rait.app.inputs import Registry
-from rait.app.load import Loaded
+from rait.app.load import Loaded, LoadedPeers, doubts_of
 from rait.app.report import Report
 from rait.app.session import Options, Session, opened, synced_routing
+from rait.domain.doubt import Doubt
 from rait.domain.history import Memory
 from rait.domain.plan import Node, Plan, plan
 from rait.domain.topology import Origin
@@ -27,7 +28,8 @@ def up(options: Options, *, sure: bool = False) -> Report:
     ):
         memory = journal.memory(session.name)
         planned, warnings = planned_topology(session, memory)
-        change = session.compare(planned.topology, memory, routing)
+        doubts = doubts_about(session.registry.peers, planned)
+        change = session.compare(planned.topology, memory, routing, doubts)
         if not sure and (stop := stopped("up", change, session.config.max_removals, warnings)):
             return stop
         return session.carry_out(
@@ -59,3 +61,9 @@ def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str
     peers = registry.peers
     found = (peers.describe(problem) for problem in (*registry.unresolved, *planned.problems))
     return [*loaded.warnings, *peers.warnings, *found]
+
+
+def doubts_about(peers: LoadedPeers, planned: Plan) -> tuple[Doubt, ...]:
+    """All entries that were skipped: those that cannot be read, and those that cannot be had."""
+    texts = map(peers.describe, planned.problems)
+    return (*peers.doubts, *doubts_of(planned.problems, texts, readable=True))

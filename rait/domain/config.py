@@ -27,6 +27,9 @@ MAX_IFNAME = 15
 """IFNAMSIZ (linux/if.h) less the closing NUL, in bytes."""
 
 
+DEFAULT_MAX_LINKS = 4096
+"""Some times more than rait was measured with, and fewer than a common machine can bear."""
+
 PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
 
@@ -102,7 +105,11 @@ class Babeld(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """One node's configuration. Exactly one of ``private_key`` and ``private_key_file`` is set."""
+    """One node's configuration. Exactly one of ``private_key`` and ``private_key_file`` is set.
+
+    ``max_links`` and ``port_range``, pairs of a first and a last port, are the limits to what a
+    peers list may ask for. An empty ``port_range`` allows each port.
+    """
 
     private_key: Secret | None = None
     private_key_file: str | None = None
@@ -115,3 +122,5 @@ class Config(Struct, frozen=True, kw_only=True):
     backend: Literal["auto", "kernel", "userspace"] = "auto"
     journal: str = DEFAULT_JOURNAL
     max_removals: int | None = None
+    max_links: int = DEFAULT_MAX_LINKS
+    port_range: tuple[tuple[int, int], ...] = ()

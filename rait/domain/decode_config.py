@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from rait.domain.config import (
     DEFAULT_JOURNAL,
+    DEFAULT_MAX_LINKS,
     DEFAULT_PEERS,
     MAX_IFNAME,
     MAX_MTU,
@@ -54,6 +55,8 @@ _MAX_FILE_NAME = 255
 
 _MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
+_PORT_RANGE = f'a port from 1 to {MAX_PORT}, a range as "1024-65535", or a list of these'
 _MTU_REASON = f"babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes"
 _GROUP_REASON = (
     "0 is the group of all interfaces that were put in none, and the highest are for rait itself"
@@ -99,6 +102,8 @@ def _config(top: Reader, key_required: bool) -> Config:
         backend=top.choice("backend", BACKENDS, None) or "auto",
         journal=_journal(top),
         max_removals=top.integer("max_removals", 0, MAX_U32),
+        max_links=top.integer("max_links", 1, MAX_U32) or DEFAULT_MAX_LINKS,
+        port_range=_port_range(top),
     )
     if config.peers == "-" and key_file == "-":
         top.report("cannot be - (standard input), as private_key_file is", "peers")
@@ -139,6 +144,34 @@ def _remarks(top: Reader) -> dict[str, object]:
     if top.has("remarks"):
         top.report(f"must be a block, not {kind_of(value)}", "remarks")
     return {}
+
+
+def _port_range(top: Reader) -> tuple[tuple[int, int], ...]:
+    """The first and last ports of the ranges: one range, or a list of them."""
+    value = top.value("port_range")
+    if not top.has("port_range"):
+        return ()
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        top.report(f"must not be empty: it is {_PORT_RANGE}", "port_range")
+    found = [_ports(item) for item in items]
+    for item, ports in zip(items, found, strict=True):
+        if ports is None:
+            given = shown(item) if isinstance(item, str | int) else kind_of(item)
+            top.report(f"{given} is not {_PORT_RANGE}", "port_range")
+            break
+    return tuple(ports for ports in found if ports is not None)
+
+
+def _ports(value: object) -> tuple[int, int] | None:
+    """One port or one range of them, None where it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        low = high = value
+    elif isinstance(value, str) and (match := _RANGE.fullmatch(value)):
+        low, high = int(match[1]), int(match[2] or match[1])
+    else:
+        return None
+    return (low, high) if 1 <= low <= high <= MAX_PORT else None
 
 
 def _transports(top: Reader) -> list[tuple[Reader, Transport]]:

@@ -22,7 +22,11 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """One other node. ``public_key`` is canonical base64 of 32 bytes."""
+    """One other node. ``public_key`` is canonical base64 of 32 bytes.
+
+    ``endpoints`` are in the order of the registry. It may list several of one family, of which a
+    link can have but one.
+    """
 
     public_key: str
     endpoints: tuple[PeerEndpoint, ...] = ()

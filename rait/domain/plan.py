@@ -8,13 +8,14 @@ the peer's address at T.send_port (that is where the peer listens for us).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from rait.domain.config import MAX_IFNAME, Config, Family, Transport
 from rait.domain.linklocal import link_local
 from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.problem import Problem
+from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin, Topology
 from rait.domain.vrf import wanted_rules, wanted_vrfs
 
@@ -52,19 +53,51 @@ def plan(
     ``applied`` is what was last brought about: where a host name has several addresses, the one
     in use is kept while it is still among them.
 
-    The order of peers only decides which of two conflicting ones wins: the first. Two links may
-    not share a listen port even in different address families, as the kernel's WireGuard binds a
-    port in both.
+    Of entries that conflict, the one whose link ``applied`` has wins, as an entry that comes new
+    to the registry must not take the link of a peer that is there. The order of peers only decides
+    among the others: the first wins. Two links may not share a listen port even in different
+    address families, as the kernel's WireGuard binds a port in both.
     """
     planner = _Planner(config, node, addresses or {}, applied.links if applied else {})
     for peer in peers:
-        planner.add(peer)
+        planner.offer(peer)
+    planner.finish()
     topology = Topology(
         planner.links,
         vrfs=wanted_vrfs(config),
         rules=wanted_rules(config, node.transit_table),
     )
     return Plan(topology, tuple(planner.problems))
+
+
+def in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
+    """Whether rait.conf lets a peers list ask for the port."""
+    return not ranges or any(low <= port <= high for low, high in ranges)
+
+
+def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
+    """How many links the node with this key is asked to have, before any of them is planned."""
+    prefixes: dict[str, list[str]] = {}
+    for transport in config.transports:
+        prefixes.setdefault(transport.address_family, []).append(transport.ifprefix)
+    names = {
+        (prefix, endpoint.send_port)
+        for peer in peers
+        if peer.public_key != public_key
+        for endpoint in peer.endpoints
+        if in_port_range(config.port_range, endpoint.send_port)
+        for prefix in prefixes.get(endpoint.address_family, ())
+    }
+    return len(names)
+
+
+class _Route(NamedTuple):
+    """One way to a peer, and the name of the link over it."""
+
+    name: str
+    peer: Peer
+    transport: Transport
+    endpoint: PeerEndpoint
 
 
 class _Planner:
@@ -76,6 +109,7 @@ class _Planner:
         self._node = node
         self._addresses = addresses
         self._applied = applied
+        self._port_range = config.port_range
         self._group = config.isolation.ifgroup
         self._master = config.isolation.target if config.isolation.type == "vrf" else None
         self._transports: dict[str, list[Transport]] = {}
@@ -83,44 +117,80 @@ class _Planner:
             self._transports.setdefault(transport.address_family, []).append(transport)
         self._listening: dict[int, str] = {}
         self._met: dict[tuple[str, str], str] = {}
+        self._later: tuple[list[_Route], list[_Route]] = ([], [])
 
-    def add(self, peer: Peer) -> None:
+    def offer(self, peer: Peer) -> None:
+        """Add the links to a peer that were there already; its new ones wait for ``finish``."""
         if peer.public_key == self._node.public_key:
             return
         for transport, endpoint in self._routes(peer):
-            name = f"{transport.ifprefix}{endpoint.send_port}"
-            obstacle = self._obstacle(name, peer, transport, endpoint)
-            if obstacle:
-                message = f"{_title(peer)}: {obstacle}; skipped"
-                self.problems.append(Problem(message, "warning", endpoint.path, name))
-                continue
-            self.links[name] = self._link(name, peer, transport, endpoint)
-            self._met[(peer.public_key, transport.ifprefix)] = name
-            if not transport.dynamic_port:
-                self._listening[endpoint.send_port] = name
+            route = _Route(f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint)
+            if endpoint.send_port == transport.send_port:
+                self._warn_of_own_port(route)
+            known = self._applied.get(route.name)
+            if known is None or known.peer(peer.public_key) is None:
+                self._later[1].append(route)
+            elif len(peer.endpoints) > 1 and not self._is_in_use(route, known):
+                self._later[0].append(route)
+            else:
+                self._add(route)
+
+    def finish(self) -> None:
+        """Add the links that are new, as far as there is room for them."""
+        for routes in self._later:
+            for route in routes:
+                self._add(route)
+
+    def _is_in_use(self, route: _Route, known: Link) -> bool:
+        """Whether a link that is there was made for this very endpoint, not for one beside it."""
+        far = known.peer(route.peer.public_key)
+        wanted = self._endpoint(route.name, route.transport, route.endpoint)
+        return far is not None and far.endpoint == wanted
+
+    def _add(self, route: _Route) -> None:
+        name, peer, transport, endpoint = route
+        obstacle = self._obstacle(route)
+        if obstacle:
+            message = f"{_title(peer)}: {obstacle}; skipped"
+            entry = SkippedEntry(peer.public_key, endpoint.address_family, endpoint.send_port)
+            self.problems.append(Problem(message, "warning", endpoint.path, name, (entry,)))
+            return
+        self.links[name] = self._link(route)
+        self._met[(peer.public_key, transport.ifprefix)] = name
+        if not transport.dynamic_port:
+            self._listening[endpoint.send_port] = name
+
+    def _warn_of_own_port(self, route: _Route) -> None:
+        message = (
+            f"{_title(route.peer)}: its SendPort {route.endpoint.send_port} "
+            f"({route.endpoint.address_family}) is this node's own send_port too. Any other node "
+            "can have a link to only one of the two, as it names and finds its links by that "
+            "port; one of the two nodes is to take another port"
+        )
+        self.problems.append(Problem(message, "warning", route.endpoint.path))
 
     def _routes(self, peer: Peer) -> Iterator[tuple[Transport, PeerEndpoint]]:
         for endpoint in peer.endpoints:
             for transport in self._transports.get(endpoint.address_family, ()):
                 yield transport, endpoint
 
-    def _obstacle(
-        self, name: str, peer: Peer, transport: Transport, endpoint: PeerEndpoint
-    ) -> str | None:
+    def _obstacle(self, route: _Route) -> str | None:
+        name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
+        if not in_port_range(self._port_range, port):
+            return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
         if name == self._master:
             return f"the link's name would be {name}, which is that of the VRF"
+        met = self._met.get((peer.public_key, transport.ifprefix))
+        if met is not None:
+            return f"SendPort {port} ({family}) is one too many: the peer has link {met} already"
         taken = self.links.get(name)
         if taken is not None:
             owner = taken.peers[0].public_key
-            return (
-                f"SendPort {port} ({family}) is already that of peer {owner}, earlier in the list"
-            )
-        met = self._met.get((peer.public_key, transport.ifprefix))
-        if met is not None:
-            return f"it already has link {met} in {family}"
+            how = "which has the link" if self._is_there(taken) else "earlier in the list"
+            return f"SendPort {port} ({family}) is already that of peer {owner}, {how}"
         holder = None if transport.dynamic_port else self._listening.get(port)
         if holder is not None:
             return (
@@ -130,7 +200,12 @@ class _Planner:
             )
         return None
 
-    def _link(self, name: str, peer: Peer, transport: Transport, endpoint: PeerEndpoint) -> Link:
+    def _is_there(self, link: Link) -> bool:
+        known = self._applied.get(link.name)
+        return known is not None and known.peer(link.peers[0].public_key) is not None
+
+    def _link(self, route: _Route) -> Link:
+        name, peer, transport, endpoint = route
         own_key = self._node.public_key
         return Link(
             name,

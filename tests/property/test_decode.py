@@ -40,6 +40,8 @@ NAMES = st.sampled_from(
         "backend",
         "journal",
         "max_removals",
+        "max_links",
+        "port_range",
         "address_family",
         "send_port",
         "mtu",
@@ -123,6 +125,12 @@ def test_peers_are_total(document):
         assert problems
     assert len({peer.public_key for peer in peers}) == len(peers)
     assert all(peer.endpoints for peer in peers)
+    failed = [problem for problem in problems if problem.severity == "error"]
+    assert not (failed and peers)
+    if not failed:
+        skipped = [problem for problem in problems if problem.message.endswith("skipped")]
+        assert all(problem.skipped or "already" in problem.message for problem in skipped)
+        assert peers or not problems, "a list with entries, and none of use, is an error"
 
 
 @given(

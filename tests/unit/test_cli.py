@@ -512,6 +512,105 @@ def test_a_name_that_does_not_resolve_is_told_with_its_line(
     assert said.err == f"rait: warning: {rait.directory}/peers.conf:19: {why}\n"
 
 
+def entries(rait: Rait, *texts: str) -> None:
+    (rait.directory / "peers.conf").write_text("\n".join(texts))
+
+
+def entry(port: int, **changes: str) -> str:
+    """The entry of one of PEERS as it is, but for what changes."""
+    key, address = PEERS[port]
+    fields = {
+        "PublicKey": f'"{key}"',
+        "SendPort": str(port),
+        "Endpoint": f'"{address}"',
+        "AddressFamily": '"ip4"',
+    } | changes
+    return "[[Peers]]\n" + "".join(f"{name} = {value}\n" for name, value in fields.items())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"SendPort": "0"},
+        {"SendPort": "502240"},
+        {"AddressFamily": '"inet"'},
+        {"Endpoint": '"a..b"'},
+        {"PublicKey": '"KCkqKywtLi8wMTIzNDU2Nzg5Ojs8PT4_QEFCQ0RFRkc="'},
+        {"PublicKey": "7"},
+    ],
+)
+def test_an_entry_that_cannot_be_read_leaves_its_link_and_shows_in_the_status(
+    rait: Rait, wrong: dict[str, str]
+) -> None:
+    entries(rait, entry(50221), entry(50223), entry(50224, **wrong))
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 3
+    assert "rait4x50224: left as it is" in said.err
+    assert f"{rait.directory}/peers.conf:1" in said.err
+    assert "- rait4x50224" not in said.out
+    assert "1 to be left as it is; 3 links wanted" in said.out
+
+
+@pytest.mark.parametrize("junk", ["[[Peers]]\nkey = 1\n", "[[Peers]]\n"])
+def test_a_link_that_goes_with_an_entry_that_may_be_its_own_shows_in_the_status(
+    rait: Rait, junk: str
+) -> None:
+    entries(rait, entry(50221), entry(50223), junk)
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 3
+    assert "- rait4x50224" in said.out
+    assert "link rait4x50224 goes, and an entry that cannot be read" in said.err
+    assert "peers.conf:13: Peers[2]: public_key is missing" in said.err
+    entries(rait, entry(50221), entry(50223), entry(50224), junk)
+    assert rait("plan", "--against", str(STATE)).status == 0
+
+
+def test_a_link_that_a_limit_of_ours_costs_shows_in_the_status(rait: Rait) -> None:
+    rait.write(f'port_range = "50000-50223"\n{CONF}', PEERS)
+    said = rait("plan", "--against", str(STATE), "--json")
+    assert said.status == 3
+    result = json.loads(said.out)
+    assert [e["link"] for e in result["events"] if e["type"] == "LinkRemoved"] == ["rait4x50224"]
+    (loss,) = result["losses"]
+    assert "rait4x50224" in loss
+    assert "outside of port_range" in loss
+
+
+@pytest.mark.parametrize("text", ["[[Peers]]\n", entry(50221, SendPort="0")])
+def test_a_list_of_wrong_entries_alone_changes_nothing(rait: Rait, text: str) -> None:
+    """There are but three links here, so the guard against removals is silent."""
+    entries(rait, text)
+    said = rait("plan", "--against", str(STATE))
+    assert (said.status, said.out) == (1, "")
+    assert "nothing is done" in said.err
+    entries(rait, "peers = []")
+    assert "3 to be removed" in rait("plan", "--against", str(STATE)).out
+
+
+def test_more_links_than_max_links_change_nothing(rait: Rait) -> None:
+    rait.write(f"max_links = 2\n{CONF}", PEERS)
+    said = rait("plan", "--against", str(STATE))
+    assert (said.status, said.out) == (1, "")
+    assert "asks for 3 links" in said.err
+    # Those that are left as they are count too, where new ones would come.
+    more = entry(50221, SendPort="50229", PublicKey=f'"{PEERS[50221][0][::-1][1:]}="')
+    rait.write(f"max_links = 3\n{CONF}", PEERS)
+    entries(rait, entry(50221), entry(50223), entry(50224, SendPort="0"), more)
+    said = rait("plan", "--against", str(STATE))
+    assert (said.status, said.out) == (1, "")
+    assert "there would be 4 links" in said.err
+
+
+def test_our_private_key_in_the_list_is_not_shown(rait: Rait) -> None:
+    for conf in (CONF, f'private_key = "{PRIVATE}"\n{CONF}'):
+        rait.write(conf, PEERS | {50229: (PRIVATE, "192.0.2.9")})
+        said = rait("plan", "--against", str(STATE))
+        assert (said.status, said.out) == (1, "")
+        assert PRIVATE not in said.err
+        assert "peers.conf:" in said.err
+        assert "own private key" in said.err
+
+
 def test_a_target_that_changes_remakes_the_links(rait: Rait) -> None:
     rait.write(CONF.replace("raitns", "elsewhere"), PEERS)
     said = rait("plan", "--against", str(STATE), "--json")

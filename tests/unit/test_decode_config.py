@@ -363,6 +363,8 @@ def test_a_block_can_stand_once():
         ({"backend": "user"}, "auto, kernel, userspace"),
         ({"max_removals": -1}, "not from 0"),
         ({"max_removals": True}, "whole number"),
+        ({"max_links": 0}, "not from 1"),
+        ({"max_links": "5"}, "leave out the quotes"),
         ({"peers": ""}, "not be empty"),
         ({"journal": 1}, "must be text"),
         ({"isolation": "netns"}, "must be a block, not text"),
@@ -372,6 +374,58 @@ def test_a_block_can_stand_once():
 )
 def test_wrong_values_at_the_top(changes, says):
     assert says in error(**changes).message
+
+
+@pytest.mark.parametrize(
+    ("value", "ranges"),
+    [
+        ("1024-65535", ((1024, 65535),)),
+        (" 1024 - 65535 ", ((1024, 65535),)),
+        (51820, ((51820, 51820),)),
+        ("51820", ((51820, 51820),)),
+        (["50000-50999", 51820, "1-2"], ((50000, 50999), (51820, 51820), (1, 2))),
+    ],
+)
+def test_port_ranges(value, ranges):
+    assert decoded(port_range=value).port_range == ranges
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        65536,
+        True,
+        1.5,
+        None,
+        "",
+        "any",
+        "0-10",
+        "2-1",
+        "1-65536",
+        "1--2",
+        "-5",
+        "1-2-3",
+        "1,2",
+        "\u0661-\u0662",
+        "1" * 4301,
+        [],
+        [1, "x"],
+        [[1]],
+        {"from": 1},
+    ],
+)
+def test_what_is_no_port_range_is_refused(value):
+    found = error(port_range=value)
+    assert found.path == ("port_range",)
+    assert '"1024-65535"' in found.message
+
+
+def test_limits_have_defaults():
+    config = decoded()
+    assert config.max_links >= 1000
+    assert config.port_range == ()
+    assert decoded(max_links=7).max_links == 7
 
 
 def test_standard_input_is_read_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from rait.domain.decode import decode_peers
 from rait.domain.peers import Peer, PeerEndpoint
+from rait.domain.problem import SkippedEntry
 
 A, B, C = (b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
 
@@ -161,10 +163,93 @@ def test_a_wrong_endpoint_costs_that_endpoint_alone():
     "entries",
     [(flat(A), flat(A, SendPort=1)), (nested(A, endpoint(), endpoint(send_port=1)),)],
 )
-def test_of_two_endpoints_in_a_family_the_first_counts(entries):
+def test_endpoints_of_one_family_are_all_told_in_their_order(entries):
+    """Which of them counts depends on what there is, so planning decides."""
+    (found,) = peers(*entries)
+    assert [e.send_port for e in found.endpoints] in ([50221, 1], [50180, 1])
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [(flat(A), flat(A)), (nested(A, endpoint(), endpoint()),)],
+)
+def test_an_endpoint_that_is_there_twice_counts_once(entries):
     found, _, message = only_warning(*entries)
     assert "already" in message
-    assert [e.send_port for e in found[0].endpoints] in ([50221], [50180])
+    assert len(found[0].endpoints) == 1
+
+
+def test_a_hundred_thousand_endpoints_of_one_key_take_no_time():
+    """Linear, that is: each is compared with no list of the others."""
+    entries = [flat(A, SendPort=1 + n % 60000, Endpoint=f"n{n}.example") for n in range(100_000)]
+    start = time.monotonic()
+    assert len(peers(*entries)[0].endpoints) == 100_000
+    assert time.monotonic() - start < 60
+
+
+# What an entry that cannot be read still tells
+
+
+@pytest.mark.parametrize(
+    ("entry", "skipped"),
+    [
+        (7, [SkippedEntry()]),
+        ({}, [SkippedEntry()]),
+        (flat(B, SendPort=0), [SkippedEntry(B, "ip4", None)]),
+        (flat(B, AddressFamily="inet"), [SkippedEntry(B, None, 50221)]),
+        (flat(B, Endpoint="a..b"), [SkippedEntry(B, "ip4", 50221)]),
+        (flat("AAAA"), [SkippedEntry(None, "ip4", 50221)]),
+        (flat("AAAA", SendPort=True), [SkippedEntry(None, "ip4", None)]),
+        ({"public_key": B}, [SkippedEntry(B)]),
+        (nested(B, endpoint(send_port=0)), [SkippedEntry(B, "ip4", None)]),
+        (nested(B, 5), [SkippedEntry(B)]),  # type: ignore[arg-type]
+        (
+            nested("AAAA", endpoint(), endpoint(address_family="ip6", send_port=9)),
+            [SkippedEntry(None, "ip4", 50180), SkippedEntry(None, "ip6", 9)],
+        ),
+        (flat(B, send_port=7), [SkippedEntry(B)]),
+        (flat(B, public_key=C), [SkippedEntry()]),
+    ],
+)
+def test_a_skipped_entry_tells_whose_it_is_as_far_as_can_be_read(entry, skipped):
+    _, (problem,) = decode_peers({"peers": [flat(A), entry]})
+    assert list(problem.skipped) == skipped
+
+
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        (flat(B, public_key=C), ("public_key",)),
+        (flat(B, send_port=7), ("send_port",)),
+        (nested(B, endpoint(SendPort=7)), ("endpoint", 0, "SendPort")),
+    ],
+)
+def test_two_spellings_with_two_values_are_not_believed(entry, path):
+    found, where, message = only_warning(flat(A), entry)
+    assert [peer.public_key for peer in found] == [A]
+    assert where == ("peers", 1, *path)
+    assert "given twice" in message
+
+
+def test_two_spellings_with_one_value_are_good():
+    assert peers(flat(A, public_key=A, send_port=50221))[0].endpoints[0].send_port == 50221
+
+
+@pytest.mark.parametrize("entries", [[7], [flat(A, SendPort=0)], [flat("x"), {}], {}])
+def test_a_list_without_any_entry_that_can_be_used_is_an_error(entries):
+    """Taken for a list without entries, it would end all tunnels."""
+    found, (problem,) = decode_peers({"peers": entries})
+    assert found == ()
+    assert problem.severity == "error"
+    assert "nothing is done" in problem.message
+    assert problem.path[0] == "peers"
+
+
+def test_a_name_that_is_a_key_is_left_out():
+    found, where, message = only_warning(flat(A, Name=f"mine: {B}"))
+    assert found[0].name is None
+    assert where == ("peers", 0, "Name")
+    assert B not in message
 
 
 def test_a_name_that_could_upset_a_terminal_is_left_out():
@@ -176,7 +261,7 @@ def test_a_name_that_could_upset_a_terminal_is_left_out():
 
 def test_messages_show_no_control_characters_and_no_keys():
     for entry in (flat(Endpoint="\x1b[2J"), flat(Endpoint=B + "/x"), flat(B + B)):
-        _, _, message = only_warning(entry)
+        _, _, message = only_warning(flat(C), entry)
         assert message.isprintable()
         assert B[:40] not in message
 

@@ -309,3 +309,10 @@ def test_a_cache_directory_that_others_could_write_to_is_not_used(tmp_path):
     assert not hcl.is_safe_directory(Path("relative"))
     tmp_path.chmod(0o777)
     assert not hcl.is_safe_directory(tmp_path / "replaceable")
+
+
+@pytest.mark.parametrize("text", ['{"peers": [1], "peers": []}', '{"a": {"b": 1, "b": 2}}'])
+def test_a_key_that_is_there_twice_in_json_is_an_error(text):
+    """Of two values programs take one or the other: a list that is read twice must be one list."""
+    with pytest.raises(SourceError, match="is given twice"):
+        formats.parse(text, "x.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -13,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from rait.app.load import Loaded, load_config, load_peers, load_secret
+from rait.adapters import peers_cache
+from rait.app.load import (
+    Loaded,
+    LoadedPeers,
+    load_config,
+    load_peers,
+    load_registry,
+    load_secret,
+)
 from rait.domain.config import Config, Secret
 from rait.domain.problem import ConfigError, Problem, SourceError
 
@@ -317,3 +326,86 @@ def test_no_error_shows_the_private_key(directory, text):
 def test_a_secret_needs_no_file_if_the_configuration_holds_it():
     config = Config(private_key=Secret(PRIVATE))
     assert load_secret(Loaded(config=config, source="x", digest=""))[1] == PUBLIC
+
+
+# What a node does not take from a list
+
+
+def registry(directory: Path, peers: str, conf: str = GOOD, *, secret: bool = True) -> LoadedPeers:
+    (directory / "peers.toml").write_text(peers)
+    loaded = load(directory, conf)
+    key, public_key = load_secret(loaded)
+    return load_registry(loaded, public_key, key if secret else None)
+
+
+def told(directory: Path, peers: str, conf: str = GOOD, *, secret: bool = True) -> str:
+    with pytest.raises(SourceError) as caught:
+        registry(directory, peers, conf, secret=secret)
+    return str(caught.value).replace(str(directory) + "/", "")
+
+
+OTHER = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+ESCAPED = "\\u004b" + PRIVATE[1:]
+HEX = a2b_base64(PRIVATE).hex()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (OTHER, PRIVATE, 2),
+        (OTHER, ESCAPED, 1),
+        ("WLkgNBmW9GdP2LjwIRDb5yOP2/UfMw3Iu6lWW1y9PSo=", PRIVATE, 7),
+        ("SendPort = 0", f'SendPort = 1\nName = "{PRIVATE}"', 9),
+        ("SendPort = 0", f'SendPort = 1\nEndpoint = "{PRIVATE}"', 9),
+        ("SendPort = 0", f'SendPort = 1\nremarks = "is {PRIVATE[:-1]}, I think"', 9),
+        ("SendPort = 0", f'SendPort = 1\nremarks = "{HEX.upper()}"', 9),
+        ("SendPort = 0", f"SendPort = 0 # {PRIVATE}", 8),
+    ],
+)
+def test_a_list_with_our_private_key_is_refused_at_its_place(directory, old, new, line):
+    text = told(directory, PEERS.replace(old, new))
+    assert text.startswith(f"peers.toml:{line}: ")
+    assert "this node's own private key" in text
+    assert "wg genkey" in text
+    assert PRIVATE[1:20] not in text
+    assert HEX not in text.lower()
+
+
+def test_a_plan_without_the_private_key_knows_it_by_its_public_one(directory):
+    text = told(directory, PEERS.replace(OTHER, PRIVATE), secret=False)
+    assert text.startswith("peers.toml:1: Peers[0]: this is this node's own private key")
+    assert PRIVATE not in text
+
+
+def test_a_list_whose_only_good_entry_is_our_own_is_not_believed(directory):
+    text = told(directory, PEERS.replace(OTHER, PUBLIC))
+    assert text.startswith("peers.toml:8: Peers[1].SendPort: 0 is not from 1 to 65535")
+    assert "nothing is done" in text
+
+
+def test_a_list_of_ourselves_alone_is_a_list_without_others(directory):
+    alone = PEERS.partition("\n\n")[0].replace(OTHER, PUBLIC)
+    assert registry(directory, alone).doubts == ()
+    assert registry(directory, "peers = []").peers == ()
+
+
+def test_a_list_may_ask_for_so_many_links_and_no_more(directory):
+    key = "[[Peers]]\nPublicKey = {}\nSendPort = {}\nAddressFamily = 'ip4'\n"
+    many = "".join(
+        key.format(repr(b2a_base64(bytes([n]) * 32, newline=False).decode()), 50000 + n)
+        for n in range(1, 5)
+    )
+    assert len(registry(directory, many, f"max_links = 4\n{GOOD}").peers) == 4
+    text = told(directory, many, f"max_links = 3\n{GOOD}")
+    assert text.startswith("peers.toml: the list asks for 4 links, and rait makes 3 at the most")
+    assert "max_links" in text
+
+
+def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers_cache, "cache_directory", lambda: tmp_path)
+    loaded = load(directory)
+    first, second = load_peers(loaded, keep=True), load_peers(loaded, keep=True)
+    assert first.doubts == second.doubts
+    (doubt,) = first.doubts
+    assert doubt.entry.family == "ip4"
+    assert doubt.text == first.warnings[0]

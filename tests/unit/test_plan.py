@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from rait.domain.config import Config, Family, Isolation, Transport
 from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.plan import Node, plan
+from rait.domain.plan import Node, count_wanted, plan
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -118,3 +120,70 @@ def test_of_several_addresses_the_one_in_use_is_kept() -> None:
     for applied, expected in ((None, "192.0.2.1"), (first, "192.0.2.2")):
         link = plan(CONFIG, NODE, peers, both, applied).topology.links["rait4x50221"]
         assert link.peers[0].endpoint == Endpoint(expected, 50153)
+
+
+# Who has a link keeps it
+
+
+def test_a_newcomer_does_not_take_the_port_of_a_peer_that_is_there() -> None:
+    there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
+    registry = [peer("new", 50221), peer("old", 50221)]
+    planned = plan(CONFIG, NODE, registry, None, there)
+    assert planned.topology == there
+    (problem,) = planned.problems
+    assert "new" in problem.message
+    assert "old, which has the link" in problem.message
+
+
+def test_an_entry_with_the_key_of_a_peer_does_not_move_its_link() -> None:
+    """Keys are public, so whoever may add an entry can add one with the key of another."""
+    there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
+    (false,) = peer("old", 50333, "203.0.113.1").endpoints
+    same_port = structs.replace(false, send_port=50221)
+    (own,) = peer("old", 50221).endpoints
+    for order in ((false, own), (same_port, own), (own, false)):
+        planned = plan(CONFIG, NODE, [Peer(public_key="old", endpoints=order)], None, there)
+        assert planned.topology == there
+        (problem,) = planned.problems
+        assert "the peer has link rait4x50221 already" in problem.message
+
+
+def test_a_peer_that_changed_its_port_moves() -> None:
+    there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
+    planned = plan(CONFIG, NODE, [peer("old", 50222)], None, there)
+    assert planned.topology.links.keys() == {"rait4x50222"}
+    assert planned.problems == ()
+
+
+# Limits
+
+
+def test_ports_out_of_range_are_refused() -> None:
+    config = structs.replace(CONFIG, port_range=((50000, 50999), (53, 53)))
+    registry = [peer("a", 50000), peer("b", 51000), peer("c", 53), peer("d", 22)]
+    planned = plan(config, NODE, registry)
+    assert planned.topology.links.keys() == {"rait4x50000", "rait4x53"}
+    assert ["port_range" in problem.message for problem in planned.problems] == [True, True]
+
+
+def test_links_are_counted_as_they_are_planned() -> None:
+    registry = [
+        peer("own key", 50153),
+        peer("a", 50001),
+        peer("b", 50001),
+        peer("c", 50002, "2001:db8::1", "ip6"),
+        peer("d", 22),
+    ]
+    config = structs.replace(CONFIG, port_range=((1024, 65535),))
+    planned = plan(config, NODE, registry)
+    assert count_wanted(config, NODE.public_key, registry) == len(planned.topology.links) == 2
+
+
+def test_a_peer_with_our_own_port_is_told_but_has_its_link() -> None:
+    planned = plan(CONFIG, NODE, [peer("twin", 50153), peer("own key", 50153)])
+    assert planned.topology.links.keys() == {"rait4x50153"}
+    (problem,) = planned.problems
+    assert problem.severity == "warning"
+    assert not problem.skipped
+    assert "twin" in problem.message
+    assert "this node's own send_port" in problem.message

@@ -244,6 +244,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         links=1,
         drift=(LinkRemoved(LINK),),
         failures=(Failure("w1", "EBUSY"),),
+        losses=("w2 goes",),
         warnings=("careful",),
         ended=("w3",),
     )
@@ -260,6 +261,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         "links": 1,
         "ended": ["w3"],
         "failed": [{"link": "w1", "error": "EBUSY"}],
+        "losses": ["w2 goes"],
         "warnings": ["careful"],
         "excessive_removal": None,
     }

@@ -1,0 +1,189 @@
+"""What becomes of live links whose entry in the registry was skipped.
+
+The registry is written by others, and a link must not go because somebody mistyped a port. So:
+
+1. What cannot be read is unknown, and not gone. A link stays as it is, with its peer, while an
+   entry that cannot be read has its peer's key or, where the key cannot be read, the port that
+   the link is named after.
+2. A link that stays so keeps its listen port too: no other link gets it.
+3. Where a link goes, and an entry that was skipped is or may be its peer's, that is said: the
+   entry can be read but its link cannot be had, or nothing tells whose entry it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct, structs
+
+from rait.domain.config import Transport
+from rait.domain.problem import Problem, SkippedEntry
+from rait.domain.settle import Settled
+from rait.domain.topology import Link
+
+_FEW = 5
+
+
+class Doubt(Struct, frozen=True):
+    """An entry that was skipped: its place in the registry, and why, as one line of text.
+
+    ``readable`` tells that all of it could be read, and that its link cannot be had.
+    """
+
+    entry: SkippedEntry
+    text: str
+    readable: bool = False
+
+
+class Judged(Struct, frozen=True):
+    """What to do for the links in doubt to stay, and what to tell of those that go."""
+
+    settled: Settled
+    losses: tuple[str, ...] = ()
+
+
+def judge(settled: Settled, doubts: Iterable[Doubt], transports: Iterable[Transport]) -> Judged:
+    """Let the links stay that an unreadable entry may be of, and name those that others cost.
+
+    Each that stays is a problem of the link, a warning. Costs nothing where no peer goes.
+    """
+    losing = {
+        name: link
+        for name, link in settled.before.links.items()
+        if _loses_its_peer(link, settled.after.links.get(name))
+    }
+    doubts = tuple(doubts)
+    if not losing or not doubts:
+        return Judged(settled)
+    index = _Index(doubts, tuple(transports))
+    kept, losses = {}, []
+    for name, link in losing.items():
+        unread = index.unreadable(link, replaced=name in settled.after.links)
+        lost = index.unavailable(link) if unread is None else None
+        if unread is not None:
+            kept[name] = unread
+        elif lost is not None:
+            losses.append(f"link {name} goes, as the entry of its peer is skipped: {lost.text}")
+    unexplained = [n for n in losing if n not in kept and index.unavailable(losing[n]) is None]
+    if index.anyone and unexplained:
+        losses.append(_perhaps(unexplained, index.anyone))
+    return Judged(_keep(settled, kept), tuple(losses))
+
+
+class _Index:
+    """Finds the doubt about a link without looking at each: there may be very many of both."""
+
+    def __init__(self, doubts: Iterable[Doubt], transports: tuple[Transport, ...]) -> None:
+        self._transports = transports
+        self._unreadable: dict[str, list[Doubt]] = {}
+        self._unavailable: dict[str, list[Doubt]] = {}
+        self._by_name: dict[str, Doubt] = {}
+        self.anyone: list[Doubt] = []
+        for doubt in doubts:
+            self._file(doubt)
+
+    def _file(self, doubt: Doubt) -> None:
+        entry = doubt.entry
+        if entry.public_key is not None:
+            index = self._unavailable if doubt.readable else self._unreadable
+            index.setdefault(entry.public_key, []).append(doubt)
+        elif entry.send_port is None:
+            self.anyone.append(doubt)
+        else:
+            for prefix in self._prefixes(entry):
+                self._by_name.setdefault(f"{prefix}{entry.send_port}", doubt)
+
+    def unreadable(self, link: Link, *, replaced: bool) -> Doubt | None:
+        """The entry that could not be read, and may be that of the link's peer.
+
+        Where the link is to be another peer's, that peer's entry for the port can be read, so one
+        with the port alone says nothing.
+        """
+        found = self._of_peer(link, self._unreadable)
+        return found if found is not None or replaced else self._by_name.get(link.name)
+
+    def unavailable(self, link: Link) -> Doubt | None:
+        """The entry of the link's peer that could be read, and whose link cannot be had."""
+        return self._of_peer(link, self._unavailable)
+
+    def _of_peer(self, link: Link, index: Mapping[str, list[Doubt]]) -> Doubt | None:
+        doubts = (doubt for peer in link.peers for doubt in index.get(peer.public_key, ()))
+        return next((d for d in doubts if self._fits(d.entry, link.name)), None)
+
+    def _fits(self, entry: SkippedEntry, name: str) -> bool:
+        """Whether the link is of a transport that the entry may be for."""
+        return any(
+            name.startswith(prefix) and name[len(prefix) :].isdecimal()
+            for prefix in self._prefixes(entry)
+        )
+
+    def _prefixes(self, entry: SkippedEntry) -> list[str]:
+        return [
+            transport.ifprefix
+            for transport in self._transports
+            if entry.family in (None, transport.address_family)
+        ]
+
+
+def _loses_its_peer(link: Link, after: Link | None) -> bool:
+    return after is None or any(after.peer(peer.public_key) is None for peer in link.peers)
+
+
+def _perhaps(names: list[str], doubts: list[Doubt]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    what = f"link {names[0]} goes" if len(names) == 1 else f"{len(names)} links go"
+    which = f" ({', '.join(names[:_FEW])}{more})" if len(names) > 1 else ""
+    whose = "its peer" if len(names) == 1 else "one of their peers"
+    return f"{what}{which}, and an entry that cannot be read may be that of {whose}: " + (
+        doubts[0].text
+    )
+
+
+def _keep(settled: Settled, kept: Mapping[str, Doubt]) -> Settled:
+    if not kept:
+        return settled
+    before, after = settled.before.links, dict(settled.after.links)
+    after |= {name: before[name] for name in kept}
+    problems = [
+        Problem(
+            f"left as it is, as the entry of its peer cannot be read: {doubt.text}",
+            "warning",
+            (),
+            name,
+        )
+        for name, doubt in kept.items()
+    ]
+    problems += _yield_ports(before, after, set(kept))
+    return structs.replace(
+        settled,
+        after=structs.replace(settled.after, links=after),
+        problems=(*settled.problems, *problems),
+    )
+
+
+def _yield_ports(
+    before: Mapping[str, Link], after: dict[str, Link], standing: set[str]
+) -> list[Problem]:
+    """Take back what would take a port of the links that stay; those then stay as they are too."""
+    problems = []
+    ports = {after[name].device.listen_port: name for name in standing}
+    ports.pop(0, None)
+    while ports:
+        clashing = [
+            (name, holder)
+            for name, link in after.items()
+            if name not in standing and (holder := ports.get(link.device.listen_port)) is not None
+        ]
+        ports = {}
+        for name, holder in clashing:
+            why = f"it would listen on the port of {holder}, which is left as it is"
+            problems.append(Problem(why, "error", (), name))
+            old = before.get(name)
+            if old is None:
+                del after[name]
+                continue
+            after[name] = old
+            standing.add(name)
+            if old.device.listen_port:
+                ports[old.device.listen_port] = name
+    return problems

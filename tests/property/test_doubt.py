@@ -1,0 +1,112 @@
+"""What a registry entry that was skipped costs, whatever else changes at the same time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rait.domain.config import Transport
+from rait.domain.diff import diff
+from rait.domain.doubt import Doubt, judge
+from rait.domain.events import replay
+from rait.domain.problem import SkippedEntry
+from rait.domain.settle import Settled
+from rait.domain.topology import Link, Topology
+from tests.property import strategies as some
+
+TRANSPORTS = (Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w"),)
+"""The names that topologies are drawn with are "w" and a number, which stands for a port here."""
+
+entries = st.builds(
+    SkippedEntry,
+    st.none() | some.peer_keys,
+    st.none() | some.families,
+    st.none() | st.integers(1, 6),
+)
+doubts = st.builds(Doubt, entries, st.just("peers.conf:1: wrong"), st.booleans()).filter(
+    lambda doubt: doubt.entry.public_key is not None or not doubt.readable
+)
+
+
+def loses(link: Link, after: Topology) -> bool:
+    wanted = after.links.get(link.name)
+    return wanted is None or any(wanted.peer(p.public_key) is None for p in link.peers)
+
+
+def may_be(doubt: Doubt, link: Link) -> bool:
+    """Whether an entry of which all that is not None was read may be the link's."""
+    entry = doubt.entry
+    if entry.family == "ip6":
+        return False
+    if entry.public_key is not None:
+        return link.peer(entry.public_key) is not None
+    return entry.send_port is None or link.name == f"w{entry.send_port}"
+
+
+@given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
+def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
+    before: Topology, after: Topology, found: list[Doubt]
+) -> None:
+    judged = judge(Settled(before, after), found, TRANSPORTS)
+    now = judged.settled.after.links
+    told = {problem.link for problem in judged.settled.problems}
+    for name, link in before.links.items():
+        keyed = [d for d in found if d.entry.public_key is not None and may_be(d, link)]
+        if loses(link, after) and any(not doubt.readable for doubt in keyed):
+            assert now[name] == link
+            assert name in told
+    for name, link in before.links.items():
+        named = [d for d in found if d.entry.public_key is None and d.entry.send_port is not None]
+        if name not in after.links and any(may_be(doubt, link) for doubt in named):
+            assert now[name] == link
+            assert name in told
+
+
+@given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
+def test_what_is_not_in_doubt_goes_its_way(
+    before: Topology, after: Topology, found: list[Doubt]
+) -> None:
+    judged = judge(Settled(before, after), found, TRANSPORTS)
+    now = judged.settled.after
+    told = {problem.link for problem in judged.settled.problems}
+    untold = (before.links.keys() | after.links.keys()) - told
+    assert {n: now.links.get(n) for n in untold} == {n: after.links.get(n) for n in untold}
+    assert (now.babel, now.vrfs, now.rules) == (after.babel, after.vrfs, after.rules)
+    assert judged.settled.before == before
+
+
+@given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
+def test_a_link_that_an_entry_may_cost_is_told(
+    before: Topology, after: Topology, found: list[Doubt]
+) -> None:
+    """The run has not done well then: the problem or the loss shows in its status."""
+    judged = judge(Settled(before, after), found, TRANSPORTS)
+    for link in before.links.values():
+        if not loses(link, after) or judged.settled.after.links.get(link.name) == link:
+            continue
+        if any(may_be(d, link) and d.entry.public_key is not None for d in found):
+            assert any(link.name in loss for loss in judged.losses)
+        elif any(d.entry.public_key is None and d.entry.send_port is None for d in found):
+            assert judged.losses
+    if judged.losses:
+        assert any(loses(link, judged.settled.after) for link in before.links.values())
+
+
+@given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
+def test_links_that_stay_leave_a_valid_state_to_reach(
+    before: Topology, after: Topology, found: list[Doubt]
+) -> None:
+    settled = judge(Settled(before, after), found, TRANSPORTS).settled
+    ports = Counter(link.device.listen_port for link in settled.after.links.values())
+    ports.pop(0, None)
+    assert all(count == 1 for count in ports.values())
+    assert all(name == link.name for name, link in settled.after.links.items())
+    assert replay(before, diff(before, settled.after)) == settled.after
+
+
+@given(some.topologies(), some.topologies())
+def test_without_doubt_nothing_changes(before: Topology, after: Topology) -> None:
+    settled = Settled(before, after)
+    assert judge(settled, (), TRANSPORTS).settled is settled
