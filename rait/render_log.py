@@ -27,11 +27,11 @@ def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
     """A run and its events, or only those events that were asked for."""
     head = _headline(run)
     if brief:
-        return [head]
+        return ["  ".join([head, *_repeats(run)])]
     lines = [line for _, event, line in _events(run) if _asked(event, query)]
     if query.peer is None:
         lines += _endings(run, query.link)
-    return [head, *lines]
+    return [head, *lines, *(f"  {line}" for line in _repeats(run))]
 
 
 def run_whole(run: RunRecord) -> list[str]:
@@ -48,6 +48,7 @@ def run_whole(run: RunRecord) -> list[str]:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
     lines += _endings(run, None)
+    lines += [f"  {line}" for line in (*_repeats(run), *_last_digests(run))]
     return lines
 
 
@@ -78,6 +79,9 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
         ],
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
         "extra_cmd": run.extra_cmd,
+        "repeated": run.repeated.count if run.repeated is not None else 0,
+        "repeated_until": run.repeated.until if run.repeated is not None else None,
+        "retried_at": run.retried_at,
     }
     return json_line(value).decode()
 
@@ -159,6 +163,26 @@ def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
             yield f"  failed: {name}: {error}"
     if run.extra_cmd == "sent" and link is None and not run.intended:
         yield "  extra_cmd sent to babeld, which had not taken it before"
+
+
+def _repeats(run: RunRecord) -> Iterator[str]:
+    """How often later runs did just the same in vain."""
+    if run.repeated is not None:
+        times = "once" if run.repeated.count == 1 else f"{run.repeated.count:,} times"
+        yield f"repeated {times} until {written(run.repeated.until)}"
+    if run.retried_at is not None:
+        yield f"repeated since {written(run.retried_at)} by a run under way, or that never finished"
+
+
+def _last_digests(run: RunRecord) -> Iterator[str]:
+    """What the last repetition had read, where that was not what the run itself had."""
+    if run.repeated is None:
+        return
+    last, header = run.repeated, run.header
+    if last.config_digest != header.config_digest:
+        yield f"the last time with sha256 of rait.conf {last.config_digest or 'unknown'}"
+    if last.peers_digest != header.peers_digest:
+        yield f"the last time with sha256 of peers {last.peers_digest or 'not read'}"
 
 
 def _outcome(run: RunRecord, index: int) -> dict[str, str]:

@@ -15,14 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from rait.adapters import journal_file, journal_prune, journal_verify
-from rait.adapters.journal_reader import JournalReader, last_snapshot, snapshot_at
+from rait.adapters import journal_file, journal_prune, journal_repeats, journal_verify
+from rait.adapters.journal_reader import (
+    JournalReader,
+    last_run,
+    last_snapshot,
+    run_record,
+    snapshot_at,
+)
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
-from rait.domain.history import ExtraCmd, HistoryError, RunHeader, Status
+from rait.domain.history import ExtraCmd, HistoryError, RunHeader, RunRecord, Status
 
 SNAPSHOT_EVERY = 2000
 """So many entries after its last snapshot a scope gets another: this bounds ``memory``."""
@@ -85,12 +91,30 @@ class Journal(JournalReader):
         """Write down a run before its first effect; all of it is on disk when this returns.
 
         ``noticed`` are events that others caused since the last run; they have happened already.
+        A run that may turn out to repeat the last one in vain has that one's number until it does
+        not.
         """
         with self._appending() as log:
+            again = None if noticed else self._repeatable(header, tuple(intended))
+            if again is not None:
+                journal_repeats.attempt(log, again.id, header)
+                return Run(self, again.id, header.scope, len(intended), again)
+            journal_repeats.settle(log, header.scope)
             run = log.begin(header)
             log.add_all("noticed", run, header.scope, map(codec.encode, noticed))
             log.add_all("intended", run, header.scope, map(codec.encode, intended))
         return Run(self, run, header.scope, len(intended))
+
+    def _repeatable(self, header: RunHeader, intended: tuple[Event, ...]) -> RunRecord | None:
+        """The scope's last run, if one with this header that intends this may repeat it."""
+        known = journal_repeats.read(self._connection, header.scope)
+        if known is not None and known.attempt is not None:
+            return None  # It was cut off, so nobody knows what it did.
+        latest = last_run(self._connection, header.scope)
+        if latest is None or not journal_repeats.same_number(self._connection, latest, intended):
+            return None
+        record = run_record(self._connection, latest)
+        return record if record.may_be_repeated_by(header, intended) else None
 
     def prune(self, keep_after: int) -> journal_prune.Pruning:
         """Drop the runs whose last entry is older than this unix time in nanoseconds.
@@ -121,6 +145,25 @@ class Journal(JournalReader):
                 snapshot = snapshot_at(self._connection, scope, last)
                 log.add("snapshot", last, scope, codec.encode(snapshot))
 
+    def _record_attempt(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
+        with self._appending() as log:
+            self._expect_latest(run, scope)
+            journal_repeats.add_outcomes(log, scope, outcomes)
+
+    def _count_attempt(self, run: int, scope: str) -> None:
+        with self._appending() as log:
+            self._expect_latest(run, scope)
+            journal_repeats.count(log, scope, self._clock())
+
+    def _tell_apart(self, run: int, scope: str) -> int:
+        """Write the attempt to repeat a run as a run of its own, whose number this gives."""
+        with self._appending() as log:
+            self._expect_latest(run, scope)
+            apart = journal_repeats.settle(log, scope)
+        if apart is None:
+            raise HistoryError(f"the repetition of run {run} is gone: was the lock not held?")
+        return apart
+
     def _expect_sound(self) -> None:
         found = journal_verify.verify(self._connection, None)
         if not found.ok:
@@ -131,9 +174,7 @@ class Journal(JournalReader):
 
     def _expect_latest(self, run: int, scope: str) -> None:
         """Overlapping runs would not add up to the topology that is."""
-        (latest,) = self._connection.execute(
-            "SELECT max(id) FROM entries WHERE kind = 'run_started' AND scope = ?", (scope,)
-        ).fetchone()
+        latest = last_run(self._connection, scope)
         if latest != run:
             raise HistoryError(
                 f"run {latest} began before run {run} had finished: was the lock not held?"
@@ -158,13 +199,20 @@ class Journal(JournalReader):
 
 
 class Run:
-    """A run under way; ``id`` is its number in the journal."""
+    """A run under way; ``id`` is its number in the journal.
 
-    def __init__(self, journal: Journal, run: int, scope: str, intended: int) -> None:
+    As long as all that becomes of it is what became of the run ``again``, it has that one's number,
+    and where it ends like that one, it is counted and not written anew (journal_repeats.py).
+    """
+
+    def __init__(
+        self, journal: Journal, run: int, scope: str, intended: int, again: RunRecord | None = None
+    ) -> None:
         self.id = run
         self._journal = journal
         self._scope = scope
         self._open = set(range(intended))
+        self._again = again
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Write down what became of intended events, by their index; in the order it happened.
@@ -176,9 +224,14 @@ class Run:
         indexes = [outcome.index for outcome in news]
         if not self._open.issuperset(indexes) or len(set(indexes)) < len(indexes):
             raise ValueError("an outcome of no intended event, or a second one of the same")
-        if news:
-            self._journal._record(self.id, self._scope, news)
-            self._open.difference_update(indexes)
+        if not news:
+            return
+        self._open.difference_update(indexes)
+        if self._again is not None and _as_before(news, self._again):
+            self._journal._record_attempt(self.id, self._scope, news)
+            return
+        self._tell_apart()
+        self._journal._record(self.id, self._scope, news)
 
     def finish(
         self,
@@ -188,4 +241,25 @@ class Run:
     ) -> None:
         """Write down that the run has ended, and how; ``problems`` are those of no event."""
         ending = codec.Finished(status, problems or {}, extra_cmd)
+        if self._again is not None and not self._open and _ends_like(ending, self._again):
+            self._journal._count_attempt(self.id, self._scope)
+            return
+        self._tell_apart()
         self._journal._finish(self.id, self._scope, ending)
+
+    def _tell_apart(self) -> None:
+        """From here on it is a run of its own."""
+        if self._again is not None:
+            self.id = self._journal._tell_apart(self.id, self._scope)
+            self._again = None
+
+
+def _as_before(outcomes: Iterable[Outcome], again: RunRecord) -> bool:
+    return all(codec.encode((o,)) == codec.encode((again.outcomes[o.index],)) for o in outcomes)
+
+
+def _ends_like(ending: codec.Finished, again: RunRecord) -> bool:
+    if again.status is None:
+        return False
+    before = codec.Finished(again.status, again.problems, again.extra_cmd)
+    return codec.encode(ending) == codec.encode(before)

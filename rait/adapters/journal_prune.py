@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from msgspec import Struct, structs
 
+from rait.adapters import journal_repeats
 from rait.adapters.journal_reader import snapshot_at
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
@@ -20,7 +21,7 @@ class Pruning(Struct, frozen=True):
 
 
 class _Span(Struct, frozen=True):
-    """Where a run lies in the log, and when it wrote last."""
+    """Where a run lies in the log, and when it, or what repeats it, wrote last."""
 
     first: int
     last: int
@@ -42,7 +43,10 @@ def prune(log: Appender, keep_after: int) -> Pruning:
         (cut,),
     ).fetchall()
     snapshots = [(scope, snapshot_at(log.connection, scope, cut)) for (scope,) in scopes]
+    gone = [scope for scope, run in _repeated_runs(log.connection) if run <= cut]
     dropped = _drop(log, cut)
+    for scope in gone:
+        journal_repeats.forget(log, scope)
     for scope, snapshot in snapshots:
         log.add("snapshot", cut, scope, codec.encode(snapshot))
     return Pruning(runs, dropped)
@@ -62,10 +66,27 @@ def _spans(connection: sqlite3.Connection) -> list[_Span]:
         "WHERE run > 0 AND kind != 'snapshot' GROUP BY run ORDER BY run"
     ).fetchall()
     latest = {scope: run for run, *_, scope in rows}
+    repeats = journal_repeats.read_all(connection)
     return [
-        _Span(run, last, last_at, bool(finished), latest[scope] == run)
+        _repeated(_Span(run, last, last_at, bool(finished), latest[scope] == run), repeats.get(run))
         for run, last, last_at, finished, scope in rows
     ]
+
+
+def _repeated(span: _Span, repeats: codec.Repeats | None) -> _Span:
+    """A run that is being repeated is as young as what repeats it, and as unfinished."""
+    if repeats is None:
+        return span
+    return structs.replace(
+        span,
+        last_at=max(span.last_at, repeats.total.until),
+        finished=span.finished and repeats.attempt is None,
+    )
+
+
+def _repeated_runs(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
+    return [(scope, codec.decode_repeats(payload, scope).run) for scope, payload in rows]
 
 
 def _cut(spans: list[_Span], end: int, keep_after: int) -> int:

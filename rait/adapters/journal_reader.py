@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rait.adapters import journal_file, journal_verify
+from msgspec import structs
+
+from rait.adapters import journal_file, journal_repeats, journal_verify
 from rait.adapters.journal_schema import read_head
 from rait.domain import codec
 from rait.domain.chain import Entry
 from rait.domain.history import (
     HistoryError,
     Memory,
+    Repeated,
     RunRecord,
     Snapshot,
     VerifyReport,
@@ -75,7 +78,7 @@ class JournalReader:
 
     def run(self, run: int) -> RunRecord:
         """One run whole. Raises HistoryError if there is none of this number."""
-        return self._ask(lambda connection: _run(connection, run))
+        return self._ask(lambda connection: run_record(connection, run))
 
     def follow(self, since: int) -> tuple[Entry, ...]:
         """The entries after this number, at once; codec.decode and codec.gather read them."""
@@ -127,7 +130,50 @@ class JournalReader:
 def recall(connection: sqlite3.Connection, scope: str) -> Memory:
     """What is known of the scope now."""
     upto, start = last_snapshot(connection, scope)
-    return remember(start, _scope_runs(connection, scope, upto))
+    runs = _scope_runs(connection, scope, upto)
+    repeats = journal_repeats.read(connection, scope)
+    if repeats is not None and repeats.attempt is not None:
+        runs = (*runs, _attempted(connection, repeats.run, repeats.attempt))
+    return remember(start, runs)
+
+
+def last_run(connection: sqlite3.Connection, scope: str) -> int | None:
+    """The number of the scope's last run; None where there is none."""
+    (latest,) = connection.execute(
+        "SELECT max(id) FROM entries WHERE kind = 'run_started' AND scope = ?", (scope,)
+    ).fetchone()
+    return latest if isinstance(latest, int) else None
+
+
+def _attempted(connection: sqlite3.Connection, run: int, attempt: codec.Attempt) -> RunRecord:
+    """The attempt to repeat a run, as if it were a run in the log."""
+    repeated = run_record(connection, run)
+    outcomes = {outcome.index: outcome for outcome in attempt.outcomes}
+    if not all(0 <= index < len(repeated.intended) for index in outcomes):
+        raise codec.damage(f"a repetition of run {run} tells of an event that it has not")
+    return RunRecord(
+        id=repeated.id,
+        last_id=repeated.last_id,
+        header=attempt.header,
+        intended=repeated.intended,
+        outcomes=outcomes,
+    )
+
+
+def _with_repeats(
+    connection: sqlite3.Connection, runs: tuple[RunRecord, ...]
+) -> tuple[RunRecord, ...]:
+    """The runs, with what is counted of those that are still being repeated."""
+    known = journal_repeats.read_all(connection)
+    return tuple(_repeated(run, known[run.id]) if run.id in known else run for run in runs)
+
+
+def _repeated(run: RunRecord, repeats: codec.Repeats) -> RunRecord:
+    return structs.replace(
+        run,
+        repeated=repeats.total if repeats.total.count else None,
+        retried_at=repeats.attempt.header.started_at if repeats.attempt is not None else None,
+    )
 
 
 def snapshot_at(connection: sqlite3.Connection, scope: str, last: int) -> Snapshot:
@@ -181,21 +227,37 @@ def _runs(
     since = since and _in_range(since)
     until = until and _in_range(until)
     conditions, values = ["kind = 'run_started'"], list[int | str]()
-    for condition, value in (("at >= ?", since), ("at <= ?", until), ("scope = ?", scope)):
+    late = "at >= ?"
+    if since is not None:
+        late = f"(at >= ? OR id IN ({', '.join(map(str, _repeated_since(connection, since)))}))"
+    for condition, value in ((late, since), ("at <= ?", until), ("scope = ?", scope)):
         if value is not None:
             conditions.append(condition)
             values.append(value)
     wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
-    return codec.gather(
+    runs = codec.gather(
         _entries(
             connection,
             f"WHERE run IN ({wanted}) AND kind != 'snapshot' ORDER BY id",
             tuple(values),
         )
     )
+    return _with_repeats(connection, runs)
 
 
-def _run(connection: sqlite3.Connection, run: int) -> RunRecord:
+def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:
+    """The runs that were repeated at that time or later, so what they tell of lasted till then."""
+    still = journal_repeats.read_all(connection)
+    found = [run for run, repeats in still.items() if repeats.total.until >= since]
+    for entry in _entries(connection, "WHERE kind = 'repeated' AND at >= ?", (since,)):
+        payload = codec.decode(entry)
+        if isinstance(payload, Repeated) and payload.until >= since:
+            found.append(entry.run)
+    return found
+
+
+def run_record(connection: sqlite3.Connection, run: int) -> RunRecord:
+    """One run whole. Raises HistoryError if there is none of this number."""
     if not LEAST <= run <= MOST:
         raise HistoryError(f"there is no run {run}")
     found = connection.execute(
@@ -206,7 +268,7 @@ def _run(connection: sqlite3.Connection, run: int) -> RunRecord:
     records = codec.gather(Entry(*row) for row in found)
     if not records:
         raise HistoryError(f"there is no run {run}{_pruned_note(connection, run)}")
-    return records[0]
+    return _with_repeats(connection, records)[0]
 
 
 def _topology_at(
@@ -217,7 +279,7 @@ def _topology_at(
     time: int | None,
 ) -> tuple[Topology, str]:
     if run is not None:
-        record = _run(connection, run)
+        record = run_record(connection, run)
         if record.header.scope != scope:
             raise HistoryError(f"run {run} is of another scope, {record.header.scope!r}")
         snapshot = snapshot_at(connection, scope, record.last_id)
@@ -242,7 +304,7 @@ def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snap
         raise HistoryError(f"event {event} is of another scope, {row[1]!r}")
     upto, start = last_snapshot(connection, scope, row[0])
     # Its outcome came later than the event itself, so its run has to be read to the end.
-    runs = _scope_runs(connection, scope, upto, _run(connection, row[0]).last_id)
+    runs = _scope_runs(connection, scope, upto, run_record(connection, row[0]).last_id)
     return fold(start, runs, through=event)
 
 

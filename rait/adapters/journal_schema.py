@@ -1,13 +1,16 @@
 """The tables of the journal, how they grow from one version to the next, and their head.
 
-``entries`` is append-only and holds everything; ``head`` is its one row of bounds. The indexes
-hold nothing of their own, and the verification compares them with their table.
+``entries`` is append-only and holds all that happened; ``head`` is its one row of bounds, and
+``repeats`` counts runs that did nothing new (journal_repeats.py). The indexes hold nothing of their
+own, and the verification compares them with their table.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+
+from msgspec import structs
 
 from rait.domain.chain import Head, Value, seal
 from rait.domain.history import HistoryError
@@ -49,7 +52,12 @@ def _create(connection: sqlite3.Connection) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_create,)
+def _add_repeats(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE repeats (scope TEXT PRIMARY KEY, payload BLOB NOT NULL)")
+    connection.execute("ALTER TABLE head ADD COLUMN repeats BLOB NOT NULL DEFAULT X''")
+
+
+STEPS: tuple[Step, ...] = (_create, _add_repeats)
 """Step n takes a journal of version n to version n + 1; version 0 is an empty file."""
 
 
@@ -98,7 +106,7 @@ def scaffold(steps: Sequence[Step]) -> sqlite3.Connection:
 def read_head(connection: sqlite3.Connection) -> Head:
     """The head. Raises HistoryError if it is not what was written."""
     row = connection.execute(
-        "SELECT version, dropped, anchor, count, hash, seal FROM head"
+        "SELECT version, dropped, anchor, count, hash, repeats, seal FROM head"
     ).fetchone()
     if row is None:
         raise HistoryError("the journal's head is gone; move the journal aside to begin a new one")
@@ -112,10 +120,11 @@ def read_head(connection: sqlite3.Connection) -> Head:
 def write_head(connection: sqlite3.Connection, head: Head, version: int | None = None) -> None:
     """Store the head with its seal, within the caller's transaction."""
     if version is not None:
-        head = Head(version, head.dropped, head.anchor, head.count, head.hash)
+        head = structs.replace(head, version=version)
     connection.execute(
-        "UPDATE head SET version = ?, dropped = ?, anchor = ?, count = ?, hash = ?, seal = ?",
-        (head.version, head.dropped, head.anchor, head.count, head.hash, seal(head)),
+        "UPDATE head SET version = ?, dropped = ?, anchor = ?, count = ?, hash = ?, repeats = ?, "
+        "seal = ?",
+        (*structs.astuple(head), seal(head)),
     )
 
 

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rait.adapters import journal_repeats
 from rait.adapters.journal_schema import STEPS, layout, scaffold
 from rait.domain import codec
 from rait.domain.chain import Entry, Head, Value, row_hash, seal
@@ -47,6 +48,7 @@ def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyRep
             walk = _Walk(_sound_head(connection))
             _walk_chain(connection, walk)
             _check_bounds(walk)
+            _check_repeats(connection, walk)
             _check_layout(connection)
             _check_indexes(connection)
         _check_expected(walk, expect_head)
@@ -81,7 +83,7 @@ def _raw_text(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _sound_head(connection: sqlite3.Connection) -> Head:
     rows = connection.execute(
-        "SELECT id, version, dropped, anchor, count, hash, seal FROM head"
+        "SELECT id, version, dropped, anchor, count, hash, repeats, seal FROM head"
     ).fetchall()
     if len(rows) != 1 or rows[0][0] != 1:
         raise _FindingError("the head is gone, or there is more than one")
@@ -142,6 +144,11 @@ def _check_bounds(walk: _Walk) -> None:
         raise _FindingError("the head names another last entry", walk.next_id - 1)
     if not walk.anchor_stated:
         raise _FindingError("the first entries are missing, and no pruning accounts for them", 1)
+
+
+def _check_repeats(connection: sqlite3.Connection, walk: _Walk) -> None:
+    if journal_repeats.digest(connection) != walk.head.repeats:
+        raise _FindingError("what is counted of repeated runs was changed")
 
 
 def _check_indexes(connection: sqlite3.Connection) -> None:

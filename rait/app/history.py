@@ -108,9 +108,15 @@ def follow(where: Place, query: Query) -> Iterator[RunRecord]:
         time.sleep(POLL_SECONDS)
 
 
+def _last_seen(run: RunRecord) -> int:
+    """When the run, or what repeated it last, was."""
+    until = run.repeated.until if run.repeated is not None else 0
+    return max(run.header.started_at, until)
+
+
 def _is_asked(run: RunRecord, query: Query) -> bool:
     return (
-        (query.since is None or run.header.started_at >= query.since)
+        (query.since is None or _last_seen(run) >= query.since)
         and (query.link is None or run.touches_link(query.link))
         and (query.peer is None or run.touches_peer(query.peer))
     )

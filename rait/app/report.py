@@ -30,7 +30,8 @@ class Report(Struct, frozen=True, kw_only=True):
 
     ``events`` is what was to be done, ``drift`` what had changed on the machine since the last run
     of this configuration, ``left`` those of it that this run left behind as it never finished, and
-    ``run`` the number of the run in the journal, None where nothing was to do.
+    ``run`` the number of the run in the journal, None where nothing was to do: of an earlier one
+    where this one did the same in vain.
     ``links`` is how many links there should now be, ``errors`` says what went wrong with which of
     the events, by their position, and ``ended`` are the links which a run that was cut off had left
     half made, and which this run ended before all else. ``extra_cmd_sent`` says that babeld took

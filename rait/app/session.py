@@ -155,7 +155,8 @@ class Session:
         """Journal what shall happen, do it, and journal what became of it.
 
         ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
-        nothing to do and nothing new to tell leaves no trace in the journal. Raises MachineError,
+        nothing to do and nothing new to tell leaves no trace in the journal, and one that fails
+        just as the last one did is counted there. Raises MachineError,
         with nothing touched, where there is no place for the links.
         """
         require_places(change.events)
@@ -166,8 +167,8 @@ class Session:
             left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
             header = structs.replace(self._header(command, peers_digest), left=left)
             run = journal.begin(header, change.drift, change.events)
-            run_id = run.id
             execution.perform(run, prepare)
+            run_id = run.id  # now it is known if it only repeats an earlier one
         elif prepare is not None:
             prepare()
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()

@@ -38,6 +38,7 @@ class Head(Struct, frozen=True):
 
     ``version`` is the schema's. ``dropped`` entries were pruned from the front, the last of which
     had the hash ``anchor``; then come ``count`` entries, the last of which has ``hash``.
+    ``repeats`` is the hash of what is counted beside them, empty where nothing is.
     """
 
     version: int
@@ -45,6 +46,7 @@ class Head(Struct, frozen=True):
     anchor: bytes = GENESIS
     count: int = 0
     hash: bytes = GENESIS
+    repeats: bytes = b""
 
     @property
     def last_id(self) -> int:
@@ -59,7 +61,9 @@ def entry_hash(before: bytes, entry: Entry) -> bytes:
 
 def seal(head: Head) -> bytes:
     """The hash that covers the head itself."""
-    return row_hash(b"head", (head.version, head.dropped, head.anchor, head.count, head.hash))
+    columns = (head.version, head.dropped, head.anchor, head.count, head.hash)
+    # A journal of version 1 had no repeats, so a head without any is sealed as it was there.
+    return row_hash(b"head", (*columns, head.repeats) if head.repeats else columns)
 
 
 def row_hash(before: bytes, columns: tuple[Value, ...]) -> bytes:

@@ -14,6 +14,7 @@ from rait.domain.events import Event
 from rait.domain.history import (
     ExtraCmd,
     HistoryError,
+    Repeated,
     RunHeader,
     RunRecord,
     Snapshot,
@@ -21,7 +22,14 @@ from rait.domain.history import (
 )
 
 Kind = Literal[
-    "run_started", "noticed", "intended", "outcomes", "run_finished", "snapshot", "pruned"
+    "run_started",
+    "noticed",
+    "intended",
+    "outcomes",
+    "run_finished",
+    "repeated",
+    "snapshot",
+    "pruned",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -41,9 +49,25 @@ class Pruned(Struct, frozen=True):
     anchor: str
 
 
-Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Snapshot | Pruned
+class Attempt(Struct, frozen=True):
+    """A run that may turn out to repeat the one before it, and what became of its events so far."""
+
+    header: RunHeader
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Repeats(Struct, frozen=True):
+    """What repeats the run of this number, its scope's last one; see journal_repeats.py."""
+
+    run: int
+    total: Repeated = Repeated()
+    attempt: Attempt | None = None
+
+
+Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Repeated | Snapshot | Pruned
 
 _encoder = msgspec.json.Encoder(order="deterministic")
+_repeats = msgspec.json.Decoder(Repeats)
 _event = msgspec.json.Decoder(Event)
 _decoders: dict[str, msgspec.json.Decoder[Payload]] = {
     "run_started": msgspec.json.Decoder(RunHeader),
@@ -51,9 +75,14 @@ _decoders: dict[str, msgspec.json.Decoder[Payload]] = {
     "intended": _event,
     "outcomes": msgspec.json.Decoder(tuple[Outcome, ...]),
     "run_finished": msgspec.json.Decoder(Finished),
+    "repeated": msgspec.json.Decoder(Repeated),
     "snapshot": msgspec.json.Decoder(Snapshot),
     "pruned": msgspec.json.Decoder(Pruned),
 }
+
+
+# SQLite keeps whatever is put into a column, so the payload need not be bytes.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError)
 
 
 def encode(payload: Payload) -> bytes:
@@ -79,12 +108,29 @@ def decode(entry: Entry) -> Payload:
         )
     try:
         return decoder.decode(entry.payload)
-    # SQLite keeps whatever is put into a column, so the payload need not be bytes.
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise HistoryError(
             f"entry {entry.id} ({entry.kind}) of the journal cannot be read: {error}; a later "
             "rait wrote it, or it is damaged, which `rait log verify` can tell"
         ) from None
+
+
+def encode_repeats(repeats: Repeats) -> bytes:
+    """The bytes that stand for what repeats a run."""
+    attempt = repeats.attempt
+    if attempt is not None:
+        header = structs.replace(attempt.header, command=_storable(attempt.header.command))
+        outcomes = tuple(_storable_outcome(outcome) for outcome in attempt.outcomes)
+        repeats = structs.replace(repeats, attempt=Attempt(header, outcomes))
+    return _encoder.encode(repeats)
+
+
+def decode_repeats(payload: bytes, scope: str) -> Repeats:
+    """What ``encode_repeats`` made bytes of. Raises HistoryError for anything else."""
+    try:
+        return _repeats.decode(payload)
+    except _UNREADABLE as error:
+        raise damage(f"what repeats the last run of {scope} cannot be read: {error}") from None
 
 
 def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
@@ -97,9 +143,13 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
         payload = decode(entry)
         if isinstance(payload, RunHeader):
             drafts[entry.id] = _Draft(entry.id, entry.id, payload)
+        elif isinstance(payload, Repeated):
+            # It may stand after a snapshot that sums up the run itself.
+            if entry.run in drafts:
+                drafts[entry.run].repeated = payload
         elif not isinstance(payload, (Snapshot, Pruned)):
             if entry.run not in drafts:
-                raise _damage(f"entry {entry.id} of the journal is of no run that it holds")
+                raise damage(f"entry {entry.id} of the journal is of no run that it holds")
             drafts[entry.run].add(entry, payload)
     return tuple(draft.record() for draft in drafts.values())
 
@@ -115,6 +165,7 @@ class _Draft(Struct):
     outcomes: dict[int, Outcome] = {}
     finished: Finished | None = None
     finished_at: int | None = None
+    repeated: Repeated | None = None
 
     def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
         self.last_id = entry.id
@@ -127,7 +178,7 @@ class _Draft(Struct):
 
     def _add_outcomes(self, entry: Entry, outcomes: tuple[Outcome, ...]) -> None:
         if not all(0 <= outcome.index < len(self.intended) for outcome in outcomes):
-            raise _damage(
+            raise damage(
                 f"entry {entry.id} of the journal tells of an event that run {self.id} has not"
             )
         self.outcomes |= {outcome.index: outcome for outcome in outcomes}
@@ -136,7 +187,7 @@ class _Draft(Struct):
         # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
         expected = self.id + 1 + len(self.noticed) + len(self.intended)
         if entry.id != expected:
-            raise _damage(f"entry {expected} of the journal, an event of run {self.id}, is missing")
+            raise damage(f"entry {expected} of the journal, an event of run {self.id}, is missing")
         (self.noticed if entry.kind == "noticed" else self.intended).append(event)
 
     def record(self) -> RunRecord:
@@ -151,17 +202,19 @@ class _Draft(Struct):
             finished_at=self.finished_at,
             problems=self.finished.problems if self.finished else {},
             extra_cmd=self.finished.extra_cmd if self.finished else None,
+            repeated=self.repeated,
         )
 
 
 def _time_of(entry: Entry) -> int:
     at: Value = entry.at  # whatever SQLite has there
     if not isinstance(at, int):
-        raise _damage(f"entry {entry.id} of the journal has no time")
+        raise damage(f"entry {entry.id} of the journal has no time")
     return at
 
 
-def _damage(what: str) -> HistoryError:
+def damage(what: str) -> HistoryError:
+    """The error for what no rait wrote so; ``what`` says what that is."""
     return HistoryError(f"{what}; the journal was damaged, and `rait log verify` tells where")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from rait.domain.backend import Outcome
 from rait.domain.events import (
@@ -83,13 +83,27 @@ class Snapshot(Struct, frozen=True):
     extra_cmd_owed: bool = False
 
 
+class Repeated(Struct, frozen=True):
+    """How often a run was repeated: the same events, outcomes and problems, and nothing happened.
+
+    The last repetition ended at ``until`` (unix time in nanoseconds), and had read a configuration
+    and peers with these digests.
+    """
+
+    count: int = 0
+    until: int = 0
+    config_digest: str = ""
+    peers_digest: str = ""
+
+
 class RunRecord(Struct, frozen=True, kw_only=True):
     """One run as the journal has it.
 
     ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
     into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
     time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
-    say, by link or for "babeld", what went wrong that is of no intended event.
+    say, by link or for "babeld", what went wrong that is of no intended event. ``repeated`` tells
+    of later runs that did the same in vain, and ``retried_at`` when one began that has not ended.
     """
 
     id: int
@@ -102,6 +116,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     finished_at: int | None = None
     problems: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None
+    repeated: Repeated | None = None
+    retried_at: int | None = None
 
     def noticed_id(self, index: int) -> int:
         """The entry that holds the noticed event: a run's events follow its first entry."""
@@ -125,6 +141,25 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def unknown(self) -> int:
         """How many of the intended events nobody knows the outcome of."""
         return len(self.intended) - len(self.outcomes)
+
+    def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
+        """Whether a run that noticed nothing may turn out to be this one again.
+
+        That is if this one noticed nothing, and nothing happened in it. Which configuration and
+        peers were read does not matter where they ask for the same.
+        """
+        idle = not self.noticed and self.failed == len(self.intended) and self.extra_cmd != "sent"
+        ended = self.status is not None
+        return (
+            ended
+            and idle
+            and self._bare(self.header) == self._bare(header)
+            and (self.intended == intended)
+        )
+
+    @staticmethod
+    def _bare(header: RunHeader) -> RunHeader:
+        return structs.replace(header, started_at=0, config_digest="", peers_digest="")
 
     def touches_link(self, name: str) -> bool:
         """Whether an event of this run, noticed or intended, is about the link."""

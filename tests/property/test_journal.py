@@ -111,6 +111,7 @@ class Told(Struct):
 
     id: int
     scope: str
+    header: RunHeader
     noticed: tuple[Event, ...]
     intended: tuple[Event, ...]
     outcomes: list[Outcome]
@@ -118,9 +119,13 @@ class Told(Struct):
     memory: Memory
 
 
-def header(scope: str) -> RunHeader:
+uids = itertools.count()
+
+
+def header(scope: str, uid: int) -> RunHeader:
+    """Another user each time, so that no run only repeats the last one: see test_repeats."""
     return RunHeader(
-        scope=scope, command="up", version="1", uid=0, started_at=1, public_key=KEYS[0]
+        scope=scope, command="up", version="1", uid=uid, started_at=1, public_key=KEYS[0]
     )
 
 
@@ -159,7 +164,8 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     noticed, intended = diff(before, seen), diff(seen, draw(topologies))
     crash = draw(st.booleans())
     results = draw(outcomes(intended, crash))
-    run = journal.begin(header(scope), noticed, intended)
+    mine = header(scope, next(uids))
+    run = journal.begin(mine, noticed, intended)
     middle = draw(st.integers(0, len(results)))
     run.record(results[:middle])
     run.record(results[middle:])
@@ -182,7 +188,7 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     memory = Memory(
         topology=topology, pending=pending, undecided=tuple(undecided), extra_cmd_owed=owed
     )
-    return Told(run.id, scope, noticed, intended, results, status, memory)
+    return Told(run.id, scope, mine, noticed, intended, results, status, memory)
 
 
 @given(events)
@@ -210,7 +216,7 @@ def test_the_journal_remembers_what_happened(data: st.DataObject) -> None:
         assert journal.verify().ok
         for run, record in zip(told, journal.runs(), strict=True):
             assert (record.id, record.header, record.status) == (
-                run.id, header(run.scope), run.status,
+                run.id, run.header, run.status,
             )  # fmt: skip
             assert (record.noticed, record.intended) == (run.noticed, run.intended)
             assert [*record.outcomes] == [outcome.index for outcome in run.outcomes]
@@ -269,6 +275,7 @@ def all_rows(connection: sqlite3.Connection) -> list[object]:
     return [
         *connection.execute("SELECT * FROM entries NOT INDEXED ORDER BY id"),
         *connection.execute("SELECT * FROM head"),
+        *connection.execute("SELECT * FROM repeats"),
     ]
 
 
@@ -281,6 +288,10 @@ def test_no_damage_to_the_file_passes_or_ends_in_a_traceback(data: st.DataObject
                 tell(data.draw, journal, SCOPES[0])
             journal.prune(data.draw(st.sampled_from([0, 10**6])))
             tell(data.draw, journal, SCOPES[0])
+            for _ in range(3):
+                run = journal.begin(header(SCOPES[1], 0), (), [BabelInterfaceAdded("x", "y")])
+                run.record([Outcome(0, "refused")])
+                run.finish("failed")
         with closing(sqlite3.connect(path)) as connection:
             rows = all_rows(connection)
         content = bytearray(path.read_bytes())

@@ -360,6 +360,7 @@ def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch)
     def add_note(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE head ADD COLUMN note TEXT")
 
+    now = len(journal_schema.STEPS)
     monkeypatch.setattr(journal_schema, "STEPS", (*journal_schema.STEPS, add_note))
     before = path.read_bytes()
     assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
@@ -369,7 +370,7 @@ def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch)
         add(journal, "b")
     monkeypatch.undo()
     for use in (Journal.open, lambda where: JournalReader(where).runs()):
-        with pytest.raises(HistoryError, match=r"version 2.*upgrade rait"):
+        with pytest.raises(HistoryError, match=rf"version {now + 1}.*upgrade rait"):
             use(path)
     report = JournalReader(path).verify()
     assert not report.ok
@@ -421,3 +422,130 @@ def test_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         Journal.open(tmp_path / "file" / "journal.db")
     with pytest.raises(MachineError, match="cannot open the journal"):
         Journal.open(tmp_path)
+
+
+# Runs that fail alike
+
+
+def fail(journal: Journal, error: str = "EBUSY", scope: str = SCOPE, **changed: object) -> int:
+    """A run that cannot make two links, and has a problem of no event."""
+    mine = structs.replace(header(scope), **changed)
+    run = journal.begin(mine, (), [LinkAdded(link("x")), LinkAdded(link("y"))])
+    run.record([Outcome(0, error)])
+    run.record([Outcome(1, error)])
+    run.finish("failed", {"babeld": f"refused \udc80 {error}"})
+    return run.id
+
+
+def test_a_run_that_fails_as_the_last_one_did_is_counted(journal: Journal, path: Path) -> None:
+    add(journal, "a")
+    first = fail(journal, "no \udc80")
+    head, size = journal.head(), path.stat().st_size
+    for number in range(150):
+        assert fail(journal, "no \udc80", started_at=number, peers_digest=f"{number}") == first
+    assert journal.head() == head, "so what was kept of it is found"
+    assert journal.verify(head).ok
+    assert path.stat().st_size < size + 100_000
+    record = JournalReader(path).run(first)
+    assert record.repeated is not None
+    assert (record.repeated.count, record.repeated.peers_digest) == (150, "149")
+    assert record.repeated.until > 150
+    assert [run.id for run in journal.runs(since=record.repeated.until)] == [first]
+    assert journal.runs(since=record.repeated.until + 1) == ()
+
+    add(journal, "b")
+    record = JournalReader(path).run(first)
+    assert record.repeated is not None
+    assert record.repeated.count == 150, "the log itself has it now"
+    assert next(run.id for run in journal.runs(since=record.repeated.until)) == first
+    assert journal.verify(head).ok
+    assert fail(journal, "no \udc80") != first, "something came in between"
+    assert set(journal.memory(SCOPE).topology.links) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"command": "rait down"}, {"uid": 1}, {"version": "2"}, {"public_key": "o"}, {"left": (1,)}],
+)
+def test_another_run_that_fails_alike_is_another(
+    journal: Journal, changed: dict[str, object]
+) -> None:
+    first = fail(journal)
+    assert fail(journal, **changed) != first
+    assert [run.repeated for run in journal.runs()] == [None, None]
+
+
+def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal) -> None:
+    events = [LinkAdded(link("x")), LinkAdded(link("y"))]
+    first = fail(journal)
+    fail(journal)
+    run = journal.begin(header(), (), events)
+    run.record([Outcome(0, "EBUSY")])
+    assert run.id == first
+    assert set(journal.memory(SCOPE).pending) == {"y"}
+    run.record([Outcome(1)])
+    run.finish("partial")
+    record = journal.run(run.id)
+    assert run.id > first
+    assert (record.outcomes[0].error, record.outcomes[1].error) == ("EBUSY", None)
+    assert set(journal.memory(SCOPE).topology.links) == {"y"}
+    (one, other) = journal.runs()
+    assert (one.id, one.repeated and one.repeated.count) == (first, 1)
+    assert (other.id, other.repeated) == (run.id, None)
+    assert journal.verify().ok
+
+
+def test_another_problem_or_error_is_news(journal: Journal) -> None:
+    events = [LinkAdded(link("x"))]
+    for error, problems in (("A", {}), ("B", {}), ("B", {"w": "taken"}), ("B", {"w": "gone"})):
+        run = journal.begin(header(), (), events)
+        run.record([Outcome(0, error)])
+        run.finish("failed", problems)
+    assert len(journal.runs()) == 4
+    run = journal.begin(header(), (), events)
+    run.record([Outcome(0, "B")])
+    run.finish("partial", {"w": "gone"})
+    assert len(journal.runs()) == 5, "and so is another status"
+
+
+def test_a_repetition_that_is_killed_is_a_run_that_never_finished(
+    journal: Journal, path: Path
+) -> None:
+    events = [LinkAdded(link("x")), LinkAdded(link("y"))]
+    first = fail(journal)
+    fail(journal)
+    run = journal.begin(header(started_at=77), (), events)
+    run.record([Outcome(0, "EBUSY")])
+    journal.close()
+    with Journal.open(path) as after:
+        memory = after.memory(SCOPE)
+        assert (memory.undecided, set(memory.pending)) == ((events[1],), {"y"})
+        record = after.run(first)
+        assert (record.repeated and record.repeated.count, record.retried_at) == (1, 77)
+        assert after.verify().ok
+        assert after.prune(2**62).runs == 0, "a crash that is not yet dealt with is never pruned"
+        after.begin(header(), [events[1]], [events[0]]).finish("failed")
+        (_, cut_off, _) = after.runs()
+        assert (cut_off.status, cut_off.header.started_at, cut_off.intended) == (
+            None, 77, tuple(events),
+        )  # fmt: skip
+        assert cut_off.outcomes == {0: Outcome(0, "EBUSY")}
+        assert after.run(first).retried_at is None
+        assert after.verify().ok
+
+
+def test_a_run_that_is_still_repeated_is_not_pruned(journal: Journal) -> None:
+    add(journal, "a", scope="other")
+    first = fail(journal)
+    fail(journal, scope="gone")
+    fail(journal, scope="gone")
+    repeated = fail(journal)
+    record = journal.run(first)
+    assert repeated == first
+    assert record.repeated is not None
+    assert journal.prune(record.repeated.until).runs == 1
+    assert journal.run(first).repeated == record.repeated
+    assert journal.prune(2**62).runs == 2
+    assert journal.runs() == ()
+    assert journal.verify().ok
+    assert fail(journal) > first

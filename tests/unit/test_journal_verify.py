@@ -14,9 +14,11 @@ from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.journal_schema import read_head, write_head
 from rait.adapters.journal_verify import verify
+from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS
+from rait.domain.events import LinkAdded
 from rait.domain.history import HistoryError
-from tests.unit.test_journal import SCOPE, add
+from tests.unit.test_journal import SCOPE, add, header, link
 
 Row = tuple[str, int, str, object]
 
@@ -44,7 +46,7 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 def cells(connection: sqlite3.Connection) -> list[Row]:
     """Every stored value: its table, row, column, and itself."""
     found: list[Row] = []
-    for table in ("entries", "head"):
+    for table in ("entries", "head", "repeats"):
         rows = connection.execute(f"SELECT rowid, * FROM {table}")  # noqa: S608
         names = [column[0] for column in rows.description[1:]]
         for rowid, *values in rows.fetchall():
@@ -79,6 +81,36 @@ def update(connection: sqlite3.Connection, row: Row, kind: object, raw: bytes) -
     return True
 
 
+@pytest.fixture
+def repeated(path: Path) -> None:
+    """A run that was repeated, and is just being so once more; it comes before the connection."""
+    with Journal.open(path) as journal:
+        for _ in range(3):
+            run = journal.begin(header(), (), [LinkAdded(link("d"))])
+            run.record([Outcome(0, "EBUSY")])
+            run.finish("failed")
+        journal.begin(header(), (), [LinkAdded(link("d"))])
+
+
+@pytest.mark.usefixtures("repeated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM repeats",
+        "UPDATE repeats SET scope = 'other'",
+        "INSERT INTO repeats SELECT 'other', payload FROM repeats",
+        "UPDATE head SET repeats = X''",
+    ],
+)
+def test_what_is_counted_is_covered_too(connection: sqlite3.Connection, change: str) -> None:
+    assert verify(connection, None).ok
+    connection.execute(change)
+    report = verify(connection, None)
+    assert not report.ok
+    assert "head was changed" in report.why or "counted of repeated runs" in report.why
+
+
+@pytest.mark.usefixtures("repeated")
 def test_every_single_byte_change_of_any_stored_column_is_found(
     connection: sqlite3.Connection,
 ) -> None:
@@ -151,7 +183,7 @@ def test_an_entry_that_was_slipped_in_is_named(connection: sqlite3.Connection) -
         "DELETE FROM head",
         "DROP TABLE entries",
         "DROP TABLE head",
-        "INSERT INTO head SELECT 2, version, dropped, anchor, count, hash, seal FROM head",
+        "INSERT INTO head SELECT 2, version, dropped, anchor, count, hash, seal, repeats FROM head",
     ],
 )
 def test_a_changed_layout_is_found(connection: sqlite3.Connection, path: Path, change: str) -> None:

@@ -11,7 +11,7 @@ from rait.adapters.journal_prune import Pruning
 from rait.app.history import Query
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
-from rait.domain.history import RunHeader, RunRecord, VerifyReport
+from rait.domain.history import Repeated, RunHeader, RunRecord, VerifyReport
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 from rait.render_log import (
     pruning_text,
@@ -158,3 +158,21 @@ def test_one_is_not_many() -> None:
     assert verification_lines(unsound)[-1] == "sound up to here: 1 entry"
     assert pruning_text(Pruning(1, 9)) == "rait log prune: 1 run dropped, 9 entries"
     assert pruning_text(Pruning()) == "rait log prune: 0 runs dropped, 0 entries"
+
+
+def test_a_run_that_is_repeated_says_how_often_and_until_when() -> None:
+    again = Repeated(1440, 1_769_961_900 * SECOND, "c" * 64, "e" * 64)
+    run = structs.replace(RUN, repeated=again)
+    says = "repeated 1,440 times until 2026-02-01 "
+    assert says in run_lines(run, Query(), brief=False)[-1]
+    assert says in run_lines(run, Query(), brief=True)[0]
+    assert says in run_lines(run, Query(peer="KEY"), brief=False)[-1]
+    whole = run_whole(run)
+    assert says in whole[-2]
+    assert whole[-1] == f"  the last time with sha256 of peers {'e' * 64}"
+    told = json.loads(run_json(run))
+    assert (told["repeated"], told["repeated_until"]) == (1440, again.until)
+    once = structs.replace(RUN, repeated=Repeated(1, again.until), retried_at=again.until)
+    assert run_lines(once, Query(), brief=False)[-2].startswith("  repeated once until 2026-02-01")
+    assert "by a run under way, or that never finished" in run_whole(once)[-3]
+    assert json.loads(run_json(RUN))["repeated"] == 0
