@@ -21,6 +21,7 @@ from rait.domain.events import (
     Event,
     IsolationEvent,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
@@ -232,6 +233,8 @@ def describe(event: Event) -> str:
             return f"- {link.name} {peers}".rstrip()
         case LinkUpdated(name, before, after) | DeviceUpdated(name, before, after):
             return f"~ {name} {_changes(before, after)}"
+        case LinkPlaced(name, _, instance):
+            return f"~ {name} is in namespace {instance}"
         case PeerAdded(name, _):
             return f"~ {name} + {_peer_words(event)}"
         case PeerRemoved(name, peer):

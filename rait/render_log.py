@@ -8,7 +8,7 @@ import msgspec
 
 from rait.app.history import Query
 from rait.app.moments import written
-from rait.domain.events import Event, peers_named
+from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.history import RunRecord, VerifyReport
 from rait.render import LEFT, NOT_OURS, describe, event_object, json_line, noticed_object, to_json
 
@@ -147,7 +147,8 @@ def _headline(run: RunRecord) -> str:
 def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
     for index, event in enumerate(run.noticed):
         whose = LEFT if index in run.header.left else NOT_OURS
-        yield run.noticed_id(index), event, f"  {describe(event)} (noticed: {whose})"
+        why = "recorded" if isinstance(event, LinkPlaced) else f"noticed: {whose}"
+        yield run.noticed_id(index), event, f"  {describe(event)} ({why})"
     for index, event in enumerate(run.intended):
         outcome = _outcome(run, index)
         suffix = "" if outcome["outcome"] == "done" else f" ({outcome['outcome']})"

@@ -14,6 +14,7 @@ from rait.adapters import keys, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.kernel_place import Errors, Place
 from rait.adapters.kernel_writes import PeerEvent, changed, link_requests, peer_writes, whole_peer
+from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import (
     NETLINK_GENERIC,
     NETLINK_ROUTE,
@@ -21,7 +22,7 @@ from rait.adapters.netlink import (
     NetlinkSocket,
     Request,
 )
-from rait.adapters.netns import Netns, find_netns, open_netns
+from rait.adapters.netns import Netns, open_netns
 from rait.domain.backend import Interface, ObservedLink, Outcome
 from rait.domain.config import Secret
 from rait.domain.events import (
@@ -37,6 +38,8 @@ from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 
 Step = tuple[int, Event]
+Where = tuple[str, str]
+"""A target namespace: how it is spelt, and its instance."""
 
 
 def available() -> bool:
@@ -53,32 +56,37 @@ class KernelBackend:
     """WireGuard links of the kernel, born in ``transit``, all with the key ``secret``.
 
     ``public_key`` belongs to ``secret``; without a secret devices can be neither made nor given
-    a key. ``transit`` stays the caller's to close.
+    a key. ``transit`` and ``namespaces`` stay the caller's to close.
     """
 
     kind: Literal["kernel"] = "kernel"
 
-    def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+    def __init__(
+        self,
+        transit: Netns,
+        secret: Secret | None,
+        public_key: str,
+        namespaces: Namespaces | None = None,
+    ) -> None:
         self._transit = transit
         self._secret = secret
         self._public_key = public_key
-        self._where: dict[str, str] = {}
+        self._namespaces = namespaces or Namespaces()
+        self._where: dict[str, Where] = {}
 
-    def observe(
-        self, netns: str, interfaces: Mapping[str, Interface]
-    ) -> Mapping[str, ObservedLink]:
+    def observe(self, ns: Netns, interfaces: Mapping[str, Interface]) -> Mapping[str, ObservedLink]:
         """See Backend. Raises MachineError where the namespace or WireGuard is out of reach."""
         wanted = [each for each in interfaces.values() if each.kind == rtnl.WIREGUARD]
         if not wanted:
             return {}
-        with open_netns(netns) as ns, NetlinkSocket(ns, NETLINK_GENERIC) as generic:
+        with NetlinkSocket(ns, NETLINK_GENERIC) as generic:
             states = self._read(generic, [each.name for each in wanted])
         found = {
-            interface.name: _observed(netns, interface, state)
+            interface.name: _observed(ns, interface, state)
             for interface, state in zip(wanted, states, strict=True)
             if state is not None
         }
-        self._where.update(dict.fromkeys(found, netns))
+        self._where.update(dict.fromkeys(found, (ns.spec, ns.instance)))
         return found
 
     def _read(self, generic: NetlinkSocket, names: Sequence[str]) -> list[wg.DeviceState | None]:
@@ -93,7 +101,8 @@ class KernelBackend:
         """
         if not events:
             return
-        session = _Session(self._transit, self._secret, self._public_key, self._where)
+        key = self._secret, self._public_key
+        session = _Session(self._transit, *key, self._where, self._namespaces)
         try:
             for run in _runs(events):
                 yield from session.carry_out(run)
@@ -131,14 +140,20 @@ class _Session:
     """One apply: its open namespaces, and the links that failed so far."""
 
     def __init__(
-        self, transit: Netns, secret: Secret | None, public_key: str, where: dict[str, str]
+        self,
+        transit: Netns,
+        secret: Secret | None,
+        public_key: str,
+        where: dict[str, Where],
+        namespaces: Namespaces,
     ) -> None:
         self._transit = transit
         self._secret = secret
         self._public_key = public_key
         self._where = where
+        self._namespaces = namespaces
         self._failed: set[str] = set()
-        self._places: dict[str, Place] = {}
+        self._places: dict[Where, Place] = {}
         self._maker: NetlinkSocket | None = None
 
     def close(self) -> None:
@@ -152,9 +167,9 @@ class _Session:
         """Apply one batch; its outcomes in order."""
         late = frozenset(self._failed)
         errors: Errors = {}
-        for spec, events in self._by_place(event for _, event in run if event.name not in late):
+        for where, events in self._by_place(event for _, event in run if event.name not in late):
             try:
-                errors |= self._dispatch(spec, events)
+                errors |= self._dispatch(where, events)
             except MachineError as error:
                 errors |= {event.name: f"link {event.name}: {error}" for event in events}
         self._failed |= errors.keys()
@@ -165,23 +180,23 @@ class _Session:
             else:
                 yield Outcome(index, errors.get(event.name))
 
-    def _by_place(self, events: Iterable[Event]) -> list[tuple[str, list[Event]]]:
-        found: dict[str, list[Event]] = {}
+    def _by_place(self, events: Iterable[Event]) -> list[tuple[Where, list[Event]]]:
+        found: dict[Where, list[Event]] = {}
         for event in events:
             if isinstance(event, LinkAdded):
-                self._where[event.name] = event.link.origin.netns
+                self._where[event.name] = _where(event.link)
             if isinstance(event, LinkRemoved):
-                spec = event.link.origin.netns
+                where = _where(event.link)
             else:
-                spec = self._where.get(event.name, "")
-            found.setdefault(spec, []).append(event)
+                where = self._where.get(event.name, ("", ""))
+            found.setdefault(where, []).append(event)
         return list(found.items())
 
-    def _dispatch(self, spec: str, events: Sequence[Event]) -> Errors:
+    def _dispatch(self, where: Where, events: Sequence[Event]) -> Errors:
         first = events[0]
         if isinstance(first, LinkRemoved):
-            return self._remove(spec, [event.name for event in events])
-        place = self._place(spec)
+            return self._remove(where, [event.name for event in events])
+        place = self._place(where)
         if isinstance(first, LinkAdded):
             return self._add(place, events)
         if isinstance(first, LinkUpdated):
@@ -192,23 +207,15 @@ class _Session:
             return _update_peers(place, [e for e in events if isinstance(e, PeerEvent)])
         return {event.name: f"{type(event).__name__} is no change of WireGuard" for event in events}
 
-    def _place(self, spec: str) -> Place:
-        if spec not in self._places:
-            ns = open_netns(spec)
-            try:
-                self._places[spec] = Place(ns)
-            except BaseException:
-                ns.close()
-                raise
-        return self._places[spec]
+    def _place(self, where: Where) -> Place:
+        if where not in self._places:
+            self._places[where] = Place(self._namespaces.open(*where))
+        return self._places[where]
 
-    def _remove(self, spec: str, names: Sequence[str]) -> Errors:
-        if spec not in self._places:
-            gone = find_netns(spec)
-            if gone is None:
-                return {}
-            gone.close()
-        return places.remove(self._place(spec), names)
+    def _remove(self, where: Where, names: Sequence[str]) -> Errors:
+        if self._namespaces.find(where[0]) is None and self._namespaces.find(*where) is None:
+            return {}
+        return places.remove(self._place(where), names)
 
     def _add(self, place: Place, events: Sequence[Event]) -> Errors:
         links, errors = self._links_to_add(events)
@@ -339,11 +346,15 @@ def _read(
     return states
 
 
-def _observed(netns: str, interface: Interface, state: wg.DeviceState) -> ObservedLink:
+def _where(link: Link) -> Where:
+    return link.origin.netns, link.origin.instance
+
+
+def _observed(ns: Netns, interface: Interface, state: wg.DeviceState) -> ObservedLink:
     return ObservedLink(
         link=Link(
             name=interface.name,
-            origin=Origin("kernel", netns),
+            origin=Origin("kernel", ns.spec, instance=ns.instance),
             settings=LinkSettings(
                 mtu=interface.mtu,
                 group=interface.group,

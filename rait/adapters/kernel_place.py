@@ -55,10 +55,9 @@ class Place:
         self._masters: dict[str, int] = {}
 
     def close(self) -> None:
-        """Close the sockets and the namespace."""
+        """Close the sockets; the namespace stays open."""
         self.rtnl.close()
         self.wireguard.close()
-        self.ns.close()
 
     def indexes(self, names: Sequence[str]) -> dict[str, int]:
         """Indexes by name of those that exist and are WireGuard links. Raises MachineError."""

@@ -10,11 +10,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from rait.domain.problem import MachineError
 
 NAMED = Path("/run/netns")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_DIGITS = 13
 _CURRENT = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWNS = 0x00020000
@@ -47,6 +50,11 @@ class Netns:
 
     def __repr__(self) -> str:
         return f"Netns({describe(self.spec)}, {self.identity})"
+
+    @property
+    def instance(self) -> str:
+        """What tells it from all others even after a restart of the machine; see boot_of."""
+        return f"{_boot()}/{self.identity}" if self.identity else ""
 
     @property
     def is_open(self) -> bool:
@@ -109,6 +117,15 @@ def find_netns(spec: str) -> Netns | None:
         raise
 
 
+def adopt(spec: str, fd: int) -> Netns:
+    """A namespace that is open already. Raises OSError, and then it is closed."""
+    try:
+        return Netns(spec, fd, identity_of(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def gone(spec: str) -> Netns:
     """What stands for a namespace that is not there: it is closed, and has no identity."""
     return Netns(spec, -1, "")
@@ -166,13 +183,40 @@ def identity_of(fd: int) -> str:
     inode number where there is none. Raises OSError.
     """
     with _entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise
-            return f"inode:{os.fstat(fd).st_ino}"
+        return cookie_of(probe) or f"inode:{os.fstat(fd).st_ino}"
+
+
+def cookie_of(probe: socket.socket) -> str:
+    """The cookie of the namespace that a socket is in; "" where the kernel has none.
+
+    Raises OSError.
+    """
+    try:
+        cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return ""
     return str(int.from_bytes(cookie, "little" if struct.pack("=H", 1)[0] else "big"))
+
+
+def boot_of(instance: str) -> str:
+    """Which start of the machine an instance is of: a namespace does not outlive a restart."""
+    return instance.partition("/")[0]
+
+
+def booted() -> str:
+    """This start of the machine, as ``boot_of`` tells it."""
+    return _boot()
+
+
+@cache
+def _boot() -> str:
+    """The first digits of the kernel's boot_id (random(4)), which is another at each start."""
+    try:
+        return _BOOT_ID.read_text("ascii")[:_BOOT_DIGITS]
+    except OSError:
+        return ""
 
 
 def _is_pid(spec: str) -> bool:

@@ -16,9 +16,10 @@ from typing import Literal
 
 from rait.adapters import uapi
 from rait.adapters import userspace_process as programs
-from rait.adapters.netns import Netns, describe, open_netns, reason
+from rait.adapters.namespaces import Namespaces
+from rait.adapters.netns import Netns, describe, reason
 from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, end_half_born, half_born
-from rait.adapters.userspace_session import Session, Step
+from rait.adapters.userspace_session import Session, Step, Where
 from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import Secret
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded
@@ -46,24 +47,29 @@ class UserspaceBackend:
     """Links of userspace programs with their UDP sockets in ``transit``, all with one key.
 
     ``public_key`` belongs to ``secret``; without a secret, links can be neither made nor given a
-    key. ``transit`` stays the caller's to close.
+    key. ``transit`` and ``namespaces`` stay the caller's to close.
     """
 
     kind: Literal["userspace"] = "userspace"
 
-    def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+    def __init__(
+        self,
+        transit: Netns,
+        secret: Secret | None,
+        public_key: str,
+        namespaces: Namespaces | None = None,
+    ) -> None:
         self._transit = transit
         self._key = Key(secret, public_key)
-        self._where: dict[str, str] = {}
+        self._namespaces = namespaces or Namespaces()
+        self._where: dict[str, Where] = {}
 
-    def observe(
-        self, netns: str, interfaces: Mapping[str, Interface]
-    ) -> Mapping[str, ObservedLink]:
+    def observe(self, ns: Netns, interfaces: Mapping[str, Interface]) -> Mapping[str, ObservedLink]:
         """See Backend, and ``look``."""
-        return self.look(netns, interfaces)[0]
+        return self.look(ns, interfaces)[0]
 
     def look(
-        self, netns: str, interfaces: Mapping[str, Interface]
+        self, ns: Netns, interfaces: Mapping[str, Interface]
     ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
         """What ``observe`` finds, and the tuns of which it cannot tell whether they are links.
 
@@ -73,24 +79,22 @@ class UserspaceBackend:
         found: dict[str, ObservedLink] = {}
         unread: dict[str, UnreadLink] = {}
         tuns = [interface for interface in interfaces.values() if interface.kind == TUN]
-        if tuns:
-            with open_netns(netns) as target:
-                for tun in tuns:
-                    try:
-                        link = _observed(tun, target, self._key)
-                    except (OSError, uapi.UapiError) as error:
-                        unread[tun.name] = UnreadLink(netns, tun.group, _why_unread(tun, error))
-                    else:
-                        if link is not None:
-                            found[tun.name] = link
-        self._where.update(dict.fromkeys(found, netns))
+        for tun in tuns:
+            try:
+                link = _observed(tun, ns, self._key)
+            except (OSError, uapi.UapiError) as error:
+                unread[tun.name] = UnreadLink(ns.spec, tun.group, _why_unread(tun, error))
+            else:
+                if link is not None:
+                    found[tun.name] = link
+        self._where.update(dict.fromkeys(found, (ns.spec, ns.instance)))
         return found, unread
 
     def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
         """See Backend. New links start together, and removed ones end together."""
         if not events:
             return
-        session = Session(self._transit, self._key, self._where)
+        session = Session(self._transit, self._key, self._where, self._namespaces)
         try:
             for run in _runs(events):
                 yield from session.carry_out(run)
@@ -142,7 +146,7 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
     return ObservedLink(
         link=Link(
             name=tun.name,
-            origin=Origin("userspace", target.spec, owner.transit),
+            origin=Origin("userspace", target.spec, owner.transit, target.instance),
             settings=LinkSettings(tun.mtu, tun.group, tun.master, tun.up, tun.address),
             device=Device(key.public_of(state.private_key), state.listen_port, state.fwmark),
             peers=_peers(state, key),

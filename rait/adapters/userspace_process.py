@@ -124,19 +124,28 @@ class Process:
                 return Owner(self.pid, transit, self._home_of(fd))
         return None
 
-    def _home_of(self, descriptor: int) -> str:
+    def home_descriptor(self, descriptor: int) -> int | None:
+        """A descriptor of the namespace that a tun lives in, by the process's own for the tun.
+
+        None where the kernel does not tell. Raises OSError where we may open no more files.
+        """
         libc = ctypes.CDLL(None, use_errno=True)
         copy = libc.syscall(_SYS_PIDFD_GETFD, self._fd, descriptor, 0)
         if copy < 0:
             _require_descriptors(ctypes.get_errno())
-            return ""
+            return None
         try:
-            home = fcntl.ioctl(copy, _TUNGETDEVNETNS)
+            return fcntl.ioctl(copy, _TUNGETDEVNETNS)
         except OSError as error:
             _require_descriptors(error.errno)
-            return ""
+            return None
         finally:
             os.close(copy)
+
+    def _home_of(self, descriptor: int) -> str:
+        home = self.home_descriptor(descriptor)
+        if home is None:
+            return ""
         try:
             return netns.identity_of(home)
         finally:

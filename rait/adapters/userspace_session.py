@@ -12,8 +12,9 @@ from msgspec import structs
 
 from rait.adapters import keys, rtnl, uapi
 from rait.adapters import userspace_process as programs
+from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import NetlinkError, Request
-from rait.adapters.netns import Netns, find_netns, open_netns
+from rait.adapters.netns import Netns
 from rait.adapters.uapi import DeviceChange, PeerChange
 from rait.adapters.userspace_birth import TUN, Birth, Key, Place, set_port
 from rait.domain.backend import Outcome
@@ -31,18 +32,23 @@ from rait.domain.problem import RaitError
 from rait.domain.topology import Link, LinkPeer
 
 Step = tuple[int, Event]
+Where = tuple[str, str]
+"""A target namespace: how it is spelt, and its instance."""
 
 
 class Session:
     """One apply: its open namespaces, and the links that failed so far."""
 
-    def __init__(self, transit: Netns, key: Key, where: dict[str, str]) -> None:
+    def __init__(
+        self, transit: Netns, key: Key, where: dict[str, Where], namespaces: Namespaces
+    ) -> None:
         self._transit = transit
         self._birthplace: Place | None = None
         self._key = key
         self._where = where
+        self._namespaces = namespaces
         self._failed: set[str] = set()
-        self._places: dict[str, Place] = {}
+        self._places: dict[Where, Place] = {}
 
     def close(self) -> None:
         """Close all that was opened."""
@@ -50,7 +56,6 @@ class Session:
             self._birthplace.close()
         for place in self._places.values():
             place.close()
-            place.ns.close()
 
     def carry_out(self, run: Sequence[Step]) -> Iterator[Outcome]:
         """Apply what goes together; its outcomes in order."""
@@ -78,15 +83,10 @@ class Session:
         self._failed.add(name)
         return Outcome(index, text if text.startswith(f"link {name}") else f"link {name}: {text}")
 
-    def _place(self, spec: str) -> Place:
-        if spec not in self._places:
-            ns = open_netns(spec)
-            try:
-                self._places[spec] = Place(ns)
-            except BaseException:
-                ns.close()
-                raise
-        return self._places[spec]
+    def _place(self, where: Where) -> Place:
+        if where not in self._places:
+            self._places[where] = Place(self._namespaces.open(*where))
+        return self._places[where]
 
     def _where_born(self) -> Place:
         if self._birthplace is None:
@@ -115,8 +115,8 @@ class Session:
                 birth.abandon()
 
     def _finish(self, birth: Birth, link: Link) -> None:
-        birth.finish(self._place(link.origin.netns))
-        self._where[link.name] = link.origin.netns
+        birth.finish(self._place(_where(link)))
+        self._where[link.name] = _where(link)
 
     def _remove(self, run: Sequence[Step]) -> Iterator[Outcome]:
         removals: dict[str, Removal] = {}
@@ -138,19 +138,15 @@ class Session:
                 removal.close()
 
     def _begin_removal(self, removal: Removal, link: Link) -> None:
-        spec = link.origin.netns
-        if spec not in self._places:
-            target = find_netns(spec)
-            if target is None:
-                # The tun went with its namespace.
-                return
-            target.close()
-        removal.begin(self._place(spec))
+        where = _where(link)
+        if self._namespaces.find(where[0]) is None and self._namespaces.find(*where) is None:
+            return  # the tun went with its namespace
+        removal.begin(self._place(where))
 
     def _change(self, event: Event) -> None:
         """Carry out an event of a link that is there. Raises RaitError."""
         if isinstance(event, LinkUpdated):
-            place = self._place(self._where.get(event.name, ""))
+            place = self._place(self._where.get(event.name, ("", "")))
             place.perform(_link_requests(place, event))
         elif isinstance(event, DeviceUpdated):
             with _client(event.name) as client:
@@ -183,6 +179,10 @@ class Session:
             with suppress(RaitError):
                 client.set(DeviceChange(listen_port=old))
             raise
+
+
+def _where(link: Link) -> Where:
+    return link.origin.netns, link.origin.instance
 
 
 class Removal:

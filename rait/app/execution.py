@@ -15,7 +15,7 @@ from rait.app import isolation
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
-from rait.domain.events import Event, ToBabeld
+from rait.domain.events import Event, LinkPlaced, ToBabeld
 from rait.domain.guard import Removal, excessive_removal
 from rait.domain.history import ExtraCmd
 from rait.domain.history import Status as RunStatus
@@ -110,10 +110,9 @@ class Execution:
         good = self._change.settled.after.links.keys() - bad
         return "partial" if good or self._done else "failed"
 
-    def perform(self, run: Run, prepare: Callable[[], None] | None) -> None:
+    def perform(self, run: Run) -> None:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
-        if prepare is not None:
-            self._prepare(run, prepare)
+        self._require_vrfs(run)
         with ending_in_order():
             self._apply_and_record(run)
         if self._told_babeld or self._change.extra_cmd_owed:
@@ -133,10 +132,9 @@ class Execution:
         self._extra_cmd = "sent"
         return True
 
-    def _prepare(self, run: Run, prepare: Callable[[], None]) -> None:
+    def _require_vrfs(self, run: Run) -> None:
         try:
             isolation.require_vrfs(self._change.events)
-            prepare()
         except MachineError as error:
             run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
             run.finish("failed")
@@ -190,7 +188,8 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         command=command,
         status=status,
         events=change.events,
-        drift=change.drift,
+        # What rait learned of its own links is no change of theirs.
+        drift=tuple(event for event in change.drift if not isinstance(event, LinkPlaced)),
         left=change.left,
         failures=tuple(failures),
         warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec import Struct
 
 from rait.adapters import netns
+from rait.adapters.journal_reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_peers
 from rait.app.report import Failure
-from rait.app.session import Options, machine_of, scope_of, target_netns
+from rait.app.session import Options, machine_of, observe, scope_name, scope_of, target_netns
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import MachineError, RaitError
@@ -33,15 +36,17 @@ def list_links(options: Options) -> Listing:
     config = loaded.config
     target = target_netns(config)
     scope = scope_of(config, "")
-    if netns.lacks_process(target):
+    memory = _memory(options, config.journal)
+    if netns.lacks_process(target) and not memory.topology.links:
         raise MachineError(
             f"there is no process {target}, so its network namespace cannot be looked at: set "
             "`target` to the id of a process that is in it, or to a name"
         )
     with machine_of(config, None, "", needs_transit=False) as machine:
-        observation = machine.observe([target])
-    unread = unread_of_ours(observation, Memory(), scope)
-    ours = (link for link in observation.links.values() if is_ours(link, Memory(), scope))
+        observation = observe(machine, target, memory)
+    unread = unread_of_ours(observation, memory, scope)
+    seen = (*observation.links.values(), *observation.doubles)
+    ours = (link for link in seen if is_ours(link, memory, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
     names: dict[str, str] = {}
     if config.peers != "-" and "://" not in config.peers:
@@ -53,3 +58,14 @@ def list_links(options: Options) -> Listing:
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
     return Listing(links, names, observation.now, failures)
+
+
+def _memory(options: Options, journal: str) -> Memory:
+    """What the journal knows, where it can be read: it tells where else links of ours may be."""
+    if options.config == "-" or "://" in options.config:
+        return Memory()  # its runs are filed under the key, which need not be there
+    try:
+        return JournalReader(Path(journal)).memory(scope_name(options.config, ""))
+    except RaitError as error:
+        options.debug(f"the journal does not help to find links: {error}")
+        return Memory()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from rait.adapters import netns, rtnl
+from rait.adapters import rtnl
 from rait.adapters.kernel import KernelBackend
 from rait.adapters.kernel import available as kernel_available
+from rait.adapters.namespaces import Namespaces
 from rait.adapters.netns import Netns
 from rait.domain.backend import (
     Backend,
@@ -53,10 +54,11 @@ class Machine:
     """
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+        self.namespaces = Namespaces()
         self._transit = transit
         self._secret = secret
         self._public_key = public_key
-        self._backends: dict[BackendKind, Backend] = {}
+        self._backends: dict[BackendKind, Backend[Netns]] = {}
         self._userspace: UserspaceBackend | None = None
         self._kinds: dict[str, BackendKind] = {}
 
@@ -70,11 +72,17 @@ class Machine:
         trace: TracebackType | None,
     ) -> None:
         self._transit.close()
+        self.namespaces.close()
 
     @property
     def transit(self) -> str:
         """The identity of the namespace in which sockets are born."""
         return self._transit.identity
+
+    def instance_of(self, spec: str) -> str:
+        """Which instance a namespace is of, "" where there is none. Raises MachineError."""
+        found = self.namespaces.find(spec)
+        return "" if found is None else found.instance
 
     @property
     def namespace(self) -> Netns:
@@ -99,31 +107,35 @@ class Machine:
             raise MachineError(f'backend = "userspace": {why}')
         raise MachineError(f"there is no WireGuard on this machine. {_NO_KERNEL} Or: {why}")
 
-    def observe(self, namespaces: Iterable[str], *, rules: bool = False) -> Observation:
-        """All WireGuard links in these namespaces, and the other interfaces in the first of them.
+    def observe(
+        self, target: Netns | None, elsewhere: Iterable[Netns] = (), *, rules: bool = False
+    ) -> Observation:
+        """All WireGuard links in these namespaces, and the other interfaces in the target.
 
-        Namespaces are as the configuration spells them; one that is not there is empty. With the
-        current one among them come its VRFs, and policy routing rules where they are asked for.
+        A target that is not there is empty. With the current namespace among them come its VRFs,
+        and policy routing rules where they are asked for.
         """
         links: dict[str, ObservedLink] = {}
+        doubles: list[ObservedLink] = []
         unread: dict[str, UnreadLink] = {}
         others: dict[str, str] = {}
         vrfs: dict[str, ObservedVrf] = {}
-        for position, spec in enumerate(dict.fromkeys(namespaces)):
-            interfaces = _interfaces(spec)
-            found, puzzling = self._observe_one(spec, interfaces)
-            for name, link in found.items():
-                links.setdefault(name, link)
-            for name, puzzle in puzzling.items():
-                unread.setdefault(name, puzzle)
-            if position == 0:
+        # The target comes last: of two links with one name, the one in there is the one to change.
+        for ns in (*elsewhere, target) if target is not None else elsewhere:
+            interfaces = rtnl.interfaces(ns)
+            found, puzzling = self._observe_one(ns, interfaces)
+            doubles += _replaced(links, found)
+            links |= found
+            unread |= puzzling
+            if ns is target:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
-            if spec == "":
+            if ns.spec == "":
                 vrfs = _vrfs(interfaces)
         return Observation(
             now=int(time.time()),
             links=links,
-            unread={name: puzzle for name, puzzle in unread.items() if name not in links},
+            doubles=tuple(doubles),
+            unread=unread,
             others=others,
             vrfs=vrfs,
             rules=_rules() if rules else {},
@@ -169,15 +181,15 @@ class Machine:
         return tuple(ended), failed
 
     def _observe_one(
-        self, spec: str, interfaces: dict[str, Interface]
+        self, ns: Netns, interfaces: dict[str, Interface]
     ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
         kinds = {interface.kind for interface in interfaces.values()}
         found: dict[str, ObservedLink] = {}
         unread: dict[str, UnreadLink] = {}
         if WIREGUARD in kinds:
-            found.update(self._backend("kernel").observe(spec, interfaces))
+            found.update(self._backend("kernel").observe(ns, interfaces))
         if TUN in kinds:
-            tunnels, unread = self._userspace_backend().look(spec, interfaces)
+            tunnels, unread = self._userspace_backend().look(ns, interfaces)
             found.update(tunnels)
         self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
         return found, unread
@@ -191,21 +203,23 @@ class Machine:
             self._kinds[event.name] = event.link.origin.backend
         return self._kinds[event.name]
 
-    def _backend(self, kind: BackendKind) -> Backend:
+    def _backend(self, kind: BackendKind) -> Backend[Netns]:
         if kind not in self._backends:
             self._backends[kind] = self._make(kind)
         return self._backends[kind]
 
-    def _make(self, kind: BackendKind) -> Backend:
+    def _make(self, kind: BackendKind) -> Backend[Netns]:
         if kind == "kernel":
-            return KernelBackend(self._transit, self._secret, self._public_key)
+            key = self._secret, self._public_key
+            return KernelBackend(self._transit, *key, self.namespaces)
         return self._userspace_backend()
 
     def _userspace_backend(self) -> UserspaceBackend:
         if self._userspace is None:
             from rait.adapters.userspace import UserspaceBackend
 
-            self._userspace = UserspaceBackend(self._transit, self._secret, self._public_key)
+            key = self._secret, self._public_key
+            self._userspace = UserspaceBackend(self._transit, *key, self.namespaces)
         return self._userspace
 
 
@@ -233,15 +247,16 @@ def _vrfs(interfaces: dict[str, Interface]) -> dict[str, ObservedVrf]:
     return vrfs_among(interfaces.values())
 
 
+def _replaced(
+    links: Mapping[str, ObservedLink], found: Mapping[str, ObservedLink]
+) -> Iterator[ObservedLink]:
+    """Those that another of the same name, in another namespace, takes the place of."""
+    for name in links.keys() & found.keys():
+        if links[name].link.origin.instance != found[name].link.origin.instance:
+            yield links[name]
+
+
 def _rules() -> dict[str, Rule]:
     from rait.adapters import vrf
 
     return vrf.rules()
-
-
-def _interfaces(spec: str) -> dict[str, Interface]:
-    namespace = netns.find_netns(spec)
-    if namespace is None:
-        return {}
-    with namespace:
-        return rtnl.interfaces(namespace)

@@ -117,7 +117,7 @@ def export_state(options: Options) -> str:
             format=STATE_FORMAT,
             exported_at=int(time.time()),
             public_key=session.public_key,
-            origin=Origin(kind, session.target, session.machine.transit),
+            origin=session.origin(kind),
             observation=structs.replace(observation, links=ours, others=others),
             memory=memory,
         )
@@ -127,7 +127,9 @@ def export_state(options: Options) -> str:
 def _origin(origin: Origin, config: Config) -> Origin:
     """Where links would be born: the configuration may want another place than when exported."""
     backend = origin.backend if config.backend == "auto" else config.backend
-    return structs.replace(origin, backend=backend, netns=target_netns(config))
+    target = target_netns(config)
+    instance = origin.instance if target == origin.netns else ""
+    return structs.replace(origin, backend=backend, netns=target, instance=instance)
 
 
 def _read_state(path: str) -> State:

@@ -260,9 +260,8 @@ def _born_today(links: Mapping[str, Link], session: Session) -> dict[str, Link]:
     neither is a reason to remake what is already there, or to refuse.
     """
     kind = session.machine.choose(session.config.backend)
-    transit = session.machine.transit
     return {
-        name: structs.replace(link, origin=Origin(kind, link.origin.netns, transit))
+        name: structs.replace(link, origin=session.origin(kind, link.origin.netns))
         for name, link in links.items()
     }
 

@@ -21,15 +21,16 @@ from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
+from rait.app.whereabouts import whereabouts
 from rait.domain.backend import Observation
-from rait.domain.config import Config, Secret
+from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Doubt, judge
 from rait.domain.events import Event, LinkAdded
 from rait.domain.history import Memory, RunHeader, left_behind
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Scope, Settled, settle
-from rait.domain.topology import EMPTY, Topology
+from rait.domain.topology import EMPTY, Link, Origin, Topology
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
@@ -50,12 +51,14 @@ class Options(Struct, frozen=True, kw_only=True):
     """What the command line says for every command.
 
     ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
+    With ``assume_gone``, links in a namespace that cannot be found are taken for gone with it.
     """
 
     config: str
     notice: Callable[[str], None] = _silent
     debug: Callable[[str], None] = _silent
     lock_seconds: float = LOCK_SECONDS
+    assume_gone: bool = False
 
 
 class Session:
@@ -90,6 +93,11 @@ class Session:
         """Which links are ours."""
         return scope_of(self.config, self.public_key)
 
+    def origin(self, kind: BackendKind, target: str | None = None) -> Origin:
+        """How a link of this kind is born now, in our target or in another one."""
+        spec = self.target if target is None else target
+        return Origin(kind, spec, self.machine.transit, self.machine.instance_of(spec))
+
     @property
     def journal_path(self) -> Path:
         return Path(self.config.journal)
@@ -100,8 +108,13 @@ class Session:
         Raises MachineError where the journal knows links in a target that cannot be found.
         """
         _require_target(self.target, memory)
-        rules = isolation.needs_rules(self.config, memory)
-        return self.machine.observe(_namespaces(self.target, memory), rules=rules)
+        return observe(
+            self.machine,
+            self.target,
+            memory,
+            rules=isolation.needs_rules(self.config, memory),
+            assume_gone=self.options.assume_gone,
+        )
 
     def compare(
         self,
@@ -154,12 +167,16 @@ class Session:
     ) -> Report:
         """Journal what shall happen, do it, and journal what became of it.
 
-        ``prepare`` makes what the links need; it runs when the intent is on disk. A run with
-        nothing to do and nothing new to tell leaves no trace in the journal, and one that fails
-        just as the last one did is counted there. Raises MachineError,
+        ``prepare`` makes the namespaces that the links need, so that the journal can say in which
+        instance of one each new link is made. A run with nothing to do and nothing new to tell
+        leaves no trace in the journal, and one that fails just as the last one did is counted
+        there. Raises MachineError,
         with nothing touched, where there is no place for the links.
         """
         require_places(change.events)
+        if prepare is not None:
+            prepare()
+            change = self._placed(change)
         ended, stuck = self.machine.end_strays(change.strays)
         execution = Execution(self.machine, change, routing, self.options.debug, stuck)
         run_id: int | None = None
@@ -167,10 +184,8 @@ class Session:
             left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
             header = structs.replace(self._header(command, peers_digest), left=left)
             run = journal.begin(header, change.drift, change.events)
-            execution.perform(run, prepare)
+            execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one
-        elif prepare is not None:
-            prepare()
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
         if resent:
             run = journal.begin(self._header(command, peers_digest), (), ())
@@ -186,6 +201,27 @@ class Session:
             ended=ended,
             extra_cmd_sent=resent,
         )
+
+    def _placed(self, change: Change) -> Change:
+        """The change with each new link in the instance of its namespace that there is now."""
+        if all(e.link.origin.instance for e in change.events if isinstance(e, LinkAdded)):
+            return change
+        settled = change.settled
+        links = {name: self._in_instance(link) for name, link in settled.after.links.items()}
+        events = tuple(
+            structs.replace(event, link=self._in_instance(event.link))
+            if isinstance(event, LinkAdded)
+            else event
+            for event in change.events
+        )
+        after = structs.replace(settled.after, links=links)
+        return structs.replace(change, settled=structs.replace(settled, after=after), events=events)
+
+    def _in_instance(self, link: Link) -> Link:
+        if link.origin.instance:
+            return link
+        instance = self.machine.instance_of(link.origin.netns)
+        return structs.replace(link, origin=structs.replace(link.origin, instance=instance))
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
         return RunHeader(
@@ -259,7 +295,9 @@ def _few(names: Sequence[str], most: int = 5) -> str:
 
 def _require_target(target: str, memory: Memory) -> None:
     links = (*memory.topology.links.values(), *memory.pending.values())
-    names = sorted({link.name for link in links if link.origin.netns == target})
+    origins = {link.name: link.origin for link in links}
+    # Where the instance is known, it is looked for elsewhere.
+    names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
     if names and netns.lacks_process(target):
         raise MachineError(
             f"there is no process {target} any more, so its network namespace cannot be looked at. "
@@ -443,10 +481,19 @@ def scope_name(url: str, public_key: str) -> str:
     return str(Path(url).absolute()).encode("utf-8", "backslashreplace").decode()
 
 
-def _namespaces(target: str, memory: Memory) -> list[str]:
-    """The target, and wherever else the journal says that we have links, VRFs or rules."""
+def observe(
+    machine: Machine, target: str, memory: Memory, *, rules: bool = False, assume_gone: bool = False
+) -> Observation:
+    """Look at the target, and wherever else the journal says that we have links, VRFs or rules.
+
+    Raises MachineError.
+    """
     links = (*memory.topology.links.values(), *memory.pending.values())
-    others = {link.origin.netns for link in links}
-    if isolation.made_here(memory):
-        others.add("")
-    return [target, *sorted(others - {target})]
+    places = whereabouts(
+        machine.namespaces, target, links, machine.namespace, assume_gone=assume_gone
+    )
+    elsewhere = list(places.elsewhere)
+    if target and isolation.made_here(memory) and all(ns.spec for ns in elsewhere):
+        elsewhere.append(machine.namespaces.open(""))
+    observation = machine.observe(places.target, elsewhere, rules=rules)
+    return structs.replace(observation, lost=places.lost) if places.lost else observation

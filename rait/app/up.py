@@ -12,7 +12,6 @@ from rait.app.session import Options, Session, opened, synced_routing
 from rait.domain.doubt import Doubt
 from rait.domain.history import Memory
 from rait.domain.plan import Node, Plan, plan
-from rait.domain.topology import Origin
 
 
 def up(options: Options, *, sure: bool = False) -> Report:
@@ -48,7 +47,7 @@ def planned_topology(session: Session, memory: Memory) -> tuple[Plan, list[str]]
     config, registry = session.config, session.registry
     kind = session.machine.choose(config.backend)
     session.options.debug(f"backend {kind}")
-    origin = Origin(kind, session.target, session.machine.transit)
+    origin = session.origin(kind)
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     planned = plan(config, node, registry.peers.peers, registry.addresses, memory.topology)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -51,7 +51,9 @@ class Observation(Struct, frozen=True, kw_only=True):
     nobody can tell whether they are some. ``others`` maps the names of all other
     interfaces in the target namespace to their kind. ``vrfs`` by name and ``rules`` (only those
     that look marked packets up in a table, and no more) are of the namespace that rait runs in;
-    they are there if the run was asked for them.
+    they are there if the run was asked for them. ``doubles`` are links in other namespaces, of a
+    name that one of ``links`` has already, and ``lost`` the instances of namespaces in which there
+    may be links of ours and that could not be looked at, each with the reason.
     """
 
     now: int
@@ -60,6 +62,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     others: Mapping[str, str] = {}
     vrfs: Mapping[str, ObservedVrf] = {}
     rules: Mapping[str, Rule] = {}
+    doubles: tuple[ObservedLink, ...] = ()
+    lost: Mapping[str, str] = {}
 
 
 class Interface(Struct, frozen=True, kw_only=True):
@@ -88,7 +92,11 @@ class Outcome(Struct, frozen=True):
     error: str | None = None
 
 
-class Backend(Protocol):
+Namespace = TypeVar("Namespace", contravariant=True)
+"""An open network namespace, whatever the adapters take for one."""
+
+
+class Backend(Protocol[Namespace]):
     """Makes links of one kind, as events say; see adapters/kernel.py and adapters/userspace.py."""
 
     @property
@@ -97,12 +105,11 @@ class Backend(Protocol):
         ...
 
     def observe(
-        self, netns: str, interfaces: Mapping[str, Interface]
+        self, ns: Namespace, interfaces: Mapping[str, Interface]
     ) -> Mapping[str, ObservedLink]:
         """The WireGuard links of this kind among a namespace's interfaces, whatever their group.
 
-        ``netns`` is the namespace as the configuration spells it. What was observed also tells
-        ``apply`` where links live that an event knows by name alone.
+        What was observed also tells ``apply`` where links live that an event knows by name alone.
         """
         ...
 

@@ -18,6 +18,7 @@ from rait.domain.events import (
     DeviceUpdated,
     Event,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
@@ -36,7 +37,8 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
 
     No two links ever hold one listen port on the way, if neither topology has such a pair. Links
     with a port of the kernel's choice come last, so that it chooses none that is wanted. A link
-    whose origin differs is remade, as nothing of that can be changed on a living link.
+    whose origin differs is remade, as nothing of that can be changed on a living link. Where the
+    instance of its namespace became known, that alone is said.
     """
     events: list[Event] = []
     events += _babel_flushes(before.babel, after.babel)
@@ -45,6 +47,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     removed, added, kept = _sort_out(before.links, after.links)
     events += (LinkRemoved(before.links[name]) for name in removed)
     changed = [(before.links[name], after.links[name]) for name in kept]
+    for old, new in changed:
+        if old.origin != new.origin:
+            events.append(LinkPlaced(old.name, old.origin.instance, new.origin.instance))
     events += _device_updates(changed)
     for name in sorted(added, key=lambda name: after.links[name].device.listen_port == 0):
         events += _addition(after.links[name])
@@ -70,7 +75,7 @@ def _sort_out(
         new = after.get(name)
         if new is None:
             removed.append(name)
-        elif new.origin != before[name].origin:
+        elif new.origin != (old := before[name].origin) and not old.is_placed_by(new.origin):
             removed.append(name)
             added.append(name)
         elif new != before[name]:

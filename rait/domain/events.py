@@ -50,6 +50,14 @@ class LinkUpdated(_Event, frozen=True, gc=False):
     after: LinkSettings
 
 
+class LinkPlaced(_Event, frozen=True, gc=False):
+    """It became known in which instance of its target namespace a link lives (see Origin)."""
+
+    name: str
+    before: str
+    after: str
+
+
 class DeviceUpdated(_Event, frozen=True, gc=False):
     """A WireGuard device's key, listen port or fwmark changed."""
 
@@ -135,6 +143,7 @@ Event = (
     LinkAdded
     | LinkRemoved
     | LinkUpdated
+    | LinkPlaced
     | DeviceUpdated
     | PeerAdded
     | PeerRemoved
@@ -187,6 +196,8 @@ def invert(event: Event) -> Event:
             return LinkAdded(link)
         case LinkUpdated(name, before, after):
             return LinkUpdated(name, after, before)
+        case LinkPlaced(name, instance_before, instance_after):
+            return LinkPlaced(name, instance_after, instance_before)
         case DeviceUpdated(name, device_before, device_after):
             return DeviceUpdated(name, device_after, device_before)
         case PeerAdded(name, peer):
@@ -232,6 +243,7 @@ def _apply_to_links(
     event: LinkAdded
     | LinkRemoved
     | LinkUpdated
+    | LinkPlaced
     | DeviceUpdated
     | PeerAdded
     | PeerRemoved
@@ -252,6 +264,10 @@ def _apply_to_links(
     elif isinstance(event, LinkUpdated):
         _expect(link.settings == event.before, event)
         links[name] = structs.replace(link, settings=event.after)
+    elif isinstance(event, LinkPlaced):
+        _expect(link.origin.instance == event.before, event)
+        origin = structs.replace(link.origin, instance=event.after)
+        links[name] = structs.replace(link, origin=origin)
     elif isinstance(event, DeviceUpdated):
         _expect(link.device == event.before, event)
         links[name] = structs.replace(link, device=event.after)

@@ -8,7 +8,7 @@ just what should be written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from msgspec import Struct, structs
 
@@ -48,12 +48,14 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
     ours that could not be read is as it is remembered, and stays so. babeld's interfaces are left
     as they are remembered: only babeld itself can say more.
     """
-    ours = {n: seen for n, seen in observation.links.items() if is_ours(seen, memory, scope)}
+    lost = {link.name: link for link in _lost(observation, memory)}
     unread = unread_of_ours(observation, memory, scope)
+    ours, twice = _ours(observation, memory, scope, unread)
+    unread |= twice
     occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation)
     problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
     impossible = {problem.link for problem in problems}
-    before = {n: link for n, link in memory.topology.links.items() if n in unread}
+    before = lost | {n: link for n, link in memory.topology.links.items() if n in unread}
     after = {name: link for name, link in desired.links.items() if name not in impossible}
     after |= before
     wanted_ports = {link.device.listen_port: name for name, link in after.items()}
@@ -73,6 +75,32 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
         Topology(after, babel, goes.vrfs, goes.rules),
         (*isolation.problems, *problems),
     )
+
+
+def _lost(observation: Observation, memory: Memory) -> Iterator[Link]:
+    """The links that are, or may be, in a namespace that could not be looked at."""
+    for source in (memory.pending, memory.topology.links):
+        yield from (link for link in source.values() if link.origin.instance in observation.lost)
+
+
+def _ours(
+    observation: Observation, memory: Memory, scope: Scope, unread: Collection[str]
+) -> tuple[dict[str, ObservedLink], dict[str, str]]:
+    """Our links by name, and the names that two of ours have, with what to do about that."""
+    ours: dict[str, ObservedLink] = {}
+    twice: dict[str, str] = {}
+    for seen in (*observation.links.values(), *observation.doubles):
+        name = seen.link.name
+        if name in unread or not is_ours(seen, memory, scope):
+            continue
+        if name in ours:
+            places = sorted(each.link.origin.instance for each in (ours[name], seen))
+            twice[name] = (
+                f"there are two links of this name, in the namespaces {' and '.join(places)}: "
+                "remove the one that is not in the target"
+            )
+        ours.setdefault(name, seen)
+    return {name: seen for name, seen in ours.items() if name not in twice}, twice
 
 
 def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
@@ -98,7 +126,7 @@ def unread_of_ours(observation: Observation, memory: Memory, scope: Scope) -> di
         name: unread.why
         for name, unread in observation.unread.items()
         if _may_be_ours(name, unread, memory, scope)
-    }
+    } | {link.name: observation.lost[link.origin.instance] for link in _lost(observation, memory)}
 
 
 def _may_be_ours(name: str, unread: UnreadLink, memory: Memory, scope: Scope) -> bool:
@@ -119,6 +147,8 @@ def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | Non
     """What we last knew of this very link, if it is the same one."""
     known = memory.topology.links.get(name)
     if known is None or known.origin.netns != observed.link.origin.netns:
+        return None
+    if known.origin.instance not in ("", observed.link.origin.instance):
         return None
     if known.origin.backend != observed.link.origin.backend:
         return None
@@ -193,6 +223,7 @@ def _is_as(seen: Link, wanted: Link) -> bool:
         and seen.peers == wanted.peers
         and origin.backend == wanted.origin.backend
         and origin.netns == wanted.origin.netns
+        and origin.instance == wanted.origin.instance
         and origin.transit in ("", wanted.origin.transit)
     )
 

@@ -65,13 +65,22 @@ class LinkSettings(Struct, frozen=True, gc=False):
 class Origin(Struct, frozen=True, gc=False):
     """How a link was born; none of it can be changed but by making the link again.
 
-    ``netns`` is the target namespace as it is spelt in the configuration. ``transit`` identifies
-    the namespace instance that holds the UDP socket: a WireGuard socket never leaves it.
+    ``netns`` is the target namespace as it is spelt in the configuration, and ``instance`` tells
+    this one from any other that was ever spelt so; it is "" in what a rait recorded that did not
+    know of instances, and where the namespace is still to be made. ``transit`` identifies the
+    namespace instance that holds the UDP socket: a WireGuard socket never leaves it.
     """
 
     backend: BackendKind
     netns: str = ""
     transit: str = ""
+    instance: str = ""
+
+    def is_placed_by(self, other: Origin) -> bool:
+        """Whether the other is this one, with the instance known that was not known before."""
+        if self.instance or not other.instance:
+            return False
+        return structs.replace(other, instance="") == self
 
 
 class Link(Struct, frozen=True, gc=False):

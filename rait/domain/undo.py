@@ -11,6 +11,7 @@ from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
     Event,
+    LinkPlaced,
     inverted,
     replay,
 )
@@ -137,5 +138,5 @@ def _birth(origin: Origin) -> tuple[str, str]:
 
 
 def _shaped(events: Iterable[Event]) -> frozenset[str]:
-    babel = BabelInterfaceAdded | BabelInterfaceFlushed
-    return frozenset(event.name for event in events if not isinstance(event, babel))
+    other = BabelInterfaceAdded | BabelInterfaceFlushed | LinkPlaced
+    return frozenset(event.name for event in events if not isinstance(event, other))

@@ -61,10 +61,12 @@ class Node:
         for name in (self.target, self.transit):
             ip("netns", "add", name)
         self.transit_ns: Netns = open_netns(self.transit)
+        self.target_ns: Netns = open_netns(self.target)
         self.backend = KernelBackend(self.transit_ns, self.secret, self.public_key)
 
     def close(self) -> None:
         self.transit_ns.close()
+        self.target_ns.close()
         for name in (self.target, self.transit):
             subprocess.run(["ip", "netns", "delete", name], check=False)
 
@@ -79,7 +81,7 @@ class Node:
     ) -> Link:
         return Link(
             name=f"rt{number}",
-            origin=Origin("kernel", self.target),
+            origin=Origin("kernel", self.target, instance=self.target_ns.instance),
             settings=LinkSettings(
                 mtu=1400 + number % 100,
                 group=GROUP,
@@ -98,7 +100,7 @@ class Node:
 
     def observe(self) -> dict[str, ObservedLink]:
         with open_netns(self.target) as ns:
-            return dict(self.backend.observe(self.target, rtnl.interfaces(ns)))
+            return dict(self.backend.observe(ns, rtnl.interfaces(ns)))
 
     def topology(self) -> Topology:
         return Topology({name: each.link for name, each in self.observe().items()})

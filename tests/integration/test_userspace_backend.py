@@ -69,7 +69,9 @@ class Node:
     ) -> Link:
         return Link(
             name=f"{self.tag}{number}",
-            origin=Origin("userspace", self.target, self.transit_ns.identity),
+            origin=Origin(
+                "userspace", self.target, self.transit_ns.identity, self.target_ns.instance
+            ),
             settings=LinkSettings(1400 + number, GROUP, None, True, f"fe80::{number + 1}/64"),
             device=Device(self.public_key, port, fwmark),
             peers=tuple(peers),
@@ -84,7 +86,7 @@ class Node:
         assert self.apply(*events) == [None] * len(events)
 
     def observe(self) -> dict[str, ObservedLink]:
-        return dict(self.new_backend().observe(self.target, rtnl.interfaces(self.target_ns)))
+        return dict(self.new_backend().observe(self.target_ns, rtnl.interfaces(self.target_ns)))
 
     def links(self) -> dict[str, Link]:
         return {name: observed.link for name, observed in self.observe().items()}

@@ -1,0 +1,53 @@
+"""The network namespaces of one run, each opened once and told apart by its instance."""
+
+from __future__ import annotations
+
+from rait.adapters.netns import Netns, describe, find_netns
+from rait.domain.problem import MachineError
+
+
+class Namespaces:
+    """Open namespaces by spelling and instance.
+
+    What was looked at stays open, so that a run changes the very namespace that it has seen,
+    whatever takes its name meanwhile, or whether it has a name at all. They are closed together.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Netns] = {}
+
+    def close(self) -> None:
+        """Close all of them."""
+        for ns in self._kept.values():
+            ns.close()
+        self._kept.clear()
+
+    def keep(self, ns: Netns) -> Netns:
+        """Hold an open namespace from now on; the one that was held of the same kind, if any."""
+        held = self._kept.setdefault((ns.spec, ns.instance), ns)
+        if held is not ns:
+            ns.close()
+        return held
+
+    def find(self, spec: str, instance: str = "") -> Netns | None:
+        """The namespace, or None where it is not there, or its spelling is of another one now.
+
+        Without an instance, whichever has the spelling now. Raises MachineError where it must not
+        be opened.
+        """
+        if instance and (held := self._kept.get((spec, instance))) is not None:
+            return held
+        found = find_netns(spec)
+        if found is None:
+            return None
+        held = self.keep(found)
+        return held if instance in ("", held.instance) else None
+
+    def open(self, spec: str, instance: str = "") -> Netns:
+        """``find``, and MachineError where there is none."""
+        ns = self.find(spec, instance)
+        if ns is not None:
+            return ns
+        if instance and self.find(spec) is not None:
+            raise MachineError(f"{describe(spec)} is another one than when it was looked at")
+        raise MachineError(f"{describe(spec)} does not exist")

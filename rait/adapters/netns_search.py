@@ -1,0 +1,258 @@
+"""Looking for a network namespace that no longer has the name by which rait knew it.
+
+A namespace lives as long as something refers to it: a process in it, a mount, an open descriptor,
+or a socket (network_namespaces(7)). All of these are looked at, in that order, as far as /proc
+shows them. One that none of them refers to was destroyed by the kernel, with its interfaces.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from rait.adapters import netns
+from rait.adapters.netns import NAMED, Netns
+
+SEARCH_SECONDS = 10.0
+"""A machine with so many processes that looking takes longer is looked at in part."""
+
+_SYS_PIDFD_GETFD = 438
+"""pidfd_getfd(2), Linux 5.6; the number is the same on every architecture."""
+_SIOCGSKNS = 0x894C
+"""linux/sockios.h: a descriptor of the namespace that a socket is in."""
+_FIRST_INODE = 0xF0000000
+"""Those of namespaces begin here (PROC_DYNAMIC_FIRST in the kernel's proc_ns.h)."""
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+class Found(Struct, frozen=True):
+    """Open namespaces by their identity, and why there may be more of them ("": there are not)."""
+
+    namespaces: dict[str, Netns]
+    unseen: str = ""
+
+    def close(self) -> None:
+        """Close all of them; harmless for those that are closed already."""
+        for ns in self.namespaces.values():
+            ns.close()
+
+
+def search(wanted: Collection[str]) -> Found:
+    """Look for the namespaces with these identities; the caller closes those that are found."""
+    looking = _Search(frozenset(wanted))
+    sources = (_names, _processes, _threads, _descriptors, _mounts)
+    looking.go_through(*sources)
+    looking.go_through_sockets()
+    return looking.result()
+
+
+def in_use() -> Found:
+    """All namespaces that have a name, or a process in them; the caller closes them."""
+    looking = _Search(None)
+    looking.go_through(_names, _processes)
+    return looking.result()
+
+
+Doubt = Callable[[OSError], None]
+"""Is told what could not be looked at."""
+
+
+class _Search:
+    """One search, and how far it is; ``wanted`` None is for all there are."""
+
+    def __init__(self, wanted: frozenset[str] | None) -> None:
+        self._wanted = wanted
+        self._found: dict[str, Netns] = {}
+        self._unseen = ""
+        self._looked_at: set[int] = set()
+        self._device = Path("/proc/self/ns/net").stat().st_dev
+        self._deadline = time.monotonic() + SEARCH_SECONDS
+
+    def result(self) -> Found:
+        complete = self._wanted is not None and self._found.keys() >= self._wanted
+        return Found(self._found, "" if complete else self._unseen)
+
+    def go_through(self, *sources: Callable[[Doubt], Iterator[str]]) -> None:
+        """Open the namespaces at all these paths, until there is nothing more to look for."""
+        for source in sources:
+            for path in source(self._doubt):
+                if self._is_over():
+                    return
+                self._open(path)
+
+    def go_through_sockets(self) -> None:
+        """Find namespaces by the cookies of the sockets that processes have."""
+        seen: set[str] = set()
+        for pid, descriptor, target in _links_of_descriptors(self._doubt):
+            if self._is_over():
+                return
+            if not target.startswith("socket:[") or target in seen:
+                continue
+            seen.add(target)
+            try:
+                self._open_of_socket(pid, descriptor)
+            except _GONE:
+                continue
+            except OSError as error:
+                self._doubt(error)
+
+    def _is_over(self) -> bool:
+        if self._wanted is not None and self._found.keys() >= self._wanted:
+            return True
+        if time.monotonic() < self._deadline:
+            return False
+        self._unseen = f"it was not found within {SEARCH_SECONDS:g} s of looking through /proc"
+        return True
+
+    def _doubt(self, error: OSError) -> None:
+        # In a container, root may not look at processes from outside of it: those know of nothing
+        # that was made inside.
+        if isinstance(error, PermissionError) and os.geteuid() == 0:
+            return
+        self._unseen = self._unseen or f"not all processes can be looked at: {netns.reason(error)}"
+
+    def _open(self, path: str) -> None:
+        try:
+            status = Path(path).stat()
+            if status.st_dev != self._device:
+                return
+            if status.st_ino in self._looked_at:
+                return
+            self._looked_at.add(status.st_ino)
+            self._take(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except _GONE:
+            return
+        except OSError as error:
+            self._doubt(error)
+
+    def _take(self, fd: int) -> None:
+        try:
+            identity = netns.identity_of(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        wanted = self._wanted is None or identity in self._wanted
+        if wanted and identity not in self._found:
+            self._found[identity] = Netns("", fd, identity)
+        else:
+            os.close(fd)
+
+    def _open_of_socket(self, pid: int, descriptor: int) -> None:
+        process = os.pidfd_open(pid)
+        try:
+            copy = _descriptor_of(process, descriptor)
+        finally:
+            os.close(process)
+        with socket.socket(fileno=copy) as held:
+            if self._wanted is None or netns.cookie_of(held) in self._wanted:
+                self._take(fcntl.ioctl(held, _SIOCGSKNS))
+
+
+def _descriptor_of(process: int, descriptor: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy: int = libc.syscall(_SYS_PIDFD_GETFD, process, descriptor, 0)
+    if copy < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return copy
+
+
+def _names(doubt: Doubt) -> Iterator[str]:
+    for name in _entries(str(NAMED), doubt):
+        yield str(NAMED / name)
+
+
+def _pids() -> list[int]:
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdigit()]
+
+
+def _processes(_: Doubt) -> Iterator[str]:
+    for pid in _pids():
+        yield f"/proc/{pid}/ns/net"
+
+
+def _threads(doubt: Doubt) -> Iterator[str]:
+    for pid in _pids():
+        for thread in _entries(f"/proc/{pid}/task", doubt):
+            if thread != str(pid):
+                yield f"/proc/{pid}/task/{thread}/ns/net"
+
+
+def _descriptors(doubt: Doubt) -> Iterator[str]:
+    for pid, descriptor, target in _links_of_descriptors(doubt):
+        # One that was opened by a name shows that name, even when that is gone or of another.
+        named = target.startswith("/") and _inode_of(pid, descriptor) >= _FIRST_INODE
+        if named or target.startswith("net:["):
+            yield f"/proc/{pid}/fd/{descriptor}"
+
+
+def _inode_of(pid: int, descriptor: int) -> int:
+    """The inode that a descriptor is of, without asking its file system, which may be slow."""
+    try:
+        info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes()
+    except OSError:
+        return 0
+    found = re.search(rb"^ino:\s*(\d+)$", info, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
+    """Process, descriptor, and what it is of, as readlink(2) tells it."""
+    for pid in _pids():
+        for descriptor in _entries(f"/proc/{pid}/fd", doubt):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH115
+            except _GONE:
+                continue
+            except OSError as error:
+                doubt(error)
+                continue
+            yield pid, int(descriptor), target
+
+
+def _mounts(doubt: Doubt) -> Iterator[str]:
+    """Where namespaces are mounted, in each of the mount namespaces that processes are in."""
+    seen: set[int] = set()
+    for pid in _pids():
+        try:
+            inode = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+            if inode in seen:
+                continue
+            lines = Path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
+        except _GONE:
+            continue
+        except OSError as error:
+            doubt(error)
+            continue
+        seen.add(inode)
+        for line in lines.splitlines():
+            # proc(5): the root within the file system is the fourth field, the place the fifth.
+            fields = line.split(" ")
+            if fields[3].startswith("net:["):
+                yield f"/proc/{pid}/root{_unescaped(fields[4])}"
+
+
+def _unescaped(path: str) -> str:
+    """A path of mountinfo, where blanks and backslashes are written in octal."""
+    parts = path.split("\\")
+    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
+
+
+def _entries(path: str, doubt: Doubt) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries]
+    except _GONE:
+        return []
+    except OSError as error:
+        doubt(error)
+        return []
