@@ -214,7 +214,7 @@ def booted() -> str:
 def _boot() -> str:
     """The first digits of the kernel's boot_id (random(4)), which is another at each start."""
     try:
-        return _BOOT_ID.read_text("ascii")[:_BOOT_DIGITS]
+        return _BOOT_ID.read_text("utf-8")[:_BOOT_DIGITS]
     except OSError:
         return ""
 

@@ -86,5 +86,5 @@ def _udp_ports(transit: Netns) -> frozenset[int]:
 
 def _ports_in(table: str) -> Iterator[int]:
     """The local ports of a table of sockets (proc_pid_net(5)): the second field's, in hex."""
-    for line in Path(table).read_text("ascii").splitlines()[1:]:
+    for line in Path(table).read_text("utf-8").splitlines()[1:]:
         yield int(line.split()[1].rpartition(":")[2], 16)

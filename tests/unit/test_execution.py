@@ -54,7 +54,7 @@ def carry_out(journal: Journal, machine: Breaking) -> None:
     after = links("a", "b", "c", "d")
     change = Change(settled=Settled(EMPTY, after), events=diff(EMPTY, after), drift=())
     execution = Execution(machine, change, None, lambda _: None)  # type: ignore[arg-type]
-    execution.perform(journal.begin(HEADER, (), change.events), None)
+    execution.perform(journal.begin(HEADER, (), change.events))
 
 
 @pytest.mark.parametrize(

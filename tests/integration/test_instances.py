@@ -1,0 +1,152 @@
+"""The name of a namespace, or a process id, is of another one than it was: no link is forgotten.
+
+Whatever still refers to the namespace that holds the links, rait finds it by that, and treats the
+links in it as what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from rait.adapters import netns
+from rait.adapters.journal_reader import JournalReader
+from rait.domain.topology import Link
+from tests.integration import machine
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Node
+from tests.integration.strangers import links_of, strangers, sync
+
+pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+
+A, B = strangers(1, 2)
+
+Hold = Callable[[ExitStack, str], None]
+"""Keeps a namespace alive, until the stack is closed."""
+
+
+@pytest.fixture
+def node(make_mesh: MakeMesh) -> Node:
+    return make_mesh(1).nodes[0]
+
+
+def by_process(stack: ExitStack, name: str) -> None:
+    process = machine.start(["sleep", "600"], name)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+
+
+def by_descriptor(stack: ExitStack, name: str) -> None:
+    stack.callback(os.close, os.open(machine.NETNS_DIR / name, os.O_RDONLY))
+
+
+def by_socket(stack: ExitStack, name: str) -> None:
+    stack.enter_context(machine.socket_in(name, socket.AF_INET, socket.SOCK_DGRAM))
+
+
+def make_anew(node: Node) -> None:
+    machine.run(["ip", "netns", "del", node.target])
+    machine.run(["ip", "netns", "add", node.target])
+
+
+def remembered(node: Node) -> dict[str, Link]:
+    return dict(JournalReader(node.journal).memory(str(node.conf)).topology.links)
+
+
+@pytest.fixture
+def kept(node: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """Links in a namespace that something keeps, and another namespace that has its name now."""
+    sync(node, A, B)
+    with ExitStack() as stack:
+        former = netns.open_netns(node.target)
+        stack.callback(former.close)
+        request.param(stack, node.target)
+        make_anew(node)
+        yield node
+
+
+every_hold = pytest.mark.parametrize("kept", [by_process, by_descriptor, by_socket], indirect=True)
+
+
+@every_hold
+def test_down_removes_the_links_where_they_are(kept: Node) -> None:
+    assert set(kept.listed()) == links_of(kept, A, B)
+    result = kept.down()
+    assert "2 removed" in result.out, result
+    assert kept.leftovers() == []
+    assert remembered(kept) == {}
+    assert kept.rait("down", "--json").json["status"] == "unchanged"
+
+
+@every_hold
+def test_up_makes_the_links_anew_where_they_belong(kept: Node) -> None:
+    planned = kept.rait("plan")
+    assert planned.out.count("(to be remade: ") == 2, planned
+    result = kept.up("--json", "--yes")
+    assert result.json["drift"] == [], "nobody has touched the links"
+    assert set(kept.interfaces()) == links_of(kept, A, B)
+    assert kept.up("--json").events == []
+    kept.down()
+    assert kept.leftovers() == []
+
+
+def test_a_namespace_that_is_gone_took_its_links_along(node: Node) -> None:
+    sync(node, A, B)
+    make_anew(node)
+    result = node.up("--json", "--yes")
+    assert {event["link"] for event in result.json["drift"]} == links_of(node, A, B)
+    node.assert_has_exactly(links_of(node, A, B))
+    machine.run(["ip", "netns", "del", node.target])
+    assert node.down().status == 0
+    assert remembered(node) == {}
+    assert node.leftovers() == []
+
+
+def test_a_namespace_that_lost_its_name_is_found(node: Node) -> None:
+    sync(node, A, B)
+    with ExitStack() as stack:
+        by_process(stack, node.target)
+        machine.run(["ip", "netns", "del", node.target])
+        assert "2 removed" in node.down().out
+    assert machine.wireguard_processes(node.tag) == []
+
+
+WANDERER = """
+import ctypes, os, sys
+for path in sys.stdin:
+    fd = os.open(path.strip(), os.O_RDONLY)
+    assert ctypes.CDLL(None).setns(fd, 0x40000000) == 0
+    print("there", flush=True)
+"""
+"""A process that goes to each namespace that it is told: as if its id were of another one then."""
+
+
+@pytest.mark.parametrize("hold", [by_process, by_descriptor])
+def test_a_process_id_that_is_of_another_process_now(node: Node, hold: Hold) -> None:
+    machine.run(["ip", "netns", "add", node.target])
+    pipe = subprocess.PIPE
+    with ExitStack() as stack:
+        target = [sys.executable, "-c", WANDERER]
+        process = machine.start(target, node.target, stdin=pipe, stdout=pipe)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        node.write_conf(text=node.conf_hcl().replace(f'"{node.target}"', f'"{process.pid}"'))
+        sync(node, A, B)
+        hold(stack, node.target)
+        machine.run(["ip", "netns", "del", node.target])
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{machine.NETNS_DIR / node.netns}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "there\n"
+
+        assert node.rait("plan").out.count("(to be remade: ") == 2
+        assert "2 removed" in node.down().out
+        assert remembered(node) == {}
+        assert node.leftovers() == []
