@@ -354,8 +354,9 @@ def _propagation(pid: int, kind: str) -> str:
     of mountinfo in proc(5); mount_namespaces(7) explains it.
     """
     best, found = 0, ""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        fields = line.split()
+    # Others mount too, and name their mount points as they like: only these two bytes part fields.
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
+        fields = os.fsdecode(line).split(" ")
         depth = len(Path(fields[4]).parts)
         if NAMED.is_relative_to(fields[4]) and depth >= best:
             optional = fields[6 : fields.index("-")]

@@ -23,6 +23,7 @@ from rait.adapters.netlink import (
 from rait.adapters.netlink_picker import BYTES, U32, Picker
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
+from rait.domain.hosts import ifname_bytes, ifname_text
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
 RTM_NEWLINK = 16
@@ -260,7 +261,7 @@ def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 
 def _name(name: str) -> bytes:
-    return attribute(IFLA_IFNAME, name.encode(errors="surrogateescape") + b"\0")
+    return attribute(IFLA_IFNAME, ifname_bytes(name) + b"\0")
 
 
 def _address(index: int, address: str) -> bytes:
@@ -280,7 +281,7 @@ def _number(data: bytes | None) -> int:
 
 
 def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode(errors="surrogateescape")
+    return ifname_text(data.rstrip(b"\0"))
 
 
 def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:

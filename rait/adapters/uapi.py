@@ -25,6 +25,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from rait.domain.config import Secret
+from rait.domain.hosts import ifname_bytes
 from rait.domain.keytext import shown
 from rait.domain.problem import RaitError
 from rait.domain.topology import Endpoint
@@ -165,10 +166,16 @@ def decode_get(answer: bytes) -> DeviceState:
 
 
 def socket_path(name: str) -> str:
-    """Where the program behind interface ``name`` listens."""
+    """Where the program behind interface ``name`` listens, for messages. Raises UapiError."""
     if not name or "/" in name or "\0" in name:
         raise UapiError(f"{name!r} cannot be the name of an interface")
     return f"{DIRECTORY}/{name}.sock"
+
+
+def socket_file(name: str) -> bytes:
+    """``socket_path`` for the system, to which an interface's name is bytes. Raises UapiError."""
+    socket_path(name)
+    return b"%b/%b.sock" % (os.fsencode(DIRECTORY), ifname_bytes(name))
 
 
 class Client:
@@ -185,7 +192,7 @@ class Client:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)
-            self._socket.connect(path)
+            self._socket.connect(socket_file(name))
             credentials = self._socket.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
             )

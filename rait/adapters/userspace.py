@@ -127,13 +127,11 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     with client:
-        held = programs.hold_owner(tun.name, client.pid)
+        held = programs.hold_owner(tun.name, client.pid, lambda o: o.is_home_in(target))
         if held is None:
             return None
         process, owner = held
         with process:
-            if owner.home not in ("", target.identity):
-                return None
             try:
                 state = client.get()
             except uapi.UapiError as error:

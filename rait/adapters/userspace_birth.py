@@ -243,15 +243,7 @@ def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
         return None
     if private_key is not None and key.public_of(private_key) != key.public:
         return None
-    held = _holder(name, pid) if _unmoved(name, transit) else None
-    if held is None:
-        return None
-    process, owner = held
-    # Without a sure word on where the tun lives, the program might be anybody's.
-    if owner.transit == owner.home == transit.identity:
-        return process
-    process.close()
-    return None
+    return _holder(name, transit, pid) if _unmoved(name, transit) else None
 
 
 def _unmoved(name: str, transit: Netns) -> bool:
@@ -260,18 +252,23 @@ def _unmoved(name: str, transit: Netns) -> bool:
     return tun is not None and tun.kind == TUN and tun.group == 0
 
 
-def _holder(name: str, pid: int = 0) -> tuple[programs.Process, programs.Owner] | None:
+def _holder(name: str, transit: Netns, pid: int = 0) -> programs.Process | None:
+    # Without a sure word on where the tun lives, the program might be anybody's.
+    def is_unmoved(owner: programs.Owner) -> bool:
+        return owner.transit == owner.home == transit.identity
+
     try:
-        return programs.hold_owner(name, pid)
+        held = programs.hold_owner(name, pid, is_unmoved)
     except OSError as error:
         raise RaitError(f"cannot tell which process has the tun {name}: {reason(error)}") from error
+    return None if held is None else held[0]
 
 
-def _is_held(name: str) -> bool:
-    held = _holder(name)
-    if held is None:
+def _is_held(name: str, transit: Netns) -> bool:
+    process = _holder(name, transit)
+    if process is None:
         return False
-    held[0].close()
+    process.close()
     return True
 
 
@@ -285,7 +282,7 @@ def end_half_born(name: str, transit: Netns, key: Key) -> bool:
     deadline = time.monotonic() + _STRAY_SECONDS
     process = half_born(name, transit, key)
     while process is None:
-        if time.monotonic() > deadline or not (_unmoved(name, transit) and _is_held(name)):
+        if time.monotonic() > deadline or not (_unmoved(name, transit) and _is_held(name, transit)):
             return False
         time.sleep(_POLL_SECONDS)
         process = half_born(name, transit, key)

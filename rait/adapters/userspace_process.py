@@ -5,6 +5,10 @@ names (the variable that wg-quick(8) has under a longer name). It makes a tun in
 listens on NAME.sock; deleting the tun, or the socket's file, ends it.
 
 Processes are held by pidfd, so a process id that was used again is never hit.
+
+Anybody may run a program, give its tun any name, in a namespace of their own, and show any bytes in
+/proc. So a process is believed to serve a link only if it is root's or our own user's, and if the
+tun that it holds lives where the link does.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +30,7 @@ from msgspec import Struct
 
 from rait.adapters import netns, uapi
 from rait.adapters.netns import Netns
+from rait.domain.hosts import ifname_bytes
 from rait.domain.problem import RaitError
 
 PROGRAM_VARIABLE = "WG_USERSPACE_IMPLEMENTATION"
@@ -56,6 +61,10 @@ class Owner(Struct, frozen=True):
     pid: int
     transit: str
     home: str
+
+    def is_home_in(self, ns: Netns) -> bool:
+        """Whether the tun lives in this namespace, as far as the kernel tells."""
+        return self.home in ("", ns.identity)
 
 
 def find_program() -> str | None:
@@ -116,13 +125,19 @@ class Process:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
 
-    def owner_of(self, name: str) -> Owner | None:
-        """What there is to tell if this process holds a tun of this name, else None."""
+    def owners_of(self, name: str) -> Iterator[Owner]:
+        """What there is to tell of each tun of this name that the process holds.
+
+        Nothing if it belongs to another user than root or ours, or has ended.
+        """
+        if not _is_trusted(self.pid):
+            return
         for fd in _tun_descriptors(self.pid, name):
             transit = _transit_of(self.pid)
-            if transit is not None:
-                return Owner(self.pid, transit, self._home_of(fd))
-        return None
+            home = self._home_of(fd)
+            # Until here, what was read may have been that of a later process of the same id.
+            if transit is not None and not self.ended(0):
+                yield Owner(self.pid, transit, home)
 
     def home_descriptor(self, descriptor: int) -> int | None:
         """A descriptor of the namespace that a tun lives in, by the process's own for the tun.
@@ -152,26 +167,35 @@ class Process:
             os.close(home)
 
 
-def hold_owner(name: str, pid: int) -> tuple[Process, Owner] | None:
+Fits = Callable[[Owner], bool]
+"""Whether a holder of a tun of the wanted name holds the wanted tun."""
+
+
+def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
     """The process that holds tun ``name``: the one with this id, or else any; None if none does.
 
     ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
-    to the background is no longer the process of that id. Others that may not be looked at, as
+    to the background is no longer the process of that id. But if it is, and its tun is another
+    one than is wanted, then nobody serves that one here. Processes that may not be looked at, as
     happens to root too in a container, are none of rait's. Raises OSError where one cannot tell.
     """
-    if pid > 0 and (held := _hold(pid, name)) is not None:
-        return held
+    if pid > 0:
+        if (held := _hold(pid, name, fits)) is not None:
+            return held
+        if (other := _hold(pid, name, lambda _: True)) is not None:
+            other[0].close()
+            return None
     with os.scandir("/proc") as entries:
         for entry in entries:
             if not entry.name.isdigit():
                 continue
             with suppress(PermissionError):
-                if (held := _hold(int(entry.name), name)) is not None:
+                if (held := _hold(int(entry.name), name, fits)) is not None:
                     return held
     return None
 
 
-def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
+def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
     try:
         process = Process(pid)
     except OSError as error:
@@ -180,7 +204,7 @@ def _hold(pid: int, name: str) -> tuple[Process, Owner] | None:
             return None
         raise
     try:
-        owner = process.owner_of(name)
+        owner = next(filter(fits, process.owners_of(name)), None)
     except BaseException:
         process.close()
         raise
@@ -195,21 +219,25 @@ def listening(name: str) -> bool:
 
     Raises RaitError where that cannot be.
     """
-    path = uapi.socket_path(name)
     try:
         uapi.Client(name).close()
     except FileNotFoundError:
         return False
     except ConnectionRefusedError:
         try:
-            Path(path).unlink(missing_ok=True)
+            _remove_socket(name)
         except OSError as error:
             raise RaitError(
-                f"{path} is in the way of its program's socket and cannot be removed: "
-                f"{netns.reason(error)}"
+                f"{uapi.socket_path(name)} is in the way of its program's socket and cannot be "
+                f"removed: {netns.reason(error)}"
             ) from error
         return False
     return True
+
+
+def _remove_socket(name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(uapi.socket_file(name))  # noqa: PTH108 - a path in bytes
 
 
 def end(name: str, process: Process, patience: float = 0.0) -> None:
@@ -219,7 +247,7 @@ def end(name: str, process: Process, patience: float = 0.0) -> None:
     where even SIGKILL does not help.
     """
     if not process.ended(patience):
-        Path(uapi.socket_path(name)).unlink(missing_ok=True)
+        _remove_socket(name)
         for number in (signal.SIGTERM, signal.SIGKILL):
             process.signal(number)
             if process.ended(END_SECONDS):
@@ -244,7 +272,7 @@ class Start:
         try:
             with netns.entered(transit):
                 self._child = subprocess.Popen(
-                    [program, name],
+                    [program, ifname_bytes(name)],
                     cwd="/",
                     env=_environment(),
                     stdin=subprocess.DEVNULL,
@@ -279,13 +307,14 @@ class Start:
             self._child.poll()
             return
         # Either it failed by itself, or it went to the background under another id.
-        found = hold_owner(self.name, 0)
+        found = hold_owner(self.name, 0, self._is_of_ours)
         if found is None:
             return
-        process, owner = found
-        with process:
-            if self._transit.identity in (owner.transit, owner.home):
-                end(self.name, process)
+        with found[0] as process:
+            end(self.name, process)
+
+    def _is_of_ours(self, owner: Owner) -> bool:
+        return self._transit.identity in (owner.transit, owner.home)
 
     def _connected(self, deadline: float) -> uapi.Client:
         while True:
@@ -360,13 +389,38 @@ def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
     with entries:
         for entry in entries:
             with suppress(*gone):
-                if os.readlink(entry.path) == TUN and _is_tun(pid, entry.name, name):  # noqa: PTH115
+                if _target(entry.path) == TUN and _is_tun(pid, entry.name, name):
                     yield int(entry.name)
 
 
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115 - pathlib would parse it
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return ""  # a path longer than the kernel tells is not that of a tun
+
+
 def _is_tun(pid: int, descriptor: str, name: str) -> bool:
-    info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
-    return any(line.split() == ["iff:", name] for line in info.splitlines())
+    wanted = b"iff:\t" + ifname_bytes(name)
+    return wanted in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes().split(b"\n")
+
+
+def _is_trusted(pid: int) -> bool:
+    """Whether a process is root's or our user's in all its ids: no program that others started.
+
+    The owner of /proc/PID does not tell: to all that may not be dumped, that is root (proc(5)).
+    """
+    ours = uapi.TRUSTED_USERS | {os.geteuid()}
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # The name of the program, in another line, holds no line feed (proc_task_name in fs/proc).
+    return any(
+        line.startswith(b"Uid:") and ours.issuperset(map(int, line.split()[1:])) for line in lines
+    )
 
 
 def _require_descriptors(code: int | None) -> None:

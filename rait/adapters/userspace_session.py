@@ -246,16 +246,10 @@ def _process_of(name: str, place: Place) -> programs.Process | None:
     except (OSError, uapi.UapiError):
         return None
     try:
-        held = programs.hold_owner(name, pid)
+        held = programs.hold_owner(name, pid, lambda owner: owner.is_home_in(place.ns))
     except OSError:
         return None
-    if held is None:
-        return None
-    process, owner = held
-    if owner.home in ("", place.ns.identity):
-        return process
-    process.close()
-    return None
+    return None if held is None else held[0]
 
 
 def _client(name: str) -> uapi.Client:

@@ -21,6 +21,7 @@ from rait.adapters.netlink import (
 )
 from rait.adapters.netlink_picker import BYTES, U16, U32, U64, Picker
 from rait.domain.config import Secret
+from rait.domain.hosts import ifname_bytes
 from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
 
@@ -336,7 +337,7 @@ def _key_text(raw: bytes) -> str:
 
 
 def _ifname(name: str) -> bytes:
-    return attribute(WGDEVICE_A_IFNAME, name.encode(errors="surrogateescape") + b"\0")
+    return attribute(WGDEVICE_A_IFNAME, ifname_bytes(name) + b"\0")
 
 
 def _family(raw: bytes) -> int:

@@ -1,4 +1,7 @@
-"""Checks of host names, IP addresses and interface names, as far as text alone can tell."""
+"""Checks of host names, IP addresses and interface names, as far as text alone can tell.
+
+To the kernel an interface name is bytes. As text, those that are no UTF-8 are written as ``\\xff``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCI
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IP4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _MAX_HOST_NAME = 253
+_BYTE = "\\x"
+_WRITTEN_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+_TAKEN_FOR_SPACE = b"\xa0"
+"""isspace() of the kernel knows Latin-1's no-break space (lib/ctype.c), but no UTF-8."""
 
 
 def ip_literal(text: str) -> tuple[Family, str] | None:
@@ -76,6 +83,31 @@ def _checked_host_name(text: str) -> str:
     return text
 
 
+def ifname_text(raw: bytes) -> str:
+    """An interface's name as text, which UTF-8, JSON and SQLite take; no two names have the same.
+
+    A name that is text already is just that, unless it looks like one that is not.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = _BYTE
+    if _BYTE not in text:
+        return text
+    return raw.replace(b"\\", b"\\x5c").decode(errors="backslashreplace")
+
+
+def ifname_bytes(text: str) -> bytes:
+    """The name that ``ifname_text`` wrote as text."""
+    if _BYTE not in text:
+        return text.encode()
+    parts = _WRITTEN_BYTE.split(text)
+    # Text and two digits by turns.
+    return b"".join(
+        bytes([int(part, 16)]) if index % 2 else part.encode() for index, part in enumerate(parts)
+    )
+
+
 def ifname_problem(name: str) -> str | None:
     """What keeps text from being an interface name, or None.
 
@@ -90,6 +122,10 @@ def ifname_problem(name: str) -> str | None:
         return f"{shown(name)} cannot name an interface: no '/', ':' or white space"
     if "%" in name:
         return f"{shown(name)} cannot name an interface: no '%', which has a meaning to the kernel"
+    if _BYTE in name:
+        return f"{shown(name)} cannot name an interface: {_BYTE} stands for a byte that is no text"
+    if _TAKEN_FOR_SPACE in name.encode("utf-8", "surrogatepass"):
+        return f"{shown(name)} cannot name an interface: the kernel takes a part of it for a space"
     if len(name.encode("utf-8", "surrogatepass")) > MAX_IFNAME:
         return f"{shown(name)} is longer than {MAX_IFNAME} bytes, the limit for an interface name"
     return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,17 @@ def test_one_that_is_there_is_left_as_it_is(names: tuple[str, str]) -> None:
     subprocess.run(["ip", "-n", names[0], "link", "add", "v0", "type", "bridge"], check=True)
     make(names[0])
     subprocess.run(["ip", "-n", names[0], "link", "show", "dev", "v0"], check=True)
+
+
+ODD = "mounts \\n\v\f\x1c\u0085\u2028here \udcff"
+
+
+def test_where_others_mounted_something_under_an_odd_name(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """A user may do so without root, by FUSE; the bytes are in mountinfo as they are."""
+    point = tmp_path / ODD
+    point.mkdir()
+    script = f'mount -t tmpfs none {shlex.quote(str(point))} && exec "$@"'
+    make(names[0], "unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh")
+    assert "UP" in loopback(names[0])
