@@ -33,6 +33,9 @@ from rait.domain.history import ExtraCmd, HistoryError, RunHeader, RunRecord, St
 SNAPSHOT_EVERY = 2000
 """So many entries after its last snapshot a scope gets another: this bounds ``memory``."""
 
+LEEWAY = 10
+"""What is to be pruned by itself stays longer by this part of the time it is kept."""
+
 Answer = TypeVar("Answer")
 
 
@@ -130,6 +133,21 @@ class Journal(JournalReader):
             with journal_file.explained(self.path, "shrink"):
                 journal_prune.shrink(self._connection)
         return report
+
+    def prune_old(self, keep: int) -> journal_prune.Pruning:
+        """Drop what is older than so many nanoseconds, now and then; raises as ``prune`` does.
+
+        Only once the oldest entry is older than that by a tenth: to drop runs takes a look at the
+        whole journal, and that is not for every run to pay.
+        """
+        keep_after = self._clock() - keep
+        with journal_file.explained(self.path, "read"):
+            oldest = journal_prune.oldest(self._connection)
+            if oldest is None or oldest >= keep_after - keep // LEEWAY:
+                return journal_prune.Pruning()
+            if not journal_prune.is_due(self._connection, keep_after):
+                return journal_prune.Pruning()
+        return self.prune(keep_after)
 
     def _record(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
         with self._appending() as log:

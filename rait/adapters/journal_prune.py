@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import journal_repeats
 from rait.adapters.journal_reader import snapshot_at
+from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
 
@@ -50,6 +51,19 @@ def prune(log: Appender, keep_after: int) -> Pruning:
     for scope, snapshot in snapshots:
         log.add("snapshot", cut, scope, codec.encode(snapshot))
     return Pruning(runs, dropped)
+
+
+def oldest(connection: sqlite3.Connection) -> int | None:
+    """When the first entry was written; None where there is none, or no time in it."""
+    row = connection.execute("SELECT at FROM entries ORDER BY id LIMIT 1").fetchone()
+    return row[0] if row is not None and isinstance(row[0], int) else None
+
+
+def is_due(connection: sqlite3.Connection, keep_after: int) -> bool:
+    """Whether there is a run to drop."""
+    spans = _spans(connection)
+    cut = _cut(spans, read_head(connection).last_id, keep_after)
+    return any(span.first <= cut for span in spans)
 
 
 def shrink(connection: sqlite3.Connection) -> None:

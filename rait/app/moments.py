@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 from rait.domain.keytext import shown
 from rait.domain.problem import ConfigError
+from rait.domain.spans import SECOND, parse_span
 
-SECOND = 1_000_000_000
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_SPAN = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+__all__ = ["SECOND", "moment", "span", "written"]
 
 
 def span(text: str) -> int:
     """A span such as ``90d`` or ``12h``, in nanoseconds. Raises ConfigError (wrong usage)."""
-    match = _SPAN.fullmatch(text)
-    if match is None:
+    found = parse_span(text)
+    if found is None:
         raise ConfigError(f"{shown(text)} is no span of time; write it as 30m, 12h, 90d or 2w")
-    return int(match[1]) * _UNITS[match[2]] * SECOND
+    return found
 
 
 def moment(text: str, now: int) -> int:
@@ -26,8 +24,9 @@ def moment(text: str, now: int) -> int:
 
     A date and time are ISO 8601, local where no zone is given. Raises ConfigError.
     """
-    if _SPAN.fullmatch(text):
-        return now - span(text)
+    ago = parse_span(text)
+    if ago is not None:
+        return now - ago
     try:
         when = datetime.fromisoformat(text)
         return int(when.timestamp()) * SECOND + when.microsecond * 1000

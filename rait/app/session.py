@@ -170,8 +170,7 @@ class Session:
         ``prepare`` makes the namespaces that the links need, so that the journal can say in which
         instance of one each new link is made. A run with nothing to do and nothing new to tell
         leaves no trace in the journal, and one that fails just as the last one did is counted
-        there. Raises MachineError,
-        with nothing touched, where there is no place for the links.
+        there. Raises MachineError, with nothing touched, where there is no place for the links.
         """
         require_places(change.events)
         if prepare is not None:
@@ -186,6 +185,7 @@ class Session:
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one
+            warnings = (*warnings, *self._prune(journal))
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
         if resent:
             run = journal.begin(self._header(command, peers_digest), (), ())
@@ -222,6 +222,18 @@ class Session:
             return link
         instance = self.machine.instance_of(link.origin.netns)
         return structs.replace(link, origin=structs.replace(link.origin, instance=instance))
+
+    def _prune(self, journal: Journal) -> Iterator[str]:
+        """Drop what is older than ``journal_keep``; why not, where that cannot be."""
+        keep = self.config.journal_keep
+        if keep is None:
+            return
+        try:
+            pruning = journal.prune_old(keep)
+        except RaitError as error:
+            yield f"old runs stay in the journal: {error}"
+        else:
+            self.options.debug(f"{pruning.runs} old runs pruned from the journal")
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
         return RunHeader(

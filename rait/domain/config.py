@@ -6,12 +6,15 @@ from typing import Literal
 
 from msgspec import Struct
 
+from rait.domain.spans import DAY
+
 Family = Literal["ip4", "ip6"]
 BackendKind = Literal["kernel", "userspace"]
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 DEFAULT_PEERS = "/etc/rait/peers.conf"
 DEFAULT_JOURNAL = "/var/lib/rait/journal.db"
+DEFAULT_JOURNAL_KEEP = 365 * DAY
 DEFAULT_BABELD_PARAM = (
     "type tunnel link-quality true split-horizon false rxcost 32 "
     "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
@@ -108,7 +111,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """One node's configuration. Exactly one of ``private_key`` and ``private_key_file`` is set.
 
     ``max_links`` and ``port_range``, pairs of a first and a last port, are the limits to what a
-    peers list may ask for. An empty ``port_range`` allows each port.
+    peers list may ask for. An empty ``port_range`` allows each port. ``journal_keep`` is in
+    nanoseconds, and None for ever.
     """
 
     private_key: Secret | None = None
@@ -121,6 +125,7 @@ class Config(Struct, frozen=True, kw_only=True):
     remarks: dict[str, object] = {}
     backend: Literal["auto", "kernel", "userspace"] = "auto"
     journal: str = DEFAULT_JOURNAL
+    journal_keep: int | None = DEFAULT_JOURNAL_KEEP
     max_removals: int | None = None
     max_links: int = DEFAULT_MAX_LINKS
     port_range: tuple[tuple[int, int], ...] = ()

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from rait.domain.config import (
     DEFAULT_JOURNAL,
+    DEFAULT_JOURNAL_KEEP,
     DEFAULT_MAX_LINKS,
     DEFAULT_PEERS,
     MAX_IFNAME,
@@ -33,8 +34,12 @@ from rait.domain.hosts import checked_address, ifname_problem, ip_literal
 from rait.domain.keytext import canonical_key, kind_of, shown
 from rait.domain.problem import Problem
 from rait.domain.reader import Reader
+from rait.domain.spans import parse_span
 
 Backend = Literal["auto", "kernel", "userspace"]
+
+FOREVER = "forever"
+"""The span of ``journal_keep`` that never ends."""
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -101,6 +106,7 @@ def _config(top: Reader, key_required: bool) -> Config:
         remarks=_remarks(top),
         backend=top.choice("backend", BACKENDS, None) or "auto",
         journal=_journal(top),
+        journal_keep=_journal_keep(top),
         max_removals=top.integer("max_removals", 0, MAX_U32),
         max_links=top.integer("max_links", 1, MAX_U32) or DEFAULT_MAX_LINKS,
         port_range=_port_range(top),
@@ -116,6 +122,20 @@ def _journal(top: Reader) -> str:
     if path == "-" or _URL.match(path):
         top.report("must be the path of a file on this machine", "journal")
     return path
+
+
+def _journal_keep(top: Reader) -> int | None:
+    text = top.filled("journal_keep")
+    if text is None:
+        return DEFAULT_JOURNAL_KEEP
+    if text == FOREVER:
+        return None
+    span = parse_span(text)
+    if not span:
+        problem = "keeps nothing" if span == 0 else "is no span of time"
+        message = f'{shown(text)} {problem}; write it as "90d", "52w", or "{FOREVER}"'
+        top.report(message, "journal_keep")
+    return span
 
 
 def _private_key(top: Reader, required: bool) -> tuple[Secret | None, str | None]:

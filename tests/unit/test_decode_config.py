@@ -435,3 +435,26 @@ def test_standard_input_is_read_once():
 
 def test_all_errors_are_found_at_once():
     assert len(errors(backend="x", private_key=..., transport=[transport(mtu=1, send_port=0)])) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("365d", 365), ("2w", 14), ("24h", 1), ("forever", None), (..., 365)]
+)
+def test_how_long_the_journal_keeps_its_runs(text: Any, days: int | None) -> None:
+    expected = None if days is None else days * 86400 * 10**9
+    assert decoded(journal_keep=text).journal_keep == expected
+    assert decoded(JournalKeep=text).journal_keep == expected
+
+
+@pytest.mark.parametrize("text", ["", "0d", "1y", "365", 365, "-1d", "90 d", KEY, ["1d"], "9" * 20])
+def test_a_time_to_keep_runs_that_is_none(text: Any) -> None:
+    problem = error(journal_keep=text)
+    assert problem.path == ("journal_keep",)
+    assert KEY not in problem.message
+    if isinstance(text, str) and text not in ("", KEY):
+        assert 'write it as "90d", "52w", or "forever"' in problem.message
+
+
+@pytest.mark.parametrize("path", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
+def test_a_journal_that_is_no_path(path: str) -> None:
+    assert error(journal=path).message == "must be the path of a file on this machine"

@@ -16,7 +16,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters import journal as journal_module
-from rait.adapters import journal_schema
+from rait.adapters import journal_prune, journal_schema
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.domain import codec
@@ -549,3 +549,41 @@ def test_a_run_that_is_still_repeated_is_not_pruned(journal: Journal) -> None:
     assert journal.runs() == ()
     assert journal.verify().ok
     assert fail(journal) > first
+
+
+# Pruning by itself
+
+
+def at(path: Path, when: int) -> Journal:
+    return Journal.open(path, clock=lambda: when)
+
+
+def test_what_is_too_old_goes_by_itself_now_and_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for when, name in ((1000, "a"), (1500, "b"), (1950, "c")):
+        with at(path, when) as journal:
+            add(journal, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "prune", lambda *_: pytest.fail("too early"))
+        with at(path, 2100) as journal:
+            assert journal.prune_old(1000).runs == 0, "a tenth longer than it must"
+    with at(path, 2101) as journal:
+        memory = journal.memory(SCOPE)
+        assert journal.prune_old(1000).runs == 1
+        assert journal.memory(SCOPE) == memory
+        assert len(journal.runs()) == 2
+        assert journal.verify().ok
+        monkeypatch.setattr(journal_prune, "is_due", lambda *_: pytest.fail("again"))
+        assert journal.prune_old(1000).runs == 0
+
+
+def test_a_crash_that_nobody_dealt_with_does_not_make_each_run_verify_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at(path, 1) as journal:
+        journal.begin(header("gone"), (), [LinkAdded(link("a"))])
+    with at(path, 10_000) as journal:
+        add(journal, "b")
+        monkeypatch.setattr(Journal, "prune", lambda *_: pytest.fail("there is nothing to drop"))
+        assert journal.prune_old(10).runs == 0
