@@ -29,7 +29,7 @@ from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
 _MOST_STARTS = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
 
-_ENDING_SECONDS = 1.0
+_ENDING_SECONDS = 3.0
 """A program that hung up in the middle of a talk is given so long to end: then it is no link."""
 
 

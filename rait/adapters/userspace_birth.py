@@ -17,12 +17,13 @@ from rait.domain.problem import RaitError
 from rait.domain.topology import Device, Link
 
 TUN = "tun"
-ANSWER_SECONDS = 2.0
-"""For a program that we did not just start; one that takes longer is not fit for a link."""
+ANSWER_SECONDS = 5.0
+"""For a program that we did not just start. On a busy machine it may wait for a processor, but
+one that hangs holds up each run for so long."""
 
-_BIND_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-_STRAY_SECONDS = 5.0
+_STRAY_SECONDS = programs.START_SECONDS
+"""A program that a killed run started has as long to come up as one of ours."""
 
 
 class Key:
@@ -223,10 +224,10 @@ def _await_bind(client: uapi.Client) -> None:
 
     wireguard-go has one from its start on; a program that waits for its tun to be up may not.
     """
-    deadline = time.monotonic() + _BIND_SECONDS
+    deadline = time.monotonic() + programs.START_SECONDS
     while not client.get().listen_port:
         if time.monotonic() > deadline:
-            raise RaitError(f"its program opened no UDP socket within {_BIND_SECONDS:g} s")
+            raise RaitError(f"its program opened no UDP socket within {programs.START_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
 
 

@@ -38,6 +38,10 @@ DEFAULT_PROGRAM = "wireguard-go"
 TUN = "/dev/net/tun"
 START_SECONDS = 20.0
 END_SECONDS = 3.0
+"""So long a program has to end by itself, before it is made to."""
+
+_KILLED_SECONDS = 20.0
+"""No process outlives SIGKILL, but on a busy machine it takes the kernel a while to end one."""
 
 _POLL_SECONDS = 0.005
 _LOG_BYTES = 2000
@@ -248,9 +252,9 @@ def end(name: str, process: Process, patience: float = 0.0) -> None:
     """
     if not process.ended(patience):
         _remove_socket(name)
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, _KILLED_SECONDS)):
             process.signal(number)
-            if process.ended(END_SECONDS):
+            if process.ended(seconds):
                 break
         else:
             raise RaitError(f"process {process.pid}, which serves {name}, does not end")

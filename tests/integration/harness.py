@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -263,11 +262,5 @@ class Mesh:
 
 
 def ping(netns: str, link: str, address: str) -> Any:
-    """Start a ping to a link-local address (with or without prefix length) over a link.
-
-    It ends with status 0 at the first answer; it keeps trying for long, as a first handshake may
-    have to be tried again after 5 s (WireGuard whitepaper, section 6.1).
-    """
-    to = f"{address.partition('/')[0]}%{link}"
-    command = ["ping", "-6", "-n", "-q", "-i", "0.2", "-c", "1", "-w", "30", to]
-    return machine.start(command, netns, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Start a ping to a link-local address (with or without prefix length) over a link."""
+    return machine.start_ping(netns, "-6", f"{address.partition('/')[0]}%{link}")

@@ -138,6 +138,26 @@ def remove_wireguard(tag: str) -> None:
         (UAPI_DIR / f"{name}.sock").unlink(missing_ok=True)
 
 
+PATIENCE = 180
+"""Seconds until what is to come about by itself is given up: an emulated machine, or one that is
+busy with other things, is slow."""
+
+
+def start_ping(netns: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a ping that ends with status 0 at the first answer, and keeps trying for long.
+
+    A first handshake may have to be tried again after 5 s (WireGuard whitepaper, section 6.1),
+    more than once where the machine is busy.
+    """
+    command = ["ping", "-n", "-q", "-i", "0.2", "-c", "1", "-w", str(PATIENCE), *arguments]
+    return start(command, netns, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def answers(netns: str, *arguments: str) -> bool:
+    """Whether such a ping is answered."""
+    return start_ping(netns, *arguments).wait() == 0
+
+
 def socket_in(netns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
     with inside(netns):
         return socket.socket(family, kind, protocol)

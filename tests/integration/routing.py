@@ -19,9 +19,6 @@ import pytest
 from rait.domain.config import DEFAULT_BABELD_PARAM
 from tests.integration import machine
 
-PATIENCE = 180.0
-"""Seconds until what a daemon is to bring about is given up: an emulated machine is slow."""
-
 PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
 """What rait has babeld do on each link, with hellos to suit a test."""
 
@@ -41,7 +38,7 @@ def need(program: str, package: str) -> None:
 
 def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition to hold."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + machine.PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"did not come about: {what}"
         time.sleep(0.1)

@@ -50,8 +50,7 @@ def overlay(node: Node, other: Node, family: Family) -> None:
 
 
 def answers(netns: str, source: str, address: str) -> bool:
-    ping = ["ping", "-n", "-q", "-i", "0.2", "-c", "1", "-w", "30", "-I", source, address]
-    return machine.start(ping, netns, stdout=subprocess.DEVNULL).wait() == 0
+    return machine.answers(netns, "-I", source, address)
 
 
 def received(node: Node, link: str) -> int:
@@ -77,8 +76,9 @@ def test_the_same_addresses_in_both_and_no_loop(mesh: Mesh) -> None:
         link = b.link_to(a, family)
         before = received(b, link)
         assert answers(a.target, a.addresses[family], b.addresses[family])
-        # An echo of 84 or 104 bytes, perhaps two: a loop would carry its own packets many times.
-        assert 0 < received(b, link) - before < 1024
+        # An echo of 84 or 104 bytes, and a few more where the answer is slow to come: a loop
+        # would carry its own packets many times.
+        assert 0 < received(b, link) - before < 4096
         assert a.state()[a.link_to(b, family)].fwmark == hex(FWMARK)
 
 

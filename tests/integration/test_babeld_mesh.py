@@ -27,9 +27,7 @@ Neighbours = Mapping[Node, tuple[Node, ...]]
 
 
 def reaches(node: Node, other: Node) -> bool:
-    ping = ["ping", "-6", "-n", "-q", "-c", "1", "-w", "30"]
-    ping += ["-I", loopback(node.number), loopback(other.number)]
-    return machine.start(ping, node.target).wait() == 0
+    return machine.answers(node.target, "-6", "-I", loopback(node.number), loopback(other.number))
 
 
 def diamond(mesh: Mesh) -> Neighbours:

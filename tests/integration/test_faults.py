@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tests.integration import machine
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
+from tests.integration.routing import eventually
 from tests.integration.strangers import (
     Stranger,
     endpoint_of,
@@ -281,9 +281,7 @@ def test_down_tells_what_a_killed_run_left_half_made(
     with monkeypatch.context() as patch:
         patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
-    deadline = time.monotonic() + 20
-    while set(machine.uapi_sockets(node.tag)) != names and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the programs are up")
 
     result = node.down()
 

@@ -88,9 +88,7 @@ def routes(node: Node, table: int) -> list[str]:
 
 
 def pings(node: Node, vrf: str, address: str) -> bool:
-    command = ["ping", "-n", "-q", "-i", "0.2", "-c", "1", "-w", "30", "-s", str(PING_SIZE)]
-    command += ["-I", vrf, address]
-    return machine.start(command, node.netns, stdout=subprocess.DEVNULL).wait() == 0
+    return machine.answers(node.netns, "-s", str(PING_SIZE), "-I", vrf, address)
 
 
 def cannot_ping(node: Node, address: str) -> bool:

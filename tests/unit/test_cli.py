@@ -245,7 +245,7 @@ def run(rait: Rait, arguments: str, **environment: str) -> subprocess.CompletedP
         text=True,
         env=os.environ | environment,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -654,7 +654,7 @@ def unprivileged(rait: Rait, *arguments: str) -> subprocess.CompletedProcess[str
         if shutil.which("setpriv") is None:
             pytest.skip("setpriv (util-linux) is not there to drop capabilities with")
         command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_a_plan_elsewhere_needs_no_privilege(rait: Rait) -> None:
@@ -843,7 +843,7 @@ def test_a_path_that_is_not_unicode_is_one_like_any_other(
     rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
     rait.conf.chmod(0o644)
     command = [sys.executable, "-m", "rait", "-c", str(rait.conf), "plan", "--json", "--against"]
-    done = subprocess.run([*command, str(STATE)], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([*command, str(STATE)], capture_output=True, check=True, timeout=300)
     (warning,) = json.loads(done.stdout)["warnings"]
     assert "bad\\udcffdir/rait.conf: others on this machine can read" in warning
     scope = f"{tmp_path}/bad\\udcffdir/rait.conf"

@@ -89,7 +89,7 @@ def test_sigterm_ends_the_process_after_what_is_known_was_recorded(tmp_path: Pat
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(300) == -signal.SIGTERM
     with Journal.open(path) as journal:
         (run,) = journal.runs()
         assert sorted(run.outcomes) == [0, 1, 2]

@@ -51,7 +51,7 @@ def run(tmp_path: Path, script: str) -> None:
     if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user may not make mount namespaces")
     subprocess.run(
-        [*UNSHARE, sys.executable, "-c", PREAMBLE + script, str(tmp_path)], check=True, timeout=60
+        [*UNSHARE, sys.executable, "-c", PREAMBLE + script, str(tmp_path)], check=True, timeout=300
     )
 
 

@@ -92,12 +92,12 @@ def test_names_are_looked_up_at_the_same_time(monkeypatch):
     barrier = threading.Barrier(20)
 
     def answer(_: str, family: int) -> tuple[str, ...]:
-        barrier.wait(10)
+        barrier.wait(100)
         return _INET[family]
 
     _fake(monkeypatch, answer)
     hosts = [(f"n{number}.example", "ip4") for number in range(20)]
-    found, problems = looked_up(hosts, HERE, 20)
+    found, problems = looked_up(hosts, HERE, 120)
     assert len(found) == 20
     assert problems == ()
 
@@ -112,11 +112,11 @@ def test_what_hangs_is_given_up(monkeypatch):
 
     _fake(monkeypatch, answer)
     try:
-        found, (problem,) = looked_up([("slow.example", "ip4"), ("a.example", "ip4")], HERE, 0.5)
+        found, (problem,) = looked_up([("slow.example", "ip4"), ("a.example", "ip4")], HERE, 2)
     finally:
         release.set()
     assert list(found) == [("a.example", "ip4")]
-    assert problem.message == '"slow.example" has no ip4 address: no answer within 0.5 seconds'
+    assert problem.message == '"slow.example" has no ip4 address: no answer within 2 seconds'
 
 
 def hang(release: threading.Event) -> Any:
@@ -154,21 +154,21 @@ def test_dead_names_starve_no_others(monkeypatch, release, dead):
 
 def test_a_dead_name_takes_its_own_time_and_no_more(monkeypatch, release):
     _fake(monkeypatch, hang(release))
-    monkeypatch.setattr(module, "NAME_SECONDS", 0.2)
+    monkeypatch.setattr(module, "NAME_SECONDS", 2)
     answer = resolve([("dead.example", "ip4"), ("good.example", "ip4")], HERE, 3600)
     assert list(answer.addresses) == [("good.example", "ip4")]
     (problem,) = answer.problems
-    assert problem.message == '"dead.example" has no ip4 address: no answer within 0.2 seconds'
+    assert problem.message == '"dead.example" has no ip4 address: no answer within 2 seconds'
 
 
 def test_who_was_not_asked_for_want_of_time_is_told_apart(monkeypatch, release):
     _fake(monkeypatch, hang(release))
     monkeypatch.setattr(module, "MOST_THREADS", 8)
     dead, good = named("dead", 8), named("good", 3)
-    answer = resolve([*dead, *good], HERE, 0.5)
+    answer = resolve([*dead, *good], HERE, 2)
     assert answer.unasked == set(good)
     assert "next run asks it before those" in answer.problems[-1].message
-    assert len(resolve([*good, *dead], HERE, 0.5).addresses) == 3
+    assert len(resolve([*good, *dead], HERE, 2).addresses) == 3
 
 
 def test_no_more_names_are_asked_at_a_time_than_there_are_workers(monkeypatch):
@@ -213,7 +213,7 @@ print(answer.addresses, len(answer.problems))
 
 def test_the_process_ends_although_a_look_up_hangs():
     done = subprocess.run(
-        [sys.executable, "-c", _HANGING], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _HANGING], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "{} 1\n", "")
 
