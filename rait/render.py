@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 NEVER = "never"
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
+HALF_DONE = "done by what failed"
 _NONE: Mapping[int, str] = {}
 
 
@@ -55,7 +56,8 @@ def report_lines(report: Report) -> list[str]:
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
     ended = [f"- {name} (half made by a run that was cut off)" for name in report.ended]
     events = event_lines(report.events, report.errors)
-    return [*noticed, *ended, *events, summary(report)]
+    half_done = [f"{line} ({HALF_DONE})" for line in event_lines(report.half_done)]
+    return [*noticed, *ended, *events, *half_done, summary(report)]
 
 
 def removal_text(report: Report, removal: Removal) -> str:
@@ -110,6 +112,7 @@ def report_json(report: Report) -> str:
                 event_object(event) | _outcome(report, position)
                 for position, event in enumerate(report.events)
             ],
+            "half_done": [event_object(event) for event in report.half_done],
             "drift": [noticed_object(event, event in report.left) for event in report.drift],
             "failed": [{"link": f.link, "error": f.error} for f in report.failures],
             "losses": list(report.losses),

@@ -10,7 +10,16 @@ from rait.app.history import Query
 from rait.app.moments import written
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.history import RunRecord, VerifyReport
-from rait.render import LEFT, NOT_OURS, describe, event_object, json_line, noticed_object, to_json
+from rait.render import (
+    HALF_DONE,
+    LEFT,
+    NOT_OURS,
+    describe,
+    event_object,
+    json_line,
+    noticed_object,
+    to_json,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +84,11 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
         "events": [
             {"event": run.intended_id(index), **event_object(event), **_outcome(run, index)}
             for index, event in enumerate(run.intended)
+            if query is None or _asked(event, query)
+        ],
+        "half_done": [
+            {"event": number, **event_object(event)}
+            for number, event in run.half_done.items()
             if query is None or _asked(event, query)
         ],
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
@@ -155,6 +169,8 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
         if outcome.get("error"):
             suffix = f" (failed: {outcome['error']})"
         yield run.intended_id(index), event, f"  {describe(event)}{suffix}"
+    for number, event in run.half_done.items():
+        yield number, event, f"  {describe(event)} ({HALF_DONE})"
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:

@@ -154,9 +154,12 @@ class Journal(JournalReader):
             self._expect_latest(run, scope)
             log.add("outcomes", run, scope, codec.encode(outcomes))
 
-    def _finish(self, run: int, scope: str, ending: codec.Finished) -> None:
+    def _finish(
+        self, run: int, scope: str, ending: codec.Finished, half_done: Sequence[Event]
+    ) -> None:
         with self._appending() as log:
             self._expect_latest(run, scope)
+            log.add_all("half_done", run, scope, map(codec.encode, half_done))
             last = log.add("run_finished", run, scope, codec.encode(ending))
             upto, _ = last_snapshot(self._connection, scope)
             if last - upto > SNAPSHOT_EVERY:
@@ -256,14 +259,21 @@ class Run:
         status: Status,
         problems: Mapping[str, str] | None = None,
         extra_cmd: ExtraCmd | None = None,
+        *,
+        half_done: Sequence[Event] = (),
+        unsure: Sequence[int] = (),
     ) -> None:
-        """Write down that the run has ended, and how; ``problems`` are those of no event."""
-        ending = codec.Finished(status, problems or {}, extra_cmd)
-        if self._again is not None and not self._open and _ends_like(ending, self._again):
+        """Write down that the run has ended, and how; ``problems`` are those of no event.
+
+        ``half_done`` and ``unsure`` are as in RunRecord.
+        """
+        ending = codec.Finished(status, problems or {}, extra_cmd, tuple(unsure))
+        alike = self._again is not None and not half_done and _ends_like(ending, self._again)
+        if alike and not self._open:
             self._journal._count_attempt(self.id, self._scope)
             return
         self._tell_apart()
-        self._journal._finish(self.id, self._scope, ending)
+        self._journal._finish(self.id, self._scope, ending, half_done)
 
     def _tell_apart(self) -> None:
         """From here on it is a run of its own."""
@@ -279,5 +289,5 @@ def _as_before(outcomes: Iterable[Outcome], again: RunRecord) -> bool:
 def _ends_like(ending: codec.Finished, again: RunRecord) -> bool:
     if again.status is None:
         return False
-    before = codec.Finished(again.status, again.problems, again.extra_cmd)
+    before = codec.Finished(again.status, again.problems, again.extra_cmd, again.unsure)
     return codec.encode(ending) == codec.encode(before)

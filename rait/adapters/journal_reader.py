@@ -296,7 +296,9 @@ def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snap
     if not LEAST <= event <= MOST:
         raise HistoryError(f"there is no event {event}")
     row = connection.execute(
-        "SELECT run, scope FROM entries WHERE id = ? AND kind IN ('noticed', 'intended')", (event,)
+        "SELECT run, scope FROM entries "
+        "WHERE id = ? AND kind IN ('noticed', 'intended', 'half_done')",
+        (event,),
     ).fetchone()
     if row is None:
         raise HistoryError(f"there is no event {event}{_pruned_note(connection, event)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,13 @@ from rait.app import isolation
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
-from rait.domain.events import Event, LinkPlaced, ToBabeld
+from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Removal, excessive_removal
-from rait.domain.history import ExtraCmd
+from rait.domain.history import ExtraCmd, Memory
 from rait.domain.history import Status as RunStatus
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Settled
+from rait.domain.topology import Topology
 
 if TYPE_CHECKING:
     from rait.adapters.journal import Run
@@ -42,6 +42,8 @@ class Change(Struct, frozen=True, kw_only=True):
     settled: Settled
     events: tuple[Event, ...]
     drift: tuple[Event, ...]
+    memory: Memory = Memory()
+    desired: Topology | None = None
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
@@ -51,6 +53,21 @@ class Change(Struct, frozen=True, kw_only=True):
     def removal(self, max_removals: int | None) -> Removal | None:
         """The removal that should not happen unasked, or None; see excessive_removal."""
         return excessive_removal(self.settled.before, self.settled.after, max_removals)
+
+
+class Aftermath(Struct, frozen=True):
+    """What a second look at the machine told of events that failed.
+
+    ``half_done`` is what they did all the same, and ``unsure`` are those of them of which it could
+    not tell.
+    """
+
+    half_done: tuple[Event, ...] = ()
+    unsure: tuple[Event, ...] = ()
+
+
+SecondLook = Callable[[Topology, Sequence[Event]], Aftermath]
+"""Looks at the machine again, given what is known of it now, and the events that failed."""
 
 
 class Execution:
@@ -63,12 +80,16 @@ class Execution:
         routing: Routing | None,
         debug: Callable[[str], None],
         failed: Mapping[str, str] = {},
+        *,
+        look_again: SecondLook,
     ) -> None:
         self._machine = machine
         self._change = change
         self._routing = routing
         self._debug = debug
-        self._done = 0
+        self._look_again = look_again
+        self._happened: list[Event] = []
+        self._aftermath = Aftermath()
         self._told_babeld = False
         self._errors: dict[int, str] = {}
         problems = change.settled.problems
@@ -95,6 +116,11 @@ class Execution:
         return dict(self._errors)
 
     @property
+    def half_done(self) -> tuple[Event, ...]:
+        """What the events that failed did all the same."""
+        return self._aftermath.half_done
+
+    @property
     def status(self) -> Status:
         """How the change ended, for the report: not well where it cost links by a wrong entry."""
         status = self._run_status if self._change.events or self._failed else "unchanged"
@@ -108,7 +134,7 @@ class Execution:
         alone = self._routing is not None and self._routing.asked
         bad = self._failed.keys() if alone else self._broken
         good = self._change.settled.after.links.keys() - bad
-        return "partial" if good or self._done else "failed"
+        return "partial" if good or self._happened else "failed"
 
     def perform(self, run: Run) -> None:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
@@ -117,7 +143,27 @@ class Execution:
             self._apply_and_record(run)
         if self._told_babeld or self._change.extra_cmd_owed:
             self.send_extra_cmd()
-        run.finish(self._run_status, self._problems, self._extra_cmd)
+        # Nothing failed in most runs, and these pay nothing.
+        if self._errors:
+            self._look_at_what_failed()
+        events = self._change.events
+        run.finish(
+            self._run_status,
+            self._problems,
+            self._extra_cmd,
+            half_done=self._aftermath.half_done,
+            unsure=[i for i in self._errors if events[i] in self._aftermath.unsure],
+        )
+
+    def _look_at_what_failed(self) -> None:
+        change = self._change
+        known = replay(change.memory.topology, (*change.drift, *self._happened))
+        failed = [change.events[index] for index in self._errors]
+        self._aftermath = self._look_again(known, failed)
+        for event in self._aftermath.half_done:
+            self._debug(f"{type(event).__name__} {event.name}: done by what failed")
+        for event in self._aftermath.unsure:
+            self._debug(f"{type(event).__name__} {event.name}: may be half done, which is unknown")
 
     def send_extra_cmd(self) -> bool:
         """Send ``extra_cmd`` to babeld, if there is any; whether it has taken it."""
@@ -155,7 +201,7 @@ class Execution:
             event = events[outcome.index]
             error = outcome.error
             if error is None:
-                self._done += 1
+                self._happened.append(event)
                 self._told_babeld |= isinstance(event, ToBabeld)
             else:
                 error = _without_name(error, event.name)
@@ -250,6 +296,8 @@ def ending_in_order() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    import signal  # here, as only a run that has something to do needs it
 
     def end(*_: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough

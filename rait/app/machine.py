@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -161,6 +162,22 @@ class Machine:
                 if outcome.error is not None and kind != BABELD:
                     broken.add(event.name)
                 yield Outcome(index, outcome.error)
+
+    def strays(self, names: Sequence[str]) -> frozenset[str]:
+        """Those of the names under which there is a link that is half made, or may be.
+
+        That is a program in the transit namespace, which ``observe`` does not see.
+        """
+        if not names or not self._transit.is_open:
+            return frozenset()
+        backend = self._userspace_backend()
+        found = set()
+        for name in names:
+            with suppress(RaitError):
+                if not backend.strays((name,)):
+                    continue
+            found.add(name)
+        return frozenset(found)
 
     def end_strays(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """End what a run that was cut off left half made under these names.

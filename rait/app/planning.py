@@ -25,10 +25,11 @@ from rait.app.session import (
     target_netns,
 )
 from rait.app.up import doubts_about, plan_warnings, planned_topology
+from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.diff import diff
-from rait.domain.history import Memory, left_behind
+from rait.domain.history import Memory
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
@@ -90,12 +91,14 @@ def plan_against(options: Options, state_path: str) -> Report:
     settled = settle(state.observation, wanted.topology, state.memory, scope)
     settled, losses = judged(settled, doubts_about(registry.peers, wanted), loaded.config)
     refuse(settled)
-    drift = diff(state.memory.topology, settled.before)
+    memory = state.memory
+    left, others = told_apart(memory.topology, settled.before, memory.undecided)
     change = Change(
         settled=settled,
         events=diff(settled.before, settled.after),
-        drift=drift,
-        left=left_behind(drift, state.memory.undecided),
+        drift=(*left, *others),
+        left=frozenset(left),
+        memory=memory,
         losses=losses,
     )
     warnings = plan_warnings(loaded, registry, wanted)

@@ -29,14 +29,14 @@ class Report(Struct, frozen=True, kw_only=True):
     """What a run did.
 
     ``events`` is what was to be done, ``drift`` what had changed on the machine since the last run
-    of this configuration, ``left`` those of it that this run left behind as it never finished, and
-    ``run`` the number of the run in the journal, None where nothing was to do: of an earlier one
-    where this one did the same in vain.
-    ``links`` is how many links there should now be, ``errors`` says what went wrong with which of
-    the events, by their position, and ``ended`` are the links which a run that was cut off had left
-    half made, and which this run ended before all else. ``extra_cmd_sent`` says that babeld took
-    ``extra_cmd``, which an earlier run owed it, and that there was nothing else to do. ``losses``
-    are lines about links that go because an entry of the peers list was skipped.
+    of this configuration, ``left`` those of it that an earlier run left behind, which never said
+    what became of them, and ``run`` the number of the run in the journal, None where nothing was
+    to do: of an earlier one where this one did the same in vain. ``links`` is how many links there
+    should now be, ``errors`` says what went wrong with which of the events, by their position, and
+    ``half_done`` what these did all the same. ``ended`` are the links which a run that was cut off
+    had left half made, and which this run ended before all else. ``extra_cmd_sent`` says that
+    babeld took ``extra_cmd``, which an earlier run owed it, and that there was nothing else to do.
+    ``losses`` are lines about links that go because an entry of the peers list was skipped.
     """
 
     command: str
@@ -44,6 +44,7 @@ class Report(Struct, frozen=True, kw_only=True):
     run: int | None = None
     events: tuple[Event, ...] = ()
     errors: Mapping[int, str] = {}
+    half_done: tuple[Event, ...] = ()
     drift: tuple[Event, ...] = ()
     left: frozenset[Event] = frozenset()
     failures: tuple[Failure, ...] = ()

@@ -16,20 +16,21 @@ from rait.adapters import netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app import isolation
-from rait.app.execution import Change, Execution, report_on
+from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
 from rait.app.whereabouts import whereabouts
+from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Doubt, judge
-from rait.domain.events import Event, LinkAdded
-from rait.domain.history import Memory, RunHeader, left_behind
+from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
+from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.settle import Scope, Settled, settle
+from rait.domain.settle import Scope, Settled, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 
 if TYPE_CHECKING:
@@ -142,14 +143,16 @@ class Session:
         problem: str | None = None
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
-        drift = diff(memory.topology, settled.before)
+        left, others = told_apart(memory.topology, settled.before, memory.undecided)
         return Change(
             settled=settled,
             routing_problem=problem,
             extra_cmd_owed=told and problem is None and memory.extra_cmd_owed,
             events=diff(settled.before, settled.after),
-            drift=drift,
-            left=left_behind(drift, memory.undecided),
+            drift=(*left, *others),
+            left=frozenset(left),
+            memory=memory,
+            desired=desired,
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
             losses=losses,
         )
@@ -177,7 +180,14 @@ class Session:
             prepare()
             change = self._placed(change)
         ended, stuck = self.machine.end_strays(change.strays)
-        execution = Execution(self.machine, change, routing, self.options.debug, stuck)
+        execution = Execution(
+            self.machine,
+            change,
+            routing,
+            self.options.debug,
+            stuck,
+            look_again=lambda known, failed: self._look_again(change, known, failed, routing),
+        )
         run_id: int | None = None
         if change.events or change.drift:
             left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
@@ -198,6 +208,7 @@ class Session:
             run=run_id,
             failures=execution.failures,
             errors=execution.errors,
+            half_done=execution.half_done,
             ended=ended,
             extra_cmd_sent=resent,
         )
@@ -234,6 +245,45 @@ class Session:
             yield f"old runs stay in the journal: {error}"
         else:
             self.options.debug(f"{pruning.runs} old runs pruned from the journal")
+
+    def _look_again(
+        self, change: Change, known: Topology, failed: Sequence[Event], routing: Routing | None
+    ) -> Aftermath:
+        """What became of the links of events that failed, and of babeld's interfaces if need be."""
+        memory = memory_for_a_second_look(change.memory, known, failed)
+        asked = routing if any(isinstance(event, ToBabeld) for event in failed) else None
+        unsure = [event for event in failed if may_be_half_done(event)]
+        try:
+            observation = self.observe(memory)
+            settled = settle(observation, change.desired or EMPTY, memory, self.scope)
+        except (RaitError, OSError) as error:
+            self.options.debug(f"the machine could not be looked at again: {error}")
+            return Aftermath((), tuple(unsure))
+        problem: str | None = None
+        if asked is not None:
+            after = change.settled.after
+            settled = Settled(settled.before, after)
+            settled, problem = _with_routing(settled, memory, asked)
+        hidden = self._hidden(observation, memory, failed)
+        unsure = [
+            event
+            for event in unsure
+            if (problem is not None if isinstance(event, ToBabeld) else event.name in hidden)
+        ]
+        looked = [event for event in failed if event not in unsure]
+        return Aftermath(half_done(known, settled.before, looked), tuple(unsure))
+
+    def _hidden(
+        self, observation: Observation, memory: Memory, failed: Sequence[Event]
+    ) -> frozenset[str]:
+        """The links that nobody can look at now, or that are still on their way to the target."""
+        unread = unread_of_ours(observation, memory, self.scope)
+        made = {
+            event.name
+            for event in failed
+            if isinstance(event, LinkAdded) and event.link.origin.backend == "userspace"
+        }
+        return frozenset(unread) | self.machine.strays(sorted(made - observation.links.keys()))
 
     def _header(self, command: str, peers_digest: str) -> RunHeader:
         return RunHeader(

@@ -26,6 +26,7 @@ Kind = Literal[
     "noticed",
     "intended",
     "outcomes",
+    "half_done",
     "run_finished",
     "repeated",
     "snapshot",
@@ -40,6 +41,7 @@ class Finished(Struct, frozen=True, omit_defaults=True):
     status: Status
     problems: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None
+    unsure: tuple[int, ...] = ()
 
 
 class Pruned(Struct, frozen=True):
@@ -74,6 +76,7 @@ _decoders: dict[str, msgspec.json.Decoder[Payload]] = {
     "noticed": _event,
     "intended": _event,
     "outcomes": msgspec.json.Decoder(tuple[Outcome, ...]),
+    "half_done": _event,
     "run_finished": msgspec.json.Decoder(Finished),
     "repeated": msgspec.json.Decoder(Repeated),
     "snapshot": msgspec.json.Decoder(Snapshot),
@@ -163,6 +166,7 @@ class _Draft(Struct):
     noticed: list[Event] = []
     intended: list[Event] = []
     outcomes: dict[int, Outcome] = {}
+    half_done: dict[int, Event] = {}
     finished: Finished | None = None
     finished_at: int | None = None
     repeated: Repeated | None = None
@@ -173,6 +177,8 @@ class _Draft(Struct):
             self.finished, self.finished_at = payload, _time_of(entry)
         elif isinstance(payload, tuple):
             self._add_outcomes(entry, payload)
+        elif entry.kind == "half_done":
+            self.half_done[entry.id] = payload
         else:
             self._add_event(entry, payload)
 
@@ -203,6 +209,8 @@ class _Draft(Struct):
             problems=self.finished.problems if self.finished else {},
             extra_cmd=self.finished.extra_cmd if self.finished else None,
             repeated=self.repeated,
+            half_done=self.half_done,
+            unsure=self.finished.unsure if self.finished else (),
         )
 
 

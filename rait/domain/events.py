@@ -225,6 +225,15 @@ def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
     return tuple(invert(event) for event in reversed(events))
 
 
+def may_be_half_done(event: Event) -> bool:
+    """Whether something of the event may be there although it failed.
+
+    A VRF and a rule are each made by one request, which the kernel carries out whole or not at
+    all. So one that is there after that failed is somebody else's.
+    """
+    return not isinstance(event, VrfAdded | RuleAdded)
+
+
 def peers_named(event: Event) -> frozenset[str]:
     """The public keys of the peers that an event is about."""
     match event:

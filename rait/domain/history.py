@@ -16,6 +16,7 @@ from rait.domain.events import (
     ToBabeld,
     VrfAdded,
     evolve,
+    may_be_half_done,
     peers_named,
     replay,
 )
@@ -39,8 +40,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
     ("" where there was none). A time out of SQLite's range is no time that a run wrote. ``left``
-    are those of the run's noticed events, by their index, that the run before had intended and
-    never said what became of.
+    are those of the run's noticed events, by their index, that an earlier run brought about, which
+    never said what became of them.
     """
 
     scope: str
@@ -60,8 +61,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
     was intended by a run that never said what became of it (a crash), so they may exist;
     ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
-    is all that this run intended and that may have happened. ``extra_cmd_owed`` says that babeld
-    was told of a change, and has not taken ``extra_cmd`` since.
+    is all that this run intended and that may have happened, or may be half done.
+    ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
     """
 
     topology: Topology = EMPTY
@@ -102,8 +103,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
     into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
     time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
-    say, by link or for "babeld", what went wrong that is of no intended event. ``repeated`` tells
-    of later runs that did the same in vain, and ``retried_at`` when one began that has not ended.
+    say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
+    the numbers of their entries, are what failed events had done all the same when the run looked
+    at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
+    ``repeated`` tells of later runs that did the same in vain, and ``retried_at`` when one began
+    that has not ended.
     """
 
     id: int
@@ -118,6 +122,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     extra_cmd: ExtraCmd | None = None
     repeated: Repeated | None = None
     retried_at: int | None = None
+    half_done: Mapping[int, Event] = {}
+    unsure: tuple[int, ...] = ()
 
     def noticed_id(self, index: int) -> int:
         """The entry that holds the noticed event: a run's events follow its first entry."""
@@ -148,7 +154,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         That is if this one noticed nothing, and nothing happened in it. Which configuration and
         peers were read does not matter where they ask for the same.
         """
-        idle = not self.noticed and self.failed == len(self.intended) and self.extra_cmd != "sent"
+        idle = not self.noticed and not self.half_done and self.failed == len(self.intended)
+        idle = idle and self.extra_cmd != "sent"
         ended = self.status is not None
         return (
             ended
@@ -161,13 +168,19 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def _bare(header: RunHeader) -> RunHeader:
         return structs.replace(header, started_at=0, config_digest="", peers_digest="")
 
+    def events(self) -> Iterator[Event]:
+        """All events that the run tells of, whatever became of them."""
+        yield from self.noticed
+        yield from self.intended
+        yield from self.half_done.values()
+
     def touches_link(self, name: str) -> bool:
-        """Whether an event of this run, noticed or intended, is about the link."""
-        return any(event.name == name for event in (*self.noticed, *self.intended))
+        """Whether an event that this run tells of is about the link."""
+        return any(event.name == name for event in self.events())
 
     def touches_peer(self, public_key: str) -> bool:
-        """Whether an event of this run, noticed or intended, is about a peer with the key."""
-        return any(public_key in peers_named(e) for e in (*self.noticed, *self.intended))
+        """Whether an event that this run tells of is about a peer with the key."""
+        return any(public_key in peers_named(event) for event in self.events())
 
     def happened(self) -> Iterator[tuple[int, Event]]:
         """The events known to have happened, in order, each with the number of its entry."""
@@ -176,17 +189,24 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         for outcome in self.outcomes.values():
             if outcome.error is None:
                 yield self.intended_id(outcome.index), self.intended[outcome.index]
+        yield from self.half_done.items()
 
     def pending(self) -> Mapping[str, Link]:
-        """The links that may have been made; none once the run has finished."""
+        """The links that may have been made, as far as the run does not know."""
         return {e.name: e.link for e in self.undecided() if isinstance(e, LinkAdded)}
 
     def undecided(self) -> Iterator[Event]:
-        """The events that may have happened; none once the run has finished."""
-        if self.status is None:
-            for index, event in enumerate(self.intended):
-                if index not in self.outcomes:
+        """The events that may have happened, or may be half done, as far as the run does not know.
+
+        While it has not finished, those are all but those that are done.
+        """
+        for index, event in enumerate(self.intended):
+            outcome = self.outcomes.get(index)
+            if self.status is not None:
+                if index in self.unsure:
                     yield event
+            elif outcome is None or (outcome.error is not None and may_be_half_done(event)):
+                yield event
 
 
 class VerifyReport(Struct, frozen=True, kw_only=True):
@@ -242,20 +262,6 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
         undecided=undecided,
     )
-
-
-def left_behind(noticed: Iterable[Event], undecided: Iterable[Event]) -> frozenset[Event]:
-    """Those of the noticed events that a run had intended which never said what became of them.
-
-    A new link may have come with less than was intended, so all that was noticed of it counts.
-    """
-    seen, intended = frozenset(noticed), frozenset(undecided)
-    new = _new_links(seen) & _new_links(intended)
-    return frozenset(event for event in seen if event.name in new or event in intended)
-
-
-def _new_links(events: Iterable[Event]) -> set[str]:
-    return {event.name for event in events if isinstance(event, LinkAdded)}
 
 
 def _owed_after(run: RunRecord, before: bool) -> bool:

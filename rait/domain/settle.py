@@ -264,21 +264,26 @@ def _device(
     dynamic = known is not None and known.device.listen_port == 0
     if wanted is not None:
         static = known is not None and known.device.listen_port == device.listen_port
-        dynamic = wanted.device.listen_port == 0 and not static
+        if wanted.device.listen_port == 0:
+            dynamic = not static
+        else:
+            # To give it a port of its own is our doing; that the kernel had chosen one is nobody's.
+            dynamic = dynamic and device.listen_port != wanted.device.listen_port
     return structs.replace(device, listen_port=0) if dynamic else device
 
 
 def _peer_views(
     seen: LinkPeer, wanted: LinkPeer | None, known: LinkPeer | None, fresh: bool
 ) -> tuple[LinkPeer, LinkPeer | None]:
-    endpoint = seen.endpoint
+    endpoint, allowed = seen.endpoint, seen.allowed_ips
+    # The order in which the machine tells allowed IPs is its own.
+    for told in (known, wanted):
+        if told is not None and set(allowed) == set(told.allowed_ips):
+            allowed = told.allowed_ips
     if wanted is None:
         if known is not None:
             endpoint = known.endpoint
-        return _with_endpoint(seen, endpoint), None
-    allowed = seen.allowed_ips
-    if set(allowed) == set(wanted.allowed_ips):
-        allowed = wanted.allowed_ips
+        return structs.replace(seen, endpoint=endpoint, allowed_ips=allowed), None
     before, after = _endpoint_views(endpoint, wanted.endpoint, known, fresh)
     seen = structs.replace(seen, endpoint=before, allowed_ips=allowed)
     return seen, _with_endpoint(wanted, after)

@@ -8,7 +8,7 @@ an order of the kernel's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from msgspec import Struct, structs
@@ -25,7 +25,7 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
 )
-from rait.domain.topology import Device, Endpoint, Link, LinkPeer
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings
 
 EPHEMERAL = (50001, 50002, *range(40000, 40030))
 """Ports that the kernel chooses from; some of them peers may want too, as in life."""
@@ -64,14 +64,26 @@ class MachineModel:
         }
         return Observation(now=self.now, links=links, others=dict(self.others))
 
-    def apply(self, events: Sequence[Event], fails: Callable[[int], bool]) -> list[Outcome]:
-        """Carry out events as a backend does; those whose index ``fails`` are refused."""
+    def apply(
+        self,
+        events: Sequence[Event],
+        fails: Callable[[int], bool],
+        halves: Mapping[int, int] = {},
+    ) -> list[Outcome]:
+        """Carry out events as a backend does; those whose index ``fails`` are refused.
+
+        Of those, the events at the indexes in ``halves`` are half done; see ``half_happen``.
+        """
         broken: set[str] = set()
         outcomes = []
         for index, event in enumerate(events):
             error = None
             try:
-                if event.name in broken or fails(index):
+                if event.name in broken:
+                    raise RefusedError("left alone")
+                if fails(index):
+                    if index in halves:
+                        self.half_happen(event, halves[index])
                     raise RefusedError("injected")
                 self.happen(event)
             except RefusedError as refusal:
@@ -115,16 +127,85 @@ class MachineModel:
                 self._refuse_unknown_psk(before, peer)
                 self._set_peers(wire, (*_without(link, peer.public_key), peer))
 
-    def half_happen(self, event: Event) -> None:
-        """Be killed in the midst of an event that takes several requests."""
-        if isinstance(event, LinkAdded) and event.name not in {*self.wires, *self.others}:
-            settings = structs.replace(event.link.settings, up=False, address=None)
-            bare = structs.replace(event.link, settings=settings, device=Device(""))
-            self.wires[event.name] = Wire(bare, {})
-        elif isinstance(event, LinkRemoved):
-            self.change_settings(event.name, group=PRIVATE_GROUPS + 7)
-        elif isinstance(event, LinkUpdated):
-            self.change_settings(event.name, mtu=event.after.mtu)
+    def half_happen(self, event: Event, part: int) -> None:
+        """Fail, or be killed, in the midst of an event; the bits of ``part`` say what was done.
+
+        All of its writes may have been carried out, too, if only the answer to the last was lost.
+        """
+        if isinstance(event, LinkAdded):
+            self._half_add(event.link, part)
+            return
+        wire = self.wires[event.name]
+        try:
+            match event:
+                case LinkRemoved():
+                    if part & 1:
+                        del self.wires[event.name]
+                    else:
+                        self.change_settings(event.name, group=PRIVATE_GROUPS + 7)
+                case LinkUpdated(_, before, after):
+                    self._half_set(wire, before, after, part)
+                case DeviceUpdated(_, before, after):
+                    self._half_configure(wire, before, after, part)
+                case PeerAdded(_, peer):
+                    self._set_peers(wire, (*wire.link.peers, _half_peer(peer, part)))
+                case PeerRemoved(_, peer):
+                    self._set_peers(wire, _without(wire.link, peer.public_key))
+                case PeerUpdated(_, before, after):
+                    self._half_update(wire, before, after, part)
+        except RefusedError:
+            pass  # then it was done up to there
+
+    def _half_add(self, link: Link, part: int) -> None:
+        if link.name in self.wires or link.name in self.others:
+            return
+        settings = structs.replace(link.settings, up=False)
+        device = link.device if part & 1 else Device("")
+        if not part & 2:
+            settings = structs.replace(settings, address=None)
+        bare = structs.replace(link, settings=settings, device=device)
+        self.wires[link.name] = Wire(bare, {})
+
+    def _half_set(self, wire: Wire, before: LinkSettings, after: LinkSettings, part: int) -> None:
+        """In the order in which it is done: mtu and group, the VRF, up, and the address at last."""
+        name = wire.link.name
+        self.change_settings(name, mtu=after.mtu)
+        if part & 1:
+            self.change_settings(name, group=after.group)
+        if part & 2 and after.master != before.master:
+            self.change_settings(name, master=after.master, address=None, up=not part & 8)
+        if part & 4 and after.up != before.up:
+            self.change_settings(name, up=after.up, address=None)
+        if part & 8 and after.address != before.address:
+            self.change_settings(name, address=None)
+
+    def _half_configure(self, wire: Wire, before: Device, after: Device, part: int) -> None:
+        """The socket may be given up for one that is not to be had: then any port is left."""
+        name = wire.link.name
+        if part & 1 and after.fwmark != before.fwmark:
+            self.change_device(name, fwmark=after.fwmark)
+        if part & 2 and after.public_key != before.public_key:
+            self.change_device(name, public_key=after.public_key)
+        if part & 4 and after.listen_port != before.listen_port:
+            port = after.listen_port if part & 8 else 0
+            self._set(wire, _with_device(wire.link, listen_port=port), rebind=True)
+
+    def _half_update(self, wire: Wire, before: LinkPeer, after: LinkPeer, part: int) -> None:
+        others = _without(wire.link, after.public_key)
+        peer = wire.link.peer(after.public_key)
+        assert peer is not None
+        if before.endpoint is not None and after.endpoint is None:
+            wire.handshakes.pop(after.public_key, None)
+            self._set_peers(wire, (*others, _half_peer(after, part)) if part & 1 else others)
+            return
+        if part & 1 and after.keepalive != before.keepalive:
+            peer = structs.replace(peer, keepalive=after.keepalive)
+        if part & 2 and after.endpoint != before.endpoint:
+            peer = structs.replace(peer, endpoint=after.endpoint)
+        if part & 4 and after.allowed_ips != before.allowed_ips:
+            allowed = after.allowed_ips if part & 8 else after.allowed_ips[:1]
+            peer = structs.replace(peer, allowed_ips=allowed)
+        self._set_peers(wire, (*others, peer))
 
     def change_settings(self, name: str, **fields: object) -> None:
         wire = self.wires[name]
@@ -217,6 +298,20 @@ def _as_told(link: Link) -> Link:
     hidden = link.origin.backend == "kernel"
     origin = structs.replace(link.origin, transit="") if hidden else link.origin
     return structs.replace(link, origin=origin, peers=peers)
+
+
+def _half_peer(peer: LinkPeer, part: int) -> LinkPeer:
+    """A new peer of which not everything was written."""
+    return structs.replace(
+        peer,
+        endpoint=peer.endpoint if part & 2 else None,
+        keepalive=peer.keepalive if part & 4 else 0,
+        allowed_ips=peer.allowed_ips if part & 8 else (),
+    )
+
+
+def _with_device(link: Link, **fields: object) -> Link:
+    return structs.replace(link, device=structs.replace(link.device, **fields))
 
 
 def _with_port(device: Device, port: int) -> Device:

@@ -6,6 +6,8 @@ at any event, and looks at the machine after each run as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,11 +18,13 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct, structs
 
+from rait.app.execution import Aftermath
+from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import REJECT_AFTER_SECONDS, Outcome
 from rait.domain.config import PRIVATE_GROUPS, Config, Isolation, Transport
 from rait.domain.diff import diff
-from rait.domain.events import Event
-from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, remember
+from rait.domain.events import DeviceUpdated, Event, may_be_half_done, replay
+from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, remember
 from rait.domain.peers import Peer
 from rait.domain.plan import Addresses, plan
 from rait.domain.settle import Scope, Settled, settle
@@ -33,6 +37,7 @@ from rait.domain.topology import (
     LinkSettings,
     Topology,
 )
+from rait.domain.undo import done_events, only, touched, undo
 from tests.property import strategies as some
 from tests.property.machine_model import MachineModel, RefusedError, Wire
 
@@ -61,6 +66,13 @@ transports = st.sampled_from(
 )
 transport_sets = st.lists(transports, min_size=1, max_size=2, unique_by=lambda t: t.ifprefix)
 registries = some.registries() | some.calm_registries()
+parts = st.integers(0, 15)
+"""What of an event is done before it fails; see MachineModel.half_happen."""
+NONE: Mapping[int, int | None] = {}
+refusals = st.just({}) | st.dictionaries(st.integers(0, 12), st.none() | parts, max_size=3)
+"""The events that fail, by their position, and what of them is done all the same."""
+blindness = st.sampled_from((False, False, False, True))
+"""Whether nobody can look at the machine a second time."""
 anyone = st.integers(0, 99)
 """Picks one of however many there are."""
 
@@ -83,28 +95,53 @@ class Journal:
         events: tuple[Event, ...],
         outcomes: list[Outcome],
         finished: bool,
+        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
     ) -> None:
         start = self._runs[-1].last_id + 1 if self._runs else 1
+        seen_from = start + len(drift) + len(events) + len(outcomes) + finished
         self._runs.append(
             RunRecord(
                 id=start,
-                last_id=start + len(drift) + len(events) + len(outcomes) + finished,
+                last_id=seen_from + len(aftermath.half_done),
                 header=HEADER,
                 noticed=drift,
                 intended=events,
                 outcomes={outcome.index: outcome for outcome in outcomes},
                 status="done" if finished else None,
+                half_done=dict(enumerate(aftermath.half_done, seen_from)),
+                unsure=unsure_of(aftermath, events, outcomes),
             )
         )
+
+    def runs(self) -> Sequence[RunRecord]:
+        return self._runs
+
+    def topology_after(self, run: RunRecord) -> Topology:
+        upto = self._runs[: self._runs.index(run) + 1]
+        return fold(Snapshot(EMPTY, some.OWN_KEY), upto).topology
+
+
+def unsure_of(
+    aftermath: Aftermath, events: Sequence[Event], outcomes: Sequence[Outcome]
+) -> tuple[int, ...]:
+    """The events that nobody could look at after they had failed, by index."""
+    failed = (outcome.index for outcome in outcomes if outcome.error is not None)
+    return tuple(index for index in failed if events[index] in aftermath.unsure)
 
 
 class Run(Struct):
     """What a run decided before it did anything."""
 
     desired: Topology
+    memory: Memory
     settled: Settled
-    drift: tuple[Event, ...]
+    left: tuple[Event, ...]
+    others: tuple[Event, ...]
     events: tuple[Event, ...]
+
+    @property
+    def drift(self) -> tuple[Event, ...]:
+        return (*self.left, *self.others)
 
 
 class OneNode(RuleBasedStateMachine):
@@ -118,6 +155,10 @@ class OneNode(RuleBasedStateMachine):
         self.journal = Journal()
         self.killed = False
         self.not_ours: dict[str, Wire | str] = {}
+        self.touched: set[str] = set()
+        """What others changed since a run looked."""
+        self.roamed: set[str] = set()
+        """The links whose peers were heard from elsewhere: a run sees that when it is stale."""
 
     @initialize(
         seed=st.integers(0, 999),
@@ -189,7 +230,10 @@ class OneNode(RuleBasedStateMachine):
         """A handshake, from where the peer was or from elsewhere."""
         pairs = [(n, p.public_key) for n in self.ours() for p in self.machine.wires[n].link.peers]
         if pairs:
-            self.machine.packet_from(*pairs[who % len(pairs)], endpoint)
+            name, key = pairs[who % len(pairs)]
+            self.machine.packet_from(name, key, endpoint)
+            self.roamed.add(name)
+            self.touched.add(name)
 
     @rule(
         who=anyone,
@@ -275,31 +319,124 @@ class OneNode(RuleBasedStateMachine):
 
     # Runs
 
-    @rule(refused=st.just(frozenset()) | st.frozensets(st.integers(0, 12), max_size=3))
-    def sync(self, refused: frozenset[int]) -> None:
-        self.finish(self.decide(self.plan()), refused)
+    @rule(refused=refusals, blind=blindness)
+    def sync(self, refused: Mapping[int, int | None], blind: bool) -> None:
+        self.finish(self.begin_run(self.plan()), refused, blind)
 
     @rule()
     def sync_twice(self) -> None:
         for _ in range(2):
-            self.finish(self.decide(self.plan()), frozenset())
+            self.finish(self.begin_run(self.plan()))
 
-    @rule(refused=st.just(frozenset()) | st.frozensets(st.integers(0, 12), max_size=3))
-    def down(self, refused: frozenset[int]) -> None:
-        failed = self.finish(self.decide(EMPTY), refused)
+    @rule(refused=refusals, blind=blindness)
+    def down(self, refused: Mapping[int, int | None], blind: bool) -> None:
+        failed = self.finish(self.begin_run(EMPTY), refused, blind)
         assert set(self.ours()) <= failed
 
-    @rule(at=st.integers(0, 15), unrecorded=st.integers(0, 4), halfway=st.booleans())
-    def killed_sync(self, at: int, unrecorded: int, halfway: bool) -> None:
+    @rule(at=st.integers(0, 15), unrecorded=st.integers(0, 4), half=st.none() | parts)
+    def killed_sync(self, at: int, unrecorded: int, half: int | None) -> None:
         """Killed before, in or after an event; the outcomes of the last ones are not written."""
-        run = self.decide(self.plan())
+        run = self.begin_run(self.plan())
         outcomes = self.machine.apply(run.events[:at], lambda _: False)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
-        if halfway and at < len(run.events) and run.events[at].name not in failed:
-            self.machine.half_happen(run.events[at])
+        if half is not None and at < len(run.events) and run.events[at].name not in failed:
+            self.machine.half_happen(run.events[at], half)
         known = outcomes[: max(0, len(outcomes) - unrecorded)]
         self.journal.write(run.drift, run.events, known, finished=False)
         self.killed = True
+
+    @rule(refused=refusals)
+    def killed_before_the_second_look(self, refused: Mapping[int, int | None]) -> None:
+        run = self.begin_run(self.plan())
+        outcomes = self.apply(run.events, refused)
+        self.journal.write(run.drift, run.events, outcomes, finished=False)
+        self.killed = True
+
+    @rule(refused=refusals)
+    def failing_sync_is_taken_back(self, refused: Mapping[int, int | None]) -> None:
+        """What a run did, of events that were half done as well, is undone by a rollback."""
+        run = self.begin_run(self.plan())
+        self.finish(run, refused)
+        self.roll_back(run)
+
+    def begin_run(self, desired: Topology) -> Run:
+        """What a run decides; it blames others for nothing that they did not touch."""
+        run = self.decide(desired)
+        blamed = {event.name for event in run.others if not self.chosen_port(event)}
+        assert blamed <= self.touched
+        self.touched = set(self.roamed)
+        return run
+
+    def chosen_port(self, event: Event) -> bool:
+        """Whether it tells of a port that the kernel chose, and that another link is to have."""
+        return isinstance(event, DeviceUpdated) and event.before == structs.replace(
+            event.after, listen_port=0
+        )
+
+    def apply(self, events: Sequence[Event], refused: Mapping[int, int | None]) -> list[Outcome]:
+        halves = {index: part for index, part in refused.items() if part is not None}
+        return self.machine.apply(events, lambda index: index in refused, halves)
+
+    def look_again(self, run: Run, outcomes: Sequence[Outcome], blind: bool) -> Aftermath:
+        """As a run does where events failed; ``blind`` if it cannot."""
+        failed = [run.events[outcome.index] for outcome in outcomes if outcome.error]
+        if not failed:
+            return Aftermath()
+        if blind:
+            return Aftermath((), tuple(filter(may_be_half_done, failed)))
+        happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
+        known = replay(run.memory.topology, (*run.drift, *happened))
+        memory = memory_for_a_second_look(run.memory, known, failed)
+        seen = settle(self.machine.observe(), run.desired, memory, self.scope()).before
+        return Aftermath(half_done(known, seen, failed))
+
+    def roll_back(self, run: Run) -> None:
+        """Take the last run back, where nothing stands in the way."""
+        record = self.journal.runs()[-1] if self.journal.runs() else None
+        if record is None or record.intended != run.events or not done_events(record):
+            return
+        memory = self.journal.memory()
+        now = memory.topology
+        names = touched(record)
+        goal = undo(now, record, self.journal.topology_after(record))
+        restored = only(names, {}, goal.links)
+        origin = self.node.origin
+        if any(
+            link.device.public_key != self.node.public_key
+            or (link.origin.backend, link.origin.transit) != (origin.backend, origin.transit)
+            for link in restored.values()
+        ):
+            return
+        change = self.decide(goal)
+        before, after = change.settled.before, change.settled.after
+        links = only(names, before.links, after.links)
+        settled = structs.replace(change.settled, after=Topology(links))
+        assert change.others == change.left == ()
+        back = structs.replace(change, settled=settled, events=diff(before, settled.after))
+        outcomes = self.machine.apply(back.events, lambda _: False)
+        aftermath = self.look_again(back, outcomes, blind=False)
+        self.journal.write((), back.events, outcomes, finished=True, aftermath=aftermath)
+        again = self.decide(goal)
+        assert again.drift == ()
+        assert again.settled.before == self.journal.memory().topology
+        failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
+        found = run.settled.before.links
+        for name in names - failed - {problem.link for problem in change.settled.problems}:
+            self.check_taken_back(found.get(name), self.machine.wires.get(name))
+
+    def check_taken_back(self, found: Link | None, wire: Wire | None) -> None:
+        """A link is as the run had found it, but for an address, which stays if there is one."""
+        assert (wire is None) == (found is None)
+        if wire is None or found is None:
+            return
+        link = wire.link
+        address = {"address": link.settings.address}
+        assert link.settings == structs.replace(found.settings, **address)
+        assert link.device.fwmark == found.device.fwmark
+        assert found.device.listen_port in (0, link.device.listen_port)
+        assert [(p.public_key, p.keepalive, {*p.allowed_ips}) for p in link.peers] == [
+            (p.public_key, p.keepalive, {*p.allowed_ips}) for p in found.peers
+        ]
 
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
@@ -309,14 +446,13 @@ class OneNode(RuleBasedStateMachine):
     def decide(self, desired: Topology) -> Run:
         memory = self.journal.memory()
         settled = settle(self.machine.observe(), desired, memory, self.scope())
-        return Run(
-            desired,
-            settled,
-            diff(memory.topology, settled.before),
-            diff(settled.before, settled.after),
-        )
+        left, others = told_apart(memory.topology, settled.before, memory.undecided)
+        events = diff(settled.before, settled.after)
+        return Run(desired, memory, settled, left, others, events)
 
-    def finish(self, run: Run, refused: frozenset[int]) -> set[str]:
+    def finish(
+        self, run: Run, refused: Mapping[int, int | None] = NONE, blind: bool = False
+    ) -> set[str]:
         """Carry out a run, and see that all is as it should be; the names of failed links."""
         self.machine.refusals.clear()
         known = {
@@ -324,12 +460,13 @@ class OneNode(RuleBasedStateMachine):
             for name, wire in self.machine.wires.items()
             for peer in wire.link.peers
         }
-        outcomes = self.machine.apply(run.events, lambda index: index in refused)
+        outcomes = self.apply(run.events, refused)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
-        self.journal.write(run.drift, run.events, outcomes, finished=True)
-        self.killed = False
+        aftermath = self.look_again(run, outcomes, blind)
+        self.journal.write(run.drift, run.events, outcomes, finished=True, aftermath=aftermath)
+        self.killed = bool(aftermath.unsure)
         self.check_refusals(failed)
-        self.check_journal(run.desired)
+        self.check_journal(run.desired, aftermath)
         self.check_second_run(run.desired, failed)
         self.check_links(run, failed, known)
         return failed
@@ -346,10 +483,13 @@ class OneNode(RuleBasedStateMachine):
                     or holder.chosen
                 )
 
-    def check_journal(self, desired: Topology) -> None:
-        """What the journal adds up to is what there is."""
+    def check_journal(self, desired: Topology, aftermath: Aftermath) -> None:
+        """What the journal adds up to is what there is, or others are not blamed for it."""
         again = self.decide(desired)
-        assert again.drift == ()
+        assert again.others == ()
+        if aftermath.unsure:
+            return
+        assert again.left == ()
         assert again.settled.before == self.journal.memory().topology
 
     def check_second_run(self, desired: Topology, failed: set[str]) -> None:
@@ -424,8 +564,13 @@ class OneNode(RuleBasedStateMachine):
         )
 
     def one_of_ours(self, who: int) -> str | None:
+        """The name of a link that somebody is about to change."""
         names = self.ours()
-        return names[who % len(names)] if names else None
+        if not names:
+            return None
+        name = names[who % len(names)]
+        self.touched.add(name)
+        return name
 
 
 TestOneNode = OneNode.TestCase

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import settings
@@ -17,10 +18,12 @@ from hypothesis.stateful import rule
 
 from rait.adapters import journal as sqlite_journal
 from rait.adapters.journal_reader import JournalReader
+from rait.app.execution import Aftermath
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
-from rait.domain.history import Memory
-from tests.property.test_machine import HEADER, OneNode
+from rait.domain.history import Memory, RunRecord
+from rait.domain.topology import Topology
+from tests.property.test_machine import HEADER, OneNode, unsure_of
 
 # Where there is one, a file system in memory: the journal waits for the disk all the time.
 SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
@@ -44,15 +47,23 @@ class Kept:
         events: tuple[Event, ...],
         outcomes: list[Outcome],
         finished: bool,
+        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
     ) -> None:
         if not drift and not events:
             return  # rait leaves no trace of such a run
         run = self._journal.begin(HEADER, drift, events)
         run.record(outcomes)
         if finished:
-            run.finish("done")
+            unsure = unsure_of(aftermath, events, outcomes)
+            run.finish("done", half_done=aftermath.half_done, unsure=unsure)
         assert self._journal.verify().ok
         assert JournalReader(self.path).memory(HEADER.scope) == self.memory()
+
+    def runs(self) -> Sequence[RunRecord]:
+        return self._journal.runs()
+
+    def topology_after(self, run: RunRecord) -> Topology:
+        return self._journal.topology_at(HEADER.scope, run=run.id)[0]
 
     def reopen(self) -> None:
         before = self.memory()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.journal import Journal
-from rait.app.execution import Change, Execution, ending_in_order
+from rait.app.execution import Aftermath, Change, Execution, ending_in_order
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event
@@ -53,7 +53,13 @@ def raising(error: BaseException) -> Callable[[], object]:
 def carry_out(journal: Journal, machine: Breaking) -> None:
     after = links("a", "b", "c", "d")
     change = Change(settled=Settled(EMPTY, after), events=diff(EMPTY, after), drift=())
-    execution = Execution(machine, change, None, lambda _: None)  # type: ignore[arg-type]
+    execution = Execution(
+        machine,
+        change,
+        None,
+        lambda _: None,
+        look_again=lambda *_: Aftermath(),  # type: ignore[arg-type]
+    )
     execution.perform(journal.begin(HEADER, (), change.events))
 
 

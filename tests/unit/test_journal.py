@@ -23,9 +23,10 @@ from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS, Entry
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
-from rait.domain.history import HistoryError, Memory, RunHeader, Snapshot, left_behind
+from rait.domain.history import HistoryError, Memory, RunHeader, Snapshot
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.undo import done_events
 
 SCOPE = "/etc/rait/rait.conf"
 
@@ -79,16 +80,32 @@ def test_what_was_intended_counts_once_it_has_happened(journal: Journal) -> None
     assert (record.status, record.done, record.failed, record.unknown) == ("done", 1, 0, 0)
 
 
-def test_what_a_run_left_is_all_that_is_seen_of_its_links_and_what_else_it_intended() -> None:
-    old, mtu = link("old"), LinkSettings(1300, 54)
-    new, other = LinkAdded(link("new")), LinkAdded(link("other"))
-    changed = LinkUpdated("old", old.settings, mtu)
-    intended = [LinkAdded(structs.replace(link("new"), settings=mtu)), changed, LinkRemoved(old)]
-    peer = PeerAdded("new", LinkPeer("far"))
-    by_hand = LinkUpdated("old", old.settings, LinkSettings(1280, 54))
-    assert left_behind([new, peer, other, changed], intended) == {new, peer, changed}
-    assert left_behind([by_hand, PeerAdded("old", LinkPeer("far"))], intended) == set()
-    assert left_behind([changed, new], ()) == set()
+def test_what_failed_events_did_counts_as_happened(journal: Journal) -> None:
+    add(journal, "old")
+    old = link("old")
+    moved = LinkUpdated("old", old.settings, LinkSettings(1300, 55))
+    narrowed = LinkUpdated("old", old.settings, LinkSettings(1300, 54))
+    run = journal.begin(header(), (), [moved, LinkAdded(link("new"))])
+    run.record([Outcome(0, "EBUSY"), Outcome(1, "EBUSY")])
+    assert set(journal.memory(SCOPE).undecided) == {moved, LinkAdded(link("new"))}
+    run.finish("failed", half_done=[narrowed], unsure=[1])
+    record = journal.run(run.id)
+    ((number, event),) = record.half_done.items()
+    assert event == narrowed
+    assert (record.done, record.failed, record.unsure) == (0, 2, (1,))
+    assert record.touches_link("old")
+    memory = journal.memory(SCOPE)
+    assert memory.topology.links == {"old": structs.replace(old, settings=narrowed.after)}
+    assert memory.undecided == (LinkAdded(link("new")),)
+    assert memory.pending == {"new": link("new")}
+    assert journal.topology_at(SCOPE, event=number)[0] == memory.topology
+    assert journal.topology_at(SCOPE, event=run.id + 2)[0].links == {"old": old}
+    assert done_events(record) == (narrowed,)
+    assert journal.verify().ok
+    add(journal, "more")
+    assert journal.memory(SCOPE).undecided == ()
+    journal.prune(record.finished_at + 1 if record.finished_at else 0)
+    assert journal.memory(SCOPE).topology.links["old"].settings == narrowed.after
 
 
 def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
@@ -475,6 +492,19 @@ def test_another_run_that_fails_alike_is_another(
     assert [run.repeated for run in journal.runs()] == [None, None]
 
 
+def test_a_run_that_fails_alike_and_leaves_something_is_another(journal: Journal) -> None:
+    events = [LinkAdded(link("x"))]
+    runs = []
+    for half_done in ([], [LinkAdded(link("x"))]):
+        run = journal.begin(header(), (), events)
+        run.record([Outcome(0, "EBUSY")])
+        run.finish("failed", half_done=half_done)
+        runs.append(run.id)
+    assert len(set(runs)) == 2
+    assert [tuple(run.half_done.values()) for run in journal.runs()] == [(), tuple(events)]
+    assert not journal.run(runs[1]).may_be_repeated_by(header(), tuple(events))
+
+
 def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal) -> None:
     events = [LinkAdded(link("x")), LinkAdded(link("y"))]
     first = fail(journal)
@@ -482,7 +512,7 @@ def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal
     run = journal.begin(header(), (), events)
     run.record([Outcome(0, "EBUSY")])
     assert run.id == first
-    assert set(journal.memory(SCOPE).pending) == {"y"}
+    assert set(journal.memory(SCOPE).pending) == {"x", "y"}, "what failed may be half done"
     run.record([Outcome(1)])
     run.finish("partial")
     record = journal.run(run.id)
@@ -519,7 +549,7 @@ def test_a_repetition_that_is_killed_is_a_run_that_never_finished(
     journal.close()
     with Journal.open(path) as after:
         memory = after.memory(SCOPE)
-        assert (memory.undecided, set(memory.pending)) == ((events[1],), {"y"})
+        assert (memory.undecided, set(memory.pending)) == (tuple(events), {"x", "y"})
         record = after.run(first)
         assert (record.repeated and record.repeated.count, record.retried_at) == (1, 77)
         assert after.verify().ok

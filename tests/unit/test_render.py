@@ -236,6 +236,19 @@ def test_what_an_unfinished_run_left_is_told_from_what_others_did() -> None:
     assert [event["left_by_unfinished_run"] for event in noticed] == [True, True, False]
 
 
+def test_what_a_failed_event_did_is_told_beside_it() -> None:
+    marked = Device("own", 50221, 54)
+    intended = DeviceUpdated("w1", DYNAMIC.device, marked)
+    done = DeviceUpdated("w1", DYNAMIC.device, structs.replace(DYNAMIC.device, fwmark=54))
+    told = report(
+        intended, status="failed", errors={0: "the port is taken"}, half_done=(done,), links=1
+    )
+    assert report_lines(told)[:2] == [
+        "~ w1 listen port 0 -> 50221, fwmark 0 -> 54 (failed)",
+        "~ w1 fwmark 0 -> 54 (done by what failed)",
+    ]
+
+
 def test_a_report_as_json_has_all_of_it() -> None:
     told = report(
         LinkAdded(BARE),
@@ -247,10 +260,13 @@ def test_a_report_as_json_has_all_of_it() -> None:
         losses=("w2 goes",),
         warnings=("careful",),
         ended=("w3",),
+        half_done=(LinkRemoved(LINK),),
     )
     value = json.loads(report_json(told))
     (event,) = value.pop("events")
     (drift,) = value.pop("drift")
+    assert drift.pop("left_by_unfinished_run") is False
+    assert value.pop("half_done") == [drift]
     assert (event["type"], event["link"]) == ("LinkAdded", "w1")
     assert event["state"]["device"]["listen_port"] == 50221
     assert drift["type"] == "LinkRemoved"

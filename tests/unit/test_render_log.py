@@ -48,6 +48,17 @@ RUN = RunRecord(
 CRASHED = RunRecord(id=20, last_id=21, header=RUN.header, intended=(LinkAdded(LINK),))
 
 
+def test_what_a_failed_event_did_is_told_beside_it() -> None:
+    run = structs.replace(RUN, half_done={15: DRIFT})
+    line = "~ w2 mtu 1420 -> 1300 (done by what failed)"
+    assert f"  {line}" in run_lines(run, Query(), brief=False)
+    assert f"  event 15: {line}" in run_whole(run)
+    assert line not in str(run_lines(run, Query(link="w1"), brief=False))
+    (told,) = json.loads(run_json(run))["half_done"]
+    assert (told["event"], told["link"]) == (15, "w2")
+    assert json.loads(run_json(run, Query(link="w1")))["half_done"] == []
+
+
 def test_a_run_is_a_headline_and_its_events() -> None:
     head, *events = run_lines(RUN, Query(), brief=False)
     counts = "(1 done, 1 failed, 1 unknown, 1 noticed)"

@@ -1,0 +1,194 @@
+"""What looking at the machine tells of events that failed, or that nobody knows the outcome of.
+
+Most events take more than one write, so one that fails, or whose run is killed, may be half done:
+a fwmark is set and the listen port is not, a link is in the group of links on their way out and
+still there. Which part was done, only the machine can tell. These functions compare what is known
+with what is seen, and tell what such events brought about from what others did.
+
+The rule: an event may have given a field the value that it was to give it, or one that is lost on
+the way there, and has nothing to do with any other difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from msgspec import Struct, structs
+
+from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.diff import diff
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+    RuleAdded,
+    RuleRemoved,
+    VrfAdded,
+    VrfRemoved,
+    may_be_half_done,
+)
+from rait.domain.history import Memory
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
+
+
+def half_done(known: Topology, seen: Topology, failed: Iterable[Event]) -> tuple[Event, ...]:
+    """What the failed events did all the same: ``known`` is without it, and ``seen`` with it."""
+    return diff(known, _with_traces(known, seen, filter(may_be_half_done, failed)))
+
+
+def told_apart(
+    known: Topology, seen: Topology, undecided: Sequence[Event]
+) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """What lies between ``known`` and ``seen``: what the undecided events did, and then the rest.
+
+    The second part fits what the first one leads to.
+    """
+    if not undecided:
+        return (), diff(known, seen)
+    between = _with_traces(known, seen, undecided)
+    return diff(known, between), diff(between, seen)
+
+
+def memory_for_a_second_look(memory: Memory, known: Topology, failed: Sequence[Event]) -> Memory:
+    """What a run knows after its events: a link that could not be made may be there, half made."""
+    return structs.replace(
+        memory,
+        topology=known,
+        pending={event.name: event.link for event in failed if isinstance(event, LinkAdded)},
+        pending_vrfs={},
+        pending_rules=frozenset(),
+        undecided=(),
+    )
+
+
+def _with_traces(known: Topology, seen: Topology, events: Iterable[Event]) -> Topology:
+    """What is known, with all of what is seen that the events may have brought about."""
+    links, babel = dict(known.links), dict(known.babel)
+    vrfs, rules = dict(known.vrfs), dict(known.rules)
+    for event in events:
+        name = event.name
+        match event:
+            case BabelInterfaceAdded() | BabelInterfaceFlushed():
+                _put(babel, name, seen.babel.get(name))
+            case VrfAdded() | VrfRemoved():
+                _put(vrfs, name, seen.vrfs.get(name))
+            case RuleAdded() | RuleRemoved():
+                _put(rules, name, seen.rules.get(name))
+            case _:
+                _put(links, name, _link(event, links.get(name), seen.links.get(name)))
+    return Topology(links, babel, vrfs, rules)
+
+
+def _put(where: dict[str, T], name: str, value: T | None) -> None:
+    if value is None:
+        where.pop(name, None)
+    else:
+        where[name] = value
+
+
+def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
+    """The link as the event may have left it; as it is known where others must have changed it."""
+    if isinstance(event, LinkAdded):
+        # While another one is there, it was not begun.
+        return seen if known is None else known
+    if isinstance(event, LinkRemoved):
+        return _leaving(known, seen)
+    if known is None or seen is None:
+        return known
+    match event:
+        case LinkUpdated(_, before, after):
+            settings = _settings(before, after, known.settings, seen.settings)
+            return structs.replace(known, settings=settings)
+        case DeviceUpdated(_, old, new):
+            return structs.replace(known, device=_device(old, new, known.device, seen.device))
+        case PeerAdded() | PeerRemoved() | PeerUpdated():
+            return structs.replace(known, peers=_peers(event, known, seen))
+        case _:
+            return known
+
+
+def _leaving(known: Link | None, seen: Link | None) -> Link | None:
+    """A link that was to go. One of another origin is not the same one, so this one is gone."""
+    if known is None or seen is None:
+        return None
+    if seen.origin != known.origin and not known.origin.is_placed_by(seen.origin):
+        return None
+    if seen.settings.group < PRIVATE_GROUPS:
+        return known
+    settings = structs.replace(known.settings, group=seen.settings.group)
+    return structs.replace(known, settings=settings)
+
+
+def _settings(
+    before: LinkSettings, after: LinkSettings, known: LinkSettings, seen: LinkSettings
+) -> LinkSettings:
+    merged = _reached(before, after, known, seen)
+    # To enter or leave a VRF a link goes down and up again, and one that goes down loses its
+    # address, which is then set anew.
+    moves = before.master != after.master
+    if moves and not seen.up:
+        merged = structs.replace(merged, up=False)
+    if seen.address is None and (moves or before.up != after.up or before.address != after.address):
+        merged = structs.replace(merged, address=None)
+    return merged
+
+
+def _device(before: Device, after: Device, known: Device, seen: Device) -> Device:
+    merged = _reached(before, after, known, seen)
+    if before.listen_port != after.listen_port:
+        # A socket that was given up for one that was not to be had leaves any port.
+        return structs.replace(merged, listen_port=seen.listen_port)
+    return merged
+
+
+def _peers(
+    event: PeerAdded | PeerRemoved | PeerUpdated, known: Link, seen: Link
+) -> tuple[LinkPeer, ...]:
+    peers = {peer.public_key: peer for peer in known.peers}
+    if isinstance(event, PeerAdded):
+        key = event.peer.public_key
+        if key not in peers:
+            _put(peers, key, seen.peer(key))
+    elif isinstance(event, PeerRemoved):
+        key = event.peer.public_key
+        if seen.peer(key) is None:
+            peers.pop(key, None)
+    elif event.after.public_key in peers:
+        key = event.after.public_key
+        _put(peers, key, _peer(event.before, event.after, peers[key], seen.peer(key)))
+    return tuple(peers[key] for key in sorted(peers))
+
+
+def _peer(
+    before: LinkPeer, after: LinkPeer, known: LinkPeer, seen: LinkPeer | None
+) -> LinkPeer | None:
+    if before.endpoint is not None and after.endpoint is None:
+        return seen  # an endpoint is forgotten with its peer alone, which is then added anew
+    if seen is None:
+        return known
+    merged = _reached(before, after, known, seen)
+    # They are replaced one after the other.
+    if before.allowed_ips != after.allowed_ips and {*seen.allowed_ips} <= {*after.allowed_ips}:
+        return structs.replace(merged, allowed_ips=seen.allowed_ips)
+    return merged
+
+
+def _reached(before: S, after: S, known: S, seen: S) -> S:
+    """``known`` with those fields that were to change, and have the value they were to get."""
+    reached = {
+        field: getattr(after, field)
+        for field in before.__struct_fields__
+        if getattr(before, field) != getattr(after, field) == getattr(seen, field)
+    }
+    return structs.replace(known, **reached) if reached else known
