@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from rait.domain.history import (
     Snapshot,
     VerifyReport,
     fold,
+    made_in,
     remember,
 )
 from rait.domain.topology import Topology
@@ -52,6 +53,15 @@ class JournalReader:
     def memory(self, scope: str) -> Memory:
         """What is known of the scope now."""
         return self._ask(lambda connection: recall(connection, scope))
+
+    def claims(self, scope: str, names: Collection[str]) -> Mapping[str, str]:
+        """Those of the links that another scope knows, each with that scope.
+
+        Where several know a link, this one among them, it is of the one that made it last: the
+        others do not know yet that theirs is gone. This folds what every scope did, so it is to
+        be asked only where it must be known.
+        """
+        return self._ask(lambda connection: _claims(connection, scope, names))
 
     def runs(
         self,
@@ -129,12 +139,20 @@ class JournalReader:
 
 def recall(connection: sqlite3.Connection, scope: str) -> Memory:
     """What is known of the scope now."""
+    _, start, runs = _known(connection, scope)
+    return remember(start, runs)
+
+
+def _known(
+    connection: sqlite3.Connection, scope: str
+) -> tuple[int, Snapshot, tuple[RunRecord, ...]]:
+    """The last snapshot, the last entry that it sums up, and all runs since."""
     upto, start = last_snapshot(connection, scope)
     runs = _scope_runs(connection, scope, upto)
     repeats = journal_repeats.read(connection, scope)
     if repeats is not None and repeats.attempt is not None:
         runs = (*runs, _attempted(connection, repeats.run, repeats.attempt))
-    return remember(start, runs)
+    return upto, start, runs
 
 
 def last_run(connection: sqlite3.Connection, scope: str) -> int | None:
@@ -174,6 +192,29 @@ def _repeated(run: RunRecord, repeats: codec.Repeats) -> RunRecord:
         repeated=repeats.total if repeats.total.count else None,
         retried_at=repeats.attempt.header.started_at if repeats.attempt is not None else None,
     )
+
+
+def _claims(
+    connection: sqlite3.Connection, scope: str, names: Collection[str]
+) -> Mapping[str, str]:
+    scopes = _scopes(connection)
+    if scopes <= {scope}:
+        return {}
+    latest: dict[str, tuple[int, str]] = {}
+    for each in sorted(scopes):
+        upto, start, runs = _known(connection, each)
+        for name, entry in made_in(start, runs, upto).items():
+            if name in names:
+                latest[name] = max(latest.get(name, (-1, "")), (entry, each))
+    return {name: owner for name, (_, owner) in latest.items() if owner != scope}
+
+
+def _scopes(connection: sqlite3.Connection) -> set[str]:
+    """All scopes of which there is anything to fold."""
+    rows = connection.execute(
+        "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot')"
+    )
+    return {scope for (scope,) in rows}
 
 
 def snapshot_at(connection: sqlite3.Connection, scope: str, last: int) -> Snapshot:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from rait.app.report import Report
 from rait.app.session import Options, opened, synced_routing
+from rait.domain.problem import Problem
+from rait.domain.settle import Stranger
 from rait.domain.topology import EMPTY
 
 
 def down(options: Options) -> Report:
     """Remove all links of ours; where there are none, do nothing.
 
-    They live in the target namespace, so they can go when the transit one is gone.
+    They live in the target namespace, so they can go when the transit one is gone. A link in our
+    group that is not known to be another configuration's, and has a key that is not known to be
+    ours, is left, and counts as one that could not be removed.
 
     Raises RaitError, with nothing touched, where the configuration cannot be had.
     """
@@ -19,6 +25,18 @@ def down(options: Options) -> Report:
         synced_routing(session) as routing,
     ):
         change = session.compare(EMPTY, journal.memory(session.name), routing)
+        nobodys = [_left(s) for s in change.settled.strangers if not s.claimed]
+        problems = (*change.settled.problems, *nobodys)
+        settled = structs.replace(change.settled, problems=problems)
+        change = structs.replace(change, settled=settled)
         return session.carry_out(
             "down", change, journal, routing=routing, warnings=session.loaded.warnings
         )
+
+
+def _left(stranger: Stranger) -> Problem:
+    text = (
+        f"it is left alone: {stranger.why}. If it is a leftover, remove it "
+        f"(`ip link del {stranger.link}` in its namespace); if not, put it into another group"
+    )
+    return Problem(text, "error", (), stranger.link)

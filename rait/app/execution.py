@@ -222,6 +222,8 @@ def _without_name(error: str, link: str) -> str:
 def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
     """A report of what is to be done, and of the links that cannot be."""
     settled = change.settled
+    told = {p.link for p in settled.problems}
+    strangers = [stranger for stranger in settled.strangers if stranger.link not in told]
     wanted = settled.after.links.keys() | {p.link for p in settled.problems if p.link is not None}
     failures = [
         Failure(p.link, p.message, p.severity == "warning")
@@ -238,7 +240,11 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         drift=tuple(event for event in change.drift if not isinstance(event, LinkPlaced)),
         left=change.left,
         failures=tuple(failures),
-        warnings=(*warnings, *(p.message for p in settled.problems if p.link is None)),
+        warnings=(
+            *warnings,
+            *(p.message for p in settled.problems if p.link is None),
+            *(f"link {s.link} is left alone: {s.why}" for s in strangers),
+        ),
         links=len(wanted),
         losses=change.losses,
     )

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
 from rait.app.inputs import configured
-from rait.app.load import load_peers
+from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.report import Failure
-from rait.app.session import Options, machine_of, observe, scope_name, scope_of, target_netns
+from rait.app.session import (
+    Options,
+    claimed_by_others,
+    has_no_path,
+    machine_of,
+    observe,
+    scope_name,
+    scope_of,
+    target_netns,
+)
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.settle import is_ours, unread_of_ours
+from rait.domain.settle import doubtful, is_ours, unread_of_ours
 
 
 class Listing(Struct, frozen=True):
@@ -44,20 +54,23 @@ def list_links(options: Options) -> Listing:
         )
     with machine_of(config, None, "", needs_transit=False) as machine:
         observation = observe(machine, target, memory)
+    names = doubtful(observation, memory, scope)
+    claimed = _claimed(options, loaded, names) if names else {}
+    scope = structs.replace(scope, claimed=claimed)
     unread = unread_of_ours(observation, memory, scope)
     seen = (*observation.links.values(), *observation.doubles)
     ours = (link for link in seen if is_ours(link, memory, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
-    names: dict[str, str] = {}
+    titles: dict[str, str] = {}
     if config.peers != "-" and "://" not in config.peers:
         try:
-            names = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
+            titles = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
         except RaitError as error:
             options.debug(f"no names of peers: {error}")
     failures = tuple(
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
-    return Listing(links, names, observation.now, failures)
+    return Listing(links, titles, observation.now, failures)
 
 
 def _memory(options: Options, journal: str) -> Memory:
@@ -69,3 +82,18 @@ def _memory(options: Options, journal: str) -> Memory:
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return Memory()
+
+
+def _claimed(options: Options, loaded: Loaded, names: Collection[str]) -> dict[str, str]:
+    """The links that the journal knows as another configuration's.
+
+    None where it cannot be read: what there is is listed all the same.
+    """
+    url = options.config
+    try:
+        key = load_secret(loaded)[1] if has_no_path(url) else ""
+        journal = Path(loaded.config.journal)
+        return claimed_by_others(url, journal, scope_name(url, key), names)
+    except RaitError as error:
+        options.debug(f"whose links these are, the journal cannot tell: {error}")
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct, structs
@@ -26,21 +27,24 @@ from rait.app.session import (
 )
 from rait.app.up import doubts_about, plan_warnings, planned_topology
 from rait.domain.aftermath import told_apart
-from rait.domain.backend import Observation
+from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config import Config
 from rait.domain.diff import diff
 from rait.domain.history import Memory
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
-from rait.domain.settle import is_ours, settle
+from rait.domain.settle import is_ours, settle, strangers_among
 from rait.domain.topology import Origin
 
 STATE_FORMAT = "rait-state-1"
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """All that planning needs to know of a node, for planning elsewhere. Holds no private key."""
+    """All that planning needs to know of a node, for planning elsewhere. Holds no private key.
+
+    ``claimed`` is as in Scope.
+    """
 
     format: str
     exported_at: int
@@ -48,6 +52,7 @@ class State(Struct, frozen=True, kw_only=True):
     origin: Origin
     observation: Observation
     memory: Memory
+    claimed: Mapping[str, str] = {}
 
 
 def plan_up(options: Options) -> Report:
@@ -87,7 +92,7 @@ def plan_against(options: Options, state_path: str) -> Report:
     wanted = plan(
         loaded.config, node, registry.peers.peers, registry.addresses, state.memory.topology
     )
-    scope = scope_of(loaded.config, state.public_key)
+    scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
     settled = settle(state.observation, wanted.topology, state.memory, scope)
     settled, losses = judged(settled, doubts_about(registry.peers, wanted), loaded.config)
     refuse(settled)
@@ -110,8 +115,10 @@ def export_state(options: Options) -> str:
     with looking(options) as session:
         memory = JournalReader(session.journal_path).memory(session.name)
         observation = session.observe(memory)
-        scope = session.scope
+        scope = session.scope_among(observation, memory)
         ours = {n: o for n, o in observation.links.items() if is_ours(o, memory, scope)}
+        for stranger in strangers_among(observation, memory, scope):
+            ours[stranger.link] = _bare(observation.links[stranger.link])
         others = dict(observation.others) | dict.fromkeys(
             observation.links.keys() - ours.keys(), "wireguard"
         )
@@ -123,8 +130,14 @@ def export_state(options: Options) -> str:
             origin=session.origin(kind),
             observation=structs.replace(observation, links=ours, others=others),
             memory=memory,
+            claimed=scope.claimed,
         )
     return msgspec.json.format(msgspec.json.encode(state)).decode()
+
+
+def _bare(stranger: ObservedLink) -> ObservedLink:
+    """What a state tells of a link that is not ours: nothing of its peers."""
+    return ObservedLink(link=stranger.link.without_peers())
 
 
 def _origin(origin: Origin, config: Config) -> Origin:

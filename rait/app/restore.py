@@ -19,7 +19,6 @@ from rait.domain.diff import diff
 from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord
 from rait.domain.problem import ConfigError, MachineError, RaitError
-from rait.domain.settle import Settled
 from rait.domain.topology import Link, Origin, Topology
 from rait.domain.undo import (
     Conflict,
@@ -238,7 +237,7 @@ def _undoing(
         only(names, before.rules, after.rules),
     )
     problems = tuple(p for p in change.settled.problems if p.link is None or p.link in names)
-    settled = Settled(before, after, problems)
+    settled = structs.replace(change.settled, before=before, after=after, problems=problems)
     # What others changed in other links is for the next `up` to find.
     drift = tuple(event for event in change.drift if event.name in names)
     return _with_known_psks(structs.replace(change, settled=settled, drift=drift))
@@ -249,7 +248,8 @@ def _with_known_psks(change: Change) -> Change:
     before, after = change.settled.before, change.settled.after
     links, problems = without_unknown_psks(before.links, after.links)
     after = structs.replace(after, links=links)
-    settled = Settled(before, after, (*change.settled.problems, *problems))
+    problems = (*change.settled.problems, *problems)
+    settled = structs.replace(change.settled, after=after, problems=problems)
     return structs.replace(change, settled=settled, events=diff(before, after))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from rait import __version__
 from rait.adapters import netns, privilege
 from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
@@ -30,7 +31,7 @@ from rait.domain.doubt import Doubt, judge
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
 from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.settle import Scope, Settled, settle, unread_of_ours
+from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ PATIENCE_SECONDS = 1.0
 
 ROUNDS = 3
 """So many times a run gathers what it acts upon, at the most; the last time under the lock."""
+
+
+KEY_SCOPE = "key:"
+"""What the scope of a configuration begins with that has no path."""
 
 
 def _silent(_: str) -> None:
@@ -117,6 +122,15 @@ class Session:
             assume_gone=self.options.assume_gone,
         )
 
+    def scope_among(self, observation: Observation, memory: Memory) -> Scope:
+        """Which links are ours, with those that other configurations claim. Raises RaitError."""
+        scope = self.scope
+        names = doubtful(observation, memory, scope)
+        if not names:
+            return scope
+        claimed = claimed_by_others(self.options.config, self.journal_path, self.name, names)
+        return structs.replace(scope, claimed=claimed)
+
     def compare(
         self,
         desired: Topology | None,
@@ -131,9 +145,10 @@ class Session:
         be touched at all.
         """
         observation = self.observe(memory)
-        settled = settle(observation, desired or EMPTY, memory, self.scope)
+        scope = self.scope_among(observation, memory)
+        settled = settle(observation, desired or EMPTY, memory, scope)
         if desired is None:
-            settled = Settled(settled.before, settled.before)
+            settled = Settled(settled.before, settled.before, strangers=settled.strangers)
         settled, losses = judged(settled, doubts, self.config)
         refuse(settled)
         self.options.debug(
@@ -255,7 +270,8 @@ class Session:
         unsure = [event for event in failed if may_be_half_done(event)]
         try:
             observation = self.observe(memory)
-            settled = settle(observation, change.desired or EMPTY, memory, self.scope)
+            scope = self.scope_among(observation, memory)
+            settled = settle(observation, change.desired or EMPTY, memory, scope)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return Aftermath((), tuple(unsure))
@@ -310,7 +326,7 @@ def _with_routing(settled: Settled, memory: Memory, routing: Routing) -> tuple[S
         before, after = routing.compare(settled.before, settled.after, memory.topology)
     except RaitError as error:
         return settled, str(error)
-    return Settled(before, after, settled.problems), None
+    return structs.replace(settled, before=before, after=after), None
 
 
 def judged(
@@ -532,14 +548,45 @@ def scope_of(config: Config, public_key: str) -> Scope:
     return Scope(public_key=public_key, netns=target_netns(config), ifgroup=group)
 
 
+def claimed_by_others(
+    url: str, journal: Path, scope: str, names: Collection[str]
+) -> dict[str, str]:
+    """Those of the links that the journal knows as another configuration's, with that one's name.
+
+    ``url`` is our configuration and ``scope`` its name. Raises RaitError.
+    """
+    claims = JournalReader(journal).claims(scope, names)
+    return {name: other for name, other in claims.items() if _is_another(other, url)}
+
+
+def _is_another(name: str, url: str) -> bool:
+    """Whether a scope is another configuration's, and not this one's under a former name.
+
+    A configuration that is gone from where it was has been moved: its links are left to who has
+    their key.
+    """
+    if name.startswith(KEY_SCOPE):
+        return True
+    other = Path(name)
+    try:
+        return other.exists() and not other.samefile(url)
+    except (OSError, ValueError):
+        return True  # ours has no path, or that one cannot be looked at
+
+
+def has_no_path(url: str) -> bool:
+    """Whether a configuration is from standard input or a URL, so that it goes by its key."""
+    return url == "-" or "://" in url
+
+
 def scope_name(url: str, public_key: str) -> str:
     """What the journal files this node's runs under: the configuration's absolute path.
 
     A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
     path that are no text are spelt out, as SQLite and JSON take none.
     """
-    if url == "-" or "://" in url:
-        return f"key:{public_key}"
+    if has_no_path(url):
+        return f"{KEY_SCOPE}{public_key}"
     return str(Path(url).absolute()).encode("utf-8", "backslashreplace").decode()
 
 

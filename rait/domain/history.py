@@ -264,6 +264,25 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
     )
 
 
+def made_in(start: Snapshot, runs: Iterable[RunRecord], upto: int) -> dict[str, int]:
+    """The links that are known after these runs of one scope, each with the entry that made it.
+
+    ``start`` sums up the entries up to ``upto``, which stands for all of those. A link that a run
+    which was cut off may have made counts. Raises HistoryError as ``fold`` does.
+    """
+    sequence = tuple(runs)
+    memory = remember(start, sequence)
+    entries = dict.fromkeys((*memory.topology.links, *memory.pending), upto)
+    for run in sequence:
+        intended = ((run.intended_id(i), event) for i, event in enumerate(run.intended))
+        pending = run.pending()
+        perhaps = [(n, e) for n, e in intended if isinstance(e, LinkAdded) and e.name in pending]
+        for number, event in (*run.happened(), *perhaps):
+            if isinstance(event, LinkAdded) and event.name in entries:
+                entries[event.name] = max(entries[event.name], number)
+    return entries
+
+
 def _owed_after(run: RunRecord, before: bool) -> bool:
     """A run that was cut off may have told babeld of a change, and nothing after it."""
     if run.extra_cmd is not None:

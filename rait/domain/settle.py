@@ -21,22 +21,41 @@ from rait.domain.vrf import settle_isolation
 
 
 class Scope(Struct, frozen=True, kw_only=True):
-    """Which links are this node's: those in its ifgroup in its target namespace, with its key."""
+    """Which links are this node's: those in its ifgroup in its target namespace, with its key.
+
+    Several configurations may share the group and the namespace, so ``claimed`` names the links
+    that the journal knows to be another one's, each with that configuration. ``public_key`` is ""
+    where nobody asked for the private key.
+    """
 
     public_key: str
     netns: str
     ifgroup: int
+    claimed: Mapping[str, str] = {}
+
+
+class Stranger(Struct, frozen=True):
+    """A WireGuard link where ours are that is not ours, and why not.
+
+    ``claimed`` tells that the journal knows whose it is.
+    """
+
+    link: str
+    why: str
+    claimed: bool
 
 
 class Settled(Struct, frozen=True):
     """``before`` is what there is of ours, ``after`` what should be, ``problems`` what cannot.
 
-    An error that is of no link means that nothing at all may be touched.
+    An error that is of no link means that nothing at all may be touched. ``strangers`` are the
+    links that look like ours, and are left alone.
     """
 
     before: Topology
     after: Topology
     problems: tuple[Problem, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
 
 
 def settle(observation: Observation, desired: Topology, memory: Memory, scope: Scope) -> Settled:
@@ -52,7 +71,9 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
     unread = unread_of_ours(observation, memory, scope)
     ours, twice = _ours(observation, memory, scope, unread)
     unread |= twice
-    occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation)
+    strangers = strangers_among(observation, memory, scope)
+    foreign = {stranger.link: stranger.why for stranger in strangers}
+    occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation, foreign)
     problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
     impossible = {problem.link for problem in problems}
     before = lost | {n: link for n, link in memory.topology.links.items() if n in unread}
@@ -74,6 +95,7 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
         Topology(before, babel, was.vrfs, was.rules),
         Topology(after, babel, goes.vrfs, goes.rules),
         (*isolation.problems, *problems),
+        strangers,
     )
 
 
@@ -104,7 +126,69 @@ def _ours(
 
 
 def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
-    """Whether a WireGuard link may be touched: it is in our group, or was when we made it."""
+    """Whether a WireGuard link may be touched.
+
+    It is where ours are, and it is remembered, or has a key that is or was ours; and it is not
+    known to be another configuration's.
+    """
+    return _is_among_ours(observed, memory, scope) and not _why_not_ours(observed, memory, scope)
+
+
+def strangers_among(observation: Observation, memory: Memory, scope: Scope) -> tuple[Stranger, ...]:
+    """The links that are where ours are, and are not ours."""
+    found = (
+        Stranger(name, _why_not_ours(seen, memory, scope), name in scope.claimed)
+        for name, seen in sorted(observation.links.items())
+        if _is_among_ours(seen, memory, scope)
+    )
+    return tuple(stranger for stranger in found if stranger.why)
+
+
+def doubtful(observation: Observation, memory: Memory, scope: Scope) -> frozenset[str]:
+    """The links that another configuration may have made, for all that our own memory says.
+
+    In nearly all runs there are none. Of these the rest of the journal has to be asked.
+    """
+    return frozenset(
+        seen.link.name
+        for seen in (*observation.links.values(), *observation.doubles)
+        if _is_among_ours(seen, memory, scope) and not _is_remembered(seen, memory, scope)
+    )
+
+
+def _is_remembered(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+    """Whether we made a link of this name, and it has a key that we gave it.
+
+    Without a key it may be what another configuration left half made under a name that was ours.
+    """
+    link, key = observed.link, observed.link.device.public_key
+    known = _known_as(link, memory) if key else ()
+    return any(key in (each.device.public_key, scope.public_key) for each in known)
+
+
+def _known_as(link: Link, memory: Memory) -> list[Link]:
+    sources = (memory.topology.links, memory.pending)
+    found = (known for source in sources if (known := source.get(link.name)) is not None)
+    return [known for known in found if known.origin.netns == link.origin.netns]
+
+
+def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
+    """Why a link that is where ours are is not ours; "" if it is."""
+    link = observed.link
+    claimant = scope.claimed.get(link.name)
+    if claimant is not None:
+        return f"the journal knows it as a link of another configuration, {claimant}"
+    if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
+        return ""
+    known = (*memory.topology.links.values(), *memory.pending.values())
+    if any(link.device.public_key == each.device.public_key != "" for each in known):
+        return ""
+    key = f"its public key, {link.device.public_key}," if link.device.public_key else "its key"
+    return f"{key} is neither ours nor one that the journal remembers as ours"
+
+
+def _is_among_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+    """Whether a link is in our group in our target, or was when we made it."""
     link = observed.link
     if link.origin.netns == scope.netns and link.settings.group == scope.ifgroup:
         return True
@@ -156,7 +240,10 @@ def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | Non
 
 
 def _occupied(
-    wanted: Mapping[str, Link], ours: Collection[str], observation: Observation
+    wanted: Mapping[str, Link],
+    ours: Collection[str],
+    observation: Observation,
+    strangers: Mapping[str, str],
 ) -> list[Problem]:
     problems = []
     for name, link in wanted.items():
@@ -164,7 +251,12 @@ def _occupied(
             continue
         kind = observation.others.get(name)
         foreign = observation.links.get(name)
-        if kind is not None:
+        if name in strangers:
+            text = (
+                f"a WireGuard interface that is not ours already has this name ({strangers[name]})"
+                "; rename or remove that one"
+            )
+        elif kind is not None:
             text = f"an interface of kind {kind or 'physical'} already has this name; rename it"
         elif foreign is not None and foreign.link.origin.netns == link.origin.netns:
             text = (

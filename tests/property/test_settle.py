@@ -66,8 +66,17 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
     machine: MachineModel, desired: Topology, memory: Memory
 ) -> None:
     settled = settle(machine.observe(), desired, memory, SCOPE)
-    in_our_group = {n for n, w in machine.wires.items() if w.link.settings.group == some.IFGROUP}
-    assert in_our_group <= settled.before.links.keys()
+    remembered = {**memory.pending, **memory.topology.links}
+    keys = {some.OWN_KEY, *(link.device.public_key for link in remembered.values())}
+    keys |= {link.device.public_key for link in memory.pending.values()}
+    in_our_group = {n: w for n, w in machine.wires.items() if w.link.settings.group == some.IFGROUP}
+    ours = {
+        name
+        for name, wire in in_our_group.items()
+        if name in remembered or wire.link.device.public_key in keys
+    }
+    assert ours <= settled.before.links.keys()
+    assert {stranger.link for stranger in settled.strangers} == in_our_group.keys() - ours
     impossible = {problem.link for problem in settled.problems}
     assert settled.after.links.keys() == desired.links.keys() - impossible
     assert impossible <= desired.links.keys()
@@ -84,6 +93,7 @@ def test_what_is_not_ours_is_never_touched(
         if wire.link.settings.group != some.IFGROUP and name not in known
     }
     foreign |= machine.others.keys()
+    foreign |= {s.link for s in settle(machine.observe(), EMPTY, memory, SCOPE).strangers}
     for goal in (desired, EMPTY):
         settled = settle(machine.observe(), goal, memory, SCOPE)
         events = diff(settled.before, settled.after)

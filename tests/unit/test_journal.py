@@ -617,3 +617,47 @@ def test_a_crash_that_nobody_dealt_with_does_not_make_each_run_verify_all(
         add(journal, "b")
         monkeypatch.setattr(Journal, "prune", lambda *_: pytest.fail("there is nothing to drop"))
         assert journal.prune_old(10).runs == 0
+
+
+# Several configurations
+
+
+def remove(journal: Journal, scope: str, name: str) -> None:
+    run = journal.begin(header(scope), (), [LinkRemoved(link(name))])
+    run.record([Outcome(0)])
+    run.finish("done")
+
+
+def test_claims_are_of_what_another_configuration_knows(journal: Journal, path: Path) -> None:
+    add(journal, "w1", "w2", "w4", scope="one")
+    add(journal, "w3", scope="two")
+    remove(journal, "one", "w2")
+    asked = ("w1", "w2", "w3", "w9")
+    assert JournalReader(path).claims("two", asked) == {"w1": "one"}
+    assert journal.claims("one", asked) == {"w3": "two"}
+    assert journal.claims("three", ("w4", "w3")) == {"w3": "two", "w4": "one"}
+
+
+def test_a_link_is_of_the_configuration_that_made_it_last(journal: Journal) -> None:
+    add(journal, "w1", scope="one")
+    add(journal, "w1", scope="two")  # after somebody had removed the first
+    assert journal.claims("one", ("w1",)) == {"w1": "two"}
+    assert journal.claims("two", ("w1",)) == {}
+    journal.begin(header("one"), (), [LinkAdded(link("w2"))])
+    assert journal.claims("two", ("w2",)) == {"w2": "one"}, "a run that was cut off counts"
+
+
+def test_claims_outlive_a_pruning(journal: Journal) -> None:
+    add(journal, "w1", scope="one")
+    add(journal, "w2", scope="two")
+    journal.prune(10**9)
+    assert journal.claims("two", ("w1", "w2")) == {"w1": "one"}
+    assert journal.claims("one", ("w1", "w2")) == {"w2": "two"}
+
+
+def test_nobody_claims_anything_where_there_is_one_configuration(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(journal, "w1")
+    monkeypatch.setattr(codec, "gather", lambda _: pytest.fail("its history was read"))
+    assert journal.claims(SCOPE, ("w1", "w2")) == {}
