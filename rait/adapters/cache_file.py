@@ -10,6 +10,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from rait.adapters import caches
+
 _DIGEST_BYTES = 32
 _FAILURES = (OSError, ValueError)
 
@@ -29,6 +31,8 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, content: bytes, most: int) -> None:
     """Keep the content for the next run, and of the files with this suffix the newest ``most``."""
+    if not caches.may_be_written():
+        return
     new = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(*_FAILURES):
         try:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from rait.adapters import caches
 from rait.domain.keytext import shown
 from rait.domain.problem import Path
 
@@ -64,13 +66,35 @@ def _parser() -> Any:
     module: Any = import_module("hcl2.parser")
     directory = cache_directory()
     if directory is not None:
+        import lark
         from hcl2 import __version__
 
-        python = "{}.{}".format(*sys.version_info[:2])
-        module.PARSER_FILE = directory / f"hcl2-{__version__}-py{python}.cache"
+        # All that the tables depend on, so that those which are there fit.
+        made_by = "hcl2-{}-lark{}-py{}.{}".format(
+            __version__, lark.__version__, *sys.version_info[:2]
+        )
+        module.PARSER_FILE = directory / f"{made_by}.cache"
+    if not caches.may_be_written() and not module.PARSER_FILE.exists():
+        return _uncached_parser(module)
     from hcl2 import parses_to_tree
 
     return parses_to_tree
+
+
+@lru_cache(1)
+def _uncached_parser(module: Any) -> Any:
+    """The same parser, for who may not keep its tables: python-hcl2 always would."""
+    from lark import Lark
+
+    # As python-hcl2's own, but for the cache.
+    grammar = Lark.open(
+        "hcl2.lark",
+        parser="lalr",
+        rel_to=module.__file__,
+        propagate_positions=True,
+        postlex=module.PostLexer(),
+    )
+    return lambda text: grammar.parse(text + "\n")
 
 
 def cache_directory() -> FilePath | None:
@@ -88,12 +112,13 @@ def cache_directory() -> FilePath | None:
 
 
 def is_safe_directory(path: FilePath) -> bool:
-    """Make the directory if need be; whether it may hold what we will later run."""
+    """Make the directory if need be and may be; whether it may hold what we will later run."""
     if not path.is_absolute():
         return False
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        if caches.may_be_written():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
         own, parent = path.lstat(), path.parent.stat()
     except OSError:
         return False

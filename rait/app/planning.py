@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, structs
 
-from rait.adapters import source
+from rait.adapters import caches, source
 from rait.adapters.journal_reader import JournalReader
 from rait.app import isolation
 from rait.app.execution import Change, planned
@@ -79,7 +79,11 @@ def plan_against(options: Options, state_path: str) -> Report:
     The private key may be missing from the configuration: the state says which node it is. Raises
     RaitError.
     """
-    state = _read_state(state_path)
+    with caches.left_alone():
+        return _plan_against(options, _read_state(state_path))
+
+
+def _plan_against(options: Options, state: State) -> Report:
     loaded = configured(options.config, key_required=False)
     secret = None
     if loaded.config.private_key is not None:

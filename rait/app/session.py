@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from rait import __version__
-from rait.adapters import netns, privilege
+from rait.adapters import caches, netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
@@ -506,9 +506,10 @@ def looking(options: Options, *, peers: bool = False) -> Iterator[Session]:
     With ``peers``, it has the registry. Raises as ``opened``.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
-    inputs = preparation.complete(preparation.configuration())
-    with _machine_for(inputs) as machine:
-        yield Session(options, inputs, machine)
+    with caches.left_alone():
+        inputs = preparation.complete(preparation.configuration())
+        with _machine_for(inputs) as machine:
+            yield Session(options, inputs, machine)
 
 
 def _machine_for(inputs: Inputs, *, needs_transit: bool = True) -> Machine:

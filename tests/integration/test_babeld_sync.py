@@ -184,6 +184,9 @@ def test_a_param_that_babeld_refuses_costs_no_interface(node: Node, tap: Tap) ->
     assert "rait up: 3 failed; 3 links wanted" in again.out
     assert tap.commands == [*tried, _PROBE]
     assert_journal_is_sound(node, links)
+    assert node.rait("up") == again
+    assert "repeated once until" in node.rait("log", "--oneline").out.splitlines()[-1]
+    assert_journal_is_sound(node, links)
 
     configure(node, tap.socket, sync=True)
     assert node.up("--json").touched == {link_of(node, C)}, "the others have this param still"

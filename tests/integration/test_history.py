@@ -304,6 +304,48 @@ def test_pruning_keeps_what_replay_needs(node: Node) -> None:
     refused(node.rait("log", "prune", "--keep", "soon"), 2, "'soon' is no span")
 
 
+def test_a_link_that_fails_for_good_is_told_of_once(node: Node) -> None:
+    sync(node, A)
+    write_peers(node, A, B)
+    port = B.send_port
+    with machine.socket_in(node.netns, machine.socket.AF_INET, machine.socket.SOCK_DGRAM) as holder:
+        holder.bind(("0.0.0.0", port))  # noqa: S104 - in the node's namespace
+        first = node.rait("up", "--json")
+        head, size = node.rait("log", "verify", "--json").json["head"], node.journal.stat().st_size
+        for _ in range(4):
+            again = node.rait("up", "--json")
+            assert (again.status, again.json, again.err) == (3, first.json, first.err)
+            assert link_of(node, B) in again.err
+        assert node.journal.stat().st_size == size
+        runs = log(node)
+        assert len(runs) == 2
+        assert (runs[-1]["run"], runs[-1]["repeated"]) == (first.json["run"], 4)
+        assert runs[-1]["events"][0]["error"] == again.json["failed"][0]["error"]
+        assert "  repeated 4 times until " in node.rait("log").out
+        assert log(node, "--since", "1h", "--link", link_of(node, B)) == runs[-1:]
+    mended = node.up("--json")
+    assert mended.status == 0
+    assert mended.json["run"] > first.json["run"]
+    assert [run["repeated"] for run in log(node)] == [0, 4, 0]
+    assert node.rait("log", "verify", "--expect-head", head).status == 0
+    assert node.up("--json").json["status"] == "unchanged"
+
+
+def test_old_runs_go_by_themselves(node: Node) -> None:
+    first = sync(node, A)
+    node.write_conf(journal_keep='"1s"')
+    ended = log(node)[0]["finished_at"]
+    while time.time_ns() - ended < 2 * 10**9:
+        time.sleep(0.05)
+    assert node.up("--json").json["status"] == "unchanged"
+    assert [run["run"] for run in log(node)] == [first], "who has nothing to do does not look"
+    second = sync(node, A, B)
+    assert [run["run"] for run in log(node)] == [second]
+    assert node.rait("log", "verify").status == 0
+    assert node.rait("replay", "--diff", "--json").events == []
+    node.assert_has_exactly(links_of(node, A, B))
+
+
 # replay
 
 

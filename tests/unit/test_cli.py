@@ -456,6 +456,43 @@ def test_a_plan_against_a_state_touches_no_machine(
     assert not rait.journal.exists()
 
 
+@pytest.mark.parametrize("kind", ["hcl", "toml"])
+def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
+    """In processes of their own, whose parsers no one has warmed, with a home that is empty."""
+    home = rait.directory / "home"
+    home.mkdir(mode=0o700)
+    hcl = (
+        "peers {\n"
+        f'  public_key = "{PEERS[50221][0]}"\n'
+        '  endpoint {\n    address_family = "ip4"\n    send_port = 50221\n  }\n}\n'
+    )
+    if kind == "hcl":
+        (rait.directory / "peers.conf").write_text(hcl)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom rait.adapters import hcl\n"
+        "hcl._ROOT_CACHE = sys.argv.pop(1)\n"
+        "from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    before = everything(rait.directory)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(home / "cache" / "rait"), "-c", str(rait.conf),
+             "plan", "--against", str(STATE)],
+            capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, done
+        assert everything(rait.directory) == before
+        # Nor is there anything new where one that may write would have put it.
+        (home / "cache").mkdir(mode=0o700, exist_ok=True)
+        (home / "cache" / "rait").mkdir(mode=0o700, exist_ok=True)
+        before = everything(rait.directory)
+
+
+def everything(directory: Path) -> dict[str, int]:
+    return {str(path): path.lstat().st_mtime_ns for path in directory.rglob("*")}
+
+
 def test_a_plan_against_a_state_shows_what_a_change_of_the_registry_does(rait: Rait) -> None:
     changed = PEERS | {50225: ("RkVEQ0JBQD8+PTw7Ojk4NzY1NDMyMTAvLi0sKyopKCc=", "192.0.2.25")}
     del changed[50224]
