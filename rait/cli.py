@@ -41,6 +41,8 @@ _DETAILED = "--detailed-exitcode"
 _WIDTH = 98
 _YES = "remove links however many they are"
 
+_ASSUME_GONE = "take links whose network namespace cannot be found for gone with it"
+
 _DESCRIPTION = """\
 rait turns WireGuard into a full mesh of point-to-point links for a routing daemon: one interface
 for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may route over them.
@@ -256,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
     _add(commands, "up", "up", "create or sync the tunnels", _UP, ["u", "sync"], _up)
-    _add(commands, "down", "down", "remove the tunnels", _DOWN, ["d"])
+    _add(commands, "down", "down", "remove the tunnels", _DOWN, ["d"], _add_assume_gone)
     _add(commands, "list", "list_links", "show the tunnels", _LIST, ["l"])
     _add(commands, "plan", "plan", "show what `rait up` would do", _PLAN, (), _plan)
     _add(commands, "export-state", "export_state", "print the state for `plan --against`", _EXPORT)
@@ -272,12 +274,18 @@ def _parser() -> argparse.ArgumentParser:
 def _up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--dry-run", action="store_true", help="only show what would be done")
     up.add_argument("--yes", action="store_true", help=_YES)
+    _add_assume_gone(up)
     _add_detailed_exitcode(up, "with --dry-run, ")
 
 
 def _plan(plan: argparse.ArgumentParser) -> None:
     _add_detailed_exitcode(plan, "")
     plan.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+    _add_assume_gone(plan)
+
+
+def _add_assume_gone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--assume-gone", action="store_true", help=_ASSUME_GONE)
 
 
 def _add_detailed_exitcode(parser: argparse.ArgumentParser, when: str) -> None:

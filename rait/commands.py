@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from msgspec import structs
+
 from rait import render
 from rait.app.report import Report
 from rait.app.session import Options
@@ -246,13 +248,14 @@ def _report(report: Report, as_json: bool) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
+    options = Options(
+        config=arguments.config,
+        notice=complain,
+        assume_gone=getattr(arguments, "assume_gone", False),
+    )
     if arguments.debug:
-        return Options(
-            config=arguments.config,
-            notice=complain,
-            debug=lambda line: complain(f"debug: {line}"),
-        )
-    return Options(config=arguments.config, notice=complain)
+        return structs.replace(options, debug=lambda line: complain(f"debug: {line}"))
+    return options
 
 
 def _place(arguments: argparse.Namespace) -> history.Place:

@@ -93,6 +93,19 @@ class KernelBackend:
         psk_digest = partial(keys.psk_digest, self._secret)
         return _read(generic, places.find_family(generic), names, psk_digest)
 
+    def trace(self, ns: Netns, wanted: Mapping[str, Link]) -> dict[str, ObservedLink]:
+        """Those of these links that somebody moved to this namespace. Raises MachineError.
+
+        One is the same if it has the key that it had, or ours: nobody else can give it those.
+        """
+        there = rtnl.interfaces(ns)
+        found = self.observe(ns, {name: there[name] for name in wanted.keys() & there.keys()})
+        return {
+            name: seen
+            for name, seen in found.items()
+            if seen.link.device.public_key in (wanted[name].device.public_key, self._public_key)
+        }
+
     def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
         """See Backend. Outcomes come as each batch is done; no events, no system call.
 

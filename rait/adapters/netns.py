@@ -7,7 +7,9 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -26,6 +28,8 @@ _SO_NETNS_COOKIE = 71
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
+_MAKING_SECONDS = 1.0
+"""`ip netns add` mounts a namespace at once when it has made its file."""
 
 
 class Netns:
@@ -99,10 +103,14 @@ def open_netns(spec: str) -> Netns:
 
 
 def find_netns(spec: str) -> Netns | None:
-    """``open_netns``, but None where the namespace does not exist."""
+    """``open_netns``, but None where the namespace does not exist.
+
+    Nor does it where a file of its name is all there is: what makes a namespace makes the file
+    first, and was cut off then.
+    """
     path = _path(spec)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ProcessLookupError):
         return None
     except OSError as error:
@@ -110,7 +118,10 @@ def find_netns(spec: str) -> Netns | None:
     try:
         return Netns(spec, fd, identity_of(fd))
     except OSError as error:
+        leftover = error.errno == errno.EINVAL and _is_leftover(fd, path)
         os.close(fd)
+        if leftover:
+            return None
         raise MachineError(_unusable(spec, path, error)) from error
     except BaseException:
         os.close(fd)
@@ -124,6 +135,11 @@ def adopt(spec: str, fd: int) -> Netns:
     except BaseException:
         os.close(fd)
         raise
+
+
+def copied(ns: Netns, spec: str) -> Netns:
+    """The same namespace opened once more, with another spelling."""
+    return Netns(spec, os.dup(ns.fd), ns.identity)
 
 
 def gone(spec: str) -> Netns:
@@ -233,6 +249,19 @@ def _path(spec: str) -> str:
     return str(NAMED / spec)
 
 
+def _is_leftover(fd: int, path: str) -> bool:
+    """Whether what was opened is an empty file on which nobody has a namespace mounted.
+
+    In a service with mounts of its own, one may be mounted there where only others see it.
+    """
+    from rait.adapters import netns_search
+
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        return False
+    return not netns_search.is_mounted(path)
+
+
 def _unusable(spec: str, path: str, error: OSError) -> str:
     text = f"cannot enter {describe(spec)} ({path}): {reason(error)}"
     if error.errno == errno.EINVAL:
@@ -318,13 +347,35 @@ def _create(path: str) -> None:
     except OSError:  # only what is a mount itself can be shared
         _mount(str(NAMED), str(NAMED), _MS_BIND | _MS_REC)
         _mount("none", str(NAMED), _MS_SHARED | _MS_REC)
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    except FileExistsError:
+        if not _stays_empty(path):
+            raise
     try:
         _call(_libc().unshare(_CLONE_NEWNET))
         _mount(_CURRENT, path, _MS_BIND)
     except OSError:
         Path(path).unlink()
         raise
+
+
+def _stays_empty(path: str) -> bool:
+    """Whether a namespace's file is a leftover, and not of another process that is about to mount.
+
+    Raises OSError.
+    """
+    deadline = time.monotonic() + _MAKING_SECONDS
+    while True:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not _is_leftover(fd, path):
+                return False
+        finally:
+            os.close(fd)
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(_MAKING_SECONDS / 10)
 
 
 def _mount(source: str, target: str, flags: int) -> None:

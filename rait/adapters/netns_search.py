@@ -8,6 +8,7 @@ shows them. One that none of them refers to was destroyed by the kernel, with it
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -214,37 +215,49 @@ def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
             except _GONE:
                 continue
             except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    yield pid, int(descriptor), "/"  # it is of a file, by a path of any length
+                    continue
                 doubt(error)
                 continue
             yield pid, int(descriptor), target
 
 
+def is_mounted(path: str) -> bool:
+    """Whether a namespace is mounted at this path, in any of the mount namespaces in use."""
+    return any(where == path for _, where in _mount_points(lambda _: None))
+
+
 def _mounts(doubt: Doubt) -> Iterator[str]:
-    """Where namespaces are mounted, in each of the mount namespaces that processes are in."""
+    for pid, path in _mount_points(doubt):
+        yield f"/proc/{pid}/root{path}"
+
+
+def _mount_points(doubt: Doubt) -> Iterator[tuple[int, str]]:
+    """Where network namespaces are mounted, and a process to which they are."""
     seen: set[int] = set()
     for pid in _pids():
         try:
             inode = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
             if inode in seen:
                 continue
-            lines = Path(f"/proc/{pid}/mountinfo").read_text("utf-8", "surrogateescape")
+            info = Path(f"/proc/{pid}/mountinfo").read_bytes()
         except _GONE:
             continue
         except OSError as error:
             doubt(error)
             continue
         seen.add(inode)
-        for line in lines.splitlines():
+        for line in info.split(b"\n"):
             # proc(5): the root within the file system is the fourth field, the place the fifth.
-            fields = line.split(" ")
-            if fields[3].startswith("net:["):
-                yield f"/proc/{pid}/root{_unescaped(fields[4])}"
+            fields = line.split(b" ")
+            if len(fields) > 4 and fields[3].startswith(b"net:["):
+                yield pid, os.fsdecode(_unescaped(fields[4]))
 
 
-def _unescaped(path: str) -> str:
+def _unescaped(path: bytes) -> bytes:
     """A path of mountinfo, where blanks and backslashes are written in octal."""
-    parts = path.split("\\")
-    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)
 
 
 def _entries(path: str, doubt: Doubt) -> list[str]:

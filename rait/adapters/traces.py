@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from rait.adapters import netns, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.netns import Netns
+from rait.domain.hosts import ifname_text
 from rait.domain.topology import Link
 
 _TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
@@ -22,32 +22,42 @@ def home_of(link: Link) -> Netns | None:
     if link.origin.backend != "userspace":
         return None
     try:
-        with uapi.Client(link.name) as client:
-            pid = client.pid
-        with programs.Process(pid) as process:
-            for descriptor, _ in tuns_of(pid):
-                if (home := process.home_descriptor(descriptor)) is not None:
-                    return netns.adopt(link.origin.netns, home)
+        for home, _ in tuns_served(link.name, link.origin.netns):
+            return home
     except (OSError, uapi.UapiError):
         return None
     return None
 
 
-def tuns_of(pid: int) -> Iterator[tuple[int, str]]:
-    """The tuns that a process holds: its descriptor of each, and the name it has now.
+def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
+    """The tuns of the program that listens under a link's name: where each is, and its name now.
 
-    Raises OSError.
+    The namespaces are open, the caller's to close, and spelt as is asked for. Raises OSError or
+    UapiError where one cannot tell.
     """
+    try:
+        with uapi.Client(name) as client:
+            pid = client.pid
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    with programs.Process(pid) as process:
+        for descriptor, now in _tuns_of(pid):
+            home = process.home_descriptor(descriptor)
+            if home is not None:
+                yield netns.adopt(spec, home), now
+
+
+def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            if str(entry.readlink()) != programs.TUN:
+            if programs.target_of(str(entry)) != programs.TUN:
                 continue
             info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
-        names = [line[4:].strip() for line in info.splitlines() if line.startswith(b"iff:")]
-        if names:
-            yield int(entry.name), os.fsdecode(names[0])
+        for line in info.split(b"\n"):
+            if line.startswith(b"iff:\t"):
+                yield int(entry.name), ifname_text(line[5:])
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:

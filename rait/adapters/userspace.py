@@ -14,7 +14,7 @@ import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from rait.adapters import uapi
+from rait.adapters import rtnl, traces, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.namespaces import Namespaces
 from rait.adapters.netns import Netns, describe, reason
@@ -63,6 +63,7 @@ class UserspaceBackend:
         self._key = Key(secret, public_key)
         self._namespaces = namespaces or Namespaces()
         self._where: dict[str, Where] = {}
+        self._served: dict[str, str] = {}
 
     def observe(self, ns: Netns, interfaces: Mapping[str, Interface]) -> Mapping[str, ObservedLink]:
         """See Backend, and ``look``."""
@@ -90,11 +91,31 @@ class UserspaceBackend:
         self._where.update(dict.fromkeys(found, (ns.spec, ns.instance)))
         return found, unread
 
+    def trace(self, link: Link) -> ObservedLink | None:
+        """A link that is no longer where it was, or has another name there: as it is now.
+
+        Its program tells, which listens under the name that the link was made with. None where
+        there is none, or it is not ours. Raises OSError or UapiError where one cannot tell.
+        """
+        for home, name in traces.tuns_served(link.name, link.origin.netns):
+            ns = self._namespaces.keep(home)
+            tun = rtnl.interfaces(ns).get(name)
+            seen = None if tun is None else _observed(tun, ns, self._key, link.name)
+            if seen is not None and seen.link.device.public_key in ("", *self._keys_of(link)):
+                self._where[name] = (ns.spec, ns.instance)
+                self._served[name] = link.name
+                return seen
+        return None
+
+    def _keys_of(self, link: Link) -> tuple[str, str]:
+        return link.device.public_key, self._key.public
+
     def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
         """See Backend. New links start together, and removed ones end together."""
         if not events:
             return
-        session = Session(self._transit, self._key, self._where, self._namespaces)
+        places = self._where, self._namespaces, self._served
+        session = Session(self._transit, self._key, *places)
         try:
             for run in _runs(events):
                 yield from session.carry_out(run)
@@ -120,10 +141,15 @@ class UserspaceBackend:
         return end_half_born(name, self._transit, self._key)
 
 
-def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
-    """The link that a tun is; None if it is none. Raises OSError or UapiError if one cannot say."""
+def _observed(
+    tun: Interface, target: Netns, key: Key, made_as: str | None = None
+) -> ObservedLink | None:
+    """The link that a tun is; None if it is none. Raises OSError or UapiError if one cannot say.
+
+    ``made_as`` is the name that it was made with, if that is another one.
+    """
     try:
-        client = uapi.Client(tun.name, ANSWER_SECONDS)
+        client = uapi.Client(made_as or tun.name, ANSWER_SECONDS)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     with client:
@@ -152,6 +178,7 @@ def _observed(tun: Interface, target: Netns, key: Key) -> ObservedLink | None:
         handshakes={peer.public_key: peer.handshake for peer in state.peers},
         received={peer.public_key: peer.received for peer in state.peers},
         sent={peer.public_key: peer.sent for peer in state.peers},
+        renamed=made_as not in (None, tun.name),
     )
 
 

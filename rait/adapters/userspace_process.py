@@ -393,11 +393,12 @@ def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
     with entries:
         for entry in entries:
             with suppress(*gone):
-                if _target(entry.path) == TUN and _is_tun(pid, entry.name, name):
+                if target_of(entry.path) == TUN and _is_tun(pid, entry.name, name):
                     yield int(entry.name)
 
 
-def _target(link: str) -> str:
+def target_of(link: str) -> str:
+    """What a link in /proc/PID/fd leads to. Raises OSError."""
     try:
         return os.readlink(link)  # noqa: PTH115 - pathlib would parse it
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -40,13 +40,19 @@ class Session:
     """One apply: its open namespaces, and the links that failed so far."""
 
     def __init__(
-        self, transit: Netns, key: Key, where: dict[str, Where], namespaces: Namespaces
+        self,
+        transit: Netns,
+        key: Key,
+        where: dict[str, Where],
+        namespaces: Namespaces,
+        served: Mapping[str, str],
     ) -> None:
         self._transit = transit
         self._birthplace: Place | None = None
         self._key = key
         self._where = where
         self._namespaces = namespaces
+        self._served = served
         self._failed: set[str] = set()
         self._places: dict[Where, Place] = {}
 
@@ -124,7 +130,7 @@ class Session:
         try:
             for index, event in run:
                 if isinstance(event, LinkRemoved):
-                    removal = Removal(event.name)
+                    removal = Removal(event.name, self._served.get(event.name, event.name))
                     removals[event.name] = removal
                     begin = partial(self._begin_removal, removal, event.link)
                     begun[event.name] = self._outcome(index, event, begin)
@@ -192,8 +198,9 @@ class Removal:
     kernel deletes one tun after the other, with a grace period for each.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, made_as: str) -> None:
         self._name = name
+        self._made_as = made_as
         self._place: Place | None = None
         self._process: programs.Process | None = None
 
@@ -205,17 +212,17 @@ class Removal:
         if found[1] != TUN:
             raise RaitError(f"it is of kind {found[1] or 'physical'} now, so it is left alone")
         self._place = place
-        self._process = _process_of(self._name, place)
+        self._process = _process_of(self._name, self._made_as, place)
         if self._process is not None:
             self._process.signal(signal.SIGTERM)
 
     def finish(self) -> None:
         """Wait until nothing is left of it, by force if need be. Raises RaitError."""
         if self._process is not None:
-            programs.end(self._name, self._process, programs.END_SECONDS)
+            programs.end(self._made_as, self._process, programs.END_SECONDS)
         if self._place is not None:
             _delete_tun(self._name, self._place)
-        programs.listening(self._name)
+        programs.listening(self._made_as)
 
     def close(self) -> None:
         """Let go of the process; harmless when that was done already."""
@@ -235,13 +242,13 @@ def _delete_tun(name: str, place: Place) -> None:
             raise
 
 
-def _process_of(name: str, place: Place) -> programs.Process | None:
+def _process_of(name: str, made_as: str, place: Place) -> programs.Process | None:
     """The program whose tun this is, or None: its socket may belong to a link elsewhere.
 
     None where one cannot tell, too: a program ends by itself when its tun is deleted.
     """
     try:
-        with uapi.Client(name) as client:
+        with uapi.Client(made_as) as client:
             pid = client.pid
     except (OSError, uapi.UapiError):
         return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from rait.adapters import rtnl
+from rait.adapters import netns, rtnl
 from rait.adapters.kernel import KernelBackend
 from rait.adapters.kernel import available as kernel_available
 from rait.adapters.namespaces import Namespaces
@@ -33,7 +33,7 @@ from rait.domain.events import (
     LinkRemoved,
 )
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.topology import Rule
+from rait.domain.topology import Link, Rule
 
 if TYPE_CHECKING:
     from rait.adapters.userspace import UserspaceBackend
@@ -60,6 +60,7 @@ class Machine:
         self._secret = secret
         self._public_key = public_key
         self._backends: dict[BackendKind, Backend[Netns]] = {}
+        self._kernel: KernelBackend | None = None
         self._userspace: UserspaceBackend | None = None
         self._kinds: dict[str, BackendKind] = {}
 
@@ -141,6 +142,46 @@ class Machine:
             vrfs=vrfs,
             rules=_rules() if rules else {},
         )
+
+    def trace(
+        self, missing: Sequence[Link], looked_at: Container[str]
+    ) -> tuple[list[ObservedLink], dict[str, UnreadLink]]:
+        """Those of the links that somebody moved or renamed, wherever they are now.
+
+        ``looked_at`` are the instances of the namespaces in which they are not. With them come
+        those of which one cannot tell. A link that was moved is spelt to be in another instance
+        of its namespace. Raises MachineError.
+        """
+        found: list[ObservedLink] = []
+        unread: dict[str, UnreadLink] = {}
+        for link in missing:
+            if link.origin.backend == "userspace":
+                try:
+                    seen = self._userspace_backend().trace(link)
+                except (OSError, RaitError) as error:
+                    place = link.origin.netns, link.settings.group
+                    unread[link.name] = UnreadLink(*place, str(error))
+                    continue
+                found += [seen] if seen is not None else []
+        in_kernel = [link for link in missing if link.origin.backend == "kernel"]
+        found += self._moved_in_kernel(in_kernel, looked_at) if in_kernel else []
+        self._kinds.update((seen.link.name, seen.link.origin.backend) for seen in found)
+        return found, unread
+
+    def _moved_in_kernel(
+        self, missing: Sequence[Link], looked_at: Container[str]
+    ) -> Iterator[ObservedLink]:
+        from rait.adapters import netns_search
+
+        for ns in netns_search.in_use().namespaces.values():
+            if ns.instance in looked_at:
+                ns.close()
+                continue
+            for spec in {link.origin.netns for link in missing}:
+                wanted = {link.name: link for link in missing if link.origin.netns == spec}
+                here = self.namespaces.keep(netns.copied(ns, spec))
+                yield from self._kernel_backend().trace(here, wanted).values()
+            ns.close()
 
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
         """Carry out events, each by the backend of its link, or by babeld; see Backend.apply."""
@@ -227,9 +268,14 @@ class Machine:
 
     def _make(self, kind: BackendKind) -> Backend[Netns]:
         if kind == "kernel":
-            key = self._secret, self._public_key
-            return KernelBackend(self._transit, *key, self.namespaces)
+            return self._kernel_backend()
         return self._userspace_backend()
+
+    def _kernel_backend(self) -> KernelBackend:
+        if self._kernel is None:
+            key = self._secret, self._public_key
+            self._kernel = KernelBackend(self._transit, *key, self.namespaces)
+        return self._kernel
 
     def _userspace_backend(self) -> UserspaceBackend:
         if self._userspace is None:

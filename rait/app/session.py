@@ -22,7 +22,7 @@ from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
-from rait.app.whereabouts import whereabouts
+from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
@@ -606,4 +606,21 @@ def observe(
     if target and isolation.made_here(memory) and all(ns.spec for ns in elsewhere):
         elsewhere.append(machine.namespaces.open(""))
     observation = machine.observe(places.target, elsewhere, rules=rules)
+    known = memory.topology.links.values()
+    missing = [link for link in known if _is_missing(link, observation, places)]
+    if missing:
+        instances = {ns.instance for ns in (*elsewhere, places.target) if ns is not None}
+        found, unread = machine.trace(missing, instances)
+        observation = observation.with_traced(found, unread)
     return structs.replace(observation, lost=places.lost) if places.lost else observation
+
+
+def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bool:
+    """Whether a link that was there is not where it was, and may be elsewhere."""
+    instance = link.origin.instance
+    if link.name in observation.unread or instance in places.lost or not is_of_this_boot(link):
+        return False
+    return not any(
+        seen.link.origin.netns == link.origin.netns and instance in ("", seen.link.origin.instance)
+        for seen in observation.named(link.name)
+    )

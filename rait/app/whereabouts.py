@@ -48,13 +48,15 @@ def whereabouts(
     here = namespaces.find(target)
     elsewhere: dict[tuple[str, str], Netns] = {}
     missing: dict[str, list[Link]] = {}
+    by_place: dict[tuple[str, str], list[Link]] = {}
     for link in links:
-        origin = link.origin
-        found = namespaces.find(origin.netns, origin.instance)
+        by_place.setdefault((link.origin.netns, link.origin.instance), []).append(link)
+    for (spec, instance), there in by_place.items():
+        found = namespaces.find(spec, instance)
         if found is not None:
             elsewhere[found.spec, found.instance] = found
-        elif origin.instance and netns.boot_of(origin.instance) == netns.booted():
-            missing.setdefault(origin.instance, []).append(link)
+        elif is_of_this_boot(there[0]) and instance:
+            missing.setdefault(instance, []).extend(there)
     lost: dict[str, str] = {}
     if missing:
         found_again, lost = _look_for(namespaces, missing, transit)
@@ -62,6 +64,11 @@ def whereabouts(
     if here is not None:
         elsewhere.pop((here.spec, here.instance), None)
     return Whereabouts(here, tuple(elsewhere.values()), {} if assume_gone else lost)
+
+
+def is_of_this_boot(link: Link) -> bool:
+    """Whether the link may be there still: none outlives a restart of the machine."""
+    return not link.origin.instance or netns.boot_of(link.origin.instance) == netns.booted()
 
 
 def _look_for(

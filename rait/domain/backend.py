@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.config import BackendKind
 from rait.domain.events import Event
@@ -20,13 +20,15 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
 
     ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the
     first IPv6 link-local address, ``handshakes`` the unix time of the last handshake in seconds
-    by peer key (0 for never), and the counters are bytes by peer key.
+    by peer key (0 for never), and the counters are bytes by peer key. One that was
+    ``renamed`` is no good under its new name, as its program still listens under the former.
     """
 
     link: Link
     handshakes: Mapping[str, int] = {}
     received: Mapping[str, int] = {}
     sent: Mapping[str, int] = {}
+    renamed: bool = False
 
 
 class UnreadLink(Struct, frozen=True):
@@ -64,6 +66,21 @@ class Observation(Struct, frozen=True, kw_only=True):
     rules: Mapping[str, Rule] = {}
     doubles: tuple[ObservedLink, ...] = ()
     lost: Mapping[str, str] = {}
+
+    def named(self, name: str) -> Iterator[ObservedLink]:
+        """All links of this name, in whatever namespace."""
+        if (first := self.links.get(name)) is not None:
+            yield first
+        yield from (seen for seen in self.doubles if seen.link.name == name)
+
+    def with_traced(
+        self, found: Iterable[ObservedLink], unread: Mapping[str, UnreadLink]
+    ) -> Observation:
+        """This one with links that were found elsewhere, and those of which one cannot tell."""
+        links = dict(self.links)
+        doubles = [seen for seen in found if links.setdefault(seen.link.name, seen) is not seen]
+        unread = {**unread, **self.unread}
+        return structs.replace(self, links=links, doubles=(*self.doubles, *doubles), unread=unread)
 
 
 class Interface(Struct, frozen=True, kw_only=True):

@@ -282,6 +282,8 @@ def _views(
     if wanted is not None and wanted == known and pending is None and _is_as(link, wanted):
         return wanted, wanted  # as nearly all links are in nearly all runs
     origin = _origin(link.origin, wanted, known, pending)
+    if observed.renamed:
+        origin = structs.replace(origin, transit="")  # so that it is made again
     device = _device(link, wanted, known, wanted_ports)
     before_peers, after_peers = [], []
     wanted_peers = {peer.public_key: peer for peer in wanted.peers} if wanted else {}

@@ -21,7 +21,7 @@ from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.strangers import links_of, strangers, sync
+from tests.integration.strangers import link_of, links_of, strangers, sync
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
@@ -150,3 +150,88 @@ def test_a_process_id_that_is_of_another_process_now(node: Node, hold: Hold) -> 
         assert "2 removed" in node.down().out
         assert remembered(node) == {}
         assert node.leftovers() == []
+
+
+def test_a_link_that_somebody_moved_is_found_and_made_anew(node: Node) -> None:
+    sync(node, A, B)
+    name = link_of(node, A)
+    machine.run(["ip", "-n", node.target, "link", "set", name, "netns", node.netns])
+    result = node.up("--json")
+    assert result.touched == {name}
+    node.assert_has_exactly(links_of(node, A, B))
+    assert node.up("--json").events == []
+
+
+def test_a_link_that_somebody_moved_is_removed_by_down(node: Node) -> None:
+    sync(node, A, B)
+    name = link_of(node, A)
+    machine.run(["ip", "-n", node.target, "link", "set", name, "netns", node.netns])
+    assert "2 removed" in node.down().out
+    assert node.leftovers() == []
+
+
+def test_a_link_that_somebody_renamed_is_made_anew(node: Node) -> None:
+    sync(node, A, B)
+    rename(node, link_of(node, A), f"{node.tag}new")
+    assert "not ours" not in node.rait("plan").err
+    node.up("--yes")
+    node.assert_has_exactly(links_of(node, A, B))
+    assert node.up("--json").events == []
+
+
+def test_links_that_somebody_renamed_into_each_others_names_are_made_anew(node: Node) -> None:
+    sync(node, A, B)
+    machine.run(["ip", "-n", node.target, "link", "del", link_of(node, B)])
+    rename(node, link_of(node, A), link_of(node, B))
+    node.up("--yes")
+    node.assert_has_exactly(links_of(node, A, B))
+    assert {state.peer for state in node.state().values()} == {A.public_key, B.public_key}
+    assert node.up("--json").events == []
+    node.down()
+    assert node.leftovers() == []
+
+
+def rename(node: Node, old: str, new: str) -> None:
+    machine.ip_batch(
+        [f"link set {old} down", f"link set {old} name {new}", f"link set {new} up"], node.target
+    )
+
+
+def test_a_namespace_that_only_a_message_under_way_refers_to(node: Node, tier: str) -> None:
+    """Nobody can see who has it. A program knows where its tun is; the kernel's links are lost."""
+    sync(node, A, B)
+    names = links_of(node, A, B)
+    with ExitStack() as stack:
+        one, other = (stack.enter_context(end) for end in socket.socketpair())
+        with (machine.NETNS_DIR / node.target).open() as file:
+            socket.send_fds(one, [b"x"], [file.fileno()])
+        make_anew(node)
+        if tier == "userspace":
+            assert "2 removed" in node.down().out
+            return
+        for what in ("down", "up"):
+            result = node.rait(what)
+            assert result.status == 1, result
+            assert all(name in result.err for name in names)
+            assert "is another one now" in result.err
+            assert "--assume-gone" in result.err
+        assert set(remembered(node)) == names
+        assert node.rait("list").status != 0
+        other.close()
+    node.up("--yes", "--json")
+    assert set(node.interfaces()) == names
+
+
+def test_who_knows_that_a_namespace_is_gone_can_say_so(node: Node, tier: str) -> None:
+    if tier == "userspace":
+        pytest.skip("a program always tells where its tun is")
+    sync(node, A, B)
+    with ExitStack() as stack:
+        one, _ = (stack.enter_context(end) for end in socket.socketpair())
+        with (machine.NETNS_DIR / node.target).open() as file:
+            socket.send_fds(one, [b"x"], [file.fileno()])
+        make_anew(node)
+        assert node.rait("down").status == 1
+        assert node.rait("down", "--assume-gone").status == 0
+        assert remembered(node) == {}
+        assert node.rait("down", "--json").json["status"] == "unchanged"

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rait.adapters.netns import NAMED, find_netns, open_netns
+from rait.domain.problem import MachineError
+
 pytestmark = pytest.mark.userspace
 
 PREFIX = f"rait-test-ns{os.getpid()}"
@@ -64,3 +67,38 @@ def test_where_others_mounted_something_under_an_odd_name(
     script = f'mount -t tmpfs none {shlex.quote(str(point))} && exec "$@"'
     make(names[0], "unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh")
     assert "UP" in loopback(names[0])
+
+
+def test_one_that_was_left_half_made_is_made_whole(names: tuple[str, str]) -> None:
+    """A kill between the two steps leaves an empty file, with nothing mounted on it."""
+    (NAMED / names[0]).touch(mode=0)
+    assert find_netns(names[0]) is None
+    make(names[0])
+    assert "UP" in loopback(names[0])
+    with open_netns(names[0]) as made, open_netns("") as own:
+        assert made.identity != own.identity
+
+
+def test_a_file_that_others_have_a_namespace_on_is_not_taken_for_a_leftover(
+    names: tuple[str, str],
+) -> None:
+    subprocess.run(["ip", "netns", "add", names[0]], check=True)
+    path = shlex.quote(str(NAMED / names[0]))
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    done = subprocess.run(
+        [*private, f'umount {path} && exec "$@"', "sh", sys.executable, "-c", MAKE, names[0]],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "the file is no namespace" in done.stderr
+
+
+def test_a_file_that_is_not_empty_is_left_alone(names: tuple[str, str]) -> None:
+    (NAMED / names[0]).write_text("notes")
+    try:
+        with pytest.raises(MachineError, match="the file is no namespace"):
+            find_netns(names[0])
+    finally:
+        (NAMED / names[0]).unlink()
