@@ -237,14 +237,24 @@ def half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
     It is if the program and its tun are both there, the tun in no group yet, and the device has
     no key or our own. The caller closes the process. Raises RaitError where one cannot tell.
     """
+    answer = _asked(name)
+    if answer is None or _is_of_another(answer, key) or not _unmoved(name, transit):
+        return None
+    return _holder(name, transit, answer[1])
+
+
+def _asked(name: str) -> tuple[Secret | None, int] | None:
+    """The private key and the process of the program that serves a link; None: none answers."""
     try:
         with uapi.Client(name, ANSWER_SECONDS) as client:
-            private_key, pid = client.get().private_key, client.pid
+            return client.get().private_key, client.pid
     except (OSError, uapi.UapiError):
         return None
-    if private_key is not None and key.public_of(private_key) != key.public:
-        return None
-    return _holder(name, transit, pid) if _unmoved(name, transit) else None
+
+
+def _is_of_another(answer: tuple[Secret | None, int], key: Key) -> bool:
+    private_key = answer[0]
+    return private_key is not None and key.public_of(private_key) != key.public
 
 
 def _unmoved(name: str, transit: Netns) -> bool:
@@ -265,6 +275,13 @@ def _holder(name: str, transit: Netns, pid: int = 0) -> programs.Process | None:
     return None if held is None else held[0]
 
 
+def _may_come_up(name: str, transit: Netns, key: Key) -> bool:
+    answer = _asked(name)
+    if answer is not None and _is_of_another(answer, key):
+        return False
+    return _unmoved(name, transit) and _is_held(name, transit)
+
+
 def _is_held(name: str, transit: Netns) -> bool:
     process = _holder(name, transit)
     if process is None:
@@ -278,12 +295,12 @@ def end_half_born(name: str, transit: Netns, key: Key) -> bool:
 
     The program may have been started a moment before its run was killed, and not answer yet: it
     is waited for, as nobody else can have that name until then. A tun that no process holds is
-    not of a program: theirs go with them.
+    not of a program: theirs go with them. One that answers with the key of another stays so.
     """
     deadline = time.monotonic() + _STRAY_SECONDS
     process = half_born(name, transit, key)
     while process is None:
-        if time.monotonic() > deadline or not (_unmoved(name, transit) and _is_held(name, transit)):
+        if time.monotonic() > deadline or not _may_come_up(name, transit, key):
             return False
         time.sleep(_POLL_SECONDS)
         process = half_born(name, transit, key)

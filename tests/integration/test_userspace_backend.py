@@ -376,7 +376,11 @@ def test_a_program_of_somebody_else_is_left_alone(make_node: Callable[[], Node])
     assert machine.wireguard_processes(link.name) == [pid]
 
 
-def test_a_half_made_link_with_another_key_is_not_ours(node: Node) -> None:
+def test_a_half_made_link_with_another_key_is_not_ours(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It answers, so it is not waited for: that would outlast the test.
+    monkeypatch.setattr(userspace_birth, "_STRAY_SECONDS", math.inf)
     link = node.link(0)
     started_but_not_moved(node, link)
     machine.wg("set", link.name, "private-key", "/dev/stdin", stdin=machine.genkey()[0])
