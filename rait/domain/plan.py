@@ -8,7 +8,6 @@ the peer's address at T.send_port (that is where the peer listens for us).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -76,7 +75,10 @@ def in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
 
 
 def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
-    """How many links the node with this key is asked to have, before any of them is planned."""
+    """How many links the node with this key is asked to have, before any of them is planned.
+
+    Entries that ask for one and the same link count once.
+    """
     prefixes: dict[str, list[str]] = {}
     for transport in config.transports:
         prefixes.setdefault(transport.address_family, []).append(transport.ifprefix)
@@ -91,13 +93,8 @@ def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
     return len(names)
 
 
-class _Route(NamedTuple):
-    """One way to a peer, and the name of the link over it."""
-
-    name: str
-    peer: Peer
-    transport: Transport
-    endpoint: PeerEndpoint
+_Route = tuple[str, Peer, Transport, PeerEndpoint]
+"""One way to a peer, after the name of the link over it."""
 
 
 class _Planner:
@@ -124,11 +121,12 @@ class _Planner:
         if peer.public_key == self._node.public_key:
             return
         for transport, endpoint in self._routes(peer):
-            route = _Route(f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint)
+            name = f"{transport.ifprefix}{endpoint.send_port}"
+            route = (name, peer, transport, endpoint)
             if endpoint.send_port == transport.send_port:
-                self._warn_of_own_port(route)
-            known = self._applied.get(route.name)
-            if known is None or known.peer(peer.public_key) is None:
+                self._warn_of_own_port(peer, endpoint)
+            known = self._applied.get(name)
+            if known is None or not _is_to(known, peer):
                 self._later[1].append(route)
             elif len(peer.endpoints) > 1 and not self._is_in_use(route, known):
                 self._later[0].append(route)
@@ -143,8 +141,9 @@ class _Planner:
 
     def _is_in_use(self, route: _Route, known: Link) -> bool:
         """Whether a link that is there was made for this very endpoint, not for one beside it."""
-        far = known.peer(route.peer.public_key)
-        wanted = self._endpoint(route.name, route.transport, route.endpoint)
+        name, peer, transport, endpoint = route
+        far = known.peer(peer.public_key)
+        wanted = self._endpoint(name, transport, endpoint)
         return far is not None and far.endpoint == wanted
 
     def _add(self, route: _Route) -> None:
@@ -160,14 +159,14 @@ class _Planner:
         if not transport.dynamic_port:
             self._listening[endpoint.send_port] = name
 
-    def _warn_of_own_port(self, route: _Route) -> None:
+    def _warn_of_own_port(self, peer: Peer, endpoint: PeerEndpoint) -> None:
         message = (
-            f"{_title(route.peer)}: its SendPort {route.endpoint.send_port} "
-            f"({route.endpoint.address_family}) is this node's own send_port too. Any other node "
+            f"{_title(peer)}: its SendPort {endpoint.send_port} ({endpoint.address_family}) is "
+            "this node's own send_port too. Any other node "
             "can have a link to only one of the two, as it names and finds its links by that "
             "port; one of the two nodes is to take another port"
         )
-        self.problems.append(Problem(message, "warning", route.endpoint.path))
+        self.problems.append(Problem(message, "warning", endpoint.path))
 
     def _routes(self, peer: Peer) -> Iterator[tuple[Transport, PeerEndpoint]]:
         for endpoint in peer.endpoints:
@@ -177,7 +176,7 @@ class _Planner:
     def _obstacle(self, route: _Route) -> str | None:
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if not in_port_range(self._port_range, port):
+        if self._port_range and not in_port_range(self._port_range, port):
             return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
@@ -240,6 +239,14 @@ class _Planner:
                 if peer.endpoint is not None and peer.endpoint.address in candidates:
                     return peer.endpoint.address
         return min(candidates)
+
+
+def _is_to(link: Link, peer: Peer) -> bool:
+    # A loop, as this is asked of each peer in each run, and a generator takes three times as long.
+    for far in link.peers:  # noqa: SIM110
+        if far.public_key == peer.public_key:
+            return True
+    return False
 
 
 def _is_literal(host: str) -> bool:
