@@ -146,10 +146,10 @@ def summary(report: Report) -> str:
     """What was done, in one line."""
     if report.extra_cmd_sent:
         return f"rait {report.command}: extra_cmd sent to babeld, which had not taken it before"
-    if report.status == "unchanged":
-        return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
     failed = {failure.link for failure in report.failures}
     left = {failure.link for failure in report.failures if failure.left}
+    if report.status == "unchanged" and not left:
+        return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
     broken = failed - _only_in_babeld(report)
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:

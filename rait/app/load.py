@@ -125,8 +125,8 @@ def load_registry(
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
         raise SourceError(
-            f"{peers.doubts[0].text}; and but for this node's own there is no other entry that "
-            "can be used, so nothing is done"
+            f"{peers.doubts[0].text.removesuffix('; skipped')}; and but for this node's own there "
+            "is no other entry that can be used, so nothing is done"
         )
     wanted = count_wanted(loaded.config, public_key, peers.peers)
     if wanted > loaded.config.max_links:
@@ -185,8 +185,9 @@ def load_peers(
 
 
 _PUBLISHED = (
-    "this is this node's own private key, and all who can read the list know it now: make another "
-    "with `wg genkey`, and let the list have the public key that `wg pubkey` makes of it"
+    "the list holds this node's own private key here, and all who can read the list know it now: "
+    "make another with `wg genkey`, and let the list have the public key that `wg pubkey` makes of "
+    "it"
 )
 
 

@@ -93,7 +93,7 @@ def test_our_private_key_in_the_list_is_refused_and_not_shown(mesh: Mesh) -> Non
     for command in ("plan", "up"):
         result = a.rait(command, "-d")  # which looks for the key in all that is printed
         assert result.status == 1
-        assert f"{a.peers}:13: this is this node's own private key" in result.err
+        assert f"{a.peers}:13: the list holds this node's own private key" in result.err
     assert a.state() == before
 
 

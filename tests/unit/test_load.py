@@ -373,7 +373,9 @@ def test_a_list_with_our_private_key_is_refused_at_its_place(directory, old, new
 
 def test_a_plan_without_the_private_key_knows_it_by_its_public_one(directory):
     text = told(directory, PEERS.replace(OTHER, PRIVATE), secret=False)
-    assert text.startswith("peers.toml:1: Peers[0]: this is this node's own private key")
+    assert text.startswith(
+        "peers.toml:1: Peers[0]: the list holds this node's own private key here"
+    )
     assert PRIVATE not in text
 
 

@@ -374,3 +374,12 @@ def test_a_table_stays_aligned_whatever_a_peer_is_called(name: str, columns: int
 def test_handshakes_are_told_by_their_age(then: int, text: str) -> None:
     seen = ObservedLink(link=LINK, handshakes={"KEY": then})
     assert text in listing_lines(Listing((seen,), {}, 100_000))[1]
+
+
+def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
+    left = (Failure("w1", "its entry cannot be read", left=True),)
+    told = report(status="unchanged", links=2, failures=left)
+    assert summary(told) == "rait up: 1 left as it is; 2 links wanted"
+    broken = (*left, Failure("w2", "EBUSY"))
+    told = report(LinkAdded(BARE), status="partial", links=3, failures=broken)
+    assert summary(told).startswith("rait up: 1 failed, 1 left as it is")
