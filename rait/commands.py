@@ -108,12 +108,22 @@ def log(arguments: argparse.Namespace) -> int:
             for run in history.follow(_place(arguments), query):
                 show(run)
         return DONE
-    runs = history.runs(_place(arguments), query)
+    where = _place(arguments)
+    runs = history.runs(where, query)
     for run in runs:
         show(run)
     if not runs and not arguments.json:
-        tell("no runs")
+        tell(*_no_runs(where))
     return DONE
+
+
+def _no_runs(where: history.Place) -> list[str]:
+    from rait.app import history
+
+    if history.has_runs(where):
+        return ["no runs"]
+    others = history.others(where)
+    return [f"no runs of this configuration ({where.name}); {others}" if others else "no runs"]
 
 
 def log_show(arguments: argparse.Namespace) -> int:

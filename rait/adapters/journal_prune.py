@@ -8,7 +8,7 @@ from contextlib import suppress
 from msgspec import Struct, structs
 
 from rait.adapters import journal_repeats
-from rait.adapters.journal_reader import snapshot_at
+from rait.adapters.journal_reader import scopes_by_age, snapshot_at
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
@@ -38,12 +38,9 @@ def prune(log: Appender, keep_after: int) -> Pruning:
     runs = sum(span.first <= cut for span in spans)
     if not runs:
         return Pruning()
-    scopes = log.connection.execute(
-        "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot') "
-        "AND id <= ? ORDER BY scope",
-        (cut,),
-    ).fetchall()
-    snapshots = [(scope, snapshot_at(log.connection, scope, cut)) for (scope,) in scopes]
+    snapshots = [
+        (scope, snapshot_at(log.connection, scope, cut)) for scope in _scopes(log.connection, cut)
+    ]
     gone = [scope for scope, run in _repeated_runs(log.connection) if run <= cut]
     dropped = _drop(log, cut)
     for scope in gone:
@@ -101,6 +98,16 @@ def _repeated(span: _Span, repeats: codec.Repeats | None) -> _Span:
 def _repeated_runs(connection: sqlite3.Connection) -> list[tuple[str, int]]:
     rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
     return [(scope, codec.decode_repeats(payload, scope).run) for scope, payload in rows]
+
+
+def _scopes(connection: sqlite3.Connection, cut: int) -> list[str]:
+    """The scopes of what is to be dropped, so that the one that ran last comes last."""
+    rows = connection.execute(
+        "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot') AND id <= ?",
+        (cut,),
+    ).fetchall()
+    age = scopes_by_age(connection)
+    return sorted((scope for (scope,) in rows), key=lambda scope: age.get(scope, (0, 0)))
 
 
 def _cut(spans: list[_Span], end: int, keep_after: int) -> int:

@@ -63,6 +63,14 @@ class JournalReader:
         """
         return self._ask(lambda connection: _claims(connection, scope, names))
 
+    def scopes(self) -> Mapping[str, tuple[int, int]]:
+        """All scopes of the journal: of two, what is known of the greater one is newer."""
+        return self._ask(scopes_by_age)
+
+    def run_counts(self) -> Mapping[str, int]:
+        """How many runs of each scope there are."""
+        return self._ask(_run_counts)
+
     def runs(
         self,
         *,
@@ -70,11 +78,12 @@ class JournalReader:
         until: int | None = None,
         link: str | None = None,
         peer: str | None = None,
-        scope: str | None = None,
+        scope: str | Collection[str] | None = None,
     ) -> tuple[RunRecord, ...]:
         """The runs that began in the time given (unix, in nanoseconds, inclusive), oldest first.
 
-        ``link`` is the name of a link and ``peer`` a public key that a run must have touched.
+        ``scope`` is one or several, None for all. ``link`` is the name of a link and ``peer`` a
+        public key that a run must have touched.
         """
 
         def wanted(run: RunRecord) -> bool:
@@ -83,7 +92,8 @@ class JournalReader:
                 and (peer is None or run.touches_peer(peer))
             )  # fmt: skip
 
-        begun = self._ask(lambda connection: _runs(connection, since, until, scope))
+        scopes = (scope,) if isinstance(scope, str) else scope
+        begun = self._ask(lambda connection: _runs(connection, since, until, scopes))
         return tuple(run for run in begun if wanted(run))
 
     def run(self, run: int) -> RunRecord:
@@ -197,7 +207,7 @@ def _repeated(run: RunRecord, repeats: codec.Repeats) -> RunRecord:
 def _claims(
     connection: sqlite3.Connection, scope: str, names: Collection[str]
 ) -> Mapping[str, str]:
-    scopes = _scopes(connection)
+    scopes = scopes_by_age(connection).keys()
     if scopes <= {scope}:
         return {}
     latest: dict[str, tuple[int, str]] = {}
@@ -207,14 +217,6 @@ def _claims(
             if name in names:
                 latest[name] = max(latest.get(name, (-1, "")), (entry, each))
     return {name: owner for name, (_, owner) in latest.items() if owner != scope}
-
-
-def _scopes(connection: sqlite3.Connection) -> set[str]:
-    """All scopes of which there is anything to fold."""
-    rows = connection.execute(
-        "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot')"
-    )
-    return {scope for (scope,) in rows}
 
 
 def snapshot_at(connection: sqlite3.Connection, scope: str, last: int) -> Snapshot:
@@ -263,7 +265,10 @@ def _entries(
 
 
 def _runs(
-    connection: sqlite3.Connection, since: int | None, until: int | None, scope: str | None
+    connection: sqlite3.Connection,
+    since: int | None,
+    until: int | None,
+    scopes: Collection[str] | None,
 ) -> tuple[RunRecord, ...]:
     since = since and _in_range(since)
     until = until and _in_range(until)
@@ -271,10 +276,13 @@ def _runs(
     late = "at >= ?"
     if since is not None:
         late = f"(at >= ? OR id IN ({', '.join(map(str, _repeated_since(connection, since)))}))"
-    for condition, value in ((late, since), ("at <= ?", until), ("scope = ?", scope)):
+    for condition, value in ((late, since), ("at <= ?", until)):
         if value is not None:
             conditions.append(condition)
             values.append(value)
+    if scopes is not None:
+        conditions.append(f"scope IN ({', '.join('?' * len(scopes))})")
+        values += scopes
     wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
     runs = codec.gather(
         _entries(
@@ -284,6 +292,42 @@ def _runs(
         )
     )
     return _with_repeats(connection, runs)
+
+
+_SCOPES_OF_A_KIND = """
+    WITH RECURSIVE found (scope) AS (
+        SELECT min(scope) FROM entries WHERE kind = ?1
+        UNION ALL
+        SELECT (SELECT min(scope) FROM entries WHERE kind = ?1 AND scope > found.scope)
+        FROM found WHERE found.scope IS NOT NULL
+    )
+    SELECT scope, (SELECT max(run) FROM entries WHERE kind = ?1 AND scope = found.scope),
+        (SELECT max(id) FROM entries WHERE kind = ?1 AND scope = found.scope)
+    FROM found WHERE scope IS NOT NULL
+"""
+"""From scope to scope in the index; to ask for the distinct ones would read every run."""
+
+
+def scopes_by_age(connection: sqlite3.Connection) -> Mapping[str, tuple[int, int]]:
+    """Each scope with its last run, or the last entry that a snapshot of it sums up.
+
+    The snapshots that a pruning leaves all sum up the same entries: the second number, of the
+    snapshot itself, tells their order.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for kind in ("run_started", "snapshot"):
+        for scope, run, number in connection.execute(_SCOPES_OF_A_KIND, (kind,)):
+            if isinstance(scope, str) and isinstance(run, int):
+                found[scope] = max((run, number), found.get(scope, (run, number)))
+    return found
+
+
+def _run_counts(connection: sqlite3.Connection) -> Mapping[str, int]:
+    return dict(
+        connection.execute(
+            "SELECT scope, count(*) FROM entries WHERE kind = 'run_started' GROUP BY scope"
+        ).fetchall()
+    )
 
 
 def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:

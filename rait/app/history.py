@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,7 +15,14 @@ from rait.adapters.journal_reader import JournalReader
 from rait.adapters.source import display_name, is_path
 from rait.app.inputs import configured
 from rait.app.load import load_secret
-from rait.app.session import Options, lock_path, our_turn, scope_name
+from rait.app.session import (
+    Options,
+    filed_under,
+    lock_path,
+    our_turn,
+    scope_name,
+    spellings,
+)
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.problem import ConfigError, MachineError
@@ -37,12 +44,13 @@ class Query(Struct, frozen=True, kw_only=True):
 class Place(Struct, frozen=True):
     """A journal, and which node's runs in it: ``name`` is what it files them under.
 
-    ``scope`` is the name too, or None if everyone's runs are asked for.
+    ``scopes`` are that name and other spellings of it under which there are runs, or None if
+    everyone's runs are asked for.
     """
 
     path: Path
     name: str
-    scope: str | None
+    scopes: tuple[str, ...] | None
 
 
 def place(options: Options, journal: str | None = None, everyone: bool = False) -> Place:
@@ -52,8 +60,38 @@ def place(options: Options, journal: str | None = None, everyone: bool = False) 
     loaded = configured(options.config)
     is_path = options.config != "-" and "://" not in options.config
     key = "" if is_path or everyone else load_secret(loaded)[1]
-    name = scope_name(options.config, key)
-    return Place(Path(loaded.config.journal), name, None if everyone else name)
+    path = Path(loaded.config.journal)
+    spelt = scope_name(options.config, key)
+    if everyone:
+        return Place(path, spelt, None)
+    reader = JournalReader(path)
+    known = spellings(reader.scopes(), spelt)
+    # With the name itself, as `log -f` may begin before its first run.
+    return Place(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
+
+
+def others(where: Place) -> str:
+    """How many runs of other configurations there are; "" for none. Raises RaitError."""
+    if where.scopes is None:
+        return ""
+    return others_text(JournalReader(where.path), where.scopes)
+
+
+def others_text(journal: JournalReader, own: Collection[str]) -> str:
+    """How many runs there are of other scopes than our own; "" for none. Raises RaitError."""
+    counts = {scope: n for scope, n in journal.run_counts().items() if scope not in own}
+    runs = sum(counts.values())
+    if not runs:
+        return ""
+    many = "1 run" if runs == 1 else f"{runs:,} runs"
+    whose = "another configuration" if len(counts) == 1 else f"{len(counts)} other configurations"
+    return f"the journal has {many} of {whose}: `rait log --all` shows them"
+
+
+def has_runs(where: Place) -> bool:
+    """Whether there is any run of this configuration. Raises RaitError."""
+    counts = JournalReader(where.path).run_counts()
+    return any(where.scopes is None or scope in where.scopes for scope in counts)
 
 
 def _named(journal: str) -> Path:
@@ -87,7 +125,7 @@ def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:
     if query.run is not None:
         run = journal.run(query.run)
         return (run,) if _is_asked(run, query) else ()
-    return journal.runs(since=query.since, link=query.link, peer=query.peer, scope=where.scope)
+    return journal.runs(since=query.since, link=query.link, peer=query.peer, scope=where.scopes)
 
 
 def follow(where: Place, query: Query) -> Iterator[RunRecord]:

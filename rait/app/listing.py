@@ -15,6 +15,7 @@ from rait.app.report import Failure
 from rait.app.session import (
     Options,
     claimed_by_others,
+    filed_under,
     has_no_path,
     machine_of,
     observe,
@@ -78,7 +79,8 @@ def _memory(options: Options, journal: str) -> Memory:
     if options.config == "-" or "://" in options.config:
         return Memory()  # its runs are filed under the key, which need not be there
     try:
-        return JournalReader(Path(journal)).memory(scope_name(options.config, ""))
+        reader = JournalReader(Path(journal))
+        return reader.memory(filed_under(reader, scope_name(options.config, "")))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return Memory()
@@ -93,7 +95,8 @@ def _claimed(options: Options, loaded: Loaded, names: Collection[str]) -> dict[s
     try:
         key = load_secret(loaded)[1] if has_no_path(url) else ""
         journal = Path(loaded.config.journal)
-        return claimed_by_others(url, journal, scope_name(url, key), names)
+        name = filed_under(JournalReader(journal), scope_name(url, key))
+        return claimed_by_others(url, journal, name, names)
     except RaitError as error:
         options.debug(f"whose links these are, the journal cannot tell: {error}")
         return {}

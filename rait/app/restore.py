@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from rait.adapters import netns
 from rait.adapters.journal_reader import JournalReader
 from rait.app.execution import Change, planned, stopped
-from rait.app.history import place
+from rait.app.history import others_text, place
 from rait.app.moments import moment, written
 from rait.app.report import Report
 from rait.app.session import Options, Session, looking, opened, require_places, synced_routing
@@ -155,7 +155,10 @@ def _unknown(journal: JournalReader, scope: str, otherwise: str) -> str:
     """Why the journal does not know what there was: no run had told it of any link."""
     runs = journal.runs(scope=scope)
     if not runs:
-        return f"the journal {journal.path} has no run of this configuration ({scope})"
+        others = others_text(journal, (scope,))
+        return f"the journal {journal.path} has no run of this configuration ({scope})" + (
+            f"; {others}" if others else ""
+        )
     first = runs[0]
     began = written(first.header.started_at)
     return (
@@ -188,7 +191,10 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
     if number is not None:
         record = journal.run(number)
         if record.header.scope != session.name:
-            raise ConfigError(f"run {number} is not of this configuration")
+            raise ConfigError(
+                f"run {number} is of another configuration, {record.header.scope}, and not of "
+                f"{session.name}"
+            )
         if not done_events(record):
             raise MachineError(f"run {number} changed nothing, so there is nothing to take back")
         if only_told_babeld(record):
@@ -201,6 +207,8 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
         if not did:
             pruned = journal.pruned()
             note = f": entries up to {pruned} were pruned" if pruned else ""
+            others = others_text(journal, (session.name,))
+            note += f"; {others}" if others else ""
             raise MachineError(f"the journal has no run that changed anything{note}")
         record = did[-1]
     return record

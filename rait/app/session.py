@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from rait.adapters import caches, netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
+from rait.adapters.spelling import is_same, normal
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
@@ -70,13 +71,15 @@ class Options(Struct, frozen=True, kw_only=True):
 class Session:
     """A node's configuration at work; see ``opened``."""
 
-    def __init__(self, options: Options, inputs: Inputs, machine: Machine) -> None:
+    def __init__(
+        self, options: Options, inputs: Inputs, machine: Machine, journal: JournalReader
+    ) -> None:
         self.options = options
         self.loaded = inputs.loaded
         self.secret = inputs.secret
         self.public_key = inputs.public_key
         self.machine = machine
-        self.name = scope_name(options.config, inputs.public_key)
+        self.name = filed_under(journal, scope_name(options.config, inputs.public_key))
         self._registry = inputs.registry
 
     @property
@@ -401,7 +404,7 @@ def opened(
         _machine_for(inputs, needs_transit=needs_transit) as machine,
         Journal.open(inputs.loaded.config.journal) as journal,
     ):
-        yield Session(options, inputs, machine), journal
+        yield Session(options, inputs, machine, journal), journal
 
 
 @contextmanager
@@ -509,7 +512,8 @@ def looking(options: Options, *, peers: bool = False) -> Iterator[Session]:
     with caches.left_alone():
         inputs = preparation.complete(preparation.configuration())
         with _machine_for(inputs) as machine:
-            yield Session(options, inputs, machine)
+            journal = JournalReader(inputs.loaded.config.journal)
+            yield Session(options, inputs, machine, journal)
 
 
 def _machine_for(inputs: Inputs, *, needs_transit: bool = True) -> Machine:
@@ -581,14 +585,35 @@ def has_no_path(url: str) -> bool:
 
 
 def scope_name(url: str, public_key: str) -> str:
-    """What the journal files this node's runs under: the configuration's absolute path.
+    """What a new journal files this node's runs under: the configuration's absolute path.
 
     A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
     path that are no text are spelt out, as SQLite and JSON take none.
     """
     if has_no_path(url):
         return f"{KEY_SCOPE}{public_key}"
-    return str(Path(url).absolute()).encode("utf-8", "backslashreplace").decode()
+    return normal(url).encode("utf-8", "backslashreplace").decode()
+
+
+def filed_under(journal: JournalReader, name: str) -> str:
+    """What this journal files the runs of the configuration of this name under.
+
+    That is the name itself, or another spelling of it by which the journal knows it already; of
+    several the one that ran last, as that knows best what there is. Raises RaitError.
+    """
+    known = journal.scopes()
+    return max(spellings(known, name), key=lambda scope: known[scope], default=name)
+
+
+def spellings(known: Iterable[str], name: str) -> tuple[str, ...]:
+    """Those of the known scopes that are of the configuration of this name."""
+    if name.startswith(KEY_SCOPE):
+        return tuple(scope for scope in known if scope == name)
+    return tuple(
+        scope
+        for scope in known
+        if scope == name or (scope.startswith("/") and is_same(scope, name))
+    )
 
 
 def observe(
