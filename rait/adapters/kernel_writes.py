@@ -10,7 +10,7 @@ from rait.adapters import keys, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.netlink import Request
 from rait.domain.events import LinkUpdated, PeerAdded, PeerRemoved, PeerUpdated
-from rait.domain.topology import LinkPeer
+from rait.domain.topology import Endpoint, LinkPeer
 
 PeerEvent = PeerAdded | PeerRemoved | PeerUpdated
 _T = TypeVar("_T")
@@ -50,7 +50,7 @@ def link_requests(index: int, event: LinkUpdated, master: int | None) -> list[Re
 def peer_writes(event: PeerEvent) -> list[wg.PeerWrite]:
     """What to write of a peer; nothing where nothing changes.
 
-    Raises MachineError for a preshared key that is not at hand.
+    Raises MachineError for a preshared key that is not at hand, and for an endpoint that is none.
     """
     if isinstance(event, PeerAdded):
         return [whole_peer(event.peer)]
@@ -67,17 +67,25 @@ def peer_writes(event: PeerEvent) -> list[wg.PeerWrite]:
     if after.allowed_ips != before.allowed_ips:
         flags |= wg.WGPEER_F_REPLACE_ALLOWEDIPS
         networks = after.allowed_ips
-    endpoint = after.endpoint if after.endpoint != before.endpoint else None
+    endpoint = _checked(changed(before.endpoint, after.endpoint))
     keepalive = changed(before.keepalive, after.keepalive)
     psk = keys.psk_to_write(before.psk_digest, after.psk_digest)
     return [wg.PeerWrite(after.public_key, flags, endpoint, keepalive, networks, psk)]
 
 
 def whole_peer(peer: LinkPeer) -> wg.PeerWrite:
-    """A peer that is not there yet. Raises MachineError for a preshared key not at hand."""
+    """A peer that is not there yet. Raises MachineError as ``peer_writes`` does."""
     keepalive = peer.keepalive or None
     psk = keys.psk_to_write("", peer.psk_digest)
-    return wg.PeerWrite(peer.public_key, 0, peer.endpoint, keepalive, peer.allowed_ips, psk)
+    endpoint = _checked(peer.endpoint)
+    return wg.PeerWrite(peer.public_key, 0, endpoint, keepalive, peer.allowed_ips, psk)
+
+
+def _checked(endpoint: Endpoint | None) -> Endpoint | None:
+    """An endpoint that can be written, so that one that cannot costs its own event alone."""
+    if endpoint is not None:
+        wg.encode_endpoint(endpoint)
+    return endpoint
 
 
 def _without(peer: LinkPeer) -> wg.PeerWrite:

@@ -41,6 +41,8 @@ def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
     except (FileNotFoundError, ConnectionRefusedError):
         return
     with programs.Process(pid) as process:
+        if not programs.is_trusted(pid):
+            return  # the one that made the socket ended, and another user's has its id
         for descriptor, now in _tuns_of(pid):
             home = process.home_descriptor(descriptor)
             if home is not None:

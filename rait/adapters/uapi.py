@@ -119,7 +119,7 @@ def clamped(secret: Secret) -> bytes:
 
 
 def encode_set(change: DeviceChange) -> bytes:
-    """The ``set=1`` request for a change. Raises UapiError for a key that is not one."""
+    """The ``set=1`` request for a change. Raises UapiError for a key or value that is none."""
     lines = ["set=1"]
     if change.private_key is not None:
         lines.append(f"private_key={_hex_key(change.private_key.reveal())}")
@@ -129,6 +129,9 @@ def encode_set(change: DeviceChange) -> bytes:
         lines.append(f"fwmark={change.fwmark}")
     for peer in change.peers:
         lines.extend(_peer_lines(peer))
+    if any("\n" in line for line in lines):
+        # An address of a journal, say; it would be read as another line of ours.
+        raise UapiError("a change must not hold a line feed within a value")
     return ("\n".join(lines) + "\n\n").encode()
 
 

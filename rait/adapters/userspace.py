@@ -11,20 +11,23 @@ need distinct ifprefixes.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
+
+from msgspec import structs
 
 from rait.adapters import rtnl, traces, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.namespaces import Namespaces
-from rait.adapters.netns import Netns, describe, reason
+from rait.adapters.netns import Netns, describe, entered, reason
 from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, end_half_born, half_born
 from rait.adapters.userspace_session import Session, Step, Where
 from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import Secret
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded
 from rait.domain.problem import MachineError
-from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 _MOST_STARTS = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
@@ -82,7 +85,7 @@ class UserspaceBackend:
         tuns = [interface for interface in interfaces.values() if interface.kind == TUN]
         for tun in tuns:
             try:
-                link = _observed(tun, ns, self._key)
+                link = _observed(tun, ns, self._transit, self._key)
             except (OSError, uapi.UapiError) as error:
                 unread[tun.name] = UnreadLink(ns.spec, tun.group, _why_unread(tun, error))
             else:
@@ -100,7 +103,7 @@ class UserspaceBackend:
         for home, name in traces.tuns_served(link.name, link.origin.netns):
             ns = self._namespaces.keep(home)
             tun = rtnl.interfaces(ns).get(name)
-            seen = None if tun is None else _observed(tun, ns, self._key, link.name)
+            seen = None if tun is None else _observed(tun, ns, self._transit, self._key, link.name)
             if seen is not None and seen.link.device.public_key in ("", *self._keys_of(link)):
                 self._where[name] = (ns.spec, ns.instance)
                 self._served[name] = link.name
@@ -142,7 +145,7 @@ class UserspaceBackend:
 
 
 def _observed(
-    tun: Interface, target: Netns, key: Key, made_as: str | None = None
+    tun: Interface, target: Netns, transit: Netns, key: Key, made_as: str | None = None
 ) -> ObservedLink | None:
     """The link that a tun is; None if it is none. Raises OSError or UapiError if one cannot say.
 
@@ -173,7 +176,7 @@ def _observed(
             origin=Origin("userspace", target.spec, owner.transit, target.instance),
             settings=LinkSettings(tun.mtu, tun.group, tun.master, tun.up, tun.address),
             device=Device(key.public_of(state.private_key), state.listen_port, state.fwmark),
-            peers=_peers(state, key),
+            peers=_peers(state, key, transit if owner.transit == transit.identity else None),
         ),
         handshakes={peer.public_key: peer.handshake for peer in state.peers},
         received={peer.public_key: peer.received for peer in state.peers},
@@ -191,11 +194,11 @@ def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
     return f"{uapi.socket_path(tun.name)}: {reason(error)}"
 
 
-def _peers(state: uapi.DeviceState, key: Key) -> tuple[LinkPeer, ...]:
+def _peers(state: uapi.DeviceState, key: Key, transit: Netns | None) -> tuple[LinkPeer, ...]:
     peers = [
         LinkPeer(
             peer.public_key,
-            peer.endpoint,
+            _numbered(peer.endpoint, transit),
             peer.keepalive,
             peer.allowed_ips,
             key.psk_digest(peer.public_key, peer.psk),
@@ -203,6 +206,20 @@ def _peers(state: uapi.DeviceState, key: Key) -> tuple[LinkPeer, ...]:
         for peer in state.peers
     ]
     return tuple(sorted(peers, key=lambda peer: peer.public_key))
+
+
+def _numbered(endpoint: Endpoint | None, transit: Netns | None) -> Endpoint | None:
+    """The endpoint with the index of its zone for its name, as the kernel's WireGuard has it."""
+    if endpoint is None or transit is None:
+        return endpoint
+    address, _, zone = endpoint.address.partition("%")
+    if not zone or zone.isdecimal():
+        return endpoint
+    try:
+        with entered(transit):
+            return structs.replace(endpoint, address=f"{address}%{socket.if_nametoindex(zone)}")
+    except OSError:  # the interface is gone
+        return endpoint
 
 
 def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:

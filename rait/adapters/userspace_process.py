@@ -134,7 +134,7 @@ class Process:
 
         Nothing if it belongs to another user than root or ours, or has ended.
         """
-        if not _is_trusted(self.pid):
+        if not is_trusted(self.pid):
             return
         for fd in _tun_descriptors(self.pid, name):
             transit = _transit_of(self.pid)
@@ -412,7 +412,7 @@ def _is_tun(pid: int, descriptor: str, name: str) -> bool:
     return wanted in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes().split(b"\n")
 
 
-def _is_trusted(pid: int) -> bool:
+def is_trusted(pid: int) -> bool:
     """Whether a process is root's or our user's in all its ids: no program that others started.
 
     The owner of /proc/PID does not tell: to all that may not be dumped, that is root (proc(5)).

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Any, NamedTuple
 
 from msgspec import Struct as Record
@@ -237,7 +238,7 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
     if peer.psk is not None:
         first += attribute(WGPEER_A_PRESHARED_KEY, _secret_key(peer.psk, "a preshared key"))
     if peer.endpoint is not None:
-        first += attribute(WGPEER_A_ENDPOINT, _encode_endpoint(peer.endpoint))
+        first += attribute(WGPEER_A_ENDPOINT, encode_endpoint(peer.endpoint))
     if peer.keepalive is not None:
         first += attribute(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, _U16.pack(peer.keepalive))
     networks = peer.allowed_ips
@@ -293,13 +294,21 @@ def _allowed_ips(data: bytes) -> tuple[str, ...]:
     return tuple(networks)
 
 
-def _encode_endpoint(endpoint: Endpoint) -> bytes:
-    address, _, scope = endpoint.address.partition("%")
-    port = endpoint.port.to_bytes(2, "big")
-    if ":" not in address:
-        return _SOCKADDR_IN.pack(socket.AF_INET, port, socket.inet_pton(socket.AF_INET, address))
-    raw = socket.inet_pton(socket.AF_INET6, address)
-    return _SOCKADDR_IN6.pack(socket.AF_INET6, port, raw, int(scope or 0))
+def encode_endpoint(endpoint: Endpoint) -> bytes:
+    """An endpoint as struct sockaddr. Raises MachineError for one that the kernel cannot take."""
+    address, _, zone = endpoint.address.partition("%")
+    try:
+        port = endpoint.port.to_bytes(2, "big")
+        if ":" not in address:
+            raw = socket.inet_pton(socket.AF_INET, endpoint.address)
+            return _SOCKADDR_IN.pack(socket.AF_INET, port, raw)
+        raw = socket.inet_pton(socket.AF_INET6, address)
+        return _SOCKADDR_IN6.pack(socket.AF_INET6, port, raw, int(zone or 0))
+    except (OSError, OverflowError, ValueError, StructError):
+        raise MachineError(
+            f"{endpoint} is no endpoint to the kernel: it takes an IP address and a port, and as "
+            "zone (%) the number of an interface"
+        ) from None
 
 
 def _decode_endpoint(data: bytes) -> Endpoint | None:

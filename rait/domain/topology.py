@@ -13,7 +13,12 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class Endpoint(Struct, frozen=True, gc=False, order=True):
-    """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port."""
+    """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port.
+
+    A link-local address that WireGuard learned has a zone, as ``fe80::1%3``: the index of an
+    interface in the transit namespace, or its name where nobody can tell the index. It is kept,
+    as without it the address leads nowhere (RFC 4007, section 6).
+    """
 
     address: str
     port: int

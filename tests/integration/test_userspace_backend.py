@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters import rtnl, userspace_birth, userspace_process
+from rait.adapters import rtnl, uapi, userspace_birth, userspace_process
 from rait.adapters.netns import Netns, open_netns
 from rait.adapters.userspace import UserspaceBackend
 from rait.domain.backend import ObservedLink
@@ -507,3 +507,28 @@ def test_a_program_that_goes_to_the_background(
     node.must(LinkRemoved(link))
 
     assert node.traces() == []
+
+
+def test_a_zone_that_a_program_tells_by_name_is_kept_by_number(
+    node: Node, peer_keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wireguard-go of Debian 12 drops the zone of an endpoint; later ones tell its name."""
+
+    def later(answer: bytes) -> uapi.DeviceState:
+        return decode_get(answer.replace(b"[fe80::7]", b"[fe80::7%under]"))
+
+    decode_get = uapi.decode_get
+    machine.run(["ip", "link", "add", "under", "type", "bridge"], node.transit)
+    link = node.link(0, peers=[LinkPeer(peer_keys[0], Endpoint("fe80::7", 5))])
+    node.must(*births(link))
+    monkeypatch.setattr(uapi, "decode_get", later)
+
+    index = machine.links(node.transit)["under"]["ifindex"]
+    (peer,) = node.links()[link.name].peers
+    assert peer.endpoint == Endpoint(f"fe80::7%{index}", 5)
+    node.must(PeerRemoved(link.name, peer), PeerAdded(link.name, peer))
+
+    machine.run(["ip", "link", "del", "under"], node.transit)
+    (peer,) = node.links()[link.name].peers
+    assert peer.endpoint == Endpoint("fe80::7%under", 5)
+    node.must(PeerRemoved(link.name, peer))

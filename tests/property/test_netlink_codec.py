@@ -27,6 +27,7 @@ from rait.adapters import netlink, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.netlink import Request, decode, encode
 from rait.domain.config import NO_PSK, Secret
+from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
 
 DATA = Path(__file__).parent.parent / "data"
@@ -186,6 +187,36 @@ def test_we_read_addresses_that_pyroute2_writes(index: int, address: str) -> Non
     message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, 64, index
     message["attrs"] = [("IFA_ADDRESS", "2001:db8::1")]
     assert rtnl.decode_address(body_of(message)) == (index, None)
+
+
+zones = st.integers(1, 2**32 - 1)
+
+
+@given(st.binary(min_size=8, max_size=8), zones, ports)
+def test_the_zone_of_a_link_local_endpoint_is_kept(low: bytes, zone: int, port: int) -> None:
+    address = address_text(bytes.fromhex("fe80000000000000") + low)
+    endpoint = Endpoint(f"{address}%{zone}", port)
+    peer = wg.PeerWrite("KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI=", 0, endpoint)
+    (request,) = wg.set_device(30, "w1", peers=[peer])
+    (entry,) = as_dict(read(wgmsg, request))["WGDEVICE_A_PEERS"]
+    told = as_dict(entry)["WGPEER_A_ENDPOINT"]
+    # Not its scope_id, which it takes for a number in network order; ipv6(7) has it in the host's.
+    assert (told["addr"], told["port"]) == (address, port)
+    state = wg.decode_device([request.body], digest_of)
+    assert state.peers[0].endpoint == endpoint
+
+
+@given(
+    st.builds(
+        Endpoint,
+        st.text()
+        | st.builds("{}%{}".format, addresses, st.text() | st.integers(-1, 2**33).map(str)),
+        st.integers(-1, 70000),
+    )
+)
+def test_any_endpoint_is_written_or_refused(endpoint: Endpoint) -> None:
+    with contextlib.suppress(MachineError):
+        assert len(wg.encode_endpoint(endpoint)) in (16, 28)
 
 
 def pyroute2_peer(entry: Any) -> wg.PeerWrite:

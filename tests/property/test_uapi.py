@@ -28,7 +28,11 @@ raw_keys = st.integers(1, 2**256 - 1).map(lambda number: number.to_bytes(32, "bi
 keys = raw_keys.map(lambda raw: base64.b64encode(raw).decode())
 addresses4 = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address)
 addresses6 = st.integers(0, 2**128 - 1).map(ipaddress.IPv6Address)
-endpoints = st.builds(Endpoint, (addresses4 | addresses6).map(str), st.integers(0, 0xFFFF))
+zones = st.sampled_from(["3", "eth0", "a-b.7"])
+link_locals = st.builds("fe80::{:x}%{}".format, st.integers(1, 0xFFFF), zones)
+endpoints = st.builds(
+    Endpoint, (addresses4 | addresses6).map(str) | link_locals, st.integers(0, 0xFFFF)
+)
 
 
 def _texts(address4: ipaddress.IPv4Address, address6: ipaddress.IPv6Address, cut: int) -> list[str]:

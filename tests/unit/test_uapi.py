@@ -188,6 +188,18 @@ def test_a_key_that_is_none_is_not_sent_nor_quoted() -> None:
         assert not text or text not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        PeerChange(public_key=KEY, endpoint=Endpoint("192.0.2.1:5\nprivate_key=00", 5)),
+        PeerChange(public_key=KEY, allowed_ips=("::/0\nremove=true",)),
+    ],
+)
+def test_no_value_becomes_a_line_of_its_own(change: PeerChange) -> None:
+    with pytest.raises(UapiError, match="line feed"):
+        encode_set(DeviceChange(peers=(change,)))
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a\0b"])
 def test_a_name_leads_nowhere_else(name: str) -> None:
     with pytest.raises(UapiError):
