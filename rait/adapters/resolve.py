@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from rait.domain.config import Family
-from rait.domain.hosts import ip_literal
+from rait.domain.hosts import ip_literal, is_nobody
 from rait.domain.keytext import shown
 from rait.domain.problem import Path, Problem, RaitError
 
@@ -236,7 +236,10 @@ def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
     except (OSError, ValueError) as error:
         return (), str(error)
     texts = {str(info[4][0]).partition("%")[0] for info in infos}
-    return tuple(sorted(texts)), "the name has none"
+    # Some resolvers tell 0.0.0.0 of a name that they block, which the kernel takes for this node.
+    good = sorted(text for text in texts if not is_nobody(family, text))
+    why = f"{min(texts)} is not the address of a host" if texts else "the name has none"
+    return tuple(good), why
 
 
 def _inside(transit: Netns) -> AbstractContextManager[None]:

@@ -54,18 +54,20 @@ def checked_address(value: object, family: Family) -> str:
     found, text = literal
     if found != family:
         raise ValueError(f"{shown(value)} is not an address of family {family}")
-    if _is_nobody(found, text):
+    if is_nobody(found, text):
         raise ValueError(f"{shown(value)} is not the address of a host")
     return text
 
 
-def _is_nobody(family: Family, text: str) -> bool:
+def is_nobody(family: Family, text: str) -> bool:
     """Whether canonical text is an address that no host has: unspecified, multicast, reserved.
 
-    Of IPv6 that is all of ::/32 but ::1 (RFC 4291, section 2.5), so IPv4-mapped ones too.
+    Of IPv4 that is 0.0.0.0/8 (RFC 1122, section 3.2.1.3) and all from 224.0.0.0 on; of IPv6 all of
+    ::/32 but ::1 (RFC 4291, section 2.5), so IPv4-mapped ones too, and multicast.
     """
     if family == "ip4":
-        return text == "0.0.0.0" or int(text.partition(".")[0]) >= 224  # noqa: S104 - not bound
+        first = int(text.partition(".")[0])
+        return first == 0 or first >= 224
     if text.startswith("::"):
         return text != "::1"
     return int(text.partition(":")[0], 16) >= 0xFF00

@@ -130,6 +130,7 @@ def test_brackets_around_an_address_are_taken_off():
         (flat(Endpoint="192.0.2.256"), ("Endpoint",), "not a full IP address"),
         (flat(Endpoint="192.0.2"), ("Endpoint",), "not a full IP address"),
         (flat(Endpoint="0.0.0.0"), ("Endpoint",), "not the address of a host"),  # noqa: S104
+        (flat(Endpoint="0.0.0.7"), ("Endpoint",), "not the address of a host"),
         (flat(Endpoint="224.0.0.1"), ("Endpoint",), "not the address of a host"),
         (flat(AddressFamily="ip6", Endpoint="::"), ("Endpoint",), "not the address of a host"),
         (flat(AddressFamily="ip6", Endpoint="ff02::1"), ("Endpoint",), "not the address"),

@@ -80,6 +80,19 @@ def test_a_name_that_fails_is_a_warning_and_the_others_stand(monkeypatch):
     assert problem.message == '"bad.example" has no ip4 address: Name or service not known'
 
 
+@pytest.mark.parametrize(
+    ("family", "none"),
+    [("ip4", "0.0.0.0"), ("ip4", "224.0.0.1"), ("ip6", "::"), ("ip6", "ff02::1")],  # noqa: S104
+)
+def test_an_address_that_no_host_has_is_no_answer(monkeypatch, family, none):
+    """A list may not hold it, so a name in the list may not lead to it either."""
+    _fake(monkeypatch, lambda name, f: (none, *(_INET[f] if name == "a.example" else ())))
+    found, (problem,) = looked_up([("bad.example", family), ("a.example", family)], HERE, 60)
+    assert none not in found["a.example", family]
+    assert found.keys() == {("a.example", family)}
+    assert f"{none} is not the address of a host" in problem.message
+
+
 def test_a_name_without_addresses_is_a_warning(monkeypatch):
     _fake(monkeypatch, lambda *_: ())
     found, (problem,) = looked_up([("a.example", "ip4")], HERE, 10)
