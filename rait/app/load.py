@@ -17,7 +17,7 @@ from rait.adapters.formats import Document
 from rait.adapters.texts import Read
 from rait.domain.config import Config, Secret
 from rait.domain.decode import decode_config, decode_peers
-from rait.domain.doubt import Doubt
+from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.keytext import without_keys
 from rait.domain.peers import Peer
 from rait.domain.plan import count_wanted
@@ -124,9 +124,10 @@ def load_registry(
         _refuse_pair_of(public_key, peers)
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
+        first = peers.describe(peers.doubts[0].problem)
         raise SourceError(
-            f"{peers.doubts[0].text.removesuffix('; skipped')}; and but for this node's own there "
-            "is no other entry that can be used, so nothing is done"
+            f"{first.removesuffix('; skipped')}; and but for this node's own there is no other "
+            "entry that can be used, so nothing is done"
         )
     wanted = count_wanted(loaded.config, public_key, peers.peers)
     if wanted > loaded.config.max_links:
@@ -180,7 +181,7 @@ def load_peers(
         digest=_digest(text),
         warnings=warnings,
         document=document,
-        doubts=doubts_of(problems, warnings),
+        doubts=doubts_of(problems),
     )
 
 
@@ -216,17 +217,6 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
     for peer in peers.peers:
         if keys.public_key(Secret(peer.public_key)) == public_key:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
-
-
-def doubts_of(
-    problems: Iterable[Problem], texts: Iterable[str], *, readable: bool = False
-) -> tuple[Doubt, ...]:
-    """The entries of the peers list that these problems, with their texts, leave out."""
-    return tuple(
-        Doubt(entry, text, readable)
-        for problem, text in zip(problems, texts, strict=True)
-        for entry in problem.skipped
-    )
 
 
 def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:

@@ -98,7 +98,8 @@ def _plan_against(options: Options, state: State) -> Report:
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
     settled = settle(state.observation, wanted.topology, state.memory, scope)
-    settled, losses = judged(settled, doubts_about(registry.peers, wanted), loaded.config)
+    peers, doubts = registry.peers, doubts_about(registry.peers, wanted)
+    settled, losses = judged(settled, doubts, loaded.config, peers.describe)
     refuse(settled)
     memory = state.memory
     left, others = told_apart(memory.topology, settled.before, memory.undecided)

@@ -28,7 +28,7 @@ from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apar
 from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
-from rait.domain.doubt import Doubt, judge
+from rait.domain.doubt import Describe, Doubt, judge
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
 from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
@@ -152,7 +152,9 @@ class Session:
         settled = settle(observation, desired or EMPTY, memory, scope)
         if desired is None:
             settled = Settled(settled.before, settled.before, strangers=settled.strangers)
-        settled, losses = judged(settled, doubts, self.config)
+        losses: tuple[str, ...] = ()
+        if doubts:
+            settled, losses = judged(settled, doubts, self.config, self.registry.peers.describe)
         refuse(settled)
         self.options.debug(
             f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
@@ -333,15 +335,13 @@ def _with_routing(settled: Settled, memory: Memory, routing: Routing) -> tuple[S
 
 
 def judged(
-    settled: Settled, doubts: Sequence[Doubt], config: Config
+    settled: Settled, doubts: Sequence[Doubt], config: Config, describe: Describe
 ) -> tuple[Settled, tuple[str, ...]]:
     """Let the links in doubt stay; also what to tell of those that go all the same.
 
     Raises MachineError where that, with what is new, makes more links than there may be.
     """
-    if not doubts:
-        return settled, ()
-    verdict = judge(settled, doubts, config.transports)
+    verdict = judge(settled, doubts, config.transports, describe)
     before, after = verdict.settled.before.links, verdict.settled.after.links
     if len(after) > config.max_links and after.keys() - before.keys():
         raise MachineError(

@@ -6,10 +6,10 @@ from rait.adapters import netns
 from rait.app import isolation
 from rait.app.execution import stopped
 from rait.app.inputs import Registry
-from rait.app.load import Loaded, LoadedPeers, doubts_of
+from rait.app.load import Loaded, LoadedPeers
 from rait.app.report import Report
 from rait.app.session import Options, Session, opened, synced_routing
-from rait.domain.doubt import Doubt
+from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.history import Memory
 from rait.domain.plan import Node, Plan, plan
 
@@ -64,5 +64,4 @@ def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str
 
 def doubts_about(peers: LoadedPeers, planned: Plan) -> tuple[Doubt, ...]:
     """All entries that were skipped: those that cannot be read, and those that cannot be had."""
-    texts = map(peers.describe, planned.problems)
-    return (*peers.doubts, *doubts_of(planned.problems, texts, readable=True))
+    return (*peers.doubts, *doubts_of(planned.problems, readable=True))

@@ -12,7 +12,7 @@ The registry is written by others, and a link must not go because somebody misty
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
@@ -25,13 +25,13 @@ _FEW = 5
 
 
 class Doubt(Struct, frozen=True):
-    """An entry that was skipped: its place in the registry, and why, as one line of text.
+    """An entry that was skipped, and the problem with it.
 
     ``readable`` tells that all of it could be read, and that its link cannot be had.
     """
 
     entry: SkippedEntry
-    text: str
+    problem: Problem
     readable: bool = False
 
 
@@ -42,7 +42,23 @@ class Judged(Struct, frozen=True):
     losses: tuple[str, ...] = ()
 
 
-def judge(settled: Settled, doubts: Iterable[Doubt], transports: Iterable[Transport]) -> Judged:
+Describe = Callable[[Problem], str]
+"""Makes one line of a problem, with its place in the registry."""
+
+
+def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[Doubt, ...]:
+    """The entries that these problems leave out."""
+    return tuple(
+        Doubt(entry, problem, readable) for problem in problems for entry in problem.skipped
+    )
+
+
+def judge(
+    settled: Settled,
+    doubts: Sequence[Doubt],
+    transports: Sequence[Transport],
+    describe: Describe,
+) -> Judged:
     """Let the links stay that an unreadable entry may be of, and name those that others cost.
 
     Each that stays is a problem of the link, a warning. Costs nothing where no peer goes.
@@ -52,10 +68,9 @@ def judge(settled: Settled, doubts: Iterable[Doubt], transports: Iterable[Transp
         for name, link in settled.before.links.items()
         if _loses_its_peer(link, settled.after.links.get(name))
     }
-    doubts = tuple(doubts)
     if not losing or not doubts:
         return Judged(settled)
-    index = _Index(doubts, tuple(transports))
+    index = _Index(doubts, transports)
     kept, losses = {}, []
     for name, link in losing.items():
         unread = index.unreadable(link, replaced=name in settled.after.links)
@@ -63,17 +78,19 @@ def judge(settled: Settled, doubts: Iterable[Doubt], transports: Iterable[Transp
         if unread is not None:
             kept[name] = unread
         elif lost is not None:
-            losses.append(f"link {name} goes, as the entry of its peer is skipped: {lost.text}")
+            why = describe(lost.problem)
+            losses.append(f"link {name} goes, as the entry of its peer is skipped: {why}")
     unexplained = [n for n in losing if n not in kept and index.unavailable(losing[n]) is None]
     if index.anyone and unexplained:
-        losses.append(_perhaps(unexplained, index.anyone))
-    return Judged(_keep(settled, kept), tuple(losses))
+        losses.append(_perhaps(unexplained) + describe(index.anyone[0].problem))
+    told = {name: describe(doubt.problem) for name, doubt in kept.items()}
+    return Judged(_keep(settled, told), tuple(losses))
 
 
 class _Index:
     """Finds the doubt about a link without looking at each: there may be very many of both."""
 
-    def __init__(self, doubts: Iterable[Doubt], transports: tuple[Transport, ...]) -> None:
+    def __init__(self, doubts: Sequence[Doubt], transports: Sequence[Transport]) -> None:
         self._transports = transports
         self._unreadable: dict[str, list[Doubt]] = {}
         self._unavailable: dict[str, list[Doubt]] = {}
@@ -129,29 +146,27 @@ def _loses_its_peer(link: Link, after: Link | None) -> bool:
     return after is None or any(after.peer(peer.public_key) is None for peer in link.peers)
 
 
-def _perhaps(names: list[str], doubts: list[Doubt]) -> str:
+def _perhaps(names: list[str]) -> str:
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
     what = f"link {names[0]} goes" if len(names) == 1 else f"{len(names)} links go"
     which = f" ({', '.join(names[:_FEW])}{more})" if len(names) > 1 else ""
     whose = "its peer" if len(names) == 1 else "one of their peers"
-    return f"{what}{which}, and an entry that cannot be read may be that of {whose}: " + (
-        doubts[0].text
-    )
+    return f"{what}{which}, and an entry that cannot be read may be that of {whose}: "
 
 
-def _keep(settled: Settled, kept: Mapping[str, Doubt]) -> Settled:
+def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
     if not kept:
         return settled
     before, after = settled.before.links, dict(settled.after.links)
     after |= {name: before[name] for name in kept}
     problems = [
         Problem(
-            f"left as it is, as the entry of its peer cannot be read: {doubt.text}",
+            f"left as it is, as the entry of its peer cannot be read: {why}",
             "warning",
             (),
             name,
         )
-        for name, doubt in kept.items()
+        for name, why in kept.items()
     ]
     problems += _yield_ports(before, after, set(kept))
     return structs.replace(

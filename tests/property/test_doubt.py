@@ -11,7 +11,7 @@ from rait.domain.config import Transport
 from rait.domain.diff import diff
 from rait.domain.doubt import Doubt, judge
 from rait.domain.events import replay
-from rait.domain.problem import SkippedEntry
+from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
 from rait.domain.topology import Link, Topology
 from tests.property import strategies as some
@@ -25,7 +25,7 @@ entries = st.builds(
     st.none() | some.families,
     st.none() | st.integers(1, 6),
 )
-doubts = st.builds(Doubt, entries, st.just("peers.conf:1: wrong"), st.booleans()).filter(
+doubts = st.builds(Doubt, entries, st.just(Problem("wrong", "warning")), st.booleans()).filter(
     lambda doubt: doubt.entry.public_key is not None or not doubt.readable
 )
 
@@ -49,7 +49,7 @@ def may_be(doubt: Doubt, link: Link) -> bool:
 def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    judged = judge(Settled(before, after), found, TRANSPORTS)
+    judged = judge(Settled(before, after), found, TRANSPORTS, str)
     now = judged.settled.after.links
     told = {problem.link for problem in judged.settled.problems}
     for name, link in before.links.items():
@@ -68,7 +68,7 @@ def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
 def test_what_is_not_in_doubt_goes_its_way(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    judged = judge(Settled(before, after), found, TRANSPORTS)
+    judged = judge(Settled(before, after), found, TRANSPORTS, str)
     now = judged.settled.after
     told = {problem.link for problem in judged.settled.problems}
     untold = (before.links.keys() | after.links.keys()) - told
@@ -82,7 +82,7 @@ def test_a_link_that_an_entry_may_cost_is_told(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
     """The run has not done well then: the problem or the loss shows in its status."""
-    judged = judge(Settled(before, after), found, TRANSPORTS)
+    judged = judge(Settled(before, after), found, TRANSPORTS, str)
     for link in before.links.values():
         if not loses(link, after) or judged.settled.after.links.get(link.name) == link:
             continue
@@ -98,7 +98,7 @@ def test_a_link_that_an_entry_may_cost_is_told(
 def test_links_that_stay_leave_a_valid_state_to_reach(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    settled = judge(Settled(before, after), found, TRANSPORTS).settled
+    settled = judge(Settled(before, after), found, TRANSPORTS, str).settled
     ports = Counter(link.device.listen_port for link in settled.after.links.values())
     ports.pop(0, None)
     assert all(count == 1 for count in ports.values())
@@ -109,4 +109,4 @@ def test_links_that_stay_leave_a_valid_state_to_reach(
 @given(some.topologies(), some.topologies())
 def test_without_doubt_nothing_changes(before: Topology, after: Topology) -> None:
     settled = Settled(before, after)
-    assert judge(settled, (), TRANSPORTS).settled is settled
+    assert judge(settled, (), TRANSPORTS, str).settled is settled

@@ -410,4 +410,4 @@ def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, m
     assert first.doubts == second.doubts
     (doubt,) = first.doubts
     assert doubt.entry.family == "ip4"
-    assert doubt.text == first.warnings[0]
+    assert first.describe(doubt.problem) == first.warnings[0]
