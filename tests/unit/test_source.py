@@ -120,7 +120,7 @@ def _running(server: _Server) -> Iterator[_Server]:
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
@@ -238,6 +238,16 @@ def test_other_schemes_are_refused():
 def test_http(server):
     assert source.read(f"http://127.0.0.1:{server.port}/ok") == BODY
     assert source.read(f"HTTP://127.0.0.1:{server.port}/moved") == BODY
+
+
+def test_a_proxy_of_the_environment_is_asked(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.port}")
+    with pytest.raises(SourceError, match="404"):
+        source.read("http://registry.invalid/peers.conf")
+    assert [path for path, _ in server.seen] == ["http://registry.invalid/peers.conf"]
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert source.read(f"http://127.0.0.1:{server.port}/ok") == BODY
+    assert server.seen[-1][0] == "/ok"
 
 
 def test_credentials_are_used_and_not_shown(server, caplog):

@@ -1,0 +1,92 @@
+"""The manual names every key that rait takes, and its first example is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec import Struct
+
+from rait.adapters.keys import public_key
+from rait.domain.config import Babeld, Config, Isolation, Secret, Transport
+from rait.domain.decode_config import decode_config
+from rait.domain.linklocal import link_local
+from rait.domain.peers import Peer, PeerEndpoint
+from rait.domain.reader import Reader
+
+MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
+BLOCKS: dict[str, type[Struct]] = {
+    "rait.conf": Config,
+    "transport": Transport,
+    "isolation": Isolation,
+    "babeld": Babeld,
+}
+NESTED = {"transports", "isolation", "babeld"}
+"""Fields of Config that are blocks with sections of their own."""
+
+
+def section(title: str) -> str:
+    """The text under a heading of any level, up to the next heading."""
+    found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#)", MANUAL.read_text(), re.M | re.S)
+    assert found, f"{MANUAL.name} has no section {title}"
+    return found[1]
+
+
+def keys_told(title: str) -> set[str]:
+    """The keys in the first column of a section's tables, and all that is said to be the same."""
+    text = section(title)
+    cells = re.findall(r"^\|([^|]*)\|", text, re.M)
+    same = re.findall(r"`(\w+)` is the same key", text)
+    return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} | set(same)
+
+
+@pytest.mark.parametrize("title", BLOCKS)
+def test_every_field_of_the_configuration_is_a_key_of_the_manual(title: str) -> None:
+    fields = set(BLOCKS[title].__struct_fields__) - NESTED
+    assert fields <= keys_told(title)
+
+
+def test_every_key_that_is_read_is_in_the_manual(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, set[str]] = {}
+    finish = Reader.finish
+
+    def remember(reader: Reader) -> None:
+        title = str(reader.path[0]) if reader.path else "rait.conf"
+        asked.setdefault(title, set()).update(reader._known)
+        finish(reader)
+
+    monkeypatch.setattr(Reader, "finish", remember)
+    for kind in ("netns", "vrf"):
+        decode_config({"transport": [{}], "isolation": {"type": kind}, "babeld": {}})
+    assert asked.keys() == BLOCKS.keys()
+    for title, keys in asked.items():
+        assert keys - {"transport", *NESTED} <= keys_told(title), title
+
+
+def test_every_field_of_a_peer_is_in_the_manual() -> None:
+    told = keys_told("The list of peers")
+    fields = {*Peer.__struct_fields__, *PeerEndpoint.__struct_fields__} - {"endpoints", "path"}
+    assert fields <= told
+    assert "endpoint" in told
+
+
+def test_every_variable_of_the_environment_is_in_the_manual() -> None:
+    used = re.compile(r"environ(?:\.get\(|\[)\"?([A-Z_]+)\"?")
+    package = MANUAL.parents[1] / "rait"
+    read = {
+        name for path in package.rglob("*.py") for name in used.findall(path.read_text("utf-8"))
+    }
+    read = (read - {"PROGRAM_VARIABLE", "HOME", "PATH"}) | {"WG_USERSPACE_IMPLEMENTATION"}
+    assert "RAIT_CONFIG" in read
+    assert read <= keys_told("Environment")
+
+
+def test_the_quick_start_shows_what_its_own_files_give() -> None:
+    readme = (MANUAL.parents[1] / "README.md").read_text()
+    private = re.search(r'^private_key = "(\S+)"', readme, re.M)
+    others, own = re.findall(r'^PublicKey = "(\S+)"', readme, re.M)
+    assert private is not None
+    assert own == public_key(Secret(private[1]))
+    address = link_local(others, own, "ip4").partition("/")[0]
+    assert f"ping -c 1 {address}%rait4x50221" in readme
