@@ -79,7 +79,7 @@ def test_plan_shows_what_up_does_and_writes_nothing(node: Node) -> None:
     for plan in plans:
         assert plan.status == 0
         assert plan.json["status"] == "planned"
-        assert plan.events == done.events
+        assert plan.events == [as_planned(event) for event in done.events]
     assert node.rait("plan", "--detailed-exitcode").status == 0
 
     write_peers(node, A.moved(), C)
@@ -92,6 +92,14 @@ def test_plan_shows_what_up_does_and_writes_nothing(node: Node) -> None:
     assert (files(node.directory), node.state()) == (before, state)
     plan = node.rait("plan", "--json")
     assert node.up("--json").events == plan.events
+
+
+def as_planned(event: dict[str, Any]) -> dict[str, Any]:
+    """The event before its link's namespace was made: then nobody knows which one that will be."""
+    if event["type"] != "LinkAdded":
+        return event
+    state = event["state"]
+    return event | {"state": state | {"origin": state["origin"] | {"instance": ""}}}
 
 
 def test_plan_tells_of_a_configuration_that_is_wrong(node: Node) -> None:
