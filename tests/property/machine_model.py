@@ -40,17 +40,22 @@ class RefusedError(Exception):
 
 
 class Wire(Struct):
-    """A WireGuard link as the kernel has it. ``chosen`` tells a port that the kernel chose."""
+    """A WireGuard link as the kernel has it. ``chosen`` tells a port that the kernel chose.
+
+    ``maker`` is the configuration that made it, "" for others; the kernel does not tell it.
+    """
 
     link: Link
     handshakes: dict[str, int]
     chosen: bool = False
+    maker: str = ""
 
 
 class MachineModel:
     """One target namespace, several transit ones, and a clock in seconds."""
 
     def __init__(self, seed: int) -> None:
+        self.maker = ""
         self.now = 1_000_000
         self.wires: dict[str, Wire] = {}
         self.others: dict[str, str] = {"lo": ""}
@@ -96,7 +101,7 @@ class MachineModel:
     def happen(self, event: Event) -> None:
         """One event. Raises RefusedError, and then nothing has changed."""
         if isinstance(event, LinkAdded):
-            self._add(event.link)
+            self._add(event.link, self.maker)
             return
         wire = self.wires[event.name]
         link = wire.link
@@ -164,7 +169,7 @@ class MachineModel:
         if not part & 2:
             settings = structs.replace(settings, address=None)
         bare = structs.replace(link, settings=settings, device=device)
-        self.wires[link.name] = Wire(bare, {})
+        self.wires[link.name] = Wire(bare, {}, maker=self.maker)
 
     def _half_set(self, wire: Wire, before: LinkSettings, after: LinkSettings, part: int) -> None:
         """In the order in which it is done: mtu and group, the VRF, up, and the address at last."""
@@ -202,6 +207,8 @@ class MachineModel:
             peer = structs.replace(peer, keepalive=after.keepalive)
         if part & 2 and after.endpoint != before.endpoint:
             peer = structs.replace(peer, endpoint=after.endpoint)
+        if part & 2 and after.psk_digest != before.psk_digest:
+            peer = structs.replace(peer, psk_digest=after.psk_digest)
         if part & 4 and after.allowed_ips != before.allowed_ips:
             allowed = after.allowed_ips if part & 8 else after.allowed_ips[:1]
             peer = structs.replace(peer, allowed_ips=allowed)
@@ -240,7 +247,7 @@ class MachineModel:
         self._set_peers(wire, (*_without(wire.link, public_key), changed))
 
     def add_link(self, link: Link) -> None:
-        self._add(link)
+        self._add(link, "")
 
     def is_fresh(self, name: str, public_key: str) -> bool:
         return self.now - self.wires[name].handshakes.get(public_key, 0) <= 180
@@ -250,10 +257,11 @@ class MachineModel:
         if peer.psk_digest not in ("", before.psk_digest):
             raise RefusedError("the preshared key is not known")
 
-    def _add(self, link: Link) -> None:
+    def _add(self, link: Link, maker: str) -> None:
         if link.name in self.wires or link.name in self.others:
             raise RefusedError("EEXIST")
-        wire = Wire(structs.replace(link, settings=structs.replace(link.settings, up=False)), {})
+        down = structs.replace(link.settings, up=False)
+        wire = Wire(structs.replace(link, settings=down), {}, maker=maker)
         self._set(wire, link, rebind=link.settings.up)
         self.wires[link.name] = wire
 

@@ -24,10 +24,10 @@ from rait.domain.backend import REJECT_AFTER_SECONDS, Outcome
 from rait.domain.config import PRIVATE_GROUPS, Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import DeviceUpdated, Event, may_be_half_done, replay
-from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, remember
+from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, made_in, remember
 from rait.domain.peers import Peer
-from rait.domain.plan import Addresses, plan
-from rait.domain.settle import Scope, Settled, settle
+from rait.domain.plan import Addresses, Node, plan
+from rait.domain.settle import Scope, Settled, doubtful, settle
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -76,34 +76,50 @@ blindness = st.sampled_from((False, False, False, True))
 anyone = st.integers(0, 99)
 """Picks one of however many there are."""
 
+NOTHING = Snapshot(EMPTY, some.OWN_KEY)
+KEYS = {"one": (some.OWN_KEY, "second key"), "other": ("third key", "fourth key")}
+"""The configurations on the machine, and the keys that each may have."""
+
 Endpoints = dict[tuple[str, str], Endpoint | None]
 """By link name and peer key."""
 
 
 class Journal:
-    """What the journal keeps of each run, and what it remembers of them all."""
+    """What the journal keeps of each run of each configuration, and remembers of them all."""
 
     def __init__(self) -> None:
-        self._runs: list[RunRecord] = []
+        self._last = 0
+        self._runs: dict[str, list[RunRecord]] = {}
 
-    def memory(self) -> Memory:
-        return remember(Snapshot(EMPTY, some.OWN_KEY), self._runs)
+    def memory(self, scope: str) -> Memory:
+        return remember(NOTHING, self.runs(scope))
+
+    def claims(self, scope: str, names: frozenset[str]) -> Mapping[str, str]:
+        """Whose each link is, if another's: of who made it last."""
+        latest = dict.fromkeys(names, (0, scope))
+        for each, runs in self._runs.items():
+            for name, entry in made_in(NOTHING, runs, 0).items():
+                if name in names:
+                    latest[name] = max(latest[name], (entry, each))
+        return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
     def write(
         self,
+        scope: str,
         drift: tuple[Event, ...],
         events: tuple[Event, ...],
         outcomes: list[Outcome],
         finished: bool,
         aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
     ) -> None:
-        start = self._runs[-1].last_id + 1 if self._runs else 1
+        start = self._last + 1
         seen_from = start + len(drift) + len(events) + len(outcomes) + finished
-        self._runs.append(
+        self._last = seen_from + len(aftermath.half_done)
+        self._runs.setdefault(scope, []).append(
             RunRecord(
                 id=start,
-                last_id=seen_from + len(aftermath.half_done),
-                header=HEADER,
+                last_id=self._last,
+                header=structs.replace(HEADER, scope=scope),
                 noticed=drift,
                 intended=events,
                 outcomes={outcome.index: outcome for outcome in outcomes},
@@ -113,12 +129,12 @@ class Journal:
             )
         )
 
-    def runs(self) -> Sequence[RunRecord]:
-        return self._runs
+    def runs(self, scope: str) -> Sequence[RunRecord]:
+        return self._runs.get(scope, ())
 
     def topology_after(self, run: RunRecord) -> Topology:
-        upto = self._runs[: self._runs.index(run) + 1]
-        return fold(Snapshot(EMPTY, some.OWN_KEY), upto).topology
+        runs = self.runs(run.header.scope)
+        return fold(NOTHING, runs[: runs.index(run) + 1]).topology
 
 
 def unsure_of(
@@ -144,9 +160,26 @@ class Run(Struct):
         return (*self.left, *self.others)
 
 
+class Side(Struct):
+    """A configuration that shares machine, ifgroup, target and journal with another one."""
+
+    name: str
+    node: Node
+    registry: list[Peer] = []
+    transports: tuple[Transport, ...] = ()
+    addresses: Addresses = {}
+    isolation: Isolation = Isolation(ifgroup=54)
+    killed: bool = False
+    touched: set[str] = set()
+    roamed: set[str] = set()
+
+
 class OneNode(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.me = "one"
+        self.away = Side("other", structs.replace(some.node, public_key=KEYS["other"][0]))
+        self.theirs: dict[str, Wire] = {}
         self.registry: list[Peer] = []
         self.transports: tuple[Transport, ...] = ()
         self.addresses: Addresses = {}
@@ -170,9 +203,38 @@ class OneNode(RuleBasedStateMachine):
         self, seed: int, found: list[Transport], registry: list[Peer], addresses: Addresses
     ) -> None:
         self.machine = MachineModel(seed)
-        self.transports = tuple(found)
+        self.machine.maker = self.me
+        self.transports = self.away.transports = tuple(found)
         self.registry = registry
         self.addresses = addresses
+
+    # Another configuration
+
+    @rule(registry=registries)
+    def other_configuration_s_turn(self, registry: list[Peer]) -> None:
+        """All that happens from now on is of the other one, and this one's links are not its."""
+        here = Side(
+            self.me,
+            self.node,
+            self.registry,
+            self.transports,
+            self.addresses,
+            self.isolation,
+            self.killed,
+            self.touched,
+            self.roamed,
+        )
+        there, self.away = self.away, here
+        self.me, self.node, self.killed = there.name, there.node, there.killed
+        self.registry = there.registry or registry
+        self.transports, self.addresses = there.transports, there.addresses
+        self.isolation, self.touched, self.roamed = there.isolation, there.touched, there.roamed
+        self.machine.maker = self.me
+        self.theirs = {
+            name: structs.replace(wire)
+            for name, wire in self.machine.wires.items()
+            if wire.maker == self.away.name and name not in self.not_ours
+        }
 
     # What a person changes
 
@@ -204,9 +266,9 @@ class OneNode(RuleBasedStateMachine):
         origin = structs.replace(self.node.origin, backend=other)
         self.node = structs.replace(self.node, origin=origin)
 
-    @rule(key=st.sampled_from((some.OWN_KEY, "second key")))
-    def change_key(self, key: str) -> None:
-        self.node = structs.replace(self.node, public_key=key)
+    @rule(which=st.integers(0, 1))
+    def change_key(self, which: int) -> None:
+        self.node = structs.replace(self.node, public_key=KEYS[self.me][which])
 
     @precondition(lambda self: not self.killed)
     @rule(group=st.sampled_from((54, 55)))
@@ -342,14 +404,14 @@ class OneNode(RuleBasedStateMachine):
         if half is not None and at < len(run.events) and run.events[at].name not in failed:
             self.machine.half_happen(run.events[at], half)
         known = outcomes[: max(0, len(outcomes) - unrecorded)]
-        self.journal.write(run.drift, run.events, known, finished=False)
+        self.journal.write(self.me, run.drift, run.events, known, finished=False)
         self.killed = True
 
     @rule(refused=refusals)
     def killed_before_the_second_look(self, refused: Mapping[int, int | None]) -> None:
         run = self.begin_run(self.plan())
         outcomes = self.apply(run.events, refused)
-        self.journal.write(run.drift, run.events, outcomes, finished=False)
+        self.journal.write(self.me, run.drift, run.events, outcomes, finished=False)
         self.killed = True
 
     @rule(refused=refusals)
@@ -387,15 +449,16 @@ class OneNode(RuleBasedStateMachine):
         happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
         known = replay(run.memory.topology, (*run.drift, *happened))
         memory = memory_for_a_second_look(run.memory, known, failed)
-        seen = settle(self.machine.observe(), run.desired, memory, self.scope()).before
+        seen = self.settle(run.desired, memory).before
         return Aftermath(half_done(known, seen, failed))
 
     def roll_back(self, run: Run) -> None:
         """Take the last run back, where nothing stands in the way."""
-        record = self.journal.runs()[-1] if self.journal.runs() else None
+        runs = self.journal.runs(self.me)
+        record = runs[-1] if runs else None
         if record is None or record.intended != run.events or not done_events(record):
             return
-        memory = self.journal.memory()
+        memory = self.journal.memory(self.me)
         now = memory.topology
         names = touched(record)
         goal = undo(now, record, self.journal.topology_after(record))
@@ -415,10 +478,10 @@ class OneNode(RuleBasedStateMachine):
         back = structs.replace(change, settled=settled, events=diff(before, settled.after))
         outcomes = self.machine.apply(back.events, lambda _: False)
         aftermath = self.look_again(back, outcomes, blind=False)
-        self.journal.write((), back.events, outcomes, finished=True, aftermath=aftermath)
+        self.journal.write(self.me, (), back.events, outcomes, finished=True, aftermath=aftermath)
         again = self.decide(goal)
         assert again.drift == ()
-        assert again.settled.before == self.journal.memory().topology
+        assert again.settled.before == self.journal.memory(self.me).topology
         failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
         found = run.settled.before.links
         for name in names - failed - {problem.link for problem in change.settled.problems}:
@@ -440,15 +503,20 @@ class OneNode(RuleBasedStateMachine):
 
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
-        memory = self.journal.memory()
+        memory = self.journal.memory(self.me)
         return plan(config, self.node, self.registry, self.addresses, memory.topology).topology
 
     def decide(self, desired: Topology) -> Run:
-        memory = self.journal.memory()
-        settled = settle(self.machine.observe(), desired, memory, self.scope())
+        memory = self.journal.memory(self.me)
+        settled = self.settle(desired, memory)
         left, others = told_apart(memory.topology, settled.before, memory.undecided)
         events = diff(settled.before, settled.after)
         return Run(desired, memory, settled, left, others, events)
+
+    def settle(self, desired: Topology, memory: Memory) -> Settled:
+        seen, scope = self.machine.observe(), self.scope()
+        claimed = self.journal.claims(self.me, doubtful(seen, memory, scope))
+        return settle(seen, desired, memory, structs.replace(scope, claimed=claimed))
 
     def finish(
         self, run: Run, refused: Mapping[int, int | None] = NONE, blind: bool = False
@@ -463,7 +531,9 @@ class OneNode(RuleBasedStateMachine):
         outcomes = self.apply(run.events, refused)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
         aftermath = self.look_again(run, outcomes, blind)
-        self.journal.write(run.drift, run.events, outcomes, finished=True, aftermath=aftermath)
+        self.journal.write(
+            self.me, run.drift, run.events, outcomes, finished=True, aftermath=aftermath
+        )
         self.killed = bool(aftermath.unsure)
         self.check_refusals(failed)
         self.check_journal(run.desired, aftermath)
@@ -478,6 +548,7 @@ class OneNode(RuleBasedStateMachine):
                 holder = self.machine.wires.get(refusal.holder)
                 assert (
                     refusal.holder in self.not_ours
+                    or refusal.holder in self.theirs
                     or refusal.holder in failed
                     or holder is None
                     or holder.chosen
@@ -490,7 +561,7 @@ class OneNode(RuleBasedStateMachine):
         if aftermath.unsure:
             return
         assert again.left == ()
-        assert again.settled.before == self.journal.memory().topology
+        assert again.settled.before == self.journal.memory(self.me).topology
 
     def check_second_run(self, desired: Topology, failed: set[str]) -> None:
         """A run right after this one would do nothing, or try again what was refused."""
@@ -507,7 +578,7 @@ class OneNode(RuleBasedStateMachine):
     def check_links(self, run: Run, failed: set[str], known: Endpoints) -> None:
         """Whatever could be had is there, just as planned, and nothing more."""
         troubled = failed | {problem.link for problem in run.settled.problems}
-        assert troubled - failed <= self.not_ours.keys()
+        assert troubled - failed <= self.not_ours.keys() | self.theirs.keys()
         assert set(self.ours()) - run.desired.links.keys() <= failed
         for name, wanted in run.desired.links.items():
             if name not in troubled:
@@ -542,6 +613,10 @@ class OneNode(RuleBasedStateMachine):
             else:
                 assert self.machine.wires[name] == thing
 
+    @invariant()
+    def what_is_another_configuration_s_is_as_it_was(self) -> None:
+        assert self.theirs.items() <= self.machine.wires.items()
+
     # Names
 
     def scope(self) -> Scope:
@@ -557,6 +632,7 @@ class OneNode(RuleBasedStateMachine):
             name
             for name, wire in self.machine.wires.items()
             if name not in self.not_ours
+            and wire.maker == self.me
             and (
                 wire.link.settings.group == self.isolation.ifgroup
                 or wire.link.settings.group >= PRIVATE_GROUPS

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from msgspec import structs
 
 from rait.adapters import journal as sqlite_journal
 from rait.adapters.journal_reader import JournalReader
@@ -23,7 +24,7 @@ from rait.domain.backend import Outcome
 from rait.domain.events import Event
 from rait.domain.history import Memory, RunRecord
 from rait.domain.topology import Topology
-from tests.property.test_machine import HEADER, OneNode, unsure_of
+from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
 
 # Where there is one, a file system in memory: the journal waits for the disk all the time.
 SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
@@ -38,11 +39,18 @@ class Kept:
         self.path = Path(self._directory.name) / "journal.db"
         self._journal = self._open()
 
-    def memory(self) -> Memory:
-        return self._journal.memory(HEADER.scope)
+    def memory(self, scope: str) -> Memory:
+        return self._journal.memory(scope)
+
+    def memories(self) -> list[Memory]:
+        return [self.memory(scope) for scope in KEYS]
+
+    def claims(self, scope: str, names: frozenset[str]) -> Mapping[str, str]:
+        return self._journal.claims(scope, names)
 
     def write(
         self,
+        scope: str,
         drift: tuple[Event, ...],
         events: tuple[Event, ...],
         outcomes: list[Outcome],
@@ -51,32 +59,32 @@ class Kept:
     ) -> None:
         if not drift and not events:
             return  # rait leaves no trace of such a run
-        run = self._journal.begin(HEADER, drift, events)
+        run = self._journal.begin(structs.replace(HEADER, scope=scope), drift, events)
         run.record(outcomes)
         if finished:
             unsure = unsure_of(aftermath, events, outcomes)
             run.finish("done", half_done=aftermath.half_done, unsure=unsure)
         assert self._journal.verify().ok
-        assert JournalReader(self.path).memory(HEADER.scope) == self.memory()
+        assert JournalReader(self.path).memory(scope) == self.memory(scope)
 
-    def runs(self) -> Sequence[RunRecord]:
-        return self._journal.runs()
+    def runs(self, scope: str) -> Sequence[RunRecord]:
+        return self._journal.runs(scope=scope)
 
     def topology_after(self, run: RunRecord) -> Topology:
-        return self._journal.topology_at(HEADER.scope, run=run.id)[0]
+        return self._journal.topology_at(run.header.scope, run=run.id)[0]
 
     def reopen(self) -> None:
-        before = self.memory()
+        before = self.memories()
         self._journal.close()
         self._journal = self._open()
-        assert self.memory() == before
+        assert self.memories() == before
 
     def prune(self, share: int) -> None:
-        before = self.memory()
+        before = self.memories()
         runs = self._journal.runs()
         entries = [entry.at for entry in self._journal.follow(0)]
         self._journal.prune(entries[share * len(entries) // 100] if entries else 0)
-        assert self.memory() == before
+        assert self.memories() == before
         kept = self._journal.runs()
         assert kept == runs[len(runs) - len(kept) :]
         assert self._journal.verify().ok
