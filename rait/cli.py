@@ -39,7 +39,7 @@ DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
 _DETAILED = "--detailed-exitcode"
 _WIDTH = 98
-_YES = "remove links however many they are"
+_YES = "go on however many links lose their sessions"
 
 _ASSUME_GONE = "take links whose network namespace cannot be found for gone with it"
 
@@ -63,9 +63,11 @@ differs is written: links that are right already are left alone, with their sess
 A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
 that asks for more links than max_links in rait.conf changes nothing.
 
-A run that would remove more than half of at least four links stops with exit status 4: an empty
-or truncated peers list must not take the node off the mesh. --yes, or max_removals in rait.conf,
-lets it go on.
+A run that would cost more than half of at least four links their sessions, with what runs of the
+last 24 hours cost, stops with exit status 4: a peers list that is empty, cut short or exchanged, or
+the wrong namespace, must not take the node off the mesh. Links count that are removed or made
+again, or get another peer. A new private key counts too, as no peer knows it until the registry
+has it: use --yes for that. --yes, or max_removals in rait.conf, lets a run go on.
 """
 
 _DOWN = """\
@@ -116,8 +118,9 @@ _REPLAY = """\
 Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
 the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
 
---apply stops with exit status 4 where it would remove more than half of at least four links, as
-`rait up` does, unless --yes is given; for a time before the journal began it is refused.
+--apply stops with exit status 4 where it would cost more than half of at least four links their
+sessions, as `rait up` does, unless --yes is given; for a time before the journal began it is
+refused.
 
   rait replay --at 10                            as it was after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
@@ -130,8 +133,8 @@ Take one run back, by default the last that changed something. Where later runs 
 links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
 brings the tunnels to what it says.
 
-A rollback that would remove more than half of at least four links stops with exit status 4, as
-`rait up` does, unless --yes is given.
+A rollback that would cost more than half of at least four links their sessions stops with exit
+status 4, as `rait up` does, unless --yes is given.
 """
 
 

@@ -7,7 +7,7 @@ so they are joined nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -32,7 +32,7 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.guard import Removal
+from rait.domain.guard import WINDOW_HOURS, Reason, Removal
 from rait.domain.topology import Link
 from rait.terminal import clean
 
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from rait.app.restore import Past
 
 NEVER = "never"
+_QUESTIONS: Mapping[Reason, str] = {
+    "removed": "Is the peers list complete?",
+    "another peer": "Have these peers new keys?",
+    "another private key": "Is this node to have a new private key?",
+    "made again": "Are the links to be born elsewhere (transit, target, backend)?",
+}
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
 HALF_DONE = "done by what failed"
@@ -62,21 +68,44 @@ def report_lines(report: Report) -> list[str]:
 
 def removal_text(report: Report, removal: Removal) -> str:
     """Why a run was stopped, or will be, and how to let it go on."""
-    names = ", ".join(removal.links)
-    command, go_on = _guarded(report.command)
+    command, go_on = _guarded(report.command, removal)
     verb = "stopped, with nothing touched"
     if report.status != "stopped":
         verb = f"`rait {command}` will stop"
+    return f"{verb}: {_cost(removal)}. {go_on}, or set max_removals in rait.conf"
+
+
+def _cost(removal: Removal) -> str:
+    """Which links lose what, and how many may."""
+    count, names = len(removal.links), ", ".join(map(_loser(removal), removal.links))
+    what = f"remove {count} of {removal.of} links"
+    may = f"remove {removal.limit}"
+    if removal.reasons:
+        what = f"end the sessions of {count} of {removal.of} links"
+        may = f"end those of {removal.limit}"
+    if not removal.earlier:
+        return f"it would {what}, and may {may}: {names}"
+    total = count + len(removal.earlier)
     return (
-        f"{verb}: it would remove {len(removal.links)} of {removal.of} links, and may remove "
-        f"{removal.limit}: {names}. {go_on}, or set max_removals in rait.conf"
+        f"it would {what}, and may {may}, with what runs of the last {WINDOW_HOURS} hours cost, "
+        f"which makes {total}: {names}; before: {', '.join(removal.earlier)}"
     )
 
 
-def _guarded(command: str) -> tuple[str, str]:
+def _loser(removal: Removal) -> Callable[[str], str]:
+    def told(name: str) -> str:
+        why = removal.reasons.get(name, "removed")
+        return f"{name} ({why})" if removal.reasons else name
+
+    return told
+
+
+def _guarded(command: str, removal: Removal) -> tuple[str, str]:
     """The command that the guard stops, and how to let it go on."""
     if command in ("up", "plan"):
-        return "up", "Is the peers list complete? If so, go on with `rait up --yes`"
+        causes = {removal.reasons.get(name, "removed") for name in removal.links}
+        doubts = " ".join(question for cause, question in _QUESTIONS.items() if cause in causes)
+        return "up", f"{doubts} If so, go on with `rait up --yes`"
     full = f"{command} --apply" if command.startswith("replay") else command
     return full, "If all of them are to go, run it again with --yes"
 

@@ -30,7 +30,12 @@ def down(options: Options) -> Report:
         settled = structs.replace(change.settled, problems=problems)
         change = structs.replace(change, settled=settled)
         return session.carry_out(
-            "down", change, journal, routing=routing, warnings=session.loaded.warnings
+            "down",
+            change,
+            journal,
+            routing=routing,
+            warnings=session.loaded.warnings,
+            accepted=True,
         )
 
 

@@ -15,7 +15,7 @@ from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
-from rait.domain.guard import Removal, excessive_removal
+from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import ExtraCmd, Memory
 from rait.domain.history import Status as RunStatus
 from rait.domain.problem import MachineError, RaitError
@@ -50,9 +50,15 @@ class Change(Struct, frozen=True, kw_only=True):
     routing_problem: str | None = None
     extra_cmd_owed: bool = False
 
-    def removal(self, max_removals: int | None) -> Removal | None:
-        """The removal that should not happen unasked, or None; see excessive_removal."""
-        return excessive_removal(self.settled.before, self.settled.after, max_removals)
+    def removal(self, max_removals: int | None, earlier: Callable[[], Losses]) -> Removal | None:
+        """The removal that should not happen unasked, or None; see excessive_removal.
+
+        ``earlier`` tells what recent runs cost, and is asked only if this one costs anything.
+        """
+        before, after, known = self.settled.before, self.settled.after, self.memory.topology
+        if not lost_sessions(before, after, known):
+            return None
+        return excessive_removal(before, after, max_removals, known=known, earlier=earlier())
 
 
 class Aftermath(Struct, frozen=True):
@@ -251,18 +257,17 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
 
 
 def planned(
-    command: str, change: Change, max_removals: int | None, warnings: Sequence[str] = ()
+    command: str, change: Change, removal: Removal | None, warnings: Sequence[str] = ()
 ) -> Report:
     """A report of what a run would do, and whether it would be stopped."""
     report = report_on(command, "planned" if change.events else "unchanged", change, warnings)
-    return structs.replace(report, removal=change.removal(max_removals))
+    return structs.replace(report, removal=removal)
 
 
 def stopped(
-    command: str, change: Change, max_removals: int | None, warnings: Sequence[str] = ()
+    command: str, change: Change, removal: Removal | None, warnings: Sequence[str] = ()
 ) -> Report | None:
-    """The report of a run that must not go on unasked, as it would remove too much, or None."""
-    removal = change.removal(max_removals)
+    """The report of a run that must not go on unasked, as it would cost too much, or None."""
     if removal is None:
         return None
     return structs.replace(report_on(command, "stopped", change, warnings), removal=removal)

@@ -30,6 +30,7 @@ from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config import Config
 from rait.domain.diff import diff
+from rait.domain.guard import Losses
 from rait.domain.history import Memory
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
@@ -43,7 +44,7 @@ STATE_FORMAT = "rait-state-1"
 class State(Struct, frozen=True, kw_only=True):
     """All that planning needs to know of a node, for planning elsewhere. Holds no private key.
 
-    ``claimed`` is as in Scope.
+    ``claimed`` is as in Scope, and ``recent`` is what recent runs cost; see guard.py.
     """
 
     format: str
@@ -53,6 +54,7 @@ class State(Struct, frozen=True, kw_only=True):
     observation: Observation
     memory: Memory
     claimed: Mapping[str, str] = {}
+    recent: Losses = {}
 
 
 def plan_up(options: Options) -> Report:
@@ -70,7 +72,7 @@ def plan_up(options: Options) -> Report:
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
             command = session.config.babeld.extra_cmd.strip()
             warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")
-        return planned("plan", change, session.config.max_removals, warnings)
+        return planned("plan", change, session.removal(change), warnings)
 
 
 def plan_against(options: Options, state_path: str) -> Report:
@@ -112,7 +114,8 @@ def _plan_against(options: Options, state: State) -> Report:
         losses=losses,
     )
     warnings = plan_warnings(loaded, registry, wanted)
-    return planned("plan", change, loaded.config.max_removals, warnings)
+    removal = change.removal(loaded.config.max_removals, lambda: state.recent)
+    return planned("plan", change, removal, warnings)
 
 
 def export_state(options: Options) -> str:
@@ -136,6 +139,7 @@ def export_state(options: Options) -> str:
             observation=structs.replace(observation, links=ours, others=others),
             memory=memory,
             claimed=scope.claimed,
+            recent=session.recent_losses(),
         )
     return msgspec.json.format(msgspec.json.encode(state)).decode()
 

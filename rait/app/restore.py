@@ -70,7 +70,7 @@ def compare_past(options: Options, at: str | None) -> Report:
         change = _towards(session, journal, wanted, None)
         warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
         require_places(change.events)
-        return planned(_replay(at), change, session.config.max_removals, warnings)
+        return planned(_replay(at), change, session.removal(change), warnings)
 
 
 def restore(options: Options, at: str | None, *, sure: bool = False) -> Report:
@@ -109,7 +109,7 @@ def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
         require_places(change.events)
-        return planned(f"rollback {record.id}", change, session.config.max_removals)
+        return planned(f"rollback {record.id}", change, session.removal(change))
 
 
 def _carried_out(
@@ -120,9 +120,16 @@ def _carried_out(
     routing: Routing | None,
     sure: bool,
 ) -> Report:
-    if not sure and (stop := stopped(command, change, session.config.max_removals)):
+    if not sure and (stop := stopped(command, change, session.removal(change))):
         return stop
-    return session.carry_out(command, change, journal, prepare=_targets_of(change), routing=routing)
+    return session.carry_out(
+        command,
+        change,
+        journal,
+        prepare=_targets_of(change),
+        routing=routing,
+        accepted=sure,
+    )
 
 
 def _replay(at: str | None) -> str:

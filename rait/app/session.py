@@ -30,6 +30,14 @@ from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Describe, Doubt, judge
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
+from rait.domain.guard import (
+    WINDOW_HOURS,
+    Losses,
+    Removal,
+    losses_of,
+    merged,
+    recent_losses,
+)
 from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
@@ -177,6 +185,18 @@ class Session:
             losses=losses,
         )
 
+    def removal(self, change: Change) -> Removal | None:
+        """What the change would cost that it must not without being asked for, or None."""
+        earlier = losses_of(change.left)
+        return change.removal(
+            self.config.max_removals, lambda: merged(self.recent_losses(), earlier)
+        )
+
+    def recent_losses(self) -> Losses:
+        """The links that runs of the last hours cost their sessions; see the guard."""
+        since = time.time_ns() - WINDOW_HOURS * 3600 * 10**9
+        return recent_losses(JournalReader(self.journal_path).runs(since=since, scope=self.name))
+
     def carry_out(
         self,
         command: str,
@@ -187,13 +207,15 @@ class Session:
         prepare: Callable[[], None] | None = None,
         routing: Routing | None = None,
         warnings: Sequence[str] = (),
+        accepted: bool = False,
     ) -> Report:
         """Journal what shall happen, do it, and journal what became of it.
 
         ``prepare`` makes the namespaces that the links need, so that the journal can say in which
         instance of one each new link is made. A run with nothing to do and nothing new to tell
         leaves no trace in the journal, and one that fails just as the last one did is counted
-        there. Raises MachineError, with nothing touched, where there is no place for the links.
+        there. ``accepted`` says that the user asked for whatever it costs. Raises MachineError,
+        with nothing touched, where there is no place for the links.
         """
         require_places(change.events)
         if prepare is not None:
@@ -211,7 +233,8 @@ class Session:
         run_id: int | None = None
         if change.events or change.drift:
             left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
-            header = structs.replace(self._header(command, peers_digest), left=left)
+            header = self._header(command, peers_digest)
+            header = structs.replace(header, left=left, accepted=accepted)
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one

@@ -17,7 +17,7 @@ from rait.domain.plan import Node, Plan, plan
 def up(options: Options, *, sure: bool = False) -> Report:
     """Create, change and remove links until they are as planned; see Report for what it tells.
 
-    Unless ``sure``, a run that would remove most of the links does nothing, and its report says
+    Unless ``sure``, a run that would end most of the sessions does nothing, and its report says
     ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot be
     had.
     """
@@ -29,7 +29,7 @@ def up(options: Options, *, sure: bool = False) -> Report:
         planned, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, planned)
         change = session.compare(planned.topology, memory, routing, doubts)
-        if not sure and (stop := stopped("up", change, session.config.max_removals, warnings)):
+        if not sure and (stop := stopped("up", change, session.removal(change), warnings)):
             return stop
         return session.carry_out(
             "up",
@@ -39,6 +39,7 @@ def up(options: Options, *, sure: bool = False) -> Report:
             prepare=lambda: netns.ensure_netns(session.target).close(),
             routing=routing,
             warnings=warnings,
+            accepted=sure,
         )
 
 

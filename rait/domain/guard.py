@@ -1,37 +1,155 @@
-"""Whether a sync would take the node off the mesh."""
+"""Whether a sync would take the node off the mesh.
+
+A mesh is lost with its sessions, whatever becomes of the interfaces: so what counts is each link
+that loses its session, and not only one that goes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
 from msgspec import Struct
 
-from rait.domain.topology import Topology
+from rait.domain.events import Event, LinkRemoved, PeerRemoved
+from rait.domain.history import RunRecord
+from rait.domain.topology import EMPTY, Link, Topology
+from rait.domain.undo import done_events
 
 MIN_LINKS = 4
 """Fewer links than this may all go: a small mesh changes by halves in ordinary use."""
 
+WINDOW_HOURS = 24
+"""For so long the losses of one run count for the next ones too."""
 
-class Removal(Struct, frozen=True):
-    """Links that a sync would remove, of how many, and the limit that this is over."""
+Reason = Literal["removed", "made again", "another peer", "another private key"]
+"""How a link loses its session. A device with another key is one that no peer knows."""
+
+Losses = Mapping[str, frozenset[str]]
+"""Links that lost the sessions with these peers, by name and public key."""
+
+NO_LOSSES: Losses = {}
+
+
+class Removal(Struct, frozen=True, omit_defaults=True):
+    """Links that a sync would cost their sessions, of how many, and the limit that this is over.
+
+    ``reasons`` has those of the links that are not removed, but lose their session otherwise.
+    ``earlier`` are links that went in the last WINDOW_HOURS and are not back: with ``links`` they
+    are over the limit, and they are among the number that it is taken of.
+    """
 
     links: tuple[str, ...]
     of: int
     limit: int
+    reasons: Mapping[str, Reason] = {}
+    earlier: tuple[str, ...] = ()
 
 
 def excessive_removal(
-    before: Topology, after: Topology, max_removals: int | None = None
+    before: Topology,
+    after: Topology,
+    max_removals: int | None = None,
+    *,
+    known: Topology = EMPTY,
+    earlier: Losses = NO_LOSSES,
 ) -> Removal | None:
     """The removal that should not happen unasked, or None.
 
-    Without ``max_removals`` the limit is half of the live links, if these are at least MIN_LINKS:
-    a peers list that is empty or cut short looks just like many peers that left. A link that is
-    remade is not removed.
+    Without ``max_removals`` the limit is half of the links, if these are at least MIN_LINKS: a
+    peers list that is empty or cut short looks just like many peers that left. ``known`` is the
+    topology as the journal has it, and ``earlier`` what recent runs cost. A run that costs nothing
+    is never stopped for what others did.
     """
-    gone = tuple(sorted(before.links.keys() - after.links.keys()))
+    reasons = lost_sessions(before, after, known)
+    if not reasons:
+        return None
+    gone = _still_lost(earlier, after) - reasons.keys()
+    of = len(before.links.keys() | gone)
     if max_removals is not None:
         limit = max_removals
-    elif len(before.links) >= MIN_LINKS:
-        limit = len(before.links) // 2
+    elif of >= MIN_LINKS:
+        limit = of // 2
     else:
         return None
-    return Removal(gone, len(before.links), limit) if len(gone) > limit else None
+    if len(reasons) + len(gone) <= limit:
+        return None
+    return Removal(
+        tuple(sorted(reasons)),
+        of,
+        limit,
+        {name: why for name, why in sorted(reasons.items()) if why != "removed"},
+        tuple(sorted(gone)),
+    )
+
+
+def lost_sessions(before: Topology, after: Topology, known: Topology) -> dict[str, Reason]:
+    """The links that lose their session, and how.
+
+    Where somebody else gave a link another key or another peer than the journal knows, its session
+    is lost already, and what takes that back costs nothing.
+    """
+    found = {}
+    for name, link in before.links.items():
+        new = after.links.get(name)
+        if new is not link and (why := _loss(link, new, known.links.get(name))) is not None:
+            found[name] = why
+    return found
+
+
+def recent_losses(runs: Iterable[RunRecord]) -> Losses:
+    """What these runs of one scope, in order, cost since the last one that was asked for.
+
+    What a run did not live to say counts as the next one found it.
+    """
+    lost: Losses = {}
+    for run in runs:
+        left = (run.noticed[index] for index in run.header.left if index < len(run.noticed))
+        lost = {} if run.header.accepted else merged(lost, losses_of((*left, *done_events(run))))
+    return lost
+
+
+def merged(one: Losses, other: Losses) -> Losses:
+    """What both cost."""
+    return {**one, **{name: one.get(name, frozenset()) | peers for name, peers in other.items()}}
+
+
+def losses_of(events: Iterable[Event]) -> Losses:
+    """The sessions that ended with these events."""
+    lost: dict[str, frozenset[str]] = {}
+    for name, peers in _losses(events):
+        lost[name] = lost.get(name, frozenset()) | peers
+    return lost
+
+
+def _losses(events: Iterable[Event]) -> Iterator[tuple[str, frozenset[str]]]:
+    for event in events:
+        if isinstance(event, LinkRemoved):
+            yield event.name, frozenset(peer.public_key for peer in event.link.peers)
+        elif isinstance(event, PeerRemoved):
+            yield event.name, frozenset((event.peer.public_key,))
+
+
+def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:
+    if new is None:
+        return "removed"
+    if new.origin != link.origin and not link.origin.is_placed_by(new.origin):
+        return "made again"
+    own = link.device.public_key
+    if new.device.public_key != own and own and known_key(known, own):
+        return "another private key"
+    peers = {peer.public_key for peer in link.peers} - {peer.public_key for peer in new.peers}
+    if known is not None:
+        peers &= {peer.public_key for peer in known.peers}
+    return "another peer" if peers and new.peers else None
+
+
+def known_key(known: Link | None, public_key: str) -> bool:
+    """Whether a device's key is, as far as the journal knows, the one that we gave it."""
+    return known is None or known.device.public_key == public_key
+
+
+def _still_lost(earlier: Losses, after: Topology) -> frozenset[str]:
+    """Those that are not back: a peer that has another link now is not lost."""
+    there = {peer.public_key for link in after.links.values() for peer in link.peers}
+    return frozenset(name for name, peers in earlier.items() if not peers <= there)

@@ -41,7 +41,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
     ("" where there was none). A time out of SQLite's range is no time that a run wrote. ``left``
     are those of the run's noticed events, by their index, that an earlier run brought about, which
-    never said what became of them.
+    never said what became of them. ``accepted`` tells that the user asked for whatever the run
+    costs (``--yes``, or ``rait down``), so that it begins a new count for the guard.
     """
 
     scope: str
@@ -53,6 +54,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     config_digest: str = ""
     peers_digest: str = ""
     left: tuple[int, ...] = ()
+    accepted: bool = False
 
 
 class Memory(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from rait.adapters.journal import Run
 from rait.adapters.lock import hold
 from rait.app import session
 from tests.integration import machine
-from tests.integration.command import Result, Running
+from tests.integration.command import Result, Running, start_fork
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
 from tests.integration.routing import eventually
@@ -520,8 +520,76 @@ def test_an_empty_registry_does_not_take_the_node_off_the_mesh(node: Node) -> No
     assert len(log(node)) == 1
     write_peers(node, A, B)
     assert node.up().status == 0, "half of them is not more than half"
+
+
+@in_both_tiers
+def test_a_mesh_does_not_die_by_halves(node: Node) -> None:
+    sync(node, A, B, C, D)
+    write_peers(node, A, B)
+    node.up()
+    state = node.state()
+    write_peers(node, A)
+    before = ", ".join(sorted(links_of(node, C, D)))
+    assert f"which makes 3: {link_of(node, B)}; before: {before}" in node.rait("plan").err
+    exported = node.directory / "state.json"
+    exported.write_text(node.rait("export-state").out)
+    assert "which makes 3" in node.rait("plan", "--against", str(exported)).err
+    stopped = node.rait("up", "--json")
+    refused(stopped, 4, "remove 1 of 4 links", "which makes 3", "24 hours", "--yes")
+    assert stopped.json["excessive_removal"]["earlier"] == sorted(links_of(node, C, D))
+    assert node.state() == state
+
+    write_peers(node, A, B, E)
+    node.up()
+    write_peers(node, A, B, C, D, E)
+    node.up()
+    write_peers(node, A, B, C)
+    assert node.up().status == 0, "what came back is not lost"
+    write_peers(node, A)
+    refused(node.rait("up"), 4, "which makes 4")
+    assert node.rait("up", "--yes").status == 0
     write_peers(node)
-    assert node.up().status == 0, "nor are the last two of so few"
+    assert node.up().status == 0, "who asked for it begins anew"
+
+
+def test_another_key_for_every_peer_does_not_take_the_node_off_the_mesh(node: Node) -> None:
+    sync(node, A, B, C, D)
+    state = node.state()
+    entries = [peer.entry.replace(peer.public_key, machine.genkey()[1]) for peer in (A, B, C)]
+    node.write_peers([*entries, D.entry])
+    assert "`rait up` will stop" in node.rait("plan").err
+    stopped = node.rait("up", "--json")
+    refused(stopped, 4, "end the sessions of 3 of 4 links", f"{link_of(node, A)} (another peer)")
+    reasons = stopped.json["excessive_removal"]["reasons"]
+    assert reasons == dict.fromkeys(links_of(node, A, B, C), "another peer")
+    assert node.state() == state
+    node.write_peers([*entries[:2], C.entry, D.entry])
+    assert node.up().status == 0
+
+
+def test_another_private_key_is_asked_for(node: Node) -> None:
+    sync(node, A, B, C, D)
+    state = node.state()
+    node.private_key, node.public_key = machine.genkey()
+    node.write_conf()
+    refused(node.rait("up"), 4, "4 of 4 links", "(another private key)", "new private key?")
+    assert node.state() == state
+    assert node.rait("up", "--yes").status == 0
+
+
+@in_both_tiers
+def test_up_in_the_wrong_namespace_does_not_remake_every_link(
+    node: Node, make_mesh: MakeMesh
+) -> None:
+    sync(node, A, B, C, D)
+    state = node.state()
+    wrong = make_mesh(1).nodes[0].netns
+    for arguments, status in ((["plan"], 0), (["up"], 4)):
+        running = start_fork(wrong, ["-c", str(node.conf), *arguments], "", node.directory)
+        result = running.wait()
+        refused(result, status, "4 of 4 links", "(made again)", "transit")
+    assert node.state() == state
+    assert node.up("--json").events == []
 
 
 def test_the_guard_yields_to_yes_and_to_max_removals(node: Node) -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
-from rait.domain.guard import MIN_LINKS, excessive_removal
+from rait.domain.guard import MIN_LINKS, excessive_removal, lost_sessions
 from rait.domain.history import RunHeader, RunRecord
-from rait.domain.topology import Topology
+from rait.domain.topology import EMPTY, Topology
 from rait.domain.undo import conflicts, done_events, touched, undo
 from tests.property import strategies as some
 
@@ -118,7 +118,8 @@ def test_with_force_each_link_of_the_run_is_as_it_was_before_it(
 @fewer
 @given(some.topologies(), some.topologies(), st.none() | st.integers(0, 5))
 def test_what_may_be_removed_unasked(before: Topology, after: Topology, limit: int | None) -> None:
-    gone = sorted(before.links.keys() - after.links.keys())
+    gone = sorted(lost_sessions(before, after, EMPTY))
+    assert set(gone) >= before.links.keys() - after.links.keys()
     removal = excessive_removal(before, after, limit)
     if limit is not None:
         assert (removal is not None) == (len(gone) > limit)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from rait.domain.guard import Removal, excessive_removal
-from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
+from rait.domain.backend import Outcome
+from rait.domain.diff import diff
+from rait.domain.events import LinkRemoved
+from rait.domain.guard import Removal, excessive_removal, recent_losses
+from rait.domain.history import RunHeader, RunRecord
+from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
 
 
 def topology(*numbers: int, transit: str = "") -> Topology:
@@ -45,8 +49,62 @@ def test_fewer_than_four_links_may_all_go(before: Topology) -> None:
     assert excessive_removal(before, EMPTY) is None
 
 
-def test_a_link_that_is_remade_or_changed_is_not_removed() -> None:
-    assert excessive_removal(FOUR, topology(1, 2, 3, 4, transit="another")) is None
+def with_peers(*keys: str, own: str = "own", origin: Origin | None = None) -> Topology:
+    """Links w1, w2 and so on, each with a peer of this key, or with none for ""."""
+    links = {}
+    for number, key in enumerate(keys, 1):
+        name = f"w{number}"
+        peers = (LinkPeer(key),) if key else ()
+        born = origin or Origin("kernel")
+        links[name] = Link(name, born, LinkSettings(1420, 54), Device(own), peers)
+    return Topology(links)
+
+
+ABCD = with_peers("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (with_peers("e", "f", "g", "h"), "another peer"),
+        (with_peers("a", "b", "c", "d", own="new"), "another private key"),
+        (with_peers("a", "b", "c", "d", origin=Origin("kernel", "", "other")), "made again"),
+        (with_peers("a", "b", "c", "d", origin=Origin("userspace")), "made again"),
+    ],
+)
+def test_a_link_that_stays_in_name_only_counts(after: Topology, reason: str) -> None:
+    removal = excessive_removal(ABCD, after)
+    assert removal is not None
+    assert removal.links == ("w1", "w2", "w3", "w4")
+    assert set(removal.reasons.values()) == {reason}
+    mixed = Topology({**after.links, "w3": ABCD.links["w3"], "w4": ABCD.links["w4"]})
+    assert excessive_removal(ABCD, mixed) is None
+    del mixed.links["w4"]
+    removal = excessive_removal(ABCD, mixed)
+    assert removal is not None
+    assert removal.reasons == {"w1": reason, "w2": reason}
+    assert removal.links == ("w1", "w2", "w4")
+
+
+def test_where_there_is_no_session_none_is_lost() -> None:
+    bare = with_peers("", "", "", "")
+    assert excessive_removal(bare, ABCD) is None
+    keyless = with_peers("a", "b", "c", "d", own="")
+    assert excessive_removal(keyless, ABCD) is None
+    placed = with_peers("a", "b", "c", "d", origin=Origin("kernel", "", "", "boot:1"))
+    assert excessive_removal(ABCD, placed) is None, "it is only known better where they are"
+
+
+def test_what_others_did_is_taken_back_unasked() -> None:
+    """Its session was lost when they did it."""
+    strange_keys = with_peers("a", "b", "c", "d", own="strange")
+    strange_peers = with_peers("x", "x", "x", "x")
+    for found in (strange_keys, strange_peers):
+        assert excessive_removal(found, ABCD, known=ABCD) is None
+        assert excessive_removal(found, ABCD) is not None, "without a journal nobody can tell"
+
+
+def test_a_link_that_is_changed_is_not_removed() -> None:
     changed = {
         name: structs.replace(link, settings=LinkSettings(1300, 54))
         for name, link in FOUR.links.items()
@@ -66,6 +124,90 @@ def test_max_removals_takes_the_place_of_half(
     max_removals: int, left: tuple[int, ...], stops: bool
 ) -> None:
     assert (excessive_removal(FOUR, topology(*left), max_removals) is not None) == stops
+
+
+# What went before
+
+
+def mesh(*numbers: int) -> Topology:
+    """Link w1 with peer 1, and so on."""
+    return Topology({f"w{n}": link_to(f"w{n}", str(n)) for n in numbers})
+
+
+def link_to(name: str, peer: str) -> Link:
+    return Link(name, Origin("kernel"), LinkSettings(1420, 54), Device("own"), (LinkPeer(peer),))
+
+
+def run(
+    before: Topology, after: Topology, *, accepted: bool = False, failed: bool = False
+) -> RunRecord:
+    events = diff(before, after)
+    error = "EBUSY" if failed else None
+    return RunRecord(
+        id=1,
+        last_id=9,
+        header=RunHeader(
+            scope="",
+            command="up",
+            version="",
+            uid=0,
+            started_at=0,
+            public_key="own",
+            accepted=accepted,
+        ),
+        intended=events,
+        outcomes={index: Outcome(index, error) for index in range(len(events))},
+        status="done",
+    )
+
+
+EIGHT, HALF, QUARTER = mesh(*range(8)), mesh(*range(4)), mesh(0, 1)
+
+
+def test_a_mesh_does_not_die_by_halves() -> None:
+    assert excessive_removal(EIGHT, HALF) is None
+    earlier = recent_losses([run(mesh(), EIGHT), run(EIGHT, HALF)])
+    removal = excessive_removal(HALF, QUARTER, earlier=earlier)
+    assert removal == Removal(("w2", "w3"), 8, 4, {}, ("w4", "w5", "w6", "w7"))
+    assert excessive_removal(HALF, mesh(0, 1, 2, 3, 9), earlier=earlier) is None, "nothing lost"
+    assert excessive_removal(HALF, QUARTER, 6, earlier=earlier) is None
+    assert excessive_removal(HALF, QUARTER, 5, earlier=earlier) is not None
+
+
+def test_peers_that_are_replaced_by_halves_count_too() -> None:
+    swapped = Topology({n: link_to(n, f"new {n}") for n in ("w0", "w1", "w2", "w3")})
+    half = Topology({**EIGHT.links, **swapped.links})
+    assert excessive_removal(EIGHT, half) is None
+    earlier = recent_losses([run(EIGHT, half)])
+    next_one = Topology({**half.links, "w4": link_to("w4", "new")})
+    removal = excessive_removal(half, next_one, earlier=earlier)
+    assert removal == Removal(("w4",), 8, 4, {"w4": "another peer"}, ("w0", "w1", "w2", "w3"))
+
+
+def test_what_came_back_is_not_lost() -> None:
+    earlier = recent_losses([run(EIGHT, HALF), run(HALF, EIGHT)])
+    assert excessive_removal(EIGHT, HALF, earlier=earlier) is None
+    renamed = Topology({f"w{n + 10}": link_to(f"w{n + 10}", str(n)) for n in range(4, 8)})
+    whole = Topology({**HALF.links, **renamed.links})
+    earlier = recent_losses([run(EIGHT, HALF), run(HALF, whole)])
+    without_two = Topology({n: whole.links[n] for n in whole.links if n not in ("w0", "w1")})
+    assert excessive_removal(whole, without_two, earlier=earlier) is None
+
+
+def test_who_asked_for_it_begins_anew() -> None:
+    earlier = recent_losses([run(EIGHT, HALF), run(HALF, QUARTER, accepted=True)])
+    assert earlier == {}
+    assert excessive_removal(HALF, QUARTER, earlier=earlier) is None
+
+
+def test_only_what_a_run_did_itself_counts() -> None:
+    assert recent_losses([run(EIGHT, HALF, failed=True)]) == {}
+    by_others = structs.replace(
+        run(HALF, HALF), noticed=tuple(LinkRemoved(EIGHT.links[f"w{n}"]) for n in (4, 5))
+    )
+    assert recent_losses([by_others]) == {}
+    left = structs.replace(by_others, header=structs.replace(by_others.header, left=(1,)))
+    assert set(recent_losses([left])) == {"w5"}, "what a run that was cut off did all the same"
 
 
 def test_max_removals_counts_for_few_links_as_well() -> None:
