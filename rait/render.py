@@ -34,6 +34,7 @@ from rait.domain.events import (
 )
 from rait.domain.guard import WINDOW_HOURS, Reason, Removal
 from rait.domain.topology import Link
+from rait.domain.words import counted, few
 from rait.terminal import clean
 
 TYPE_CHECKING = False
@@ -66,6 +67,10 @@ def report_lines(report: Report) -> list[str]:
     return [*noticed, *ended, *events, *half_done, summary(report)]
 
 
+GUARDED_SHOWN = 50
+"""So many of the links that a run would remove are named."""
+
+
 def removal_text(report: Report, removal: Removal) -> str:
     """Why a run was stopped, or will be, and how to let it go on."""
     command, go_on = _guarded(report.command, removal)
@@ -77,18 +82,20 @@ def removal_text(report: Report, removal: Removal) -> str:
 
 def _cost(removal: Removal) -> str:
     """Which links lose what, and how many may."""
-    count, names = len(removal.links), ", ".join(map(_loser(removal), removal.links))
-    what = f"remove {count} of {removal.of} links"
+    count = len(removal.links)
+    names = few([*map(_loser(removal), removal.links)], GUARDED_SHOWN)
+    of = counted(removal.of, "link")
+    what = f"remove {count} of {of}"
     may = f"remove {removal.limit}"
     if removal.reasons:
-        what = f"end the sessions of {count} of {removal.of} links"
+        what = f"end the sessions of {count} of {of}"
         may = f"end those of {removal.limit}"
     if not removal.earlier:
         return f"it would {what}, and may {may}: {names}"
     total = count + len(removal.earlier)
     return (
         f"it would {what}, and may {may}, with what runs of the last {WINDOW_HOURS} hours cost, "
-        f"which makes {total}: {names}; before: {', '.join(removal.earlier)}"
+        f"which makes {total}: {names}; before: {few(removal.earlier, GUARDED_SHOWN)}"
     )
 
 
@@ -114,7 +121,7 @@ def past_lines(past: Past) -> list[str]:
     """The topology as the journal has it, a line for each link."""
     links = sorted(past.topology.links.values(), key=lambda link: link.name)
     lines = [f"{link.name} {_port(link.device.listen_port)}{_peers_of(link)}" for link in links]
-    return [*lines, f"rait replay: {_count(len(links), 'link')} as of {past.at}"]
+    return [*lines, f"rait replay: {counted(len(links), 'link')} as of {past.at}"]
 
 
 def past_json(past: Past) -> str:
@@ -178,7 +185,7 @@ def summary(report: Report) -> str:
     failed = {failure.link for failure in report.failures}
     left = {failure.link for failure in report.failures if failure.left}
     if report.status == "unchanged" and not left:
-        return f"rait {report.command}: nothing to do; {_count(report.links, 'link')}"
+        return f"rait {report.command}: nothing to do; {counted(report.links, 'link')}"
     broken = failed - _only_in_babeld(report)
     names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
     for event in report.events:
@@ -195,10 +202,10 @@ def summary(report: Report) -> str:
     }
     told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
     if report.ended:
-        told.append(f"{_count(len(report.ended), 'half-made link')} ended")
+        told.append(f"{counted(len(report.ended), 'half-made link')} ended")
     told += [f"{what} {_to_be(became, report)}" for what, became in _other_words(report)]
     told = told or ["nothing done"]
-    wanted = f"; {_count(report.links, 'link')} wanted" if report.links else ""
+    wanted = f"; {counted(report.links, 'link')} wanted" if report.links else ""
     return f"rait {report.command}: {', '.join(told)}{wanted}"
 
 
@@ -221,7 +228,7 @@ def _other_words(report: Report) -> Iterator[tuple[str, str]]:
         (BabelInterfaceFlushed, "babel interface", "flushed"),
     ):
         if done[kind]:
-            yield _count(done[kind], what), became
+            yield counted(done[kind], what), became
 
 
 def _to_be(what: str, report: Report) -> str:
@@ -422,10 +429,6 @@ def _value(value: object, none: str) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:

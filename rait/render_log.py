@@ -10,6 +10,7 @@ from rait.app.history import Query
 from rait.app.moments import written
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.history import RunRecord, VerifyReport
+from rait.domain.words import counted
 from rait.render import (
     HALF_DONE,
     LEFT,
@@ -125,8 +126,7 @@ def nothing_to_verify(path: Path) -> list[str]:
 
 def pruning_text(pruning: Pruning) -> str:
     """What ``rait log prune`` did."""
-    runs = "1 run" if pruning.runs == 1 else f"{pruning.runs} runs"
-    return f"rait log prune: {runs} dropped, {_entries(pruning.entries)}"
+    return f"rait log prune: {counted(pruning.runs, 'run')} dropped, {_entries(pruning.entries)}"
 
 
 def verification_json(report: VerifyReport) -> str:
@@ -135,7 +135,7 @@ def verification_json(report: VerifyReport) -> str:
 
 
 def _entries(number: int) -> str:
-    return "1 entry" if number == 1 else f"{number} entries"
+    return counted(number, "entry", "entries")
 
 
 def _headline(run: RunRecord) -> str:

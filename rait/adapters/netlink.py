@@ -16,6 +16,7 @@ from msgspec import Struct as Record
 
 from rait.adapters import netns
 from rait.domain.problem import MachineError
+from rait.domain.words import counted
 
 # linux/netlink.h
 NLM_F_REQUEST = 0x1
@@ -94,7 +95,7 @@ def attribute(kind: int, data: bytes) -> bytes:
     """One attribute with its padding. Raises ValueError where it is longer than 65535 bytes."""
     size = _ATTRIBUTE.size + len(data)
     if size > 0xFFFF:
-        raise ValueError(f"netlink attribute {kind} would be {size} bytes long")
+        raise ValueError(f"netlink attribute {kind} would be {counted(size, 'byte')} long")
     return _ATTRIBUTE.pack(size, kind) + data + b"\0" * (-size % 4)
 
 
@@ -113,7 +114,9 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
     while offset + 4 <= end:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
         if size < 4 or offset + size > end:
-            raise MalformedError(f"netlink attribute of {size} bytes in {end - offset} bytes")
+            raise MalformedError(
+                f"netlink attribute of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+            )
         found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
         offset += (size + 3) & ~3
     return found
@@ -133,10 +136,12 @@ def decode(data: bytes) -> list[Reply]:
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < HEADER_SIZE:
-            raise MalformedError(f"{end - offset} bytes are left of a netlink message")
+            raise MalformedError(f"{counted(end - offset, 'byte')} are left of a netlink message")
         size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
         if size < HEADER_SIZE or offset + size > end:
-            raise MalformedError(f"netlink message of {size} bytes in {end - offset} bytes")
+            raise MalformedError(
+                f"netlink message of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+            )
         found.append(Reply(kind, flags, sequence, data[offset + HEADER_SIZE : offset + size]))
         offset += (size + 3) & ~3
     return found
@@ -148,7 +153,7 @@ def failure(reply: Reply) -> NetlinkError | None:
     if len(body) < _INT.size:
         if reply.kind == NLMSG_DONE:
             return None
-        raise MalformedError(f"netlink error message with a body of {len(body)} bytes")
+        raise MalformedError(f"netlink error message with a body of {counted(len(body), 'byte')}")
     code = -_INT.unpack_from(body)[0]
     if code == 0:
         return None
@@ -353,7 +358,9 @@ class NetlinkSocket:
                 said = "answers were dropped, the socket's buffer is full: raise net.core.rmem_max"
             raise NetlinkError(error.errno or 0, said) from error
         if size > _RECEIVE_BUFFER:
-            raise MalformedError(f"netlink datagram of {size} bytes does not fit {_RECEIVE_BUFFER}")
+            raise MalformedError(
+                f"netlink datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
+            )
         replies = decode(bytes(self._view[:size]))
         self.received += len(replies)
         return replies

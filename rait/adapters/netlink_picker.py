@@ -13,6 +13,7 @@ from struct import Struct, calcsize
 from typing import Any, NamedTuple
 
 from rait.adapters.netlink import NLA_TYPE_MASK, MalformedError
+from rait.domain.words import counted
 
 BYTES = ""
 U16 = "H"
@@ -60,14 +61,17 @@ class Picker:
     def _walk(self, data: bytes) -> _Layout:
         offset, end = self._start, len(data)
         if end < offset:
-            raise MalformedError(f"netlink message with a body of {end} bytes")
+            raise MalformedError(f"netlink message with a body of {counted(end, 'byte')}")
         headers = payloads = f"={offset}x"
         expected: list[int] = []
         kinds: list[int] = []
         while offset + _HEADER.size <= end:
             size, flagged = _HEADER.unpack_from(data, offset)
             if size < _HEADER.size or offset + size > end:
-                raise MalformedError(f"netlink attribute of {size} bytes in {end - offset} bytes")
+                raise MalformedError(
+                    f"netlink attribute of {counted(size, 'byte')} in "
+                    f"{counted(end - offset, 'byte')}"
+                )
             kind, length = flagged & NLA_TYPE_MASK, size - _HEADER.size
             padding = min(-size % 4, end - offset - size)
             headers += f"HH{length + padding}x"
@@ -89,5 +93,7 @@ class Picker:
         if form == BYTES:
             return f"{length}s"
         if length != calcsize(f"={form}"):
-            raise MalformedError(f"netlink attribute {kind} has a value of {length} bytes")
+            raise MalformedError(
+                f"netlink attribute {kind} has a value of {counted(length, 'byte')}"
+            )
         return form

@@ -24,6 +24,7 @@ from rait.adapters.netlink_picker import BYTES, U32, Picker
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
 from rait.domain.hosts import ifname_bytes, ifname_text
+from rait.domain.words import counted
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
 RTM_NEWLINK = 16
@@ -275,7 +276,7 @@ def _number(data: bytes | None) -> int:
     if data is None:
         return 0
     if len(data) != _U32.size:
-        raise MalformedError(f"rtnetlink number of {len(data)} bytes")
+        raise MalformedError(f"rtnetlink number of {counted(len(data), 'byte')}")
     number: int = _U32.unpack(data)[0]
     return number
 

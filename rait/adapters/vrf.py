@@ -30,6 +30,7 @@ from rait.domain.config import Family
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Rule
+from rait.domain.words import counted
 
 # linux/rtnetlink.h, linux/fib_rules.h
 RTM_NEWROUTE = 24
@@ -247,7 +248,7 @@ def decode_rule(body: bytes) -> Rule | None:
     Raises MalformedError where lengths do not add up.
     """
     if len(body) < _RULE_HEADER.size:
-        raise MalformedError(f"rtnetlink rule message with a body of {len(body)} bytes")
+        raise MalformedError(f"rtnetlink rule message with a body of {counted(len(body), 'byte')}")
     family, dst, src, tos, table, _, _, action, flags = _RULE_HEADER.unpack_from(body)
     found = dict(attributes(body, _RULE_HEADER.size))
     families = [name for name, number in _FAMILIES.items() if number == family]
@@ -287,6 +288,6 @@ def _u32(found: dict[int, bytes], kind: int, default: int) -> int:
     if data is None:
         return default
     if len(data) != _U32.size:
-        raise MalformedError(f"rtnetlink rule attribute {kind} of {len(data)} bytes")
+        raise MalformedError(f"rtnetlink rule attribute {kind} of {counted(len(data), 'byte')}")
     number: int = _U32.unpack(data)[0]
     return number

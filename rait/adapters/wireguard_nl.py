@@ -25,6 +25,7 @@ from rait.domain.config import Secret
 from rait.domain.hosts import ifname_bytes
 from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
+from rait.domain.words import counted
 
 # linux/genetlink.h
 GENL_ID_CTRL = 16
@@ -320,7 +321,9 @@ def _decode_endpoint(data: bytes) -> Endpoint | None:
         address = socket.inet_ntop(socket.AF_INET6, raw)
         return Endpoint(f"{address}%{scope}" if scope else address, int.from_bytes(port, "big"))
     if data:
-        raise MalformedError(f"WireGuard's netlink answer has an endpoint of {len(data)} bytes")
+        raise MalformedError(
+            f"WireGuard's netlink answer has an endpoint of {counted(len(data), 'byte')}"
+        )
     return None
 
 

@@ -26,6 +26,7 @@ from rait.app.session import (
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.problem import ConfigError, MachineError
+from rait.domain.words import counted
 
 POLL_SECONDS = 0.5
 
@@ -83,9 +84,9 @@ def others_text(journal: JournalReader, own: Collection[str]) -> str:
     runs = sum(counts.values())
     if not runs:
         return ""
-    many = "1 run" if runs == 1 else f"{runs:,} runs"
     whose = "another configuration" if len(counts) == 1 else f"{len(counts)} other configurations"
-    return f"the journal has {many} of {whose}: `rait log --all` shows them"
+    shows = "shows it" if runs == 1 else "shows them"
+    return f"the journal has {counted(runs, 'run')} of {whose}: `rait log --all` {shows}"
 
 
 def has_runs(where: Place) -> bool:

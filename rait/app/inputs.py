@@ -19,6 +19,7 @@ from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_
 from rait.domain.config import Config, Family, Secret
 from rait.domain.peers import Peer
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
+from rait.domain.words import counted
 
 RESOLVE_SECONDS = 10.0
 
@@ -97,7 +98,7 @@ class Preparation:
         return self._texts.unchanged()
 
     def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
-        self._debug(f"{len(peers.peers)} peers from {peers.source}")
+        self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.source}")
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -35,6 +35,10 @@ from rait.domain.undo import (
 if TYPE_CHECKING:
     from rait.adapters.journal import Journal
     from rait.app.routing import Routing
+
+
+CLASHES_SHOWN = 20
+"""So many later changes are told of when a rollback is refused."""
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -307,24 +311,31 @@ def _check_births(
         if (old.backend, old.transit) != today:
             what = "transit namespace" if old.transit != new.transit else "backend"
             raise ConfigError(
-                f"run {record.id} made {len(changed)} links again, {name} among them, as the "
+                f"run {record.id} made {_links_with(name, len(changed))} again, as the "
                 f"{what} was another one since. Which one that is, rait.conf says, and a rollback "
                 "does not change rait.conf; nothing was touched. Put it there as it was before, "
                 "and run `rait up`"
             )
 
 
-def _clash_lines(record: RunRecord, clashes: Iterable[Conflict]) -> list[str]:
-    lines = [f"run {record.id} cannot be taken back alone, as its links changed since:"]
-    lines += [
-        f"  {c.link}: run {c.run} ({c.command}) "
-        + ("noticed that it had changed" if c.noticed else "changed it")
-        for c in clashes
+def _links_with(name: str, number: int) -> str:
+    return f"the link {name}" if number == 1 else f"{number} links, {name} among them,"
+
+
+def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:
+    links = "link" if len({clash.link for clash in clashes}) == 1 else "links"
+    more = len(clashes) - CLASHES_SHOWN
+    return [
+        f"run {record.id} cannot be taken back alone, as its {links} changed since:",
+        *(f"  {_clash_line(clash)}" for clash in clashes[:CLASHES_SHOWN]),
+        *([f"  and {more} more"] if more > 0 else []),
+        f"nothing was touched; --force makes all links of run {record.id} what they were before it",
     ]
-    lines.append(
-        f"nothing was touched; --force makes all links of run {record.id} what they were before it"
-    )
-    return lines
+
+
+def _clash_line(clash: Conflict) -> str:
+    what = "noticed that it had changed" if clash.noticed else "changed it"
+    return f"{clash.link}: run {clash.run} ({clash.command}) {what}"
 
 
 def _targets_of(change: Change) -> Callable[[], None]:

@@ -42,6 +42,7 @@ from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
+from rait.domain.words import counted, few
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
@@ -165,7 +166,8 @@ class Session:
             settled, losses = judged(settled, doubts, self.config, self.registry.peers.describe)
         refuse(settled)
         self.options.debug(
-            f"observed {len(observation.links)} WireGuard links, {len(settled.before.links)} ours"
+            f"observed {counted(len(observation.links), 'WireGuard link')}, "
+            f"{len(settled.before.links)} of them ours"
         )
         told = routing is not None and _concerns_babeld(settled, memory, routing)
         problem: str | None = None
@@ -287,7 +289,7 @@ class Session:
         except RaitError as error:
             yield f"old runs stay in the journal: {error}"
         else:
-            self.options.debug(f"{pruning.runs} old runs pruned from the journal")
+            self.options.debug(f"{counted(pruning.runs, 'old run')} pruned from the journal")
 
     def _look_again(
         self, change: Change, known: Topology, failed: Sequence[Event], routing: Routing | None
@@ -392,11 +394,6 @@ def require_places(events: Sequence[Event]) -> None:
             )
 
 
-def _few(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _require_target(target: str, memory: Memory) -> None:
     links = (*memory.topology.links.values(), *memory.pending.values())
     origins = {link.name: link.origin for link in links}
@@ -405,7 +402,7 @@ def _require_target(target: str, memory: Memory) -> None:
     if names and netns.lacks_process(target):
         raise MachineError(
             f"there is no process {target} any more, so its network namespace cannot be looked at. "
-            f"Links that the journal knows in it may still be there: {_few(names)}. "
+            f"Links that the journal knows in it may still be there: {few(names)}. "
             "Set `target` to the id of another process that is in it; if it is gone, to the "
             "namespace that you want links in"
         )

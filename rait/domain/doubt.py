@@ -20,8 +20,7 @@ from rait.domain.config import Transport
 from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
 from rait.domain.topology import Link
-
-_FEW = 5
+from rait.domain.words import few
 
 
 class Doubt(Struct, frozen=True):
@@ -147,9 +146,8 @@ def _loses_its_peer(link: Link, after: Link | None) -> bool:
 
 
 def _perhaps(names: list[str]) -> str:
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
     what = f"link {names[0]} goes" if len(names) == 1 else f"{len(names)} links go"
-    which = f" ({', '.join(names[:_FEW])}{more})" if len(names) > 1 else ""
+    which = f" ({few(names)})" if len(names) > 1 else ""
     whose = "its peer" if len(names) == 1 else "one of their peers"
     return f"{what}{which}, and an entry that cannot be read may be that of {whose}: "
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from binascii import Error, a2b_base64, b2a_base64
 
+from rait.domain.words import counted
+
 KEY_BYTES = 32
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b")
 _WHOLE_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
@@ -27,7 +29,9 @@ def canonical_key(value: object) -> str:
     except (Error, UnicodeEncodeError):
         raise ValueError("is not a WireGuard key: it is not valid base64") from None
     if len(raw) != KEY_BYTES:
-        raise ValueError(f"is not a WireGuard key: {len(raw)} bytes instead of {KEY_BYTES}")
+        raise ValueError(
+            f"is not a WireGuard key: {counted(len(raw), 'byte')} instead of {KEY_BYTES}"
+        )
     if not any(raw):
         raise ValueError("is the all-zero key, which WireGuard takes as no key")
     return b2a_base64(raw, newline=False).decode("ascii")

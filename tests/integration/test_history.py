@@ -204,13 +204,19 @@ def test_what_a_killed_run_left_is_told_from_what_others_did(
     assert "mtu 1420 -> 1300 (noticed: not by a run of this configuration)" in shown
 
 
-def test_another_spelling_of_the_configuration_is_not_said_to_be_others(node: Node) -> None:
-    sync(node, A)
+def test_another_spelling_of_the_configuration_goes_on_where_it_was(node: Node) -> None:
+    run = sync(node, A)
     (node.directory / "other.conf").symlink_to(node.conf.name)
-    found = node.rait("-c", str(node.directory / "other.conf"), "plan").out
-    assert f"! + {link_of(node, A)} " in found
-    assert "not by a run of this configuration" in found
-    assert "not by rait" not in found
+    other = str(node.directory / "other.conf")
+    for path in (other, str(node.directory / ".." / node.directory.name / node.conf.name)):
+        assert "plan: nothing to do; 1 link" in node.rait("-c", path, "plan").out
+        assert node.rait("-c", path, "rollback", "--dry-run").out.startswith("- ")
+    write_peers(node, A, B)
+    assert node.rait("-c", other, "up").status == 0
+    assert node.up("--json").json["status"] == "unchanged"
+    assert run in {told["run"] for told in log(node)}
+    assert len({told["scope"] for told in log(node)}) == 1
+    node.assert_has_exactly(links_of(node, A, B))
 
 
 def test_follow_tells_of_a_run_when_it_has_ended(node: Node) -> None:
@@ -309,7 +315,7 @@ def test_pruning_keeps_what_replay_needs(node: Node) -> None:
         assert node.rait("rollback").status == 0
         assert set(node.state()) == links_of(node, A, B)
     assert node.rait("up", "--json").status == 0
-    refused(node.rait("log", "prune", "--keep", "soon"), 2, "'soon' is no span")
+    refused(node.rait("log", "prune", "--keep", "soon"), 2, '"soon" is no span')
 
 
 def test_a_link_that_fails_for_good_is_told_of_once(node: Node) -> None:

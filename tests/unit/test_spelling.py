@@ -137,7 +137,7 @@ def test_what_is_known_best_after_pruning_is_what_ran_last(rait: Rait) -> None:
 def test_no_runs_says_how_many_others_have(rait: Rait) -> None:
     assert rait("log").out == "no runs\n"
     ran(rait, "/etc/rait/other.conf", "w1")
-    one = "the journal has 1 run of another configuration: `rait log --all` shows them"
+    one = "the journal has 1 run of another configuration: `rait log --all` shows it"
     assert rait("log").out == f"no runs of this configuration ({rait.conf}); {one}\n"
     ran(rait, "/etc/rait/another.conf", "w2")
     many = "the journal has 2 runs of 2 other configurations: `rait log --all` shows them"
