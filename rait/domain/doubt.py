@@ -142,7 +142,9 @@ class _Index:
 
 
 def _loses_its_peer(link: Link, after: Link | None) -> bool:
-    return after is None or any(after.peer(peer.public_key) is None for peer in link.peers)
+    # Of several peers, those that are not rait's were added by somebody else.
+    stays = after is not None and any(after.peer(peer.public_key) for peer in link.peers)
+    return after is None or bool(link.peers and not stays)
 
 
 def _perhaps(names: list[str]) -> str:

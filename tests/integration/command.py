@@ -124,6 +124,8 @@ def _run_in_child(netns: str, arguments: list[str], files: tuple[int, int, int])
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Ignored where a shell started the tests in the background, which is not what is tested.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.alarm(0)
         for target, source in enumerate(files):
             os.dup2(source, target)

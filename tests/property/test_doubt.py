@@ -32,7 +32,9 @@ doubts = st.builds(Doubt, entries, st.just(Problem("wrong", "warning")), st.bool
 
 def loses(link: Link, after: Topology) -> bool:
     wanted = after.links.get(link.name)
-    return wanted is None or any(wanted.peer(p.public_key) is None for p in link.peers)
+    if wanted is None:
+        return True
+    return bool(link.peers) and all(wanted.peer(p.public_key) is None for p in link.peers)
 
 
 def may_be(doubt: Doubt, link: Link) -> bool:

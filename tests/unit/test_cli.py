@@ -478,7 +478,7 @@ def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
         done = subprocess.run(
             [sys.executable, "-c", script, str(home / "cache" / "rait"), "-c", str(rait.conf),
              "plan", "--against", str(STATE)],
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=300,
             env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
         )  # fmt: skip
         assert done.returncode == 0, done
