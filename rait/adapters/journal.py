@@ -126,9 +126,12 @@ class Journal(JournalReader):
         its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
         Raises HistoryError where the journal is not sound: what shows that would go with the runs.
         """
+        return self._prune(keep_after, crashed=False)
+
+    def _prune(self, keep_after: int, *, crashed: bool) -> journal_prune.Pruning:
         with self._appending() as log:
             self._expect_sound()
-            report = journal_prune.prune(log, keep_after)
+            report = journal_prune.prune(log, keep_after, crashed=crashed)
         if report.entries:
             with journal_file.explained(self.path, "shrink"):
                 journal_prune.shrink(self._connection)
@@ -136,6 +139,9 @@ class Journal(JournalReader):
 
     def prune_old(self, keep: int) -> journal_prune.Pruning:
         """Drop what is older than so many nanoseconds, now and then; raises as ``prune`` does.
+
+        Here a run that never finished goes too, or the one of a configuration that is used no more
+        would keep all later runs.
 
         Only once the oldest entry is older than that by a tenth: to drop runs takes a look at the
         whole journal, and that is not for every run to pay.
@@ -147,7 +153,7 @@ class Journal(JournalReader):
                 return journal_prune.Pruning()
             if not journal_prune.is_due(self._connection, keep_after):
                 return journal_prune.Pruning()
-        return self.prune(keep_after)
+        return self._prune(keep_after, crashed=True)
 
     def _record(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
         with self._appending() as log:

@@ -29,12 +29,17 @@ class _Span(Struct, frozen=True):
     last_at: int
     finished: bool
     latest: bool
+    attempted: bool = False
 
 
-def prune(log: Appender, keep_after: int) -> Pruning:
-    """Drop all leading runs that ended before the time; within the caller's transaction."""
+def prune(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
+    """Drop all leading runs that ended before the time; within the caller's transaction.
+
+    With ``crashed``, also those that never ended and have no successor: what they intended, and
+    may have done, is in the snapshots.
+    """
     spans = _spans(log.connection)
-    cut = _cut(spans, log.head.last_id, keep_after)
+    cut = _cut(spans, log.head.last_id, keep_after, crashed)
     runs = sum(span.first <= cut for span in spans)
     if not runs:
         return Pruning()
@@ -57,9 +62,9 @@ def oldest(connection: sqlite3.Connection) -> int | None:
 
 
 def is_due(connection: sqlite3.Connection, keep_after: int) -> bool:
-    """Whether there is a run to drop."""
+    """Whether there is a run to drop, one that never ended or another."""
     spans = _spans(connection)
-    cut = _cut(spans, read_head(connection).last_id, keep_after)
+    cut = _cut(spans, read_head(connection).last_id, keep_after, crashed=True)
     return any(span.first <= cut for span in spans)
 
 
@@ -85,13 +90,13 @@ def _spans(connection: sqlite3.Connection) -> list[_Span]:
 
 
 def _repeated(span: _Span, repeats: codec.Repeats | None) -> _Span:
-    """A run that is being repeated is as young as what repeats it, and as unfinished."""
+    """A run that is being repeated is as young as what repeats it, and stays until that ends."""
     if repeats is None:
         return span
     return structs.replace(
         span,
         last_at=max(span.last_at, repeats.total.until),
-        finished=span.finished and repeats.attempt is None,
+        attempted=repeats.attempt is not None,
     )
 
 
@@ -110,9 +115,15 @@ def _scopes(connection: sqlite3.Connection, cut: int) -> list[str]:
     return sorted((scope for (scope,) in rows), key=lambda scope: age.get(scope, (0, 0)))
 
 
-def _cut(spans: list[_Span], end: int, keep_after: int) -> int:
+def _cut(spans: list[_Span], end: int, keep_after: int, crashed: bool) -> int:
     """The last entry to drop: before the first run to be kept, and within no run."""
-    kept = [s.first for s in spans if s.last_at >= keep_after or (s.latest and not s.finished)]
+    kept = [
+        span.first
+        for span in spans
+        if span.last_at >= keep_after
+        or (span.latest and not span.finished and not crashed)
+        or span.attempted
+    ]
     cut = min(kept, default=end + 1) - 1
     # Runs of different scopes may overlap; from the last to the first, each may move the cut.
     for span in reversed(spans):

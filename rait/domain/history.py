@@ -78,12 +78,13 @@ class Memory(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed`` is as in Memory.
+    ``extra_cmd_owed`` and ``undecided`` are as in Memory.
     """
 
     topology: Topology = EMPTY
     public_key: str = ""
     extra_cmd_owed: bool = False
+    undecided: tuple[Event, ...] = ()
 
 
 class Repeated(Struct, frozen=True):
@@ -235,6 +236,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     which names the run and the event, where an event does not fit.
     """
     topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
+    undecided = start.undecided
     for run in runs:
         if through is not None and run.id > through:
             break
@@ -245,7 +247,8 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
             raise _misfit(topology, run) from None
         public_key = run.header.public_key
         owed = _owed_after(run, owed)
-    return Snapshot(topology, public_key, owed)
+        undecided = tuple(run.undecided())
+    return Snapshot(topology, public_key, owed, undecided)
 
 
 def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
@@ -253,13 +256,12 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
 
     What a crashed run left pending is forgotten once a later run has looked at the machine.
     """
-    sequence = tuple(runs)
-    undecided = tuple(sequence[-1].undecided()) if sequence else ()
-    now = fold(start, sequence)
+    now = fold(start, runs)
+    undecided = now.undecided
     return Memory(
         topology=now.topology,
         extra_cmd_owed=now.extra_cmd_owed,
-        pending=sequence[-1].pending() if sequence else {},
+        pending={e.name: e.link for e in undecided if isinstance(e, LinkAdded)},
         pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
         undecided=undecided,

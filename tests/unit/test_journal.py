@@ -595,7 +595,7 @@ def test_what_is_too_old_goes_by_itself_now_and_then(
         with at(path, when) as journal:
             add(journal, name)
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "prune", lambda *_: pytest.fail("too early"))
+        patch.setattr(Journal, "_prune", lambda *_, **__: pytest.fail("too early"))
         with at(path, 2100) as journal:
             assert journal.prune_old(1000).runs == 0, "a tenth longer than it must"
     with at(path, 2101) as journal:
@@ -608,56 +608,33 @@ def test_what_is_too_old_goes_by_itself_now_and_then(
         assert journal.prune_old(1000).runs == 0
 
 
-def test_a_crash_that_nobody_dealt_with_does_not_make_each_run_verify_all(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_that_nobody_dealt_with_does_not_keep_all_that_came_later(path: Path) -> None:
     with at(path, 1) as journal:
         journal.begin(header("gone"), (), [LinkAdded(link("a"))])
-    with at(path, 10_000) as journal:
+    with at(path, 1000) as journal:
         add(journal, "b")
-        monkeypatch.setattr(Journal, "prune", lambda *_: pytest.fail("there is nothing to drop"))
-        assert journal.prune_old(10).runs == 0
+        memories = [journal.memory(scope) for scope in ("gone", SCOPE)]
+    with at(path, 1500) as journal:
+        assert journal.prune(900).runs == 0, "by hand it stays"
+        assert journal.prune_old(600).runs == 1
+        assert [journal.memory(scope) for scope in ("gone", SCOPE)] == memories
+        assert set(journal.memory("gone").pending) == {"a"}, "it is still not forgotten"
+        assert journal.verify().ok
+        assert journal.prune(2**62).runs == 1
+        assert [journal.memory(scope) for scope in ("gone", SCOPE)] == memories
+        journal.begin(header("gone"), [LinkAdded(link("a"))], ()).finish("done")
+        assert journal.memory("gone").pending == {}
 
 
-# Several configurations
-
-
-def remove(journal: Journal, scope: str, name: str) -> None:
-    run = journal.begin(header(scope), (), [LinkRemoved(link(name))])
-    run.record([Outcome(0)])
-    run.finish("done")
-
-
-def test_claims_are_of_what_another_configuration_knows(journal: Journal, path: Path) -> None:
-    add(journal, "w1", "w2", "w4", scope="one")
-    add(journal, "w3", scope="two")
-    remove(journal, "one", "w2")
-    asked = ("w1", "w2", "w3", "w9")
-    assert JournalReader(path).claims("two", asked) == {"w1": "one"}
-    assert journal.claims("one", asked) == {"w3": "two"}
-    assert journal.claims("three", ("w4", "w3")) == {"w3": "two", "w4": "one"}
-
-
-def test_a_link_is_of_the_configuration_that_made_it_last(journal: Journal) -> None:
-    add(journal, "w1", scope="one")
-    add(journal, "w1", scope="two")  # after somebody had removed the first
-    assert journal.claims("one", ("w1",)) == {"w1": "two"}
-    assert journal.claims("two", ("w1",)) == {}
-    journal.begin(header("one"), (), [LinkAdded(link("w2"))])
-    assert journal.claims("two", ("w2",)) == {"w2": "one"}, "a run that was cut off counts"
-
-
-def test_claims_outlive_a_pruning(journal: Journal) -> None:
-    add(journal, "w1", scope="one")
-    add(journal, "w2", scope="two")
-    journal.prune(10**9)
-    assert journal.claims("two", ("w1", "w2")) == {"w1": "one"}
-    assert journal.claims("one", ("w1", "w2")) == {"w2": "two"}
-
-
-def test_nobody_claims_anything_where_there_is_one_configuration(
+def test_what_a_run_is_unsure_of_outlasts_a_snapshot(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(journal, "w1")
-    monkeypatch.setattr(codec, "gather", lambda _: pytest.fail("its history was read"))
-    assert journal.claims(SCOPE, ("w1", "w2")) == {}
+    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 1)
+    run = journal.begin(header(), (), [LinkAdded(link("a"))])
+    run.record([Outcome(0, "EBUSY")])
+    run.finish("failed", unsure=[0])
+    assert journal.memory(SCOPE).undecided == (LinkAdded(link("a")),)
+    assert journal.prune(2**62).runs == 1
+    assert journal.memory(SCOPE).undecided == (LinkAdded(link("a")),)
+    add(journal, "b")
+    assert journal.memory(SCOPE).undecided == ()
