@@ -17,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,6 +46,11 @@ _KILLED_SECONDS = 20.0
 
 _POLL_SECONDS = 0.005
 _LOG_BYTES = 2000
+_LOG_TIME = re.compile(
+    r"^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +",
+    re.ASCII,
+)
+"""As wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) and boringtun write it."""
 _SYS_PIDFD_GETFD = 438
 """pidfd_getfd(2), Linux 5.6; the number is the same on every architecture."""
 _TUNGETDEVNETNS = 0x54E3
@@ -356,7 +362,7 @@ class Start:
     def _said(self) -> str:
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = f": {lines[-1]}" if lines else ""
+        said = f": {without_time(lines[-1])}" if lines else ""
         if "operation not permitted" in said or "permission denied" in said:
             said += "; run rait as root"
         if "too many open files" in said:
@@ -371,6 +377,14 @@ class Start:
             fcntl.fcntl(self._log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         os.close(self._log)
         self._log = -1
+
+
+def without_time(line: str) -> str:
+    """A line of a program's log without the time at its head.
+
+    The journal has the time of the run, and two runs that fail alike are to say the same.
+    """
+    return _LOG_TIME.sub(r"\1", line, count=1)
 
 
 def _environment() -> dict[str, str]:

@@ -51,3 +51,20 @@ def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.M
     monkeypatch.setattr(userspace_process, "TUN", "/dev/net/no-such-tun")
 
     assert "modprobe tun" in userspace.why_not()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "ERROR: (w1) 2026/01/31 17:05:00 Failed to create TUN",
+            "ERROR: (w1) Failed to create TUN",
+        ),
+        ("2026-01-31T17:05:00.123456Z ERROR boringtun: no TUN", "ERROR boringtun: no TUN"),
+        ("2026-01-31 17:05:00,123 no TUN", "no TUN"),
+        ("no TUN since 2026/01/31 17:05:00", "no TUN since 2026/01/31 17:05:00"),
+        ("", ""),
+    ],
+)
+def test_what_a_program_said_is_the_same_at_each_run(line: str, said: str) -> None:
+    assert userspace_process.without_time(line) == said
