@@ -215,7 +215,11 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
     from rait.adapters import keys
 
     for peer in peers.peers:
-        if keys.public_key(Secret(peer.public_key)) == public_key:
+        raw = a2b_base64(peer.public_key)
+        # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one public key in 16:
+        # to work out the public keys of a hundred thousand would take seconds.
+        is_clamped = raw[0] & 0x07 == 0 and raw[31] & 0xC0 == 0x40
+        if is_clamped and keys.public_key(Secret(peer.public_key)) == public_key:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
 
 

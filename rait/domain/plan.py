@@ -119,6 +119,7 @@ class _Planner:
     def offer(self, peer: Peer) -> None:
         """Add the links to a peer that were there already; its new ones wait for ``finish``."""
         if peer.public_key == self._node.public_key:
+            self._check_own(peer)
             return
         for transport, endpoint in self._routes(peer):
             name = f"{transport.ifprefix}{endpoint.send_port}"
@@ -158,6 +159,19 @@ class _Planner:
         self._met[(peer.public_key, transport.ifprefix)] = name
         if not transport.dynamic_port:
             self._listening[endpoint.send_port] = name
+
+    def _check_own(self, peer: Peer) -> None:
+        """Warn where the registry tells others to listen for this node on a wrong port."""
+        for endpoint in peer.endpoints:
+            family, port = endpoint.address_family, endpoint.send_port
+            own = [transport.send_port for transport in self._transports.get(family, ())]
+            if own and port not in own:
+                message = (
+                    f"this node's own entry has SendPort {port} ({family}), and rait.conf has "
+                    f"send_port {' and '.join(map(str, own))}: other nodes listen for this one on "
+                    "the port in the list, so make the two agree"
+                )
+                self.problems.append(Problem(message, "warning", endpoint.path))
 
     def _warn_of_own_port(self, peer: Peer, endpoint: PeerEndpoint) -> None:
         message = (

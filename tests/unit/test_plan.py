@@ -187,3 +187,15 @@ def test_a_peer_with_our_own_port_is_told_but_has_its_link() -> None:
     assert not problem.skipped
     assert "twin" in problem.message
     assert "this node's own send_port" in problem.message
+
+
+def test_our_own_entry_with_another_port_is_told() -> None:
+    """All other nodes listen where the list says, so they would wait for us in vain."""
+    planned = plan(CONFIG, NODE, [peer("own key", 50999), peer("a", 50001)])
+    assert planned.topology.links.keys() == {"rait4x50001"}
+    (problem,) = planned.problems
+    assert problem.severity == "warning"
+    assert not problem.skipped
+    assert "SendPort 50999 (ip4), and rait.conf has send_port 50153" in problem.message
+    only_ip6 = structs.replace(CONFIG, transports=(IP6,))
+    assert plan(only_ip6, NODE, [peer("own key", 50999)]).problems == ()
