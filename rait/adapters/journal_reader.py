@@ -301,11 +301,15 @@ _SCOPES_OF_A_KIND = """
         SELECT (SELECT min(scope) FROM entries WHERE kind = ?1 AND scope > found.scope)
         FROM found WHERE found.scope IS NOT NULL
     )
-    SELECT scope, (SELECT max(run) FROM entries WHERE kind = ?1 AND scope = found.scope),
-        (SELECT max(id) FROM entries WHERE kind = ?1 AND scope = found.scope)
-    FROM found WHERE scope IS NOT NULL
+    SELECT run, scope, id FROM entries NOT INDEXED WHERE id IN (
+        SELECT (SELECT max(id) FROM entries WHERE kind = ?1 AND scope = found.scope)
+        FROM found WHERE scope IS NOT NULL
+    )
 """
-"""From scope to scope in the index; to ask for the distinct ones would read every run."""
+"""The last entry of a kind of each scope, from scope to scope in the index.
+
+To ask for the distinct scopes would read every run.
+"""
 
 
 def scopes_by_age(connection: sqlite3.Connection) -> Mapping[str, tuple[int, int]]:
@@ -316,7 +320,7 @@ def scopes_by_age(connection: sqlite3.Connection) -> Mapping[str, tuple[int, int
     """
     found: dict[str, tuple[int, int]] = {}
     for kind in ("run_started", "snapshot"):
-        for scope, run, number in connection.execute(_SCOPES_OF_A_KIND, (kind,)):
+        for run, scope, number in connection.execute(_SCOPES_OF_A_KIND, (kind,)):
             if isinstance(scope, str) and isinstance(run, int):
                 found[scope] = max((run, number), found.get(scope, (run, number)))
     return found

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from rait.adapters.journal import Journal
+from rait.adapters.journal_reader import scopes_by_age
 from rait.adapters.spelling import is_same, normal
 from rait.app.session import filed_under
 from rait.cli import main
@@ -149,3 +153,29 @@ def test_no_runs_says_how_many_others_have(rait: Rait) -> None:
     assert "/etc/rait/other.conf" in rait("rollback", "1").err
     ran(rait, rait.conf, "w3")
     assert rait("log", "--link", "w9").out == "no runs\n"
+
+
+def steps(path: Path) -> int:
+    """How much SQLite has to do to tell the scopes."""
+    done = 0
+
+    def step() -> int:
+        nonlocal done
+        done += 1
+        return 0
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.set_progress_handler(step, 1)
+        scopes_by_age(connection)
+    return done
+
+
+def test_a_long_history_does_not_make_each_run_look_at_all_of_it(rait: Rait) -> None:
+    with Journal.open(rait.journal) as journal:
+        counts = []
+        for _ in range(2):
+            for number in range(60):
+                mine = structs.replace(header(f"/etc/{number % 3}.conf", "up"), uid=number)
+                journal.begin(mine, (), ()).finish("done")
+            counts.append(steps(rait.journal))
+    assert counts[1] < counts[0] * 1.1
