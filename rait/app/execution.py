@@ -14,6 +14,7 @@ from rait.app import isolation
 from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
+from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import ExtraCmd, Memory
@@ -33,6 +34,7 @@ RECORD_SECONDS = 0.25
 class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed since the last run.
 
+    ``desired`` and ``names`` are what it was settled with.
     ``left`` are those of ``drift`` that a run which was cut off had intended, ``strays`` are links
     that it may have left half made, ``losses`` tell of links that go with an entry of the peers
     list that was skipped, ``routing_problem`` says why babeld could not be asked, and
@@ -44,6 +46,7 @@ class Change(Struct, frozen=True, kw_only=True):
     drift: tuple[Event, ...]
     memory: Memory = Memory()
     desired: Topology | None = None
+    names: Names = NO_NAMES
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()

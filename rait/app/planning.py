@@ -66,7 +66,7 @@ def plan_up(options: Options) -> Report:
         memory = JournalReader(session.journal_path).memory(session.name)
         wanted, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, wanted)
-        change = session.compare(wanted.topology, memory, routing, doubts)
+        change = session.compare(wanted.topology, memory, routing, doubts, wanted.names)
         require_places(change.events)
         warnings += isolation.vrf_warnings(change.events)
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
@@ -96,10 +96,15 @@ def _plan_against(options: Options, state: State) -> Report:
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
     wanted = plan(
-        loaded.config, node, registry.peers.peers, registry.addresses, state.memory.topology
+        loaded.config,
+        node,
+        registry.peers.peers,
+        registry.addresses,
+        state.memory.topology,
+        state.memory.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
-    settled = settle(state.observation, wanted.topology, state.memory, scope)
+    settled = settle(state.observation, wanted.topology, state.memory, scope, wanted.names)
     peers, doubts = registry.peers, doubts_about(registry.peers, wanted)
     settled, losses = judged(settled, doubts, loaded.config, peers.describe)
     refuse(settled)

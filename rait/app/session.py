@@ -29,6 +29,7 @@ from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Describe, Doubt, judge
+from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
 from rait.domain.guard import (
     WINDOW_HOURS,
@@ -149,16 +150,17 @@ class Session:
         memory: Memory,
         routing: Routing | None = None,
         doubts: Sequence[Doubt] = (),
+        names: Names = NO_NAMES,
     ) -> Change:
         """Look at the machine, and find what to do for it to be as desired. Changes nothing.
 
-        Where nothing is desired (None), links stay as they are, and those in doubt stay too. With
-        ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing may
-        be touched at all.
+        Where nothing is desired (None), links stay as they are, and those in doubt stay too;
+        ``names`` are those of the plan. With ``routing``, babeld's interfaces shall be the links.
+        Raises MachineError where nothing may be touched at all.
         """
         observation = self.observe(memory)
         scope = self.scope_among(observation, memory)
-        settled = settle(observation, desired or EMPTY, memory, scope)
+        settled = settle(observation, desired or EMPTY, memory, scope, names)
         if desired is None:
             settled = Settled(settled.before, settled.before, strangers=settled.strangers)
         losses: tuple[str, ...] = ()
@@ -183,6 +185,7 @@ class Session:
             left=frozenset(left),
             memory=memory,
             desired=desired,
+            names=names,
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
             losses=losses,
         )
@@ -300,8 +303,8 @@ class Session:
         unsure = [event for event in failed if may_be_half_done(event)]
         try:
             observation = self.observe(memory)
-            scope = self.scope_among(observation, memory)
-            settled = settle(observation, change.desired or EMPTY, memory, scope)
+            scope, desired = self.scope_among(observation, memory), change.desired or EMPTY
+            settled = settle(observation, desired, memory, scope, change.names)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return Aftermath((), tuple(unsure))

@@ -28,7 +28,7 @@ def up(options: Options, *, sure: bool = False) -> Report:
         memory = journal.memory(session.name)
         planned, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, planned)
-        change = session.compare(planned.topology, memory, routing, doubts)
+        change = session.compare(planned.topology, memory, routing, doubts, planned.names)
         if not sure and (stop := stopped("up", change, session.removal(change), warnings)):
             return stop
         return session.carry_out(
@@ -51,7 +51,8 @@ def planned_topology(session: Session, memory: Memory) -> tuple[Plan, list[str]]
     origin = session.origin(kind)
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
-    planned = plan(config, node, registry.peers.peers, registry.addresses, memory.topology)
+    peers, addresses = registry.peers.peers, registry.addresses
+    planned = plan(config, node, peers, addresses, memory.topology, memory.departed)
     warnings = plan_warnings(session.loaded, registry, planned)
     return planned, [*warnings, *isolation.kernel_warnings(config)]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, structs
 
 from rait.domain.backend import Outcome
+from rait.domain.endpoints import Departed, depart
 from rait.domain.events import (
     Event,
     LinkAdded,
@@ -65,6 +66,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
     is all that this run intended and that may have happened, or may be half done.
     ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
+    ``departed`` are endpoints that outlive their links.
     """
 
     topology: Topology = EMPTY
@@ -73,18 +75,20 @@ class Memory(Struct, frozen=True, kw_only=True):
     pending_rules: frozenset[str] = frozenset()
     undecided: tuple[Event, ...] = ()
     extra_cmd_owed: bool = False
+    departed: Departed = {}
 
 
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed`` and ``undecided`` are as in Memory.
+    ``extra_cmd_owed``, ``undecided`` and ``departed`` are as in Memory.
     """
 
     topology: Topology = EMPTY
     public_key: str = ""
     extra_cmd_owed: bool = False
     undecided: tuple[Event, ...] = ()
+    departed: Departed = {}
 
 
 class Repeated(Struct, frozen=True):
@@ -237,6 +241,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     """
     topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
     undecided = start.undecided
+    departed = start.departed
     for run in runs:
         if through is not None and run.id > through:
             break
@@ -245,10 +250,11 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
             topology = replay(topology, events)
         except MismatchError:
             raise _misfit(topology, run) from None
+        departed = depart(departed, events)
         public_key = run.header.public_key
         owed = _owed_after(run, owed)
         undecided = tuple(run.undecided())
-    return Snapshot(topology, public_key, owed, undecided)
+    return Snapshot(topology, public_key, owed, undecided, departed)
 
 
 def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
@@ -265,6 +271,7 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
         pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
         undecided=undecided,
+        departed=now.departed,
     )
 
 

@@ -8,14 +8,25 @@ the peer's address at T.send_port (that is where the peer listens for us).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 from msgspec import Struct
 
 from rait.domain.config import MAX_IFNAME, Config, Family, Transport
+from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
 from rait.domain.linklocal import link_local
 from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.problem import Problem, SkippedEntry
-from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin, Topology
+from rait.domain.topology import (
+    EMPTY,
+    Device,
+    Endpoint,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Topology,
+)
 from rait.domain.vrf import wanted_rules, wanted_vrfs
 
 Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
@@ -34,10 +45,14 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True):
-    """What should be, and which peers cannot be had and why."""
+    """What should be, and which peers cannot be had and why.
+
+    ``names`` are for settle: an address that a name has is no more than a hint of where a peer is.
+    """
 
     topology: Topology
     problems: tuple[Problem, ...] = ()
+    names: Names = {}
 
 
 def plan(
@@ -46,18 +61,20 @@ def plan(
     peers: Iterable[Peer],
     addresses: Addresses | None = None,
     applied: Topology | None = None,
+    departed: Departed = NONE_DEPARTED,
 ) -> Plan:
     """The links that this node should have. Total: bad peers become problems, never exceptions.
 
-    ``applied`` is what was last brought about: where a host name has several addresses, the one
-    in use is kept while it is still among them.
+    ``applied`` is what was last brought about, and ``departed`` what links had that are gone since.
+    Where a host name has several addresses, the one last applied is kept while it is still among
+    them; where it has none now, the one last applied is all that there is to try.
 
     Of entries that conflict, the one whose link ``applied`` has wins, as an entry that comes new
     to the registry must not take the link of a peer that is there. The order of peers only decides
     among the others: the first wins. Two links may not share a listen port even in different
     address families, as the kernel's WireGuard binds a port in both.
     """
-    planner = _Planner(config, node, addresses or {}, applied.links if applied else {})
+    planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
     for peer in peers:
         planner.offer(peer)
     planner.finish()
@@ -66,7 +83,7 @@ def plan(
         vrfs=wanted_vrfs(config),
         rules=wanted_rules(config, node.transit_table),
     )
-    return Plan(topology, tuple(planner.problems))
+    return Plan(topology, tuple(planner.problems), planner.names)
 
 
 def in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
@@ -99,13 +116,20 @@ _Route = tuple[str, Peer, Transport, PeerEndpoint]
 
 class _Planner:
     def __init__(
-        self, config: Config, node: Node, addresses: Addresses, applied: Mapping[str, Link]
+        self,
+        config: Config,
+        node: Node,
+        addresses: Addresses,
+        applied: Topology,
+        departed: Departed,
     ) -> None:
         self.links: dict[str, Link] = {}
         self.problems: list[Problem] = []
+        self.names: dict[str, bool] = {}
         self._node = node
         self._addresses = addresses
-        self._applied = applied
+        self._applied = applied.links
+        self._last = partial(last_endpoint, applied=applied, departed=departed)
         self._port_range = config.port_range
         self._group = config.isolation.ifgroup
         self._master = config.isolation.target if config.isolation.type == "vrf" else None
@@ -142,9 +166,8 @@ class _Planner:
 
     def _is_in_use(self, route: _Route, known: Link) -> bool:
         """Whether a link that is there was made for this very endpoint, not for one beside it."""
-        name, peer, transport, endpoint = route
-        far = known.peer(peer.public_key)
-        wanted = self._endpoint(name, transport, endpoint)
+        far = known.peer(route[1].public_key)
+        wanted = self._endpoint(route)
         return far is not None and far.endpoint == wanted
 
     def _add(self, route: _Route) -> None:
@@ -156,6 +179,8 @@ class _Planner:
             self.problems.append(Problem(message, "warning", endpoint.path, name, (entry,)))
             return
         self.links[name] = self._link(route)
+        if endpoint.address is not None and not _is_literal(endpoint.address):
+            self.names[name] = bool(self._candidates(endpoint))
         self._met[(peer.public_key, transport.ifprefix)] = name
         if not transport.dynamic_port:
             self._listening[endpoint.send_port] = name
@@ -231,28 +256,36 @@ class _Planner:
                 link_local(own_key, peer.public_key, transport.address_family),
             ),
             Device(own_key, 0 if transport.dynamic_port else endpoint.send_port, transport.fwmark),
-            (LinkPeer(peer.public_key, self._endpoint(name, transport, endpoint)),),
+            (LinkPeer(peer.public_key, self._endpoint(route)),),
         )
 
-    def _endpoint(self, name: str, transport: Transport, endpoint: PeerEndpoint) -> Endpoint | None:
+    def _endpoint(self, route: _Route) -> Endpoint | None:
+        name, peer, transport, endpoint = route
+        if endpoint.address is None:
+            return None
+        candidates = self._candidates(endpoint)
+        if len(candidates) == 1:
+            return Endpoint(candidates[0], transport.send_port)
+        last = self._last(name, peer.public_key)
+        if last is not None and _is_candidate(last.address, candidates, transport):
+            return Endpoint(last.address, transport.send_port)
+        return Endpoint(min(candidates), transport.send_port) if candidates else None
+
+    def _candidates(self, endpoint: PeerEndpoint) -> tuple[str, ...]:
         host = endpoint.address
         if host is None:
-            return None
-        candidates = self._addresses.get((host, endpoint.address_family))
-        if candidates is None:
-            candidates = (host,) if _is_literal(host) else ()
-        if not candidates:
-            return None
-        address = candidates[0] if len(candidates) == 1 else self._choose(name, candidates)
-        return Endpoint(address, transport.send_port)
+            return ()
+        found = self._addresses.get((host, endpoint.address_family))
+        if found is None:
+            return (host,) if _is_literal(host) else ()
+        return found
 
-    def _choose(self, name: str, candidates: tuple[str, ...]) -> str:
-        known = self._applied.get(name)
-        if known is not None:
-            for peer in known.peers:
-                if peer.endpoint is not None and peer.endpoint.address in candidates:
-                    return peer.endpoint.address
-        return min(candidates)
+
+def _is_candidate(address: str, candidates: tuple[str, ...], transport: Transport) -> bool:
+    """Whether an address may be taken again: it is among those there are, or there are none."""
+    if candidates:
+        return address in candidates
+    return (":" in address) == (transport.address_family == "ip6")
 
 
 def _is_to(link: Link, peer: Peer) -> bool:

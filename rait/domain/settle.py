@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 from msgspec import Struct, structs
 
-from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
+from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.endpoints import NO_NAMES, Names, endpoint_views, is_fresh
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
@@ -58,12 +59,19 @@ class Settled(Struct, frozen=True):
     strangers: tuple[Stranger, ...] = ()
 
 
-def settle(observation: Observation, desired: Topology, memory: Memory, scope: Scope) -> Settled:
+def settle(
+    observation: Observation,
+    desired: Topology,
+    memory: Memory,
+    scope: Scope,
+    names: Names = NO_NAMES,
+) -> Settled:
     """Compare what is with what should be, and let stand what stands well.
 
     The rules: a port left to the kernel is whatever it is. A link-local address that is there is
     kept. An endpoint differs only where the wanted one is not the one last applied, or where no
-    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one. A link of
+    handshake was made for REJECT_AFTER_SECONDS and the kernel's is not the wanted one; of the
+    links in ``names`` it is left alone longer, see endpoint_views. A link of
     ours that could not be read is as it is remembered, and stays so. babeld's interfaces are left
     as they are remembered: only babeld itself can say more.
     """
@@ -84,7 +92,9 @@ def settle(observation: Observation, desired: Topology, memory: Memory, scope: S
         known = _remembered(name, observed, memory)
         wanted = after.get(name)
         pending = memory.pending.get(name)
-        view, goal = _views(observed, wanted, known, pending, observation.now, wanted_ports)
+        view, goal = _views(
+            observed, wanted, known, pending, observation.now, wanted_ports, names.get(name)
+        )
         before[name] = view
         if goal is not None:
             after[name] = goal
@@ -276,6 +286,7 @@ def _views(
     pending: Link | None,
     now: int,
     wanted_ports: Mapping[int, str],
+    resolved: bool | None,
 ) -> tuple[Link, Link | None]:
     """The link as diff shall see it, and what it shall become (None: it goes)."""
     link = observed.link
@@ -290,8 +301,8 @@ def _views(
     for peer in link.peers:
         last = known.peer(peer.public_key) if known else None
         goal = wanted_peers.pop(peer.public_key, None)
-        since = now - observed.handshakes.get(peer.public_key, 0)
-        seen, goal = _peer_views(peer, goal, last, since <= REJECT_AFTER_SECONDS)
+        fresh = is_fresh(now, observed.handshakes.get(peer.public_key, 0))
+        seen, goal = _peer_views(peer, goal, last, fresh, resolved)
         before_peers.append(seen)
         if goal is not None:
             after_peers.append(goal)
@@ -299,7 +310,7 @@ def _views(
     if wanted is None:
         return before, None
     if origin != wanted.origin:
-        return before, _heir(link, wanted)
+        return before, _heir(link, wanted, resolved)
     after_peers += wanted_peers.values()
     after_peers.sort(key=_public_key)
     settings = wanted.settings
@@ -322,11 +333,13 @@ def _is_as(seen: Link, wanted: Link) -> bool:
     )
 
 
-def _heir(link: Link, wanted: Link) -> Link:
-    """The link that takes the place of another, with its endpoint where none else is known."""
+def _heir(link: Link, wanted: Link, resolved: bool | None) -> Link:
+    """The link that takes the place of another, with its endpoint where no better one is known."""
     peers = tuple(
         _with_endpoint(peer, old.endpoint)
-        if peer.endpoint is None and (old := link.peer(peer.public_key)) is not None
+        if (peer.endpoint is None or resolved is False)
+        and (old := link.peer(peer.public_key)) is not None
+        and old.endpoint is not None
         else peer
         for peer in wanted.peers
     )
@@ -367,7 +380,11 @@ def _device(
 
 
 def _peer_views(
-    seen: LinkPeer, wanted: LinkPeer | None, known: LinkPeer | None, fresh: bool
+    seen: LinkPeer,
+    wanted: LinkPeer | None,
+    known: LinkPeer | None,
+    fresh: bool,
+    resolved: bool | None,
 ) -> tuple[LinkPeer, LinkPeer | None]:
     endpoint, allowed = seen.endpoint, seen.allowed_ips
     # The order in which the machine tells allowed IPs is its own.
@@ -378,24 +395,10 @@ def _peer_views(
         if known is not None:
             endpoint = known.endpoint
         return structs.replace(seen, endpoint=endpoint, allowed_ips=allowed), None
-    before, after = _endpoint_views(endpoint, wanted.endpoint, known, fresh)
+    last = known.endpoint if known is not None else wanted.endpoint or endpoint
+    before, after = endpoint_views(endpoint, wanted.endpoint, last, fresh=fresh, resolved=resolved)
     seen = structs.replace(seen, endpoint=before, allowed_ips=allowed)
     return seen, _with_endpoint(wanted, after)
-
-
-def _endpoint_views(
-    seen: Endpoint | None, wanted: Endpoint | None, known: LinkPeer | None, fresh: bool
-) -> tuple[Endpoint | None, Endpoint | None]:
-    """The endpoint to see, and the one to have: equal if nothing is to be written."""
-    if wanted is None:
-        kept = known.endpoint if known is not None else seen
-        return kept, kept
-    if seen == wanted:
-        return wanted, wanted
-    last = known.endpoint if known is not None else wanted
-    if last == wanted:
-        return (wanted, wanted) if fresh and seen is not None else (seen, wanted)
-    return (last if fresh else seen), wanted
 
 
 def _with_endpoint(peer: LinkPeer, endpoint: Endpoint | None) -> LinkPeer:

@@ -250,7 +250,8 @@ class MachineModel:
         self._add(link, "")
 
     def is_fresh(self, name: str, public_key: str) -> bool:
-        return self.now - self.wires[name].handshakes.get(public_key, 0) <= 180
+        made = self.wires[name].handshakes.get(public_key, 0)
+        return made > 0 and -180 <= self.now - made <= 180
 
     def _refuse_unknown_psk(self, before: LinkPeer, peer: LinkPeer) -> None:
         """Nobody who has but the digest of a preshared key can set it."""

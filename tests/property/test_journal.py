@@ -23,6 +23,7 @@ from rait.domain.backend import Outcome
 from rait.domain.chain import Entry
 from rait.domain.config import Secret
 from rait.domain.diff import diff
+from rait.domain.endpoints import depart
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -185,8 +186,13 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
         if crash and isinstance(event, LinkAdded) and index not in known
     }
     undecided = [event for index, event in enumerate(intended) if crash and index not in known]
+    happened = (*noticed, *(intended[o.index] for o in results if o.error is None))
     memory = Memory(
-        topology=topology, pending=pending, undecided=tuple(undecided), extra_cmd_owed=owed
+        topology=topology,
+        pending=pending,
+        undecided=tuple(undecided),
+        extra_cmd_owed=owed,
+        departed=depart(remembered.departed, happened),
     )
     return Told(run.id, scope, mine, noticed, intended, results, status, memory)
 

@@ -23,10 +23,21 @@ from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apar
 from rait.domain.backend import REJECT_AFTER_SECONDS, Outcome
 from rait.domain.config import PRIVATE_GROUPS, Config, Isolation, Transport
 from rait.domain.diff import diff
-from rait.domain.events import DeviceUpdated, Event, may_be_half_done, replay
+from rait.domain.endpoints import NO_NAMES, Names
+from rait.domain.events import (
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    PeerAdded,
+    PeerRemoved,
+    PeerUpdated,
+    may_be_half_done,
+    replay,
+)
 from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, made_in, remember
 from rait.domain.peers import Peer
-from rait.domain.plan import Addresses, Node, plan
+from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.settle import Scope, Settled, doubtful, settle
 from rait.domain.topology import (
     EMPTY,
@@ -183,6 +194,10 @@ class OneNode(RuleBasedStateMachine):
         self.registry: list[Peer] = []
         self.transports: tuple[Transport, ...] = ()
         self.addresses: Addresses = {}
+        self.planned = Plan(EMPTY)
+        self.told: dict[tuple[str, str, str], Endpoint] = {}
+        """The last endpoint that the journal told of, by configuration, link name and peer key."""
+        self.told_until: dict[str, int] = {}
         self.isolation = Isolation(ifgroup=54)
         self.node = some.node
         self.journal = Journal()
@@ -255,6 +270,19 @@ class OneNode(RuleBasedStateMachine):
     def change_names(self, addresses: Addresses) -> None:
         self.addresses = addresses
 
+    @rule()
+    def names_fail(self) -> None:
+        self.addresses = {}
+
+    @rule(turn=anyone)
+    def names_rotate(self, turn: int) -> None:
+        """Each name has another address than before, and never more than one."""
+        self.addresses = {
+            (host, family): (some.LITERALS[family][turn % len(some.LITERALS[family])],)
+            for host in some.HOSTS
+            for family in some.FAMILIES
+        }
+
     @rule(transit=st.sampled_from(some.TRANSITS))
     def change_transit(self, transit: str) -> None:
         origin = structs.replace(self.node.origin, transit=transit)
@@ -286,6 +314,21 @@ class OneNode(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((1, 100, REJECT_AFTER_SECONDS, 4000)))
     def time_passes(self, seconds: int) -> None:
         self.machine.now += seconds
+
+    @rule(now=st.sampled_from((60, 999_000, 1_000_000, 4_000_000_000)))
+    def clock_jumps(self, now: int) -> None:
+        self.machine.now = now
+
+    @rule()
+    def machine_restarts(self) -> None:
+        """No link outlives that, and the clock may not be set yet."""
+        self.touched |= self.machine.wires.keys()
+        self.away.touched |= self.machine.wires.keys()
+        self.theirs.clear()
+        self.machine.wires.clear()
+        self.machine.others = {"lo": ""}
+        self.not_ours.clear()
+        self.machine.now = 60
 
     @rule(who=anyone, endpoint=st.none() | some.underlay)
     def peer_is_heard(self, who: int, endpoint: Endpoint | None) -> None:
@@ -395,6 +438,21 @@ class OneNode(RuleBasedStateMachine):
         failed = self.finish(self.begin_run(EMPTY), refused, blind)
         assert set(self.ours()) <= failed
 
+    @rule(turn=anyone)
+    def sync_while_names_rotate(self, turn: int) -> None:
+        """All peers were heard just now, from where they were, and each name has moved."""
+        for name in self.ours():
+            for peer in self.machine.wires[name].link.peers:
+                self.machine.packet_from(name, peer.public_key, None)
+        self.names_rotate(turn)
+        self.sync_twice()
+
+    @rule()
+    def sync_after_a_restart_without_names(self) -> None:
+        self.machine_restarts()
+        self.names_fail()
+        self.sync_twice()
+
     @rule(at=st.integers(0, 15), unrecorded=st.integers(0, 4), half=st.none() | parts)
     def killed_sync(self, at: int, unrecorded: int, half: int | None) -> None:
         """Killed before, in or after an event; the outcomes of the last ones are not written."""
@@ -423,6 +481,7 @@ class OneNode(RuleBasedStateMachine):
 
     def begin_run(self, desired: Topology) -> Run:
         """What a run decides; it blames others for nothing that they did not touch."""
+        self.note_told()
         run = self.decide(desired)
         blamed = {event.name for event in run.others if not self.chosen_port(event)}
         assert blamed <= self.touched
@@ -504,7 +563,13 @@ class OneNode(RuleBasedStateMachine):
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
         memory = self.journal.memory(self.me)
-        return plan(config, self.node, self.registry, self.addresses, memory.topology).topology
+        topology, departed = memory.topology, memory.departed
+        self.planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
+        return self.planned.topology
+
+    def names_of(self, desired: Topology) -> Names:
+        """Which links have a peer with a name, where that was planned."""
+        return self.planned.names if desired is self.planned.topology else NO_NAMES
 
     def decide(self, desired: Topology) -> Run:
         memory = self.journal.memory(self.me)
@@ -516,7 +581,8 @@ class OneNode(RuleBasedStateMachine):
     def settle(self, desired: Topology, memory: Memory) -> Settled:
         seen, scope = self.machine.observe(), self.scope()
         claimed = self.journal.claims(self.me, doubtful(seen, memory, scope))
-        return settle(seen, desired, memory, structs.replace(scope, claimed=claimed))
+        scope = structs.replace(scope, claimed=claimed)
+        return settle(seen, desired, memory, scope, self.names_of(desired))
 
     def finish(
         self, run: Run, refused: Mapping[int, int | None] = NONE, blind: bool = False
@@ -582,9 +648,10 @@ class OneNode(RuleBasedStateMachine):
         assert set(self.ours()) - run.desired.links.keys() <= failed
         for name, wanted in run.desired.links.items():
             if name not in troubled:
-                self.check_link(self.machine.wires[name], wanted, known)
+                self.check_link(self.machine.wires[name], wanted)
+                self.check_endpoint(run, self.machine.wires[name], wanted, known)
 
-    def check_link(self, wire: Wire, wanted: Link, known: Endpoints) -> None:
+    def check_link(self, wire: Wire, wanted: Link) -> None:
         link = wire.link
         assert link.origin == wanted.origin
         assert link.settings.address is not None
@@ -599,11 +666,47 @@ class OneNode(RuleBasedStateMachine):
         assert sorted(peer.allowed_ips) == sorted(goal.allowed_ips)
         assert peer.keepalive == goal.keepalive
         assert peer.psk_digest == goal.psk_digest
+
+    def check_endpoint(self, run: Run, wire: Wire, wanted: Link, known: Endpoints) -> None:
+        link, resolved = wire.link, self.names_of(run.desired).get(wire.link.name)
+        (peer,), (goal,) = link.peers, wanted.peers
+        was = known.get((link.name, peer.public_key))
+        told = self.told.get((self.me, link.name, peer.public_key))
+        fresh = self.machine.is_fresh(link.name, peer.public_key)
         if goal.endpoint is None:
-            assert peer.endpoint == known.get((link.name, peer.public_key))
+            assert peer.endpoint == was
         elif peer.endpoint != goal.endpoint:
             assert peer.endpoint is not None
-            assert self.machine.is_fresh(link.name, peer.public_key)
+            assert fresh or (resolved is False and peer.endpoint == was)
+        told_port = None if told is None else told.port
+        if resolved and fresh and was and told_port in (None, goal.endpoint.port):
+            assert peer.endpoint == was, "a name moved the endpoint of a live session"
+        if resolved is False and told is not None:
+            (transport,) = (t for t in self.transports if link.name.startswith(t.ifprefix))
+            if (":" in told.address) == (transport.address_family == "ip6"):
+                assert peer.endpoint is not None, "what was last applied is not tried"
+
+    def note_told(self) -> None:
+        """Read in the journal what endpoints there were."""
+        for run in self.journal.runs(self.me):
+            if run.id > self.told_until.get(self.me, 0):
+                self.told_until[self.me] = run.id
+                for _, event in run.happened():
+                    self.note_endpoints(event)
+
+    def note_endpoints(self, event: Event) -> None:
+        match event:
+            case LinkAdded(link) | LinkRemoved(link):
+                peers = link.peers
+            case PeerAdded(_, peer) | PeerRemoved(_, peer):
+                peers = (peer,)
+            case PeerUpdated(_, before, after):
+                peers = (before, after)
+            case _:
+                peers = ()
+        for peer in peers:
+            if peer.endpoint is not None:
+                self.told[self.me, event.name, peer.public_key] = peer.endpoint
 
     @invariant()
     def what_is_not_ours_is_as_it_was(self) -> None:

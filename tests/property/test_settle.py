@@ -9,6 +9,7 @@ from msgspec import structs
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.diff import diff
+from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (
     DeviceUpdated,
     Event,
@@ -167,7 +168,7 @@ def link(
 
 
 def what_happens(
-    seen: Link, wanted: Link | Topology, last: Link, age: int = 0
+    seen: Link, wanted: Link | Topology, last: Link, age: int = 0, names: Names = NO_NAMES
 ) -> tuple[Event, ...]:
     """Of a sync that sees a link in a state, wants it in another, and last made it a third."""
     told = structs.replace(seen, origin=structs.replace(seen.origin, transit=""))
@@ -176,7 +177,8 @@ def what_happens(
         now=NOW, links={seen.name: ObservedLink(link=told, handshakes=sessions)}
     )
     goal = wanted if isinstance(wanted, Topology) else Topology({wanted.name: wanted})
-    settled = settle(observation, goal, Memory(topology=Topology({last.name: last})), SCOPE)
+    memory = Memory(topology=Topology({last.name: last}))
+    settled = settle(observation, goal, memory, SCOPE, names)
     return diff(settled.before, settled.after)
 
 
@@ -227,6 +229,78 @@ def test_a_name_that_does_not_resolve_changes_nothing(
     seen: Endpoint | None, last: Endpoint | None, age: int
 ) -> None:
     assert what_happens(link(endpoint=seen), link(), link(endpoint=last), age) == ()
+
+
+@given(seen=some.underlay, last=some.underlay, address=some.underlay, age=fresh)
+def test_a_name_that_rotates_does_not_move_a_live_session(
+    seen: Endpoint, last: Endpoint, address: Endpoint, age: int
+) -> None:
+    wanted = Endpoint(address.address, last.port)
+    states = link(endpoint=seen), link(endpoint=wanted), link(endpoint=last)
+    assert what_happens(*states, age, {"w1": True}) == ()
+
+
+@given(last=some.underlay, address=some.underlay, age=stale)
+def test_a_name_that_moved_is_followed_when_the_session_is_dead(
+    last: Endpoint, address: Endpoint, age: int
+) -> None:
+    wanted = Endpoint(address.address, last.port)
+    states = link(endpoint=last), link(endpoint=wanted), link(endpoint=last)
+    events = what_happens(*states, age, {"w1": True})
+    assert events == () if wanted == last else written(events) == wanted
+
+
+@given(seen=some.underlay, last=some.underlay, age=ages, resolved=st.booleans())
+def test_another_send_port_is_written_at_once_whatever_the_name_does(
+    seen: Endpoint, last: Endpoint, age: int, resolved: bool
+) -> None:
+    """Where the peer listens for us has changed, and that it cannot tell us by roaming."""
+    wanted = Endpoint(last.address, last.port + 1)
+    states = link(endpoint=seen), link(endpoint=wanted), link(endpoint=last)
+    events = what_happens(*states, age, {"w1": resolved})
+    assert events == () if seen == wanted else written(events) == wanted
+
+
+@given(seen=some.underlay, last=some.underlay, age=ages)
+def test_while_a_name_does_not_resolve_what_was_learned_stands(
+    seen: Endpoint, last: Endpoint, age: int
+) -> None:
+    """The endpoint last applied is wanted for want of a better one; the peer may have moved."""
+    states = link(endpoint=seen), link(endpoint=last), link(endpoint=last)
+    assert what_happens(*states, age, {"w1": False}) == ()
+
+
+@given(last=some.underlay, age=ages)
+def test_a_peer_that_lost_its_endpoint_gets_back_the_one_last_applied(
+    last: Endpoint, age: int
+) -> None:
+    states = link(endpoint=None), link(endpoint=last), link(endpoint=last)
+    assert written(what_happens(*states, age, {"w1": False})) == last
+
+
+@given(seen=some.endpoints, last=some.underlay)
+def test_a_link_made_again_tries_what_was_learned_before_what_was_applied(
+    seen: Endpoint | None, last: Endpoint
+) -> None:
+    moved = link(endpoint=last, transit=some.TRANSITS[1])
+    events = what_happens(link(endpoint=seen), moved, link(endpoint=last), 0, {"w1": False})
+    (peer,) = replay(Topology(), events[1:]).links["w1"].peers
+    assert peer.endpoint == (seen or last)
+
+
+@given(ahead=st.integers(REJECT_AFTER_SECONDS + 1, 4_000_000_000))
+def test_a_handshake_of_a_clock_that_was_wrong_keeps_no_dead_session(ahead: int) -> None:
+    """The clock was set back: a live session would have had another handshake by now."""
+    roamed, last = Endpoint("198.51.100.7", 9), Endpoint("192.0.2.1", 9)
+    states = link(endpoint=roamed), link(endpoint=last), link(endpoint=last)
+    assert written(what_happens(*states, -ahead)) == last
+
+
+@given(ahead=st.integers(0, REJECT_AFTER_SECONDS))
+def test_a_clock_that_was_set_back_a_little_disturbs_no_session(ahead: int) -> None:
+    roamed, last = Endpoint("198.51.100.7", 9), Endpoint("192.0.2.1", 9)
+    states = link(endpoint=roamed), link(endpoint=last), link(endpoint=last)
+    assert what_happens(*states, -ahead) == ()
 
 
 @given(seen=some.endpoints, last=some.endpoints, wanted=some.endpoints)

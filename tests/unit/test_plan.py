@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import structs
 
 from rait.domain.config import Config, Family, Isolation, Transport
+from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
+from rait.domain.events import LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.plan import Node, count_wanted, plan
+from rait.domain.plan import Node, Plan, count_wanted, plan
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -120,6 +123,79 @@ def test_of_several_addresses_the_one_in_use_is_kept() -> None:
     for applied, expected in ((None, "192.0.2.1"), (first, "192.0.2.2")):
         link = plan(CONFIG, NODE, peers, both, applied).topology.links["rait4x50221"]
         assert link.peers[0].endpoint == Endpoint(expected, 50153)
+
+
+# A name that does not resolve: what was last applied is all that there is to try
+
+NAMED = [peer("peer", 50221, "example.org")]
+THERE = plan(CONFIG, NODE, NAMED, {("example.org", "ip4"): ("192.0.2.7",)}).topology
+REMOVED = depart({}, [LinkRemoved(link) for link in THERE.links.values()])
+
+
+def endpoint_of(planned: Plan) -> Endpoint | None:
+    (link,) = planned.topology.links.values()
+    return link.peers[0].endpoint
+
+
+@pytest.mark.parametrize(("applied", "departed"), [(THERE, {}), (None, REMOVED)])
+def test_without_dns_a_peer_is_tried_where_it_last_was(
+    applied: Topology | None, departed: Departed
+) -> None:
+    """After a restart, and after a `down` before it as well."""
+    planned = plan(CONFIG, NODE, NAMED, {}, applied, departed)
+    assert endpoint_of(planned) == Endpoint("192.0.2.7", 50153)
+    assert planned.names == {"rait4x50221": False}
+
+
+def test_what_was_last_applied_is_tried_at_the_port_of_today() -> None:
+    config = structs.replace(CONFIG, transports=(structs.replace(IP4, send_port=50199),))
+    assert endpoint_of(plan(config, NODE, NAMED, {}, THERE)) == Endpoint("192.0.2.7", 50199)
+
+
+def test_a_peer_whose_address_was_taken_out_of_the_list_waits_again() -> None:
+    for applied, departed in ((THERE, NONE_DEPARTED), (None, REMOVED)):
+        planned = plan(CONFIG, NODE, [peer("peer", 50221, None)], {}, applied, departed)
+        assert endpoint_of(planned) is None
+        assert planned.names == {}
+
+
+def test_what_another_peer_of_the_same_name_had_is_not_tried() -> None:
+    planned = plan(CONFIG, NODE, [peer("other", 50221, "example.org")], {}, THERE, REMOVED)
+    assert endpoint_of(planned) is None
+
+
+def test_an_address_of_the_other_family_is_not_tried() -> None:
+    now_ip6 = structs.replace(IP6, ifprefix="rait4x")
+    config = structs.replace(CONFIG, transports=(now_ip6,))
+    registry = [peer("peer", 50221, "example.org", "ip6")]
+    assert endpoint_of(plan(config, NODE, registry, {}, THERE)) is None
+
+
+def test_a_name_that_resolves_again_counts() -> None:
+    found = {("example.org", "ip4"): ("192.0.2.9",)}
+    planned = plan(CONFIG, NODE, NAMED, found, None, REMOVED)
+    assert endpoint_of(planned) == Endpoint("192.0.2.9", 50153)
+    assert planned.names == {"rait4x50221": True}
+
+
+def test_departed_endpoints_are_forgotten_when_the_topology_has_them_again() -> None:
+    (link,) = THERE.links.values()
+    (far,) = link.peers
+    assert depart(REMOVED, [PeerAdded(link.name, far)]) == {}
+    bare = structs.replace(far, endpoint=None)
+    assert depart(REMOVED, [PeerAdded(link.name, bare)]) == REMOVED
+    assert depart({}, [PeerUpdated(link.name, far, bare)]) == REMOVED
+    assert depart({}, [PeerRemoved(link.name, far)]) == REMOVED
+
+
+def test_no_link_remembers_any_number_of_peers() -> None:
+    events = [
+        PeerRemoved("w1", LinkPeer(f"key {number}", Endpoint("192.0.2.1", 1)))
+        for number in range(1000)
+    ]
+    left = depart({}, events)["w1"]
+    assert len(left) <= MOST_DEPARTED
+    assert "key 999" in left
 
 
 # Who has a link keeps it

@@ -1,0 +1,111 @@
+"""Which endpoint a peer shall have: the one that works, as long as it does.
+
+Three things may disagree: what is wanted (the configuration, by way of names), what was last
+applied (the journal), and what there is (WireGuard, which follows a peer that moves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rait.domain.backend import REJECT_AFTER_SECONDS
+from rait.domain.events import Event, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.topology import Endpoint, LinkPeer, Topology
+
+Departed = Mapping[str, Mapping[str, Endpoint]]
+"""The endpoints last applied of peers that are gone, by link name and public key."""
+
+Names = Mapping[str, bool]
+"""The links whose peer has a host name, and whether that resolved."""
+
+NO_NAMES: Names = {}
+NONE_DEPARTED: Departed = {}
+
+MOST_DEPARTED = 16
+"""So many peers that are gone are remembered for a link."""
+
+
+def is_fresh(now: int, handshake: int) -> bool:
+    """Whether a session is alive whose last handshake was then, both in unix seconds (0: never).
+
+    A handshake may seem to be in the future, where the clock was set back since. A live session
+    has a new one every two minutes, so one that stays further ahead than a session lives is none.
+    """
+    return handshake > 0 and abs(now - handshake) <= REJECT_AFTER_SECONDS
+
+
+def endpoint_views(
+    seen: Endpoint | None,
+    wanted: Endpoint | None,
+    last: Endpoint | None,
+    *,
+    fresh: bool,
+    resolved: bool | None,
+) -> tuple[Endpoint | None, Endpoint | None]:
+    """The endpoint to see, and the one to have: equal if nothing is to be written.
+
+    ``seen`` is WireGuard's, ``last`` was last applied, ``fresh`` says whether the session is
+    alive, and ``resolved`` whether the peer's host name has an address now (None: it is no name).
+    """
+    if wanted is None:
+        return last, last
+    if seen == wanted:
+        return wanted, wanted
+    if last == wanted:
+        # Nothing new is wanted, so what was learned by roaming stands: while it works, and where
+        # nothing better than the endpoint last applied is known.
+        stands = seen is not None and (fresh or resolved is False)
+        return (wanted, wanted) if stands else (seen, wanted)
+    if fresh and resolved and seen is not None and _same_port(last, wanted):
+        # A name may have another address at each look: that is no reason to leave one that works.
+        return last, last
+    return (last if fresh else seen), wanted
+
+
+def last_endpoint(
+    name: str, public_key: str, applied: Topology | None, departed: Departed
+) -> Endpoint | None:
+    """The endpoint that a link's peer last had from us, even if the link is gone since."""
+    link = applied.links.get(name) if applied is not None else None
+    peer = link.peer(public_key) if link is not None else None
+    if peer is not None and peer.endpoint is not None:
+        return peer.endpoint
+    return departed.get(name, {}).get(public_key)
+
+
+def depart(before: Departed, events: Iterable[Event]) -> Departed:
+    """The endpoints of departed peers after these events."""
+    after = dict(before)
+    for event in events:
+        match event:
+            case LinkRemoved(link):
+                _remember(after, link.name, link.peers)
+            case PeerRemoved(name, peer):
+                _remember(after, name, (peer,))
+            case PeerUpdated(name, old, new) if new.endpoint is None:
+                _remember(after, name, (old,))
+            case PeerUpdated(name, _, peer) | PeerAdded(name, peer) if name in after:
+                _forget(after, name, peer)
+    return after
+
+
+def _remember(
+    departed: dict[str, Mapping[str, Endpoint]], name: str, peers: Iterable[LinkPeer]
+) -> None:
+    new = {peer.public_key: peer.endpoint for peer in peers if peer.endpoint is not None}
+    if new:
+        both = {**departed.get(name, {}), **new}
+        departed[name] = both if len(both) <= MOST_DEPARTED else new
+
+
+def _forget(departed: dict[str, Mapping[str, Endpoint]], name: str, peer: LinkPeer) -> None:
+    """Drop what the topology knows again."""
+    if peer.endpoint is not None:
+        left = {key: value for key, value in departed[name].items() if key != peer.public_key}
+        departed.pop(name)
+        if left:
+            departed[name] = left
+
+
+def _same_port(last: Endpoint | None, wanted: Endpoint) -> bool:
+    return last is None or last.port == wanted.port
