@@ -75,7 +75,7 @@ class Node(Struct):
         left = list(edits)
 
         def debug(line: str) -> None:
-            if "peers from" in line and left:
+            if "peer from" in line and left:
                 left.pop(0)()
 
         options = Options(config=url or str(self.conf), debug=debug, lock_seconds=lock_seconds)
@@ -272,7 +272,7 @@ def test_a_list_that_was_fetched_before_another_run_is_fetched_again(
             pass
 
     def after_the_fetch(line: str) -> None:
-        if "peers from" in line and len(lists.free) == 1:
+        if "peer from" in line and len(lists.free) == 1:
             another_run()
 
     options = Options(config=str(node.conf), debug=after_the_fetch, lock_seconds=PATIENCE)
