@@ -204,7 +204,7 @@ def test_a_new_private_key_keeps_the_interfaces(mesh: Mesh) -> None:
     before = a.state()
     a.private_key, a.public_key = machine.genkey()
     a.write_conf()
-    a.up()
+    a.up("--yes")  # as it costs every session, until the others know the new key
     assert {name: link.index for name, link in a.state().items()} == {
         name: link.index for name, link in before.items()
     }
