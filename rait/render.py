@@ -51,6 +51,7 @@ _QUESTIONS: Mapping[Reason, str] = {
 }
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
+HALF_MADE = "half made by a run that was cut off"
 HALF_DONE = "done by what failed"
 _NONE: Mapping[int, str] = {}
 
@@ -61,7 +62,7 @@ def report_lines(report: Report) -> list[str]:
     others = [event for event in report.drift if event not in report.left]
     noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
-    ended = [f"- {name} (half made by a run that was cut off)" for name in report.ended]
+    ended = [f"- {name} ({HALF_MADE})" for name in report.ended]
     events = event_lines(report.events, report.errors)
     half_done = [f"{line} ({HALF_DONE})" for line in event_lines(report.half_done)]
     return [*noticed, *ended, *events, *half_done, summary(report)]

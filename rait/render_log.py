@@ -13,6 +13,7 @@ from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.words import counted
 from rait.render import (
     HALF_DONE,
+    HALF_MADE,
     LEFT,
     NOT_OURS,
     describe,
@@ -69,6 +70,8 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
     """
     header = msgspec.to_builtins(run.header)
     left = header.pop("left")
+    for internal in ("carried", "strays"):
+        header.pop(internal)
     value = {
         "run": run.id,
         **header,
@@ -92,6 +95,7 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
             for number, event in run.half_done.items()
             if query is None or _asked(event, query)
         ],
+        "ended": list(run.ended),
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
         "extra_cmd": run.extra_cmd,
         "repeated": run.repeated.count if run.repeated is not None else 0,
@@ -174,7 +178,11 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
-    """What else became of the run: problems that are of none of its events, and extra_cmd."""
+    """What else became of the run: what is of none of its events."""
+    for name in run.header.strays:
+        if link in (None, name):
+            ended = "" if name in run.ended else " (not known to have ended)"
+            yield f"  - {name} ({HALF_MADE}){ended}"
     for name, error in run.problems.items():
         if link in (None, name):
             yield f"  failed: {name}: {error}"

@@ -268,12 +268,13 @@ class Run:
         *,
         half_done: Sequence[Event] = (),
         unsure: Sequence[int] = (),
+        ended: Sequence[str] = (),
     ) -> None:
         """Write down that the run has ended, and how; ``problems`` are those of no event.
 
-        ``half_done`` and ``unsure`` are as in RunRecord.
+        ``half_done``, ``unsure`` and ``ended`` are as in RunRecord.
         """
-        ending = codec.Finished(status, problems or {}, extra_cmd, tuple(unsure))
+        ending = codec.Finished(status, problems or {}, extra_cmd, tuple(unsure), tuple(ended))
         alike = self._again is not None and not half_done and _ends_like(ending, self._again)
         if alike and not self._open:
             self._journal._count_attempt(self.id, self._scope)
@@ -295,5 +296,7 @@ def _as_before(outcomes: Iterable[Outcome], again: RunRecord) -> bool:
 def _ends_like(ending: codec.Finished, again: RunRecord) -> bool:
     if again.status is None:
         return False
-    before = codec.Finished(again.status, again.problems, again.extra_cmd, again.unsure)
+    before = codec.Finished(
+        again.status, again.problems, again.extra_cmd, again.unsure, again.ended
+    )
     return codec.encode(ending) == codec.encode(before)

@@ -21,7 +21,7 @@ from rait.adapters import rtnl, traces, uapi
 from rait.adapters import userspace_process as programs
 from rait.adapters.namespaces import Namespaces
 from rait.adapters.netns import Netns, describe, entered, reason
-from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, end_half_born, half_born
+from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, awaited_half_born, end_half_born
 from rait.adapters.userspace_session import Session, Step, Where
 from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import Secret
@@ -133,7 +133,7 @@ class UserspaceBackend:
         """
         found = {}
         for name in names:
-            process = half_born(name, self._transit, self._key)
+            process = awaited_half_born(name, self._transit, self._key)
             if process is not None:
                 process.close()
                 found[name] = f"process {process.pid} in {describe(self._transit.spec)}"

@@ -290,20 +290,28 @@ def _is_held(name: str, transit: Netns) -> bool:
     return True
 
 
-def end_half_born(name: str, transit: Netns, key: Key) -> bool:
-    """End such a link; whether there was one. Raises RaitError where it does not end.
+def awaited_half_born(name: str, transit: Netns, key: Key) -> programs.Process | None:
+    """As ``half_born``, for a link whose run may have been killed a moment ago.
 
-    The program may have been started a moment before its run was killed, and not answer yet: it
-    is waited for, as nobody else can have that name until then. A tun that no process holds is
-    not of a program: theirs go with them. One that answers with the key of another stays so.
+    Its program may have been started right before that, and not answer yet: it is waited for, as
+    nobody else can have that name until then. A tun that no process holds is not of a program:
+    theirs go with them. One that answers with the key of another stays so.
     """
     deadline = time.monotonic() + _STRAY_SECONDS
     process = half_born(name, transit, key)
     while process is None:
         if time.monotonic() > deadline or not _may_come_up(name, transit, key):
-            return False
+            return None
         time.sleep(_POLL_SECONDS)
         process = half_born(name, transit, key)
+    return process
+
+
+def end_half_born(name: str, transit: Netns, key: Key) -> bool:
+    """End such a link; whether there was one. Raises RaitError where it does not end."""
+    process = awaited_half_born(name, transit, key)
+    if process is None:
+        return False
     with process:
         programs.end(name, process)
     return True

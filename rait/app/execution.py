@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,11 +34,13 @@ RECORD_SECONDS = 0.25
 class Change(Struct, frozen=True, kw_only=True):
     """What there is, what should be, what to do, and what had changed since the last run.
 
-    ``desired`` and ``names`` are what it was settled with.
-    ``left`` are those of ``drift`` that a run which was cut off had intended, ``strays`` are links
-    that it may have left half made, ``losses`` tell of links that go with an entry of the peers
-    list that was skipped, ``routing_problem`` says why babeld could not be asked, and
-    ``extra_cmd_owed`` that it has not taken ``extra_cmd`` yet since it was last told of a change.
+    ``left`` are those of ``drift`` that earlier runs brought about, which never said what became
+    of them. ``strays`` are links that such a run may have left half made, ``carried`` what is still
+    not known of it, ``losses`` tell of links that go with an entry of the peers list that was
+    skipped, ``routing_problem`` says why babeld could not be asked, and ``extra_cmd_owed`` that it
+    has not taken ``extra_cmd`` yet since it was last told of a change. ``memory`` is what was known
+    before; ``desired``, which is None for links as they are, and ``names`` are what ``settled`` was
+    made with.
     """
 
     settled: Settled
@@ -49,6 +51,7 @@ class Change(Struct, frozen=True, kw_only=True):
     names: Names = NO_NAMES
     left: frozenset[Event] = frozenset()
     strays: tuple[str, ...] = ()
+    carried: tuple[Event, ...] = ()
     losses: tuple[str, ...] = ()
     routing_problem: str | None = None
     extra_cmd_owed: bool = False
@@ -88,7 +91,6 @@ class Execution:
         change: Change,
         routing: Routing | None,
         debug: Callable[[str], None],
-        failed: Mapping[str, str] = {},
         *,
         look_again: SecondLook,
     ) -> None:
@@ -99,12 +101,12 @@ class Execution:
         self._look_again = look_again
         self._happened: list[Event] = []
         self._aftermath = Aftermath()
+        self.ended: tuple[str, ...] = ()
         self._told_babeld = False
         self._errors: dict[int, str] = {}
         problems = change.settled.problems
         # What no outcome of an event tells of, for the journal.
-        told = {p.link: p.message for p in problems if p.link is not None}
-        self._problems = {**failed, **told}
+        self._problems = {p.link: p.message for p in problems if p.link is not None}
         self._left = {p.link for p in problems if p.severity == "warning"}
         self._broken = self._problems.keys() - self._left
         if change.routing_problem is not None:
@@ -132,7 +134,8 @@ class Execution:
     @property
     def status(self) -> Status:
         """How the change ended, for the report: not well where it cost links by a wrong entry."""
-        status = self._run_status if self._change.events or self._failed else "unchanged"
+        did = self._change.events or self._failed or self.ended
+        status = self._run_status if did else "unchanged"
         return "partial" if status == "done" and self._change.losses else status
 
     @property
@@ -149,6 +152,7 @@ class Execution:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
         self._require_vrfs(run)
         with ending_in_order():
+            self._end_strays()
             self._apply_and_record(run)
         if self._told_babeld or self._change.extra_cmd_owed:
             self.send_extra_cmd()
@@ -162,7 +166,17 @@ class Execution:
             self._extra_cmd,
             half_done=self._aftermath.half_done,
             unsure=[i for i in self._errors if events[i] in self._aftermath.unsure],
+            ended=self.ended,
         )
+
+    def _end_strays(self) -> None:
+        if not self._change.strays:
+            return
+        self.ended, stuck = self._machine.end_strays(self._change.strays)
+        for name, error in stuck.items():
+            self._problems.setdefault(name, error)
+            self._failed.setdefault(name, error)
+            self._broken |= {name}
 
     def _look_at_what_failed(self) -> None:
         change = self._change

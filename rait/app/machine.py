@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -204,21 +203,15 @@ class Machine:
                     broken.add(event.name)
                 yield Outcome(index, outcome.error)
 
-    def strays(self, names: Sequence[str]) -> frozenset[str]:
+    def strays(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names under which there is a link that is half made, or may be.
 
         That is a program in the transit namespace, which ``observe`` does not see.
         """
         if not names or not self._transit.is_open:
-            return frozenset()
+            return ()
         backend = self._userspace_backend()
-        found = set()
-        for name in names:
-            with suppress(RaitError):
-                if not backend.strays((name,)):
-                    continue
-            found.add(name)
-        return frozenset(found)
+        return tuple(name for name in names if _may_be_stray(backend, name))
 
     def end_strays(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """End what a run that was cut off left half made under these names.
@@ -290,6 +283,13 @@ _NO_KERNEL = (
     "This kernel has no WireGuard: it is in Linux 5.6 and later; try `modprobe wireguard`, and on "
     "Debian install a linux-image package that has the module."
 )
+
+
+def _may_be_stray(backend: UserspaceBackend, name: str) -> bool:
+    try:
+        return bool(backend.strays((name,)))
+    except RaitError:
+        return True
 
 
 def _events(batch: Sequence[tuple[int, Event]]) -> tuple[Event, ...]:

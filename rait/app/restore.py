@@ -259,7 +259,9 @@ def _undoing(
     settled = structs.replace(change.settled, before=before, after=after, problems=problems)
     # What others changed in other links is for the next `up` to find.
     drift = tuple(event for event in change.drift if event.name in names)
-    return _with_known_psks(structs.replace(change, settled=settled, drift=drift))
+    unknown = change.memory.undecided
+    carried = tuple(e for e in unknown if e in change.carried or e.name not in names)
+    return _with_known_psks(structs.replace(change, settled=settled, drift=drift, carried=carried))
 
 
 def _with_known_psks(change: Change) -> Change:

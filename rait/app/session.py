@@ -158,9 +158,7 @@ class Session:
         ``names`` are those of the plan. With ``routing``, babeld's interfaces shall be the links.
         Raises MachineError where nothing may be touched at all.
         """
-        observation = self.observe(memory)
-        scope = self.scope_among(observation, memory)
-        settled = settle(observation, desired or EMPTY, memory, scope, names)
+        observation, settled = self._look(desired, memory, names)
         if desired is None:
             settled = Settled(settled.before, settled.before, strangers=settled.strangers)
         losses: tuple[str, ...] = ()
@@ -187,6 +185,7 @@ class Session:
             desired=desired,
             names=names,
             strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
+            carried=self._carried(observation, memory, babeld=told and problem is None),
             losses=losses,
         )
 
@@ -201,6 +200,26 @@ class Session:
         """The links that runs of the last hours cost their sessions; see the guard."""
         since = time.time_ns() - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(JournalReader(self.journal_path).runs(since=since, scope=self.name))
+
+    def _look(
+        self, desired: Topology | None, memory: Memory, names: Names
+    ) -> tuple[Observation, Settled]:
+        observation = self.observe(memory)
+        scope = self.scope_among(observation, memory)
+        return observation, settle(observation, desired or EMPTY, memory, scope, names)
+
+    def _carried(
+        self, observation: Observation, memory: Memory, *, babeld: bool
+    ) -> tuple[Event, ...]:
+        """What earlier runs may have done that cannot be looked at now either."""
+        if not memory.undecided:
+            return ()
+        hidden = unread_of_ours(observation, memory, self.scope)
+        return tuple(
+            event
+            for event in memory.undecided
+            if (not babeld if isinstance(event, ToBabeld) else event.name in hidden)
+        )
 
     def carry_out(
         self,
@@ -226,38 +245,34 @@ class Session:
         if prepare is not None:
             prepare()
             change = self._placed(change)
-        ended, stuck = self.machine.end_strays(change.strays)
+        change = structs.replace(change, strays=self.machine.strays(change.strays))
         execution = Execution(
             self.machine,
             change,
             routing,
             self.options.debug,
-            stuck,
             look_again=lambda known, failed: self._look_again(change, known, failed, routing),
         )
         run_id: int | None = None
-        if change.events or change.drift:
-            left = tuple(i for i, event in enumerate(change.drift) if event in change.left)
-            header = self._header(command, peers_digest)
-            header = structs.replace(header, left=left, accepted=accepted)
+        header = self._header(command, peers_digest, change, accepted=accepted)
+        if change.events or change.drift or change.strays:
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one
             warnings = (*warnings, *self._prune(journal))
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
         if resent:
-            run = journal.begin(self._header(command, peers_digest), (), ())
+            run = journal.begin(header, (), ())
             run_id = run.id
             run.finish("done", extra_cmd="sent")
-        status = "done" if ended and execution.status == "unchanged" else execution.status
-        report = report_on(command, status, change, warnings)
+        report = report_on(command, execution.status, change, warnings)
         return structs.replace(
             report,
             run=run_id,
             failures=execution.failures,
             errors=execution.errors,
             half_done=execution.half_done,
-            ended=ended,
+            ended=execution.ended,
             extra_cmd_sent=resent,
         )
 
@@ -302,9 +317,7 @@ class Session:
         asked = routing if any(isinstance(event, ToBabeld) for event in failed) else None
         unsure = [event for event in failed if may_be_half_done(event)]
         try:
-            observation = self.observe(memory)
-            scope, desired = self.scope_among(observation, memory), change.desired or EMPTY
-            settled = settle(observation, desired, memory, scope, change.names)
+            observation, settled = self._look(change.desired, memory, change.names)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return Aftermath((), tuple(unsure))
@@ -332,9 +345,12 @@ class Session:
             for event in failed
             if isinstance(event, LinkAdded) and event.link.origin.backend == "userspace"
         }
-        return frozenset(unread) | self.machine.strays(sorted(made - observation.links.keys()))
+        return frozenset(unread).union(self.machine.strays(sorted(made - observation.links.keys())))
 
-    def _header(self, command: str, peers_digest: str) -> RunHeader:
+    def _header(
+        self, command: str, peers_digest: str, change: Change, *, accepted: bool
+    ) -> RunHeader:
+        strays = (e for e in change.memory.undecided if e.name in change.strays)
         return RunHeader(
             scope=self.name,
             command=command,
@@ -344,6 +360,10 @@ class Session:
             public_key=self.public_key,
             config_digest=self.loaded.digest,
             peers_digest=peers_digest,
+            left=tuple(i for i, event in enumerate(change.drift) if event in change.left),
+            carried=(*change.carried, *(e for e in strays if e not in change.carried)),
+            strays=change.strays,
+            accepted=accepted,
         )
 
 

@@ -42,6 +42,7 @@ class Finished(Struct, frozen=True, omit_defaults=True):
     problems: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None
     unsure: tuple[int, ...] = ()
+    ended: tuple[str, ...] = ()
 
 
 class Pruned(Struct, frozen=True):
@@ -211,6 +212,7 @@ class _Draft(Struct):
             repeated=self.repeated,
             half_done=self.half_done,
             unsure=self.finished.unsure if self.finished else (),
+            ended=self.finished.ended if self.finished else (),
         )
 
 

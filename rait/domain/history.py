@@ -43,7 +43,9 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     ("" where there was none). A time out of SQLite's range is no time that a run wrote. ``left``
     are those of the run's noticed events, by their index, that an earlier run brought about, which
     never said what became of them. ``accepted`` tells that the user asked for whatever the run
-    costs (``--yes``, or ``rait down``), so that it begins a new count for the guard.
+    costs (``--yes``, or ``rait down``), so that it begins a new count for the guard. ``carried``
+    are events of earlier runs of which nobody knows what became, and this run could not find out.
+    ``strays`` are links that an earlier run left half made, and that this one ends before all else.
     """
 
     scope: str
@@ -56,6 +58,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     peers_digest: str = ""
     left: tuple[int, ...] = ()
     accepted: bool = False
+    carried: tuple[Event, ...] = ()
+    strays: tuple[str, ...] = ()
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -64,7 +68,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
     was intended by a run that never said what became of it (a crash), so they may exist;
     ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
-    is all that this run intended and that may have happened, or may be half done.
+    is all that runs intended and that may have happened, or may be half done.
     ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
     ``departed`` are endpoints that outlive their links.
     """
@@ -113,6 +117,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
     the numbers of their entries, are what failed events had done all the same when the run looked
     at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
+    ``ended`` are those of ``header.strays`` that are ended now.
     ``repeated`` tells of later runs that did the same in vain, and ``retried_at`` when one began
     that has not ended.
     """
@@ -131,6 +136,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     retried_at: int | None = None
     half_done: Mapping[int, Event] = {}
     unsure: tuple[int, ...] = ()
+    ended: tuple[str, ...] = ()
 
     def noticed_id(self, index: int) -> int:
         """The entry that holds the noticed event: a run's events follow its first entry."""
@@ -162,7 +168,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         peers were read does not matter where they ask for the same.
         """
         idle = not self.noticed and not self.half_done and self.failed == len(self.intended)
-        idle = idle and self.extra_cmd != "sent"
+        idle = idle and self.extra_cmd != "sent" and not self.ended
         ended = self.status is not None
         return (
             ended
@@ -183,7 +189,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     def touches_link(self, name: str) -> bool:
         """Whether an event that this run tells of is about the link."""
-        return any(event.name == name for event in self.events())
+        return name in self.header.strays or any(event.name == name for event in self.events())
 
     def touches_peer(self, public_key: str) -> bool:
         """Whether an event that this run tells of is about a peer with the key."""
@@ -205,8 +211,10 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def undecided(self) -> Iterator[Event]:
         """The events that may have happened, or may be half done, as far as the run does not know.
 
-        While it has not finished, those are all but those that are done.
+        While it has not finished, those are all but those that are done. What it could not find out
+        of earlier runs is among them.
         """
+        yield from (event for event in self.header.carried if event.name not in self.ended)
         for index, event in enumerate(self.intended):
             outcome = self.outcomes.get(index)
             if self.status is not None:

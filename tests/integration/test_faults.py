@@ -291,6 +291,43 @@ def test_down_tells_what_a_killed_run_left_half_made(
     assert "nothing to do" in node.down().out
 
 
+def test_what_ends_half_made_links_is_written_down_first(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_mesh(1).nodes[0]
+    write_peers(node, A, B)
+    names = sorted(links_of(node, A, B))
+    with monkeypatch.context() as patch:
+        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert node.rait("up").status == -signal.SIGKILL
+    eventually(lambda: machine.uapi_sockets(node.tag) == names, "the programs are up")
+    end = userspace_process.end
+
+    def end_one(*args: Any) -> None:
+        end(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(userspace_process, "end", end_one)
+        assert node.rait("down").status == -signal.SIGKILL
+    (_, cut_off) = history(node)
+    assert cut_off.header.strays == tuple(names)
+    assert (cut_off.status, cut_off.ended) == (None, ())
+    told = node.rait("log", "--run", str(cut_off.id)).out
+    for name in names:
+        assert f"- {name} (half made by a run that was cut off) (not known to have ended)" in told
+
+    result = node.rait("down", "--json")
+
+    (left,) = set(names) - {names[0]}
+    assert result.json["ended"] == [left], "this is still known, and the other one is gone"
+    (*_, ended) = history(node)
+    assert (ended.id, ended.status, ended.ended) == (result.json["run"], "done", (left,))
+    assert node.leftovers() == []
+    assert "nothing to do" in node.down().out
+    assert len(history(node)) == 3
+
+
 def test_what_is_in_the_way_of_a_socket_is_named(make_mesh: MakeMesh) -> None:
     node = make_mesh(1).nodes[0]
     sync(node, A)

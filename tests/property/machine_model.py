@@ -13,7 +13,7 @@ from random import Random
 
 from msgspec import Struct, structs
 
-from rait.domain.backend import Observation, ObservedLink, Outcome
+from rait.domain.backend import Observation, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.events import (
     DeviceUpdated,
@@ -60,14 +60,23 @@ class MachineModel:
         self.wires: dict[str, Wire] = {}
         self.others: dict[str, str] = {"lo": ""}
         self.refusals: list[RefusedError] = []
+        self.hidden: set[str] = set()
+        """Links that nobody can read."""
         self._random = Random(seed)
 
     def observe(self) -> Observation:
         links = {
             name: ObservedLink(link=_as_told(wire.link), handshakes=dict(wire.handshakes))
             for name, wire in self.wires.items()
+            if name not in self.hidden
         }
-        return Observation(now=self.now, links=links, others=dict(self.others))
+        unread = {
+            name: UnreadLink(wire.link.origin.netns, wire.link.settings.group, "it hangs")
+            for name, wire in self.wires.items()
+            if name in self.hidden
+        }
+        others = {**self.others, **dict.fromkeys(unread, "tun")}
+        return Observation(now=self.now, links=links, unread=unread, others=others)
 
     def apply(
         self,

@@ -38,7 +38,7 @@ from rait.domain.events import (
 from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, made_in, remember
 from rait.domain.peers import Peer
 from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.settle import Scope, Settled, doubtful, settle
+from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -122,7 +122,10 @@ class Journal:
         outcomes: list[Outcome],
         finished: bool,
         aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+        carried: tuple[Event, ...] = (),
     ) -> None:
+        if not drift and not events:
+            return  # rait leaves no trace of such a run
         start = self._last + 1
         seen_from = start + len(drift) + len(events) + len(outcomes) + finished
         self._last = seen_from + len(aftermath.half_done)
@@ -130,7 +133,7 @@ class Journal:
             RunRecord(
                 id=start,
                 last_id=self._last,
-                header=structs.replace(HEADER, scope=scope),
+                header=structs.replace(HEADER, scope=scope, carried=carried),
                 noticed=drift,
                 intended=events,
                 outcomes={outcome.index: outcome for outcome in outcomes},
@@ -479,13 +482,37 @@ class OneNode(RuleBasedStateMachine):
         self.finish(run, refused)
         self.roll_back(run)
 
+    @rule(who=anyone)
+    def sync_while_a_link_cannot_be_read(self, who: int) -> None:
+        """What an earlier run did to it is no better known after this one."""
+        names = [
+            n for n in self.ours() if self.machine.wires[n].link.settings.group < PRIVATE_GROUPS
+        ]
+        self.machine.hidden = {names[who % len(names)]} if names else set()
+        run = self.begin_run(self.plan())
+        hidden = unread_of_ours(self.machine.observe(), run.memory, self.scope())
+        outcomes = self.machine.apply(run.events, lambda _: False)
+        aftermath = self.look_again(run, outcomes, blind=False)
+        carried = tuple(event for event in run.memory.undecided if event.name in hidden)
+        self.journal.write(
+            self.me,
+            run.drift,
+            run.events,
+            outcomes,
+            finished=True,
+            aftermath=aftermath,
+            carried=carried,
+        )
+        self.killed = self.killed and bool(carried or not (run.drift or run.events))
+        self.machine.hidden.clear()
+
     def begin_run(self, desired: Topology) -> Run:
         """What a run decides; it blames others for nothing that they did not touch."""
         self.note_told()
         run = self.decide(desired)
         blamed = {event.name for event in run.others if not self.chosen_port(event)}
         assert blamed <= self.touched
-        self.touched = set(self.roamed)
+        self.touched = self.roamed | (self.touched & self.machine.hidden)
         return run
 
     def chosen_port(self, event: Event) -> bool:
@@ -533,14 +560,15 @@ class OneNode(RuleBasedStateMachine):
         before, after = change.settled.before, change.settled.after
         links = only(names, before.links, after.links)
         settled = structs.replace(change.settled, after=Topology(links))
-        assert change.others == change.left == ()
+        assert all(map(self.chosen_port, change.others))
+        assert change.left == ()
         back = structs.replace(change, settled=settled, events=diff(before, settled.after))
         outcomes = self.machine.apply(back.events, lambda _: False)
         aftermath = self.look_again(back, outcomes, blind=False)
-        self.journal.write(self.me, (), back.events, outcomes, finished=True, aftermath=aftermath)
-        again = self.decide(goal)
-        assert again.drift == ()
-        assert again.settled.before == self.journal.memory(self.me).topology
+        self.journal.write(
+            self.me, change.others, back.events, outcomes, finished=True, aftermath=aftermath
+        )
+        self.check_journal(goal, aftermath)
         failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
         found = run.settled.before.links
         for name in names - failed - {problem.link for problem in change.settled.problems}:
@@ -623,8 +651,8 @@ class OneNode(RuleBasedStateMachine):
     def check_journal(self, desired: Topology, aftermath: Aftermath) -> None:
         """What the journal adds up to is what there is, or others are not blamed for it."""
         again = self.decide(desired)
-        assert again.others == ()
-        if aftermath.unsure:
+        assert all(map(self.chosen_port, again.others))
+        if aftermath.unsure or again.others:
             return
         assert again.left == ()
         assert again.settled.before == self.journal.memory(self.me).topology

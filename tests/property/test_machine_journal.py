@@ -56,10 +56,12 @@ class Kept:
         outcomes: list[Outcome],
         finished: bool,
         aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+        carried: tuple[Event, ...] = (),
     ) -> None:
         if not drift and not events:
             return  # rait leaves no trace of such a run
-        run = self._journal.begin(structs.replace(HEADER, scope=scope), drift, events)
+        header = structs.replace(HEADER, scope=scope, carried=carried)
+        run = self._journal.begin(header, drift, events)
         run.record(outcomes)
         if finished:
             unsure = unsure_of(aftermath, events, outcomes)

@@ -108,6 +108,22 @@ def test_what_failed_events_did_counts_as_happened(journal: Journal) -> None:
     assert journal.memory(SCOPE).topology.links["old"].settings == narrowed.after
 
 
+def test_what_a_run_could_not_find_out_is_still_unknown_after_it(journal: Journal) -> None:
+    hidden, stray = LinkAdded(link("hidden")), LinkAdded(link("stray"))
+    head = structs.replace(header(), carried=(hidden, stray), strays=("stray",))
+    run = journal.begin(head, (), [LinkAdded(link("new"))])
+    assert set(journal.memory(SCOPE).undecided) == {hidden, stray, LinkAdded(link("new"))}
+    run.record([Outcome(0)])
+    run.finish("done", ended=["stray"])
+    memory = journal.memory(SCOPE)
+    assert memory.undecided == (hidden,)
+    assert set(memory.pending) == {"hidden"}
+    assert journal.run(run.id).touches_link("stray")
+    run = journal.begin(head, (), ())
+    run.finish("failed", {"stray": "it does not end"})
+    assert journal.memory(SCOPE).undecided == (hidden, stray)
+
+
 def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
     run = journal.begin(header(), (), ())
     run.finish("partial", {"babeld": "refused"}, "owed")
