@@ -146,6 +146,7 @@ def _headline(run: RunRecord) -> str:
     header = run.header
     counts = [f"{run.done} done"]
     counts += [f"{run.failed} failed"] if run.failed else []
+    counts += [f"{len(run.half_done)} half done"] if run.half_done else []
     counts += [f"{run.unknown} unknown"] if run.unknown else []
     counts += [f"{len(run.noticed)} noticed"] if run.noticed else []
     words = [

@@ -51,7 +51,9 @@ CRASHED = RunRecord(id=20, last_id=21, header=RUN.header, intended=(LinkAdded(LI
 def test_what_a_failed_event_did_is_told_beside_it() -> None:
     run = structs.replace(RUN, half_done={15: DRIFT})
     line = "~ w2 mtu 1420 -> 1300 (done by what failed)"
-    assert f"  {line}" in run_lines(run, Query(), brief=False)
+    head, *lines = run_lines(run, Query(), brief=False)
+    assert "(1 done, 1 failed, 1 half done, 1 unknown, 1 noticed)" in head
+    assert f"  {line}" in lines
     assert f"  event 15: {line}" in run_whole(run)
     assert line not in str(run_lines(run, Query(link="w1"), brief=False))
     (told,) = json.loads(run_json(run))["half_done"]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 
 from rait.app.routing import Routing
-from rait.domain.babeld import BabeldError, BabeldRefusedError
-from rait.domain.config import Babeld, Config
+from rait.domain.aftermath import half_done
+from rait.domain.babeld import BabeldError, BabeldRefusedError, BabelInterface
+from rait.domain.config import Babeld, Config, Transport
 from rait.domain.diff import diff
 from rait.domain.events import replay
-from rait.domain.topology import Topology
+from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
 
+TRANSPORT = Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w")
 OLD, NEW, WRONG = "rxcost 32", "rxcost 64", "type bogus"
+
+
+def link(name: str) -> Link:
+    return Link(name, Origin("kernel"), LinkSettings(1420, 54), Device("own"))
 
 
 class FakeBabeld:
@@ -21,16 +27,27 @@ class FakeBabeld:
         self.has = dict(has)
         self.said: list[str] = []
         self.refuses: dict[str, type[BabeldError]] = {}
+        self.loses: set[str] = set()
+
+    def interfaces(self) -> tuple[BabelInterface, ...]:
+        return tuple(BabelInterface(name, True, None, None) for name in self.has)
 
     def add(self, name: str, param: str) -> None:
         self._hear(f"{name} {param}")
         if param == WRONG:
             raise BabeldRefusedError("bad")
         self.has[name] = param
+        self._answer(f"{name} {param}")
 
     def flush(self, name: str) -> bool:
         self._hear(f"flush {name}")
-        return self.has.pop(name, None) is not None
+        found = self.has.pop(name, None) is not None
+        self._answer(f"flush {name}")
+        return found
+
+    def _answer(self, command: str) -> None:
+        if command in self.loses:
+            raise BabeldError(f"no answer to {command}")
 
     def _hear(self, command: str) -> None:
         self.said.append(command)
@@ -93,6 +110,23 @@ def test_what_cannot_be_given_back_is_told_as_flushed(babeld: FakeBabeld) -> Non
     errors = tell(babeld, {"w1": NEW, "w2": NEW, "w3": NEW})
     assert errors[:2] == [None, f"no to w1 {NEW}"]
     assert errors[2] == "no to flush w2"
+
+
+def test_what_babeld_did_without_an_answer_is_found_by_asking_it_again(babeld: FakeBabeld) -> None:
+    babeld.loses = {f"w4 {OLD}", "flush w1"}
+    babeld.refuses["flush w3"] = BabeldError
+    before = Topology(babel=dict(babeld.has))
+    links = {n: link(n) for n in ("w2", "w4")}
+    after = Topology(links, dict.fromkeys(links, OLD))
+    routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)), "", asked=True)
+    routing._client = babeld  # type: ignore[assignment]
+    events = diff(before, Topology(babel=after.babel))
+    errors = [outcome.error for outcome in routing.apply(events, set())]
+    assert errors == ["no answer to flush w1", "no to flush w3", f"no answer to w4 {OLD}"]
+    seen, _ = routing.compare(Topology(links), Topology(links), before)
+    found = half_done(before, seen, events)
+    assert found == (events[0], events[2])
+    assert replay(before, found).babel == babeld.has
 
 
 def test_a_link_that_failed_keeps_what_babeld_has_of_it(babeld: FakeBabeld) -> None:
