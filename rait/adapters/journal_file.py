@@ -89,7 +89,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    for file in (path, *_companions(path)):
+    for file in (path.resolve(), *_companions(path)):
         _make_private(file)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
@@ -217,6 +217,18 @@ def _companions(path: Path) -> list[Path]:
 
 
 def _make_private(file: Path) -> None:
-    with suppress(FileNotFoundError):
-        if file.stat().st_mode & 0o077:
-            file.chmod(0o600)
+    """Let nobody else read the file. What is a link, or no file, is not ours: that is an error."""
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise OSError(errno.EINVAL, f"{file} is {kind}; move it away")
+    if mode & 0o077:
+        # Never through a link, as one may come in between.
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)

@@ -64,7 +64,10 @@ def count(log: Appender, scope: str, now: int) -> None:
     """Write down that the attempt has ended just as the run that it repeats."""
     known, ended = _attempted(log, scope)
     total = Repeated(
-        known.total.count + 1, now, ended.header.config_digest, ended.header.peers_digest
+        known.total.count + 1,
+        max(now, known.total.until),  # the clock may have been put back
+        ended.header.config_digest,
+        ended.header.peers_digest,
     )
     _write(log, scope, Repeats(known.run, total))
 

@@ -156,3 +156,30 @@ os._exit(0)
     with Journal.open(path) as journal:
         assert journal.verify().ok
         assert len(journal.memory(SCOPE).topology.links) == 50
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_link_beside_the_journal_leads_to_no_other_file(directory: Path, suffix: str) -> None:
+    path, theirs = directory / "journal.db", directory / "theirs"
+    with Journal.open(path) as journal:
+        add(journal, "a")
+    theirs.write_text("precious")
+    theirs.chmod(0o644)
+    (directory / f"journal.db{suffix}").symlink_to("theirs")
+    before = state(directory)
+    with pytest.raises(RaitError):
+        Journal.open(path)
+    assert state(directory) == before
+    assert theirs.read_text() == "precious"
+
+
+def test_a_journal_that_others_can_read_is_closed_to_them_through_a_link_too(
+    directory: Path,
+) -> None:
+    path = directory / "journal.db"
+    with Journal.open(path) as journal:
+        add(journal, "a")
+    path.chmod(0o644)
+    (directory / "link.db").symlink_to("journal.db")
+    with Journal.open(directory / "link.db"):
+        assert path.stat().st_mode & 0o777 == 0o600
