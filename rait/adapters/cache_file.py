@@ -6,14 +6,53 @@ What is damaged is as good as not there. Nothing here fails: without its caches,
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from rait.adapters import caches
 
+_ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
 _FAILURES = (OSError, ValueError)
+
+
+def cache_directory() -> Path | None:
+    """A directory for what is kept that only we can write to, or None.
+
+    Who writes to it tells rait who its peers are. So the directory must be ours, closed to all
+    others, no symbolic link, and in a directory where others cannot replace it.
+    """
+    if os.geteuid() == 0:
+        path = Path(_ROOT_CACHE)
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "") + "/.cache"
+        path = Path(base) / "rait"
+    return path if is_safe_directory(path) else None
+
+
+def is_safe_directory(path: Path) -> bool:
+    """Make the directory if need be and may be; whether it may hold what we will later believe."""
+    if not path.is_absolute():
+        return False
+    try:
+        if caches.may_be_written():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+        own, parent = path.lstat(), path.parent.stat()
+    except OSError:
+        return False
+    open_to_others = stat.S_IWGRP | stat.S_IWOTH
+    sticky = bool(parent.st_mode & stat.S_ISVTX)
+    return (
+        stat.S_ISDIR(own.st_mode)
+        and own.st_uid == os.geteuid()
+        and not own.st_mode & 0o077
+        and parent.st_uid in (0, os.geteuid())
+        and (sticky or not parent.st_mode & open_to_others)
+        and os.access(path, os.W_OK)
+    )
 
 
 def read(path: Path) -> bytes | None:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from rait.domain.keytext import shown, without_keys
+from rait.adapters.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
+from rait.domain.keytext import brief, shown
 from rait.domain.problem import Path, SourceError
 
 Format = Literal["hcl", "toml", "json"]
@@ -19,8 +20,16 @@ _SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
 _TWICE = "Cannot overwrite a value"
 """What tomli says of a key that is there already."""
 
-_BLOCK = re.compile(r'^[ \t]*[A-Za-z_][\w-]*(?:[ \t]+(?:"[^"\n]*"|[\w-]+))*[ \t]*\{', re.MULTILINE)
-_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+# Possessive, as all that others' texts meet whole: what cannot match is given up at once.
+_BLOCK = re.compile(
+    r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++))*+[ \t]*+\{', re.MULTILINE
+)
+_TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_DOT = r"[ \t]*+\.[ \t]*+"
+_DOTS = re.compile(rf"\.[ \t]*+(?:{_PART}{_DOT}){{{MAX_PARTS - 1}}}")
+_DOTTED = re.compile(rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:{_DOT}{_PART})++", re.MULTILINE)
+_LONG_NUMBER = re.compile(rf"""(?<![\w"'])(?:0[xob])?[0-9A-Fa-f][0-9A-Fa-f_]{{{MAX_DIGITS}}}""")
 
 
 class Document:
@@ -95,16 +104,18 @@ def _hcl(text: str, name: str) -> Document:
     from rait.adapters import hcl
 
     try:
-        data, lines = hcl.parse(text)
+        data = hcl.parse(text)
     except hcl.HclError as error:
         raise _error(name, str(error), error.line, error.column) from None
-    return Document(name, data, lambda: lines, lines)
+    return Document(name, data, lambda: hcl.lines(text))
 
 
 def _toml(text: str, name: str) -> Document:
     # Not tomllib: tomli is compiled, so faster on long lists, and tells line and column apart.
     import tomli
 
+    _check_items(text, name)
+    _check_toml(text, name)
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
@@ -114,6 +125,38 @@ def _toml(text: str, name: str) -> Document:
     except ValueError:
         raise SourceError(f"{name}: not valid TOML: a number is too large") from None
     return Document(name, data, lambda: toml_lines(text))
+
+
+def _check_items(text: str, name: str) -> None:
+    """Refuse a text of too many items before it is parsed, when they would all be in memory."""
+    if sum(map(text.count, "\n,[{")) > MAX_ITEMS:
+        raise SourceError(
+            f"{name}: more than {MAX_ITEMS} lines, commas and brackets: the most that rait reads"
+        )
+
+
+def _check_toml(text: str, name: str) -> None:
+    """Refuse what takes tomli long to read, or much memory.
+
+    Each check begins with a quick look, which is all that a registry needs.
+    """
+    if max(map(len, text.split("\n"))) > MAX_DIGITS and (found := _LONG_NUMBER.search(text)):
+        raise _too_much(text, name, found.start(), f"a number of more than {MAX_DIGITS} digits")
+    if _DOTS.search(text):
+        for found in _DOTTED.finditer(text):
+            if found[0].count(".") >= MAX_PARTS:
+                what = f"a key of more than {MAX_PARTS} parts"
+                raise _too_much(text, name, found.start(), what)
+    if (
+        text.count(".") > MAX_DOTS
+        and sum(d[0].count(".") for d in _DOTTED.finditer(text)) > MAX_DOTS
+    ):
+        raise SourceError(f"{name}: more than {MAX_DOTS} dots in keys: the most that rait reads")
+
+
+def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
+    line = text.count("\n", 0, offset) + 1
+    return SourceError(f"{name}:{line}: {what}: the most that rait reads")
 
 
 def _given_twice(text: str, name: str, line: int) -> SourceError:
@@ -128,6 +171,7 @@ def _given_twice(text: str, name: str, line: int) -> SourceError:
 def _json(text: str, name: str) -> Document:
     import json
 
+    _check_items(text, name)
     try:
         data = json.loads(text, object_pairs_hook=lambda pairs: _json_object(pairs, name))
     except json.JSONDecodeError as error:
@@ -143,8 +187,8 @@ def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object
     """json itself would take the last of two values of one key, and programs differ in that."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
+        last = {key: position for position, (key, _) in enumerate(pairs)}
+        twice = next(key for position, (key, _) in enumerate(pairs) if last[key] != position)
         raise SourceError(f"{name}: not valid JSON: {shown(twice)} is given twice")
     return found
 
@@ -158,12 +202,13 @@ _PARSERS: dict[Format, Callable[[str, str], Document]] = {
 
 def _error(name: str, message: str, line: int | None, column: int | None) -> SourceError:
     place = name if line is None or line < 1 else f"{name}:{line}:{column}"
-    return SourceError(f"{place}: {without_keys(message)}")
+    return SourceError(f"{place}: {brief(message, _LONGEST_MESSAGE)}")
 
 
+_LONGEST_MESSAGE = 200
 _HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
 _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+_KEY_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
 
 
 def toml_lines(text: str) -> dict[Path, int]:
@@ -200,6 +245,8 @@ class _TomlScan:
     def _inside_string(self, line: str) -> bool:
         """Whether the line began inside of a multi-line string."""
         before = self._open_string
+        if not before and '"""' not in line and "'''" not in line:
+            return False
         for mark in ('"""', "'''"):
             if self._open_string in ("", mark) and line.count(mark) % 2:
                 self._open_string = "" if self._open_string else mark
@@ -222,4 +269,4 @@ class _TomlScan:
 
 
 def _parts(text: str) -> list[str]:
-    return [part.strip("\"'") for part in _PART.findall(text)]
+    return [part.strip("\"'") for part in _KEY_PART.findall(text)]

@@ -1,282 +1,341 @@
-"""HCL text to a plain document, by way of python-hcl2's parse tree.
+"""HCL text to a plain document.
 
-The tree is read here and not by python-hcl2's own serializer, because that takes the last of two
-attributes with one name, hands expressions on as text, and doubles the time.
+rait evaluates nothing, so it reads what stands for itself in HCL's native syntax (hclsyntax/spec.md
+of HashiCorp's HCL): blocks without labels, attributes, and values that are written out, which are
+text, heredocs, numbers, true, false, null, lists and objects. An expression is refused by name.
 
-Names of grammar rules (``attribute``, ``expr_term`` …) are those of python-hcl2's hcl2.lark; one
-that is not known here is refused as an expression, so that nothing is ever read wrongly.
+A peers list is written by others, so what it takes to read must grow with its length and no faster.
+The text is read once, from its start to its end, by patterns that never go back: all that they
+repeat is possessive (``*+``), as what comes next never begins with what was repeated.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
-from functools import lru_cache
-from importlib import import_module
-from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
-from rait.adapters import caches
+from rait.adapters.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS
 from rait.domain.keytext import shown
 from rait.domain.problem import Path
 
-if TYPE_CHECKING:
-    from lark import Token, Tree
+_COMMENT = r"/\*(?:[^*]++|\*(?!/))*+\*/"
+_BLANK = rf"(?:[ \t\r]++|{_COMMENT})*+"
+_GAP = rf"(?:[ \t\r\n]++|\#[^\n]*+|//[^\n]*+|{_COMMENT})*+"
+_NAME = r"[A-Za-z_][A-Za-z0-9_-]*+"
 
-_ROOT_CACHE = "/var/cache/rait"
-_OPEN_ENDED = "the text ends too early: a quote or a brace is not closed"
+_gap = re.compile(_GAP).match
+_blank = re.compile(_BLANK).match
+_item = re.compile(
+    rf"{_GAP}(?P<name>{_NAME}){_BLANK}(?:(?P<equals>=)(?![=>])|{_GAP}(?P<brace>\{{))"
+).match
+_labelled = re.compile(rf'{_GAP}{_NAME}(?:{_BLANK}(?:{_NAME}|"[^"\n]*+"))++{_GAP}\{{').match
+_value = re.compile(
+    rf"""
+      {_BLANK}
+      (?: "(?P<text>[^"\\\n$%]*+)"
+        | (?P<quote>")
+        | (?P<number>-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+)(?![\w.:])
+        | (?P<word>true|false|null)(?![\w-])
+        | (?P<list>\[)
+        | (?P<object>\{{)
+        | <<(?P<trim>-?)(?P<mark>[A-Za-z][A-Za-z0-9._-]*+)\r?\n
+      )
+    """,
+    re.VERBOSE,
+).match
+_member = re.compile(rf'(?:(?P<name>{_NAME})|"(?P<text>[^"\\\n$%]*+)"|(?P<quote>"))').match
+_assigned = re.compile(rf"{_BLANK}(?:=(?![=>])|:(?!:))").match
+_operator = re.compile(rf"{_BLANK}(?:[-+*%<>&|?.(\[!]|==|/(?![/*]))").match
+_quoted = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"').match
+_escapes = re.compile(
+    r"""
+      \\(?: u(?P<short>[0-9A-Fa-f]{4}) | U(?P<long>[0-9A-Fa-f]{8}) | (?P<character>.) )
+    | (?P<doubled> \$\$(?=\{) | %%(?=\{) )
+    | (?P<template> [$%]\{ )
+    """,
+    re.VERBOSE,
+).finditer
+_expression = re.compile(rf"[-!(]|for[ \t]|{_NAME}(?=[ \t\r]*+(?:[\n\#,}}\]?.(\[]|/[/*]|\Z))").match
+_bare = re.compile(r'[^\s,}"=\[\]{<(][^\s,}"]*+').match
+_hexadecimal = re.compile(r"-?0[xX]").match
+
+_WORDS = {"true": True, "false": False, "null": None}
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
+_SURROGATES = range(0xD800, 0xE000)
+_MAX_CHARACTER = 0x10FFFF
 
 
 class HclError(ValueError):
     """Text is not HCL, or holds what rait does not evaluate; ``line`` and ``column`` from 1."""
 
-    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+    def __init__(self, message: str, line: int, column: int) -> None:
         super().__init__(message)
         self.line = line
         self.column = column
 
 
-def parse(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
-    """The document, and the line of each attribute and block by its path.
+def parse(text: str) -> dict[str, Any]:
+    """The document; blocks become lists of mappings, as many as there are of one name.
 
-    Blocks become lists of mappings, as many as there are of one name. Raises ``HclError``, whose
-    text never quotes a value.
+    Raises ``HclError``, whose text never quotes a value.
     """
-    from lark.exceptions import LarkError, UnexpectedInput
-
-    parser = _parser()
-    try:
-        tree = parser(text)
-    except UnexpectedInput as error:
-        raise _syntax_error(error, text) from None
-    except LarkError:
-        raise HclError("the text is not HCL") from None
-    lines: dict[Path, int] = {}
-    return _body(tree.children[0], (), lines), lines
+    return _Reader(text, None).body((), None)
 
 
-def _parser() -> Any:
-    """The parser, with its grammar tables cached where we may write.
-
-    Building the tables takes seconds. python-hcl2 caches them next to its own code, where a user
-    without write access can never put them.
-    """
-    # The package has a function of the same name as this module of it.
-    module: Any = import_module("hcl2.parser")
-    directory = cache_directory()
-    if directory is not None:
-        import lark
-        from hcl2 import __version__
-
-        # All that the tables depend on, so that those which are there fit.
-        made_by = "hcl2-{}-lark{}-py{}.{}".format(
-            __version__, lark.__version__, *sys.version_info[:2]
-        )
-        module.PARSER_FILE = directory / f"{made_by}.cache"
-    if not caches.may_be_written() and not module.PARSER_FILE.exists():
-        return _uncached_parser(module)
-    from hcl2 import parses_to_tree
-
-    return parses_to_tree
-
-
-@lru_cache(1)
-def _uncached_parser(module: Any) -> Any:
-    """The same parser, for who may not keep its tables: python-hcl2 always would."""
-    from lark import Lark
-
-    # As python-hcl2's own, but for the cache.
-    grammar = Lark.open(
-        "hcl2.lark",
-        parser="lalr",
-        rel_to=module.__file__,
-        propagate_positions=True,
-        postlex=module.PostLexer(),
-    )
-    return lambda text: grammar.parse(text + "\n")
-
-
-def cache_directory() -> FilePath | None:
-    """A directory for the parser's tables that only we can write to, or None.
-
-    The cache is a pickle: who writes it runs code as us. So the directory must be ours, closed
-    to all others, no symbolic link, and in a directory where others cannot replace it.
-    """
-    if os.geteuid() == 0:
-        path = FilePath(_ROOT_CACHE)
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "") + "/.cache"
-        path = FilePath(base) / "rait"
-    return path if is_safe_directory(path) else None
-
-
-def is_safe_directory(path: FilePath) -> bool:
-    """Make the directory if need be and may be; whether it may hold what we will later run."""
-    if not path.is_absolute():
-        return False
-    try:
-        if caches.may_be_written():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
-        own, parent = path.lstat(), path.parent.stat()
-    except OSError:
-        return False
-    open_to_others = stat.S_IWGRP | stat.S_IWOTH
-    sticky = bool(parent.st_mode & stat.S_ISVTX)
-    return (
-        stat.S_ISDIR(own.st_mode)
-        and own.st_uid == os.geteuid()
-        and not own.st_mode & 0o077
-        and parent.st_uid in (0, os.geteuid())
-        and (sticky or not parent.st_mode & open_to_others)
-        and os.access(path, os.W_OK)
-    )
-
-
-def _syntax_error(error: Any, text: str) -> HclError:
-    from rait.adapters import hcl_faults
-
-    fault = hcl_faults.find(text, error.line, error.column)
-    if fault is not None:
-        return HclError(*fault)
-    token = getattr(error, "token", None)
-    if token is not None and token.type == "$END":
-        return HclError(_OPEN_ENDED, error.line, error.column)
-    return HclError("this is not valid HCL here", error.line, error.column)
-
-
-def _refuse(node: Tree[Token] | Token, key: str) -> HclError:
-    line, column = _position(node)
-    message = f"{shown(key)} is an expression; write out its value (text in quotes)"
-    return HclError(message, line, column)
-
-
-def _position(node: Any) -> tuple[int | None, int | None]:
-    at = getattr(node, "meta", node)
-    return getattr(at, "line", None), getattr(at, "column", None)
-
-
-def _body(body: Any, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    blocks: set[str] = set()
-    for node in body.children:
-        if node.data == "attribute":
-            key = str(node.children[0].children[0])
-            if key in found:
-                raise HclError(f"{shown(key)} is given twice", node.meta.line, node.meta.column)
-            lines[*path, key] = node.meta.line
-            found[key] = _value(node.children[2], key)
-        elif node.data == "block":
-            _block(node, path, lines, found, blocks)
+def lines(text: str) -> dict[Path, int]:
+    """The line, from 1, of each attribute and block of a text that parses, by its path."""
+    found: dict[Path, int] = {}
+    _Reader(text, found).body((), None)
     return found
 
 
-def _block(
-    node: Any, path: Path, lines: dict[Path, int], found: dict[str, Any], blocks: set[str]
-) -> None:
-    key = str(node.children[0].children[0])
-    line, column = node.meta.line, node.meta.column
-    if any(getattr(child, "data", "") in ("string", "identifier") for child in node.children[1:]):
-        raise HclError(
-            f"the block {shown(key)} has a label, which means nothing here", line, column
-        )
-    if key in found and key not in blocks:
-        raise HclError(f"{shown(key)} is given as a value and as a block", line, column)
-    blocks.add(key)
-    items = found.setdefault(key, [])
-    here = (*path, key, len(items))
-    lines.setdefault((*path, key), line)
-    lines[here] = line
-    body = next(c for c in node.children if getattr(c, "data", "") == "body")
-    items.append(_body(body, here, lines))
+class _Reader:
+    """Reads on from ``_position``, where all before is done with.
 
+    ``lines`` is filled in if it is given. It is not by ``parse``, since it takes more memory than
+    the document and is only asked for where there is something to report.
+    """
 
-def _value(node: Any, key: str) -> Any:
-    if node.data == "unary_op" and str(node.children[0]) == "-":
-        # The grammar takes -15 for a number, but -5 for the negative of one.
-        value = _value(node.children[1], key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return -value
-        raise _refuse(node, key)
-    if node.data != "expr_term" or len(node.children) != 1:
-        raise _refuse(node, key)
-    inner = node.children[0]
-    kind = inner.data
-    if kind == "string":
-        return _string(inner, key)
-    if kind == "int_lit":
-        return _integer(inner, key)
-    if kind == "literal_value":
-        return {"true": True, "false": False, "null": None}[str(inner.children[0])]
-    if kind == "float_lit":
-        return float(inner.children[0])
-    if kind == "tuple":
-        return [_value(child, key) for child in inner.children if _is_expression(child)]
-    if kind == "object":
-        return _object(inner, key)
-    if kind in ("heredoc_template", "heredoc_template_trim"):
-        return _heredoc(inner, key, trim=kind.endswith("trim"))
-    raise _refuse(inner, key)
+    def __init__(self, text: str, lines: dict[Path, int] | None) -> None:
+        self._text = text
+        self._position = 0
+        self._items = 0
+        self._depth = 0
+        self._lines = lines
+        self._line = 1
+        self._counted = 0
 
+    def body(self, path: Path, opened: int | None) -> dict[str, Any]:
+        """What is in a block up to its brace, or in the text, where nothing was ``opened``."""
+        found: dict[str, Any] = {}
+        blocks: set[str] = set()
+        while (item := _item(self._text, self._position)) is not None:
+            key, start = item["name"], item.start("name")
+            self._position = item.end()
+            if item["equals"]:
+                if key in found:
+                    raise self._error(f"{shown(key)} is given twice", start)
+                self._found((*path, key), start)
+                found[key] = self._value(key)
+                continue
+            if key in found and key not in blocks:
+                raise self._error(f"{shown(key)} is given as a value and as a block", start)
+            blocks.add(key)
+            same = found.setdefault(key, [])
+            same.append(self._block((*path, key), len(same), start))
+        self._end(opened)
+        return found
 
-def _is_expression(node: Any) -> bool:
-    return getattr(node, "data", "new_line_or_comment") != "new_line_or_comment"
+    def _block(self, path: Path, index: int, start: int) -> dict[str, Any]:
+        self._count(start)
+        self._found(path, start)
+        self._found((*path, index), start)
+        self._enter(start)
+        body = self.body((*path, index), start)
+        self._depth -= 1
+        return body
 
+    def _end(self, opened: int | None) -> None:
+        """Take the brace of a block, or the end of the text; there is no item here."""
+        self._skip_gap()
+        if opened is not None and self._text.startswith("}", self._position):
+            self._position += 1
+            return
+        if self._position < len(self._text):
+            raise self._fault()
+        if opened is not None:
+            raise self._error("the text ends too early: the block here is not closed", opened)
 
-def _integer(node: Any, key: str) -> int:
-    digits = str(node.children[0])
-    if len(digits) > 100:  # int() of thousands of digits is slow, and then an error
-        line, column = _position(node)
-        raise HclError(f"{shown(key)} is a huge number", line, column)
-    return int(digits)
-
-
-def _string(node: Any, key: str) -> str:
-    from hcl2.utils import process_escape_sequences
-
-    parts = []
-    for part in node.children[1:-1]:
-        token = part.children[0]
-        kind = getattr(token, "type", "")
-        if kind == "STRING_CHARS":
-            parts.append(str(process_escape_sequences(str(token))))
-        elif kind in ("ESCAPED_INTERPOLATION", "ESCAPED_DIRECTIVE"):
-            parts.append(str(token)[1:])
+    def _value(self, key: str) -> Any:
+        found = _value(self._text, self._position)
+        if found is None:
+            raise self._no_value(key)
+        kind = found.lastgroup or ""
+        start = found.start(kind)
+        self._count(start)
+        self._position = found.end()
+        if kind == "text":
+            value: Any = found["text"]
+        elif kind == "number":
+            value = self._number(found["number"], key, start)
+        elif kind == "word":
+            value = _WORDS[found["word"]]
+        elif kind == "quote":
+            value = self._quoted(key, start)
+        elif kind == "mark":
+            value = self._heredoc(key, found.start("trim") - 2, found["mark"], trim=found["trim"])
         else:
-            raise _refuse(node, key)
-    return "".join(parts)
+            self._enter(start)
+            value = self._list(key) if kind == "list" else self._object(key)
+            self._depth -= 1
+        if _operator(self._text, self._position):
+            raise self._is_expression(key, start)
+        return value
+
+    def _number(self, text: str, key: str, start: int) -> int | float:
+        if len(text) > MAX_DIGITS:  # int() of thousands of digits is slow, and then an error
+            raise self._error(f"{shown(key)} is a huge number", start)
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+    def _list(self, key: str) -> list[Any]:
+        values: list[Any] = []
+        while not self._takes("]"):
+            values.append(self._value(key))
+            if not self._takes(","):
+                if not self._takes("]"):
+                    raise self._fault()
+                break
+        return values
+
+    def _object(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not self._takes("}"):
+            start = self._position
+            name = self._name(key)
+            if name in found:
+                raise self._error(f"{shown(name)} is given twice", start)
+            found[name] = self._value(name)
+            self._takes(",")
+        return found
+
+    def _name(self, key: str) -> str:
+        """The name of an object's member, and the sign after it."""
+        start = self._position
+        found = _member(self._text, start)
+        if found is None:
+            raise self._no_value(key)
+        self._position = found.end()
+        name = self._quoted(key, start) if found["quote"] else found["name"] or found["text"] or ""
+        sign = _assigned(self._text, self._position)
+        if sign is None:
+            raise self._is_expression(key, start)
+        self._position = sign.end()
+        return name
+
+    def _quoted(self, key: str, start: int) -> str:
+        """Text in quotes, which began at ``start``, with its escapes resolved."""
+        found = _quoted(self._text, start)
+        if found is None:
+            raise self._open_quote(start)
+        self._position = found.end()
+        content = found[1]
+        parts: list[str] = []
+        done = 0
+        for escape in _escapes(content):
+            self._count(start)
+            if escape["template"]:
+                raise self._is_expression(key, start)
+            parts += content[done : escape.start()], _resolved(escape)
+            done = escape.end()
+        return "".join([*parts, content[done:]])
+
+    def _heredoc(self, key: str, start: int, mark: str, *, trim: str) -> str:
+        body: list[str] = []
+        while (line := self._take_line(start)).strip(" \t\r") != mark:
+            self._count(start)
+            body.append(line.removesuffix("\r"))
+        if any("${" in line or "%{" in line for line in body):
+            raise self._is_expression(key, start)
+        if trim:
+            filled = [line for line in body if line.strip()]
+            indent = min((len(line) - len(line.lstrip()) for line in filled), default=0)
+            body = [line[indent:] for line in body]
+        return "".join(f"{line}\n" for line in body)
+
+    def _take_line(self, start: int) -> str:
+        """The next line of the heredoc that began at ``start``; the last one's end is left."""
+        position = self._position
+        if position > len(self._text):
+            raise self._error("the text ends too early: the heredoc here is not closed", start)
+        end = self._text.find("\n", position)
+        end = len(self._text) if end < 0 else end
+        self._position = end + 1
+        return self._text[position:end]
+
+    def _takes(self, sign: str) -> bool:
+        """Take a sign, if it is what comes next."""
+        self._skip_gap()
+        if not self._text.startswith(sign, self._position):
+            return False
+        self._position += 1
+        return True
+
+    def _skip_gap(self) -> None:
+        """Skip white space, newlines and comments."""
+        gap = _gap(self._text, self._position)
+        self._position = gap.end() if gap else self._position
+
+    def _found(self, path: Path, start: int) -> None:
+        if self._lines is None:
+            return
+        self._line += self._text.count("\n", self._counted, start)
+        self._counted = start
+        self._lines.setdefault(path, self._line)
+
+    def _count(self, start: int) -> None:
+        self._items += 1
+        if self._items > MAX_ITEMS:
+            message = f"more than {MAX_ITEMS} keys, blocks and values: the most that rait reads"
+            raise self._error(message, start)
+
+    def _enter(self, start: int) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise self._error("lists or blocks are nested too deep", start)
+
+    def _error(self, message: str, offset: int) -> HclError:
+        line = self._text.count("\n", 0, offset) + 1
+        return HclError(message, line, offset - self._text.rfind("\n", 0, offset))
+
+    def _is_expression(self, key: str, start: int) -> HclError:
+        message = f"{shown(key)} is an expression; write out its value (text in quotes)"
+        return self._error(message, start)
+
+    def _open_quote(self, start: int) -> HclError:
+        return self._error("the line ends too early: the quote here is not closed", start)
+
+    def _fault(self) -> HclError:
+        """What is wrong where neither an item nor the end is."""
+        text, start = self._text, self._position
+        if text.startswith("/*", start):
+            return self._error("the text ends too early: the comment here is not closed", start)
+        if _labelled(text, start):
+            name = _item_name(text, start)
+            return self._error(
+                f"the block {shown(name)} has a label, which means nothing here", start
+            )
+        return self._error("this is not valid HCL here", start)
+
+    def _no_value(self, key: str) -> HclError:
+        """What is wrong where a value belongs."""
+        blank = _blank(self._text, self._position)
+        start = blank.end() if blank else self._position
+        if _expression(self._text, start):
+            return self._is_expression(key, start)
+        bare = _bare(self._text, start)
+        if bare is None:
+            self._position = start
+            return self._fault()
+        if self._text.startswith('"', bare.end()) and not _quoted(self._text, bare.end()):
+            return self._open_quote(bare.end())
+        if _hexadecimal(bare[0]):
+            what = "has a hexadecimal number, which HCL has not: write it in decimal"
+        else:
+            what = "has a value that is not valid HCL: text belongs in double quotes"
+        return self._error(f"{shown(key)} {what}", start)
 
 
-def _object(node: Any, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for element in node.children:
-        if getattr(element, "data", "") != "object_elem":
-            continue
-        name = _object_key(element.children[0].children[0], key)
-        if name in found:
-            line, column = _position(element)
-            raise HclError(f"{shown(name)} is given twice", line, column)
-        found[name] = _value(element.children[-1], name)
-    return found
+def _item_name(text: str, start: int) -> str:
+    found = _member(text, start)
+    return found[0] if found else ""
 
 
-def _object_key(node: Any, key: str) -> str:
-    inner = node.children[0] if node.data == "expr_term" and len(node.children) == 1 else node
-    kind = getattr(inner, "data", "")
-    if kind in ("identifier", "keyword", "literal_value"):
-        return str(inner.children[0])
-    if kind == "string":
-        return _string(inner, key)
-    raise _refuse(node, key)
-
-
-def _heredoc(node: Any, key: str, *, trim: bool) -> str:
-    body = str(node.children[0]).splitlines()[1:-1]
-    if any("${" in line or "%{" in line for line in body):
-        raise _refuse(node, key)
-    if trim:
-        filled = [line for line in body if line.strip()]
-        indent = min((len(line) - len(line.lstrip()) for line in filled), default=0)
-        body = [line[indent:] for line in body]
-    return "".join(f"{line}\n" for line in body)
+def _resolved(escape: re.Match[str]) -> str:
+    """What an escape stands for; one that HCL has not stands for itself."""
+    if escape["doubled"]:
+        return escape["doubled"][0]
+    digits = escape["short"] or escape["long"]
+    if digits is None:
+        return _ESCAPED.get(escape["character"], escape[0])
+    code = int(digits, 16)
+    return escape[0] if code > _MAX_CHARACTER or code in _SURROGATES else chr(code)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from rait.adapters import cache_file
-from rait.adapters.hcl import cache_directory
+from rait.adapters.cache_file import cache_directory
 from rait.adapters.resolve import WORKERS, Host, LookUp
 
 KEPT = 8

@@ -1,8 +1,8 @@
 """Peers lists that were decoded before, kept by their content.
 
-To parse a list takes 2 ms for each peer in HCL, and it seldom changes. Only what a peers list says
-is kept, never a configuration, which may hold a private key. What is of another version of rait is
-as good as not there.
+A list seldom changes, and to parse a long one is most of what a run with nothing to do has to do.
+Only what a peers list says is kept, never a configuration, which may hold a private key. What is of
+another version of rait is as good as not there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from rait import __version__
 from rait.adapters import cache_file
-from rait.adapters.hcl import cache_directory
+from rait.adapters.cache_file import cache_directory
 from rait.domain.peers import Peer
 from rait.domain.problem import Path as DocumentPath
 from rait.domain.problem import Problem

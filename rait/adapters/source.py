@@ -8,6 +8,7 @@ import stat
 import sys
 from typing import BinaryIO
 
+from rait.adapters.bounds import MAX_BYTES
 from rait.domain.keytext import without_whole_keys
 from rait.domain.problem import SourceError
 
@@ -15,8 +16,8 @@ STDIN = "-"
 TIMEOUT = 20.0
 """Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
 
-LIMIT = 8 * 1024 * 1024
-"""The most bytes of a peers list: some 50,000 peers in TOML, and 25,000 in HCL."""
+LIMIT = MAX_BYTES
+"""The most bytes that are read where nothing else is said."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 

@@ -7,18 +7,19 @@ directory of the configuration file, or to the working directory where it is no 
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
 from msgspec import Struct, structs
 
 from rait.adapters import formats, peers_cache, source
+from rait.adapters.bounds import MAX_CONFIG_BYTES
 from rait.adapters.formats import Document
 from rait.adapters.texts import Read
 from rait.domain.config import Config, Secret
 from rait.domain.decode import decode_config, decode_peers
 from rait.domain.doubt import Doubt, doubts_of
-from rait.domain.keytext import without_keys
+from rait.domain.keytext import brief
 from rait.domain.peers import Peer
 from rait.domain.plan import count_wanted
 from rait.domain.problem import ConfigError, Path, Problem, SourceError
@@ -27,6 +28,7 @@ from rait.domain.reader import UNKNOWN, key_id
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
 _MOST_PROBLEMS = 50
+_LONGEST_KEY = 80
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 _PLAIN_HTTP = "comes over plain http: who is on the way can read and change it; use https or a file"
 
@@ -64,6 +66,10 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
         """One line for a problem whose path, if any, leads into the peers document."""
         return describe(problem, self.document)
 
+    def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:
+        """A line for each of the first problems, and one that counts the others."""
+        return describe_all(problems, self.document)
+
 
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
     """Read, parse, decode and check the configuration; it may lack a key that is not required.
@@ -71,13 +77,13 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
     Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
     line for each problem. Neither shows a key.
     """
-    text = read(url)
+    text = read(url, limit=MAX_CONFIG_BYTES)
     document = formats.parse(text, source.display_name(url))
     config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
         raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
-    warnings = [describe(problem, document) for problem in problems]
+    warnings = list(describe_all(problems, document))
     if source.is_plain_http(url):
         warnings.append(f"{document.name}: the configuration {_PLAIN_HTTP}")
     if config.private_key is not None and source.readable_by_others(url):
@@ -172,9 +178,10 @@ def load_peers(
             raise SourceError(describe(errors[0], document))
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
+    # Described first, so that what is kept has the lines that this took to find out.
+    warnings = describe_all(problems, document)
     if known is None and keep:
         peers_cache.keep(text, name, peers, problems, document.known_lines)
-    warnings = tuple(describe(problem, document) for problem in problems)
     return LoadedPeers(
         peers=peers,
         source=document.name,
@@ -244,6 +251,13 @@ def describe(problem: Problem, document: Document) -> str:
     return f"{place(document, problem.path)}: {problem.message}"
 
 
+def describe_all(problems: Sequence[Problem], document: Document) -> tuple[str, ...]:
+    """A line for each of the first problems, and one that counts the others."""
+    lines = [describe(problem, document) for problem in problems[:_MOST_PROBLEMS]]
+    more = len(problems) - len(lines)
+    return (*lines, f"{document.name}: and {more} more") if more else tuple(lines)
+
+
 def place(document: Document, path: Path) -> str:
     """``FILE:LINE: key``, as much of it as is known."""
     line = document.locate(path) if path else None
@@ -259,12 +273,12 @@ def path_text(path: Iterable[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = "".join(c if c.isprintable() else "?" for c in without_keys(part))
+            shown = "".join(c if c.isprintable() else "?" for c in brief(part, _LONGEST_KEY))
             text += f".{shown}" if text else shown
     return text
 
 
-def _error_lines(problems: Iterable[Problem], document: Document) -> list[str]:
+def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, ...]:
     """A line for each error, in the order of the file; many errors are counted in the end."""
     errors = [problem for problem in problems if problem.severity == "error"]
 
@@ -272,11 +286,7 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> list[str]:
         # A key that is spelt wrong makes another one missing: the cause comes first.
         return not problem.message.startswith(UNKNOWN), document.locate(problem.path) or 0
 
-    lines = [describe(problem, document) for problem in sorted(errors, key=position)]
-    more = len(lines) - _MOST_PROBLEMS
-    if more > 0:
-        lines[_MOST_PROBLEMS:] = [f"{document.name}: and {more} more"]
-    return lines
+    return describe_all(sorted(errors, key=position), document)
 
 
 def _key_place(document: Document, wanted: str) -> str:

@@ -60,7 +60,7 @@ def planned_topology(session: Session, memory: Memory) -> tuple[Plan, list[str]]
 def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str]:
     """All that planning found, as lines for the user."""
     peers = registry.peers
-    found = (peers.describe(problem) for problem in (*registry.unresolved, *planned.problems))
+    found = peers.describe_all((*registry.unresolved, *planned.problems))
     return [*loaded.warnings, *peers.warnings, *found]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
+from string import ascii_letters, digits
 
 from rait.domain.words import counted
 
@@ -14,6 +15,10 @@ KEY_BYTES = 32
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b")
 _WHOLE_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _LONGEST_SHOWN = 80
+_WINDOW = 100
+"""More characters than a key has, in base64 or hex."""
+
+_KEY_CHARACTERS = f"{ascii_letters}{digits}+/_-="
 
 
 def canonical_key(value: object) -> str:
@@ -56,11 +61,19 @@ def without_whole_keys(text: str) -> str:
     return _WHOLE_KEY.sub("(left out)", text)
 
 
+def brief(text: str, most: int) -> str:
+    """The first ``most`` characters of a text without keys, however long it is."""
+    window = text[: most + _WINDOW]
+    clean = without_keys(window)
+    if len(window) < len(text):
+        # What the window ends in may be the beginning of a key.
+        clean = clean.rstrip(_KEY_CHARACTERS)
+    return clean if len(window) == len(text) and len(clean) <= most else clean[:most] + "…"
+
+
 def shown(value: object) -> str:
     """A value fit for a message: quoted, printable, short, and never a key."""
-    text = without_keys(value) if isinstance(value, str) else without_keys(_short(value))
-    if len(text) > _LONGEST_SHOWN:
-        text = text[:_LONGEST_SHOWN] + "…"
+    text = brief(value if isinstance(value, str) else _short(value), _LONGEST_SHOWN)
     printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return f'"{printable}"' if isinstance(value, str) else printable
 

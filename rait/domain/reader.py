@@ -23,6 +23,7 @@ def key_id(key: str) -> str:
 UNKNOWN = "unknown key"
 """How the message about a key that nobody asked for begins."""
 
+_MOST_HINTS = 100
 _ALIKE = 0.6
 """From this ratio of difflib on, one key may be meant by another; below, no hint is better."""
 
@@ -188,10 +189,16 @@ class Reader:
                 self._unknown(spelt, list(known.values()))
 
     def _unknown(self, spelt: str, known: list[str]) -> None:
-        # Only on the way to an error, so its import is not paid for otherwise.
-        from difflib import get_close_matches
-
-        by_id = {key_id(name): name for name in known}
-        near = get_close_matches(key_id(spelt)[:64], by_id, n=1, cutoff=_ALIKE)
-        hint = f"; did you mean {by_id[near[0]]}?" if near else ""
+        # The search is slow, and where so much is wrong nobody needs it.
+        hint = _hint(spelt, known) if len(self._problems) < _MOST_HINTS else ""
         self._problems.append(Problem(f"{UNKNOWN}{hint}", "error", (*self.path, spelt)))
+
+
+def _hint(spelt: str, known: list[str]) -> str:
+    """The known key that was meant, if one is near."""
+    # Only on the way to an error, so its import is not paid for otherwise.
+    from difflib import get_close_matches
+
+    by_id = {key_id(name): name for name in known}
+    near = get_close_matches(key_id(spelt)[:64], by_id, n=1, cutoff=_ALIKE)
+    return f"; did you mean {by_id[near[0]]}?" if near else ""

@@ -159,13 +159,13 @@ def import_all() -> None:
     for module in pkgutil.walk_packages(rait.__path__, "rait."):
         if not module.name.endswith(("__main__", ".web")):  # httpx is slow, and rarely needed
             importlib.import_module(module.name)
-    for name in ("cryptography", "hcl2", "pyroute2", "sqlite3"):  # what most runs need
+    for name in ("cryptography", "pyroute2", "sqlite3"):  # what most runs need
         importlib.import_module(name)
     from rait.adapters import formats, keys
     from rait.domain.config import Secret
 
-    # The first time, these load a parser's tables and a library.
-    formats.parse("block {\n  key = 1\n}\n", "warm-up.hcl")
+    # The first time, these load a library each.
+    formats.parse("key = 1\n", "warm-up.toml")
     keys.public_key(Secret("KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="))
 
 

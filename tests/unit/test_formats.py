@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import formats, hcl
+from rait.adapters import cache_file, formats
 from rait.domain.config import Babeld, Isolation, Secret, Transport
 from rait.domain.decode import decode_config, decode_peers
 from rait.domain.problem import SourceError
@@ -191,6 +191,7 @@ def test_syntax_errors_name_the_place(text, says):
 
 OPEN = "the line ends too early: the quote here is not closed"
 DECIMAL = '"x" has a hexadecimal number, which HCL has not: write it in decimal'
+EXPRESSION = '"x" is an expression; write out its value (text in quotes)'
 QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
 
 
@@ -205,9 +206,9 @@ QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
         ('a {\n  x = "good\\\\"\n  y = "open\n}\n', f"3:7: {OPEN}"),
         ('# "\n// "\n/* "\n" */\na {\n  x = "open\n}\n', f"6:7: {OPEN}"),
         ('a {\n  x = <<EOT\n  "\n  EOT\n  y = "open\n}\n', f"5:7: {OPEN}"),
-        ('a {\n  x = "${"y"}"\n  z = "open\n}\n', f"3:7: {OPEN}"),
+        ('a {\n  x = "${"y"}"\n  z = "open\n}\n', f"2:7: {EXPRESSION}"),
         ('a {\n  x = = 1\n  y = "open\n}\n', "2:7: this is not valid HCL here"),
-        ('a {\n  x = "${"y"}"\n  z = }\n', "3:7: this is not valid HCL here"),
+        ('a {\n  x = "${"y"}"\n  z = }\n', f"2:7: {EXPRESSION}"),
         ("a {\n  x = 0x58c\n}\n", f"2:7: {DECIMAL}"),
         ("a {\n  w = 1\n  x = 0X58C # 1420\n  y = 2\n}\n", f"3:7: {DECIMAL}"),
         (f"x = {KEY}\na {{\n}}\n", f"1:5: {QUOTES}"),
@@ -215,7 +216,7 @@ QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
         ("a {\n  x = 'y'\n}\n", f"2:7: {QUOTES}"),
         ("a {\n  x = two words\n  y = 1\n}\n", f"2:7: {QUOTES}"),
         ("a {\n  x = 2001:db8::1\n}\n", f"2:7: {QUOTES}"),
-        ('a {\n  x = y # y = "\n  b c\n}\n', f"2:7: {QUOTES}"),
+        ('a {\n  x = y # y = "\n  b c\n}\n', f"2:7: {EXPRESSION}"),
         ("a {\n  x = 1,\n}\n", "2:8: this is not valid HCL here"),
         ("a {\n  x = -1.5e3\n  y = true\n  z = [1}\n}\n", "4:9: this is not valid HCL here"),
         ('a {\n  x = "y = z"\n  b = }\n', "3:7: this is not valid HCL here"),
@@ -291,7 +292,7 @@ def test_windows_line_ends():
 def test_a_cache_directory_is_made_for_us_alone(tmp_path):
     tmp_path.chmod(0o755)
     made = tmp_path / "cache"
-    assert hcl.is_safe_directory(made)
+    assert cache_file.is_safe_directory(made)
     assert made.stat().st_mode & 0o777 == 0o700
 
 
@@ -300,15 +301,15 @@ def test_a_cache_directory_that_others_could_write_to_is_not_used(tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o770)
-    assert not hcl.is_safe_directory(shared)
+    assert not cache_file.is_safe_directory(shared)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
-    assert not hcl.is_safe_directory(link)
+    assert not cache_file.is_safe_directory(link)
     (tmp_path / "file").touch()
-    assert not hcl.is_safe_directory(tmp_path / "file")
-    assert not hcl.is_safe_directory(Path("relative"))
+    assert not cache_file.is_safe_directory(tmp_path / "file")
+    assert not cache_file.is_safe_directory(Path("relative"))
     tmp_path.chmod(0o777)
-    assert not hcl.is_safe_directory(tmp_path / "replaceable")
+    assert not cache_file.is_safe_directory(tmp_path / "replaceable")
 
 
 @pytest.mark.parametrize("text", ['{"peers": [1], "peers": []}', '{"a": {"b": 1, "b": 2}}'])

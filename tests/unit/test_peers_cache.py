@@ -47,7 +47,7 @@ PublicKey = "no key"
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache; the parser's own tables stay where they are, as they take long to build."""
+    """An empty cache."""
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(peers_cache, "cache_directory", lambda: path)
@@ -94,17 +94,21 @@ def test_a_list_that_is_known_says_the_same(node, text, line):
     assert f"peers.conf:{line}: " in second.warnings[0]
 
 
-def test_a_list_in_hcl_is_parsed_once(node, parsed):
+@pytest.mark.parametrize("text", [HCL, TOML])
+def test_a_list_with_faults_is_parsed_once(node, parsed, text):
     for _ in range(3):
-        assert read(node).warnings
-    assert parsed == [HCL]
+        assert read(node, text).warnings
+    assert parsed == [text]
 
 
-def test_a_list_in_toml_is_parsed_again_for_the_lines_of_its_faults_alone(node, parsed):
+def test_a_list_without_faults_is_parsed_again_for_what_is_found_later_alone(node, parsed):
     good = TOML.partition("\n\n")[0]
     for _ in range(3):
-        assert len(read(node, good).peers) == 1
+        peers = read(node, good)
+        assert len(peers.peers) == 1
     assert parsed == [good]
+    assert peers.describe(Problem("?", path=peers.peers[0].endpoints[0].path)).endswith("?")
+    assert parsed == [good, good]
 
 
 def test_a_changed_list_is_another(node, parsed):

@@ -1,0 +1,29 @@
+"""The most that rait reads of a text, so that no text takes it more than seconds or 500 MB.
+
+A real registry meets none of them: a node has no use for more links than there are UDP ports. Each
+is told in docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Of a peers list: some 50,000 peers in TOML, or 25,000 in HCL."""
+
+MAX_CONFIG_BYTES = 1024 * 1024
+"""Of rait.conf."""
+
+MAX_ITEMS = 500_000
+"""In HCL: keys, blocks, values, lines of heredocs and escapes in text, in all. In TOML and JSON:
+lines, commas and opening brackets, which are no fewer."""
+
+MAX_DOTS = 200_000
+"""Dots between the parts of keys in TOML: each part is a table."""
+
+MAX_PARTS = 16
+"""Parts of one key in TOML, as ``a.b.c`` has three: tomli walks along them for each key below."""
+
+MAX_DEPTH = 64
+"""Blocks, lists and objects in each other, in HCL. Its libraries bound TOML and JSON."""
+
+MAX_DIGITS = 1000
+"""Characters of a number."""
