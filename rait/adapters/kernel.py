@@ -381,6 +381,8 @@ def _observed(ns: Netns, interface: Interface, state: wg.DeviceState) -> Observe
         handshakes=state.handshakes,
         received=state.received,
         sent=state.sent,
+        # WireGuard takes the carrier away with the namespace in which the link was born.
+        dead=interface.up and not interface.carrier,
     )
 
 

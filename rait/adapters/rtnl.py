@@ -54,6 +54,7 @@ IFA_F_NODAD = 0x02
 IFA_F_PERMANENT = 0x80
 RT_SCOPE_LINK = 253
 IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
 RTEXT_FILTER_SKIP_STATS = 0x8
 WIREGUARD = "wireguard"
 VRF = "vrf"
@@ -251,6 +252,7 @@ def _interface(
         mtu=found.get(IFLA_MTU, 0),
         group=found.get(IFLA_GROUP, 0),
         up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
         master=names.get(master) if master else None,
         address=address,
         table=vrf_table(found) if kind == VRF else None,

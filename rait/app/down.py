@@ -44,4 +44,4 @@ def _left(stranger: Stranger) -> Problem:
         f"it is left alone: {stranger.why}. If it is a leftover, remove it "
         f"(`ip link del {stranger.link}` in its namespace); if not, put it into another group"
     )
-    return Problem(text, "error", (), stranger.link)
+    return Problem(text, "warning", (), stranger.link)

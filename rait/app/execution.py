@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,8 +20,9 @@ from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import ExtraCmd, Memory
 from rait.domain.history import Status as RunStatus
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.settle import Settled
+from rait.domain.settle import Settled, Stranger
 from rait.domain.topology import Topology
+from rait.domain.words import few
 
 if TYPE_CHECKING:
     from rait.adapters.journal import Run
@@ -37,10 +38,10 @@ class Change(Struct, frozen=True, kw_only=True):
     ``left`` are those of ``drift`` that earlier runs brought about, which never said what became
     of them. ``strays`` are links that such a run may have left half made, ``carried`` what is still
     not known of it, ``losses`` tell of links that go with an entry of the peers list that was
-    skipped, ``routing_problem`` says why babeld could not be asked, and ``extra_cmd_owed`` that it
-    has not taken ``extra_cmd`` yet since it was last told of a change. ``memory`` is what was known
-    before; ``desired``, which is None for links as they are, and ``names`` are what ``settled`` was
-    made with.
+    skipped, and ``dead`` are links that have no session to lose. ``routing_problem`` says why
+    babeld could not be asked, and ``extra_cmd_owed`` that it has not taken ``extra_cmd`` yet since
+    it was last told of a change. ``memory`` is what was known before; ``desired``, which is None
+    for links as they are, and ``names`` are what ``settled`` was made with.
     """
 
     settled: Settled
@@ -50,6 +51,7 @@ class Change(Struct, frozen=True, kw_only=True):
     desired: Topology | None = None
     names: Names = NO_NAMES
     left: frozenset[Event] = frozenset()
+    dead: frozenset[str] = frozenset()
     strays: tuple[str, ...] = ()
     carried: tuple[Event, ...] = ()
     losses: tuple[str, ...] = ()
@@ -62,9 +64,11 @@ class Change(Struct, frozen=True, kw_only=True):
         ``earlier`` tells what recent runs cost, and is asked only if this one costs anything.
         """
         before, after, known = self.settled.before, self.settled.after, self.memory.topology
-        if not lost_sessions(before, after, known):
+        if not lost_sessions(before, after, known, self.dead):
             return None
-        return excessive_removal(before, after, max_removals, known=known, earlier=earlier())
+        return excessive_removal(
+            before, after, max_removals, known=known, earlier=earlier(), dead=self.dead
+        )
 
 
 class Aftermath(Struct, frozen=True):
@@ -146,7 +150,7 @@ class Execution:
         alone = self._routing is not None and self._routing.asked
         bad = self._failed.keys() if alone else self._broken
         good = self._change.settled.after.links.keys() - bad
-        return "partial" if good or self._happened else "failed"
+        return "partial" if good or self._happened or not bad else "failed"
 
     def perform(self, run: Run) -> None:
         """Do all that is to be done, in a run that the journal has. Raises MachineError."""
@@ -266,11 +270,21 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
         warnings=(
             *warnings,
             *(p.message for p in settled.problems if p.link is None),
-            *(f"link {s.link} is left alone: {s.why}" for s in strangers),
+            *_left_alone(strangers),
         ),
         links=len(wanted),
         losses=change.losses,
     )
+
+
+def _left_alone(strangers: Iterable[Stranger]) -> Iterator[str]:
+    """A line for all links that are left for one reason: there may be a whole mesh of them."""
+    names: dict[str, list[str]] = {}
+    for stranger in strangers:
+        names.setdefault(stranger.why, []).append(stranger.link)
+    for why, links in names.items():
+        what = "link" if len(links) == 1 else "links"
+        yield f"{what} {few(links)} {'is' if len(links) == 1 else 'are'} left alone: {why}"
 
 
 def planned(

@@ -17,6 +17,7 @@ from rait.app.load import load_secret
 from rait.app.report import Report
 from rait.app.session import (
     Options,
+    dead_among,
     judged,
     looking,
     refuse,
@@ -115,6 +116,7 @@ def _plan_against(options: Options, state: State) -> Report:
         events=diff(settled.before, settled.after),
         drift=(*left, *others),
         left=frozenset(left),
+        dead=dead_among(state.observation),
         memory=memory,
         losses=losses,
     )

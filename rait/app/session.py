@@ -181,6 +181,7 @@ class Session:
             events=diff(settled.before, settled.after),
             drift=(*left, *others),
             left=frozenset(left),
+            dead=dead_among(observation),
             memory=memory,
             desired=desired,
             names=names,
@@ -365,6 +366,11 @@ class Session:
             strays=change.strays,
             accepted=accepted,
         )
+
+
+def dead_among(observation: Observation) -> frozenset[str]:
+    """The links that have no session to lose."""
+    return frozenset(name for name, seen in observation.links.items() if seen.dead)
 
 
 def _concerns_babeld(settled: Settled, memory: Memory, routing: Routing) -> bool:

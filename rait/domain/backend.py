@@ -21,7 +21,8 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the
     first IPv6 link-local address, ``handshakes`` the unix time of the last handshake in seconds
     by peer key (0 for never), and the counters are bytes by peer key. One that was
-    ``renamed`` is no good under its new name, as its program still listens under the former.
+    ``renamed`` is no good under its new name, as its program still listens under the former. One
+    that is ``dead`` has no UDP socket any more, as the namespace that held it is gone.
     """
 
     link: Link
@@ -29,6 +30,7 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     received: Mapping[str, int] = {}
     sent: Mapping[str, int] = {}
     renamed: bool = False
+    dead: bool = False
 
 
 class UnreadLink(Struct, frozen=True):
@@ -88,7 +90,7 @@ class Interface(Struct, frozen=True, kw_only=True):
 
     ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
     it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
-    ``table`` the routing table of a VRF.
+    ``table`` the routing table of a VRF. ``carrier`` is only told of one that is up.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Interface(Struct, frozen=True, kw_only=True):
     master: str | None = None
     address: str | None = None
     table: int | None = None
+    carrier: bool = True
 
 
 class Outcome(Struct, frozen=True):

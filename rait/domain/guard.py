@@ -53,15 +53,16 @@ def excessive_removal(
     *,
     known: Topology = EMPTY,
     earlier: Losses = NO_LOSSES,
+    dead: frozenset[str] = frozenset(),
 ) -> Removal | None:
     """The removal that should not happen unasked, or None.
 
     Without ``max_removals`` the limit is half of the links, if these are at least MIN_LINKS: a
     peers list that is empty or cut short looks just like many peers that left. ``known`` is the
-    topology as the journal has it, and ``earlier`` what recent runs cost. A run that costs nothing
-    is never stopped for what others did.
+    topology as the journal has it, and ``earlier`` what recent runs cost. Links that are ``dead``
+    have no session to lose. A run that costs nothing is never stopped for what others did.
     """
-    reasons = lost_sessions(before, after, known)
+    reasons = lost_sessions(before, after, known, dead)
     if not reasons:
         return None
     gone = _still_lost(earlier, after) - reasons.keys()
@@ -83,7 +84,9 @@ def excessive_removal(
     )
 
 
-def lost_sessions(before: Topology, after: Topology, known: Topology) -> dict[str, Reason]:
+def lost_sessions(
+    before: Topology, after: Topology, known: Topology, dead: frozenset[str] = frozenset()
+) -> dict[str, Reason]:
     """The links that lose their session, and how.
 
     Where somebody else gave a link another key or another peer than the journal knows, its session
@@ -92,7 +95,10 @@ def lost_sessions(before: Topology, after: Topology, known: Topology) -> dict[st
     found = {}
     for name, link in before.links.items():
         new = after.links.get(name)
-        if new is not link and (why := _loss(link, new, known.links.get(name))) is not None:
+        if new is link or name in dead:
+            continue
+        why = _loss(link, new, known.links.get(name))
+        if why is not None:
             found[name] = why
     return found
 

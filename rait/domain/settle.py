@@ -159,10 +159,22 @@ def doubtful(observation: Observation, memory: Memory, scope: Scope) -> frozense
 
     In nearly all runs there are none. Of these the rest of the journal has to be asked.
     """
+    known = memory.topology.links
     return frozenset(
         seen.link.name
         for seen in (*observation.links.values(), *observation.doubles)
-        if _is_among_ours(seen, memory, scope) and not _is_remembered(seen, memory, scope)
+        if not _is_as_made(seen.link, known.get(seen.link.name))
+        and _is_among_ours(seen, memory, scope)
+        and not _is_remembered(seen, memory, scope)
+    )
+
+
+def _is_as_made(link: Link, known: Link | None) -> bool:
+    """Whether we made it, and it has its key: true of nearly all links in nearly all runs."""
+    return (
+        known is not None
+        and known.device.public_key == link.device.public_key != ""
+        and known.origin.netns == link.origin.netns
     )
 
 
@@ -187,14 +199,16 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
     link = observed.link
     claimant = scope.claimed.get(link.name)
     if claimant is not None:
-        return f"the journal knows it as a link of another configuration, {claimant}"
+        return f"made by another configuration, {claimant}, as the journal says"
     if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
         return ""
     known = (*memory.topology.links.values(), *memory.pending.values())
     if any(link.device.public_key == each.device.public_key != "" for each in known):
         return ""
-    key = f"its public key, {link.device.public_key}," if link.device.public_key else "its key"
-    return f"{key} is neither ours nor one that the journal remembers as ours"
+    key = link.device.public_key
+    if not key:
+        return "without a key, and not made by us, as far as the journal says"
+    return f"with a public key, {key}, that is neither ours nor one that the journal has as ours"
 
 
 def _is_among_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:

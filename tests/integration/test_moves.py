@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.integration import machine
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
+from tests.integration.strangers import strangers, write_peers
 
 pytestmark = pytest.mark.userspace
 
@@ -89,6 +91,30 @@ def test_another_transit_and_back(mesh: Mesh, elsewhere: str) -> None:
     assert "transit " in moved(a, b).out
     a.assert_has_exactly(a.links_to(b))
     mesh.ping_all()
+
+
+@pytest.mark.kernel
+def test_a_transit_that_was_made_anew_needs_no_leave(make_mesh: MakeMesh, tier: str) -> None:
+    """Links of the kernel lose their sockets with it, so there is no session to guard."""
+    if tier != "kernel":
+        pytest.skip("a program keeps its namespace, and its session, alive")
+    node = make_mesh(1).nodes[0]
+    transit = f"{node.netns}-transit"
+    node.write_conf(text=node.conf_hcl().replace('transit = ""', f'transit = "{transit}"'))
+    try:
+        machine.ip_batch([f"netns add {transit}"])
+        write_peers(node, *strangers(1, 2, 3, 4))
+        node.up()
+        machine.remove_netns(transit)
+        machine.ip_batch([f"netns add {transit}"])
+        deadline = time.monotonic() + 60
+        while any("LOWER_UP" in each["flags"] for each in node.interfaces().values()):
+            assert time.monotonic() < deadline, "the kernel takes its time to end a namespace"
+            time.sleep(0.1)
+        assert "4 remade" in node.up().out
+        assert node.up("--json").events == []
+    finally:
+        machine.remove_netns(transit)
 
 
 def test_a_rollback_does_not_pretend_to_change_the_transit(mesh: Mesh, elsewhere: str) -> None:

@@ -72,9 +72,9 @@ def test_each_leaves_the_links_of_the_other(node: Node) -> None:
     second.knows(C, D)
     up = second.rait("up")
     assert up.status == 0, up
-    for link in links_of(node, A, B):
-        assert f"link {link} is left alone" in up.err
-        assert str(node.conf) in up.err
+    first, other = sorted(links_of(node, A, B))
+    assert f"links {first}, {other} are left alone: made by another configuration" in up.err
+    assert str(node.conf) in up.err
     both = links_of(node, A, B) | second.links(C, D)
     state = node.state()
     assert set(state) == both
@@ -154,6 +154,7 @@ def test_without_its_journal_a_node_still_knows_its_own_links(node: Node) -> Non
     assert f"{left}: it is left alone" in down.err
     assert "ip link del" in down.err
     assert set(node.state()) == {left}
+    assert node.rait("down").status == 3, "as long as it is there"
 
 
 def test_a_configuration_that_was_moved_keeps_its_links(node: Node) -> None:

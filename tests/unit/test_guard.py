@@ -95,6 +95,14 @@ def test_where_there_is_no_session_none_is_lost() -> None:
     assert excessive_removal(ABCD, placed) is None, "it is only known better where they are"
 
 
+def test_a_link_whose_socket_is_gone_has_no_session_to_lose() -> None:
+    """As where the namespace that they were born in was deleted, and made anew."""
+    after = with_peers("a", "b", "c", "d", origin=Origin("kernel", "", "new"))
+    every = frozenset(ABCD.links)
+    assert excessive_removal(ABCD, after, dead=every) is None
+    assert excessive_removal(ABCD, after, dead=every - {"w1", "w2", "w3"}) is not None
+
+
 def test_what_others_did_is_taken_back_unasked() -> None:
     """Its session was lost when they did it."""
     strange_keys = with_peers("a", "b", "c", "d", own="strange")
