@@ -50,7 +50,7 @@ def run_whole(run: RunRecord) -> list[str]:
     header = run.header
     lines = [
         _headline(run),
-        f"  configuration {header.scope}",
+        f"  configuration {header.scope}" + (f" (as {header.spelt})" if header.spelt else ""),
         f"  sha256 of rait.conf {header.config_digest or 'unknown'}",
         f"  sha256 of peers {header.peers_digest or 'not read'}",
         f"  public key {header.public_key}",

@@ -18,6 +18,7 @@ from typing import TypeVar
 from rait.adapters import journal_file, journal_prune, journal_repeats, journal_verify
 from rait.adapters.journal_reader import (
     JournalReader,
+    aliases,
     last_run,
     last_snapshot,
     run_record,
@@ -98,6 +99,8 @@ class Journal(JournalReader):
         not.
         """
         with self._appending() as log:
+            if header.spelt and aliases(self._connection).get(header.spelt) != header.scope:
+                log.add("named", 0, header.scope, codec.encode(codec.Named(header.spelt)))
             again = None if noticed else self._repeatable(header, tuple(intended))
             if again is not None:
                 journal_repeats.attempt(log, again.id, header)

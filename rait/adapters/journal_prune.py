@@ -8,7 +8,7 @@ from contextlib import suppress
 from msgspec import Struct, structs
 
 from rait.adapters import journal_repeats
-from rait.adapters.journal_reader import scopes_by_age, snapshot_at
+from rait.adapters.journal_reader import aliases, scopes_by_age, snapshot_at
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
@@ -46,12 +46,16 @@ def prune(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
     snapshots = [
         (scope, snapshot_at(log.connection, scope, cut)) for scope in _scopes(log.connection, cut)
     ]
+    names = [(s, path) for path, s in aliases(log.connection).items()]
     gone = [scope for scope, run in _repeated_runs(log.connection) if run <= cut]
     dropped = _drop(log, cut)
     for scope in gone:
         journal_repeats.forget(log, scope)
     for scope, snapshot in snapshots:
         log.add("snapshot", cut, scope, codec.encode(snapshot))
+    for scope, path in names:
+        if aliases(log.connection).get(path) != scope:
+            log.add("named", 0, scope, codec.encode(codec.Named(path)))
     return Pruning(runs, dropped)
 
 

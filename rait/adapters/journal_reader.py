@@ -67,6 +67,13 @@ class JournalReader:
         """All scopes of the journal: of two, what is known of the greater one is newer."""
         return self._ask(scopes_by_age)
 
+    def aliases(self) -> Mapping[str, str]:
+        """Paths by which runs named their configuration, each with the scope they are filed under.
+
+        Only where that is another name.
+        """
+        return self._ask(aliases)
+
     def run_counts(self) -> Mapping[str, int]:
         """How many runs of each scope there are."""
         return self._ask(_run_counts)
@@ -323,6 +330,16 @@ def scopes_by_age(connection: sqlite3.Connection) -> Mapping[str, tuple[int, int
         for run, scope, number in connection.execute(_SCOPES_OF_A_KIND, (kind,)):
             if isinstance(scope, str) and isinstance(run, int):
                 found[scope] = max((run, number), found.get(scope, (run, number)))
+    return found
+
+
+def aliases(connection: sqlite3.Connection) -> Mapping[str, str]:
+    """See JournalReader.aliases; of several scopes for a path, the last one counts."""
+    found = {}
+    for entry in _entries(connection, "WHERE kind = 'named' ORDER BY id", ()):
+        payload = codec.decode(entry)
+        if isinstance(payload, codec.Named):
+            found[payload.path] = entry.scope
     return found
 
 

@@ -30,6 +30,14 @@ def is_same(one: str, other: str) -> bool:
         return False
 
 
+def is_link(path: str) -> bool:
+    """Whether an absolute path leads through a symbolic link, so that it may lead elsewhere."""
+    try:
+        return os.path.realpath(path) != path
+    except (OSError, ValueError):
+        return False
+
+
 def _resolved(parts: list[str]) -> list[str]:
     path = "/" + "/".join(parts)
     if not os.path.islink(path):  # noqa: PTH114 - pathlib is slow to import

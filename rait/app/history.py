@@ -66,7 +66,7 @@ def place(options: Options, journal: str | None = None, everyone: bool = False) 
     if everyone:
         return Place(path, spelt, None)
     reader = JournalReader(path)
-    known = spellings(reader.scopes(), spelt)
+    known = spellings(reader, spelt)
     # With the name itself, as `log -f` may begin before its first run.
     return Place(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
 

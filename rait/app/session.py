@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from rait.adapters import caches, netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
-from rait.adapters.spelling import is_same, normal
+from rait.adapters.spelling import is_link, is_same, normal
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
@@ -89,7 +89,8 @@ class Session:
         self.secret = inputs.secret
         self.public_key = inputs.public_key
         self.machine = machine
-        self.name = filed_under(journal, scope_name(options.config, inputs.public_key))
+        self.spelt = scope_name(options.config, inputs.public_key)
+        self.name = filed_under(journal, self.spelt)
         self._registry = inputs.registry
 
     @property
@@ -365,6 +366,7 @@ class Session:
             carried=(*change.carried, *(e for e in strays if e not in change.carried)),
             strays=change.strays,
             accepted=accepted,
+            spelt=self.spelt if self.spelt != self.name else "",
         )
 
 
@@ -651,17 +653,26 @@ def filed_under(journal: JournalReader, name: str) -> str:
     several the one that ran last, as that knows best what there is. Raises RaitError.
     """
     known = journal.scopes()
-    return max(spellings(known, name), key=lambda scope: known[scope], default=name)
+    return max(spellings(journal, name), key=lambda scope: known[scope], default=name)
 
 
-def spellings(known: Iterable[str], name: str) -> tuple[str, ...]:
-    """Those of the known scopes that are of the configuration of this name."""
+def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
+    """The scopes of the journal that are of the configuration of this name. Raises RaitError.
+
+    A link under whose name something ran already may lead to another file by now, and is still the
+    same configuration. Once it is a file of its own, it is another one.
+    """
+    known = journal.scopes()
+    if name in known and len(known) == 1:
+        return (name,)
     if name.startswith(KEY_SCOPE):
         return tuple(scope for scope in known if scope == name)
+    aliases = journal.aliases().items()
+    by_link = {scope for path, scope in aliases if is_same(path, name) and is_link(path)}
     return tuple(
         scope
         for scope in known
-        if scope == name or (scope.startswith("/") and is_same(scope, name))
+        if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
     )
 
 

@@ -31,6 +31,7 @@ Kind = Literal[
     "repeated",
     "snapshot",
     "pruned",
+    "named",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -52,6 +53,12 @@ class Pruned(Struct, frozen=True):
     anchor: str
 
 
+class Named(Struct, frozen=True):
+    """The scope's configuration is spelt like this too."""
+
+    path: str
+
+
 class Attempt(Struct, frozen=True):
     """A run that may turn out to repeat the one before it, and what became of its events so far."""
 
@@ -67,7 +74,7 @@ class Repeats(Struct, frozen=True):
     attempt: Attempt | None = None
 
 
-Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Repeated | Snapshot | Pruned
+Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Repeated | Snapshot | Pruned | Named
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _repeats = msgspec.json.Decoder(Repeats)
@@ -82,6 +89,7 @@ _decoders: dict[str, msgspec.json.Decoder[Payload]] = {
     "repeated": msgspec.json.Decoder(Repeated),
     "snapshot": msgspec.json.Decoder(Snapshot),
     "pruned": msgspec.json.Decoder(Pruned),
+    "named": msgspec.json.Decoder(Named),
 }
 
 
@@ -151,7 +159,7 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
             # It may stand after a snapshot that sums up the run itself.
             if entry.run in drafts:
                 drafts[entry.run].repeated = payload
-        elif not isinstance(payload, (Snapshot, Pruned)):
+        elif not isinstance(payload, (Snapshot, Pruned, Named)):
             if entry.run not in drafts:
                 raise damage(f"entry {entry.id} of the journal is of no run that it holds")
             drafts[entry.run].add(entry, payload)

@@ -46,6 +46,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     costs (``--yes``, or ``rait down``), so that it begins a new count for the guard. ``carried``
     are events of earlier runs of which nobody knows what became, and this run could not find out.
     ``strays`` are links that an earlier run left half made, and that this one ends before all else.
+    ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
     """
 
     scope: str
@@ -60,6 +61,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     accepted: bool = False
     carried: tuple[Event, ...] = ()
     strays: tuple[str, ...] = ()
+    spelt: str = ""
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -179,7 +181,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def _bare(header: RunHeader) -> RunHeader:
-        return structs.replace(header, started_at=0, config_digest="", peers_digest="")
+        return structs.replace(header, started_at=0, config_digest="", peers_digest="", spelt="")
 
     def events(self) -> Iterator[Event]:
         """All events that the run tells of, whatever became of them."""

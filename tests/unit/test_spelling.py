@@ -62,10 +62,11 @@ def test_a_path_without_a_place_to_start_from(tmp_path: Path) -> None:
     assert not is_same("/nowhere/\0", "/nowhere/rait.conf")
 
 
-def ran(rait: Rait, scope: str | Path, name: str) -> int:
+def ran(rait: Rait, scope: str | Path, name: str, spelt: str = "") -> int:
     """A run in the journal under a scope."""
     with Journal.open(rait.journal) as journal:
-        run = journal.begin(header(str(scope), "up"), (), (LinkAdded(link(name)),))
+        mine = structs.replace(header(str(scope), "up"), spelt=spelt)
+        run = journal.begin(mine, (), (LinkAdded(link(name)),))
         run.record([Outcome(0)])
         run.finish("done")
     return run.id
@@ -124,6 +125,32 @@ def test_a_link_that_leads_elsewhere_now_is_the_same_configuration(rait: Rait) -
     (rait.directory / "next").replace(rait.conf)
     assert told(rait, rait.conf) == told(rait, second) == [run]
     assert told(rait, first) == [], "which is another one now"
+
+
+def test_a_link_that_ran_is_remembered_where_it_leads_elsewhere_now(rait: Rait) -> None:
+    """The first run was by the file itself, the second by a link to it, which then moved on."""
+    first, second = rait.directory / "1.conf", rait.directory / "2.conf"
+    rait.conf.rename(first)
+    second.write_text(first.read_text())
+    rait.conf.symlink_to(first)
+    old = ran(rait, first, "w1")
+    new = ran(rait, first, "w2", spelt=str(rait.conf))
+    assert told(rait, rait.conf) == [old, new]
+    rait.conf.unlink()
+    rait.conf.symlink_to(second)
+    for _ in range(2):
+        assert links(rait, rait.conf) == {"w1", "w2"}
+        with Journal.open(rait.journal) as journal:
+            assert filed_under(journal, str(rait.conf)) == str(first)
+            assert filed_under(journal, str(second)) == str(first), "which the link leads to"
+            assert journal.verify().ok
+            journal.prune(2**62)
+    rait.conf.unlink()
+    rait.conf.write_text(second.read_text())
+    with Journal.open(rait.journal) as journal:
+        assert filed_under(journal, str(rait.conf)) == str(rait.conf), (
+            "a file of its own is another"
+        )
 
 
 def test_what_is_known_best_after_pruning_is_what_ran_last(rait: Rait) -> None:
