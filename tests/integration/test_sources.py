@@ -128,6 +128,7 @@ def test_configuration_in_toml(pair: Mesh, name: str) -> None:
     a, b = pair.nodes
     a.up()
     before = a.state()
+    a.conf.unlink()  # else its links would be those of another configuration
     a.conf = a.directory / name
     a.write_conf(text=conf_toml(a))
     assert a.rait("up", "--json").json["status"] == "unchanged"
