@@ -41,7 +41,7 @@ from rait.domain.guard import (
 )
 from rait.domain.history import Memory, RunHeader
 from rait.domain.problem import MachineError, RaitError
-from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
+from rait.domain.settle import Scope, Settled, doubtful, placed, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 from rait.domain.words import counted, few
 
@@ -282,22 +282,10 @@ class Session:
         """The change with each new link in the instance of its namespace that there is now."""
         if all(e.link.origin.instance for e in change.events if isinstance(e, LinkAdded)):
             return change
-        settled = change.settled
-        links = {name: self._in_instance(link) for name, link in settled.after.links.items()}
-        events = tuple(
-            structs.replace(event, link=self._in_instance(event.link))
-            if isinstance(event, LinkAdded)
-            else event
-            for event in change.events
-        )
-        after = structs.replace(settled.after, links=links)
-        return structs.replace(change, settled=structs.replace(settled, after=after), events=events)
-
-    def _in_instance(self, link: Link) -> Link:
-        if link.origin.instance:
-            return link
-        instance = self.machine.instance_of(link.origin.netns)
-        return structs.replace(link, origin=structs.replace(link.origin, instance=instance))
+        specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
+        instances = {spec: self.machine.instance_of(spec) for spec in specs}
+        settled, events = placed(change.settled, change.events, instances)
+        return structs.replace(change, settled=settled, events=events)
 
     def _prune(self, journal: Journal) -> Iterator[str]:
         """Drop what is older than ``journal_keep``; why not, where that cannot be."""

@@ -8,13 +8,14 @@ just what should be written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.endpoints import NO_NAMES, Names, endpoint_views, is_fresh
+from rait.domain.events import Event, LinkAdded
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
@@ -84,7 +85,7 @@ def settle(
     occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation, foreign)
     problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
     impossible = {problem.link for problem in problems}
-    before = lost | {n: link for n, link in memory.topology.links.items() if n in unread}
+    before = {n: link for n, link in memory.topology.links.items() if n in unread} | lost
     after = {name: link for name, link in desired.links.items() if name not in impossible}
     after |= before
     wanted_ports = {link.device.listen_port: name for name, link in after.items()}
@@ -275,14 +276,16 @@ def _occupied(
             continue
         kind = observation.others.get(name)
         foreign = observation.links.get(name)
-        if name in strangers:
+        if foreign is not None and not _are_in_one_place(foreign.link, link):
+            foreign = None
+        if foreign is not None and name in strangers:
             text = (
                 f"a WireGuard interface that is not ours already has this name ({strangers[name]})"
                 "; rename or remove that one"
             )
         elif kind is not None:
             text = f"an interface of kind {kind or 'physical'} already has this name; rename it"
-        elif foreign is not None and foreign.link.origin.netns == link.origin.netns:
+        elif foreign is not None:
             text = (
                 f"a WireGuard interface of group {foreign.link.settings.group}, so not of ours, "
                 "already has this name; rename it, or move it into our ifgroup"
@@ -291,6 +294,10 @@ def _occupied(
             continue
         problems.append(Problem(f"{text}, or use another ifprefix", "error", (), name))
     return problems
+
+
+def _are_in_one_place(one: Link, other: Link) -> bool:
+    return (one.origin.netns, one.origin.instance) == (other.origin.netns, other.origin.instance)
 
 
 def _views(
@@ -421,3 +428,27 @@ def _with_endpoint(peer: LinkPeer, endpoint: Endpoint | None) -> LinkPeer:
 
 def _public_key(peer: LinkPeer) -> str:
     return peer.public_key
+
+
+def placed(
+    settled: Settled, events: Sequence[Event], instances: Mapping[str, str]
+) -> tuple[Settled, tuple[Event, ...]]:
+    """What is to be, and to be done, with new links in the instances that their namespaces have.
+
+    ``instances`` are by spelling. Before, those of namespaces that were still to be made were not
+    known.
+    """
+    links = dict(settled.after.links)
+    found: list[Event] = []
+    for event in events:
+        if isinstance(event, LinkAdded) and not event.link.origin.instance:
+            instance = instances[event.link.origin.netns]
+            event = LinkAdded(_in_instance(event.link, instance))
+            links[event.name] = _in_instance(links[event.name], instance)
+        found.append(event)
+    after = structs.replace(settled.after, links=links)
+    return structs.replace(settled, after=after), tuple(found)
+
+
+def _in_instance(link: Link, instance: str) -> Link:
+    return structs.replace(link, origin=structs.replace(link.origin, instance=instance))

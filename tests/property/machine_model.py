@@ -8,7 +8,7 @@ an order of the kernel's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
 from msgspec import Struct, structs
@@ -287,7 +287,7 @@ class MachineModel:
     def _bind(self, link: Link) -> int:
         taken = {
             wire.link.device.listen_port: name
-            for name, wire in self.wires.items()
+            for name, wire in self._everywhere()
             if name != link.name
             and wire.link.settings.up
             and wire.link.origin.transit == link.origin.transit
@@ -298,6 +298,10 @@ class MachineModel:
         if port in taken:
             raise RefusedError("EADDRINUSE", taken[port])
         return port
+
+    def _everywhere(self) -> Iterable[tuple[str | None, Wire]]:
+        """All links, with the names of those in the target namespace."""
+        return self.wires.items()
 
     def _own_port(self, link: Link) -> set[int]:
         """The old socket is there until the new one is."""
