@@ -618,8 +618,8 @@ class OneNode(RuleBasedStateMachine):
         """Carry out a run, and see that all is as it should be; the names of failed links."""
         self.machine.refusals.clear()
         known = {
-            (name, peer.public_key): peer.endpoint
-            for name, wire in self.machine.wires.items()
+            (wire.link.name, peer.public_key): peer.endpoint
+            for wire in (*self.wires_of_ours(), *self.machine.wires.values())
             for peer in wire.link.peers
         }
         outcomes = self.apply(run.events, refused)
