@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
 from rait.domain.endpoints import NO_NAMES, Names, endpoint_views, is_fresh
-from rait.domain.events import Event, LinkAdded
+from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
@@ -113,7 +113,24 @@ def settle(
 def _lost(observation: Observation, memory: Memory) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
     for source in (memory.pending, memory.topology.links):
-        yield from (link for link in source.values() if link.origin.instance in observation.lost)
+        for name, link in source.items():
+            if link.origin.instance in observation.lost and not _was_remade(
+                name, observation, memory
+            ):
+                yield link
+
+
+def _was_remade(name: str, observation: Observation, memory: Memory) -> bool:
+    """Whether a run that was cut off had made the link anew, in a place that can be looked at.
+
+    Then it had removed the former one before.
+    """
+    new = memory.pending.get(name)
+    if new is None or not any(
+        isinstance(e, LinkRemoved) and e.name == name for e in memory.undecided
+    ):
+        return False
+    return any(_are_in_one_place(seen.link, new) for seen in observation.named(name))
 
 
 def _ours(
