@@ -76,7 +76,6 @@ def settle(
     ours that could not be read is as it is remembered, and stays so. babeld's interfaces are left
     as they are remembered: only babeld itself can say more.
     """
-    lost = {link.name: link for link in _lost(observation, memory)}
     unread = unread_of_ours(observation, memory, scope)
     ours, twice = _ours(observation, memory, scope, unread)
     unread |= twice
@@ -85,7 +84,7 @@ def settle(
     occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation, foreign)
     problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
     impossible = {problem.link for problem in problems}
-    before = {n: link for n, link in memory.topology.links.items() if n in unread} | lost
+    before = {n: link for n, link in memory.topology.links.items() if n in unread}
     after = {name: link for name, link in desired.links.items() if name not in impossible}
     after |= before
     wanted_ports = {link.device.listen_port: name for name, link in after.items()}

@@ -69,8 +69,8 @@ class MachineWithNamespaces(MachineModel):
                 lost[instance] = "it is out of sight"
                 continue
             with self._inside(instance):
-                there = self.observe().links.values()
-            seen = seen.with_traced(there, {})
+                there = self.observe()
+            seen = seen.with_traced(there.links.values(), there.unread)
         return structs.replace(seen, lost=lost)
 
     def happen(self, event: Event) -> None:

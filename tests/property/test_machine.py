@@ -168,6 +168,7 @@ class Run(Struct):
     left: tuple[Event, ...]
     others: tuple[Event, ...]
     events: tuple[Event, ...]
+    carried: tuple[Event, ...] = ()
 
     @property
     def drift(self) -> tuple[Event, ...]:
@@ -465,14 +466,14 @@ class OneNode(RuleBasedStateMachine):
         if half is not None and at < len(run.events) and run.events[at].name not in failed:
             self.machine.half_happen(run.events[at], half)
         known = outcomes[: max(0, len(outcomes) - unrecorded)]
-        self.journal.write(self.me, run.drift, run.events, known, finished=False)
+        self.write(run, known, finished=False)
         self.killed = True
 
     @rule(refused=refusals)
     def killed_before_the_second_look(self, refused: Mapping[int, int | None]) -> None:
         run = self.begin_run(self.plan())
         outcomes = self.apply(run.events, refused)
-        self.journal.write(self.me, run.drift, run.events, outcomes, finished=False)
+        self.write(run, outcomes, finished=False)
         self.killed = True
 
     @rule(refused=refusals)
@@ -490,20 +491,10 @@ class OneNode(RuleBasedStateMachine):
         ]
         self.machine.hidden = {names[who % len(names)]} if names else set()
         run = self.begin_run(self.plan())
-        hidden = unread_of_ours(self.machine.observe(), run.memory, self.scope())
         outcomes = self.machine.apply(run.events, lambda _: False)
         aftermath = self.look_again(run, outcomes, blind=False)
-        carried = tuple(event for event in run.memory.undecided if event.name in hidden)
-        self.journal.write(
-            self.me,
-            run.drift,
-            run.events,
-            outcomes,
-            finished=True,
-            aftermath=aftermath,
-            carried=carried,
-        )
-        self.killed = self.killed and bool(carried or not (run.drift or run.events))
+        self.write(run, outcomes, finished=True, aftermath=aftermath)
+        self.killed = self.killed and bool(run.carried or not (run.drift or run.events))
         self.machine.hidden.clear()
 
     def begin_run(self, desired: Topology) -> Run:
@@ -565,9 +556,7 @@ class OneNode(RuleBasedStateMachine):
         back = structs.replace(change, settled=settled, events=diff(before, settled.after))
         outcomes = self.machine.apply(back.events, lambda _: False)
         aftermath = self.look_again(back, outcomes, blind=False)
-        self.journal.write(
-            self.me, change.others, back.events, outcomes, finished=True, aftermath=aftermath
-        )
+        self.write(structs.replace(back, left=()), outcomes, finished=True, aftermath=aftermath)
         self.check_journal(self.born_today(goal), aftermath)
         failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
         found = run.settled.before.links
@@ -604,7 +593,27 @@ class OneNode(RuleBasedStateMachine):
         settled = self.settle(desired, memory)
         left, others = told_apart(memory.topology, settled.before, memory.undecided)
         events = diff(settled.before, settled.after)
-        return Run(desired, memory, settled, left, others, events)
+        hidden = unread_of_ours(self.observe(memory), memory, self.scope())
+        carried = tuple(event for event in memory.undecided if event.name in hidden)
+        return Run(desired, memory, settled, left, others, events, carried)
+
+    def write(
+        self,
+        run: Run,
+        outcomes: list[Outcome],
+        *,
+        finished: bool,
+        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+    ) -> None:
+        self.journal.write(
+            self.me,
+            run.drift,
+            run.events,
+            outcomes,
+            finished=finished,
+            aftermath=aftermath,
+            carried=run.carried,
+        )
 
     def settle(self, desired: Topology, memory: Memory) -> Settled:
         seen, scope = self.observe(memory), self.scope()
@@ -625,10 +634,8 @@ class OneNode(RuleBasedStateMachine):
         outcomes = self.apply(run.events, refused)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
         aftermath = self.look_again(run, outcomes, blind)
-        self.journal.write(
-            self.me, run.drift, run.events, outcomes, finished=True, aftermath=aftermath
-        )
-        self.killed = bool(aftermath.unsure)
+        self.write(run, outcomes, finished=True, aftermath=aftermath)
+        self.killed = bool(aftermath.unsure or run.carried)
         self.check_refusals(failed)
         self.check_journal(run.desired, aftermath)
         self.check_second_run(run.desired, failed)

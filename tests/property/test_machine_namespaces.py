@@ -101,12 +101,12 @@ class NamespacesComeAndGo(OneNode):
         self.arrive(self.machine)
 
     @rule()
-    def machine_is_restarted(self) -> None:
+    def machine_restarts(self) -> None:
+        super().machine_restarts()
         memory = self.journal.memory(self.me)
-        self.touched |= self.machine.wires.keys() | memory.topology.links.keys()
+        self.touched |= memory.topology.links.keys() | memory.pending.keys()
         self.machine.restart()
-        self.not_ours, self.foreign, self.known = {}, {}, {}
-        self.killed = False
+        self.foreign, self.known = {}, {}
         self.arrive(self.machine)
 
     def make_if_missing(self) -> None:
@@ -150,9 +150,10 @@ class NamespacesComeAndGo(OneNode):
         self.machine.make()
         self.arrive(self.machine)
         settled, events = placed(run.settled, run.events, {some.NETNS: self.machine.instance})
-        return structs.replace(
-            run, desired=self.born_today(run.desired), settled=settled, events=events
-        )
+        desired = self.born_today(run.desired)
+        if run.desired is self.planned.topology:
+            self.planned = structs.replace(self.planned, topology=desired)
+        return structs.replace(run, desired=desired, settled=settled, events=events)
 
     def born_today(self, goal: Topology) -> Topology:
         instance = self.machine.instance
@@ -164,8 +165,7 @@ class NamespacesComeAndGo(OneNode):
 
     def unreachable(self) -> set[str]:
         hidden = {i for i, there in self.machine.former.items() if not there.in_sight}
-        links = self.journal.memory(self.me).topology.links
-        return {name for name, link in links.items() if link.origin.instance in hidden}
+        return {name for instance in hidden for name in self.remembered_in(instance)}
 
     def wires_of_ours(self) -> list[Wire]:
         far = [w for there in self.machine.former.values() for w in there.wires.values()]
