@@ -15,14 +15,8 @@ from rait.adapters.journal_reader import JournalReader
 from rait.adapters.source import display_name, is_path
 from rait.app.inputs import configured
 from rait.app.load import load_secret
-from rait.app.session import (
-    Options,
-    filed_under,
-    lock_path,
-    our_turn,
-    scope_name,
-    spellings,
-)
+from rait.app.scopes import filed_under, scope_name, spellings
+from rait.app.session import Options, lock_path, our_turn
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.problem import ConfigError, MachineError

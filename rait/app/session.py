@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ from rait.adapters import caches, netns, privilege
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
-from rait.adapters.spelling import is_link, is_same, normal
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
+from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import Observation
@@ -54,10 +54,6 @@ PATIENCE_SECONDS = 1.0
 
 ROUNDS = 3
 """So many times a run gathers what it acts upon, at the most; the last time under the lock."""
-
-
-KEY_SCOPE = "key:"
-"""What the scope of a configuration begins with that has no path."""
 
 
 def _silent(_: str) -> None:
@@ -590,78 +586,6 @@ def scope_of(config: Config, public_key: str) -> Scope:
     """Which links belong to the node with this configuration and key."""
     group = config.isolation.ifgroup
     return Scope(public_key=public_key, netns=target_netns(config), ifgroup=group)
-
-
-def claimed_by_others(
-    url: str, journal: Path, scope: str, names: Collection[str]
-) -> dict[str, str]:
-    """Those of the links that the journal knows as another configuration's, with that one's name.
-
-    ``url`` is our configuration and ``scope`` its name. Raises RaitError.
-    """
-    claims = JournalReader(journal).claims(scope, names)
-    return {name: other for name, other in claims.items() if _is_another(other, url)}
-
-
-def _is_another(name: str, url: str) -> bool:
-    """Whether a scope is another configuration's, and not this one's under a former name.
-
-    A configuration that is gone from where it was has been moved: its links are left to who has
-    their key.
-    """
-    if name.startswith(KEY_SCOPE):
-        return True
-    other = Path(name)
-    try:
-        return other.exists() and not other.samefile(url)
-    except (OSError, ValueError):
-        return True  # ours has no path, or that one cannot be looked at
-
-
-def has_no_path(url: str) -> bool:
-    """Whether a configuration is from standard input or a URL, so that it goes by its key."""
-    return url == "-" or "://" in url
-
-
-def scope_name(url: str, public_key: str) -> str:
-    """What a new journal files this node's runs under: the configuration's absolute path.
-
-    A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
-    path that are no text are spelt out, as SQLite and JSON take none.
-    """
-    if has_no_path(url):
-        return f"{KEY_SCOPE}{public_key}"
-    return normal(url).encode("utf-8", "backslashreplace").decode()
-
-
-def filed_under(journal: JournalReader, name: str) -> str:
-    """What this journal files the runs of the configuration of this name under.
-
-    That is the name itself, or another spelling of it by which the journal knows it already; of
-    several the one that ran last, as that knows best what there is. Raises RaitError.
-    """
-    known = journal.scopes()
-    return max(spellings(journal, name), key=lambda scope: known[scope], default=name)
-
-
-def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
-    """The scopes of the journal that are of the configuration of this name. Raises RaitError.
-
-    A link under whose name something ran already may lead to another file by now, and is still the
-    same configuration. Once it is a file of its own, it is another one.
-    """
-    known = journal.scopes()
-    if name in known and len(known) == 1:
-        return (name,)
-    if name.startswith(KEY_SCOPE):
-        return tuple(scope for scope in known if scope == name)
-    aliases = journal.aliases().items()
-    by_link = {scope for path, scope in aliases if is_same(path, name) and is_link(path)}
-    return tuple(
-        scope
-        for scope in known
-        if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
-    )
 
 
 def observe(

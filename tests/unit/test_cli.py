@@ -19,7 +19,7 @@ from rait import __version__
 from rait.adapters.journal import Journal
 from rait.adapters.netlink import NetlinkSocket
 from rait.app.report import Failure, Report, Status
-from rait.app.session import scope_name
+from rait.app.scopes import scope_name
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkRemoved

@@ -13,7 +13,7 @@ from msgspec import structs
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import scopes_by_age
 from rait.adapters.spelling import is_same, normal
-from rait.app.session import filed_under
+from rait.app.scopes import filed_under
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded

@@ -1,0 +1,84 @@
+"""Under which name a journal files the runs of a configuration: its scope."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from rait.adapters.journal_reader import JournalReader
+from rait.adapters.spelling import is_link, is_same, normal
+
+KEY_SCOPE = "key:"
+"""What the scope of a configuration begins with that has no path."""
+
+
+def claimed_by_others(
+    url: str, journal: Path, scope: str, names: Collection[str]
+) -> dict[str, str]:
+    """Those of the links that the journal knows as another configuration's, with that one's name.
+
+    ``url`` is our configuration and ``scope`` its name. Raises RaitError.
+    """
+    claims = JournalReader(journal).claims(scope, names)
+    return {name: other for name, other in claims.items() if _is_another(other, url)}
+
+
+def _is_another(name: str, url: str) -> bool:
+    """Whether a scope is another configuration's, and not this one's under a former name.
+
+    A configuration that is gone from where it was has been moved: its links are left to who has
+    their key.
+    """
+    if name.startswith(KEY_SCOPE):
+        return True
+    other = Path(name)
+    try:
+        return other.exists() and not other.samefile(url)
+    except (OSError, ValueError):
+        return True  # ours has no path, or that one cannot be looked at
+
+
+def has_no_path(url: str) -> bool:
+    """Whether a configuration is from standard input or a URL, so that it goes by its key."""
+    return url == "-" or "://" in url
+
+
+def scope_name(url: str, public_key: str) -> str:
+    """What a new journal files this node's runs under: the configuration's absolute path.
+
+    A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
+    path that are no text are spelt out, as SQLite and JSON take none.
+    """
+    if has_no_path(url):
+        return f"{KEY_SCOPE}{public_key}"
+    return normal(url).encode("utf-8", "backslashreplace").decode()
+
+
+def filed_under(journal: JournalReader, name: str) -> str:
+    """What this journal files the runs of the configuration of this name under.
+
+    That is the name itself, or another spelling of it by which the journal knows it already; of
+    several the one that ran last, as that knows best what there is. Raises RaitError.
+    """
+    known = journal.scopes()
+    return max(spellings(journal, name), key=lambda scope: known[scope], default=name)
+
+
+def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
+    """The scopes of the journal that are of the configuration of this name. Raises RaitError.
+
+    A link under whose name something ran already may lead to another file by now, and is still the
+    same configuration. Once it is a file of its own, it is another one.
+    """
+    known = journal.scopes()
+    if name in known and len(known) == 1:
+        return (name,)
+    if name.startswith(KEY_SCOPE):
+        return tuple(scope for scope in known if scope == name)
+    aliases = journal.aliases().items()
+    by_link = {scope for path, scope in aliases if is_same(path, name) and is_link(path)}
+    return tuple(
+        scope
+        for scope in known
+        if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
+    )
