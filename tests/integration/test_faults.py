@@ -168,6 +168,32 @@ def test_killed_in_a_rollback(node: Node, fuse: Fuse, step: int) -> None:
     assert_is(node, THERE)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_a_run_takes_back_what_is_half_made_and_writes_down_the_rest(
+    node: Node, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_peers(node, A, B, C)
+    finish, test = Birth.finish, os.getpid()
+    finished: list[str] = []
+
+    def finish_one(birth: Birth, *args: Any) -> None:
+        if os.getpid() != test and finished:
+            signal.raise_signal(number)
+        finish(birth, *args)
+        finished.append("one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Birth, "finish", finish_one)
+        status = node.rait("up").status
+    assert status == (-number if number == signal.SIGTERM else 1)
+    node.assert_has_exactly(links_of(node, A))
+    (run,) = history(node)
+    assert (run.status, run.done, run.failed, run.unknown) == (None, 2, 0, 4)
+    assert node.rait("plan", "--json").json["drift"] == []
+    node.up()
+    node.assert_has_exactly(links_of(node, A, B, C))
+
+
 class Disk:
     """A small file system for the journal alone."""
 
