@@ -31,6 +31,7 @@ from msgspec import Struct
 
 from rait.adapters import netns, uapi
 from rait.adapters.netns import Netns
+from rait.adapters.systemd import out_of_service
 from rait.domain.hosts import ifname_bytes
 from rait.domain.problem import RaitError
 
@@ -282,7 +283,7 @@ class Start:
         try:
             with netns.entered(transit):
                 self._child = subprocess.Popen(
-                    [program, ifname_bytes(name)],
+                    [*out_of_service(), program, ifname_bytes(name)],
                     cwd="/",
                     env=_environment(),
                     stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters import rtnl, uapi, userspace_birth, userspace_process
+from rait.adapters import rtnl, systemd, uapi, userspace_birth, userspace_process
 from rait.adapters.netns import Netns, open_netns
 from rait.adapters.userspace import UserspaceBackend
 from rait.domain.backend import ObservedLink
@@ -532,3 +532,30 @@ def test_a_zone_that_a_program_tells_by_name_is_kept_by_number(
     (peer,) = node.links()[link.name].peers
     assert peer.endpoint == Endpoint("fe80::7%under", 5)
     node.must(PeerRemoved(link.name, peer))
+
+
+def test_in_a_service_of_systemd_a_program_gets_a_scope_of_its_own(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for systemd-run, which like that becomes the program that it is given."""
+    asked = tmp_path / "asked"
+    script = f'echo "$@" >> {asked}; while [ "${{1#--}}" != "$1" ]; do shift; done; exec "$@"'
+    program(tmp_path / "systemd-run", script)
+    (tmp_path / "cgroup").write_text("0::/system.slice/rait.service\n")
+    monkeypatch.setattr(systemd, "_BOOTED", str(tmp_path))
+    monkeypatch.setattr(systemd, "_CGROUP", str(tmp_path / "cgroup"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    systemd.out_of_service.cache_clear()
+    link = node.link(0, port=20000)
+    try:
+        node.must(LinkAdded(link))
+        assert node.links() == {link.name: link}
+        node.must(LinkRemoved(link))
+    finally:
+        systemd.out_of_service.cache_clear()
+
+    assert node.traces() == []
+    first, second = asked.read_text().splitlines()
+    assert first.endswith(" true")
+    assert second.endswith(f"/wireguard-go {link.name}")
+    assert "--scope" in second.split()
