@@ -55,6 +55,8 @@ def run_whole(run: RunRecord) -> list[str]:
         f"  sha256 of peers {header.peers_digest or 'not read'}",
         f"  public key {header.public_key}",
     ]
+    if header.accepted:
+        lines.append("  accepted whatever it costs: the guard counts from here on")
     if run.finished_at is not None:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]

@@ -115,6 +115,10 @@ class JournalReader:
         """The number of the last entry, 0 for none: where ``follow`` may begin."""
         return self._ask(lambda connection: read_head(connection).last_id)
 
+    def last_at(self) -> int:
+        """When the last entry was written, in unix nanoseconds; 0 where there is none."""
+        return self._ask(_last_at)
+
     def pruned(self) -> int:
         """The number of the last entry that was pruned, 0 for none."""
         return self._ask(lambda connection: read_head(connection).dropped)
@@ -425,6 +429,11 @@ def _last_entry_at(connection: sqlite3.Connection, time: int) -> int:
     if read_head(connection).dropped:
         raise HistoryError("what the journal held of that time was pruned")
     return 0
+
+
+def _last_at(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT at FROM entries ORDER BY id DESC LIMIT 1").fetchone()
+    return row[0] if row is not None and isinstance(row[0], int) else 0
 
 
 def _in_range(time: int) -> int:

@@ -195,9 +195,14 @@ class Session:
         )
 
     def recent_losses(self) -> Losses:
-        """The links that runs of the last hours cost their sessions; see the guard."""
-        since = time.time_ns() - WINDOW_HOURS * 3600 * 10**9
-        return recent_losses(JournalReader(self.journal_path).runs(since=since, scope=self.name))
+        """The links that runs of the last hours cost their sessions; see the guard.
+
+        A clock that was set back, or not set yet, is behind the journal: its last entry is now.
+        """
+        journal = JournalReader(self.journal_path)
+        now = max(time.time_ns(), journal.last_at())
+        since = now - WINDOW_HOURS * 3600 * 10**9
+        return recent_losses(journal.runs(since=since, scope=self.name))
 
     def _look(
         self, desired: Topology | None, memory: Memory, names: Names

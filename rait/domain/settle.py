@@ -177,13 +177,15 @@ def doubtful(observation: Observation, memory: Memory, scope: Scope) -> frozense
     In nearly all runs there are none. Of these the rest of the journal has to be asked.
     """
     known = memory.topology.links
-    return frozenset(
+    read = frozenset(
         seen.link.name
         for seen in (*observation.links.values(), *observation.doubles)
         if not _is_as_made(seen.link, known.get(seen.link.name))
         and _is_among_ours(seen, memory, scope)
         and not _is_remembered(seen, memory, scope)
     )
+    unread = (n for n, u in observation.unread.items() if _may_be_ours(n, u, memory, scope))
+    return read | {name for name in unread if name not in known}
 
 
 def _is_as_made(link: Link, known: Link | None) -> bool:
@@ -250,7 +252,7 @@ def unread_of_ours(observation: Observation, memory: Memory, scope: Scope) -> di
     return {
         name: unread.why
         for name, unread in observation.unread.items()
-        if _may_be_ours(name, unread, memory, scope)
+        if name not in scope.claimed and _may_be_ours(name, unread, memory, scope)
     } | {link.name: observation.lost[link.origin.instance] for link in _lost(observation, memory)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,22 @@ def test_a_name_that_the_other_has_is_said_to_be_taken(node: Node) -> None:
     assert node.rait("down").status == 0
     assert other.rait("up").status == 0, "now the name is free"
     assert set(node.state()) == links_of(node, B, C)
+
+
+def test_a_link_of_the_other_that_does_not_answer_is_its_own_affair(node: Node) -> None:
+    second = Second(node)
+    second.knows(C)
+    assert second.rait("up").status == 0
+    (pid,) = machine.wireguard_processes(second.links(C).pop())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        result = node.rait("up", "--json")
+        no_change(result)
+        assert "cannot be read" not in result.err
+        assert node.rait("down").status == 0
+        assert second.rait("up").status == 1, "but its own it misses"
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_new_private_key_is_no_stranger(node: Node) -> None:
