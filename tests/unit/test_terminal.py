@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import threading
@@ -259,3 +260,14 @@ def test_a_traceback_is_only_shown(
     err = capsys.readouterr().err
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith("ValueError: \\u001b[2K\n")
+
+
+def test_text_leaves_by_no_other_door() -> None:
+    package = Path(program.__file__).parent
+    for path in package.rglob("*.py"):
+        if path == package / "terminal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            direct = called == "print" or re.fullmatch(r"sys\.std(out|err)\.(buffer\.)?w.*", called)
+            assert not direct, f"{path}:{node.lineno}: {called}"  # type: ignore[attr-defined]
