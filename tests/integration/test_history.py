@@ -558,6 +558,25 @@ def test_a_mesh_does_not_die_by_halves(node: Node) -> None:
     assert node.up().status == 0, "who asked for it begins anew"
 
 
+def test_what_went_counts_for_a_day_whatever_the_clock_says(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(node, A, B, C, D)
+    write_peers(node, A, B)
+    node.up()
+    write_peers(node, A)
+    now = time.time_ns()
+
+    def set_clock(hours: int) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: now + hours * 3600 * 10**9)
+
+    for hours in (-24 * 365 * 56, 0, 23):  # the first is a clock that was not set yet
+        set_clock(hours)
+        refused(node.rait("up"), 4, "which makes 3")
+    set_clock(25)
+    assert node.up().status == 0
+
+
 def test_another_key_for_every_peer_does_not_take_the_node_off_the_mesh(node: Node) -> None:
     sync(node, A, B, C, D)
     state = node.state()
