@@ -458,9 +458,9 @@ def test_a_plan_against_a_state_touches_no_machine(
 
 @pytest.mark.parametrize("kind", ["hcl", "toml"])
 def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
-    """In processes of their own, whose parsers no one has warmed, with a home that is empty."""
-    home = rait.directory / "home"
-    home.mkdir(mode=0o700)
+    """In processes of their own, in which nothing was read before."""
+    cache = rait.directory / "home" / "cache"
+    cache.parent.mkdir(mode=0o700)
     hcl = (
         "peers {\n"
         f'  public_key = "{PEERS[50221][0]}"\n'
@@ -468,25 +468,35 @@ def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
     )
     if kind == "hcl":
         (rait.directory / "peers.conf").write_text(hcl)
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom rait.adapters import hcl\n"
-        "hcl._ROOT_CACHE = sys.argv.pop(1)\n"
-        "from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    prologue = (
+        "import sys\nfrom rait.adapters import cache_file\nassert cache_file._ROOT_CACHE\n"
+        f"cache_file._ROOT_CACHE = {str(cache / 'rait')!r}\n"
     )
-    before = everything(rait.directory)
-    for _ in range(2):
+    planning = f"{prologue}from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    keeping = (
+        f"{prologue}from rait.app.load import load_config, load_peers\n"
+        "load_peers(load_config(sys.argv[2], key_required=False), keep=True)\n"
+    )
+
+    def run_in(script: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-c", script, str(home / "cache" / "rait"), "-c", str(rait.conf),
-             "plan", "--against", str(STATE)],
+            [sys.executable, "-c", script, "-c", str(rait.conf), "plan", "--against", str(STATE)],
             capture_output=True, text=True, check=False, timeout=300,
-            env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
+            env={**os.environ, "HOME": str(cache.parent), "XDG_CACHE_HOME": str(cache)},
         )  # fmt: skip
         assert done.returncode == 0, done
-        assert everything(rait.directory) == before
-        # Nor is there anything new where one that may write would have put it.
-        (home / "cache").mkdir(mode=0o700, exist_ok=True)
-        (home / "cache" / "rait").mkdir(mode=0o700, exist_ok=True)
-        before = everything(rait.directory)
+
+    before = everything(rait.directory)
+    run_in(planning)
+    assert everything(rait.directory) == before
+    run_in(keeping)
+    kept = everything(rait.directory)
+    assert kept != before, "one that may write would have put something there"
+    for file in cache.rglob("*.*"):
+        file.unlink()
+    before = everything(rait.directory)
+    run_in(planning)
+    assert everything(rait.directory) == before
 
 
 def everything(directory: Path) -> dict[str, int]:
