@@ -38,6 +38,7 @@ IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
+IFLA_IFALIAS = 20
 IFLA_AF_SPEC = 26
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
@@ -70,6 +71,7 @@ _of_link = Picker(
         IFLA_MASTER: U32,
         IFLA_LINKINFO: BYTES,
         IFLA_GROUP: U32,
+        IFLA_IFALIAS: BYTES,
     },
     _IFINFO.size,
 )
@@ -156,6 +158,12 @@ def new_vrf(name: str, table: int | None) -> Request:
     info = [attribute(IFLA_INFO_KIND, VRF.encode()), nested(IFLA_INFO_DATA, data)]
     body = _ifinfo(0, IFF_UP, IFF_UP) + _name(name) + nested(IFLA_LINKINFO, info)
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def set_alias(name: str, alias: str) -> Request:
+    """Describe a link, as ``ip link set NAME alias ALIAS`` does."""
+    body = _ifinfo() + _name(name) + attribute(IFLA_IFALIAS, alias.encode())
+    return Request(RTM_SETLINK, 0, body)
 
 
 def delete_link(which: int | str) -> Request:
@@ -256,6 +264,7 @@ def _interface(
         master=names.get(master) if master else None,
         address=address,
         table=vrf_table(found) if kind == VRF else None,
+        alias=_text(found.get(IFLA_IFALIAS, b"")) if kind == VRF else "",
     )
 
 

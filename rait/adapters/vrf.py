@@ -54,6 +54,9 @@ FR_ACT_TO_TBL = 1
 PROTOCOL = 84
 """Marks rules and routes as made by rait; not among those that iproute2's rt_protos names."""
 
+MARK = "made by rait"
+"""The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
+
 LAST_METRIC = 4278198272
 """That of the route which ends a VRF's table, as vrf.rst has it: any other route wins over it."""
 
@@ -84,21 +87,41 @@ def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
     everything = tuple(interfaces)
     return {
         vrf.name: ObservedVrf(
-            vrf.table, tuple(sorted(each.name for each in everything if each.master == vrf.name))
+            vrf.table,
+            tuple(sorted(each.name for each in everything if each.master == vrf.name)),
+            vrf.alias == MARK,
         )
         for vrf in everything
         if vrf.table is not None
     }
 
 
-def rules() -> dict[str, Rule]:
+def rules() -> tuple[dict[str, Rule], frozenset[str]]:
     """The rules that look marked packets up in a table, and no more, by name.
 
-    Raises MachineError.
+    With them come the names of those that rait did not make. Raises MachineError.
     """
+    found: dict[str, Rule] = {}
+    others: set[str] = set()
     with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        found = (decode_rule(body) for body in via.dump(list_rules()))
-        return {rule.name: rule for rule in found if rule is not None}
+        for body in via.dump(list_rules()):
+            rule = decode_rule(body)
+            if rule is not None:
+                found[rule.name] = rule
+                if not _is_marked(body):
+                    others.add(rule.name)
+    return found, frozenset(others)
+
+
+def _is_marked(rule: bytes) -> bool:
+    return dict(attributes(rule, _RULE_HEADER.size)).get(FRA_PROTOCOL) == bytes([PROTOCOL])
+
+
+def mark(names: Iterable[str]) -> None:
+    """Mark VRFs as made by rait. Raises MachineError."""
+    with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
+        for name in names:
+            _perform(via, rtnl.set_alias(name, MARK), (errno.ENODEV,))
 
 
 def find(name: str) -> tuple[str, int | None] | None:
@@ -197,6 +220,7 @@ def _make(via: NetlinkSocket, name: str, table: int) -> None:
     if error is not None:
         raise MachineError(NO_VRF) if error.code == errno.EOPNOTSUPP else error
     try:
+        _perform(via, rtnl.set_alias(name, MARK))
         _perform(via, change_last_route(RTM_NEWROUTE, "ip4", table), (errno.EEXIST,))
         _perform(via, change_last_route(RTM_NEWROUTE, "ip6", table), (errno.EEXIST, *_NO_FAMILY))
     except MachineError:

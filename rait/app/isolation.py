@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rait.adapters import netns
+from rait.adapters.namespaces import Namespaces
 from rait.domain.backend import Observation
 from rait.domain.config import Config
 from rait.domain.events import Event, VrfAdded
 from rait.domain.history import Memory
 from rait.domain.problem import MachineError
+from rait.domain.topology import Topology
 from rait.domain.vrf import ACCEPT, has_transit, missing_transit
 
 
@@ -84,3 +87,42 @@ def made_here(memory: Memory) -> bool:
     """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
     topology = memory.topology
     return bool(topology.vrfs or topology.rules or memory.pending_vrfs or memory.pending_rules)
+
+
+def home(config: Config, memory: Memory, namespaces: Namespaces) -> str:
+    """The instance of the namespace that rait runs in, where that is to be remembered."""
+    if config.isolation.type != "vrf" and not made_here(memory):
+        return ""
+    return namespaces.open("").instance
+
+
+def mark_known(before: Topology, memory: Memory) -> None:
+    """Mark VRFs that an earlier rait made, which marked none, or a run that was cut off.
+
+    Raises MachineError.
+    """
+    unmarked = before.vrfs.keys() & memory.pending_vrfs.keys() if memory.home else before.vrfs
+    if unmarked:
+        from rait.adapters import vrf
+
+        vrf.mark(unmarked)
+
+
+def require_home(memory: Memory, namespaces: Namespaces) -> None:
+    """Raise MachineError where our VRFs and rules are in another namespace than rait runs in."""
+    if not memory.home or not made_here(memory) or netns.boot_of(memory.home) != netns.booted():
+        return
+    if namespaces.open("").instance == memory.home:
+        return
+    from rait.adapters import netns_search
+
+    found = netns_search.search({memory.home.partition("/")[2]})
+    found.close()
+    if not found.namespaces and not found.unseen:
+        return  # it is gone, and they with it
+    names = sorted((*memory.topology.vrfs, *memory.topology.rules))
+    what = ", ".join(names) or "VRFs or rules"
+    raise MachineError(
+        f"rait runs in another network namespace than the one in which it made {what}: run it in "
+        "that one. If that one is gone, say so with --assume-gone"
+    )

@@ -132,6 +132,7 @@ class Machine:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
             if ns.spec == "":
                 vrfs = _vrfs(interfaces)
+        all_rules, of_others = _rules() if rules else ({}, frozenset())
         return Observation(
             now=int(time.time()),
             links=links,
@@ -139,7 +140,8 @@ class Machine:
             unread=unread,
             others=others,
             vrfs=vrfs,
-            rules=_rules() if rules else {},
+            rules=all_rules,
+            rules_of_others=of_others,
         )
 
     def trace(
@@ -319,7 +321,7 @@ def _replaced(
             yield links[name]
 
 
-def _rules() -> dict[str, Rule]:
+def _rules() -> tuple[dict[str, Rule], frozenset[str]]:
     from rait.adapters import vrf
 
     return vrf.rules()

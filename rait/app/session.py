@@ -124,6 +124,8 @@ class Session:
         Raises MachineError where the journal knows links in a target that cannot be found.
         """
         _require_target(self.target, memory)
+        if not self.options.assume_gone:
+            isolation.require_home(memory, self.machine.namespaces)
         return observe(
             self.machine,
             self.target,
@@ -257,6 +259,7 @@ class Session:
             look_again=lambda known, failed: self._look_again(change, known, failed, routing),
         )
         run_id: int | None = None
+        isolation.mark_known(change.settled.before, change.memory)
         header = self._header(command, peers_digest, change, accepted=accepted)
         if change.events or change.drift or change.strays:
             run = journal.begin(header, change.drift, change.events)
@@ -355,6 +358,7 @@ class Session:
             carried=(*change.carried, *(e for e in strays if e not in change.carried)),
             strays=change.strays,
             accepted=accepted,
+            home=isolation.home(self.config, change.memory, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
         )
 

@@ -42,10 +42,14 @@ class UnreadLink(Struct, frozen=True):
 
 
 class ObservedVrf(Struct, frozen=True):
-    """A VRF as it is: its routing table, and the names of the interfaces enslaved to it."""
+    """A VRF as it is: its routing table, and the names of the interfaces enslaved to it.
+
+    ``marked`` tells that rait made it, and nobody has made one of the same name since.
+    """
 
     table: int
     members: tuple[str, ...] = ()
+    marked: bool = False
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -55,7 +59,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     nobody can tell whether they are some. ``others`` maps the names of all other
     interfaces in the target namespace to their kind. ``vrfs`` by name and ``rules`` (only those
     that look marked packets up in a table, and no more) are of the namespace that rait runs in;
-    they are there if the run was asked for them. ``doubles`` are links in other namespaces, of a
+    they are there if the run was asked for them, and ``rules_of_others`` are the names of those
+    that rait did not make. ``doubles`` are links in other namespaces, of a
     name that one of ``links`` has already, and ``lost`` the instances of namespaces in which there
     may be links of ours and that could not be looked at, each with the reason.
     """
@@ -66,6 +71,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     others: Mapping[str, str] = {}
     vrfs: Mapping[str, ObservedVrf] = {}
     rules: Mapping[str, Rule] = {}
+    rules_of_others: frozenset[str] = frozenset()
     doubles: tuple[ObservedLink, ...] = ()
     lost: Mapping[str, str] = {}
 
@@ -90,7 +96,8 @@ class Interface(Struct, frozen=True, kw_only=True):
 
     ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
     it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
-    ``table`` the routing table of a VRF. ``carrier`` is only told of one that is up.
+    ``table`` and ``alias`` the routing table and the description of a VRF. ``carrier`` is only told
+    of one that is up.
     """
 
     name: str
@@ -102,6 +109,7 @@ class Interface(Struct, frozen=True, kw_only=True):
     master: str | None = None
     address: str | None = None
     table: int | None = None
+    alias: str = ""
     carrier: bool = True
 
 

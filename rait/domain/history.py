@@ -47,6 +47,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     are events of earlier runs of which nobody knows what became, and this run could not find out.
     ``strays`` are links that an earlier run left half made, and that this one ends before all else.
     ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
+    ``home`` is the instance of the network namespace that the run was in, where VRFs and rules are;
+    one that tells it has marked the VRFs that it made, or knew.
     """
 
     scope: str
@@ -62,6 +64,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     carried: tuple[Event, ...] = ()
     strays: tuple[str, ...] = ()
     spelt: str = ""
+    home: str = ""
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -72,7 +75,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
     is all that runs intended and that may have happened, or may be half done.
     ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
-    ``departed`` are endpoints that outlive their links.
+    ``departed`` are endpoints that outlive their links, and ``home`` is that of the last run that
+    told it (see RunHeader), "" if none did.
     """
 
     topology: Topology = EMPTY
@@ -82,12 +86,13 @@ class Memory(Struct, frozen=True, kw_only=True):
     undecided: tuple[Event, ...] = ()
     extra_cmd_owed: bool = False
     departed: Departed = {}
+    home: str = ""
 
 
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed``, ``undecided`` and ``departed`` are as in Memory.
+    ``extra_cmd_owed``, ``undecided``, ``departed`` and ``home`` are as in Memory.
     """
 
     topology: Topology = EMPTY
@@ -95,6 +100,7 @@ class Snapshot(Struct, frozen=True):
     extra_cmd_owed: bool = False
     undecided: tuple[Event, ...] = ()
     departed: Departed = {}
+    home: str = ""
 
 
 class Repeated(Struct, frozen=True):
@@ -252,6 +258,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
     undecided = start.undecided
     departed = start.departed
+    home = start.home
     for run in runs:
         if through is not None and run.id > through:
             break
@@ -264,7 +271,8 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         public_key = run.header.public_key
         owed = _owed_after(run, owed)
         undecided = tuple(run.undecided())
-    return Snapshot(topology, public_key, owed, undecided, departed)
+        home = run.header.home or home
+    return Snapshot(topology, public_key, owed, undecided, departed, home)
 
 
 def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
@@ -282,6 +290,7 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
         pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
         undecided=undecided,
         departed=now.departed,
+        home=now.home,
     )
 
 

@@ -122,17 +122,25 @@ def settle_isolation(
 
 
 def _our_vrfs(observation: Observation, memory: Memory) -> dict[str, int]:
+    """Those that rait made: what others made in their place bears no mark.
+
+    A run that was cut off may not have come to mark what it made, and one of an earlier rait
+    marked none.
+    """
     known = {**memory.pending_vrfs, **memory.topology.vrfs}
     return {
         name: table
         for name, table in known.items()
-        if name in observation.vrfs and observation.vrfs[name].table == table
+        if (seen := observation.vrfs.get(name)) is not None
+        and seen.table == table
+        and (seen.marked or name in memory.pending_vrfs or not memory.home)
     }
 
 
 def _our_rules(observation: Observation, memory: Memory) -> dict[str, Rule]:
     known = memory.pending_rules | memory.topology.rules.keys()
-    return {name: rule for name, rule in observation.rules.items() if name in known}
+    names = known - observation.rules_of_others
+    return {name: rule for name, rule in observation.rules.items() if name in names}
 
 
 def _obstacles(observation: Observation, wanted: Mapping[str, int]) -> Iterator[Problem]:

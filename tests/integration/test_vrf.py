@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration import machine
+from tests.integration.command import start_fork
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, FWMARK, IFGROUP, MTU, Mesh, Node
 from tests.integration.routing import need
@@ -170,6 +171,42 @@ def test_a_vrf_that_was_there_before_is_used_and_left(pair: Mesh) -> None:
     a.down()
     assert machine.links(a.netns)[TARGET]["ifindex"] == index
     assert members(a, TARGET) == set()
+
+
+@kernel
+def test_a_vrf_that_an_administrator_made_anew_is_used_and_left(pair: Mesh) -> None:
+    a, b = pair.nodes
+    a.up()
+    machine.ip_batch(
+        [
+            f"link del {TARGET}",
+            f"link add {TARGET} type vrf table {TABLE}",
+            f"link set {TARGET} up",
+        ],
+        a.netns,
+    )
+    index = machine.links(a.netns)[TARGET]["ifindex"]
+    a.up()
+    assert members(a, TARGET) == a.links_to(b)
+    a.down()
+    assert machine.links(a.netns)[TARGET]["ifindex"] == index
+    ip(a, "link", "del", TARGET)
+    a.up()
+    a.down()
+    assert vrfs(a) == {}, "what rait makes in its place is rait's again"
+
+
+@kernel
+def test_run_elsewhere_rait_does_not_forget_its_vrf(pair: Mesh) -> None:
+    a, b = pair.nodes
+    a.up()
+    for what in ("plan", "up", "down"):
+        result = start_fork(b.netns, ["-c", str(a.conf), what], "", pair.directory).wait()
+        assert result.status == 1, result
+        assert "another network namespace" in result.err
+    assert vrfs(a) == {TARGET: TABLE}
+    a.down()
+    assert vrfs(a) == {}
 
 
 @kernel

@@ -22,14 +22,14 @@ OURS = [
 
 def test_rules_are_read_added_and_removed() -> None:
     with namespaces(1) as (netns,), machine.inside(netns):
-        assert vrf.rules() == {}
+        assert vrf.rules() == ({}, frozenset())
         added = [RuleAdded(rule) for rule in OURS]
         assert list(vrf.VrfBackend().apply(added)) == [Outcome(0), Outcome(1), Outcome(2)]
-        assert vrf.rules() == {rule.name: rule for rule in OURS}
+        assert vrf.rules() == ({rule.name: rule for rule in OURS}, frozenset())
         assert "900: from all fwmark 0x36 lookup 70000" in shown(netns, "-6")
         removed = [RuleRemoved(rule) for rule in OURS]
         assert list(vrf.VrfBackend().apply(removed)) == [Outcome(0), Outcome(1), Outcome(2)]
-        assert vrf.rules() == {}
+        assert vrf.rules() == ({}, frozenset())
         assert all(outcome.error is None for outcome in vrf.VrfBackend().apply(removed))
 
 
@@ -47,7 +47,9 @@ def test_rules_of_others_are_told_apart_and_never_removed() -> None:
             netns,
         )
         before = shown(netns, "-4")
-        assert list(vrf.rules()) == [OURS[0].name], "the others have more to them"
+        seen, of_others = vrf.rules()
+        assert list(seen) == [OURS[0].name], "the others have more to them"
+        assert of_others == {OURS[0].name}
         (outcome,) = vrf.VrfBackend().apply([RuleRemoved(OURS[0])])
         assert outcome.error is None
         assert shown(netns, "-4") == before, "the same rule, but not made by rait"

@@ -124,6 +124,31 @@ def test_a_vrf_that_is_not_ours_is_used_and_left() -> None:
     assert events_of(settle(there, EMPTY, Memory(), SCOPE)) == ()
 
 
+def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
+    known = Memory(topology=MESH, home="boot/1")
+    there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
+    for wanted in (MESH, EMPTY):
+        settled = settle(there, wanted, known, SCOPE)
+        assert events_of(settled) == ()
+        assert settled.before.vrfs == {}
+    marked = seen(vrfs={"mesh": ObservedVrf(100, marked=True)})
+    assert events_of(settle(marked, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+
+
+def test_a_vrf_of_a_run_that_was_cut_off_before_it_was_marked_is_ours() -> None:
+    known = Memory(pending_vrfs={"mesh": 100}, home="boot/1")
+    there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
+    assert events_of(settle(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+
+
+def test_a_rule_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
+    (name, *_) = RULES.rules
+    there = structs.replace(seen(rules=RULES.rules), rules_of_others=frozenset((name,)))
+    settled = settle(there, EMPTY, remembered(RULES), SCOPE)
+    assert name not in {event.name for event in events_of(settled)}
+    assert settled.before.rules.keys() == RULES.rules.keys() - {name}
+
+
 def test_our_vrf_goes_with_our_links() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
     settled = settle(there, EMPTY, remembered(MESH), SCOPE)
