@@ -173,6 +173,7 @@ class Session:
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
         left, others = told_apart(memory.topology, settled.before, memory.undecided)
+        strays = tuple(sorted(memory.pending.keys() - settled.before.links.keys()))
         return Change(
             settled=settled,
             routing_problem=problem,
@@ -184,8 +185,8 @@ class Session:
             memory=memory,
             desired=desired,
             names=names,
-            strays=tuple(sorted(memory.pending.keys() - settled.before.links.keys())),
-            carried=self._carried(observation, memory, babeld=told and problem is None),
+            strays=strays,
+            carried=self._carried(observation, memory, strays, babeld=told and problem is None),
             losses=losses,
         )
 
@@ -214,17 +215,25 @@ class Session:
         return observation, settle(observation, desired or EMPTY, memory, scope, names)
 
     def _carried(
-        self, observation: Observation, memory: Memory, *, babeld: bool
+        self, observation: Observation, memory: Memory, strays: Sequence[str], *, babeld: bool
     ) -> tuple[Event, ...]:
         """What earlier runs may have done that cannot be looked at now either."""
         if not memory.undecided:
             return ()
-        hidden = unread_of_ours(observation, memory, self.scope)
+        hidden = set(unread_of_ours(observation, memory, self.scope))
+        hidden |= {name for name in strays if self._is_born_elsewhere(memory.pending[name])}
         return tuple(
             event
             for event in memory.undecided
             if (not babeld if isinstance(event, ToBabeld) else event.name in hidden)
         )
+
+    def _is_born_elsewhere(self, link: Link) -> bool:
+        """Whether a link that is half made would be in a namespace where this run does not look."""
+        if link.origin.backend == "kernel" or not is_of_this_boot(link):
+            return False
+        here = self.machine.namespace.is_open and self.machine.transit
+        return link.origin.transit not in ("", here)
 
     def carry_out(
         self,

@@ -354,6 +354,29 @@ def test_what_ends_half_made_links_is_written_down_first(
     assert len(history(node)) == 3
 
 
+def test_a_half_made_link_is_not_forgotten_while_nobody_looks_where_it_is(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_mesh(1).nodes[0]
+    sync(node, A)
+    write_peers(node, A, B)
+    names = links_of(node, A, B)
+    with monkeypatch.context() as patch:
+        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert node.rait("up").status == -signal.SIGKILL
+    eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the program is up")
+
+    elsewhere = node.conf_hcl().replace('transit = ""', f'transit = "{node.mesh.bridge}"')
+    node.write_conf(text=elsewhere)
+    node.down()
+    assert set(machine.uapi_sockets(node.tag)) == links_of(node, B)
+    node.write_conf()
+
+    (name,) = links_of(node, B)
+    assert f"- {name} (half made" in node.down().out
+    assert node.leftovers() == []
+
+
 def test_what_is_in_the_way_of_a_socket_is_named(make_mesh: MakeMesh) -> None:
     node = make_mesh(1).nodes[0]
     sync(node, A)
