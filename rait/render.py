@@ -7,7 +7,7 @@ so they are joined nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from rait.app.restore import Past
 
 NEVER = "never"
+_NAMED = 20
+"""So many links the guard names of each kind; all of them are in the JSON."""
+
 _QUESTIONS: Mapping[Reason, str] = {
     "removed": "Is the peers list complete?",
     "another peer": "Have these peers new keys?",
@@ -83,29 +86,30 @@ def removal_text(report: Report, removal: Removal) -> str:
 
 def _cost(removal: Removal) -> str:
     """Which links lose what, and how many may."""
-    count = len(removal.links)
-    names = few([*map(_loser(removal), removal.links)], GUARDED_SHOWN)
-    of = counted(removal.of, "link")
-    what = f"remove {count} of {of}"
+    count, names = len(removal.links), _losers(removal)
+    what = f"remove {count} of {removal.of} links"
     may = f"remove {removal.limit}"
     if removal.reasons:
-        what = f"end the sessions of {count} of {of}"
+        what = f"end the sessions of {count} of {removal.of} links"
         may = f"end those of {removal.limit}"
     if not removal.earlier:
         return f"it would {what}, and may {may}: {names}"
     total = count + len(removal.earlier)
+    before = few(removal.earlier, _NAMED)
     return (
         f"it would {what}, and may {may}, with what runs of the last {WINDOW_HOURS} hours cost, "
-        f"which makes {total}: {names}; before: {few(removal.earlier, GUARDED_SHOWN)}"
+        f"which makes {total}: {names}; before: {before}"
     )
 
 
-def _loser(removal: Removal) -> Callable[[str], str]:
-    def told(name: str) -> str:
-        why = removal.reasons.get(name, "removed")
-        return f"{name} ({why})" if removal.reasons else name
-
-    return told
+def _losers(removal: Removal) -> str:
+    """The links by what costs them their session, which needs no word if all are removed."""
+    if not removal.reasons:
+        return few(removal.links, _NAMED)
+    groups: dict[str, list[str]] = {}
+    for name in removal.links:
+        groups.setdefault(removal.reasons.get(name, "removed"), []).append(name)
+    return "; ".join(f"{why}: {few(names, _NAMED)}" for why, names in sorted(groups.items()))
 
 
 def _guarded(command: str, removal: Removal) -> tuple[str, str]:

@@ -296,6 +296,17 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
         assert f"`rait {full}` will stop" in text
         assert "peers list" not in text
         assert "run it again with --yes" in text
+    many = tuple(f"w{number}" for number in range(30))
+    mixed = Removal(many, 40, 5, {"w7": "another peer", "w8": "made again"}, ("v1", "v2"))
+    text = removal_text(report(status="stopped", removal=mixed), mixed)
+    for words in (
+        "end the sessions of 30 of 40 links, and may end those of 5",
+        "with what runs of the last 24 hours cost, which makes 32: another peer: w7; made again: ",
+        "removed: w0, w1,",
+        "and 8 more; before: v1, v2.",
+        "Is the peers list complete? Have these peers new keys? Are the links to be born elsewhere",
+    ):
+        assert words in text
     told = json.loads(report_json(stopped))["excessive_removal"]
     assert told == {"links": ["w1", "w2", "w3"], "of": 4, "limit": 2}
 
