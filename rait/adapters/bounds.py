@@ -12,6 +12,9 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_CONFIG_BYTES = 1024 * 1024
 """Of rait.conf."""
 
+MAX_STATE_BYTES = 32 * 1024 * 1024
+"""Of what `rait export-state` wrote: 8,000 links and more."""
+
 MAX_ITEMS = 500_000
 """In HCL: keys, blocks, values, lines of heredocs and escapes in text, in all. In TOML and JSON:
 lines, commas and opening brackets, which are no fewer."""

@@ -126,8 +126,6 @@ def load_registry(
     more links than the configuration allows. No message shows the private key.
     """
     peers = load_peers(loaded, keep=keep, read=read, secret=secret)
-    if secret is None:
-        _refuse_pair_of(public_key, peers)
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
         first = peers.describe(peers.doubts[0].problem)
@@ -142,6 +140,9 @@ def load_registry(
             f"{loaded.config.max_links} at the most, so nothing is done. If the list is right, set "
             "max_links in rait.conf"
         )
+    if secret is None:
+        # Last, as it takes a moment for each peer, of which there are not too many by now.
+        _refuse_pair_of(public_key, peers)
     return peers
 
 

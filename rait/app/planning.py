@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from rait.adapters import caches, source
+from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.journal_reader import JournalReader
 from rait.app import isolation
 from rait.app.execution import Change, planned
@@ -171,7 +172,7 @@ def _read_state(path: str) -> State:
     if not source.is_path(path):
         raise ConfigError(f"--against takes the path of a state, and {name} is none")
     try:
-        text = source.read(path)
+        text = source.read(path, limit=MAX_STATE_BYTES)
     except SourceError as error:
         raise SourceError(
             f"{error}; this is not a state: export one with `rait export-state`"

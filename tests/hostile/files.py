@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
 
-from rait.adapters.bounds import MAX_BYTES, MAX_CONFIG_BYTES, MAX_DOTS, MAX_ITEMS
+from rait.adapters.bounds import MAX_BYTES, MAX_CONFIG_BYTES, MAX_DOTS, MAX_ITEMS, MAX_STATE_BYTES
 
 Case = tuple[str, Callable[[], str], str | int]
 
@@ -281,4 +281,34 @@ CONFIGS: dict[str, Case] = {
     "words": (UNKNOWN, filled("word ", start="a {\nb = ", size=MAX_CONFIG_BYTES), QUOTES),
     "numbers": (UNKNOWN, filled("9", start="a {}\nmax_removals = ", size=MAX_CONFIG_BYTES), "huge"),
     "too large": (UNKNOWN, times("#\n", MAX_CONFIG_BYTES), f"larger than {MAX_CONFIG_BYTES} bytes"),
+}
+
+
+def _state(field: str) -> tuple[str, str]:
+    """The beginning and the end of a state whose field is to be filled."""
+    return f'{{"format":"rait-state-1","{field}":[', "0]}"
+
+
+NO_STATE = "not a state that rait exported"
+
+STATES: dict[str, Case] = {
+    "open lists": ("state.json", times("[", 400_000, start='{"a":'), NO_STATE),
+    "open objects": ("state.json", times('{"a":', 400_000), NO_STATE),
+    "digits": ("state.json", filled("9", start='{"exported_at":', end="}"), NO_STATE),
+    "more than there should be": (
+        "state.json",
+        filled("0,", start=_state("x")[0], end=_state("x")[1], size=MAX_STATE_BYTES),
+        NO_STATE,
+    ),
+    "objects": (
+        "state.json",
+        filled('{"a":[]},', start=_state("x")[0], end=_state("x")[1], size=MAX_STATE_BYTES),
+        NO_STATE,
+    ),
+    "a list for links": (
+        "state.json",
+        filled("{},", start=_state("observation")[0], end=_state("observation")[1]),
+        NO_STATE,
+    ),
+    "too large": ("state.json", times("[]\n", MAX_STATE_BYTES), f"larger than {MAX_STATE_BYTES}"),
 }

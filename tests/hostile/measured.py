@@ -20,6 +20,8 @@ import tomli  # noqa: F401
 
 from rait.adapters import peers_cache, source, web  # noqa: F401
 from rait.app.load import load_config, load_peers
+from rait.app.planning import plan_against
+from rait.app.session import Options
 from rait.domain.problem import RaitError
 
 MOST_SECONDS = 30
@@ -48,7 +50,7 @@ def _measured(task: dict[str, Any]) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     try:
-        found = _read(**task) if "url" in task else _load(**task)
+        found = next(do(**task) for name, do in _TASKS.items() if name in task)
     except RaitError as error:
         found = {"error": str(error)}
     except BaseException:  # noqa: BLE001 - a bug or a bound, either of which the test shows
@@ -72,6 +74,15 @@ def _load(conf: str, cache: str) -> dict[str, Any]:
     loaded = load_config(conf)
     peers = load_peers(loaded, keep=True)
     return {"peers": len(peers.peers), "warnings": [*loaded.warnings, *peers.warnings]}
+
+
+def _plan(against: str, conf: str) -> dict[str, Any]:
+    report = plan_against(Options(config=conf), against)
+    return {"links": report.links}
+
+
+_TASKS = {"url": _read, "cache": _load, "against": _plan}
+"""What to do, by the argument that tells."""
 
 
 if __name__ == "__main__":

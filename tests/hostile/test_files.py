@@ -57,3 +57,14 @@ def test_a_configuration(name: str, directory: Path, measure: Measure) -> None:
     path = directory / file
     path.write_text(text())
     check(measure(conf=str(path), cache=str(directory / "cache")), wanted, path)
+
+
+@pytest.mark.parametrize("name", files.STATES)
+def test_a_state(name: str, directory: Path, measure: Measure) -> None:
+    file, text, wanted = files.STATES[name]
+    path = directory / file
+    path.write_text(text())
+    conf = directory / "rait.conf"
+    conf.write_text(CONF % (files.OWN, directory / "peers.conf"))
+    conf.chmod(0o600)
+    check(measure(against=str(path), conf=str(conf)), wanted, path)
