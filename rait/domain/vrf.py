@@ -14,6 +14,7 @@ from rait.domain.config import Config, Family
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import Link, Rule, Topology
+from rait.domain.words import few
 
 RULE_PRIORITY = 900
 """Before the kernel's own rule for VRFs, l3mdev-table at 1000 (vrf.rst), and so before main."""
@@ -94,7 +95,8 @@ def settle_isolation(
 ) -> SettledIsolation:
     """What there is of our VRFs and rules, and what should be, given the links that there will be.
 
-    A VRF of ours stays while interfaces are in it that are to stay.
+    A VRF of ours stays while interfaces are in it that are to stay, and a rule while links that
+    are not ours have its mark.
     """
     before = Isolated(_our_vrfs(observation, memory), _our_rules(observation, memory))
     problems = list(_obstacles(observation, desired.vrfs))
@@ -118,7 +120,35 @@ def settle_isolation(
         for name, rule in desired.rules.items()
         if name in before.rules or name not in observation.rules
     }
+    needed = _needed_by_others(before.rules, rules, observation, ours)
+    problems += (Problem(_rule_kept(name, links), "warning") for name, links in needed.items())
+    rules |= {name: before.rules[name] for name in needed}
     return SettledIsolation(before, Isolated(vrfs, rules), tuple(problems))
+
+
+def _needed_by_others(
+    before: Mapping[str, Rule],
+    after: Mapping[str, Rule],
+    observation: Observation,
+    ours: frozenset[str],
+) -> dict[str, list[str]]:
+    """The rules of ours that would go, while links that are not ours have their mark.
+
+    Those may be another configuration's, which found the rule and made none. Where the mark gets
+    another rule, that one is for them as well.
+    """
+    replaced = {(rule.family, rule.fwmark) for rule in after.values()}
+    marked: dict[int, list[str]] = {}
+    for name, seen in observation.links.items():
+        if name not in ours:
+            marked.setdefault(seen.link.device.fwmark, []).append(name)
+    return {
+        name: marked[rule.fwmark]
+        for name, rule in before.items()
+        if name not in after
+        and rule.fwmark in marked
+        and (rule.family, rule.fwmark) not in replaced
+    }
 
 
 def _our_vrfs(observation: Observation, memory: Memory) -> dict[str, int]:
@@ -170,6 +200,10 @@ def _kept(name: str, members: Iterable[str]) -> str:
         f"VRF {name} stays, as other interfaces are in it: {', '.join(sorted(members))}; "
         f"`ip link set INTERFACE nomaster` takes one out, `ip link delete {name}` removes it"
     )
+
+
+def _rule_kept(name: str, links: list[str]) -> str:
+    return f"the rule `{name}` stays, as links that are not ours have its mark: {few(links)}"
 
 
 def _is_in(vrf: str, link: Link | None) -> bool:

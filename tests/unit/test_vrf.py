@@ -216,6 +216,25 @@ def test_our_rule_goes_and_the_same_of_another_stays() -> None:
     assert events_of(settle(there, RULES, Memory(), SCOPE)) == ()
 
 
+def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
+    """Another configuration found the rule there, and made none."""
+    device = Device("another's key", 50002, RULE.fwmark)
+    other = structs.replace(link("other"), device=device)
+    there = seen(link("w1"), other, rules=RULES.rules)
+    settled = settle(there, EMPTY, remembered(RULES), SCOPE)
+    assert [event.name for event in events_of(settled)] == ["w1"]
+    assert settled.after.rules == RULES.rules, "it stays ours"
+    (problem,) = settled.problems
+    assert (problem.severity, problem.link) == ("warning", None)
+    assert "other" in problem.message
+    assert RULE.name in problem.message
+    moved = Topology(rules={(new := Rule("ip4", 54, 300, 900)).name: new})
+    assert events_of(settle(there, moved, remembered(RULES), SCOPE))[-1] == RuleRemoved(RULE)
+    unmarked = structs.replace(other, device=Device("another's key", 50002))
+    there = seen(unmarked, rules=RULES.rules)
+    assert events_of(settle(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
+
+
 def test_what_a_killed_run_made_is_ours() -> None:
     intended = (VrfAdded("mesh", 100), RuleAdded(RULE))
     killed = RunRecord(id=1, last_id=3, header=HEADER, intended=intended)
