@@ -77,6 +77,7 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
     value = {
         "run": run.id,
         **header,
+        "recorded_at": run.recorded_at,
         "finished_at": run.finished_at,
         "status": run.status or "unfinished",
         "done": run.done,
@@ -144,6 +145,11 @@ def _entries(number: int) -> str:
     return counted(number, "entry", "entries")
 
 
+def _doubt(run: RunRecord) -> Iterator[str]:
+    if run.clock_was_unset and run.recorded_at is not None:
+        yield f"(the clock was not set: after {written(run.recorded_at)})"
+
+
 def _headline(run: RunRecord) -> str:
     header = run.header
     counts = [f"{run.done} done"]
@@ -154,6 +160,7 @@ def _headline(run: RunRecord) -> str:
     words = [
         f"run {run.id}",
         written(header.started_at),
+        *_doubt(run),
         header.command,
         run.status or UNFINISHED,
         f"({', '.join(counts)})",

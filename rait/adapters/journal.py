@@ -183,7 +183,7 @@ class Journal(JournalReader):
     def _count_attempt(self, run: int, scope: str) -> None:
         with self._appending() as log:
             self._expect_latest(run, scope)
-            journal_repeats.count(log, scope, self._clock())
+            journal_repeats.count(log, scope, log.now())
 
     def _tell_apart(self, run: int, scope: str) -> int:
         """Write the attempt to repeat a run as a run of its own, whose number this gives."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from msgspec import Struct, structs
 
 from rait.adapters import journal_repeats
-from rait.adapters.journal_reader import aliases, scopes_by_age, snapshot_at
+from rait.adapters.journal_reader import aliases, run_spans, scopes_by_age, snapshot_at
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
@@ -82,14 +82,18 @@ def shrink(connection: sqlite3.Connection) -> None:
 
 def _spans(connection: sqlite3.Connection) -> list[_Span]:
     rows = connection.execute(
-        "SELECT run, max(id), max(at), max(kind = 'run_finished'), scope FROM entries "
+        "SELECT run, max(id), max(at) - min(at), max(kind = 'run_finished'), scope FROM entries "
         "WHERE run > 0 AND kind != 'snapshot' GROUP BY run ORDER BY run"
     ).fetchall()
     latest = {scope: run for run, *_, scope in rows}
     repeats = journal_repeats.read_all(connection)
+    begun = run_spans(connection)
     return [
-        _repeated(_Span(run, last, last_at, bool(finished), latest[scope] == run), repeats.get(run))
-        for run, last, last_at, finished, scope in rows
+        _repeated(
+            _Span(run, last, begun[run].latest + took, bool(finished), latest[scope] == run),
+            repeats.get(run),
+        )
+        for run, last, took, finished, scope in rows
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from rait.domain.history import (
     HistoryError,
     Memory,
     Repeated,
+    RunHeader,
     RunRecord,
     Snapshot,
     VerifyReport,
@@ -24,6 +26,7 @@ from rait.domain.history import (
     made_in,
     remember,
 )
+from rait.domain.timeline import Span, Start, spans
 from rait.domain.topology import Topology
 
 Answer = TypeVar("Answer")
@@ -281,16 +284,12 @@ def _runs(
     until: int | None,
     scopes: Collection[str] | None,
 ) -> tuple[RunRecord, ...]:
-    since = since and _in_range(since)
-    until = until and _in_range(until)
     conditions, values = ["kind = 'run_started'"], list[int | str]()
-    late = "at >= ?"
-    if since is not None:
-        late = f"(at >= ? OR id IN ({', '.join(map(str, _repeated_since(connection, since)))}))"
-    for condition, value in ((late, since), ("at <= ?", until)):
-        if value is not None:
-            conditions.append(condition)
-            values.append(value)
+    if since is not None or until is not None:
+        first, last = _begun(connection, since, until)
+        repeated = [] if since is None else _repeated_since(connection, since)
+        conditions.append(f"(id >= ? OR id IN ({', '.join(map(str, repeated))})) AND id <= ?")
+        values += [first, last]
     if scopes is not None:
         conditions.append(f"scope IN ({', '.join('?' * len(scopes))})")
         values += scopes
@@ -355,11 +354,32 @@ def _run_counts(connection: sqlite3.Connection) -> Mapping[str, int]:
     )
 
 
+def _begun(connection: sqlite3.Connection, since: int | None, until: int | None) -> tuple[int, int]:
+    """The first run that may have begun since a time, and the last that had until another."""
+    begun = run_spans(connection)
+    late = (run for run, span in begun.items() if since is None or span.latest >= since)
+    early = (run for run in reversed(begun) if until is None or begun[run].earliest <= until)
+    return next(late, MOST), next(early, LEAST)
+
+
+def run_spans(connection: sqlite3.Connection) -> dict[int, Span]:
+    """When each run began, as far as that can be told; in the order of the runs."""
+    entries = _entries(connection, "WHERE kind = 'run_started' ORDER BY id", ())
+    starts = [Start(codec.time_of(entry), _clock_of(entry)) for entry in entries]
+    found = spans(starts, time.time_ns())
+    return {entry.id: span for entry, span in zip(entries, found, strict=True)}
+
+
+def _clock_of(entry: Entry) -> int:
+    header = codec.decode(entry)
+    return header.started_at if isinstance(header, RunHeader) else codec.time_of(entry)
+
+
 def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:
     """The runs that were repeated at that time or later, so what they tell of lasted till then."""
     still = journal_repeats.read_all(connection)
     found = [run for run, repeats in still.items() if repeats.total.until >= since]
-    for entry in _entries(connection, "WHERE kind = 'repeated' AND at >= ?", (since,)):
+    for entry in _entries(connection, "WHERE kind = 'repeated'", ()):
         payload = codec.decode(entry)
         if isinstance(payload, Repeated) and payload.until >= since:
             found.append(entry.run)
@@ -420,25 +440,33 @@ def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snap
     return fold(start, runs, through=event)
 
 
-def _last_entry_at(connection: sqlite3.Connection, time: int) -> int:
-    (last,) = connection.execute(
-        "SELECT max(id) FROM entries WHERE at <= ?", (_in_range(time),)
-    ).fetchone()
-    if isinstance(last, int):
-        return last
-    if read_head(connection).dropped:
+def _last_entry_at(connection: sqlite3.Connection, when: int) -> int:
+    """The last entry that was there at a time.
+
+    Within a run, the clock is taken to have been as good or as bad as at its start.
+    """
+    begun = run_spans(connection)
+    first: dict[int, int] = {}
+    last: int | None = None
+    reached: int | None = None
+    for number, run, at in connection.execute("SELECT id, run, at FROM entries ORDER BY id"):
+        if not isinstance(at, int):
+            raise codec.damage(f"entry {number} of the journal has no time")
+        if (span := begun.get(run)) is not None:
+            reached = span.earliest + at - first.setdefault(run, at)
+        elif reached is None:
+            reached = at
+        if reached > when:
+            break
+        last = number
+    if last is None and read_head(connection).dropped:
         raise HistoryError("what the journal held of that time was pruned")
-    return 0
+    return last or 0
 
 
 def _last_at(connection: sqlite3.Connection) -> int:
     row = connection.execute("SELECT at FROM entries ORDER BY id DESC LIMIT 1").fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else 0
-
-
-def _in_range(time: int) -> int:
-    """What is out of range is before all entries, or after them."""
-    return min(max(time, LEAST), MOST)
 
 
 def _pruned_note(connection: sqlite3.Connection, entry: int) -> str:

@@ -37,7 +37,7 @@ class Appender:
 
     def add_all(self, kind: codec.Kind, run: int, scope: str, payloads: Iterable[bytes]) -> None:
         """Add entries of one kind, in order."""
-        now = self._clock()
+        now = self.now()
         number, before = self.head.last_id, self.head.hash
         rows = []
         for payload in payloads:
@@ -47,6 +47,14 @@ class Appender:
         self.connection.executemany(_INSERT, rows)
         count = self.head.count + len(rows)
         self.head = structs.replace(self.head, count=count, hash=before)
+
+    def now(self) -> int:
+        """The clock, but never a time before the last entry's: a clock may be set back."""
+        row = self.connection.execute(
+            "SELECT at FROM entries WHERE id = ?", (self.head.last_id,)
+        ).fetchone()
+        last = row[0] if row is not None and isinstance(row[0], int) else None
+        return self._clock() if last is None else max(self._clock(), last)
 
     def write_head(self) -> None:
         """Store where the chain ends now."""

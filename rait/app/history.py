@@ -144,7 +144,7 @@ def follow(where: Place, query: Query) -> Iterator[RunRecord]:
 def _last_seen(run: RunRecord) -> int:
     """When the run, or what repeated it last, was."""
     until = run.repeated.until if run.repeated is not None else 0
-    return max(run.header.started_at, until)
+    return max(run.header.started_at, run.recorded_at or 0, until)
 
 
 def _is_asked(run: RunRecord, query: Query) -> bool:

@@ -154,7 +154,7 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     for entry in entries:
         payload = decode(entry)
         if isinstance(payload, RunHeader):
-            drafts[entry.id] = _Draft(entry.id, entry.id, payload)
+            drafts[entry.id] = _Draft(entry.id, entry.id, payload, time_of(entry))
         elif isinstance(payload, Repeated):
             # It may stand after a snapshot that sums up the run itself.
             if entry.run in drafts:
@@ -172,6 +172,7 @@ class _Draft(Struct):
     id: int
     last_id: int
     header: RunHeader
+    recorded_at: int
     noticed: list[Event] = []
     intended: list[Event] = []
     outcomes: dict[int, Outcome] = {}
@@ -183,7 +184,7 @@ class _Draft(Struct):
     def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
         self.last_id = entry.id
         if isinstance(payload, Finished):
-            self.finished, self.finished_at = payload, _time_of(entry)
+            self.finished, self.finished_at = payload, time_of(entry)
         elif isinstance(payload, tuple):
             self._add_outcomes(entry, payload)
         elif entry.kind == "half_done":
@@ -210,6 +211,7 @@ class _Draft(Struct):
             id=self.id,
             last_id=self.last_id,
             header=self.header,
+            recorded_at=self.recorded_at,
             noticed=tuple(self.noticed),
             intended=tuple(self.intended),
             outcomes=self.outcomes,
@@ -224,7 +226,8 @@ class _Draft(Struct):
         )
 
 
-def _time_of(entry: Entry) -> int:
+def time_of(entry: Entry) -> int:
+    """When the entry was written. Raises HistoryError where it has no time."""
     at: Value = entry.at  # whatever SQLite has there
     if not isinstance(at, int):
         raise damage(f"entry {entry.id} of the journal has no time")

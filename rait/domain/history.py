@@ -22,6 +22,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.problem import RaitError
+from rait.domain.timeline import FLOOR
 from rait.domain.topology import EMPTY, Link, Topology
 
 Status = Literal["done", "partial", "failed"]
@@ -127,7 +128,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
     ``ended`` are those of ``header.strays`` that are ended now.
     ``repeated`` tells of later runs that did the same in vain, and ``retried_at`` when one began
-    that has not ended.
+    that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
     """
 
     id: int
@@ -142,6 +143,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     extra_cmd: ExtraCmd | None = None
     repeated: Repeated | None = None
     retried_at: int | None = None
+    recorded_at: int | None = None
     half_done: Mapping[int, Event] = {}
     unsure: tuple[int, ...] = ()
     ended: tuple[str, ...] = ()
@@ -168,6 +170,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def unknown(self) -> int:
         """How many of the intended events nobody knows the outcome of."""
         return len(self.intended) - len(self.outcomes)
+
+    @property
+    def clock_was_unset(self) -> bool:
+        """Whether the clock told a time before all journals, and there had been runs since."""
+        return self.header.started_at < FLOOR <= (self.recorded_at or 0)
 
     def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
         """Whether a run that noticed nothing may turn out to be this one again.

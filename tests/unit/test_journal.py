@@ -654,3 +654,82 @@ def test_what_a_run_is_unsure_of_outlasts_a_snapshot(
     assert journal.memory(SCOPE).undecided == (LinkAdded(link("a")),)
     add(journal, "b")
     assert journal.memory(SCOPE).undecided == ()
+
+
+# Clocks that are wrong
+
+DAY = 86_400 * 10**9
+FIRST = 1_767_225_600 * 10**9  # the first of January 2026
+BOOT = 30 * 10**9  # half a minute after the first of January 1970 began
+FAR = FIRST + 70 * 365 * DAY
+
+
+def add_at(path: Path, when: int, name: str) -> int:
+    with at(path, when) as journal:
+        run = journal.begin(header(started_at=when), (), [LinkAdded(link(name))])
+        run.record([Outcome(0)])
+        run.finish("done")
+        return run.id
+
+
+@pytest.fixture
+def three(path: Path, request: pytest.FixtureRequest) -> tuple[int, int, int]:
+    """Runs on the first and fifth of January, and between them one with a wrong clock."""
+    times = (FIRST, request.param, FIRST + 4 * DAY)
+    one, two, three = (add_at(path, when, name) for when, name in zip(times, "abc", strict=True))
+    return one, two, three
+
+
+@pytest.mark.parametrize("three", [BOOT, FAR], indirect=True)
+def test_the_journal_never_goes_back_in_time(path: Path, three: tuple[int, int, int]) -> None:
+    assert len(three) == 3
+    times = [entry.at for entry in JournalReader(path).follow(0)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("three", [BOOT, FAR], indirect=True)
+def test_a_run_with_a_wrong_clock_is_not_hidden(path: Path, three: tuple[int, int, int]) -> None:
+    reader = JournalReader(path)
+    one, two, last = three
+
+    def since(when: int) -> list[int]:
+        return [run.id for run in reader.runs(since=when)]
+
+    assert since(FIRST) == [one, two, last]
+    assert since(FIRST + DAY) == [two, last], "it may have been after that"
+    assert since(FIRST + 4 * DAY) == [two, last]
+    assert since(FIRST + 4 * DAY + 1) == []
+    assert [run.id for run in reader.runs(until=FIRST - 1)] == []
+    assert [run.id for run in reader.runs(until=FIRST + DAY)] == [one, two]
+
+
+@pytest.mark.parametrize("three", [BOOT, FAR], indirect=True)
+def test_a_run_with_a_wrong_clock_is_not_misplaced(path: Path, three: tuple[int, int, int]) -> None:
+    assert len(three) == 3
+
+    def links_at(when: int) -> set[str]:
+        return set(JournalReader(path).topology_at(SCOPE, time=when)[0].links)
+
+    assert links_at(FIRST - 1) == set()
+    assert links_at(FIRST + DAY) == {"a", "b"}
+    assert links_at(FIRST + 4 * DAY) == {"a", "b", "c"}
+    assert links_at(FAR + DAY) == {"a", "b", "c"}
+
+
+def test_a_first_run_before_the_clock_was_set_is_not_pruned_as_if_it_were_from_1970(
+    path: Path,
+) -> None:
+    add_at(path, BOOT, "a")
+    add_at(path, FIRST, "b")
+    with at(path, FIRST + DAY) as journal:
+        assert journal.prune_old(365 * DAY).runs == 0
+        assert journal.prune(FIRST - DAY).runs == 0
+        assert journal.prune(FIRST + 1).runs == 2
+
+
+def test_runs_after_a_time_in_the_future_are_pruned_in_the_end(path: Path) -> None:
+    for when, name in ((FIRST, "a"), (FAR, "b"), (FIRST + DAY, "c"), (FIRST + 9 * DAY, "d")):
+        add_at(path, when, name)
+    with at(path, FIRST + 10 * DAY) as journal:
+        assert journal.prune(FIRST + 2 * DAY).runs == 3
+        assert [set(run.links) for run in [journal.memory(SCOPE).topology]] == [set("abcd")]
