@@ -140,11 +140,12 @@ class Journal(JournalReader):
                 journal_prune.shrink(self._connection)
         return report
 
-    def prune_old(self, keep: int) -> journal_prune.Pruning:
+    def prune_old(self, keep: int, newest: int | None = None) -> journal_prune.Pruning:
         """Drop what is older than so many nanoseconds, now and then; raises as ``prune`` does.
 
         Here a run that never finished goes too, or the one of a configuration that is used no more
-        would keep all later runs.
+        would keep all later runs. ``newest`` is the run that has just ended: it does not vouch for
+        the clock that it had itself.
 
         Only once the oldest entry is older than that by a tenth: to drop runs takes a look at the
         whole journal, and that is not for every run to pay.
@@ -154,6 +155,9 @@ class Journal(JournalReader):
             oldest = journal_prune.oldest(self._connection)
             if oldest is None or oldest >= keep_after - keep // LEEWAY:
                 return journal_prune.Pruning()
+            # A clock that has jumped ahead must not cost all that there is.
+            before = journal_prune.last_before(self._connection, newest)
+            keep_after = min(keep_after, before - keep // 2)
             if not journal_prune.is_due(self._connection, keep_after):
                 return journal_prune.Pruning()
         return self._prune(keep_after, crashed=True)

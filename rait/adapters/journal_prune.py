@@ -12,6 +12,7 @@ from rait.adapters.journal_reader import aliases, run_spans, scopes_by_age, snap
 from rait.adapters.journal_schema import read_head
 from rait.adapters.journal_write import Appender
 from rait.domain import codec
+from rait.domain.timeline import LONG_AGO
 
 
 class Pruning(Struct, frozen=True):
@@ -63,6 +64,15 @@ def oldest(connection: sqlite3.Connection) -> int | None:
     """When the first entry was written; None where there is none, or no time in it."""
     row = connection.execute("SELECT at FROM entries ORDER BY id LIMIT 1").fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else None
+
+
+def last_before(connection: sqlite3.Connection, newest: int | None) -> int:
+    """When the last run began that is before the newest one, or of all; the past if none is."""
+    begun = run_spans(connection)
+    return next(
+        (begun[run].earliest for run in reversed(begun) if newest is None or run < newest),
+        LONG_AGO,
+    )
 
 
 def is_due(connection: sqlite3.Connection, keep_after: int) -> bool:

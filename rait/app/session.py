@@ -274,7 +274,7 @@ class Session:
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one
-            warnings = (*warnings, *self._prune(journal))
+            warnings = (*warnings, *self._prune(journal, run_id))
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
         if resent:
             run = journal.begin(header, (), ())
@@ -300,13 +300,13 @@ class Session:
         settled, events = placed(change.settled, change.events, instances)
         return structs.replace(change, settled=settled, events=events)
 
-    def _prune(self, journal: Journal) -> Iterator[str]:
+    def _prune(self, journal: Journal, newest: int) -> Iterator[str]:
         """Drop what is older than ``journal_keep``; why not, where that cannot be."""
         keep = self.config.journal_keep
         if keep is None:
             return
         try:
-            pruning = journal.prune_old(keep)
+            pruning = journal.prune_old(keep, newest)
         except RaitError as error:
             yield f"old runs stay in the journal: {error}"
         else:

@@ -354,10 +354,13 @@ def test_old_runs_go_by_themselves(node: Node) -> None:
     assert node.up("--json").json["status"] == "unchanged"
     assert [run["run"] for run in log(node)] == [first], "who has nothing to do does not look"
     second = sync(node, A, B)
-    assert [run["run"] for run in log(node)] == [second]
+    assert [run["run"] for run in log(node)] == [first, second], "a clock may be wrong once"
+    third = sync(node, A)
+    assert [run["run"] for run in log(node)][-1] == third
+    assert first not in [run["run"] for run in log(node)]
     assert node.rait("log", "verify").status == 0
     assert node.rait("replay", "--diff", "--json").events == []
-    node.assert_has_exactly(links_of(node, A, B))
+    node.assert_has_exactly(links_of(node, A))
 
 
 # replay

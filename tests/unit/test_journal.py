@@ -733,3 +733,15 @@ def test_runs_after_a_time_in_the_future_are_pruned_in_the_end(path: Path) -> No
     with at(path, FIRST + 10 * DAY) as journal:
         assert journal.prune(FIRST + 2 * DAY).runs == 3
         assert [set(run.links) for run in [journal.memory(SCOPE).topology]] == [set("abcd")]
+
+
+def test_a_clock_that_jumps_ahead_does_not_cost_the_whole_journal(path: Path) -> None:
+    keep = 365 * DAY
+    for number in range(8):
+        add_at(path, FIRST + number * keep // 4, f"w{number}")
+    far = add_at(path, FAR, "far")
+    with at(path, FAR) as journal:
+        journal.prune_old(keep, far)
+        left = {record.header.started_at for record in journal.runs()}
+    assert {FIRST + number * keep // 4 for number in (6, 7)} <= left
+    assert FIRST not in left
