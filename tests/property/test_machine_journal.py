@@ -6,10 +6,9 @@ also sound, says the same when opened anew, and goes on saying it when old runs 
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hypothesis import settings
@@ -33,9 +32,9 @@ SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: 
 class Kept:
     """As the journal of test_machine.py, but kept as rait keeps it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int]) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="rait-machine-", dir=SHARED_MEMORY)
-        self._clock = itertools.count(1).__next__
+        self._clock = clock
         self.path = Path(self._directory.name) / "journal.db"
         self._journal = self._open()
 
@@ -60,7 +59,8 @@ class Kept:
     ) -> None:
         if not drift and not events:
             return  # rait leaves no trace of such a run
-        header = structs.replace(HEADER, scope=scope, carried=carried)
+        now = self._clock()
+        header = structs.replace(HEADER, scope=scope, carried=carried, started_at=now)
         run = self._journal.begin(header, drift, events)
         run.record(outcomes)
         if finished:
@@ -68,6 +68,19 @@ class Kept:
             run.finish("done", half_done=aftermath.half_done, unsure=unsure)
         assert self._journal.verify().ok
         assert JournalReader(self.path).memory(scope) == self.memory(scope)
+        self.check_times(scope)
+
+    def check_times(self, scope: str) -> None:
+        """Whatever the clock said, time goes forward, and the last run is told of."""
+        times = [entry.at for entry in self._journal.follow(0)]
+        assert times == sorted(times)
+        everything = [run.id for run in self._journal.runs()]
+        for when in {times[0], times[len(times) // 2], times[-1]}:
+            since = [run.id for run in self._journal.runs(since=when)]
+            assert since == everything[len(everything) - len(since) :]
+        assert everything[-1] in since
+        latest = self._journal.topology_at(scope, time=2**62)[0]
+        assert latest == self.memory(scope).topology
 
     def runs(self, scope: str) -> Sequence[RunRecord]:
         return self._journal.runs(scope=scope)
@@ -102,8 +115,11 @@ class Kept:
 class OneNodeWithItsJournal(OneNode):
     def __init__(self) -> None:
         super().__init__()
-        self.kept = Kept()
+        self.kept = Kept(self.tell_time)
         self.journal = self.kept
+
+    def tell_time(self) -> int:
+        return self.machine.now * 10**9
 
     @rule()
     def rait_ends_and_starts_again(self) -> None:
