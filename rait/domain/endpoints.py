@@ -51,15 +51,30 @@ def endpoint_views(
         return last, last
     if seen == wanted:
         return wanted, wanted
+    if resolved is False and seen is not None:
+        return last, last  # what is wanted is no more than what was last applied
     if last == wanted:
-        # Nothing new is wanted, so what was learned by roaming stands: while it works, and where
-        # nothing better than the endpoint last applied is known.
-        stands = seen is not None and (fresh or resolved is False)
-        return (wanted, wanted) if stands else (seen, wanted)
+        # Nothing new is wanted, so what was learned by roaming stands while it works.
+        return (wanted, wanted) if fresh and seen is not None else (seen, wanted)
     if fresh and resolved and seen is not None and _same_port(last, wanted):
         # A name may have another address at each look: that is no reason to leave one that works.
         return last, last
-    return (last if fresh else seen), wanted
+    return (last if fresh and seen is not None else seen), wanted
+
+
+def assumed_last(
+    seen: Endpoint | None, wanted: Endpoint | None, resolved: bool | None
+) -> Endpoint | None:
+    """What to take for the endpoint last applied, of a peer that the journal does not know.
+
+    Of an IP address in the list: that. A name may have had another address then, so it is what
+    there is; but a port that differs was not applied by us.
+    """
+    if wanted is None or seen is None:
+        return seen
+    if resolved is None:
+        return wanted
+    return seen if seen.port == wanted.port else None
 
 
 def last_endpoint(

@@ -267,9 +267,11 @@ class _Planner:
         if len(candidates) == 1:
             return Endpoint(candidates[0], transport.send_port)
         last = self._last(name, peer.public_key)
-        if last is not None and _is_candidate(last.address, candidates, transport):
+        if not candidates:
+            return last if last is not None and _is_in_family(last, transport) else None
+        if last is not None and last.address in candidates:
             return Endpoint(last.address, transport.send_port)
-        return Endpoint(min(candidates), transport.send_port) if candidates else None
+        return Endpoint(min(candidates), transport.send_port)
 
     def _candidates(self, endpoint: PeerEndpoint) -> tuple[str, ...]:
         host = endpoint.address
@@ -281,11 +283,8 @@ class _Planner:
         return found
 
 
-def _is_candidate(address: str, candidates: tuple[str, ...], transport: Transport) -> bool:
-    """Whether an address may be taken again: it is among those there are, or there are none."""
-    if candidates:
-        return address in candidates
-    return (":" in address) == (transport.address_family == "ip6")
+def _is_in_family(endpoint: Endpoint, transport: Transport) -> bool:
+    return (":" in endpoint.address) == (transport.address_family == "ip6")
 
 
 def _is_to(link: Link, peer: Peer) -> bool:

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config import PRIVATE_GROUPS
-from rait.domain.endpoints import NO_NAMES, Names, endpoint_views, is_fresh
+from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
@@ -434,7 +434,10 @@ def _peer_views(
         if known is not None:
             endpoint = known.endpoint
         return structs.replace(seen, endpoint=endpoint, allowed_ips=allowed), None
-    last = known.endpoint if known is not None else wanted.endpoint or endpoint
+    if known is not None:
+        last = known.endpoint
+    else:
+        last = assumed_last(endpoint, wanted.endpoint, resolved)
     before, after = endpoint_views(endpoint, wanted.endpoint, last, fresh=fresh, resolved=resolved)
     seen = structs.replace(seen, endpoint=before, allowed_ips=allowed)
     return seen, _with_endpoint(wanted, after)

@@ -686,7 +686,7 @@ class OneNode(RuleBasedStateMachine):
         in_the_way = (
             {name for name in names if self.port_of(name) in wanted} if names - failed else set()
         )
-        assert names <= failed | in_the_way
+        assert names <= failed | in_the_way, self.decide(desired).events
         assert failed or not names
 
     def check_links(self, run: Run, failed: set[str], known: Endpoints) -> None:

@@ -147,11 +147,6 @@ def test_without_dns_a_peer_is_tried_where_it_last_was(
     assert planned.names == {"rait4x50221": False}
 
 
-def test_what_was_last_applied_is_tried_at_the_port_of_today() -> None:
-    config = structs.replace(CONFIG, transports=(structs.replace(IP4, send_port=50199),))
-    assert endpoint_of(plan(config, NODE, NAMED, {}, THERE)) == Endpoint("192.0.2.7", 50199)
-
-
 def test_a_peer_whose_address_was_taken_out_of_the_list_waits_again() -> None:
     for applied, departed in ((THERE, NONE_DEPARTED), (None, REMOVED)):
         planned = plan(CONFIG, NODE, [peer("peer", 50221, None)], {}, applied, departed)
