@@ -155,6 +155,8 @@ class Birth:
             )
         if not served:
             return
+        if (ours := _with_our_key(name, self._key)) is not None:
+            raise RaitError(ours)
         raise RaitError(
             f"a program that is not ours serves {uapi.socket_path(name)} already, which is "
             "machine-wide: end that one, or choose another ifprefix"
@@ -205,6 +207,31 @@ class Birth:
                 "an interface that is not ours has this name in "
                 f"{describe(target.ns.spec)}; rename or remove that one, or choose another ifprefix"
             ) from error
+
+
+def _with_our_key(name: str, key: Key) -> str | None:
+    """What to do about a program that serves a link under this name with our own key.
+
+    None if it is somebody else's. The journal does not know of such a link, or it would have been
+    found.
+    """
+    from rait.adapters import traces
+
+    try:
+        with uapi.Client(name, ANSWER_SECONDS) as client:
+            pid, private_key = client.pid, client.get().private_key
+        if private_key is None or key.public_of(private_key) != key.public:
+            return None
+        tuns = [(home, now) for home, now in traces.tuns_served(name, "")]
+    except (OSError, uapi.UapiError):
+        return None
+    for home, _ in tuns:
+        home.close()
+    names = ", ".join(now for _, now in tuns) or "no tun"
+    return (
+        f"process {pid} serves it already, with our key and {names}, which somebody renamed or "
+        f"moved to another namespace: end that one (`kill {pid}`)"
+    )
 
 
 def set_port(client: uapi.Client, name: str, port: int, transit: Netns) -> None:

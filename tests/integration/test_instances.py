@@ -7,6 +7,7 @@ links in it as what they are.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
+from tests.integration.routing import eventually
 from tests.integration.strangers import link_of, links_of, strangers, sync
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
@@ -235,3 +237,24 @@ def test_who_knows_that_a_namespace_is_gone_can_say_so(node: Node, tier: str) ->
         assert node.rait("down", "--assume-gone").status == 0
         assert remembered(node) == {}
         assert node.rait("down", "--json").json["status"] == "unchanged"
+
+
+def test_a_link_of_ours_that_no_journal_knows_is_not_called_a_strangers(
+    node: Node, tier: str
+) -> None:
+    if tier == "kernel":
+        pytest.skip("the kernel has no programs")
+    sync(node, A)
+    name = link_of(node, A)
+    rename(node, name, "formerly-ours")
+    for path in node.journal.parent.glob("journal.db*"):
+        path.unlink()
+    result = node.rait("up")
+    assert result.status == 1, result
+    (pid,) = machine.wireguard_processes(node.tag)
+    assert "not ours" not in result.err
+    assert f"`kill {pid}`" in result.err
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not machine.uapi_sockets(node.tag), "the program has not ended")
+    node.up()
+    node.assert_has_exactly({name})
