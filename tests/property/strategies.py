@@ -124,7 +124,10 @@ addresses = st.fixed_dictionaries(
     },
 )
 
+INSTANCES = ("", "boot/1", "boot/2")
+"""Of the target namespace; the first is for what a rait recorded that did not know of these."""
 ORIGINS = tuple(Origin(b, NETNS, t) for b in ("kernel", "userspace") for t in TRANSITS)
+PLACED = tuple(Origin(o.backend, NETNS, o.transit, i) for o in ORIGINS[::2] for i in INSTANCES)
 SETTINGS = tuple(
     LinkSettings(mtu, group, master, up, address)
     for mtu in (1280, 1420)
@@ -147,6 +150,7 @@ LINK_PEERS = tuple(
 """Whole values to choose from: one choice for each costs far less than one for each field."""
 
 origins = st.sampled_from(ORIGINS)
+anywhere = st.sampled_from((*ORIGINS, *PLACED))
 settings = st.sampled_from(SETTINGS)
 endpoints = st.sampled_from(ENDPOINTS)
 underlay = st.sampled_from(ENDPOINTS[1:])
@@ -182,14 +186,16 @@ name_orders = st.sampled_from(tuple(permutations(NAMES, MOST_LINKS)))
 def topologies(draw: st.DrawFn, links_only: bool = False, least: int = 0) -> Topology:
     """Any valid topology of ``least`` links or more.
 
-    Names are unique, and so are listen ports that are not 0.
+    Names are unique, and so are listen ports that are not 0. Those with links only are of one
+    namespace.
     """
     wanted_ports = draw(st.lists(ports, unique=True, min_size=least, max_size=MOST_LINKS))
     names = draw(name_orders)
     links = {}
     for name, port in zip(names, wanted_ports, strict=False):
         device = draw(DEVICES[port])
-        links[name] = Link(name, draw(origins), draw(settings), device, draw(peer_tuples))
+        origin = draw(origins if links_only else anywhere)
+        links[name] = Link(name, origin, draw(settings), device, draw(peer_tuples))
     if links_only:
         return Topology(links)
     return Topology(links, draw(told), draw(vrfs), draw(rules))

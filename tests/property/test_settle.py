@@ -14,6 +14,7 @@ from rait.domain.events import (
     DeviceUpdated,
     Event,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
@@ -385,3 +386,31 @@ def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
     kinds = [type(event) for event in diff(settled.before, settled.after)]
     certain = {known, pending} <= {some.TRANSITS[0], None}
     assert kinds == ([] if certain else [LinkRemoved, LinkAdded, PeerAdded])
+
+
+@given(st.sampled_from(some.INSTANCES[1:]))
+def test_the_instance_of_a_link_of_an_earlier_rait_is_recorded_and_is_no_change(
+    instance: str,
+) -> None:
+    known = link()
+    there = structs.replace(known, origin=structs.replace(known.origin, instance=instance))
+    told = structs.replace(there, origin=structs.replace(there.origin, transit=""))
+    observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
+    memory = Memory(topology=Topology({"w1": known}))
+    settled = settle(observation, Topology({"w1": there}), memory, SCOPE)
+    assert diff(memory.topology, settled.before) == (LinkPlaced("w1", "", instance),)
+    assert diff(settled.before, settled.after) == ()
+
+
+def test_a_link_in_a_namespace_that_is_lost_is_neither_touched_nor_made_elsewhere() -> None:
+    known = link()
+    known = structs.replace(known, origin=structs.replace(known.origin, instance="boot/1"))
+    wanted = structs.replace(known, origin=structs.replace(known.origin, instance="boot/2"))
+    observation = Observation(now=NOW, lost={"boot/1": "nobody knows"})
+    memory = Memory(topology=Topology({"w1": known}))
+    for goal in (Topology({"w1": wanted}), EMPTY):
+        settled = settle(observation, goal, memory, SCOPE)
+        assert settled.before == settled.after == memory.topology
+        (problem,) = settled.problems
+        assert problem.link == "w1"
+        assert "nobody knows" in problem.message
