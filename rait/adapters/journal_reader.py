@@ -119,7 +119,7 @@ class JournalReader:
         return self._ask(lambda connection: read_head(connection).last_id)
 
     def last_at(self) -> int:
-        """When the last entry was written, in unix nanoseconds; 0 where there is none."""
+        """When the last run began, as far as its clock can be believed; 0 where there is none."""
         return self._ask(_last_at)
 
     def pruned(self) -> int:
@@ -465,8 +465,8 @@ def _last_entry_at(connection: sqlite3.Connection, when: int) -> int:
 
 
 def _last_at(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT at FROM entries ORDER BY id DESC LIMIT 1").fetchone()
-    return row[0] if row is not None and isinstance(row[0], int) else 0
+    begun = run_spans(connection)
+    return max(0, begun[next(reversed(begun))].earliest) if begun else 0
 
 
 def _pruned_note(connection: sqlite3.Connection, entry: int) -> str:

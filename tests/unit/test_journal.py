@@ -745,3 +745,10 @@ def test_a_clock_that_jumps_ahead_does_not_cost_the_whole_journal(path: Path) ->
         left = {record.header.started_at for record in journal.runs()}
     assert {FIRST + number * keep // 4 for number in (6, 7)} <= left
     assert FIRST not in left
+
+
+def test_a_clock_in_the_future_does_not_make_the_last_run_one_of_the_future(path: Path) -> None:
+    assert JournalReader(path).last_at() == 0
+    for when, expected in ((FIRST, FIRST), (FAR, FIRST), (FIRST + DAY, FIRST + DAY)):
+        add_at(path, when, f"w{when}")
+        assert JournalReader(path).last_at() == expected
