@@ -87,10 +87,11 @@ def removal_text(report: Report, removal: Removal) -> str:
 def _cost(removal: Removal) -> str:
     """Which links lose what, and how many may."""
     count, names = len(removal.links), _losers(removal)
-    what = f"remove {count} of {removal.of} links"
+    of = counted(removal.of, "link")
+    what = f"remove {count} of {of}"
     may = f"remove {removal.limit}"
     if removal.reasons:
-        what = f"end the sessions of {count} of {removal.of} links"
+        what = f"end the sessions of {count} of {of}"
         may = f"end those of {removal.limit}"
     if not removal.earlier:
         return f"it would {what}, and may {may}: {names}"
