@@ -138,7 +138,8 @@ def odd(node: Node) -> str:
         made = ["wireguard-go", os.fsdecode(name)]
     machine.run(made, node.target)
     machine.run(["ip", "link", "set", os.fsdecode(name), "group", "54"], node.target)
-    machine.wg("set", os.fsdecode(name), "private-key", "/dev/stdin", stdin=node.private_key)
+    words = ["set", os.fsdecode(name), "private-key", "/dev/stdin"]
+    machine.wg(*words, netns=node.target, stdin=node.private_key)
     return node.tag + r"\xff\xfe\x80"
 
 
