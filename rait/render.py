@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from msgspec import structs
 
 from rait.app.listing import Listing
 from rait.app.report import Report
@@ -33,7 +34,7 @@ from rait.domain.events import (
     VrfRemoved,
 )
 from rait.domain.guard import WINDOW_HOURS, Reason, Removal
-from rait.domain.topology import Link
+from rait.domain.topology import Link, Origin
 from rait.domain.words import counted, few
 from rait.terminal import clean
 
@@ -264,7 +265,7 @@ def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> I
         if isinstance(following, PeerAdded) and _shares_line(events, position + 1, errors):
             text += f" {_peer_words(following)}"
         if isinstance(event, LinkRemoved) and event.name in new:
-            text += f" (to be remade: {_changes(event.link.origin, new[event.name].origin)})"
+            text += f" (to be remade: {_why_remade(event.link.origin, new[event.name].origin)})"
         yield f"{text} (failed)" if position in errors else text
 
 
@@ -416,6 +417,20 @@ def _peers_of(link: Link) -> str:
 
 def _port(port: int) -> str:
     return f"port {port}" if port else "port dynamic"
+
+
+def _why_remade(old: Origin, new: Origin) -> str:
+    same_name = old.netns == new.netns
+    changed = _changes(old, structs.replace(new, instance=old.instance))
+    if not same_name or old.instance == new.instance:
+        return changed
+    if new.netns == "":
+        moved = "its namespace is not the current one"
+    elif new.netns.isdigit():
+        moved = f"its namespace is no longer that of process {new.netns}"
+    else:
+        moved = f"its namespace is no longer {new.netns}"
+    return f"{moved}, {changed}" if changed else moved
 
 
 def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:

@@ -119,6 +119,25 @@ def test_a_link_that_is_remade_says_why() -> None:
     assert lines[1].startswith("+ w1 ")
 
 
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("raitns", "its namespace is no longer raitns"),
+        ("123", "its namespace is no longer that of process 123"),
+        ("", "its namespace is not the current one"),
+    ],
+)
+def test_a_link_in_a_namespace_that_lost_its_name_is_remade_and_that_is_said(
+    spec: str, why: str
+) -> None:
+    old, new = (
+        structs.replace(LINK, origin=Origin("kernel", spec, "1", f"boot/{number}"))
+        for number in (1, 2)
+    )
+    line, _ = event_lines([LinkRemoved(old), LinkAdded(new)])
+    assert line == f"- w1 peer KEY (to be remade: {why})"
+
+
 def report(*events: Event, status: str = "done", **fields: object) -> Report:
     return Report(command="up", status=status, events=events, **fields)  # type: ignore[arg-type]
 
