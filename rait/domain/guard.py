@@ -36,7 +36,7 @@ class Removal(Struct, frozen=True, omit_defaults=True):
 
     ``reasons`` has those of the links that are not removed, but lose their session otherwise.
     ``earlier`` are links that went in the last WINDOW_HOURS and are not back: with ``links`` they
-    are over the limit, and they are among the number that it is taken of.
+    are over the limit. They, and those that come back, are among the number that it is taken of.
     """
 
     links: tuple[str, ...]
@@ -66,7 +66,8 @@ def excessive_removal(
     if not reasons:
         return None
     gone = _still_lost(earlier, after) - reasons.keys()
-    of = len(before.links.keys() | gone)
+    back = earlier.keys() & after.links.keys()
+    of = len(before.links.keys() | gone | back)
     if max_removals is not None:
         limit = max_removals
     elif of >= MIN_LINKS:
