@@ -55,10 +55,8 @@ def hold(path: Path, what: str, timeout: float) -> Iterator[Stamp]:
     is held do not inherit it. Gives the stamp that it had when it became ours. Raises HeldError
     when the time is up, and MachineError where there can be no lock.
     """
-    fd, is_new = _opened(path)
+    fd, found = _taken(path, timeout)
     try:
-        _acquire(fd, path, timeout)
-        found = None if is_new else _stamp_of(os.fstat(fd))
         _write_note(fd, f"{os.getpid()} {int(time.time())} {what}")
         try:
             yield found
@@ -66,6 +64,31 @@ def hold(path: Path, what: str, timeout: float) -> Iterator[Stamp]:
             os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+def _taken(path: Path, timeout: float) -> tuple[int, Stamp]:
+    """The open lock, which is ours, and its stamp before that."""
+    deadline = time.monotonic() + timeout
+    while True:
+        fd, is_new = _opened(path)
+        try:
+            born = _stamp_of(os.fstat(fd)) if is_new else None
+            _acquire(fd, path, timeout, deadline)
+            found = _stamp_of(os.fstat(fd))
+            if _is_at(path, fd):
+                return fd, None if found == born else found
+        except BaseException:
+            os.close(fd)
+            raise
+        # Somebody removed the file, so that others who lock do not meet us there.
+        os.close(fd)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except OSError:
+        return False
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:
@@ -137,8 +160,7 @@ def _why_no_lock(fd: int) -> str:
     return ""
 
 
-def _acquire(fd: int, path: Path, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+def _acquire(fd: int, path: Path, timeout: float, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rait.domain.problem import MachineError
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rait.adapters.lock import hold
+from rait.adapters.lock import HeldError, hold, stamp
 with hold(Path(sys.argv[1]), "rait sync", 0):
     print("held", flush=True)
     time.sleep(60)
@@ -157,3 +158,35 @@ def test_what_a_holder_that_died_left_of_its_note_is_a_lock(path: Path, left: by
     path.write_bytes(left)
     with hold(path, "rait up", 0):
         assert path.read_text().startswith(f"{os.getpid()} ")
+
+
+def test_who_waited_for_a_lock_that_was_removed_takes_the_one_that_is_there(path: Path) -> None:
+    """Or two would have the lock: who waited that of the old file, who came then the new one."""
+    waits = threading.Event()
+    taken: list[bool] = []
+
+    def wait() -> None:
+        waits.set()
+        with hold(path, "rait up", 60):
+            with pytest.raises(HeldError), hold(path, "rait down", 0):
+                pass
+            taken.append(True)
+
+    waiting = threading.Thread(target=wait)
+    with hold(path, "rait up", 0):
+        waiting.start()
+        assert waits.wait(60)
+        path.unlink()
+    waiting.join(60)
+    assert taken == [True]
+
+
+def test_the_stamp_tells_that_somebody_had_the_lock(path: Path) -> None:
+    assert stamp(path) is None
+    with hold(path, "rait up", 0) as found:
+        assert found is None
+    before = stamp(path)
+    with hold(path, "rait up", 0) as found:
+        assert found == before
+    with hold(path, "rait up", 0) as found:
+        assert found != before
