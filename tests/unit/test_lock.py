@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.lock import hold
+from rait.adapters.lock import HeldError, hold, stamp
 from rait.domain.problem import MachineError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rait.adapters.lock import HeldError, hold, stamp
+from rait.adapters.lock import hold
 with hold(Path(sys.argv[1]), "rait sync", 0):
     print("held", flush=True)
     time.sleep(60)
