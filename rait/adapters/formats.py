@@ -20,15 +20,17 @@ _SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
 _TWICE = "Cannot overwrite a value"
 """What tomli says of a key that is there already."""
 
-# Possessive, as all that others' texts meet whole: what cannot match is given up at once.
+# Possessive in classes of characters, and bound in groups, as all that others' texts meet whole.
 _BLOCK = re.compile(
-    r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++))*+[ \t]*+\{', re.MULTILINE
+    r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++)){0,20}[ \t]*+\{', re.MULTILINE
 )
 _TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
-_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]++|\\.){0,1000}"|'[^'\n]*+')"""
 _DOT = r"[ \t]*+\.[ \t]*+"
 _DOTS = re.compile(rf"\.[ \t]*+(?:{_PART}{_DOT}){{{MAX_PARTS - 1}}}")
-_DOTTED = re.compile(rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:{_DOT}{_PART})++", re.MULTILINE)
+_DOTTED = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:{_DOT}{_PART}){{1,{MAX_PARTS}}}", re.MULTILINE
+)
 _LONG_NUMBER = re.compile(rf"""(?<![\w"'])(?:0[xob])?[0-9A-Fa-f][0-9A-Fa-f_]{{{MAX_DIGITS}}}""")
 
 

@@ -5,8 +5,9 @@ of HashiCorp's HCL): blocks without labels, attributes, and values that are writ
 text, heredocs, numbers, true, false, null, lists and objects. An expression is refused by name.
 
 A peers list is written by others, so what it takes to read must grow with its length and no faster.
-The text is read once, from its start to its end, by patterns that never go back: all that they
-repeat is possessive (``*+``), as what comes next never begins with what was repeated.
+The text is read once, from its start to its end, by patterns that never go back: what they repeat
+is one class of characters each time, and possessive (``*+``). No group is: Python repeats groups
+possessively in a wrong way before 3.11.5 (python/cpython#106052).
 """
 
 from __future__ import annotations
@@ -18,23 +19,28 @@ from rait.adapters.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS
 from rait.domain.keytext import shown
 from rait.domain.problem import Path
 
-_COMMENT = r"/\*(?:[^*]++|\*(?!/))*+\*/"
-_BLANK = rf"(?:[ \t\r]++|{_COMMENT})*+"
-_GAP = rf"(?:[ \t\r\n]++|\#[^\n]*+|//[^\n]*+|{_COMMENT})*+"
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*+"
+_SPACE = r"[ \t\r]*+"
+_SPACE_OR_LINES = r"[ \t\r\n]*+"
 
-_gap = re.compile(_GAP).match
-_blank = re.compile(_BLANK).match
+_spaces = re.compile(_SPACE_OR_LINES).match
+_comment = re.compile(rf"{_SPACE_OR_LINES}(?:\#[^\n]*+|//[^\n]*+|/\*[^\0]*?\*/)").match
+_inline_comment = re.compile(rf"{_SPACE}/\*[^\0]*?\*/").match
 _item = re.compile(
-    rf"{_GAP}(?P<name>{_NAME}){_BLANK}(?:(?P<equals>=)(?![=>])|{_GAP}(?P<brace>\{{))"
+    rf"{_SPACE_OR_LINES}(?P<name>{_NAME}){_SPACE}"
+    rf"(?:(?P<equals>=)(?![=>])|{_SPACE_OR_LINES}(?P<brace>\{{))"
 ).match
-_labelled = re.compile(rf'{_GAP}{_NAME}(?:{_BLANK}(?:{_NAME}|"[^"\n]*+"))++{_GAP}\{{').match
+_named = re.compile(_NAME).match
+_equals = re.compile(rf"{_SPACE}=(?![=>])").match
+_labelled = re.compile(
+    rf'{_NAME}(?:{_SPACE}(?:{_NAME}|"[^"\n]*+")){{1,20}}{_SPACE_OR_LINES}\{{'
+).match
 _value = re.compile(
     rf"""
-      {_BLANK}
+      {_SPACE}
       (?: "(?P<text>[^"\\\n$%]*+)"
         | (?P<quote>")
-        | (?P<number>-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+)(?![\w.:])
+        | (?P<number>-?[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)(?![\w.:])
         | (?P<word>true|false|null)(?![\w-])
         | (?P<list>\[)
         | (?P<object>\{{)
@@ -44,9 +50,9 @@ _value = re.compile(
     re.VERBOSE,
 ).match
 _member = re.compile(rf'(?:(?P<name>{_NAME})|"(?P<text>[^"\\\n$%]*+)"|(?P<quote>"))').match
-_assigned = re.compile(rf"{_BLANK}(?:=(?![=>])|:(?!:))").match
-_operator = re.compile(rf"{_BLANK}(?:[-+*%<>&|?.(\[!]|==|/(?![/*]))").match
-_quoted = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"').match
+_assigned = re.compile(rf"{_SPACE}(?:=(?![=>])|:(?!:))").match
+_operator = re.compile(rf"{_SPACE}(?:[-+*%<>&|?.(\[!]|==|/(?![/*]))").match
+_plain = re.compile(r'[^"\\\n]*+').match
 _escapes = re.compile(
     r"""
       \\(?: u(?P<short>[0-9A-Fa-f]{4}) | U(?P<long>[0-9A-Fa-f]{8}) | (?P<character>.) )
@@ -109,10 +115,9 @@ class _Reader:
         """What is in a block up to its brace, or in the text, where nothing was ``opened``."""
         found: dict[str, Any] = {}
         blocks: set[str] = set()
-        while (item := _item(self._text, self._position)) is not None:
-            key, start = item["name"], item.start("name")
-            self._position = item.end()
-            if item["equals"]:
+        while (item := self._next_item()) is not None:
+            key, start, is_block = item
+            if not is_block:
                 if key in found:
                     raise self._error(f"{shown(key)} is given twice", start)
                 self._found((*path, key), start)
@@ -125,6 +130,30 @@ class _Reader:
             same.append(self._block((*path, key), len(same), start))
         self._end(opened)
         return found
+
+    def _next_item(self) -> tuple[str, int, bool] | None:
+        """The key of what comes next, where it begins, and whether it is a block; None at the end.
+
+        The position is then after its sign.
+        """
+        item = _item(self._text, self._position)
+        if item is not None:
+            self._position = item.end()
+            return item["name"], item.start("name"), item["equals"] is None
+        # There may be comments in it.
+        self._skip_gap()
+        start = self._position
+        name = _named(self._text, start)
+        if name is None:
+            return None
+        self._position = name.end()
+        self._skip_inline()
+        if equals := _equals(self._text, self._position):
+            self._position = equals.end()
+        elif not self._takes("{"):
+            self._position = start
+            return None
+        return name[0], start, equals is None
 
     def _block(self, path: Path, index: int, start: int) -> dict[str, Any]:
         self._count(start)
@@ -148,6 +177,9 @@ class _Reader:
 
     def _value(self, key: str) -> Any:
         found = _value(self._text, self._position)
+        if found is None:
+            self._skip_inline()
+            found = _value(self._text, self._position)
         if found is None:
             raise self._no_value(key)
         kind = found.lastgroup or ""
@@ -214,20 +246,34 @@ class _Reader:
 
     def _quoted(self, key: str, start: int) -> str:
         """Text in quotes, which began at ``start``, with its escapes resolved."""
-        found = _quoted(self._text, start)
-        if found is None:
+        end = self._end_of_quoted(start)
+        if end is None:
             raise self._open_quote(start)
-        self._position = found.end()
-        content = found[1]
+        self._position = end
+        content = self._text[start + 1 : end - 1]
         parts: list[str] = []
         done = 0
         for escape in _escapes(content):
-            self._count(start)
             if escape["template"]:
                 raise self._is_expression(key, start)
+            self._count(start)
             parts += content[done : escape.start()], _resolved(escape)
             done = escape.end()
         return "".join([*parts, content[done:]])
+
+    def _end_of_quoted(self, start: int) -> int | None:
+        """The place after the quote that closes the one at ``start``; None where none does."""
+        position = start + 1
+        while (plain := _plain(self._text, position)) is not None:
+            position = plain.end()
+            sign = self._text[position : position + 1]
+            if sign == '"':
+                return position + 1
+            if sign != "\\" or self._text[position + 1 : position + 2] in ("", "\n"):
+                break
+            self._count(start)
+            position += 2
+        return None
 
     def _heredoc(self, key: str, start: int, mark: str, *, trim: str) -> str:
         body: list[str] = []
@@ -262,8 +308,15 @@ class _Reader:
 
     def _skip_gap(self) -> None:
         """Skip white space, newlines and comments."""
-        gap = _gap(self._text, self._position)
-        self._position = gap.end() if gap else self._position
+        while comment := _comment(self._text, self._position):
+            self._position = comment.end()
+        spaces = _spaces(self._text, self._position)
+        self._position = spaces.end() if spaces else self._position
+
+    def _skip_inline(self) -> None:
+        """Skip comments between two signs of a line."""
+        while comment := _inline_comment(self._text, self._position):
+            self._position = comment.end()
 
     def _found(self, path: Path, start: int) -> None:
         if self._lines is None:
@@ -308,15 +361,16 @@ class _Reader:
 
     def _no_value(self, key: str) -> HclError:
         """What is wrong where a value belongs."""
-        blank = _blank(self._text, self._position)
-        start = blank.end() if blank else self._position
+        start = self._position
+        while self._text[start : start + 1] in (" ", "\t", "\r"):
+            start += 1
         if _expression(self._text, start):
             return self._is_expression(key, start)
         bare = _bare(self._text, start)
         if bare is None:
             self._position = start
             return self._fault()
-        if self._text.startswith('"', bare.end()) and not _quoted(self._text, bare.end()):
+        if self._text.startswith('"', bare.end()) and self._end_of_quoted(bare.end()) is None:
             return self._open_quote(bare.end())
         if _hexadecimal(bare[0]):
             what = "has a hexadecimal number, which HCL has not: write it in decimal"

@@ -150,7 +150,7 @@ PEERS: dict[str, Case] = {
     "one word in HCL": ("x.hcl", filled("x"), NOT_HCL),
     "words in HCL": ("x.hcl", filled("a "), NOT_HCL),
     "lines of words in HCL": ("x.hcl", filled("a a a a a a a a\n"), NOT_HCL),
-    "labels": (UNKNOWN, filled('"b" ', start="a ", end="{\n}\n"), "has a label"),
+    "labels": (UNKNOWN, filled('"b" ', start="a ", end="{\n}\n"), "not valid"),
     "labels without end": ("x.hcl", filled('"b" ', start="a "), NOT_HCL),
     "a heredoc of blank lines": (UNKNOWN, filled("\n", start="a {\nb = <<E\n", end="E\n}\n"), MANY),
     "a heredoc of spaces": (UNKNOWN, filled(" ", start="a {\nb = <<-E\n", end="\nE\n}\n"), NO_LIST),
