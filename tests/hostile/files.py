@@ -168,7 +168,7 @@ PEERS: dict[str, Case] = {
     "an open quote": ("x.hcl", filled("x", start='a = "'), OPEN),
     "open quotes": ("x.hcl", filled('a = "\n'), OPEN),
     "backslashes": ("x.hcl", filled("\\\\", start='a = "', end='"'), MANY),
-    "backslashes in an open quote": ("x.hcl", filled("\\\\", start='a = "'), OPEN),
+    "backslashes in an open quote": ("x.hcl", filled("\\\\", start='a = "'), MANY),
     "dollars": ("x.hcl", filled("$", start='a = "', end='"'), NO_LIST),
     "doubled dollars": ("x.hcl", filled("$${", start='a = "', end='"'), MANY),
     "templates": ("x.hcl", filled("${a}", start='a = "', end='"'), "is an expression"),
