@@ -72,10 +72,6 @@ def report_lines(report: Report) -> list[str]:
     return [*noticed, *ended, *events, *half_done, summary(report)]
 
 
-GUARDED_SHOWN = 50
-"""So many of the links that a run would remove are named."""
-
-
 def removal_text(report: Report, removal: Removal) -> str:
     """Why a run was stopped, or will be, and how to let it go on."""
     command, go_on = _guarded(report.command, removal)
