@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import json
 import socket
@@ -14,6 +15,8 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, FWMARK, IFGROUP, MTU, Mesh, Node
+
+CUT = ".cut"
 
 pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
 
@@ -32,6 +35,10 @@ def served(netns: str, pages: dict[str, str]) -> Iterator[str]:
             page = pages.get(self.path)
             self.send_response(404 if page is None else 200)
             body = (page or "").encode()
+            if self.path.endswith(CUT):
+                # As long as announced, and yet not whole.
+                body = gzip.compress(body)[:-8]
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -83,6 +90,20 @@ def test_peers_from_a_web_server(pair: Mesh) -> None:
     gone = a.rait("up")
     assert gone.status == 1
     assert a.state() == before
+
+
+def test_a_list_that_is_cut_off_on_its_way_removes_nothing(pair: Mesh) -> None:
+    a, b = pair.nodes
+    with served(a.netns, {"/peers": b.entry(), f"/peers{CUT}": "peers = []\n"}) as url:
+        a.write_conf(peers=f'"{url}/peers"')
+        a.up()
+        before = a.state()
+        a.write_conf(peers=f'"{url}/peers{CUT}"')
+        cut = a.rait("up")
+    assert cut.status == 1
+    assert f"{url}/peers{CUT}: the answer is cut off" in cut.err
+    assert a.state() == before
+    a.assert_has_exactly(a.links_to(b))
 
 
 def nested_hcl(node: Node) -> str:
