@@ -18,7 +18,7 @@ from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views,
 from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
-from rait.domain.topology import Device, Endpoint, Link, LinkPeer, Origin, Topology
+from rait.domain.topology import ANYWHERE, Device, Endpoint, Link, LinkPeer, Origin, Topology
 from rait.domain.vrf import settle_isolation
 
 
@@ -427,9 +427,9 @@ def _peer_views(
 ) -> tuple[LinkPeer, LinkPeer | None]:
     endpoint, allowed = seen.endpoint, seen.allowed_ips
     # The order in which the machine tells allowed IPs is its own.
-    for told in (known, wanted):
-        if told is not None and set(allowed) == set(told.allowed_ips):
-            allowed = told.allowed_ips
+    for told in (ANYWHERE, *(peer.allowed_ips for peer in (known, wanted) if peer is not None)):
+        if set(allowed) == set(told):
+            allowed = told
     if wanted is None:
         if known is not None:
             endpoint = known.endpoint

@@ -414,3 +414,14 @@ def test_a_link_in_a_namespace_that_is_lost_is_neither_touched_nor_made_elsewher
         (problem,) = settled.problems
         assert problem.link == "w1"
         assert "nobody knows" in problem.message
+
+
+def test_allowed_ips_of_a_link_that_nobody_knew_are_journaled_in_the_order_of_ours() -> None:
+    """Else a later run would take the order in which the machine tells them for a change."""
+    peer = LinkPeer(some.PEER_KEYS[0], allowed_ips=("::/0", "0.0.0.0/0"))
+    there = structs.replace(link(), peers=(peer,))
+    told = structs.replace(there, origin=Origin("kernel", some.NETNS))
+    observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
+    settled = settle(observation, EMPTY, Memory(), SCOPE)
+    (seen,) = settled.before.links["w1"].peers
+    assert seen.allowed_ips == ("0.0.0.0/0", "::/0")
