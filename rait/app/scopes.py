@@ -15,12 +15,22 @@ KEY_SCOPE = "key:"
 def claimed_by_others(
     url: str, journal: Path, scope: str, names: Collection[str]
 ) -> dict[str, str]:
-    """Those of the links that the journal knows as another configuration's, with that one's name.
+    """Those of the links that the journal knows as another configuration's, and which that is.
 
     ``url`` is our configuration and ``scope`` its name. Raises RaitError.
     """
     claims = JournalReader(journal).claims(scope, names)
-    return {name: other for name, other in claims.items() if _is_another(other, url)}
+    return {name: _told(other) for name, other in claims.items() if _is_another(other, url)}
+
+
+def _told(scope: str) -> str:
+    """A configuration as messages speak of it."""
+    if not scope.startswith(KEY_SCOPE):
+        return scope
+    return (
+        f"one without a path that goes by its public key {scope.removeprefix(KEY_SCOPE)} (if that "
+        "is of this node's former private key, run `rait down` with that one)"
+    )
 
 
 def _is_another(name: str, url: str) -> bool:

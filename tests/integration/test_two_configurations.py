@@ -69,6 +69,7 @@ def no_change(result: Result) -> None:
     assert (result.status, result.json["status"], result.events) == (0, "unchanged", []), result
 
 
+@pytest.mark.kernel
 def test_each_leaves_the_links_of_the_other(node: Node) -> None:
     second = Second(node)
     second.knows(C, D)
@@ -183,6 +184,25 @@ def test_a_configuration_that_was_moved_keeps_its_links(node: Node) -> None:
     assert result.events == []
     assert "left alone" not in result.err
     assert node.state() == state
+
+
+def test_a_configuration_without_a_path_that_got_another_key_is_told_of_the_former(
+    make_mesh: MakeMesh,
+) -> None:
+    node = make_mesh(1).nodes[0]
+    write_peers(node, A)
+    former = node.conf_hcl()
+    assert node.rait("-c", "-", "up", stdin=former).status == 0
+    state, key = node.state(), node.public_key
+    node.private_key, node.public_key = machine.genkey()
+    result = node.rait("-c", "-", "up", stdin=node.conf_hcl())
+    assert result.status == 1, result
+    assert key in result.err
+    assert "former private key, run `rait down` with that one" in result.err
+    assert node.state() == state
+    assert node.rait("-c", "-", "down", stdin=former).status == 0
+    assert node.rait("-c", "-", "up", stdin=node.conf_hcl()).status == 0
+    assert set(node.state()) == links_of(node, A)
 
 
 def test_a_copy_beside_it_does_not_take_its_links(node: Node) -> None:
