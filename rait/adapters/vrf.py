@@ -76,6 +76,7 @@ _PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PAD, FRA_PROTOCOL
 _SUPPRESSING = (FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN)
 _PLAIN |= {*_SUPPRESSING}
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+_NO_ROUTE = (errno.ESRCH, errno.ENOENT, *_NO_FAMILY)
 
 
 class VrfMissingError(MachineError):
@@ -215,17 +216,42 @@ def _carry_out(here: Netns, via: NetlinkSocket, event: Event) -> None:
 
 def _make(via: NetlinkSocket, name: str, table: int) -> None:
     """Make and raise a VRF whose table ends in "unreachable": else what it has no route for would
-    be looked up in the main table, and leave by the underlay."""
+    be looked up in the main table, and leave by the underlay.
+
+    The table comes first, so a VRF that is there is whole, whatever cut its making off.
+    """
+    ended: list[Family] = []
+    try:
+        for family in _FAMILIES:
+            if _end_table(via, family, table):
+                ended.append(family)  # noqa: PERF401 - known even if the next one fails
+        _make_marked(via, name, table)
+    except MachineError:
+        for family in ended:
+            _perform(via, change_last_route(RTM_DELROUTE, family, table), _NO_ROUTE)
+        raise
+
+
+def _make_marked(via: NetlinkSocket, name: str, table: int) -> None:
+    """The kernel takes no description for a link that is being made: it comes right after."""
     (error,) = via.perform([rtnl.new_vrf(name, table)])
     if error is not None:
         raise MachineError(NO_VRF) if error.code == errno.EOPNOTSUPP else error
     try:
         _perform(via, rtnl.set_alias(name, MARK))
-        _perform(via, change_last_route(RTM_NEWROUTE, "ip4", table), (errno.EEXIST,))
-        _perform(via, change_last_route(RTM_NEWROUTE, "ip6", table), (errno.EEXIST, *_NO_FAMILY))
     except MachineError:
         _perform(via, rtnl.delete_link(name), (errno.ENODEV,))
         raise
+
+
+def _end_table(via: NetlinkSocket, family: Family, table: int) -> bool:
+    """Add the route that ends a table; whether there was none, and the kernel has the family."""
+    (error,) = via.perform([change_last_route(RTM_NEWROUTE, family, table)])
+    if error is None:
+        return True
+    if error.code == errno.EEXIST or (family == "ip6" and error.code in _NO_FAMILY):
+        return False
+    raise error
 
 
 def _remove(here: Netns, via: NetlinkSocket, name: str, table: int) -> None:
@@ -237,7 +263,7 @@ def _remove(here: Netns, via: NetlinkSocket, name: str, table: int) -> None:
         _perform(via, rtnl.delete_link(interfaces[name].index), (errno.ENODEV,))
     for family in _FAMILIES:
         request = change_last_route(RTM_DELROUTE, family, table)
-        _perform(via, request, (errno.ESRCH, errno.ENOENT, *_NO_FAMILY))
+        _perform(via, request, _NO_ROUTE)
 
 
 def _perform(via: NetlinkSocket, request: Request, ignored: Sequence[int] = ()) -> None:

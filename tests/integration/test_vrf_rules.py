@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from rait.adapters import vrf
+from rait.adapters import rtnl, vrf
+from rait.adapters.netlink import Request
 from rait.domain.backend import Outcome
-from rait.domain.events import RuleAdded, RuleRemoved
+from rait.domain.events import RuleAdded, RuleRemoved, VrfAdded
 from rait.domain.topology import Rule
 from tests.integration import machine
 from tests.integration.routing import namespaces
@@ -53,6 +56,38 @@ def test_rules_of_others_are_told_apart_and_never_removed() -> None:
         (outcome,) = vrf.VrfBackend().apply([RuleRemoved(OURS[0])])
         assert outcome.error is None
         assert shown(netns, "-4") == before, "the same rule, but not made by rait"
+
+
+def test_a_vrf_is_made_after_its_table_and_not_at_all_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    with namespaces(1) as (netns,), machine.inside(netns):
+        machine.ip_batch(["link set lo up"], netns)
+
+        def new_vrf(name: str, table: int | None) -> Request:
+            seen.extend(routes(netns, family, 77) for family in ("-4", "-6"))
+            return rtnl.new_vrf(name, table)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(vrf, "rtnl", SimpleNamespace(new_vrf=new_vrf))
+            (outcome,) = vrf.VrfBackend().apply([VrfAdded("lo", 77)])
+        assert outcome.error is not None, "the name is taken, and this kernel may have no VRFs"
+        assert all("unreachable default" in text for text in seen)
+        assert len(seen) == 2
+        assert not [text for text in (routes(netns, "-4", 77), routes(netns, "-6", 77)) if text]
+
+        machine.ip_batch(["route add unreachable default metric 4278198272 table 78"], netns)
+        (outcome,) = vrf.VrfBackend().apply([VrfAdded("lo", 78)])
+        assert outcome.error is not None
+        assert "unreachable default" in routes(netns, "-4", 78), "it was there before"
+        assert not routes(netns, "-6", 78)
+
+
+def routes(netns: str, family: str, table: int) -> str:
+    """The routes in a table, which need not exist."""
+    text = machine.run(["ip", family, "route", "show", "table", "all"], netns)
+    return "\n".join(line for line in text.splitlines() if f"table {table}" in line)
 
 
 def shown(netns: str, family: str) -> str:
