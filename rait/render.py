@@ -14,7 +14,7 @@ from msgspec import structs
 
 from rait.app.listing import Listing
 from rait.app.report import Report
-from rait.domain.backend import ObservedLink
+from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -498,6 +498,8 @@ def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
 def _ago(now: int, then: int) -> str:
     if not then:
         return NEVER
+    if then - now > REJECT_AFTER_SECONDS:
+        return "in the future"  # the clock was set back since, so nobody knows how old it is
     seconds = max(now - then, 0)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
