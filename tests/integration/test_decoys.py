@@ -133,17 +133,13 @@ def odd(node: Node) -> str:
     """A WireGuard link of our group whose name is no text, made by hand, as rait names it."""
     name = node.tag.encode() + NO_TEXT
     sync(node, A)
-    made = ["ip", "link", "add", os.fsdecode(name), "type", "wireguard"]
-    if node.mesh.backend == "userspace":
-        made = ["wireguard-go", os.fsdecode(name)]
-    machine.run(made, node.target)
+    machine.run(["wireguard-go", os.fsdecode(name)], node.target)
     machine.run(["ip", "link", "set", os.fsdecode(name), "group", "54"], node.target)
     words = ["set", os.fsdecode(name), "private-key", "/dev/stdin"]
     machine.wg(*words, netns=node.target, stdin=node.private_key)
     return node.tag + r"\xff\xfe\x80"
 
 
-@pytest.mark.kernel
 def test_a_link_whose_name_is_no_text_is_seen_removed_and_journaled(node: Node, odd: str) -> None:
     assert set(node.listed()) == {link_of(node, A), odd}
     assert odd in node.rait("list").out
