@@ -24,6 +24,7 @@ from rait.domain.events import (
     DeviceUpdated,
     Event,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
@@ -107,6 +108,8 @@ def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
     if known is None or seen is None:
         return known
     match event:
+        case LinkPlaced() if known.origin.is_placed_by(seen.origin):
+            return structs.replace(known, origin=seen.origin)
         case LinkUpdated(_, before, after):
             settings = _settings(before, after, known.settings, seen.settings)
             return structs.replace(known, settings=settings)
