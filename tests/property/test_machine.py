@@ -652,8 +652,18 @@ class OneNode(RuleBasedStateMachine):
         self.check_links(run, failed, known)
         # A link that was made again may have an endpoint from then on that the plan did not know.
         planned = run.desired is self.planned.topology and run.desired is not EMPTY
-        self.check_second_run(self.plan() if planned else run.desired, failed)
+        self.check_second_run(self.plan_again() if planned else run.desired, failed)
         return failed
+
+    def plan_again(self) -> Topology:
+        """The plan of a second run, unless the first one noticed what makes it want other links.
+
+        Who has a port keeps it: where others took a link of ours, its port is another peer's then.
+        """
+        was = self.planned
+        if self.plan().links.keys() != was.topology.links.keys():
+            self.planned = was
+        return self.planned.topology
 
     def check_refusals(self, failed: set[str]) -> None:
         """No port was taken by a link of ours that had been let down by nothing else."""
