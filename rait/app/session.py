@@ -24,7 +24,6 @@ from rait.app.machine import Machine
 from rait.app.report import Report
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
-from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
 from rait.domain.diff import diff
@@ -172,7 +171,7 @@ class Session:
         problem: str | None = None
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
-        left, others = told_apart(memory.topology, settled.before, memory.undecided)
+        left, others = _noticed(memory, settled.before)
         strays = tuple(sorted(memory.pending.keys() - settled.before.links.keys()))
         return Change(
             settled=settled,
@@ -316,6 +315,8 @@ class Session:
         self, change: Change, known: Topology, failed: Sequence[Event], routing: Routing | None
     ) -> Aftermath:
         """What became of the links of events that failed, and of babeld's interfaces if need be."""
+        from rait.domain.aftermath import half_done, memory_for_a_second_look
+
         memory = memory_for_a_second_look(change.memory, known, failed)
         asked = routing if any(isinstance(event, ToBabeld) for event in failed) else None
         unsure = [event for event in failed if may_be_half_done(event)]
@@ -375,6 +376,18 @@ class Session:
 def dead_among(observation: Observation) -> frozenset[str]:
     """The links that have no session to lose."""
     return frozenset(name for name, seen in observation.links.items() if seen.dead)
+
+
+def _noticed(memory: Memory, seen: Topology) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """What changed since the last run: what earlier runs did without telling, and what others did.
+
+    Nearly no run has anything of the first kind, and none of these pays for the import.
+    """
+    if not memory.undecided:
+        return (), diff(memory.topology, seen)
+    from rait.domain.aftermath import told_apart
+
+    return told_apart(memory.topology, seen, memory.undecided)
 
 
 def _concerns_babeld(settled: Settled, memory: Memory, routing: Routing) -> bool:
