@@ -21,7 +21,7 @@ PARTS = (
     ("journal", "rait.app.session", "Journal.open"),
     ("journal", "rait.adapters.journal_reader", "JournalReader.memory"),
     ("journal", "rait.adapters.journal", "Journal.close"),
-    ("peers", "rait.app.inputs", "load_peers"),
+    ("peers", "rait.app.inputs", "load_registry"),
     ("names", "rait.app.inputs", "resolve"),
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from rait import render
 from rait.app.report import Report
-from rait.app.session import Options
+from rait.app.turn import Options
 from rait.domain.problem import ConfigError
 from rait.terminal import (
     CHANGES,

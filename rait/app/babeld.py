@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from rait.adapters.journal_reader import JournalReader
 from rait.app.report import Report
-from rait.app.session import Options, looking, opened, routing_of
+from rait.app.session import looking, opened, routing_of
+from rait.app.turn import Options
 from rait.domain.babeld import BabelInterface
 from rait.domain.problem import MachineError
 

@@ -16,7 +16,7 @@ from rait.adapters.source import display_name, is_path
 from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.scopes import filed_under, scope_name, spellings
-from rait.app.session import Options, lock_path, our_turn
+from rait.app.turn import Options, lock_path, our_turn
 from rait.domain.history import RunRecord, VerifyReport
 from rait.domain.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.problem import ConfigError, MachineError

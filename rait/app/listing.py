@@ -13,7 +13,8 @@ from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.report import Failure
 from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_name
-from rait.app.session import Options, machine_of, observe, scope_of, target_netns
+from rait.app.session import machine_of, observe, scope_of, target_netns
+from rait.app.turn import Options
 from rait.domain.backend import ObservedLink
 from rait.domain.history import Memory
 from rait.domain.problem import MachineError, RaitError

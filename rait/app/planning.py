@@ -17,7 +17,6 @@ from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
 from rait.app.report import Report
 from rait.app.session import (
-    Options,
     dead_among,
     judged,
     looking,
@@ -27,6 +26,7 @@ from rait.app.session import (
     synced_routing,
     target_netns,
 )
+from rait.app.turn import Options
 from rait.app.up import doubts_about, plan_warnings, planned_topology
 from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation, ObservedLink

@@ -14,7 +14,8 @@ from rait.app.execution import Change, planned, stopped
 from rait.app.history import others_text, place
 from rait.app.moments import moment, written
 from rait.app.report import Report
-from rait.app.session import Options, Session, looking, opened, require_places, synced_routing
+from rait.app.session import Session, looking, opened, require_places, synced_routing
+from rait.app.turn import Options
 from rait.domain.diff import diff
 from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord

@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from rait import __version__
-from rait.adapters import caches, netns, privilege
+from rait.adapters import caches, netns
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
-from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
-from rait.app.load import Loaded
 from rait.app.machine import Machine
 from rait.app.report import Report
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
+from rait.app.turn import Options, prepared
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.backend import Observation
 from rait.domain.config import BackendKind, Config, Secret
@@ -46,31 +45,6 @@ from rait.domain.words import counted, few
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
-
-LOCK_SECONDS = 60.0
-PATIENCE_SECONDS = 1.0
-"""How long we wait for another rait before we say so."""
-
-ROUNDS = 3
-"""So many times a run gathers what it acts upon, at the most; the last time under the lock."""
-
-
-def _silent(_: str) -> None:
-    pass
-
-
-class Options(Struct, frozen=True, kw_only=True):
-    """What the command line says for every command.
-
-    ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
-    With ``assume_gone``, links in a namespace that cannot be found are taken for gone with it.
-    """
-
-    config: str
-    notice: Callable[[str], None] = _silent
-    debug: Callable[[str], None] = _silent
-    lock_seconds: float = LOCK_SECONDS
-    assume_gone: bool = False
 
 
 class Session:
@@ -474,77 +448,6 @@ def opened(
 
 
 @contextmanager
-def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
-    """The inputs, with the lock held, and no older than the lock.
-
-    They are gathered without the lock, so that nobody waits for a download, a long list or a name
-    that does not resolve. If they turn out to be old when the lock is ours, it is given back and
-    they are gathered anew; the last time they are gathered under the lock, so that there is an
-    end to it. The lock is that of the journal which the configuration names, so it too may be
-    another one the next time.
-    """
-    left = options.lock_seconds
-    for last in (False,) * (ROUNDS - 1) + (True,):
-        loaded = preparation.configuration()
-        privilege.require(what)
-        path = _checked_lock(loaded)
-        before = stamp(path)
-        inputs = preparation.complete(loaded)
-        began = time.monotonic()
-        with our_turn(structs.replace(options, lock_seconds=left), path, what) as turn:
-            left = max(0.0, left - (time.monotonic() - began))
-            if preparation.stands(disturbed=turn.waited or turn.stamp != before):
-                yield inputs
-                return
-            options.debug("what was read is no longer what there is, or may not be: read anew")
-            if last:
-                loaded = preparation.configuration()
-                if _checked_lock(loaded) == path:
-                    yield preparation.complete(loaded, names_again=False)
-                    return
-    raise MachineError(
-        f"{loaded.source}: `journal` names another file each time that it is read, so there is no "
-        "telling which lock to take; nothing was touched"
-    )
-
-
-def _checked_lock(loaded: Loaded) -> Path:
-    """The lock to take for a configuration. Raises where its journal is no journal."""
-    journal = Path(loaded.config.journal)
-    Journal.check(journal)
-    return lock_path(journal)
-
-
-class Turn(Struct, frozen=True):
-    """The lock as it was when it became ours: whether somebody had it, and its stamp then."""
-
-    waited: bool
-    stamp: Stamp
-
-
-@contextmanager
-def our_turn(options: Options, path: Path, what: str) -> Iterator[Turn]:
-    """Hold the lock as ``hold`` does; who has to wait is told for whom, before the time is up."""
-    with ExitStack() as held:
-        yield _turn_in(held, options, path, what)
-
-
-def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
-    with suppress(HeldError):
-        return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
-    soon = min(PATIENCE_SECONDS, options.lock_seconds)
-    left = options.lock_seconds - soon
-    try:
-        found = held.enter_context(hold(path, what, soon))
-    except HeldError as error:
-        if not left:
-            raise
-        options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
-        found = held.enter_context(hold(path, what, left))
-    return Turn(waited=True, stamp=found)
-
-
-@contextmanager
 def routing_of(
     session: Session, *, asked: bool = True, exclusive: bool = False
 ) -> Iterator[Routing]:
@@ -602,15 +505,6 @@ def machine_of(
 def target_netns(config: Config) -> str:
     """The namespace that holds the links: in VRF isolation it is the current one."""
     return config.isolation.target if config.isolation.type == "netns" else ""
-
-
-def lock_path(journal: Path) -> Path:
-    """The lock stands beside the journal, so who writes one journal waits for one lock.
-
-    Beside the file itself, where its path is a link: others may name it by another path.
-    """
-    real = journal.resolve()
-    return real.with_name(real.name + ".lock")
 
 
 def scope_of(config: Config, public_key: str) -> Scope:

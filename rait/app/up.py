@@ -8,7 +8,8 @@ from rait.app.execution import stopped
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
 from rait.app.report import Report
-from rait.app.session import Options, Session, opened, synced_routing
+from rait.app.session import Session, opened, synced_routing
+from rait.app.turn import Options
 from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.history import Memory
 from rait.domain.plan import Node, Plan, plan

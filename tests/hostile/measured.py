@@ -21,7 +21,7 @@ import tomli  # noqa: F401
 from rait.adapters import peers_cache, source, web  # noqa: F401
 from rait.app.load import load_config, load_peers
 from rait.app.planning import plan_against
-from rait.app.session import Options
+from rait.app.turn import Options
 from rait.domain.problem import RaitError
 
 MOST_SECONDS = 30

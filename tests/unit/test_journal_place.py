@@ -16,7 +16,7 @@ import pytest
 
 from rait.adapters.journal import Journal
 from rait.adapters.journal_reader import JournalReader
-from rait.app.session import lock_path
+from rait.app.turn import lock_path
 from rait.cli import main
 from rait.domain.history import Memory
 from rait.domain.problem import RaitError

@@ -1,0 +1,122 @@
+"""Waiting for our turn: the lock beside the journal, and what is read while another has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from rait.adapters import privilege
+from rait.adapters.journal import Journal
+from rait.adapters.lock import HeldError, Stamp, hold, stamp
+from rait.app.inputs import Inputs, Preparation
+from rait.app.load import Loaded
+from rait.domain.problem import MachineError
+
+LOCK_SECONDS = 60.0
+PATIENCE_SECONDS = 1.0
+"""How long we wait for another rait before we say so."""
+
+ROUNDS = 3
+"""So many times a run gathers what it acts upon, at the most; the last time under the lock."""
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What the command line says for every command.
+
+    ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
+    With ``assume_gone``, links in a namespace that cannot be found are taken for gone with it.
+    """
+
+    config: str
+    notice: Callable[[str], None] = _silent
+    debug: Callable[[str], None] = _silent
+    lock_seconds: float = LOCK_SECONDS
+    assume_gone: bool = False
+
+
+@contextmanager
+def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
+    """The inputs, with the lock held, and no older than the lock.
+
+    They are gathered without the lock, so that nobody waits for a download, a long list or a name
+    that does not resolve. If they turn out to be old when the lock is ours, it is given back and
+    they are gathered anew; the last time they are gathered under the lock, so that there is an
+    end to it. The lock is that of the journal which the configuration names, so it too may be
+    another one the next time.
+    """
+    left = options.lock_seconds
+    for last in (False,) * (ROUNDS - 1) + (True,):
+        loaded = preparation.configuration()
+        privilege.require(what)
+        path = _checked_lock(loaded)
+        before = stamp(path)
+        inputs = preparation.complete(loaded)
+        began = time.monotonic()
+        with our_turn(structs.replace(options, lock_seconds=left), path, what) as turn:
+            left = max(0.0, left - (time.monotonic() - began))
+            if preparation.stands(disturbed=turn.waited or turn.stamp != before):
+                yield inputs
+                return
+            options.debug("what was read is no longer what there is, or may not be: read anew")
+            if last:
+                loaded = preparation.configuration()
+                if _checked_lock(loaded) == path:
+                    yield preparation.complete(loaded, names_again=False)
+                    return
+    raise MachineError(
+        f"{loaded.source}: `journal` names another file each time that it is read, so there is no "
+        "telling which lock to take; nothing was touched"
+    )
+
+
+def _checked_lock(loaded: Loaded) -> Path:
+    """The lock to take for a configuration. Raises where its journal is no journal."""
+    journal = Path(loaded.config.journal)
+    Journal.check(journal)
+    return lock_path(journal)
+
+
+class Turn(Struct, frozen=True):
+    """The lock as it was when it became ours: whether somebody had it, and its stamp then."""
+
+    waited: bool
+    stamp: Stamp
+
+
+@contextmanager
+def our_turn(options: Options, path: Path, what: str) -> Iterator[Turn]:
+    """Hold the lock as ``hold`` does; after a second, tell the user which command has it."""
+    with ExitStack() as held:
+        yield _turn_in(held, options, path, what)
+
+
+def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
+    with suppress(HeldError):
+        return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
+    soon = min(PATIENCE_SECONDS, options.lock_seconds)
+    left = options.lock_seconds - soon
+    try:
+        found = held.enter_context(hold(path, what, soon))
+    except HeldError as error:
+        if not left:
+            raise
+        options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
+        found = held.enter_context(hold(path, what, left))
+    return Turn(waited=True, stamp=found)
+
+
+def lock_path(journal: Path) -> Path:
+    """The lock stands beside the journal, so who writes one journal waits for one lock.
+
+    Beside the file itself, where its path is a link: others may name it by another path.
+    """
+    real = journal.resolve()
+    return real.with_name(real.name + ".lock")
