@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
-from string import ascii_letters, digits
 
 from rait.domain.words import counted
 
@@ -18,7 +17,7 @@ _LONGEST_SHOWN = 80
 _WINDOW = 100
 """More characters than a key has, in base64 or hex."""
 
-_KEY_CHARACTERS = f"{ascii_letters}{digits}+/_-="
+_KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-="
 
 
 def canonical_key(value: object) -> str:
