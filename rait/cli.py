@@ -41,7 +41,7 @@ _DETAILED = "--detailed-exitcode"
 _WIDTH = 98
 _YES = "go on however many links lose their sessions"
 
-_ASSUME_GONE = "take links whose network namespace cannot be found for gone with it"
+_ASSUME_GONE = "treat links as removed if their network namespace cannot be found"
 
 _DESCRIPTION = """\
 rait turns WireGuard into a full mesh of point-to-point links for a routing daemon: one interface
@@ -50,9 +50,9 @@ for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may r
 
 _EPILOG = """\
 exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
-done, and the links that failed are named; 4 stopped, as too many links would have been removed.
+done, and the links that failed are named; 4 stopped, as too many links would have lost their sessions.
 
-`rait COMMAND --help` tells more of each command.
+`rait COMMAND --help` explains each command.
 """
 
 _UP = """\
@@ -122,7 +122,7 @@ the live system (--diff), or restore it (--apply). Private keys come from today'
 sessions, as `rait up` does, unless --yes is given; for a time before the journal began it is
 refused.
 
-  rait replay --at 10                            as it was after run 10
+  rait replay --at 10                            the topology after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
   rait replay --at 2h                            two hours ago
   rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
@@ -266,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "plan", "plan", "show what `rait up` would do", _PLAN, (), _plan)
     _add(commands, "export-state", "export_state", "print the state for `plan --against`", _EXPORT)
     _add(commands, "log", "log", "show, verify and prune the journal", _LOG, (), _log)
-    summary = "the topology as it was, and back to it"
+    summary = "show or restore the topology of an earlier time"
     _add(commands, "replay", "replay", summary, _REPLAY, (), _replay)
     _add(commands, "rollback", "rollback", "take one run back", _ROLLBACK, (), _rollback)
     summary = "show and sync babeld's interfaces"
@@ -296,7 +296,7 @@ def _add_detailed_exitcode(parser: argparse.ArgumentParser, when: str) -> None:
         _DETAILED,
         action="store_true",
         help=f"{when}exit status 0: nothing to do, 1: any error (wrong usage and configuration "
-        "too), or a link that cannot be had, 2: there are changes",
+        "too), or a link that cannot be made, 2: there are changes",
     )
 
 

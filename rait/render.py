@@ -49,9 +49,9 @@ _NAMED = 20
 
 _QUESTIONS: Mapping[Reason, str] = {
     "removed": "Is the peers list complete?",
-    "another peer": "Have these peers new keys?",
-    "another private key": "Is this node to have a new private key?",
-    "made again": "Are the links to be born elsewhere (transit, target, backend)?",
+    "another peer": "Do these peers have new keys?",
+    "another private key": "Should this node get a new private key?",
+    "made again": "Should these links be made elsewhere (transit, target, backend)?",
 }
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
@@ -83,21 +83,16 @@ def removal_text(report: Report, removal: Removal) -> str:
 
 def _cost(removal: Removal) -> str:
     """Which links lose what, and how many may."""
-    count, names = len(removal.links), _losers(removal)
-    of = counted(removal.of, "link")
-    what = f"remove {count} of {of}"
-    may = f"remove {removal.limit}"
-    if removal.reasons:
-        what = f"end the sessions of {count} of {of}"
-        may = f"end those of {removal.limit}"
-    if not removal.earlier:
-        return f"it would {what}, and may {may}: {names}"
-    total = count + len(removal.earlier)
-    before = few(removal.earlier, _NAMED)
-    return (
-        f"it would {what}, and may {may}, with what runs of the last {WINDOW_HOURS} hours cost, "
-        f"which makes {total}: {names}; before: {before}"
-    )
+    count, earlier = len(removal.links), len(removal.earlier)
+    what = "end the sessions of" if removal.reasons else "remove"
+    cost = f"it would {what} {count} of {counted(removal.of, 'link')} ({_losers(removal)})"
+    if earlier:
+        cost += (
+            f"; runs of the last {WINDOW_HOURS} hours ended the sessions of {earlier} before "
+            f"({few(removal.earlier, _NAMED)}), which makes {count + earlier}"
+        )
+    may = "lose theirs" if removal.reasons or earlier else "go"
+    return f"{cost}; at most {removal.limit} may {may} in {WINDOW_HOURS} hours unless you say so"
 
 
 def _losers(removal: Removal) -> str:
@@ -117,7 +112,7 @@ def _guarded(command: str, removal: Removal) -> tuple[str, str]:
         doubts = " ".join(question for cause, question in _QUESTIONS.items() if cause in causes)
         return "up", f"{doubts} If so, go on with `rait up --yes`"
     full = f"{command} --apply" if command.startswith("replay") else command
-    return full, "If all of them are to go, run it again with --yes"
+    return full, "If that is what you want, run it again with --yes"
 
 
 def past_lines(past: Past) -> list[str]:

@@ -56,7 +56,7 @@ def run_whole(run: RunRecord) -> list[str]:
         f"  public key {header.public_key}",
     ]
     if header.accepted:
-        lines.append("  accepted whatever it costs: the guard counts from here on")
+        lines.append("  accepted however many sessions it costs: the guard begins a new count here")
     if run.finished_at is not None:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
@@ -137,7 +137,7 @@ def pruning_text(pruning: Pruning) -> str:
 
 
 def verification_json(report: VerifyReport) -> str:
-    """The same as one JSON object."""
+    """What ``rait log verify`` found, as one JSON object."""
     return to_json(msgspec.to_builtins(report))
 
 

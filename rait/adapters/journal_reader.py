@@ -192,7 +192,7 @@ def _attempted(connection: sqlite3.Connection, run: int, attempt: codec.Attempt)
     repeated = run_record(connection, run)
     outcomes = {outcome.index: outcome for outcome in attempt.outcomes}
     if not all(0 <= index < len(repeated.intended) for index in outcomes):
-        raise codec.damage(f"a repetition of run {run} tells of an event that it has not")
+        raise codec.damage(f"a repetition of run {run} names an event that the run does not have")
     return RunRecord(
         id=repeated.id,
         last_id=repeated.last_id,

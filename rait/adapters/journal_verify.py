@@ -148,7 +148,7 @@ def _check_bounds(walk: _Walk) -> None:
 
 def _check_repeats(connection: sqlite3.Connection, walk: _Walk) -> None:
     if journal_repeats.digest(connection) != walk.head.repeats:
-        raise _FindingError("what is counted of repeated runs was changed")
+        raise _FindingError("the count of repeated runs was changed")
 
 
 def _check_indexes(connection: sqlite3.Connection) -> None:

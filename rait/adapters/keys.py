@@ -60,7 +60,7 @@ def psk_to_write(before: str, after: str) -> Secret | None:
     if before == after:
         return None
     if after:
-        raise MachineError("the preshared key that it is to have is not known to rait")
+        raise MachineError("rait does not know the preshared key that the peer should have")
     return NO_PSK
 
 

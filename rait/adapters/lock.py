@@ -151,7 +151,7 @@ def _why_no_lock(fd: int) -> str:
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        return "is no file"
+        return "is not a regular file"
     if status.st_size > _MAX_NOTE:
         return "holds something that is no lock of rait"
     content = os.pread(fd, _MAX_NOTE, 0)

@@ -49,5 +49,7 @@ class Namespaces:
         if ns is not None:
             return ns
         if instance and self.find(spec) is not None:
-            raise MachineError(f"{describe(spec)} is another one than when it was looked at")
+            raise MachineError(
+                f"{describe(spec)} was replaced since rait looked at it; run rait again"
+            )
         raise MachineError(f"{describe(spec)} does not exist")

@@ -63,7 +63,7 @@ def in_use() -> Found:
 
 
 Doubt = Callable[[OSError], None]
-"""Is told what could not be looked at."""
+"""Takes the error that kept the search from looking at something."""
 
 
 class _Search:

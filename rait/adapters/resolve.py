@@ -133,7 +133,7 @@ class _Crew:
             unasked = frozenset(self._todo)
             self._todo.clear()
             slow = self._still_slow()
-            late = "the names before it took all the time; the next run asks it before those"
+            late = "the names before it took all the time; the next run looks it up before them"
             failures = dict.fromkeys(unasked, late) | slow | self._failures
             return dict(self._addresses), failures, unasked
 
@@ -142,7 +142,7 @@ class _Crew:
         return {
             host: f"no answer within {self._patience:g} seconds"
             if now - began > 0.9 * self._patience
-            else f"no answer in what was left of {self._timeout:g} seconds"
+            else f"no answer in the rest of the {self._timeout:g} seconds for all names"
             for host, began in self._began.items()
         }
 

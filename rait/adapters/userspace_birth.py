@@ -150,8 +150,8 @@ class Birth:
         if found is not None:
             raise RaitError(
                 f"an interface of kind {found[1] or 'physical'} already has this name in "
-                f"{describe(transit.spec)}, where the link is to be born; rename or remove that "
-                "one, or choose another ifprefix"
+                f"{describe(transit.spec)}, where the link is to be made; rename or remove it, "
+                "or choose another ifprefix"
             )
         if not served:
             return
@@ -159,7 +159,7 @@ class Birth:
             raise RaitError(ours)
         raise RaitError(
             f"a program that is not ours serves {uapi.socket_path(name)} already, which is "
-            "machine-wide: end that one, or choose another ifprefix"
+            "machine-wide: end that program, or choose another ifprefix"
         )
 
     def _client(self) -> uapi.Client:
@@ -230,7 +230,7 @@ def _with_our_key(name: str, key: Key) -> str | None:
     names = ", ".join(now for _, now in tuns) or "no tun"
     return (
         f"process {pid} serves it already, with our key and {names}, which somebody renamed or "
-        f"moved to another namespace: end that one (`kill {pid}`)"
+        f"moved to another namespace: end that process (`kill {pid}`)"
     )
 
 

@@ -43,6 +43,6 @@ def down(options: Options) -> Report:
 def _left(stranger: Stranger) -> Problem:
     text = (
         f"it is left alone: {stranger.why}. If it is a leftover, remove it "
-        f"(`ip link del {stranger.link}` in its namespace); if not, put it into another group"
+        f"(`ip link del {stranger.link}` in its namespace); if not, set another ifgroup for it"
     )
     return Problem(text, "warning", (), stranger.link)

@@ -95,7 +95,7 @@ def _named(journal: str) -> Path:
         raise ConfigError("--journal takes the path of a journal, and this is a key (not shown)")
     if not is_path(journal):
         raise ConfigError(
-            f"--journal takes the path of a journal, and {display_name(journal)} is none"
+            f"--journal takes the path of a journal, and {display_name(journal)} is not a path"
         )
     path = Path(journal)
     reason = JournalReader(path).absence()
@@ -126,7 +126,7 @@ def runs(where: Place, query: Query) -> tuple[RunRecord, ...]:
 def follow(where: Place, query: Query) -> Iterator[RunRecord]:
     """The runs asked for, and then each later one when it has ended, for ever.
 
-    A run that was cut off is told of when the next one begins. Raises RaitError.
+    A run that was cut off comes when the next one begins. Raises RaitError.
     """
     told = 0
     while True:

@@ -123,6 +123,6 @@ def require_home(memory: Memory, namespaces: Namespaces) -> None:
     names = sorted((*memory.topology.vrfs, *memory.topology.rules))
     what = ", ".join(names) or "VRFs or rules"
     raise MachineError(
-        f"rait runs in another network namespace than the one in which it made {what}: run it in "
-        "that one. If that one is gone, say so with --assume-gone"
+        f"rait made {what} in a different network namespace from the one it runs in now: run it "
+        "there. If that namespace is gone, run rait again with --assume-gone"
     )

@@ -90,5 +90,5 @@ def _claimed(options: Options, loaded: Loaded, names: Collection[str]) -> dict[s
         name = filed_under(JournalReader(journal), scope_name(url, key))
         return claimed_by_others(url, journal, name, names)
     except RaitError as error:
-        options.debug(f"whose links these are, the journal cannot tell: {error}")
+        options.debug(f"the journal cannot tell whose links these are: {error}")
         return {}

@@ -30,7 +30,7 @@ _PEERS = "peers"
 _MOST_PROBLEMS = 50
 _LONGEST_KEY = 80
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
-_PLAIN_HTTP = "comes over plain http: who is on the way can read and change it; use https or a file"
+_PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; use https or a file"
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
@@ -130,15 +130,15 @@ def load_registry(
     if peers.doubts and not others:
         first = peers.describe(peers.doubts[0].problem)
         raise SourceError(
-            f"{first.removesuffix('; skipped')}; and but for this node's own there is no other "
-            "entry that can be used, so nothing is done"
+            f"{first.removesuffix('; skipped')}; and besides this node's own, no other entry of "
+            "the list can be used, so nothing is done"
         )
     wanted = count_wanted(loaded.config, public_key, peers.peers)
     if wanted > loaded.config.max_links:
         raise SourceError(
-            f"{peers.source}: the list asks for {wanted} links, and rait makes "
-            f"{loaded.config.max_links} at the most, so nothing is done. If the list is right, set "
-            "max_links in rait.conf"
+            f"{peers.source}: the list asks for {wanted} links, but max_links is "
+            f"{loaded.config.max_links}, so nothing is done. If the list is right, set max_links in "
+            "rait.conf higher"
         )
     if secret is None:
         # Last, as it takes a moment for each peer, of which there are not too many by now.
@@ -194,9 +194,9 @@ def load_peers(
 
 
 _PUBLISHED = (
-    "the list holds this node's own private key here, and all who can read the list know it now: "
-    "make another with `wg genkey`, and let the list have the public key that `wg pubkey` makes of "
-    "it"
+    "the list holds this node's own private key here, so everyone who can read the list knows it: "
+    "make a new key with `wg genkey`, and put the public key that `wg pubkey` makes of it into the "
+    "list"
 )
 
 

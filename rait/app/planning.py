@@ -170,7 +170,7 @@ def _read_state(path: str) -> State:
         raise ConfigError("--against takes the path of a state, and this is a key (not shown)")
     name = source.display_name(path)
     if not source.is_path(path):
-        raise ConfigError(f"--against takes the path of a state, and {name} is none")
+        raise ConfigError(f"--against takes the path of a state, and {name} is not a path")
     try:
         text = source.read(path, limit=MAX_STATE_BYTES)
     except SourceError as error:
@@ -185,7 +185,8 @@ def _read_state(path: str) -> State:
         raise SourceError(f"{name}: not a state that rait exported: {error}") from None
     if state.format != STATE_FORMAT:
         raise SourceError(
-            f"{name}: format {shown(state.format)}, and this rait reads {STATE_FORMAT}"
+            f"{name}: the state has format {shown(state.format)}, but this rait reads format "
+            f"{STATE_FORMAT}; export it with the same version of rait"
         )
     return state
 

@@ -108,7 +108,10 @@ def rollback(options: Options, run: int | None, *, force: bool, sure: bool = Fal
 
 
 def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
-    """What ``rollback`` would do. Writes nothing anywhere, and waits for nobody; raises as it."""
+    """What ``rollback`` would do. Writes nothing anywhere, and waits for nobody.
+
+    Raises the errors of ``rollback``.
+    """
     with looking(options) as session, synced_routing(session) as routing:
         journal = JournalReader(session.journal_path)
         record = _run_to_undo(session, journal, run)
@@ -314,10 +317,9 @@ def _check_births(
         if (old.backend, old.transit) != today:
             what = "transit namespace" if old.transit != new.transit else "backend"
             raise ConfigError(
-                f"run {record.id} made {_links_with(name, len(changed))} again, as the "
-                f"{what} was another one since. Which one that is, rait.conf says, and a rollback "
-                "does not change rait.conf; nothing was touched. Put it there as it was before, "
-                "and run `rait up`"
+                f"run {record.id} made {_links_with(name, len(changed))} again, because the "
+                f"{what} had changed. rait.conf sets it, and a rollback does not change rait.conf; "
+                f"nothing was touched. Change the {what} back in rait.conf, and run `rait up`"
             )
 
 

@@ -390,9 +390,9 @@ def judged(
     before, after = verdict.settled.before.links, verdict.settled.after.links
     if len(after) > config.max_links and after.keys() - before.keys():
         raise MachineError(
-            f"there would be {len(after)} links, with those whose entries cannot be read, and rait "
-            f"makes {config.max_links} at the most, so nothing is done. If the peers list is "
-            "right, set max_links in rait.conf"
+            f"there would be {len(after)} links, counting those whose entries cannot be read, but "
+            f"max_links is {config.max_links}, so nothing is done. If the peers list is right, set "
+            "max_links in rait.conf higher"
         )
     return verdict.settled, verdict.losses
 
@@ -422,9 +422,9 @@ def _require_target(target: str, memory: Memory) -> None:
     if names and netns.lacks_process(target):
         raise MachineError(
             f"there is no process {target} any more, so its network namespace cannot be looked at. "
-            f"Links that the journal knows in it may still be there: {few(names)}. "
-            "Set `target` to the id of another process that is in it; if it is gone, to the "
-            "namespace that you want links in"
+            f"Links that the journal has in it may still be there: {few(names)}. "
+            "Set `target` in rait.conf to the id of another process in that namespace or, if the "
+            "namespace is gone, to the namespace that you want links in"
         )
 
 

@@ -65,15 +65,15 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
             if preparation.stands(disturbed=turn.waited or turn.stamp != before):
                 yield inputs
                 return
-            options.debug("what was read is no longer what there is, or may not be: read anew")
+            options.debug("what was read may have changed since: reading all of it again")
             if last:
                 loaded = preparation.configuration()
                 if _checked_lock(loaded) == path:
                     yield preparation.complete(loaded, names_again=False)
                     return
     raise MachineError(
-        f"{loaded.source}: `journal` names another file each time that it is read, so there is no "
-        "telling which lock to take; nothing was touched"
+        f"{loaded.source}: `journal` names a different file each time rait reads it, so rait "
+        "cannot tell which lock to take; nothing was touched. Set `journal` to one path"
     )
 
 

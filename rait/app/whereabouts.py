@@ -122,7 +122,7 @@ def _alive(links: Iterable[Link], transit: Netns) -> str:
 def _told(links: list[Link], why: str) -> str:
     spec = links[0].origin.netns
     return (
-        f"it was made in {netns.describe(spec)}, which is another one now, and the former one was "
-        f"not found: {why}. If you know that the former one is gone, and its links with it, say so "
-        "with --assume-gone"
+        f"it was made in {netns.describe(spec)}, which is a different namespace now, and rait did "
+        f"not find the former one: {why}. If you know that the former namespace is gone, and its "
+        "links with it, run rait again with --assume-gone"
     )

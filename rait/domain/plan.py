@@ -203,7 +203,7 @@ class _Planner:
             f"{_title(peer)}: its SendPort {endpoint.send_port} ({endpoint.address_family}) is "
             "this node's own send_port too. Any other node "
             "can have a link to only one of the two, as it names and finds its links by that "
-            "port; one of the two nodes is to take another port"
+            "port: give one of the two nodes another port"
         )
         self.problems.append(Problem(message, "warning", endpoint.path))
 

@@ -218,7 +218,7 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
     link = observed.link
     claimant = scope.claimed.get(link.name)
     if claimant is not None:
-        return f"made by another configuration, {claimant}, as the journal says"
+        return f"made by another configuration, {claimant}, says the journal"
     if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
         return ""
     known = (*memory.topology.links.values(), *memory.pending.values())
@@ -226,8 +226,8 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
         return ""
     key = link.device.public_key
     if not key:
-        return "without a key, and not made by us, as far as the journal says"
-    return f"with a public key, {key}, that is neither ours nor one that the journal has as ours"
+        return "without a key, and the journal does not say that this configuration made it"
+    return f"public key {key} is neither this node's key nor a former one in the journal"
 
 
 def _is_among_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
@@ -299,7 +299,7 @@ def _occupied(
         if foreign is not None and name in strangers:
             text = (
                 f"a WireGuard interface that is not ours already has this name ({strangers[name]})"
-                "; rename or remove that one"
+                "; rename or remove it"
             )
         elif kind is not None:
             text = f"an interface of kind {kind or 'physical'} already has this name; rename it"

@@ -203,7 +203,7 @@ def _kept(name: str, members: Iterable[str]) -> str:
 
 
 def _rule_kept(name: str, links: list[str]) -> str:
-    return f"the rule `{name}` stays, as links that are not ours have its mark: {few(links)}"
+    return f"the rule `{name}` stays, as links that are not ours have its fwmark: {few(links)}"
 
 
 def _is_in(vrf: str, link: Link | None) -> bool:

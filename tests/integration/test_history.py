@@ -539,7 +539,9 @@ def test_a_mesh_does_not_die_by_halves(node: Node) -> None:
     state = node.state()
     write_peers(node, A)
     before = ", ".join(sorted(links_of(node, C, D)))
-    assert f"which makes 3: {link_of(node, B)}; before: {before}" in node.rait("plan").err
+    told = node.rait("plan").err
+    assert f"remove 1 of 4 links ({link_of(node, B)}); " in told
+    assert f"({before}), which makes 3; at most 2 " in told
     exported = node.directory / "state.json"
     exported.write_text(node.rait("export-state").out)
     assert "which makes 3" in node.rait("plan", "--against", str(exported)).err

@@ -215,7 +215,7 @@ def test_a_namespace_that_only_a_message_under_way_refers_to(node: Node, tier: s
             result = node.rait(what)
             assert result.status == 1, result
             assert all(name in result.err for name in names)
-            assert "is another one now" in result.err
+            assert "is a different namespace now" in result.err
             assert "--assume-gone" in result.err
         assert set(remembered(node)) == names
         assert node.rait("list").status != 0

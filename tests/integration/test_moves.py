@@ -126,7 +126,7 @@ def test_a_rollback_does_not_pretend_to_change_the_transit(mesh: Mesh, elsewhere
     for arguments in (["rollback", "--dry-run"], ["rollback"]):
         refused = a.rait(*arguments)
         assert refused.status == 2, refused
-        assert "the transit namespace was another one" in refused.err
+        assert "because the transit namespace had changed" in refused.err
         assert "rait.conf" in refused.err
         assert "`rait up`" in refused.err
     assert a.state() == state

@@ -180,7 +180,7 @@ def test_a_journal_that_is_another_one_each_time_is_an_error(node: Node) -> None
     flips = [
         node.write("rait.conf", CONF.replace("journal.db", f"{number}.db")) for number in range(9)
     ]
-    expected = pytest.raises(MachineError, match="`journal` names another file each time")
+    expected = pytest.raises(MachineError, match="`journal` names a different file each time")
     with expected, node.run(*flips):
         pass
 

@@ -399,7 +399,7 @@ def test_a_list_may_ask_for_so_many_links_and_no_more(directory):
     )
     assert len(registry(directory, many, f"max_links = 4\n{GOOD}").peers) == 4
     text = told(directory, many, f"max_links = 3\n{GOOD}")
-    assert text.startswith("peers.toml: the list asks for 4 links, and rait makes 3 at the most")
+    assert text.startswith("peers.toml: the list asks for 4 links, but max_links is 3, ")
     assert "max_links" in text
 
 

@@ -51,7 +51,7 @@ def test_a_rollback_that_is_refused_names_some_of_what_changed_since() -> None:
 def test_a_run_that_is_stopped_names_some_of_what_it_would_remove() -> None:
     stopped = Report(command="up", status="stopped")
     one = removal_text(stopped, Removal(("w0",), 1, 0))
-    assert "it would remove 1 of 1 link, and may remove 0: w0." in one
+    assert "it would remove 1 of 1 link (w0); at most 0 may go in 24 hours unless" in one
     many = removal_text(stopped, Removal(tuple(f"w{n}" for n in range(900)), 1000, 500))
     assert "it would remove 900 of 1000 links" in many
-    assert "w19 and 880 more. " in many
+    assert "w19 and 880 more); " in many
