@@ -141,7 +141,7 @@ class Journal(JournalReader):
         return report
 
     def prune_old(self, keep: int, newest: int | None = None) -> journal_prune.Pruning:
-        """Drop what is older than so many nanoseconds, now and then. Raises the errors of ``prune``.
+        """Drop what is older than so many nanoseconds, now and then; raises what ``prune`` does.
 
         Here a run that never finished goes too, or the one of a configuration that is used no more
         would keep all later runs. ``newest`` is the run that has just ended: it does not vouch for

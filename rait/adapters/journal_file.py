@@ -32,8 +32,8 @@ _ADVICE = {
     "BUSY": "another process holds it; see `fuser` on the file",
     "LOCKED": "another process holds it; see `fuser` on the file",
     "CORRUPT": "it is damaged; move it aside to begin a new one",
-    "NOTADB": "it is not an SQLite database: it is no journal of rait, or its beginning is damaged; "
-    "it was left as it is. If it is not rait's, set `journal` to another file",
+    "NOTADB": "it is not an SQLite database: it is no journal of rait, or its beginning is "
+    "damaged; it was left as it is. If it is not rait's, set `journal` to another file",
     "IOERR": "its file system reports an input or output error",
 }
 

@@ -86,7 +86,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[Step]) -> None:
-    """Bring the journal to the newest version, all or nothing. Raises the errors of ``version_of``."""
+    """Bring the journal to the newest version, all or nothing; raises what ``version_of`` does."""
     if version_of(connection) == len(steps):
         return
     connection.execute("BEGIN IMMEDIATE")

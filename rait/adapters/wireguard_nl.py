@@ -307,8 +307,8 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         return _SOCKADDR_IN6.pack(socket.AF_INET6, port, raw, int(zone or 0))
     except (OSError, OverflowError, ValueError, StructError):
         raise MachineError(
-            f"the kernel does not take {endpoint} as an endpoint: it takes an IP address and a port, and as "
-            "zone (%) the number of an interface"
+            f"the kernel does not take {endpoint} as an endpoint: it takes an IP address and "
+            "a port, and as zone (%) the number of an interface"
         ) from None
 
 

@@ -137,8 +137,8 @@ def load_registry(
     if wanted > loaded.config.max_links:
         raise SourceError(
             f"{peers.source}: the list asks for {wanted} links, but max_links is "
-            f"{loaded.config.max_links}, so nothing is done. If the list is right, set max_links in "
-            "rait.conf higher"
+            f"{loaded.config.max_links}, so nothing is done. If the list is right, raise max_links "
+            "in rait.conf"
         )
     if secret is None:
         # Last, as it takes a moment for each peer, of which there are not too many by now.

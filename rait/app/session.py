@@ -391,8 +391,8 @@ def judged(
     if len(after) > config.max_links and after.keys() - before.keys():
         raise MachineError(
             f"there would be {len(after)} links, counting those whose entries cannot be read, but "
-            f"max_links is {config.max_links}, so nothing is done. If the peers list is right, set "
-            "max_links in rait.conf higher"
+            f"max_links is {config.max_links}, so nothing is done. If the peers list is right, "
+            "raise max_links in rait.conf"
         )
     return verdict.settled, verdict.losses
 

@@ -218,7 +218,7 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
     link = observed.link
     claimant = scope.claimed.get(link.name)
     if claimant is not None:
-        return f"made by another configuration, {claimant}, says the journal"
+        return f"made by another configuration, {claimant}, according to the journal"
     if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
         return ""
     known = (*memory.topology.links.values(), *memory.pending.values())

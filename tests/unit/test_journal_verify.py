@@ -107,7 +107,7 @@ def test_what_is_counted_is_covered_too(connection: sqlite3.Connection, change: 
     connection.execute(change)
     report = verify(connection, None)
     assert not report.ok
-    assert "head was changed" in report.why or "counted of repeated runs" in report.why
+    assert "head was changed" in report.why or "the count of repeated runs" in report.why
 
 
 @pytest.mark.usefixtures("repeated")

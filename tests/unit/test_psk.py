@@ -43,7 +43,7 @@ def test_none_can_be_written_and_nothing_else() -> None:
     assert psk_to_write("", "") is None
     assert psk_to_write("digest", "") == NO_PSK
     for before in ("", "another"):
-        with pytest.raises(MachineError, match="not known"):
+        with pytest.raises(MachineError, match="does not know"):
             psk_to_write(before, "digest")
 
 

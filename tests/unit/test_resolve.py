@@ -180,7 +180,7 @@ def test_who_was_not_asked_for_want_of_time_is_told_apart(monkeypatch, release):
     dead, good = named("dead", 8), named("good", 3)
     answer = resolve([*dead, *good], HERE, 2)
     assert answer.unasked == set(good)
-    assert "next run asks it before those" in answer.problems[-1].message
+    assert "next run looks it up before them" in answer.problems[-1].message
     assert len(resolve([*good, *dead], HERE, 2).addresses) == 3
 
 
