@@ -188,7 +188,7 @@ class Execution:
         failed = [change.events[index] for index in self._errors]
         self._aftermath = self._look_again(known, failed)
         for event in self._aftermath.half_done:
-            self._debug(f"{type(event).__name__} {event.name}: done by what failed")
+            self._debug(f"{type(event).__name__} {event.name}: done by an event that failed")
         for event in self._aftermath.unsure:
             self._debug(f"{type(event).__name__} {event.name}: may be half done, which is unknown")
 

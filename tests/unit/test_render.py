@@ -264,7 +264,7 @@ def test_what_a_failed_event_did_is_told_beside_it() -> None:
     )
     assert report_lines(told)[:2] == [
         "~ w1 listen port 0 -> 50221, fwmark 0 -> 54 (failed)",
-        "~ w1 fwmark 0 -> 54 (done by what failed)",
+        "~ w1 fwmark 0 -> 54 (done by an event that failed)",
     ]
 
 

@@ -50,7 +50,7 @@ CRASHED = RunRecord(id=20, last_id=21, header=RUN.header, intended=(LinkAdded(LI
 
 def test_what_a_failed_event_did_is_told_beside_it() -> None:
     run = structs.replace(RUN, half_done={15: DRIFT})
-    line = "~ w2 mtu 1420 -> 1300 (done by what failed)"
+    line = "~ w2 mtu 1420 -> 1300 (done by an event that failed)"
     head, *lines = run_lines(run, Query(), brief=False)
     assert "(1 done, 1 failed, 1 half done, 1 unknown, 1 noticed)" in head
     assert f"  {line}" in lines
