@@ -70,16 +70,18 @@ def judge(
     if not losing or not doubts:
         return Judged(settled)
     index = _Index(doubts, transports)
-    kept, losses = {}, []
+    kept, losses, unexplained = {}, [], []
     for name, link in losing.items():
         unread = index.unreadable(link, replaced=name in settled.after.links)
-        lost = index.unavailable(link) if unread is None else None
         if unread is not None:
             kept[name] = unread
-        elif lost is not None:
+        elif (lost := index.unavailable(link)) is not None:
             why = describe(lost.problem)
             losses.append(f"link {name} goes, as the entry of its peer is skipped: {why}")
-    unexplained = [n for n in losing if n not in kept and index.unavailable(losing[n]) is None]
+        elif (perhaps := index.of_port(link)) is not None:
+            losses.append(_perhaps([name]) + describe(perhaps.problem))
+        else:
+            unexplained.append(name)
     if index.anyone and unexplained:
         losses.append(_perhaps(unexplained) + describe(index.anyone[0].problem))
     told = {name: describe(doubt.problem) for name, doubt in kept.items()}
@@ -113,10 +115,14 @@ class _Index:
         """The entry that could not be read, and may be that of the link's peer.
 
         Where the link is to be another peer's, that peer's entry for the port can be read, so one
-        with the port alone says nothing.
+        with the port alone holds nothing up.
         """
         found = self._of_peer(link, self._unreadable)
-        return found if found is not None or replaced else self._by_name.get(link.name)
+        return found if found is not None or replaced else self.of_port(link)
+
+    def of_port(self, link: Link) -> Doubt | None:
+        """The entry whose key could not be read, with the port that the link is named after."""
+        return self._by_name.get(link.name)
 
     def unavailable(self, link: Link) -> Doubt | None:
         """The entry of the link's peer that could be read, and whose link cannot be had."""

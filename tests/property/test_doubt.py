@@ -13,7 +13,7 @@ from rait.domain.doubt import Doubt, judge
 from rait.domain.events import replay
 from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
-from rait.domain.topology import Link, Topology
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin, Topology
 from tests.property import strategies as some
 
 TRANSPORTS = (Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w"),)
@@ -88,12 +88,28 @@ def test_a_link_that_an_entry_may_cost_is_told(
     for link in before.links.values():
         if not loses(link, after) or judged.settled.after.links.get(link.name) == link:
             continue
-        if any(may_be(d, link) and d.entry.public_key is not None for d in found):
+        telling = (d for d in found if d.entry.public_key or d.entry.send_port is not None)
+        if any(may_be(doubt, link) for doubt in telling):
             assert any(link.name in loss for loss in judged.losses)
         elif any(d.entry.public_key is None and d.entry.send_port is None for d in found):
             assert judged.losses
     if judged.losses:
         assert any(loses(link, judged.settled.after) for link in before.links.values())
+
+
+def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_told() -> None:
+    """Somebody mistyped the key of a peer, and a newcomer asks for its port: no silent success."""
+
+    def link(key: str) -> Link:
+        device, settings = Device("own", 5), LinkSettings(1420, 54)
+        return Link("w5", Origin("kernel"), settings, device, (LinkPeer(key),))
+
+    before, after = Topology({"w5": link("there")}), Topology({"w5": link("newcomer")})
+    doubt = Doubt(SkippedEntry(None, "ip4", 5), Problem("no key", "warning"))
+    judged = judge(Settled(before, after), (doubt,), TRANSPORTS, lambda p: p.message)
+    assert judged.settled.after == after
+    (loss,) = judged.losses
+    assert loss == "link w5 goes, and an entry that cannot be read may be that of its peer: no key"
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
