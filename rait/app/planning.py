@@ -32,7 +32,7 @@ from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config import Config
 from rait.domain.diff import diff
-from rait.domain.guard import Losses
+from rait.domain.guard import Losses, losses_of, merged
 from rait.domain.history import Memory
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
@@ -122,7 +122,8 @@ def _plan_against(options: Options, state: State) -> Report:
         losses=losses,
     )
     warnings = plan_warnings(loaded, registry, wanted)
-    removal = change.removal(loaded.config.max_removals, lambda: state.recent)
+    earlier = losses_of(left)
+    removal = change.removal(loaded.config.max_removals, lambda: merged(state.recent, earlier))
     return planned("plan", change, removal, warnings)
 
 

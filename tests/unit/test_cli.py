@@ -543,6 +543,20 @@ def test_a_plan_tells_that_up_would_stop(rait: Rait) -> None:
     assert "rait4x50223, rait4x50224" in said.err
 
 
+def test_a_plan_counts_what_a_run_that_was_cut_off_had_removed(rait: Rait) -> None:
+    """As `up` does: that run never said what became of a link, and it is gone."""
+    state = json.loads(STATE.read_text())
+    link = state["memory"]["topology"]["links"]["rait4x50223"]
+    state["memory"]["undecided"] = [{"type": "LinkRemoved", "link": link}]
+    del state["observation"]["links"]["rait4x50223"]
+    cut_off = rait.directory / "cut-off.json"
+    cut_off.write_text(json.dumps(state))
+    rait.write(f"max_removals = 1\n{CONF}", {50221: PEERS[50221]})
+    said = rait("plan", "--against", str(cut_off))
+    assert said.status == 0
+    assert "`rait up` will stop" in said.err
+
+
 def test_a_name_that_does_not_resolve_is_told_with_its_line(
     rait: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
