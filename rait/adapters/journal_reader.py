@@ -57,14 +57,14 @@ class JournalReader:
         """What is known of the scope now."""
         return self._ask(lambda connection: recall(connection, scope))
 
-    def claims(self, scope: str, names: Collection[str]) -> Mapping[str, str]:
+    def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the links that another scope knows, each with that scope.
 
-        Where several know a link, this one among them, it is of the one that made it last: the
-        others do not know yet that theirs is gone. This folds what every scope did, so it is to
-        be asked only where it must be known.
+        ``seen`` is as in ``made_in``. Where several know a link, this one among them, it is of the
+        one that made it last: the others do not know yet that theirs is gone. This folds what every
+        scope did, so it is to be asked only where it must be known.
         """
-        return self._ask(lambda connection: _claims(connection, scope, names))
+        return self._ask(lambda connection: _claims(connection, scope, seen))
 
     def scopes(self) -> Mapping[str, tuple[int, int]]:
         """All scopes of the journal: of two, what is known of the greater one is newer."""
@@ -219,7 +219,7 @@ def _repeated(run: RunRecord, repeats: codec.Repeats) -> RunRecord:
 
 
 def _claims(
-    connection: sqlite3.Connection, scope: str, names: Collection[str]
+    connection: sqlite3.Connection, scope: str, seen: Mapping[str, str]
 ) -> Mapping[str, str]:
     scopes = scopes_by_age(connection).keys()
     if scopes <= {scope}:
@@ -227,9 +227,8 @@ def _claims(
     latest: dict[str, tuple[int, str]] = {}
     for each in sorted(scopes):
         upto, start, runs = _known(connection, each)
-        for name, entry in made_in(start, runs, upto).items():
-            if name in names:
-                latest[name] = max(latest.get(name, (-1, "")), (entry, each))
+        for name, entry in made_in(start, runs, upto, seen).items():
+            latest[name] = max(latest.get(name, (-1, "")), (entry, each))
     return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -47,8 +47,8 @@ def list_links(options: Options) -> Listing:
         )
     with machine_of(config, None, "", needs_transit=False) as machine:
         observation = observe(machine, target, memory)
-    names = doubtful(observation, memory, scope)
-    claimed = _claimed(options, loaded, names) if names else {}
+    doubts = doubtful(observation, memory, scope)
+    claimed = _claimed(options, loaded, doubts) if doubts else {}
     scope = structs.replace(scope, claimed=claimed)
     unread = unread_of_ours(observation, memory, scope)
     seen = (*observation.links.values(), *observation.doubles)
@@ -78,7 +78,7 @@ def _memory(options: Options, journal: str) -> Memory:
         return Memory()
 
 
-def _claimed(options: Options, loaded: Loaded, names: Collection[str]) -> dict[str, str]:
+def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
     """The links that the journal knows as another configuration's.
 
     None where it cannot be read: what there is is listed all the same.
@@ -88,7 +88,7 @@ def _claimed(options: Options, loaded: Loaded, names: Collection[str]) -> dict[s
         key = load_secret(loaded)[1] if has_no_path(url) else ""
         journal = Path(loaded.config.journal)
         name = filed_under(JournalReader(journal), scope_name(url, key))
-        return claimed_by_others(url, journal, name, names)
+        return claimed_by_others(url, journal, name, seen)
     except RaitError as error:
         options.debug(f"the journal cannot tell whose links these are: {error}")
         return {}

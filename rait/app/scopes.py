@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from rait.adapters.journal_reader import JournalReader
@@ -13,13 +13,14 @@ KEY_SCOPE = "key:"
 
 
 def claimed_by_others(
-    url: str, journal: Path, scope: str, names: Collection[str]
+    url: str, journal: Path, scope: str, seen: Mapping[str, str]
 ) -> dict[str, str]:
     """Those of the links that the journal knows as another configuration's, and which that is.
 
-    ``url`` is our configuration and ``scope`` its name. Raises RaitError.
+    ``url`` is our configuration and ``scope`` its name, and ``seen`` is what ``doubtful`` found.
+    Raises RaitError.
     """
-    claims = JournalReader(journal).claims(scope, names)
+    claims = JournalReader(journal).claims(scope, seen)
     return {name: _told(other) for name, other in claims.items() if _is_another(other, url)}
 
 

@@ -110,10 +110,10 @@ class Session:
     def scope_among(self, observation: Observation, memory: Memory) -> Scope:
         """Which links are ours, with those that other configurations claim. Raises RaitError."""
         scope = self.scope
-        names = doubtful(observation, memory, scope)
-        if not names:
+        seen = doubtful(observation, memory, scope)
+        if not seen:
             return scope
-        claimed = claimed_by_others(self.options.config, self.journal_path, self.name, names)
+        claimed = claimed_by_others(self.options.config, self.journal_path, self.name, seen)
         return structs.replace(scope, claimed=claimed)
 
     def compare(

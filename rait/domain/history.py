@@ -301,15 +301,20 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
     )
 
 
-def made_in(start: Snapshot, runs: Iterable[RunRecord], upto: int) -> dict[str, int]:
-    """The links that are known after these runs of one scope, each with the entry that made it.
+def made_in(
+    start: Snapshot, runs: Iterable[RunRecord], upto: int, seen: Mapping[str, str]
+) -> dict[str, int]:
+    """Those of the links that are known after these runs of one scope, with the entry of each.
 
     ``start`` sums up the entries up to ``upto``, which stands for all of those. A link that a run
-    which was cut off may have made counts. Raises HistoryError as ``fold`` does.
+    which was cut off may have made counts. ``seen`` tells by name in which instance of a namespace
+    each link is ("" where nobody knows): one that is known in another is not that link. Raises
+    HistoryError as ``fold`` does.
     """
     sequence = tuple(runs)
     memory = remember(start, sequence)
-    entries = dict.fromkeys((*memory.topology.links, *memory.pending), upto)
+    known = (*memory.topology.links.values(), *memory.pending.values())
+    entries = {link.name: upto for link in known if _may_be_in(link, seen.get(link.name))}
     for run in sequence:
         intended = ((run.intended_id(i), event) for i, event in enumerate(run.intended))
         pending = run.pending()
@@ -318,6 +323,10 @@ def made_in(start: Snapshot, runs: Iterable[RunRecord], upto: int) -> dict[str, 
             if isinstance(event, LinkAdded) and event.name in entries:
                 entries[event.name] = max(entries[event.name], number)
     return entries
+
+
+def _may_be_in(link: Link, instance: str | None) -> bool:
+    return instance is not None and (not instance or link.origin.instance in ("", instance))
 
 
 def _owed_after(run: RunRecord, before: bool) -> bool:

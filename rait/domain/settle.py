@@ -171,21 +171,27 @@ def strangers_among(observation: Observation, memory: Memory, scope: Scope) -> t
     return tuple(stranger for stranger in found if stranger.why)
 
 
-def doubtful(observation: Observation, memory: Memory, scope: Scope) -> frozenset[str]:
+def doubtful(observation: Observation, memory: Memory, scope: Scope) -> dict[str, str]:
     """The links that another configuration may have made, for all that our own memory says.
 
-    In nearly all runs there are none. Of these the rest of the journal has to be asked.
+    In nearly all runs there are none. Of these the rest of the journal has to be asked. Each is
+    told with the instance of the namespace in which it is, "" where that is not known, or where
+    there are several of the name.
     """
     known = memory.topology.links
-    read = frozenset(
-        seen.link.name
-        for seen in (*observation.links.values(), *observation.doubles)
-        if not _is_as_made(seen.link, known.get(seen.link.name))
-        and _is_among_ours(seen, memory, scope)
-        and not _is_remembered(seen, memory, scope)
-    )
-    unread = (n for n, u in observation.unread.items() if _may_be_ours(n, u, memory, scope))
-    return read | {name for name in unread if name not in known}
+    found: dict[str, str] = {}
+    for seen in (*observation.links.values(), *observation.doubles):
+        name, instance = seen.link.name, seen.link.origin.instance
+        if (
+            not _is_as_made(seen.link, known.get(name))
+            and _is_among_ours(seen, memory, scope)
+            and not _is_remembered(seen, memory, scope)
+        ):
+            found[name] = instance if name not in found else ""
+    for name, unread in observation.unread.items():
+        if name not in known and _may_be_ours(name, unread, memory, scope):
+            found[name] = ""
+    return found
 
 
 def _is_as_made(link: Link, known: Link | None) -> bool:

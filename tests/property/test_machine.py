@@ -105,13 +105,12 @@ class Journal:
     def memory(self, scope: str) -> Memory:
         return remember(NOTHING, self.runs(scope))
 
-    def claims(self, scope: str, names: frozenset[str]) -> Mapping[str, str]:
+    def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Whose each link is, if another's: of who made it last."""
-        latest = dict.fromkeys(names, (0, scope))
+        latest = dict.fromkeys(seen, (0, scope))
         for each, runs in self._runs.items():
-            for name, entry in made_in(NOTHING, runs, 0).items():
-                if name in names:
-                    latest[name] = max(latest[name], (entry, each))
+            for name, entry in made_in(NOTHING, runs, 0, seen).items():
+                latest[name] = max(latest[name], (entry, each))
         return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
     def write(

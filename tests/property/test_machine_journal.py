@@ -44,8 +44,8 @@ class Kept:
     def memories(self) -> list[Memory]:
         return [self.memory(scope) for scope in KEYS]
 
-    def claims(self, scope: str, names: frozenset[str]) -> Mapping[str, str]:
-        return self._journal.claims(scope, names)
+    def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
+        return self._journal.claims(scope, seen)
 
     def write(
         self,

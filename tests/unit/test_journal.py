@@ -80,6 +80,27 @@ def test_what_was_intended_counts_once_it_has_happened(journal: Journal) -> None
     assert (record.status, record.done, record.failed, record.unknown) == ("done", 1, 0, 0)
 
 
+def test_a_link_is_another_scopes_where_that_made_it_and_nowhere_else(journal: Journal) -> None:
+    """Configurations with targets of their own have links of one name, each its own."""
+
+    def made(scope: str, instance: str) -> None:
+        new = link("w5")
+        new = structs.replace(new, origin=structs.replace(new.origin, instance=instance))
+        run = journal.begin(header(scope), (), [LinkAdded(new)])
+        run.record([Outcome(0)])
+        run.finish("done")
+
+    made("/moved.conf", "boot/2")
+    made("/other.conf", "boot/1")
+    assert journal.claims("/mine.conf", {"w5": "boot/1"}) == {"w5": "/other.conf"}
+    assert journal.claims("/mine.conf", {"w5": "boot/2"}) == {"w5": "/moved.conf"}
+    assert journal.claims("/mine.conf", {"w5": "boot/3"}) == {}
+    assert journal.claims("/mine.conf", {"w5": ""}) == {"w5": "/other.conf"}, "nobody can tell"
+    made("/older.conf", "")
+    assert journal.claims("/mine.conf", {"w5": "boot/3"}) == {"w5": "/older.conf"}
+    assert journal.claims("/mine.conf", {"w6": "boot/1"}) == {}
+
+
 def test_what_failed_events_did_counts_as_happened(journal: Journal) -> None:
     add(journal, "old")
     old = link("old")
