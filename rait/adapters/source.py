@@ -9,7 +9,7 @@ import sys
 from typing import BinaryIO
 
 from rait.adapters.bounds import MAX_BYTES
-from rait.domain.keytext import without_whole_keys
+from rait.domain.keytext import is_key, without_whole_keys
 from rait.domain.problem import SourceError
 
 STDIN = "-"
@@ -55,6 +55,8 @@ def display_name(url: str) -> str:
     """
     if url == STDIN:
         return "standard input"
+    if is_key(url):
+        return "(left out: it is a key, no path)"
     if not _SCHEME.match(url):
         return without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit

@@ -290,8 +290,13 @@ def _left_alone(strangers: Iterable[Stranger]) -> Iterator[str]:
 def planned(
     command: str, change: Change, removal: Removal | None, warnings: Sequence[str] = ()
 ) -> Report:
-    """A report of what a run would do, and whether it would be stopped."""
-    report = report_on(command, "planned" if change.events else "unchanged", change, warnings)
+    """A report of what a run would do, and whether it would be stopped.
+
+    Where links cannot be had there is something to do, although there is no event of them.
+    """
+    missing = any(p.link and p.severity == "error" for p in change.settled.problems)
+    status: Status = "planned" if change.events or missing else "unchanged"
+    report = report_on(command, status, change, warnings)
     return structs.replace(report, removal=removal)
 
 

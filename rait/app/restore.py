@@ -224,7 +224,7 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
             note = f": entries up to {pruned} were pruned" if pruned else ""
             others = others_text(journal, (session.name,))
             note += f"; {others}" if others else ""
-            raise MachineError(f"the journal has no run that changed anything{note}")
+            raise MachineError(f"no run of this configuration changed anything{note}")
         record = did[-1]
     return record
 

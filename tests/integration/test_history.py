@@ -505,7 +505,7 @@ def test_rollback_is_refused_where_later_runs_touched_the_links(node: Node) -> N
 
 
 def test_there_may_be_nothing_to_take_back(node: Node) -> None:
-    refused(node.rait("rollback"), 1, "no run that changed anything")
+    refused(node.rait("rollback"), 1, "no run of this configuration changed anything")
     refused(node.rait("rollback", "7"), 1, "there is no run 7")
 
 

@@ -357,7 +357,7 @@ def test_a_private_key_in_a_wrong_place_is_not_shown(
     said = rait(*arguments)
     assert said.status == 2
     assert PRIVATE not in said.err + said.out
-    assert "(left out)" in said.err
+    assert "(left out" in said.err
 
 
 @pytest.mark.parametrize(
@@ -827,7 +827,7 @@ def test_a_head_that_is_none_is_wrong_usage(journaled: Rait, head: str) -> None:
 
 def test_what_was_pruned_is_not_said_never_to_have_been(rait: Rait) -> None:
     rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
-    assert rait("rollback").err == "rait: the journal has no run that changed anything\n"
+    assert rait("rollback").err == "rait: no run of this configuration changed anything\n"
     with Journal.open(rait.journal) as journal:
         run = journal.begin(header(str(rait.conf), "up"), (), (LinkAdded(link("w1")),))
         run.record([Outcome(0)])

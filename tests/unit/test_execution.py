@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.journal import Journal
-from rait.app.execution import Aftermath, Change, Execution, ending_in_order
+from rait.app.execution import Aftermath, Change, Execution, ending_in_order, planned
+from rait.app.report import Report
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event
 from rait.domain.history import RunHeader
-from rait.domain.problem import MachineError
+from rait.domain.problem import MachineError, Problem
 from rait.domain.settle import Settled
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
+from rait.render import summary
 
 HEADER = RunHeader(scope="here", command="up", version="", uid=0, started_at=0, public_key="key")
 
@@ -115,3 +117,22 @@ def test_who_handles_sigterm_or_ignores_it_is_not_overruled() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def unable(problem: Problem) -> Report:
+    change = Change(settled=Settled(EMPTY, EMPTY, (problem,)), events=(), drift=())
+    return planned("plan", change, None)
+
+
+def test_a_plan_without_links_that_cannot_be_had_does_not_call_that_nothing_to_do() -> None:
+    report = unable(Problem("it is taken", link="w1"))
+    assert (report.status, summary(report)) == (
+        "planned", "rait plan: 1 that cannot be; 1 link wanted",
+    )  # fmt: skip
+
+
+def test_a_plan_that_leaves_links_as_they_are_has_nothing_to_do() -> None:
+    report = unable(Problem("nobody can tell", severity="warning", link="w1"))
+    assert (report.status, summary(report)) == (
+        "unchanged", "rait plan: 1 left as it is; 1 link wanted",
+    )  # fmt: skip

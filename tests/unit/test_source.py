@@ -312,6 +312,7 @@ def test_a_key_in_the_place_of_a_path_is_not_shown(tmp_path):
     for path in (key, f"{tmp_path}/{key}"):
         assert key not in refused(path)
         assert "no such file" in refused(path)
+    assert refused(key).startswith("(left out: it is a key, no path)")
     long = tmp_path / ("long" * 20)
     assert str(long) in refused(str(long))
 
