@@ -6,7 +6,9 @@ The registry is written by others, and a link must not go because somebody misty
    entry that cannot be read has its peer's key or, where the key cannot be read, the port that
    the link is named after.
 2. A link that stays so keeps its listen port too: no other link gets it.
-3. Where a link goes, and an entry that was skipped is or may be its peer's, that is said: the
+3. What it needs stays with it: the VRF that it is in, and the rules for a mark that no other link
+   has any more.
+4. Where a link goes, and an entry that was skipped is or may be its peer's, that is said: the
    entry can be read but its link cannot be had, or nothing tells whose entry it is.
 """
 
@@ -20,6 +22,7 @@ from rait.domain.config import Transport
 from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
 from rait.domain.topology import Link
+from rait.domain.vrf import isolation_of
 from rait.domain.words import few
 
 
@@ -174,10 +177,14 @@ def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
         )
         for name, why in kept.items()
     ]
-    problems += _yield_ports(before, after, set(kept))
+    standing = set(kept)
+    problems += _yield_ports(before, after, standing)
+    isolation = isolation_of((before[name] for name in standing), settled.before, settled.after)
     return structs.replace(
         settled,
-        after=structs.replace(settled.after, links=after),
+        after=structs.replace(
+            settled.after, links=after, vrfs=isolation.vrfs, rules=isolation.rules
+        ),
         problems=(*settled.problems, *problems),
     )
 

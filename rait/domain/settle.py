@@ -19,7 +19,7 @@ from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import Memory
 from rait.domain.problem import Problem
 from rait.domain.topology import ANYWHERE, Device, Endpoint, Link, LinkPeer, Origin, Topology
-from rait.domain.vrf import settle_isolation
+from rait.domain.vrf import isolation_of, settle_isolation
 
 
 class Scope(Struct, frozen=True, kw_only=True):
@@ -101,6 +101,10 @@ def settle(
     babel = memory.topology.babel
     isolation = settle_isolation(observation, desired, memory, after, before)
     was, goes = isolation.before, isolation.after
+    if unread:
+        staying = [link for name, link in before.items() if name in unread]
+        became = structs.replace(desired, vrfs=goes.vrfs, rules=goes.rules)
+        goes = isolation_of(staying, Topology(vrfs=was.vrfs, rules=was.rules), became)
     return Settled(
         Topology(before, babel, was.vrfs, was.rules),
         Topology(after, babel, goes.vrfs, goes.rules),

@@ -126,6 +126,21 @@ def settle_isolation(
     return SettledIsolation(before, Isolated(vrfs, rules), tuple(problems))
 
 
+def isolation_of(staying: Iterable[Link], before: Topology, after: Topology) -> Isolated:
+    """The VRFs and rules of ``after``, with those of ours that links which stay as they are need.
+
+    A mark that links which are to be have too, or their rules, is theirs.
+    """
+    links = tuple(staying)
+    masters = {link.settings.master for link in links}
+    marks = {link.device.fwmark for link in links}
+    marks -= {link.device.fwmark for link in after.links.values()}
+    marks -= {rule.fwmark for rule in after.rules.values()}
+    vrfs = {name: table for name, table in before.vrfs.items() if name in masters}
+    rules = {name: rule for name, rule in before.rules.items() if rule.fwmark in marks}
+    return Isolated({**vrfs, **after.vrfs}, {**rules, **after.rules})
+
+
 def _needed_by_others(
     before: Mapping[str, Rule],
     after: Mapping[str, Rule],

@@ -6,6 +6,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from rait.domain.config import Transport
 from rait.domain.diff import diff
@@ -13,7 +14,15 @@ from rait.domain.doubt import Doubt, judge
 from rait.domain.events import replay
 from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
-from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin, Topology
+from rait.domain.topology import (
+    Device,
+    Link,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Rule,
+    Topology,
+)
 from tests.property import strategies as some
 
 TRANSPORTS = (Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w"),)
@@ -75,7 +84,10 @@ def test_what_is_not_in_doubt_goes_its_way(
     told = {problem.link for problem in judged.settled.problems}
     untold = (before.links.keys() | after.links.keys()) - told
     assert {n: now.links.get(n) for n in untold} == {n: after.links.get(n) for n in untold}
-    assert (now.babel, now.vrfs, now.rules) == (after.babel, after.vrfs, after.rules)
+    assert now.babel == after.babel
+    vrfs = {*now.vrfs.items()}
+    assert {*after.vrfs.items()} <= vrfs <= {*before.vrfs.items(), *after.vrfs.items()}
+    assert {*after.rules} <= {*now.rules} <= {*before.rules, *after.rules}
     assert judged.settled.before == before
 
 
@@ -95,6 +107,31 @@ def test_a_link_that_an_entry_may_cost_is_told(
             assert judged.losses
     if judged.losses:
         assert any(loses(link, judged.settled.after) for link in before.links.values())
+
+
+def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
+    """Where rait.conf has another VRF and mark by now, nothing is pulled from under the link."""
+
+    def topology(vrf: str, mark: int, *ports: int) -> Topology:
+        settings = LinkSettings(1420, 54, vrf)
+        links = {
+            f"w{n}": Link(
+                f"w{n}", Origin("kernel"), settings, Device("own", n, mark), (LinkPeer(f"{n}"),)
+            )
+            for n in ports
+        }
+        rule = Rule("ip4", mark, 100, 900)
+        return Topology(links, vrfs={vrf: mark}, rules={rule.name: rule})
+
+    before, after = topology("old", 1, 1, 2), topology("new", 2, 1)
+    doubt = Doubt(SkippedEntry("2", None, None), Problem("wrong", "warning"))
+    now = judge(Settled(before, after), (doubt,), TRANSPORTS, str).settled.after
+    assert now.links == {"w1": after.links["w1"], "w2": before.links["w2"]}
+    assert now.vrfs == {"old": 1, "new": 2}
+    assert now.rules == {**before.rules, **after.rules}
+    same_mark = structs.replace(after, rules={}, links=topology("new", 1, 1).links)
+    now = judge(Settled(before, same_mark), (doubt,), TRANSPORTS, str).settled.after
+    assert now.rules == {}, "the mark's rules are those of the links that are to be"
 
 
 def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_told() -> None:

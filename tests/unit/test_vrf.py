@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from rait.app.report import Report
-from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome
+from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome, UnreadLink
 from rait.domain.config import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import (
@@ -154,6 +154,19 @@ def test_our_vrf_goes_with_our_links() -> None:
     settled = settle(there, EMPTY, remembered(MESH), SCOPE)
     assert [type(event) for event in events_of(settled)] == [LinkRemoved, VrfRemoved]
     assert settled.problems == ()
+
+
+def test_our_rule_stays_while_a_link_of_ours_that_cannot_be_read_has_its_mark() -> None:
+    """It is left as it is, so what its packets need is left too."""
+    hidden = structs.replace(link("w1"), device=Device(KEY, 50001, RULE.fwmark))
+    unread = {"w1": UnreadLink("", 54, "it does not answer")}
+    there = seen(unread=unread, rules=RULES.rules)
+    known = remembered(structs.replace(RULES, links={"w1": hidden}))
+    other = Rule("ip4", 55, 200, 900)
+    for wanted in (EMPTY, Topology(rules={other.name: other})):
+        settled = settle(there, wanted, known, SCOPE)
+        assert settled.after.rules == {**RULES.rules, **wanted.rules}
+        assert settled.after.links == {"w1": hidden}
 
 
 def test_our_vrf_stays_while_others_are_in_it() -> None:
