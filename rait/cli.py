@@ -68,7 +68,7 @@ A run that would cost more than half of at least four links their sessions, with
 last 24 hours cost, stops with exit status 4: a peers list that is empty, cut short or exchanged, or
 the wrong namespace, must not take the node off the mesh. Links count that are removed or made
 again, or get another peer. A new private key counts too, as no peer knows it until the registry
-has it: use --yes for that. --yes, or max_removals in rait.conf, lets a run go on.
+has it. --yes lets the run go on; max_removals in rait.conf sets another limit.
 """
 
 _DOWN = """\
@@ -98,7 +98,7 @@ run whole, `rait log verify` examines the hash chain, `rait log prune` drops wha
 
 _VERIFY = """\
 Examine every row of the journal: each entry's hash covers the one before it. Exit status 1 where
-anything was changed, removed, reordered or cut off. Who may write the file can also compute all
+anything was changed, removed, reordered or cut off. Whoever may write the file can also compute all
 hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
 
   rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9

@@ -1,19 +1,19 @@
 """The most that rait reads of a text, so that no text takes it more than seconds or 500 MB.
 
-A real registry meets none of them: a node has no use for more links than there are UDP ports. Each
-is told in docs/configuration.md.
+A real registry meets none of these bounds: a node has no use for more links than there are UDP
+ports. docs/configuration.md lists them.
 """
 
 from __future__ import annotations
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of a peers list: some 50,000 peers in TOML, or 25,000 in HCL."""
+"""Bytes of a peers list: some 50,000 peers in TOML, or 25,000 in HCL."""
 
 MAX_CONFIG_BYTES = 1024 * 1024
-"""Of rait.conf."""
+"""Bytes of rait.conf."""
 
 MAX_STATE_BYTES = 32 * 1024 * 1024
-"""Of what `rait export-state` wrote: 8,000 links and more."""
+"""Bytes of a state from `rait export-state`: 8,000 links and more."""
 
 MAX_ITEMS = 500_000
 """In HCL: keys, blocks, values, lines of heredocs and escapes in text, in all. In TOML and JSON:

@@ -1,6 +1,6 @@
 """Small files of plain data that rait keeps for the next run, in a directory that only we write to.
 
-What is damaged is as good as not there. Nothing here fails: without its caches, rait is slower.
+A damaged file counts as missing. Nothing here fails: without its caches, rait is slower.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def is_safe_directory(path: Path) -> bool:
 
 
 def read(path: Path) -> bytes | None:
-    """The content as it was written, None where there is none, or it is not ours, or damaged."""
+    """The content that was written; None if there is none, or it is not ours, or is damaged."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:

@@ -1,7 +1,7 @@
 """Whether this command may keep anything for the next one.
 
-A command that promises to write nothing anywhere may use what earlier ones kept, but it neither
-adds to that nor makes a directory for it.
+A command that promises to write nothing anywhere may read caches of earlier commands, but it
+neither adds to them nor makes a directory for them.
 """
 
 from __future__ import annotations

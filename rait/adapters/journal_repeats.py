@@ -1,7 +1,7 @@
-"""Runs that do over and over what the last one did in vain: counted, and not written anew.
+"""Runs that repeat the last run in vain: the journal counts them, and does not write them again.
 
-A link that cannot be had fails at every run of a timer. The first such run is in the log of entries
-as all others are. What repeats it is counted in a row of the table ``repeats``, one for each scope,
+A link that cannot be made fails at every run of a timer. The first such run is in the log like
+all others. Its repetitions are counted in a row of the table ``repeats``, one for each scope,
 which the head's seal covers. The count goes into the log as an entry of its own before the scope's
 next run, so the log is still only ever appended to.
 

@@ -1,6 +1,6 @@
 """Which host names answered the last time, so that they are looked up first the next time.
 
-Only a list with more names than are looked up at a time needs that; see resolve.py.
+Only a list with more names than rait looks up at a time needs this; see resolve.py.
 """
 
 from __future__ import annotations

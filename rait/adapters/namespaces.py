@@ -23,17 +23,17 @@ class Namespaces:
         self._kept.clear()
 
     def keep(self, ns: Netns) -> Netns:
-        """Hold an open namespace from now on; the one that was held of the same kind, if any."""
+        """Hold an open namespace from now on; return the one held before it, if it is the same."""
         held = self._kept.setdefault((ns.spec, ns.instance), ns)
         if held is not ns:
             ns.close()
         return held
 
     def find(self, spec: str, instance: str = "") -> Netns | None:
-        """The namespace, or None where it is not there, or its spelling is of another one now.
+        """The namespace; None if it does not exist, or its spelling names a different one now.
 
-        Without an instance, whichever has the spelling now. Raises MachineError where it must not
-        be opened.
+        Without an instance, take whichever namespace has the spelling now. Raises
+        MachineError if it must not be opened.
         """
         if instance and (held := self._kept.get((spec, instance))) is not None:
             return held
@@ -44,7 +44,7 @@ class Namespaces:
         return held if instance in ("", held.instance) else None
 
     def open(self, spec: str, instance: str = "") -> Netns:
-        """``find``, and MachineError where there is none."""
+        """The namespace that ``find`` finds. Raises MachineError if there is none."""
         ns = self.find(spec, instance)
         if ns is not None:
             return ns

@@ -197,7 +197,7 @@ def _descriptors(doubt: Doubt) -> Iterator[str]:
 
 
 def _inode_of(pid: int, descriptor: int) -> int:
-    """The inode that a descriptor is of, without asking its file system, which may be slow."""
+    """The inode of a descriptor, without a call to its file system, which may be slow."""
     try:
         info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes()
     except OSError:
@@ -207,7 +207,7 @@ def _inode_of(pid: int, descriptor: int) -> int:
 
 
 def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
-    """Process, descriptor, and what it is of, as readlink(2) tells it."""
+    """Process, descriptor, and the file it refers to, as readlink(2) gives it."""
     for pid in _pids():
         for descriptor in _entries(f"/proc/{pid}/fd", doubt):
             try:
@@ -234,7 +234,7 @@ def _mounts(doubt: Doubt) -> Iterator[str]:
 
 
 def _mount_points(doubt: Doubt) -> Iterator[tuple[int, str]]:
-    """Where network namespaces are mounted, and a process to which they are."""
+    """Where network namespaces are mounted, and a process that has each mount."""
     seen: set[int] = set()
     for pid in _pids():
         try:

@@ -1,4 +1,4 @@
-"""What a service of systemd starts is ended with it; this is how it may go on.
+"""Start programs that outlive the service of systemd in which rait runs.
 
 A service's processes are those in its control group. In a scope, which is a unit of its own, a
 process outlives the service that started it (systemd-run(1), systemd.scope(5)).
@@ -21,7 +21,7 @@ _SECONDS = 10.0
 
 @cache
 def out_of_service() -> tuple[str, ...]:
-    """What to put before a program so that it outlives the service that we are; () if nothing.
+    """The words to put before a program so that it outlives our service; () outside of one.
 
     systemd is tried once, with a program that does nothing: where it refuses, programs are started
     as they are, and the service needs ``KillMode=process``.

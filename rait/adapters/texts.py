@@ -1,4 +1,4 @@
-"""Texts that were read, and whether they still are what they were."""
+"""Texts that were read, and whether they have changed since."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Read(Protocol):
 class Texts:
     """Reads texts as ``source.read`` does, and can tell later which of them changed since.
 
-    What gives its text only once (standard input, a pipe of the shell's ``<(...)``) is read once,
-    and stays what it was.
+    A source that gives its text only once (standard input, a pipe of the shell's ``<(...)``) is
+    read once, and its text is kept.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Texts:
 
     @property
     def has_remote(self) -> bool:
-        """Whether a text came over the network: what it is now, only another transfer tells."""
+        """Whether a text came over the network, so that only another transfer shows a change."""
         return self._remote
 
     def forget(self) -> None:
-        """Begin anew: what comes next is read again, unless it can be read only once."""
+        """Begin anew: read each text again, unless it can be read only once."""
         self._files.clear()
         self._remote = False
 

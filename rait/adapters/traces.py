@@ -1,4 +1,4 @@
-"""What a WireGuard link shows of itself outside of the namespace that it lives in."""
+"""The traces of a WireGuard link outside of the namespace that it lives in."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 
 
 def home_of(link: Link) -> Netns | None:
-    """The namespace that a userspace link's tun is in, opened; None where nobody can tell.
+    """The namespace that a userspace link's tun is in, opened; None if that is unknown.
 
-    Its program tells: it keeps its tun wherever that is moved to.
+    Its program shows it: the program keeps its tun in whatever namespace the tun is moved to.
     """
     if link.origin.backend != "userspace":
         return None
@@ -32,8 +32,8 @@ def home_of(link: Link) -> Netns | None:
 def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
     """The tuns of the program that listens under a link's name: where each is, and its name now.
 
-    The namespaces are open, the caller's to close, and spelt as is asked for. Raises OSError or
-    UapiError where one cannot tell.
+    The caller closes the namespaces, which have the spelling ``spec``. Raises OSError or UapiError
+    if the program cannot be looked at.
     """
     try:
         with uapi.Client(name) as client:
@@ -63,9 +63,10 @@ def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:
-    """What tells that the link is there although its namespace cannot be found; "" if nothing.
+    """The evidence that a link whose namespace cannot be found still exists; "" if there is none.
 
-    A program that serves it, or a socket that has its listen port in the transit namespace.
+    Evidence is a program that serves the link, or a socket on its listen port in the transit
+    namespace.
     """
     if link.origin.backend == "userspace":
         return _served(link.name)

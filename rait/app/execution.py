@@ -83,7 +83,7 @@ class Aftermath(Struct, frozen=True):
 
 
 SecondLook = Callable[[Topology, Sequence[Event]], Aftermath]
-"""Looks at the machine again, given what is known of it now, and the events that failed."""
+"""Looks at the machine again, with the topology that is known now and the events that failed."""
 
 
 class Execution:

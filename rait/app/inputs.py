@@ -1,8 +1,8 @@
-"""What a run acts upon, gathered before it has the lock, and checked once it has it.
+"""The inputs of a run, gathered before it has the lock, and checked once it has it.
 
-To fetch a list, to parse it and to look up its names takes seconds, in which nobody else should
-have to wait. But by the time that the lock is ours, what was gathered may be old: another rait had
-its turn, or somebody edited a file. So whoever holds the lock asks ``stands`` before it acts.
+To fetch a list, to parse it and to look up its names takes seconds, in which no other run should
+have to wait. But when a run gets the lock, its inputs may be old: another run had the lock, or
+somebody edited a file. So the run calls ``stands`` before it acts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Registry(Struct, frozen=True, kw_only=True):
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """All that a run is told. ``registry`` is None for a command that does not ask for peers."""
+    """All inputs of a run. ``registry`` is None for a command that needs no peers."""
 
     loaded: Loaded
     secret: Secret
@@ -87,10 +87,10 @@ class Preparation:
         return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
 
     def stands(self, *, disturbed: bool) -> bool:
-        """Whether what was gathered is what there is still.
+        """Whether the inputs are still up to date.
 
-        Files are compared. What came over the network cannot be: it stands unless another rait
-        may have acted upon something newer since (``disturbed``).
+        Files are compared. Texts from the network cannot be compared: they stand unless another
+        run may have used something newer since (``disturbed``).
         """
         has_names = self._found is not None and self._found.has_names
         if disturbed and (self._texts.has_remote or has_names):

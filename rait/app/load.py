@@ -1,4 +1,4 @@
-"""Gathers what a run is told: configuration, private key and peers.
+"""Load the inputs of a run: configuration, private key and peers.
 
 Paths in the configuration (``peers``, ``private_key_file``, ``journal``) are relative to the
 directory of the configuration file, or to the working directory where it is no file.

@@ -1,4 +1,4 @@
-"""``rait replay`` and ``rait rollback``: the topology as it was, and back to it."""
+"""``rait replay`` and ``rait rollback``: show and restore an earlier topology."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under which name a journal files the runs of a configuration: its scope."""
+"""The scope of a configuration: the name under which a journal files its runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_SCOPE = "key:"
 def claimed_by_others(
     url: str, journal: Path, scope: str, seen: Mapping[str, str]
 ) -> dict[str, str]:
-    """Those of the links that the journal knows as another configuration's, and which that is.
+    """The links that the journal has as made by another configuration, each with that one.
 
     ``url`` is our configuration and ``scope`` its name, and ``seen`` is what ``doubtful`` found.
     Raises RaitError.
@@ -29,8 +29,8 @@ def _told(scope: str) -> str:
     if not scope.startswith(KEY_SCOPE):
         return scope
     return (
-        f"one without a path that goes by its public key {scope.removeprefix(KEY_SCOPE)} (if that "
-        "is of this node's former private key, run `rait down` with that one)"
+        f"which has no path and is filed under public key {scope.removeprefix(KEY_SCOPE)} (if that "
+        "is this node's former key, run `rait down` with its private key)"
     )
 
 
@@ -78,8 +78,8 @@ def filed_under(journal: JournalReader, name: str) -> str:
 def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
     """The scopes of the journal that are of the configuration of this name. Raises RaitError.
 
-    A link under whose name something ran already may lead to another file by now, and is still the
-    same configuration. Once it is a file of its own, it is another one.
+    A symbolic link under whose name a run is filed may lead to a different file by now, and is
+    still the same configuration. A regular file in its place is another configuration.
     """
     known = journal.scopes()
     if name in known and len(known) == 1:

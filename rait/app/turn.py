@@ -1,4 +1,4 @@
-"""Waiting for our turn: the lock beside the journal, and what is read while another has it."""
+"""The lock beside the journal: waiting for it, and reading the inputs while another run has it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """What the command line says for every command.
 
     ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
-    With ``assume_gone``, links in a namespace that cannot be found are taken for gone with it.
+    With ``assume_gone``, links in a namespace that cannot be found count as removed.
     """
 
     config: str
@@ -46,11 +46,11 @@ class Options(Struct, frozen=True, kw_only=True):
 def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
     """The inputs, with the lock held, and no older than the lock.
 
-    They are gathered without the lock, so that nobody waits for a download, a long list or a name
-    that does not resolve. If they turn out to be old when the lock is ours, it is given back and
-    they are gathered anew; the last time they are gathered under the lock, so that there is an
-    end to it. The lock is that of the journal which the configuration names, so it too may be
-    another one the next time.
+    The inputs are gathered without the lock, so that no other run waits for a download, a long list
+    or a name that does not resolve. If they are old when this run gets the lock, it gives the lock
+    back and gathers them again; the last time it gathers them under the lock, so that this ends.
+    The lock belongs to the journal that the configuration names, so the next time it may be a
+    different lock.
     """
     left = options.lock_seconds
     for last in (False,) * (ROUNDS - 1) + (True,):
@@ -85,7 +85,7 @@ def _checked_lock(loaded: Loaded) -> Path:
 
 
 class Turn(Struct, frozen=True):
-    """The lock as it was when it became ours: whether somebody had it, and its stamp then."""
+    """The state of the lock when this run got it: whether another run had it, and its stamp."""
 
     waited: bool
     stamp: Stamp

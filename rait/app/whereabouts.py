@@ -1,7 +1,8 @@
 """Where to look for our links: the target namespace, and wherever else the journal has some.
 
-The journal knows in which instance of a namespace a link lives. That may have lost its name, or
-its name may be of another one now; then it is looked for, as its links may be alive.
+The journal knows in which instance of a namespace a link lives. The instance may have lost its
+name, or a different instance may have the name now. Then rait looks for the former one, as its
+links may be alive.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _POLL_SECONDS = 0.1
 
 
 class Whereabouts(Struct, frozen=True):
-    """The namespaces to look at, None for a target that is not there, and those to give up on.
+    """The namespaces to look at; ``target`` is None if it does not exist.
 
     ``lost`` has the instances that could not be looked at, each with the reason.
     """
@@ -42,8 +43,8 @@ def whereabouts(
 ) -> Whereabouts:
     """Find the target, and the namespaces that hold these links, whose sockets are in ``transit``.
 
-    With ``assume_gone``, what cannot be found is taken for destroyed. Raises MachineError where
-    one must not be opened.
+    With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError
+    if a namespace must not be opened.
     """
     here = namespaces.find(target)
     elsewhere: dict[tuple[str, str], Netns] = {}
@@ -74,7 +75,7 @@ def is_of_this_boot(link: Link) -> bool:
 def _look_for(
     namespaces: Namespaces, missing: Mapping[str, list[Link]], transit: Netns
 ) -> tuple[dict[str, Netns], dict[str, str]]:
-    """Those that are found, and why one cannot tell that the others are gone."""
+    """The namespaces that are found, and why each of the others may still exist."""
     from rait.adapters import netns_search
 
     deadline = time.monotonic() + _CLEANUP_SECONDS

@@ -1,12 +1,12 @@
-"""What looking at the machine tells of events that failed, or that nobody knows the outcome of.
+"""What the machine shows of events that failed, or whose outcome is unknown.
 
 Most events take more than one write, so one that fails, or whose run is killed, may be half done:
 a fwmark is set and the listen port is not, a link is in the group of links on their way out and
 still there. Which part was done, only the machine can tell. These functions compare what is known
-with what is seen, and tell what such events brought about from what others did.
+with what is seen, and distinguish what such events did from what others did.
 
-The rule: an event may have given a field the value that it was to give it, or one that is lost on
-the way there, and has nothing to do with any other difference.
+The rule: an event may have given a field its intended value, or a value that it passes through on
+the way there. Any other difference has another cause.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def half_done(known: Topology, seen: Topology, failed: Iterable[Event]) -> tuple
 def told_apart(
     known: Topology, seen: Topology, undecided: Sequence[Event]
 ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-    """What lies between ``known`` and ``seen``: what the undecided events did, and then the rest.
+    """What lies between ``known`` and ``seen``: what the undecided events did, and the rest.
 
-    The second part fits what the first one leads to.
+    The second part applies to the topology that the first part leads to.
     """
     if not undecided:
         return (), diff(known, seen)

@@ -195,7 +195,7 @@ class _Draft(Struct):
     def _add_outcomes(self, entry: Entry, outcomes: tuple[Outcome, ...]) -> None:
         if not all(0 <= outcome.index < len(self.intended) for outcome in outcomes):
             raise damage(
-                f"entry {entry.id} of the journal tells of an event that run {self.id} has not"
+                f"entry {entry.id} of the journal names an event that run {self.id} does not have"
             )
         self.outcomes |= {outcome.index: outcome for outcome in outcomes}
 

@@ -6,10 +6,10 @@ The registry is written by others, and a link must not go because somebody misty
    entry that cannot be read has its peer's key or, where the key cannot be read, the port that
    the link is named after.
 2. A link that stays so keeps its listen port too: no other link gets it.
-3. What it needs stays with it: the VRF that it is in, and the rules for a mark that no other link
+3. What it needs stays with it: the VRF that it is in, and the rules for a fwmark that no other link
    has any more.
-4. Where a link goes, and an entry that was skipped is or may be its peer's, that is said: the
-   entry can be read but its link cannot be had, or nothing tells whose entry it is.
+4. rait names each link that loses its peer while an entry that was skipped is or may be that of
+   the peer: the entry can be read but its link cannot be made, or nothing tells whose entry it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rait.domain.words import few
 class Doubt(Struct, frozen=True):
     """An entry that was skipped, and the problem with it.
 
-    ``readable`` tells that all of it could be read, and that its link cannot be had.
+    ``readable`` says that all of the entry could be read, but its link cannot be made.
     """
 
     entry: SkippedEntry
@@ -38,7 +38,7 @@ class Doubt(Struct, frozen=True):
 
 
 class Judged(Struct, frozen=True):
-    """What to do for the links in doubt to stay, and what to tell of those that go."""
+    """The plan in which the links in doubt stay, and a line for each loss of the others."""
 
     settled: Settled
     losses: tuple[str, ...] = ()
@@ -61,9 +61,9 @@ def judge(
     transports: Sequence[Transport],
     describe: Describe,
 ) -> Judged:
-    """Let the links stay that an unreadable entry may be of, and name those that others cost.
+    """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
-    Each that stays is a problem of the link, a warning. Costs nothing where no peer goes.
+    Each link that stays gets a warning. Returns at once if no link loses its peer.
     """
     losing = {
         name: link
@@ -80,7 +80,7 @@ def judge(
             kept[name] = unread
         elif (lost := index.unavailable(link)) is not None:
             why = describe(lost.problem)
-            losses.append(f"link {name} goes, as the entry of its peer is skipped: {why}")
+            losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
         elif (perhaps := index.of_port(link)) is not None:
             losses.append(_perhaps([name]) + describe(perhaps.problem))
         else:
@@ -92,7 +92,7 @@ def judge(
 
 
 class _Index:
-    """Finds the doubt about a link without looking at each: there may be very many of both."""
+    """Finds the doubt about a link without a search through all: there may be very many of both."""
 
     def __init__(self, doubts: Sequence[Doubt], transports: Sequence[Transport]) -> None:
         self._transports = transports
@@ -117,8 +117,8 @@ class _Index:
     def unreadable(self, link: Link, *, replaced: bool) -> Doubt | None:
         """The entry that could not be read, and may be that of the link's peer.
 
-        Where the link is to be another peer's, that peer's entry for the port can be read, so one
-        with the port alone holds nothing up.
+        If another peer gets the link (``replaced``), that peer's entry for the port can be read, so
+        an unreadable entry that has only the port does not keep this link.
         """
         found = self._of_peer(link, self._unreadable)
         return found if found is not None or replaced else self.of_port(link)
@@ -128,7 +128,7 @@ class _Index:
         return self._by_name.get(link.name)
 
     def unavailable(self, link: Link) -> Doubt | None:
-        """The entry of the link's peer that could be read, and whose link cannot be had."""
+        """The entry of the link's peer that could be read, but whose link cannot be made."""
         return self._of_peer(link, self._unavailable)
 
     def _of_peer(self, link: Link, index: Mapping[str, list[Doubt]]) -> Doubt | None:
@@ -157,10 +157,10 @@ def _loses_its_peer(link: Link, after: Link | None) -> bool:
 
 
 def _perhaps(names: list[str]) -> str:
-    what = f"link {names[0]} goes" if len(names) == 1 else f"{len(names)} links go"
-    which = f" ({few(names)})" if len(names) > 1 else ""
-    whose = "its peer" if len(names) == 1 else "one of their peers"
-    return f"{what}{which}, and an entry that cannot be read may be that of {whose}: "
+    unread = "an entry that cannot be read may be that of"
+    if len(names) == 1:
+        return f"link {names[0]} loses its peer, and {unread} this peer: "
+    return f"{len(names)} links ({few(names)}) lose their peers, and {unread} one of them: "
 
 
 def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
@@ -192,7 +192,7 @@ def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
 def _yield_ports(
     before: Mapping[str, Link], after: dict[str, Link], standing: set[str]
 ) -> list[Problem]:
-    """Take back what would take a port of the links that stay; those then stay as they are too."""
+    """Leave out each change that would take the port of a link that stays; its link stays, too."""
     problems = []
     ports = {after[name].device.listen_port: name for name in standing}
     ports.pop(0, None)

@@ -1,4 +1,4 @@
-"""Which endpoint a peer shall have: the one that works, as long as it does.
+"""The endpoint that a peer gets: the one that works, as long as it works.
 
 Three things may disagree: what is wanted (the configuration, by way of names), what was last
 applied (the journal), and what there is (WireGuard, which follows a peer that moves).

@@ -20,7 +20,7 @@ MIN_LINKS = 4
 """Fewer links than this may all go: a small mesh changes by halves in ordinary use."""
 
 WINDOW_HOURS = 24
-"""For so long the losses of one run count for the next ones too."""
+"""How long the losses of one run count for later runs too."""
 
 Reason = Literal["removed", "made again", "another peer", "another private key"]
 """How a link loses its session. A device with another key is one that no peer knows."""
@@ -105,9 +105,9 @@ def lost_sessions(
 
 
 def recent_losses(runs: Iterable[RunRecord]) -> Losses:
-    """What these runs of one scope, in order, cost since the last one that was asked for.
+    """What these runs of one scope, in order, cost since the last run that the user accepted.
 
-    What a run did not live to say counts as the next one found it.
+    For a run that was cut off, the losses that the next run found count.
     """
     lost: Losses = {}
     for run in runs:

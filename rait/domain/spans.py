@@ -14,6 +14,6 @@ _SPAN = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 
 
 def parse_span(text: str) -> int | None:
-    """A span in nanoseconds, or None for text that is none."""
+    """A span in nanoseconds, or None for text that is not a span."""
     match = _SPAN.fullmatch(text)
     return None if match is None else int(match[1]) * _UNITS[match[2]] * SECOND

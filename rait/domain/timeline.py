@@ -1,4 +1,4 @@
-"""When things were, as told by a clock that may have been wrong.
+"""When runs began, by a clock that may have been wrong.
 
 A machine without a battery begins in 1970 at each start, until somebody tells it the time; one with
 a bad battery may begin in 2099. The journal's order is certain, so a time that does not fit into it

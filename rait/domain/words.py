@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 FEW = 5
-"""So many names of a list are told, which may have thousands."""
+"""How many names of a list a message has; the list may have thousands."""
 
 
 def counted(number: int, what: str, several: str = "") -> str:

@@ -620,7 +620,7 @@ def test_a_link_that_goes_with_an_entry_that_may_be_its_own_shows_in_the_status(
     said = rait("plan", "--against", str(STATE))
     assert said.status == 3
     assert "- rait4x50224" in said.out
-    assert "link rait4x50224 goes, and an entry that cannot be read" in said.err
+    assert "link rait4x50224 loses its peer, and an entry that cannot be read" in said.err
     assert "peers.conf:13: Peers[2]: public_key is missing" in said.err
     entries(rait, entry(50221), entry(50223), entry(50224), junk)
     assert rait("plan", "--against", str(STATE)).status == 0
