@@ -146,7 +146,8 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
     judged = judge(Settled(before, after), (doubt,), TRANSPORTS, lambda p: p.message)
     assert judged.settled.after == after
     (loss,) = judged.losses
-    assert loss == "link w5 goes, and an entry that cannot be read may be that of its peer: no key"
+    entry = "an entry that cannot be read may be that of this peer"
+    assert loss == f"link w5 loses its peer, and {entry}: no key"
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
