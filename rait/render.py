@@ -88,7 +88,7 @@ def _cost(removal: Removal) -> str:
     cost = f"it would {what} {count} of {counted(removal.of, 'link')} ({_losers(removal)})"
     if earlier:
         cost += (
-            f"; runs of the last {WINDOW_HOURS} hours ended the sessions of {earlier} before "
+            f"; runs of the last {WINDOW_HOURS} hours ended the sessions of {earlier} others "
             f"({few(removal.earlier, _NAMED)}), which makes {count + earlier}"
         )
     may = "lose theirs" if removal.reasons or earlier else "go"

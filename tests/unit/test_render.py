@@ -320,7 +320,7 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
     text = removal_text(report(status="stopped", removal=mixed), mixed)
     for words in (
         "end the sessions of 30 of 40 links (another peer: w7; made again: w8; removed: w0, w1,",
-        "and 8 more); runs of the last 24 hours ended the sessions of 2 before (v1, v2), which",
+        "and 8 more); runs of the last 24 hours ended the sessions of 2 others (v1, v2), which",
         "which makes 32; at most 5 may lose theirs in 24 hours unless you say so. ",
         "Is the peers list complete? Do these peers have new keys? Should these links be made else",
     ):
