@@ -198,7 +198,7 @@ def test_a_configuration_without_a_path_that_got_another_key_is_told_of_the_form
     result = node.rait("-c", "-", "up", stdin=node.conf_hcl())
     assert result.status == 1, result
     assert key in result.err
-    assert "former private key, run `rait down` with that one" in result.err
+    assert "former key, run `rait down` with its private key" in result.err
     assert node.state() == state
     assert node.rait("-c", "-", "down", stdin=former).status == 0
     assert node.rait("-c", "-", "up", stdin=node.conf_hcl()).status == 0

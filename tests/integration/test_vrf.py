@@ -203,7 +203,7 @@ def test_run_elsewhere_rait_does_not_forget_its_vrf(pair: Mesh) -> None:
     for what in ("plan", "up", "down"):
         result = start_fork(b.netns, ["-c", str(a.conf), what], "", pair.directory).wait()
         assert result.status == 1, result
-        assert "another network namespace" in result.err
+        assert "different network namespace" in result.err
     assert vrfs(a) == {TARGET: TABLE}
     a.down()
     assert vrfs(a) == {}
