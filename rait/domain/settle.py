@@ -203,18 +203,27 @@ def _is_as_made(link: Link, known: Link | None) -> bool:
     return (
         known is not None
         and known.device.public_key == link.device.public_key != ""
-        and known.origin.netns == link.origin.netns
+        and _is_in_place(link, known)
     )
 
 
 def _is_remembered(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
-    """Whether we made a link of this name, and it has a key that we gave it.
+    """Whether we made a link of this name here, and it has a key that we gave it.
 
     Without a key it may be what another configuration left half made under a name that was ours.
     """
     link, key = observed.link, observed.link.device.public_key
     known = _known_as(link, memory) if key else ()
-    return any(key in (each.device.public_key, scope.public_key) for each in known)
+    return any(
+        key in (each.device.public_key, scope.public_key) and _is_in_place(link, each)
+        for each in known
+    )
+
+
+def _is_in_place(link: Link, known: Link) -> bool:
+    """Whether a link is where the one that we know was made, as far as we know where that is."""
+    here, there = link.origin, known.origin
+    return here.netns == there.netns and there.instance in ("", here.instance)
 
 
 def _known_as(link: Link, memory: Memory) -> list[Link]:

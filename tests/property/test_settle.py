@@ -22,7 +22,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import Memory
-from rait.domain.settle import Scope, settle
+from rait.domain.settle import Scope, doubtful, settle
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -425,3 +425,21 @@ def test_allowed_ips_of_a_link_that_nobody_knew_are_journaled_in_the_order_of_ou
     settled = settle(observation, EMPTY, Memory(), SCOPE)
     (seen,) = settled.before.links["w1"].peers
     assert seen.allowed_ips == ("0.0.0.0/0", "::/0")
+
+
+def test_a_link_with_our_key_that_is_not_where_we_made_ours_may_be_anothers() -> None:
+    """After a restart another configuration, which has the same key, may have made it first."""
+
+    def link(instance: str) -> Link:
+        origin = Origin("kernel", some.NETNS, "transit", instance)
+        return Link("w5", origin, LinkSettings(1420, some.IFGROUP), Device(some.OWN_KEY, 5))
+
+    def asked(known: Memory, instance: str) -> dict[str, str]:
+        seen = Observation(now=NOW, links={"w5": ObservedLink(link=link(instance))})
+        return doubtful(seen, known, SCOPE)
+
+    made = Memory(topology=Topology({"w5": link("boot1/1")}))
+    for known in (made, Memory(pending=made.topology.links)):
+        assert asked(known, "boot2/7") == {"w5": "boot2/7"}
+        assert asked(known, "boot1/1") == {}
+    assert asked(Memory(topology=Topology({"w5": link("")})), "boot2/7") == {}
