@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 UNFINISHED = "never finished"
 _SHORT = 12
-"""So many digits of a digest are told in passing."""
+"""How many digits of a digest a headline shows."""
 
 
 def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:

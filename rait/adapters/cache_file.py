@@ -21,7 +21,7 @@ _FAILURES = (OSError, ValueError)
 def cache_directory() -> Path | None:
     """A directory for what is kept that only we can write to, or None.
 
-    Who writes to it tells rait who its peers are. So the directory must be ours, closed to all
+    Whoever writes to it decides who the peers are. So the directory must be ours, closed to all
     others, no symbolic link, and in a directory where others cannot replace it.
     """
     if os.geteuid() == 0:

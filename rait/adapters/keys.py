@@ -1,6 +1,6 @@
 """Private keys: reading one from a file, and the public key that belongs to one.
 
-And what stands for a peer's preshared key wherever that one itself must not be.
+Also the digest that stands for a peer's preshared key where the key itself must not be.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ PSK_DIGEST_BYTES = 8
 """Enough to tell one preshared key from another, and too few to find one by trying."""
 
 UNKNOWN_PSK = "set"
-"""Stands for any preshared key where no private key is at hand to make a digest with."""
+"""Stands for any preshared key where there is no private key to make a digest with."""
 
 
 def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
-    """What stands for the preshared key of the peer with this public key: hex digits, "" for none.
+    """The digest of the preshared key of the peer with this public key: hex digits, "" for none.
 
     It is keyed (BLAKE2b, RFC 7693) with the node's private key: who has the journal, and not that
     key, cannot try which preshared key it belongs to, nor see that two peers have the same.
@@ -54,8 +54,7 @@ def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
 def psk_to_write(before: str, after: str) -> Secret | None:
     """The preshared key that leads from one digest to another; None where nothing is to change.
 
-    Raises MachineError for one that is not at hand: of a key that somebody else has set, rait
-    knows no more than the digest.
+    Raises MachineError for a key that somebody else has set, as rait knows only its digest.
     """
     if before == after:
         return None

@@ -57,7 +57,7 @@ class Netns:
 
     @property
     def instance(self) -> str:
-        """What tells it from all others even after a restart of the machine; see boot_of."""
+        """The identity that stays unique even after a restart of the machine; see boot_of."""
         return f"{_boot()}/{self.identity}" if self.identity else ""
 
     @property
@@ -222,7 +222,7 @@ def boot_of(instance: str) -> str:
 
 
 def booted() -> str:
-    """This start of the machine, as ``boot_of`` tells it."""
+    """This start of the machine, as ``boot_of`` returns it."""
     return _boot()
 
 

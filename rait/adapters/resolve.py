@@ -127,7 +127,7 @@ class _Crew:
     def results(self) -> tuple[Addresses, dict[Host, str], frozenset[Host]]:
         """Addresses, reasons why others have none, and which of these were not asked.
 
-        What is found later is for nobody. To be called once.
+        Answers that come later are ignored. Call this once.
         """
         with self._lock:
             unasked = frozenset(self._todo)

@@ -19,7 +19,7 @@ def down(options: Options) -> Report:
     group that is not known to be another configuration's, and has a key that is not known to be
     ours, is left, and counts as one that could not be removed.
 
-    Raises RaitError, with nothing touched, where the configuration cannot be had.
+    Raises RaitError, with nothing touched, if the configuration cannot be read.
     """
     with (
         opened(options, "down", needs_transit=False) as (session, journal),

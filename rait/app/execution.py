@@ -292,7 +292,7 @@ def planned(
 ) -> Report:
     """A report of what a run would do, and whether it would be stopped.
 
-    Where links cannot be had there is something to do, although there is no event of them.
+    If links cannot be made, there is something to do, although no event is about them.
     """
     missing = any(p.link and p.severity == "error" for p in change.settled.problems)
     status: Status = "planned" if change.events or missing else "unchanged"

@@ -67,7 +67,7 @@ def list_links(options: Options) -> Listing:
 
 
 def _memory(options: Options, journal: str) -> Memory:
-    """What the journal knows, where it can be read: it tells where else links of ours may be."""
+    """What the journal knows, if it can be read: where else our links may be."""
     if options.config == "-" or "://" in options.config:
         return Memory()  # its runs are filed under the key, which need not be there
     try:

@@ -119,11 +119,11 @@ def load_registry(
     keep: bool = False,
     read: Read = source.read,
 ) -> LoadedPeers:
-    """Load the peers list of the node with this public key, and its private one where it is had.
+    """Load the peers list of the node with this public key, and this private key if known.
 
-    Raises SourceError where the list as a whole cannot be had, and where it must not be believed:
-    it holds this node's private key, has no entry of another node that can be used, or asks for
-    more links than the configuration allows. No message shows the private key.
+    Raises SourceError if the list as a whole cannot be read, and if it must not be used: it
+    holds this node's private key, has no entry of another node that can be used, or asks for more
+    links than the configuration allows. No message shows the private key.
     """
     peers = load_peers(loaded, keep=keep, read=read, secret=secret)
     others = any(peer.public_key != public_key for peer in peers.peers)
@@ -157,7 +157,7 @@ def load_peers(
 
     What it says is kept for the next time if ``keep``, so by runs that may write at all. Entries
     that are wrong are left out, with a warning each. Raises SourceError where the list as
-    a whole cannot be had, or holds the private key ``secret``.
+    a whole cannot be read, or holds the private key ``secret``.
     """
     url = loaded.config.peers
     try:

@@ -39,7 +39,7 @@ def moment(text: str, now: int) -> int:
 def written(nanoseconds: int) -> str:
     """A point in time, local, to the second, with its offset from UTC.
 
-    What no calendar has is told as the first or the last moment that one has.
+    A time out of the calendar is written as its first or its last moment.
     """
     try:
         when = datetime.fromtimestamp(nanoseconds // SECOND).astimezone()

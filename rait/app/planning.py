@@ -154,7 +154,7 @@ def export_state(options: Options) -> str:
 
 
 def _bare(stranger: ObservedLink) -> ObservedLink:
-    """What a state tells of a link that is not ours: nothing of its peers."""
+    """A link that is not ours, as a state has it: without its peers."""
     return ObservedLink(link=stranger.link.without_peers())
 
 

@@ -17,7 +17,7 @@ Status = Literal["unchanged", "planned", "stopped", "done", "partial", "failed"]
 class Failure(Struct, frozen=True):
     """A link that is not as it should be, and why.
 
-    ``left`` tells that it works, and is left as it is, as nobody can tell what it should be.
+    ``left`` says that the link stays as it is, as it is unknown what it should be.
     """
 
     link: str

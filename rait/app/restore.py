@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 CLASHES_SHOWN = 20
-"""So many later changes are told of when a rollback is refused."""
+"""How many later changes the refusal of a rollback names."""
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -269,7 +269,7 @@ def _undoing(
 
 
 def _with_known_psks(change: Change) -> Change:
-    """The change without preshared keys that nobody has any more; the rest is done all the same."""
+    """The change without preshared keys that cannot be brought back; it still does the rest."""
     before, after = change.settled.before, change.settled.after
     links, problems = without_unknown_psks(before.links, after.links)
     after = structs.replace(after, links=links)

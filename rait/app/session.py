@@ -405,12 +405,12 @@ def refuse(settled: Settled) -> None:
 
 
 def require_places(events: Sequence[Event]) -> None:
-    """Raise MachineError where links are to be made in a namespace that cannot be had."""
+    """Raise MachineError if links are to be made in a namespace that cannot be opened."""
     for spec in sorted({e.link.origin.netns for e in events if isinstance(e, LinkAdded)}):
         if netns.lacks_process(spec):
             raise MachineError(
                 f"there is no process {spec}, so no network namespace to make links in: set "
-                "`target` to the id of a process that is in it, or to a name"
+                "`target` to the id of a running process in that namespace, or to a name"
             )
 
 

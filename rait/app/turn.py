@@ -114,9 +114,10 @@ def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
 
 
 def lock_path(journal: Path) -> Path:
-    """The lock stands beside the journal, so who writes one journal waits for one lock.
+    """The lock is beside the journal, so all who write one journal wait for one lock.
 
-    Beside the file itself, where its path is a link: others may name it by another path.
+    If the journal's path is a symbolic link, the lock is beside the file that it leads to: others
+    may name that file by another path.
     """
     real = journal.resolve()
     return real.with_name(real.name + ".lock")

@@ -66,5 +66,5 @@ def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str
 
 
 def doubts_about(peers: LoadedPeers, planned: Plan) -> tuple[Doubt, ...]:
-    """All entries that were skipped: those that cannot be read, and those that cannot be had."""
+    """The entries that were skipped: those that cannot be read, or whose link cannot be made."""
     return (*peers.doubts, *doubts_of(planned.problems, readable=True))

@@ -98,7 +98,7 @@ def _look_for(
 
 
 def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[str, Netns]:
-    """Those among the missing namespaces that the program of one of their links tells."""
+    """The missing namespaces that the program of one of their links leads to."""
     from rait.adapters import traces
 
     found: dict[str, Netns] = {}
@@ -114,7 +114,7 @@ def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[st
 
 
 def _alive(links: Iterable[Link], transit: Netns) -> str:
-    """What tells that one of these links is there, though its namespace is not to be found."""
+    """The evidence that one of these links exists, though its namespace was not found; or ""."""
     from rait.adapters import traces
 
     return next((why for link in links if (why := traces.sign_of_life(link, transit))), "")

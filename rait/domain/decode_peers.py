@@ -189,7 +189,7 @@ def _whose(registry: _Registry, fields: _Fields) -> list[SkippedEntry]:
 
 
 def _readable(key: str | None, fields: _Fields) -> SkippedEntry:
-    """What can be told of an endpoint; what is wrong is told of no further."""
+    """The parts of an endpoint that can be read; their problems are not reported again."""
     family, port = (fields.get(name, ("", None))[1] for name in _FLAT)
     return SkippedEntry(key, _as_family(family), port if _is_port(port) else None)
 

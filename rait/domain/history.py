@@ -127,7 +127,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     the numbers of their entries, are what failed events had done all the same when the run looked
     at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
     ``ended`` are those of ``header.strays`` that are ended now.
-    ``repeated`` tells of later runs that did the same in vain, and ``retried_at`` when one began
+    ``repeated`` counts later runs that did the same in vain, and ``retried_at`` when one began
     that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
     """
 
@@ -173,7 +173,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def clock_was_unset(self) -> bool:
-        """Whether the clock told a time before all journals, and there had been runs since."""
+        """Whether the clock showed a time before all journals, though earlier runs did not."""
         return self.header.started_at < FLOOR <= (self.recorded_at or 0)
 
     def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
@@ -197,17 +197,17 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         return structs.replace(header, started_at=0, config_digest="", peers_digest="", spelt="")
 
     def events(self) -> Iterator[Event]:
-        """All events that the run tells of, whatever became of them."""
+        """All events of the run, whatever their outcome."""
         yield from self.noticed
         yield from self.intended
         yield from self.half_done.values()
 
     def touches_link(self, name: str) -> bool:
-        """Whether an event that this run tells of is about the link."""
+        """Whether an event of this run is about the link."""
         return name in self.header.strays or any(event.name == name for event in self.events())
 
     def touches_peer(self, public_key: str) -> bool:
-        """Whether an event that this run tells of is about a peer with the key."""
+        """Whether an event of this run is about a peer with the key."""
         return any(public_key in peers_named(event) for event in self.events())
 
     def happened(self) -> Iterator[tuple[int, Event]]:

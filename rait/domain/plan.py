@@ -45,7 +45,7 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True):
-    """What should be, and which peers cannot be had and why.
+    """What should be, and which peers get no link and why.
 
     ``names`` are for settle: an address that a name has is no more than a hint of where a peer is.
     """

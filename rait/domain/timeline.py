@@ -42,7 +42,7 @@ class Span(Struct, frozen=True):
 
 
 def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
-    """When each of the runs began, which are in their order; ``now`` is the clock of who asks."""
+    """When each of the runs began, which are in their order; ``now`` is the caller's clock."""
     now = _credible(starts, now)
     floor = FLOOR if any(start.clock >= FLOOR for start in starts) else LONG_AGO
     earliest: list[int] = []
@@ -66,6 +66,6 @@ def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
 
 
 def _credible(starts: Sequence[Start], now: int) -> int:
-    """``now``, unless most of the runs are later than that: then it is now that is wrong."""
+    """``now``, unless most of the runs are later: then ``now`` itself is wrong."""
     later = sum(start.clock > now for start in starts)
     return EVER if later * 2 > len(starts) else now
