@@ -50,7 +50,8 @@ def start(command: list[str], netns: str | None = None, **options: Any) -> subpr
     to call in the child.
     """
     with inside(netns) if netns is not None else contextlib.nullcontext():
-        return subprocess.Popen(command, text=True, **options)
+        # Other runs on this machine may have links whose names are no text, and `wg` shows all.
+        return subprocess.Popen(command, text=True, errors="backslashreplace", **options)
 
 
 def run(command: list[str], netns: str | None = None, stdin: str = "") -> str:
