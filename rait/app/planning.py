@@ -33,7 +33,7 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config import Config
 from rait.domain.diff import diff
 from rait.domain.guard import Losses, losses_of, merged
-from rait.domain.history import Memory
+from rait.domain.history import Memory, perhaps
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
@@ -102,7 +102,7 @@ def _plan_against(options: Options, state: State) -> Report:
         node,
         registry.peers.peers,
         registry.addresses,
-        state.memory.topology,
+        perhaps(state.memory),
         state.memory.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)

@@ -11,7 +11,7 @@ from rait.app.report import Report
 from rait.app.session import Session, opened, synced_routing
 from rait.app.turn import Options
 from rait.domain.doubt import Doubt, doubts_of
-from rait.domain.history import Memory
+from rait.domain.history import Memory, perhaps
 from rait.domain.plan import Node, Plan, plan
 
 
@@ -53,7 +53,7 @@ def planned_topology(session: Session, memory: Memory) -> tuple[Plan, list[str]]
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     peers, addresses = registry.peers.peers, registry.addresses
-    planned = plan(config, node, peers, addresses, memory.topology, memory.departed)
+    planned = plan(config, node, peers, addresses, perhaps(memory), memory.departed)
     warnings = plan_warnings(session.loaded, registry, planned)
     return planned, [*warnings, *isolation.kernel_warnings(config)]
 

@@ -13,6 +13,7 @@ from rait.domain.events import (
     Event,
     LinkAdded,
     MismatchError,
+    PeerAdded,
     RuleAdded,
     ToBabeld,
     VrfAdded,
@@ -299,6 +300,24 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
         departed=now.departed,
         home=now.home,
     )
+
+
+def perhaps(memory: Memory) -> Topology:
+    """What is known, with the links and peers that a run which was cut off may have made.
+
+    For a plan: who may have a port keeps it, and an endpoint that may have been applied is better
+    than none.
+    """
+    if not memory.undecided:
+        return memory.topology
+    links = dict(memory.topology.links)
+    for event in memory.undecided:
+        link = links.get(event.name)
+        if isinstance(event, LinkAdded) and link is None:
+            links[event.name] = event.link
+        elif isinstance(event, PeerAdded) and link is not None and not link.peers:
+            links[event.name] = structs.replace(link, peers=(event.peer,))
+    return structs.replace(memory.topology, links=links)
 
 
 def made_in(

@@ -35,7 +35,16 @@ from rait.domain.events import (
     may_be_half_done,
     replay,
 )
-from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, fold, made_in, remember
+from rait.domain.history import (
+    Memory,
+    RunHeader,
+    RunRecord,
+    Snapshot,
+    fold,
+    made_in,
+    perhaps,
+    remember,
+)
 from rait.domain.peers import Peer
 from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
@@ -590,7 +599,7 @@ class OneNode(RuleBasedStateMachine):
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
         memory = self.journal.memory(self.me)
-        topology, departed = memory.topology, memory.departed
+        topology, departed = perhaps(memory), memory.departed
         self.planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
         return self.planned.topology
 

@@ -557,6 +557,32 @@ def test_a_plan_counts_what_a_run_that_was_cut_off_had_removed(rait: Rait) -> No
     assert "`rait up` will stop" in said.err
 
 
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_newcomer_does_not_take_a_link_that_a_run_made_which_was_cut_off(
+    rait: Rait, told: int
+) -> None:
+    """Though the journal does not know whether the link, or its peer, came to be."""
+    state = json.loads(STATE.read_text())
+    links = state["memory"]["topology"]["links"]
+    link = links.pop("rait4x50224")
+    bare = link | {"peers": []}
+    made = {"type": "LinkAdded", "link": bare}
+    (peer,) = link["peers"]
+    state["memory"]["undecided"] = [
+        made,
+        {"type": "PeerAdded", "name": "rait4x50224", "peer": peer},
+    ][told:]
+    (links if told else state["memory"].setdefault("pending", {}))["rait4x50224"] = bare
+    cut_off = rait.directory / "cut-off.json"
+    cut_off.write_text(json.dumps(state))
+    newcomer = entry(50224, PublicKey='"RkVEQ0JBQD8+PTw7Ojk4NzY1NDMyMTAvLi0sKyopKCc="')
+    entries(rait, newcomer, *(entry(port) for port in (50221, 50223, 50224)))
+    said = rait("plan", "--against", str(cut_off))
+    assert "which has the link; skipped" in said.err
+    changed = [line for line in said.out.splitlines() if not line.startswith("!")]
+    assert not any("50224" in line for line in changed)
+
+
 def test_a_name_that_does_not_resolve_is_told_with_its_line(
     rait: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,14 @@ import pytest
 from msgspec import structs
 
 from rait.domain.config import Config, Family, Isolation, Transport
+from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.history import Memory, perhaps
 from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.plan import Node, Plan, count_wanted, plan
 from rait.domain.topology import (
+    EMPTY,
     Device,
     Endpoint,
     Link,
@@ -204,6 +207,16 @@ def test_a_newcomer_does_not_take_the_port_of_a_peer_that_is_there() -> None:
     (problem,) = planned.problems
     assert "new" in problem.message
     assert "old, which has the link" in problem.message
+
+
+def test_an_endpoint_that_a_run_may_have_applied_is_better_than_none() -> None:
+    """It was cut off, as by a loss of power, and there is no name server yet."""
+    registry = [peer("far", 50221, "far.example")]
+    known = {("far.example", IP4.address_family): ("192.0.2.7",)}
+    there = plan(CONFIG, NODE, registry, known).topology
+    cut_off = Memory(undecided=diff(EMPTY, there))
+    planned = plan(CONFIG, NODE, registry, None, perhaps(cut_off))
+    assert planned.topology == there
 
 
 def test_an_entry_with_the_key_of_a_peer_does_not_move_its_link() -> None:
