@@ -118,11 +118,12 @@ def find_netns(spec: str) -> Netns | None:
     try:
         return Netns(spec, fd, identity_of(fd))
     except OSError as error:
-        leftover = error.errno == errno.EINVAL and _is_leftover(fd, path)
+        empty = error.errno == errno.EINVAL and _is_empty_file(fd)
         os.close(fd)
-        if leftover:
+        user = _who_has_mounted(path) if empty else None
+        if empty and user is None:
             return None
-        raise MachineError(_unusable(spec, path, error)) from error
+        raise MachineError(_unusable(spec, path, error, user)) from error
     except BaseException:
         os.close(fd)
         raise
@@ -249,26 +250,34 @@ def _path(spec: str) -> str:
     return str(NAMED / spec)
 
 
-def _is_leftover(fd: int, path: str) -> bool:
-    """Whether what was opened is an empty file on which nobody has a namespace mounted.
+def _is_empty_file(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and not status.st_size
 
-    In a service with mounts of its own, one may be mounted there where only others see it.
+
+def _who_has_mounted(path: str) -> int | None:
+    """A process that sees a namespace at the path where this one sees an empty file.
+
+    A service with mounts of its own is such a process. Without any, the file is a leftover.
     """
     from rait.adapters import netns_search
 
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size:
-        return False
-    return not netns_search.is_mounted(path)
+    return netns_search.who_has_mounted(path)
 
 
-def _unusable(spec: str, path: str, error: OSError) -> str:
+def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
     text = f"cannot enter {describe(spec)} ({path}): {reason(error)}"
-    if error.errno == errno.EINVAL:
+    if error.errno != errno.EINVAL:
+        return text
+    if user is None:
         return (
             f"{text}; the file is no namespace (a leftover?): `ip netns delete {spec}` removes it"
         )
-    return text
+    # To delete the file would unmount the namespace for that process as well.
+    return (
+        f"{text}; the file is no namespace here, and is one for process {user}, which has mounts "
+        f"of its own: run rait among these (`nsenter -m -t {user} rait ...`), or end that process"
+    )
 
 
 @contextmanager
@@ -369,7 +378,7 @@ def _stays_empty(path: str) -> bool:
     while True:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            if not _is_leftover(fd, path):
+            if not _is_empty_file(fd) or _who_has_mounted(path) is not None:
                 return False
         finally:
             os.close(fd)

@@ -223,9 +223,9 @@ def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
             yield pid, int(descriptor), target
 
 
-def is_mounted(path: str) -> bool:
-    """Whether a namespace is mounted at this path, in any of the mount namespaces in use."""
-    return any(where == path for _, where in _mount_points(lambda _: None))
+def who_has_mounted(path: str) -> int | None:
+    """A process in whose mount namespace a network namespace is mounted at this path, if any."""
+    return next((pid for pid, where in _mount_points(lambda _: None) if where == path), None)
 
 
 def _mounts(doubt: Doubt) -> Iterator[str]:
