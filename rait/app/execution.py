@@ -292,9 +292,11 @@ def planned(
 ) -> Report:
     """A report of what a run would do, and whether it would be stopped.
 
-    If links cannot be made, there is something to do, although no event is about them.
+    If links cannot be made, or babeld cannot be told of them, there is something to do, although
+    no event is about it.
     """
-    missing = any(p.link and p.severity == "error" for p in change.settled.problems)
+    problems = change.settled.problems
+    missing = change.routing_problem or any(p.link and p.severity == "error" for p in problems)
     status: Status = "planned" if change.events or missing else "unchanged"
     report = report_on(command, status, change, warnings)
     return structs.replace(report, removal=removal)

@@ -136,3 +136,11 @@ def test_a_plan_that_leaves_links_as_they_are_has_nothing_to_do() -> None:
     assert (report.status, summary(report)) == (
         "unchanged", "rait plan: 1 left as it is; 1 link wanted",
     )  # fmt: skip
+
+
+def test_a_plan_that_babeld_cannot_be_told_of_does_not_call_that_nothing_to_do() -> None:
+    change = Change(
+        settled=Settled(EMPTY, links("a")), events=(), drift=(), routing_problem="no babeld"
+    )
+    told = summary(planned("plan", change, None))
+    assert told == "rait plan: 1 that cannot be; 1 link wanted"
