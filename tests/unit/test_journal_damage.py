@@ -62,13 +62,13 @@ def read_all(path: Path) -> None:
     [
         ("DELETE FROM entries WHERE id = 2", "entry 2 .*, an event of run 1, is missing"),
         ("DELETE FROM entries WHERE id = 4", "entry 4 .*, an event of run 1, is missing"),
-        ("DELETE FROM entries WHERE id = 5", "entry 6 .* of an event that run 1 has not"),
+        ("DELETE FROM entries WHERE id = 5", "entry 6 .* an event that run 1 does not have"),
         ("DELETE FROM entries WHERE id = 1", "entry 2 .* of no run that it holds"),
         ("UPDATE entries SET payload = 5 WHERE id = 3", r"entry 3 \(intended\) .* cannot be read"),
         ("UPDATE entries SET payload = 1.5 WHERE id = 6", r"entry 6 \(outcomes\) .*cannot be read"),
         (
             "UPDATE entries SET payload = CAST('[{\"index\":-1}]' AS BLOB) WHERE id = 6",
-            "entry 6 .* of an event that run 1 has not",
+            "entry 6 .* an event that run 1 does not have",
         ),
         (
             "UPDATE entries SET payload = CAST(replace(CAST(payload AS TEXT), '\"started_at\":1', "
