@@ -81,7 +81,8 @@ def settle(
     unread |= twice
     strangers = strangers_among(observation, memory, scope)
     foreign = {stranger.link: stranger.why for stranger in strangers}
-    occupied = _occupied(desired.links, ours.keys() | unread.keys(), observation, foreign)
+    movable = {name: link for name, link in desired.links.items() if name not in unread}
+    occupied = _occupied(movable, ours, observation, foreign)
     problems = (*occupied, *(_unread(name, why) for name, why in unread.items()))
     impossible = {problem.link for problem in problems}
     before = {n: link for n, link in memory.topology.links.items() if n in unread}
@@ -98,6 +99,8 @@ def settle(
         before[name] = view
         if goal is not None:
             after[name] = goal
+        elif name in impossible:
+            after[name] = view  # it is elsewhere, and cannot come here
     babel = memory.topology.babel
     isolation = settle_isolation(observation, desired, memory, after, before)
     was, goes = isolation.before, isolation.after
@@ -236,7 +239,8 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
     """Why a link that is where ours are is not ours; "" if it is."""
     link = observed.link
     claimant = scope.claimed.get(link.name)
-    if claimant is not None:
+    # Of several links of one name, the claim is not on the one that we made.
+    if claimant is not None and not _is_remembered(observed, memory, scope):
         return f"made by another configuration, {claimant}, according to the journal"
     if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
         return ""
@@ -303,13 +307,13 @@ def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | Non
 
 def _occupied(
     wanted: Mapping[str, Link],
-    ours: Collection[str],
+    ours: Mapping[str, ObservedLink],
     observation: Observation,
     strangers: Mapping[str, str],
 ) -> list[Problem]:
     problems = []
     for name, link in wanted.items():
-        if name in ours:
+        if name in ours and _are_in_one_place(ours[name].link, link):
             continue
         kind = observation.others.get(name)
         foreign = observation.links.get(name)

@@ -443,3 +443,35 @@ def test_a_link_with_our_key_that_is_not_where_we_made_ours_may_be_anothers() ->
         assert asked(known, "boot2/7") == {"w5": "boot2/7"}
         assert asked(known, "boot1/1") == {}
     assert asked(Memory(topology=Topology({"w5": link("")})), "boot2/7") == {}
+
+
+def in_namespace(spec: str, key: str) -> Link:
+    origin = Origin("kernel", spec, "transit", f"boot/{spec}")
+    device, peers = Device(key, 5), (LinkPeer(f"peer of {key}"),)
+    return Link("w5", origin, LinkSettings(1420, some.IFGROUP), device, peers)
+
+
+def test_a_claim_on_a_link_is_none_on_ours_of_that_name_elsewhere() -> None:
+    """The target is another one now, in which another configuration has a link of the name."""
+    ours, theirs = in_namespace("former", some.OWN_KEY), in_namespace(some.NETNS, "other")
+    memory = Memory(topology=Topology({"w5": ours}))
+    doubles = (ObservedLink(link=ours),)
+    seen = Observation(now=NOW, links={"w5": ObservedLink(link=theirs)}, doubles=doubles)
+    scope = structs.replace(SCOPE, claimed={"w5": "/other.conf"})
+    down = settle(seen, EMPTY, memory, scope)
+    assert diff(down.before, down.after) == (LinkRemoved(ours),)
+    up = settle(seen, Topology({"w5": in_namespace(some.NETNS, some.OWN_KEY)}), memory, scope)
+    assert up.before == up.after == memory.topology, "it works where it is, and is not forgotten"
+    assert ["/other.conf" in problem.message for problem in up.problems] == [True]
+
+
+def test_a_link_that_cannot_move_to_the_target_stays_where_it_works() -> None:
+    ours = in_namespace("former", some.OWN_KEY)
+    wanted = Topology({"w5": in_namespace(some.NETNS, some.OWN_KEY)})
+    memory = Memory(topology=Topology({"w5": ours}))
+    seen = Observation(now=NOW, links={"w5": ObservedLink(link=ours)})
+    taken = structs.replace(seen, others={"w5": "veth"})
+    settled = settle(taken, wanted, memory, SCOPE)
+    assert settled.before == settled.after == memory.topology
+    assert ["kind veth" in problem.message for problem in settled.problems] == [True]
+    assert settle(seen, wanted, memory, SCOPE).after == wanted
