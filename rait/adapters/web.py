@@ -27,6 +27,8 @@ REDIRECTS = 5
 MAX_PORT = 65535
 MAX_SHOWN = 500
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
+"""How h11 quotes what a server sent: in Python's words, not in those of a user."""
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
@@ -206,4 +208,5 @@ def _why_no_connection(error: httpx.ConnectError) -> str:
 
 
 def _scrubbed(error: Exception) -> str:
-    return _CREDENTIALS.sub("//", str(error)) or type(error).__name__
+    text = _BYTES.sub(r"\1", str(error))
+    return _CREDENTIALS.sub("//", text) or type(error).__name__

@@ -162,6 +162,10 @@ BAD: dict[str, tuple[Answer, str]] = {
     "folded fields": (endless(b"HTTP/1.1 200 OK\r\na: b\r\n", then=b" c\r\n" * 9999), NO_END),
     # What is no use
     "missing": (MISSING, "answered 404 Not Found instead of 200 OK"),
+    "a status for a terminal": (
+        [b"HTTP/1.1 404 \x1b[2J\rrait up: nothing to do\r\n\r\n"],
+        r"illegal status line: 'HTTP/1.1 404 \x1b[2J\rrait up: nothing to do'",
+    ),
     "a part": (whole(status="206 Partial Content"), "answered 206"),
     "no content": ([head(status="204 No Content")], "answered 204"),
     "not modified": ([head(status="304 Not Modified")], "answered 304"),
