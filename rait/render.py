@@ -411,17 +411,24 @@ def _port(port: int) -> str:
 
 
 def _why_remade(old: Origin, new: Origin) -> str:
-    same_name = old.netns == new.netns
-    changed = _changes(old, structs.replace(new, instance=old.instance))
-    if not same_name or old.instance == new.instance:
-        return changed
+    same_place = structs.replace(new, instance=old.instance, transit=old.transit)
+    whys = (_moved(old, new), _changes(old, same_place), _reborn(old, new))
+    return ", ".join(filter(None, whys))
+
+
+def _moved(old: Origin, new: Origin) -> str:
+    if old.netns != new.netns or old.instance == new.instance:
+        return ""
     if new.netns == "":
-        moved = "its namespace is not the current one"
-    elif new.netns.isdigit():
-        moved = f"its namespace is no longer that of process {new.netns}"
-    else:
-        moved = f"its namespace is no longer {new.netns}"
-    return f"{moved}, {changed}" if changed else moved
+        return "its namespace is not the current one"
+    if new.netns.isdigit():
+        return f"its namespace is no longer that of process {new.netns}"
+    return f"its namespace is no longer {new.netns}"
+
+
+def _reborn(old: Origin, new: Origin) -> str:
+    """The numbers that tell namespaces apart say nothing to people."""
+    return "" if old.transit == new.transit else "its transit is another namespace now"
 
 
 def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:

@@ -115,7 +115,7 @@ def test_a_new_link_and_its_peer_share_a_line() -> None:
 
 def test_a_link_that_is_remade_says_why() -> None:
     lines = list(event_lines([LinkRemoved(LINK), LinkAdded(REMADE), PeerAdded("w1", PEER)]))
-    assert lines[0] == "- w1 peer KEY (to be remade: transit 1 -> 2)"
+    assert lines[0] == "- w1 peer KEY (to be remade: its transit is another namespace now)"
     assert lines[1].startswith("+ w1 ")
 
 
