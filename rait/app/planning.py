@@ -37,7 +37,7 @@ from rait.domain.history import Memory, perhaps
 from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
 from rait.domain.problem import ConfigError, SourceError
-from rait.domain.settle import is_ours, settle, strangers_among
+from rait.domain.settle import Scope, is_ours, settle, strangers_among
 from rait.domain.topology import Origin
 
 STATE_FORMAT = "rait-state-1"
@@ -133,24 +133,35 @@ def export_state(options: Options) -> str:
         memory = JournalReader(session.journal_path).memory(session.name)
         observation = session.observe(memory)
         scope = session.scope_among(observation, memory)
-        ours = {n: o for n, o in observation.links.items() if is_ours(o, memory, scope)}
-        for stranger in strangers_among(observation, memory, scope):
-            ours[stranger.link] = _bare(observation.links[stranger.link])
-        others = dict(observation.others) | dict.fromkeys(
-            observation.links.keys() - ours.keys(), "wireguard"
-        )
         kind = session.machine.choose(session.config.backend)
         state = State(
             format=STATE_FORMAT,
             exported_at=int(time.time()),
             public_key=session.public_key,
             origin=session.origin(kind),
-            observation=structs.replace(observation, links=ours, others=others),
+            observation=without_strangers(observation, memory, scope),
             memory=memory,
             claimed=scope.claimed,
             recent=session.recent_losses(),
         )
     return msgspec.json.format(msgspec.json.encode(state)).decode()
+
+
+def without_strangers(observation: Observation, memory: Memory, scope: Scope) -> Observation:
+    """What planning needs of an observation: of links that are not ours, the names and kinds.
+
+    The peers, keys and endpoints of others' links are nobody's business elsewhere.
+    """
+    ours = {n: o for n, o in observation.links.items() if is_ours(o, memory, scope)}
+    for stranger in strangers_among(observation, memory, scope):
+        ours[stranger.link] = _bare(observation.links[stranger.link])
+    foreign = dict.fromkeys(observation.links.keys() - ours.keys(), "wireguard")
+    return structs.replace(
+        observation,
+        links=ours,
+        doubles=tuple(o for o in observation.doubles if is_ours(o, memory, scope)),
+        others=dict(observation.others) | foreign,
+    )
 
 
 def _bare(stranger: ObservedLink) -> ObservedLink:
