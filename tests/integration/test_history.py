@@ -626,7 +626,7 @@ def test_the_guard_yields_to_yes_and_to_max_removals(node: Node) -> None:
     sync(node, A, B, C, D)
     node.write_conf(max_removals="1")
     write_peers(node, A, B)
-    refused(node.rait("up"), 4, "2 of 4 links", "remove 1:")
+    refused(node.rait("up"), 4, "2 of 4 links", "at most 1 may go")
     node.write_conf(max_removals="3")
     write_peers(node, E)
     refused(node.rait("up"), 4, "4 of 4 links")
