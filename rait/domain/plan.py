@@ -151,7 +151,9 @@ class _Planner:
             if endpoint.send_port == transport.send_port:
                 self._warn_of_own_port(peer, endpoint)
             known = self._applied.get(name)
-            if known is None or not _is_to(known, peer):
+            if not self._applied:
+                self._add(route)  # all links are new, so the order of the list decides at once
+            elif known is None or not _is_to(known, peer):
                 self._later[1].append(route)
             elif len(peer.endpoints) > 1 and not self._is_in_use(route, known):
                 self._later[0].append(route)
