@@ -14,7 +14,7 @@ from rait.adapters import keys, rtnl
 from rait.adapters import wireguard_nl as wg
 from rait.adapters.kernel_place import Errors, Place
 from rait.adapters.kernel_writes import PeerEvent, changed, link_requests, peer_writes, whole_peer
-from rait.adapters.namespaces import Namespaces
+from rait.adapters.namespaces import Namespaces, Where, where_of
 from rait.adapters.netlink import (
     NETLINK_GENERIC,
     NETLINK_ROUTE,
@@ -38,8 +38,6 @@ from rait.domain.problem import MachineError
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 
 Step = tuple[int, Event]
-Where = tuple[str, str]
-"""A target namespace: how it is spelt, and its instance."""
 
 
 def available() -> bool:
@@ -197,9 +195,9 @@ class _Session:
         found: dict[Where, list[Event]] = {}
         for event in events:
             if isinstance(event, LinkAdded):
-                self._where[event.name] = _where(event.link)
+                self._where[event.name] = where_of(event.link)
             if isinstance(event, LinkRemoved):
-                where = _where(event.link)
+                where = where_of(event.link)
             else:
                 where = self._where.get(event.name, ("", ""))
             found.setdefault(where, []).append(event)
@@ -226,7 +224,7 @@ class _Session:
         return self._places[where]
 
     def _remove(self, where: Where, names: Sequence[str]) -> Errors:
-        if self._namespaces.find(where[0]) is None and self._namespaces.find(*where) is None:
+        if self._namespaces.is_gone(*where):
             return {}
         return places.remove(self._place(where), names)
 
@@ -357,10 +355,6 @@ def _read(
         else:
             raise answer
     return states
-
-
-def _where(link: Link) -> Where:
-    return link.origin.netns, link.origin.instance
 
 
 def _observed(ns: Netns, interface: Interface, state: wg.DeviceState) -> ObservedLink:

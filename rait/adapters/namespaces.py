@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from rait.adapters.netns import Netns, describe, find_netns
 from rait.domain.problem import MachineError
+from rait.domain.topology import Link
+
+Where = tuple[str, str]
+"""A target namespace: how it is spelt, and its instance."""
+
+
+def where_of(link: Link) -> Where:
+    """The target namespace that a link lives in."""
+    return link.origin.netns, link.origin.instance
 
 
 class Namespaces:
@@ -42,6 +51,13 @@ class Namespaces:
             return None
         held = self.keep(found)
         return held if instance in ("", held.instance) else None
+
+    def is_gone(self, spec: str, instance: str) -> bool:
+        """Whether neither the instance nor any other namespace of this spelling can be found.
+
+        Raises MachineError where it must not be opened.
+        """
+        return self.find(spec) is None and self.find(spec, instance) is None
 
     def open(self, spec: str, instance: str = "") -> Netns:
         """The namespace that ``find`` finds. Raises MachineError if there is none."""

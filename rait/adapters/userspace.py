@@ -19,10 +19,10 @@ from msgspec import structs
 
 from rait.adapters import rtnl, traces, uapi
 from rait.adapters import userspace_process as programs
-from rait.adapters.namespaces import Namespaces
+from rait.adapters.namespaces import Namespaces, Where
 from rait.adapters.netns import Netns, describe, entered, reason
 from rait.adapters.userspace_birth import ANSWER_SECONDS, TUN, Key, awaited_half_born, end_half_born
-from rait.adapters.userspace_session import Session, Step, Where
+from rait.adapters.userspace_session import Session, Step
 from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config import Secret
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded

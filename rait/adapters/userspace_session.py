@@ -12,7 +12,7 @@ from msgspec import structs
 
 from rait.adapters import keys, rtnl, uapi
 from rait.adapters import userspace_process as programs
-from rait.adapters.namespaces import Namespaces
+from rait.adapters.namespaces import Namespaces, Where, where_of
 from rait.adapters.netlink import NetlinkError, Request
 from rait.adapters.netns import Netns
 from rait.adapters.uapi import DeviceChange, PeerChange
@@ -32,8 +32,6 @@ from rait.domain.problem import RaitError
 from rait.domain.topology import Link, LinkPeer
 
 Step = tuple[int, Event]
-Where = tuple[str, str]
-"""A target namespace: how it is spelt, and its instance."""
 
 
 class Session:
@@ -121,8 +119,8 @@ class Session:
                 birth.abandon()
 
     def _finish(self, birth: Birth, link: Link) -> None:
-        birth.finish(self._place(_where(link)))
-        self._where[link.name] = _where(link)
+        birth.finish(self._place(where_of(link)))
+        self._where[link.name] = where_of(link)
 
     def _remove(self, run: Sequence[Step]) -> Iterator[Outcome]:
         removals: dict[str, Removal] = {}
@@ -144,8 +142,8 @@ class Session:
                 removal.close()
 
     def _begin_removal(self, removal: Removal, link: Link) -> None:
-        where = _where(link)
-        if self._namespaces.find(where[0]) is None and self._namespaces.find(*where) is None:
+        where = where_of(link)
+        if self._namespaces.is_gone(*where):
             return  # the tun went with its namespace
         removal.begin(self._place(where))
 
@@ -185,10 +183,6 @@ class Session:
             with suppress(RaitError):
                 client.set(DeviceChange(listen_port=old))
             raise
-
-
-def _where(link: Link) -> Where:
-    return link.origin.netns, link.origin.instance
 
 
 class Removal:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,15 +243,15 @@ class Session:
         )
         run_id: int | None = None
         isolation.mark_known(change.settled.before, change.memory)
-        header = self._header(command, peers_digest, change, accepted=accepted)
+        header = partial(self._header, command, peers_digest, change, accepted=accepted)
         if change.events or change.drift or change.strays:
-            run = journal.begin(header, change.drift, change.events)
+            run = journal.begin(header(), change.drift, change.events)
             execution.perform(run)
             run_id = run.id  # now it is known if it only repeats an earlier one
             warnings = (*warnings, *self._prune(journal, run_id))
         resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
         if resent:
-            run = journal.begin(header, (), ())
+            run = journal.begin(header(), (), ())
             run_id = run.id
             run.finish("done", extra_cmd="sent")
         report = report_on(command, execution.status, change, warnings)
