@@ -22,7 +22,7 @@ def main() -> int:
     if "--version" in sys.argv:
         status = run()
     else:
-        from rait.adapters import netlink
+        from rait.adapters.netlink import socket as netlink
 
         perform = netlink.NetlinkSocket.perform
         times: list[float] = []

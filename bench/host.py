@@ -21,9 +21,9 @@ import journal
 import measure
 import node
 
-from rait.adapters import formats
+from rait.adapters.config import formats
 from rait.app.load import load_config, load_peers
-from rait.domain.decode import decode_config, decode_peers
+from rait.domain.config.decode import decode_config, decode_peers
 from rait.domain.diff import diff
 from rait.domain.plan import Node, plan
 from rait.domain.topology import EMPTY, Origin
@@ -161,7 +161,7 @@ def userspace_is_missing() -> str:
     """Why there can be no userspace links here, or ""."""
     if os.geteuid() != 0:
         return "it takes root"
-    from rait.adapters import userspace
+    from rait.adapters.wireguard import userspace
 
     return userspace.why_not()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rait.adapters.journal import Journal
+from rait.adapters.journal.store import Journal
 from rait.domain.backend import Outcome
 from rait.domain.events import Event, LinkAdded, PeerAdded
 from rait.domain.history import RunHeader

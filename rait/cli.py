@@ -207,7 +207,7 @@ class _Parser(argparse.ArgumentParser):
             complain_text(message)
 
     def error(self, message: str) -> NoReturn:
-        from rait.domain.keytext import without_whole_keys
+        from rait.domain.config.keytext import without_whole_keys
 
         words = without_whole_keys(message)
         complain_text(f"{self.format_usage()}{clean(f'{self.prog}: error: {words}')}\n")
@@ -236,7 +236,7 @@ class _Command(_Parser):
 
 def _guarded(arguments: argparse.Namespace) -> int:
     from rait import commands
-    from rait.domain.problem import ConfigError, RaitError
+    from rait.domain.errors import ConfigError, RaitError
 
     try:
         run: Callable[[argparse.Namespace], int] = getattr(commands, arguments.run)

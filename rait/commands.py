@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 
 from msgspec import structs
 
-from rait import render
+from rait.app import render
 from rait.app.report import Report
 from rait.app.turn import Options
-from rait.domain.problem import ConfigError
+from rait.domain.errors import ConfigError
 from rait.terminal import (
     CHANGES,
     DONE,

@@ -8,10 +8,7 @@ import msgspec
 
 from rait.app.history import Query
 from rait.app.moments import written
-from rait.domain.events import Event, LinkPlaced, peers_named
-from rait.domain.history import RunRecord, VerifyReport
-from rait.domain.words import counted
-from rait.render import (
+from rait.app.render import (
     HALF_DONE,
     HALF_MADE,
     LEFT,
@@ -22,12 +19,15 @@ from rait.render import (
     noticed_object,
     to_json,
 )
+from rait.domain.events import Event, LinkPlaced, peers_named
+from rait.domain.history import RunRecord, VerifyReport
+from rait.domain.words import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rait.adapters.journal_prune import Pruning
+    from rait.adapters.journal.prune import Pruning
 
 UNFINISHED = "never finished"
 _SHORT = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rait.domain.babeld import tracked
+from rait.domain.babel import tracked
 from rait.domain.diff import diff
 from rait.domain.events import Event
 from rait.domain.topology import Topology

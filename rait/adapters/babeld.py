@@ -1,4 +1,4 @@
-"""babeld's control socket, by unix path or TCP; the protocol itself is rait.domain.babeld."""
+"""babeld's control socket, by unix path or TCP; the protocol itself is rait.domain.babel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 
 from msgspec import Struct
 
-from rait.domain.babeld import (
+from rait.domain.babel import (
     INTERFACE_LINE,
     NO_SUCH_INTERFACE,
     Answer,
@@ -29,7 +29,7 @@ from rait.domain.babeld import (
     interfaces_from_dump,
     quoted,
 )
-from rait.domain.config import Babeld
+from rait.domain.config.schema import Babeld
 
 _CHUNK = 65536
 _MAX_UNIX_PATH = 107

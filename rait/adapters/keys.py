@@ -1,21 +1,12 @@
-"""Private keys: reading one from a file, and the public key that belongs to one.
-
-Also the digest that stands for a peer's preshared key where the key itself must not be.
-"""
+"""What is made of secret keys: the public key of a private one, the digest of a preshared one."""
 
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
 from hashlib import blake2b
 
-from rait.adapters import source
-from rait.adapters.texts import Read
-from rait.domain.config import NO_PSK, Secret
-from rait.domain.keytext import canonical_key
-from rait.domain.problem import ConfigError, MachineError
-
-MAX_KEY_FILE = 4096
-"""More bytes than any file with one key has."""
+from rait.domain.config.schema import NO_PSK, Secret
+from rait.domain.errors import MachineError
 
 
 def public_key(secret: Secret) -> str:
@@ -61,16 +52,3 @@ def psk_to_write(before: str, after: str) -> Secret | None:
     if after:
         raise MachineError("rait does not know the preshared key that the peer should have")
     return NO_PSK
-
-
-def read_private_key(url: str, read: Read = source.read) -> Secret:
-    """The private key in a file as `wg genkey` makes it.
-
-    Raises SourceError where it cannot be read and ConfigError where it is no key; neither shows
-    any of the content.
-    """
-    text = read(url, limit=MAX_KEY_FILE)
-    try:
-        return Secret(canonical_key(text))
-    except ValueError as error:
-        raise ConfigError(f"{source.display_name(url)}: the content {error}") from None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 _POLL_SECONDS = 0.05
 _MAX_NOTE = 512

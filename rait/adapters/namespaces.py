@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rait.adapters.netns import Netns, describe, find_netns
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 from rait.domain.topology import Link
 
 Where = tuple[str, str]

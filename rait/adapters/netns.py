@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 NAMED = Path("/run/netns")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

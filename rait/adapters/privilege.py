@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 _CAP_NET_ADMIN = 12  # linux/capability.h
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from struct import Struct
 
-from rait.adapters import rtnl
-from rait.adapters.netlink import (
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink.socket import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -26,9 +26,9 @@ from rait.adapters.netlink import (
 )
 from rait.adapters.netns import Netns, open_netns
 from rait.domain.backend import Interface, ObservedVrf, Outcome
-from rait.domain.config import Family
+from rait.domain.config.schema import Family
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Rule
 from rait.domain.words import counted
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
 from rait.app.report import Report
 from rait.app.session import looking, opened, routing_of
 from rait.app.turn import Options
-from rait.domain.babeld import BabelInterface
-from rait.domain.problem import MachineError
+from rait.domain.babel import BabelInterface
+from rait.domain.errors import MachineError
 
 
 class BabelListing(Struct, frozen=True):

@@ -7,7 +7,7 @@ from msgspec import structs
 from rait.app.report import Report
 from rait.app.session import opened, synced_routing
 from rait.app.turn import Options
-from rait.domain.problem import Problem
+from rait.domain.errors import Problem
 from rait.domain.settle import Stranger
 from rait.domain.topology import EMPTY
 

@@ -15,17 +15,17 @@ from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
 from rait.domain.endpoints import NO_NAMES, Names
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import ExtraCmd, Memory
 from rait.domain.history import Status as RunStatus
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Settled, Stranger
 from rait.domain.topology import Topology
 from rait.domain.words import few
 
 if TYPE_CHECKING:
-    from rait.adapters.journal import Run
+    from rait.adapters.journal.store import Run
     from rait.app.routing import Routing
 
 RECORD_SECONDS = 0.25

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_prune import Pruning
-from rait.adapters.journal_reader import JournalReader
-from rait.adapters.source import display_name, is_path
+from rait.adapters.config.source import display_name, is_path
+from rait.adapters.journal.prune import Pruning
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.scopes import filed_under, scope_name, spellings
 from rait.app.turn import Options, lock_path, our_turn
+from rait.domain.config.keytext import canonical_key, is_key, without_whole_keys
+from rait.domain.errors import ConfigError, MachineError
 from rait.domain.history import RunRecord, VerifyReport
-from rait.domain.keytext import canonical_key, is_key, without_whole_keys
-from rait.domain.problem import ConfigError, MachineError
 from rait.domain.words import counted
 
 POLL_SECONDS = 0.5

@@ -12,13 +12,14 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.adapters import names_cache, netns, source
-from rait.adapters.resolve import Addresses, resolve
-from rait.adapters.texts import Read, Texts
+from rait.adapters import netns
+from rait.adapters.config import names_cache, source
+from rait.adapters.config.resolve import Addresses, resolve
+from rait.adapters.config.texts import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
-from rait.domain.config import Config, Family, Secret
-from rait.domain.peers import Peer
-from rait.domain.problem import ConfigError, Path, Problem, SourceError
+from rait.domain.config.peers import Peer
+from rait.domain.config.schema import Config, Family, Secret
+from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.words import counted
 
 RESOLVE_SECONDS = 10.0

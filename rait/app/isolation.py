@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from rait.adapters import netns
 from rait.adapters.namespaces import Namespaces
 from rait.domain.backend import Observation
-from rait.domain.config import Config
+from rait.domain.config.schema import Config
+from rait.domain.errors import MachineError
 from rait.domain.events import Event, VrfAdded
 from rait.domain.history import Memory
-from rait.domain.problem import MachineError
 from rait.domain.topology import Topology
 from rait.domain.vrf import ACCEPT, has_transit, missing_transit
 

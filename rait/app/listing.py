@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.report import Failure
@@ -16,8 +16,8 @@ from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_n
 from rait.app.session import machine_of, observe, scope_of, target_netns
 from rait.app.turn import Options
 from rait.domain.backend import ObservedLink
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import Memory
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import doubtful, is_ours, unread_of_ours
 
 

@@ -12,18 +12,18 @@ from hashlib import sha256
 
 from msgspec import Struct, structs
 
-from rait.adapters import formats, peers_cache, source
 from rait.adapters.bounds import MAX_CONFIG_BYTES
-from rait.adapters.formats import Document
-from rait.adapters.texts import Read
-from rait.domain.config import Config, Secret
-from rait.domain.decode import decode_config, decode_peers
+from rait.adapters.config import formats, peers_cache, source
+from rait.adapters.config.formats import Document
+from rait.adapters.config.texts import Read
+from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.keytext import brief
+from rait.domain.config.peers import Peer
+from rait.domain.config.reader import UNKNOWN, key_id
+from rait.domain.config.schema import Config, Secret
 from rait.domain.doubt import Doubt, doubts_of
-from rait.domain.keytext import brief
-from rait.domain.peers import Peer
+from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import count_wanted
-from rait.domain.problem import ConfigError, Path, Problem, SourceError
-from rait.domain.reader import UNKNOWN, key_id
 
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
@@ -240,8 +240,10 @@ def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, st
 
     secret = loaded.config.private_key
     if secret is None:
+        from rait.adapters.config import key_file
+
         try:
-            secret = keys.read_private_key(loaded.config.private_key_file or "", read)
+            secret = key_file.read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_place}: {error}") from None
     return secret, keys.public_key(secret)

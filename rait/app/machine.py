@@ -8,11 +8,12 @@ from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from rait.adapters import netns, rtnl
-from rait.adapters.kernel import KernelBackend
-from rait.adapters.kernel import available as kernel_available
+from rait.adapters import netns
 from rait.adapters.namespaces import Namespaces
+from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns
+from rait.adapters.wireguard.kernel import KernelBackend
+from rait.adapters.wireguard.kernel import available as kernel_available
 from rait.domain.backend import (
     Backend,
     Interface,
@@ -22,7 +23,8 @@ from rait.domain.backend import (
     Outcome,
     UnreadLink,
 )
-from rait.domain.config import BackendKind, Secret
+from rait.domain.config.schema import BackendKind, Secret
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -31,11 +33,10 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
 )
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Link, Rule
 
 if TYPE_CHECKING:
-    from rait.adapters.userspace import UserspaceBackend
+    from rait.adapters.wireguard.userspace import UserspaceBackend
     from rait.app.routing import Routing
 
 BABELD: Literal["babeld"] = "babeld"
@@ -99,7 +100,7 @@ class Machine:
             return "kernel"
         if wanted == "kernel":
             raise MachineError(f'backend = "kernel": {_NO_KERNEL}')
-        from rait.adapters import userspace
+        from rait.adapters.wireguard import userspace
 
         if userspace.available():
             return "userspace"
@@ -274,7 +275,7 @@ class Machine:
 
     def _userspace_backend(self) -> UserspaceBackend:
         if self._userspace is None:
-            from rait.adapters.userspace import UserspaceBackend
+            from rait.adapters.wireguard.userspace import UserspaceBackend
 
             key = self._secret, self._public_key
             self._userspace = UserspaceBackend(self._transit, *key, self.namespaces)

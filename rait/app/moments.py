@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rait.domain.keytext import shown
-from rait.domain.problem import ConfigError
-from rait.domain.spans import SECOND, parse_span
+from rait.domain.config.keytext import shown
+from rait.domain.config.spans import SECOND, parse_span
+from rait.domain.errors import ConfigError
 
 __all__ = ["SECOND", "moment", "span", "written"]
 

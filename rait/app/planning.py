@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, structs
 
-from rait.adapters import caches, source
 from rait.adapters.bounds import MAX_STATE_BYTES
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.config import caches, source
+from rait.adapters.journal.reader import JournalReader
 from rait.app import isolation
 from rait.app.execution import Change, planned
 from rait.app.inputs import configured, registry_of
@@ -30,13 +30,13 @@ from rait.app.turn import Options
 from rait.app.up import doubts_about, plan_warnings, planned_topology
 from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation, ObservedLink
-from rait.domain.config import Config
+from rait.domain.config.keytext import is_key, shown
+from rait.domain.config.schema import Config
 from rait.domain.diff import diff
+from rait.domain.errors import ConfigError, SourceError
 from rait.domain.guard import Losses, losses_of, merged
 from rait.domain.history import Memory, perhaps
-from rait.domain.keytext import is_key, shown
 from rait.domain.plan import Node, plan
-from rait.domain.problem import ConfigError, SourceError
 from rait.domain.settle import Scope, is_ours, settle, strangers_among
 from rait.domain.topology import Origin
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
 from rait.app.execution import Change, planned, stopped
 from rait.app.history import others_text, place
 from rait.app.moments import moment, written
@@ -17,9 +17,9 @@ from rait.app.report import Report
 from rait.app.session import Session, looking, opened, require_places, synced_routing
 from rait.app.turn import Options
 from rait.domain.diff import diff
+from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.events import LinkAdded
 from rait.domain.history import RunRecord
-from rait.domain.problem import ConfigError, MachineError, RaitError
 from rait.domain.topology import Link, Origin, Topology
 from rait.domain.undo import (
     Conflict,
@@ -34,7 +34,7 @@ from rait.domain.undo import (
 )
 
 if TYPE_CHECKING:
-    from rait.adapters.journal import Journal
+    from rait.adapters.journal.store import Journal
     from rait.app.routing import Routing
 
 

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from rait.adapters import netns
 from rait.adapters.babeld import BabeldClient
-from rait.domain.babeld import (
+from rait.domain.babel import (
     BabeldRefusedError,
     BabelInterface,
     believed,
@@ -18,9 +18,9 @@ from rait.domain.babeld import (
     tracked,
 )
 from rait.domain.backend import Outcome
-from rait.domain.config import Config
+from rait.domain.config.schema import Config
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import Topology
 
 UNMADE = "babeld was not told of it, as the link could not be made"

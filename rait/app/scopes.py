@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rait.adapters.journal_reader import JournalReader
-from rait.adapters.spelling import is_link, is_same, normal
+from rait.adapters.config.spelling import is_link, is_same, normal
+from rait.adapters.journal.reader import JournalReader
 
 KEY_SCOPE = "key:"
 """What the scope of a configuration begins with that has no path."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from rait import __version__
-from rait.adapters import caches, netns
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters import netns
+from rait.adapters.config import caches
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
@@ -25,10 +26,11 @@ from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.turn import Options, prepared
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.backend import Observation
-from rait.domain.config import BackendKind, Config, Secret
+from rait.domain.config.schema import BackendKind, Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Describe, Doubt, judge
 from rait.domain.endpoints import NO_NAMES, Names
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
 from rait.domain.guard import (
     WINDOW_HOURS,
@@ -39,7 +41,6 @@ from rait.domain.guard import (
     recent_losses,
 )
 from rait.domain.history import Memory, RunHeader
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.settle import Scope, Settled, doubtful, placed, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 from rait.domain.words import counted, few

@@ -10,11 +10,11 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from rait.adapters import privilege
-from rait.adapters.journal import Journal
+from rait.adapters.journal.store import Journal
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.load import Loaded
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 LOCK_SECONDS = 60.0
 PATIENCE_SECONDS = 1.0

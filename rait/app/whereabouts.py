@@ -99,7 +99,7 @@ def _look_for(
 
 def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[str, Netns]:
     """The missing namespaces that the program of one of their links leads to."""
-    from rait.adapters import traces
+    from rait.adapters.wireguard import traces
 
     found: dict[str, Netns] = {}
     for instance, links in missing.items():
@@ -115,7 +115,7 @@ def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[st
 
 def _alive(links: Iterable[Link], transit: Netns) -> str:
     """The evidence that one of these links exists, though its namespace was not found; or ""."""
-    from rait.adapters import traces
+    from rait.adapters.wireguard import traces
 
     return next((why for link in links if (why := traces.sign_of_life(link, transit))), "")
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
-from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.events import (
     BabelInterfaceAdded,

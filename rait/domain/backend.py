@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct, structs
 
-from rait.domain.config import BackendKind
+from rait.domain.config.schema import BackendKind
 from rait.domain.events import Event
 from rait.domain.topology import Link, Rule
 
@@ -125,7 +125,7 @@ Namespace = TypeVar("Namespace", contravariant=True)
 
 
 class Backend(Protocol[Namespace]):
-    """Makes links of one kind, as events say; see adapters/kernel.py and adapters/userspace.py."""
+    """Makes links of one kind, as events say; adapters/wireguard/ has two."""
 
     @property
     def kind(self) -> BackendKind:

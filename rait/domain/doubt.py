@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from rait.domain.config import Transport
-from rait.domain.problem import Problem, SkippedEntry
+from rait.domain.config.schema import Transport
+from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.settle import Settled
 from rait.domain.topology import Link
 from rait.domain.vrf import isolation_of

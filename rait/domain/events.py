@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, structs
 
-from rait.domain.problem import RaitError
+from rait.domain.errors import RaitError
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Rule, Topology
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, structs
 
 from rait.domain.backend import Outcome
 from rait.domain.endpoints import Departed, depart
+from rait.domain.errors import RaitError
 from rait.domain.events import (
     Event,
     LinkAdded,
@@ -22,7 +23,6 @@ from rait.domain.events import (
     peers_named,
     replay,
 )
-from rait.domain.problem import RaitError
 from rait.domain.timeline import FLOOR
 from rait.domain.topology import EMPTY, Link, Topology
 

@@ -12,11 +12,11 @@ from functools import partial
 
 from msgspec import Struct
 
-from rait.domain.config import MAX_IFNAME, Config, Family, Transport
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.schema import MAX_IFNAME, Config, Family, Transport
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
+from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.linklocal import link_local
-from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.topology import (
     EMPTY,
     Device,

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
-from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
+from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import Memory
-from rait.domain.problem import Problem
 from rait.domain.topology import ANYWHERE, Device, Endpoint, Link, LinkPeer, Origin, Topology
 from rait.domain.vrf import isolation_of, settle_isolation
 

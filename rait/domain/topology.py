@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field, structs
 
-from rait.domain.config import BackendKind, Family
+from rait.domain.config.schema import BackendKind, Family
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""

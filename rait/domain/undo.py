@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
+from rait.domain.errors import Problem
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -16,7 +17,6 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import RunRecord
-from rait.domain.problem import Problem
 from rait.domain.topology import Link, Origin, Topology
 
 T = TypeVar("T")

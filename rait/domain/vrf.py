@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from rait.domain.backend import Observation
-from rait.domain.config import Config, Family
+from rait.domain.config.schema import Config, Family
+from rait.domain.errors import Problem
 from rait.domain.history import Memory
-from rait.domain.problem import Problem
 from rait.domain.topology import Link, Rule, Topology
 from rait.domain.words import few
 

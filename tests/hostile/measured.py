@@ -18,11 +18,11 @@ from typing import Any
 # Loaded before the first fork, or each process would pay for them.
 import tomli  # noqa: F401
 
-from rait.adapters import peers_cache, source, web  # noqa: F401
+from rait.adapters.config import peers_cache, source
 from rait.app.load import load_config, load_peers
 from rait.app.planning import plan_against
 from rait.app.turn import Options
-from rait.domain.problem import RaitError
+from rait.domain.errors import RaitError
 
 MOST_SECONDS = 30
 MOST_BYTES = 3 * 1024**3

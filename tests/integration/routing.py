@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.domain.config import DEFAULT_BABELD_PARAM
+from rait.domain.config.schema import DEFAULT_BABELD_PARAM
 from tests.integration import machine
 
 PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.babeld import BabeldClient, BabeldReadOnlyError, BabeldUnreachableError
-from rait.domain.babeld import (
+from rait.domain.babel import (
     BabeldError,
     BabeldRefusedError,
     BabelInterface,
     believed,
     is_ours,
 )
-from rait.domain.config import DEFAULT_BABELD_PARAM
-from rait.domain.config import Babeld as Settings
+from rait.domain.config.schema import DEFAULT_BABELD_PARAM
+from rait.domain.config.schema import Babeld as Settings
 from rait.domain.events import BabelInterfaceAdded
 from tests.babel_sync import babel_events
 from tests.integration import machine

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rait.adapters.babeld import _PROBE, BabeldClient
-from rait.domain.config import Babeld as Settings
+from rait.domain.config.schema import Babeld as Settings
 from tests.integration.babeld_tap import Said, Tap, model, tapped
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.babeld import BabeldClient
-from rait.domain.config import DEFAULT_BABELD_PARAM
-from rait.domain.config import Babeld as Settings
+from rait.domain.config.schema import DEFAULT_BABELD_PARAM
+from rait.domain.config.schema import Babeld as Settings
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, Node

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import rtnl
+from rait.adapters.netlink import rtnl
 from rait.adapters.netns import open_netns
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from rait.adapters import netns, uapi, userspace_process
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
-from rait.adapters.netlink import NetlinkSocket
-from rait.adapters.userspace_birth import Birth
+from rait.adapters import netns
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
+from rait.adapters.netlink.socket import NetlinkSocket
+from rait.adapters.wireguard import uapi, userspace_process
+from rait.adapters.wireguard.userspace_birth import Birth
 from rait.domain.history import RunRecord
 from tests.integration import machine
 from tests.integration.command import Result

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from rait.adapters import uapi
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
-from rait.adapters.netlink import NetlinkError, NetlinkSocket, Request
-from rait.domain.problem import MachineError
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
+from rait.adapters.netlink.socket import NetlinkError, NetlinkSocket, Request
+from rait.adapters.wireguard import uapi
+from rait.domain.errors import MachineError
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FWMARK, MTU, Node

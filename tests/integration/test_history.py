@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rait.adapters.journal import Run
+from rait.adapters.journal.store import Run
 from rait.adapters.lock import hold
 from rait.app import turn
 from tests.integration import machine

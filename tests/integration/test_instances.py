@@ -17,7 +17,7 @@ from contextlib import ExitStack
 import pytest
 
 from rait.adapters import netns
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
 from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh

@@ -12,11 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import structs
 
-from rait.adapters import kernel, kernel_place, netlink, rtnl
-from rait.adapters.kernel import KernelBackend
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink import socket as netlink
 from rait.adapters.netns import Netns, open_netns
+from rait.adapters.wireguard import kernel, kernel_place
+from rait.adapters.wireguard.kernel import KernelBackend
 from rait.domain.backend import ObservedLink
-from rait.domain.config import Secret
+from rait.domain.config.schema import Secret
 from rait.domain.events import (
     DeviceUpdated,
     Event,

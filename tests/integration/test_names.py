@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rait.adapters import resolve as module
+from rait.adapters.config import resolve as module
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.netns import NAMED, find_netns, open_netns
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 pytestmark = pytest.mark.userspace
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
 from tests.integration import machine
 from tests.integration.command import Result, command
 from tests.integration.conftest import MakeMesh

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters import rtnl, systemd, uapi, userspace_birth, userspace_process
+from rait.adapters import systemd
+from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns, open_netns
-from rait.adapters.userspace import UserspaceBackend
+from rait.adapters.wireguard import uapi, userspace_birth, userspace_process
+from rait.adapters.wireguard.userspace import UserspaceBackend
 from rait.domain.backend import ObservedLink
-from rait.domain.config import Secret
+from rait.domain.config.schema import Secret
 from rait.domain.events import (
     BabelInterfaceAdded,
     DeviceUpdated,

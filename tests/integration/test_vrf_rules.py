@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rait.adapters import rtnl, vrf
-from rait.adapters.netlink import Request
+from rait.adapters import vrf
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink.socket import Request
 from rait.domain.backend import Outcome
 from rait.domain.events import RuleAdded, RuleRemoved, VrfAdded
 from rait.domain.topology import Rule

@@ -14,7 +14,7 @@ from random import Random
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, Outcome, UnreadLink
-from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.events import (
     DeviceUpdated,
     Event,

@@ -7,9 +7,9 @@ from itertools import permutations
 
 from hypothesis import strategies as st
 
-from rait.domain.config import Config, Isolation, Transport
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.history import Memory
-from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.plan import Node
 from rait.domain.topology import (
     Device,

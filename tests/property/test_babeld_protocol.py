@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.babeld import (
+from rait.domain.babel import (
     INTERFACE_LINE,
     Answer,
     BabeldError,

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.decode import decode_config, decode_peers
+from rait.domain.config.decode import decode_config, decode_peers
 
 KEYS = st.binary(min_size=32, max_size=32).filter(any).map(lambda raw: b64encode(raw).decode())
 FAMILIES = st.sampled_from(["ip4", "ip6"])

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from rait.domain.config import Transport
+from rait.domain.config.schema import Transport
 from rait.domain.diff import diff
 from rait.domain.doubt import Doubt, judge
+from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import replay
-from rait.domain.problem import Problem, SkippedEntry
 from rait.domain.settle import Settled
 from rait.domain.topology import (
     Device,

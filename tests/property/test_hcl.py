@@ -15,8 +15,8 @@ from hcl2.utils import SerializationOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.adapters import hcl
-from rait.domain.keytext import brief
+from rait.adapters.config import hcl
+from rait.domain.config.keytext import brief
 
 OPTIONS = SerializationOptions(
     with_comments=False, explicit_blocks=False, strip_string_quotes=True, preserve_heredocs=False

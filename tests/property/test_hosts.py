@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.hosts import ifname_bytes, ifname_problem, ifname_text
+from rait.domain.config.hosts import ifname_bytes, ifname_problem, ifname_text
 
 tricky = st.lists(
     st.sampled_from([b"\\", b"x", b"\\x5c", b"\\xff", b"\xff", b"\xc3\xa9", b"5c", b"a"])

@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from rait.adapters import journal as journal_module
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal import store as journal_module
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.chain import Entry
-from rait.domain.config import Secret
+from rait.domain.config.schema import Secret
 from rait.domain.diff import diff
 from rait.domain.endpoints import depart
+from rait.domain.errors import RaitError
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -38,7 +39,6 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import Memory, RunHeader
-from rait.domain.problem import RaitError
 from rait.domain.topology import (
     Device,
     Endpoint,

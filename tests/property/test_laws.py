@@ -7,12 +7,12 @@ from collections import Counter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rait.domain.config import MAX_IFNAME, Config, Transport
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.schema import MAX_IFNAME, Config, Transport
 from rait.domain.diff import diff
+from rait.domain.errors import Problem
 from rait.domain.events import evolve, inverted, replay
-from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.problem import Problem
 from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
 from tests.property import strategies as some
 

@@ -21,7 +21,8 @@ from msgspec import Struct, structs
 from rait.app.execution import Aftermath
 from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, Outcome
-from rait.domain.config import PRIVATE_GROUPS, Config, Isolation, Transport
+from rait.domain.config.peers import Peer
+from rait.domain.config.schema import PRIVATE_GROUPS, Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (
@@ -45,7 +46,6 @@ from rait.domain.history import (
     perhaps,
     remember,
 )
-from rait.domain.peers import Peer
 from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
 from rait.domain.topology import (

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from msgspec import structs
 
-from rait.adapters import journal as sqlite_journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal import store as sqlite_journal
+from rait.adapters.journal.reader import JournalReader
 from rait.app.execution import Aftermath
 from rait.domain.backend import Outcome
 from rait.domain.events import Event

@@ -23,11 +23,12 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from rait.adapters import netlink, rtnl
-from rait.adapters import wireguard_nl as wg
-from rait.adapters.netlink import Request, decode, encode
-from rait.domain.config import NO_PSK, Secret
-from rait.domain.problem import MachineError
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink import socket as netlink
+from rait.adapters.netlink import wireguard as wg
+from rait.adapters.netlink.socket import Request, decode, encode
+from rait.domain.config.schema import NO_PSK, Secret
+from rait.domain.errors import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
 
 DATA = Path(__file__).parent.parent / "data"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.adapters.netlink import NLA_F_NESTED, MalformedError, attribute, attributes
-from rait.adapters.netlink_picker import BYTES, U16, U32, U64, Picker
+from rait.adapters.netlink.picker import BYTES, U16, U32, U64, Picker
+from rait.adapters.netlink.socket import NLA_F_NESTED, MalformedError, attribute, attributes
 
 START = 4
 WANTED = {1: BYTES, 2: U16, 3: U32, 4: U64, 5: "q8x", 6: BYTES}

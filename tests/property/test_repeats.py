@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.history import RunHeader

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
-from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (

@@ -9,7 +9,7 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.adapters.uapi import (
+from rait.adapters.wireguard.uapi import (
     DeviceChange,
     DeviceState,
     PeerChange,
@@ -20,7 +20,7 @@ from rait.adapters.uapi import (
     decode_set,
     encode_set,
 )
-from rait.domain.config import Secret
+from rait.domain.config.schema import Secret
 from rait.domain.topology import Endpoint
 
 # Built from integers: hypothesis draws these far faster than its own bytes and IP addresses.

@@ -12,8 +12,10 @@ from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from rait.adapters import netlink, rtnl, vrf
-from rait.adapters.netlink import MalformedError, Request, decode, encode
+from rait.adapters import vrf
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink import socket as netlink
+from rait.adapters.netlink.socket import MalformedError, Request, decode, encode
 from rait.domain.topology import Rule
 
 FAMILIES = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
-from rait.domain.config import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.events import (
     BabelInterfaceAdded,

@@ -20,8 +20,8 @@ from rait.adapters.babeld import (
     Timeouts,
     parse_tcp_address,
 )
-from rait.domain.babeld import BabeldError, BabeldRefusedError, BabelInterface, Limits
-from rait.domain.config import Babeld
+from rait.domain.babel import BabeldError, BabeldRefusedError, BabelInterface, Limits
+from rait.domain.config.schema import Babeld
 
 BANNER = b"BABEL 1.0\nversion babeld-1.12.1\nhost a\nmy-id 60:96:2a:d9:a5:63:32:d9\nok\n"
 PATIENT = Timeouts(connect=10, answer=20, total=30)

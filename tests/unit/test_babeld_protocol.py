@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rait.domain.babeld import (
+from rait.domain.babel import (
     MAX_COMMAND,
     Answer,
     BabeldError,

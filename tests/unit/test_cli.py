@@ -16,15 +16,15 @@ from typing import NamedTuple
 import pytest
 
 from rait import __version__
-from rait.adapters.journal import Journal
-from rait.adapters.netlink import NetlinkSocket
+from rait.adapters.journal.store import Journal
+from rait.adapters.netlink.socket import NetlinkSocket
 from rait.app.report import Failure, Report, Status
 from rait.app.scopes import scope_name
 from rait.cli import main
 from rait.domain.backend import Outcome
+from rait.domain.errors import ConfigError, MachineError
 from rait.domain.events import LinkAdded, LinkRemoved
 from rait.domain.history import RunHeader
-from rait.domain.problem import ConfigError, MachineError
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
@@ -469,7 +469,7 @@ def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
     if kind == "hcl":
         (rait.directory / "peers.conf").write_text(hcl)
     prologue = (
-        "import sys\nfrom rait.adapters import cache_file\nassert cache_file._ROOT_CACHE\n"
+        "import sys\nfrom rait.adapters.config import cache_file\nassert cache_file._ROOT_CACHE\n"
         f"cache_file._ROOT_CACHE = {str(cache / 'rait')!r}\n"
     )
     planning = f"{prologue}from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"

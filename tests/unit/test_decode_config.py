@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rait.domain.config import MAX_MTU, Babeld, Config, Isolation, Secret
-from rait.domain.decode import decode_config
-from rait.domain.problem import Problem
+from rait.domain.config.decode import decode_config
+from rait.domain.config.schema import MAX_MTU, Babeld, Config, Isolation, Secret
+from rait.domain.errors import Problem
 
 KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 

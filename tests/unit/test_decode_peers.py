@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rait.domain.decode import decode_peers
-from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.problem import SkippedEntry
+from rait.domain.config.decode import decode_peers
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.errors import SkippedEntry
 
 A, B, C = (b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
 

@@ -9,11 +9,11 @@ import pytest
 from msgspec import Struct
 
 from rait.adapters.keys import public_key
-from rait.domain.config import Babeld, Config, Isolation, Secret, Transport
-from rait.domain.decode_config import decode_config
+from rait.domain.config.decode_config import decode_config
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.reader import Reader
+from rait.domain.config.schema import Babeld, Config, Isolation, Secret, Transport
 from rait.domain.linklocal import link_local
-from rait.domain.peers import Peer, PeerEndpoint
-from rait.domain.reader import Reader
 
 MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
 BLOCKS: dict[str, type[Struct]] = {

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.journal import Journal
+from rait.adapters.journal.store import Journal
 from rait.app.execution import Aftermath, Change, Execution, ending_in_order, planned
+from rait.app.render import summary
 from rait.app.report import Report
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
+from rait.domain.errors import MachineError, Problem
 from rait.domain.events import Event
 from rait.domain.history import RunHeader
-from rait.domain.problem import MachineError, Problem
 from rait.domain.settle import Settled
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
-from rait.render import summary
 
 HEADER = RunHeader(scope="here", command="up", version="", uid=0, started_at=0, public_key="key")
 

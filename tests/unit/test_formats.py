@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import cache_file, formats
-from rait.domain.config import Babeld, Isolation, Secret, Transport
-from rait.domain.decode import decode_config, decode_peers
-from rait.domain.problem import SourceError
+from rait.adapters.config import cache_file, formats
+from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.schema import Babeld, Isolation, Secret, Transport
+from rait.domain.errors import SourceError
 
 DATA = Path(__file__).parent.parent / "data"
 KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="

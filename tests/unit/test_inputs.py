@@ -20,7 +20,7 @@ from rait.adapters.lock import HeldError, hold
 from rait.app import inputs as module
 from rait.app.inputs import Inputs, Preparation
 from rait.app.turn import Options, prepared
-from rait.domain.problem import ConfigError, MachineError
+from rait.domain.errors import ConfigError, MachineError
 
 OLD_KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 NEW_KEY = "YLGPzk0Wq4zV6JHOTtlZWYN3Tg5gCa7U8Yk5UsfVLW4="

@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters import journal as journal_module
-from rait.adapters import journal_prune, journal_schema
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal import prune as journal_prune
+from rait.adapters.journal import schema as journal_schema
+from rait.adapters.journal import store as journal_module
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.domain import codec
 from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS, Entry
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
 from rait.domain.history import HistoryError, Memory, RunHeader, Snapshot
-from rait.domain.problem import MachineError, RaitError
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
 from rait.domain.undo import done_events
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.app.history import Query
 from rait.cli import main
 from rait.domain.backend import Outcome
+from rait.domain.errors import RaitError
 from rait.domain.events import LinkAdded, PeerAdded
 from rait.domain.history import HistoryError
-from rait.domain.problem import RaitError
 from rait.domain.topology import LinkPeer
 from rait.render_log import run_json, run_lines, run_whole
 from tests.unit.test_cli import CONF, PRIVATE

@@ -16,7 +16,7 @@ UNSHARE = ("unshare", "--map-root-user", "--mount")
 PREAMBLE = """
 import subprocess, sys
 from pathlib import Path
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 from tests.unit.test_journal import *
 
 top = Path(sys.argv[1])

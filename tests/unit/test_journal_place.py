@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.app.turn import lock_path
 from rait.cli import main
+from rait.domain.errors import RaitError
 from rait.domain.history import Memory
-from rait.domain.problem import RaitError
 from tests.unit.test_cli import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, add
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
-from rait.adapters.journal_schema import read_head, write_head
-from rait.adapters.journal_verify import verify
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.schema import read_head, write_head
+from rait.adapters.journal.store import Journal
+from rait.adapters.journal.verify import verify
 from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS
 from rait.domain.events import LinkAdded

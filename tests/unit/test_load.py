@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import peers_cache
+from rait.adapters.config import peers_cache
 from rait.app.load import (
     Loaded,
     LoadedPeers,
@@ -23,8 +23,8 @@ from rait.app.load import (
     load_registry,
     load_secret,
 )
-from rait.domain.config import Config, Secret
-from rait.domain.problem import ConfigError, Problem, SourceError
+from rait.domain.config.schema import Config, Secret
+from rait.domain.errors import ConfigError, Problem, SourceError
 
 DATA = Path(__file__).parent.parent / "data"
 PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -148,7 +148,7 @@ def test_a_file_that_is_wrong_throughout_is_not_told_in_full(directory):
 def test_a_peers_file_that_is_not_there_is_told_with_who_names_it(
     directory, monkeypatch, text, where
 ):
-    monkeypatch.setattr("rait.domain.decode_config.DEFAULT_PEERS", "/no/peers.conf")
+    monkeypatch.setattr("rait.domain.config.decode_config.DEFAULT_PEERS", "/no/peers.conf")
     (directory / "peers.toml").unlink()
     with pytest.raises(SourceError) as caught:
         load_peers(load(directory, text))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.lock import HeldError, hold, stamp
-from rait.domain.problem import MachineError
+from rait.domain.errors import MachineError
 
 HOLDER = """
 import sys, time

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from rait.app.moments import SECOND, moment, span, written
-from rait.domain.problem import ConfigError
+from rait.domain.errors import ConfigError
 
 NOW = 1_769_875_500 * SECOND
 """2026-01-31T16:05:00Z"""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import names_cache
-from rait.adapters.resolve import WORKERS, Host, LookUp
+from rait.adapters.config import names_cache
+from rait.adapters.config.resolve import WORKERS, Host, LookUp
 
 LIST = "https://example.org/peers.toml"
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from rait.adapters import netlink, netns, rtnl
-from rait.adapters.netlink import (
+from rait.adapters import netns
+from rait.adapters.netlink import rtnl
+from rait.adapters.netlink import socket as netlink
+from rait.adapters.netlink.socket import (
     NLM_F_DUMP_INTR,
     NLMSG_DONE,
     NLMSG_ERROR,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import cache_file, formats, peers_cache
+from rait.adapters.config import cache_file, formats, peers_cache
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
-from rait.domain.problem import Problem, SourceError
+from rait.domain.errors import Problem, SourceError
 
 PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 CONFIG = f"""\

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from rait.domain.config import Config, Family, Isolation, Transport
+from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.schema import Config, Family, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.history import Memory, perhaps
-from rait.domain.peers import Peer, PeerEndpoint
 from rait.domain.plan import Node, Plan, count_wanted, plan
 from rait.domain.topology import (
     EMPTY,

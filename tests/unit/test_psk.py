@@ -7,9 +7,9 @@ import base64
 import pytest
 
 from rait.adapters.keys import UNKNOWN_PSK, psk_digest, psk_to_write
-from rait.adapters.uapi import DeviceChange, PeerChange, decode_get, encode_set
-from rait.domain.config import NO_PSK, Secret
-from rait.domain.problem import MachineError
+from rait.adapters.wireguard.uapi import DeviceChange, PeerChange, decode_get, encode_set
+from rait.domain.config.schema import NO_PSK, Secret
+from rait.domain.errors import MachineError
 from rait.domain.topology import Link, LinkPeer
 from rait.domain.undo import without_unknown_psks
 from tests.unit.test_undo import link

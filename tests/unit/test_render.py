@@ -8,6 +8,19 @@ import pytest
 from msgspec import structs
 
 from rait.app.listing import Listing
+from rait.app.render import (
+    describe,
+    event_lines,
+    event_object,
+    listing_json,
+    listing_lines,
+    past_json,
+    past_lines,
+    removal_text,
+    report_json,
+    report_lines,
+    summary,
+)
 from rait.app.report import Failure, Report
 from rait.app.restore import Past
 from rait.domain.backend import ObservedLink
@@ -37,19 +50,6 @@ from rait.domain.topology import (
     Origin,
     Rule,
     Topology,
-)
-from rait.render import (
-    describe,
-    event_lines,
-    event_object,
-    listing_json,
-    listing_lines,
-    past_json,
-    past_lines,
-    removal_text,
-    report_json,
-    report_lines,
-    summary,
 )
 from rait.terminal import clean
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal_prune import Pruning
+from rait.adapters.journal.prune import Pruning
 from rait.app.history import Query
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from rait.adapters import resolve as module
+from rait.adapters.config import resolve as module
+from rait.adapters.config.resolve import Addresses, Host, LookUp, resolve
 from rait.adapters.netns import Netns, open_netns
-from rait.adapters.resolve import Addresses, Host, LookUp, resolve
-from rait.domain.problem import Problem
+from rait.domain.errors import Problem
 
 HERE = Netns("", -1, "")
 _INET = {socket.AF_INET: ("192.0.2.9", "192.0.2.10"), socket.AF_INET6: ("2001:db8::1",)}
@@ -216,8 +216,8 @@ def test_a_system_that_has_no_thread_for_us_is_a_warning(monkeypatch):
 _HANGING = """
 import socket, threading
 from rait.adapters.netns import Netns
-from rait.adapters.resolve import Addresses, Host, LookUp, resolve
-from rait.domain.problem import Problem
+from rait.adapters.config.resolve import Addresses, Host, LookUp, resolve
+from rait.domain.errors import Problem
 socket.getaddrinfo = lambda *_: threading.Event().wait()
 answer = resolve([("a.example", "ip4")], Netns("", -1, ""), 0.2)
 print(answer.addresses, len(answer.problems))

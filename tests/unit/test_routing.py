@@ -6,8 +6,8 @@ import pytest
 
 from rait.app.routing import Routing
 from rait.domain.aftermath import half_done
-from rait.domain.babeld import BabeldError, BabeldRefusedError, BabelInterface
-from rait.domain.config import Babeld, Config, Transport
+from rait.domain.babel import BabeldError, BabeldRefusedError, BabelInterface
+from rait.domain.config.schema import Babeld, Config, Transport
 from rait.domain.diff import diff
 from rait.domain.events import replay
 from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import source
-from rait.domain.problem import SourceError
+from rait.adapters.config import source
+from rait.domain.errors import SourceError
 
 BODY = "peers = []\n"
 

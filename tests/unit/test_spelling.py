@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import scopes_by_age
-from rait.adapters.spelling import is_same, normal
+from rait.adapters.config.spelling import is_same, normal
+from rait.adapters.journal.reader import scopes_by_age
+from rait.adapters.journal.store import Journal
 from rait.app.scopes import filed_under
 from rait.cli import main
 from rait.domain.backend import Outcome

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rait.__main__ as program
-from rait.adapters.journal import Journal
+from rait.adapters.journal.store import Journal
 from rait.app.report import Failure, Report
 from rait.cli import main
 from rait.domain.backend import Outcome

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import uapi
-from rait.adapters.uapi import (
+from rait.adapters.wireguard import uapi
+from rait.adapters.wireguard.uapi import (
     DeviceChange,
     DeviceState,
     PeerChange,
@@ -22,7 +22,7 @@ from rait.adapters.uapi import (
     decode_set,
     encode_set,
 )
-from rait.domain.config import Secret
+from rait.domain.config.schema import Secret
 from rait.domain.topology import Endpoint
 
 SECRET = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="

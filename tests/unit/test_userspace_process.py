@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import userspace, userspace_process
+from rait.adapters.wireguard import userspace, userspace_process
 
 
 @pytest.fixture

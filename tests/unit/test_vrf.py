@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from rait.app.render import describe, event_object, report_lines
 from rait.app.report import Report
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome, UnreadLink
-from rait.domain.config import Config, Isolation, Transport
+from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import (
     Event,
@@ -34,7 +35,6 @@ from rait.domain.topology import (
 )
 from rait.domain.undo import undo
 from rait.domain.vrf import missing_transit
-from rait.render import describe, event_object, report_lines
 
 KEY = "our key"
 SCOPE = Scope(public_key=KEY, netns="", ifgroup=54)

@@ -6,14 +6,14 @@ from base64 import b64encode
 
 import pytest
 
+from rait.app.render import removal_text
 from rait.app.report import Report
 from rait.app.restore import CLASHES_SHOWN, _clash_lines, _links_with
+from rait.domain.config.keytext import canonical_key
 from rait.domain.guard import Removal
 from rait.domain.history import RunRecord
-from rait.domain.keytext import canonical_key
 from rait.domain.undo import Conflict
 from rait.domain.words import counted, few
-from rait.render import removal_text
 from tests.unit.test_journal import header
 
 

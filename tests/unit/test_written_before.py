@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import peers_cache
-from rait.adapters.journal import Journal
-from rait.adapters.journal_reader import JournalReader
+from rait.adapters.config import peers_cache
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkRemoved

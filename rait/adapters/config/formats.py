@@ -1,0 +1,274 @@
+"""Text in HCL, TOML or JSON to a plain document, and back from a path in it to a line.
+
+A name that ends in .hcl, .toml or .json tells the format; otherwise the text does: JSON begins
+with a brace, HCL has blocks (``name {``), and what is neither is TOML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from rait.adapters.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
+from rait.domain.config.keytext import brief, shown
+from rait.domain.errors import Path, SourceError
+
+Format = Literal["hcl", "toml", "json"]
+
+_SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
+_TWICE = "Cannot overwrite a value"
+"""What tomli says of a key that is there already."""
+
+# Possessive in classes of characters, and bound in groups, as all that others' texts meet whole.
+_BLOCK = re.compile(
+    r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++)){0,20}[ \t]*+\{', re.MULTILINE
+)
+_TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]++|\\.){0,1000}"|'[^'\n]*+')"""
+_DOT = r"[ \t]*+\.[ \t]*+"
+_DOTS = re.compile(rf"\.[ \t]*+(?:{_PART}{_DOT}){{{MAX_PARTS - 1}}}")
+_DOTTED = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:{_DOT}{_PART}){{1,{MAX_PARTS}}}", re.MULTILINE
+)
+_LONG_NUMBER = re.compile(rf"""(?<![\w"'])(?:0[xob])?[0-9A-Fa-f][0-9A-Fa-f_]{{{MAX_DIGITS}}}""")
+
+
+class Document:
+    """A parsed text. ``data`` is plain mappings, lists and values.
+
+    ``lines`` finds the lines of what is in it, which may be known already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Mapping[str, object],
+        lines: Callable[[], Mapping[Path, int]],
+        known: Mapping[Path, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.data = data
+        self.known_lines = known
+        self._find = lines
+
+    def locate(self, path: Path) -> int | None:
+        """The line, from 1, of what a path leads to, or of the nearest thing around it."""
+        lines = self.lines()
+        while path:
+            if path in lines:
+                return lines[path]
+            path = path[:-1]
+        return None
+
+    def lines(self) -> Mapping[Path, int]:
+        """The lines, from 1, by the path of what stands there."""
+        if self.known_lines is None:
+            self.known_lines = self._find()
+        return self.known_lines
+
+
+def parse(text: str, name: str) -> Document:
+    """The document in ``text``, which came from ``name``.
+
+    Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
+    of the text but keys.
+    """
+    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), None)
+    try:
+        if suffix is not None:
+            return _PARSERS[_SUFFIXES[suffix]](text, name)
+        return _guess(text, name)
+    except RecursionError:
+        raise SourceError(f"{name}: lists or blocks are nested too deep") from None
+
+
+def _guess(text: str, name: str) -> Document:
+    if text.lstrip().startswith("{"):
+        return _json(text, name)
+    if _BLOCK.search(text):
+        likely, other = _hcl, _toml
+    elif _TABLE.search(text):
+        return _toml(text, name)
+    else:
+        # Attributes alone are mostly good TOML, which is the cheaper one to try.
+        likely, other = _toml, _hcl
+    try:
+        return likely(text, name)
+    except SourceError as error:
+        try:
+            return other(text, name)
+        except SourceError:
+            raise error from None
+
+
+def _hcl(text: str, name: str) -> Document:
+    from rait.adapters.config import hcl
+
+    try:
+        data = hcl.parse(text)
+    except hcl.HclError as error:
+        raise _error(name, str(error), error.line, error.column) from None
+    return Document(name, data, lambda: hcl.lines(text))
+
+
+def _toml(text: str, name: str) -> Document:
+    # Not tomllib: tomli is compiled, so faster on long lists, and tells line and column apart.
+    import tomli
+
+    _check_items(text, name)
+    _check_toml(text, name)
+    try:
+        data = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        if error.msg.startswith(_TWICE):
+            raise _given_twice(text, name, error.lineno) from None
+        raise _error(name, f"not valid TOML: {error.msg}", error.lineno, error.colno) from None
+    except ValueError:
+        raise SourceError(f"{name}: not valid TOML: a number is too large") from None
+    return Document(name, data, lambda: toml_lines(text))
+
+
+def _check_items(text: str, name: str) -> None:
+    """Refuse a text of too many items before it is parsed, when they would all be in memory."""
+    if sum(map(text.count, "\n,[{")) > MAX_ITEMS:
+        raise SourceError(
+            f"{name}: more than {MAX_ITEMS} lines, commas and brackets: the most that rait reads"
+        )
+
+
+def _check_toml(text: str, name: str) -> None:
+    """Refuse what takes tomli long to read, or much memory.
+
+    Each check begins with a quick look, which is all that a registry needs.
+    """
+    if max(map(len, text.split("\n"))) > MAX_DIGITS and (found := _LONG_NUMBER.search(text)):
+        raise _too_much(text, name, found.start(), f"a number of more than {MAX_DIGITS} digits")
+    if _DOTS.search(text):
+        for found in _DOTTED.finditer(text):
+            if found[0].count(".") >= MAX_PARTS:
+                what = f"a key of more than {MAX_PARTS} parts"
+                raise _too_much(text, name, found.start(), what)
+    if (
+        text.count(".") > MAX_DOTS
+        and sum(d[0].count(".") for d in _DOTTED.finditer(text)) > MAX_DOTS
+    ):
+        raise SourceError(f"{name}: more than {MAX_DOTS} dots in keys: the most that rait reads")
+
+
+def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
+    line = text.count("\n", 0, offset) + 1
+    return SourceError(f"{name}:{line}: {what}: the most that rait reads")
+
+
+def _given_twice(text: str, name: str, line: int) -> SourceError:
+    """tomli tells where the second value ends, and not of which key it is."""
+    scan = _TomlScan()
+    for number, content in enumerate(text.split("\n")[:line], 1):
+        scan.read(content, number)
+    number, key = scan.last
+    return SourceError(f"{name}:{number}: not valid TOML: {shown(key)} is given twice")
+
+
+def _json(text: str, name: str) -> Document:
+    import json
+
+    _check_items(text, name)
+    try:
+        data = json.loads(text, object_pairs_hook=lambda pairs: _json_object(pairs, name))
+    except json.JSONDecodeError as error:
+        raise _error(name, f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
+    except ValueError:
+        raise SourceError(f"{name}: not valid JSON: a number is too large") from None
+    if not isinstance(data, dict):
+        raise SourceError(f"{name}: the JSON text must be an object, in braces")
+    return Document(name, data, dict)
+
+
+def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object]:
+    """json itself would take the last of two values of one key, and programs differ in that."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        last = {key: position for position, (key, _) in enumerate(pairs)}
+        twice = next(key for position, (key, _) in enumerate(pairs) if last[key] != position)
+        raise SourceError(f"{name}: not valid JSON: {shown(twice)} is given twice")
+    return found
+
+
+_PARSERS: dict[Format, Callable[[str, str], Document]] = {
+    "hcl": _hcl,
+    "toml": _toml,
+    "json": _json,
+}
+
+
+def _error(name: str, message: str, line: int | None, column: int | None) -> SourceError:
+    place = name if line is None or line < 1 else f"{name}:{line}:{column}"
+    return SourceError(f"{place}: {brief(message, _LONGEST_MESSAGE)}")
+
+
+_LONGEST_MESSAGE = 200
+_HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
+_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_KEY_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+
+
+def toml_lines(text: str) -> dict[Path, int]:
+    """The lines of tables and keys in TOML text; scanned only when there is something to report.
+
+    What is inside inline tables and lists that span lines is found at the line of its key.
+    """
+    scan = _TomlScan()
+    for number, line in enumerate(text.split("\n"), 1):
+        scan.read(line, number)
+    return scan.lines
+
+
+class _TomlScan:
+    def __init__(self) -> None:
+        self.lines: dict[Path, int] = {}
+        self.last = (0, "")
+        self._lengths: dict[Path, int] = {}
+        self._table: Path = ()
+        self._open_string = ""
+
+    def read(self, line: str, number: int) -> None:
+        if self._inside_string(line):
+            return
+        header = _HEADER.match(line)
+        if header:
+            self._enter(_parts(header[2]), is_list=header[1] == "[[", number=number)
+            return
+        key = _KEY.match(line)
+        if key:
+            self.last = (number, key[1])
+            self.lines.setdefault((*self._table, *_parts(key[1])), number)
+
+    def _inside_string(self, line: str) -> bool:
+        """Whether the line began inside of a multi-line string."""
+        before = self._open_string
+        if not before and '"""' not in line and "'''" not in line:
+            return False
+        for mark in ('"""', "'''"):
+            if self._open_string in ("", mark) and line.count(mark) % 2:
+                self._open_string = "" if self._open_string else mark
+        return bool(before)
+
+    def _enter(self, parts: list[str], *, is_list: bool, number: int) -> None:
+        path: Path = ()
+        for part in parts[:-1]:
+            path = (*path, part)
+            if path in self._lengths:
+                path = (*path, self._lengths[path] - 1)
+        path = (*path, parts[-1]) if parts else path
+        self.lines.setdefault(path, number)
+        if is_list:
+            index = self._lengths.get(path, 0)
+            self._lengths[path] = index + 1
+            path = (*path, index)
+        self.lines.setdefault(path, number)
+        self._table = path
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip("\"'") for part in _KEY_PART.findall(text)]

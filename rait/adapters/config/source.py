@@ -1,0 +1,140 @@
+"""Reads text from where a URL points: a path, ``-`` for standard input, http:// or https://."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from typing import BinaryIO
+
+from rait.adapters.bounds import MAX_BYTES
+from rait.domain.config.keytext import is_key, without_whole_keys
+from rait.domain.errors import SourceError
+
+STDIN = "-"
+TIMEOUT = 20.0
+"""Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
+
+LIMIT = MAX_BYTES
+"""The most bytes that are read where nothing else is said."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def read(
+    url: str, *, stdin: BinaryIO | None = None, timeout: float = TIMEOUT, limit: int = LIMIT
+) -> str:
+    """The text behind a URL. ``timeout`` is in seconds and for HTTP alone; ``limit`` in bytes.
+
+    ``stdin`` stands in for the process's own. Raises SourceError, which says what to do and never
+    shows the credentials of a URL.
+    """
+    name = display_name(url)
+    raw = _read_bytes(url, name, stdin, timeout, limit)
+    if len(raw) > limit:
+        raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(_no_text(name, error.start)) from None
+    if (nul := raw.find(0)) >= 0:
+        # UTF-16 without its mark, or what a file system left of a file after a crash.
+        raise SourceError(_no_text(name, nul) + " (there is a NUL)")
+    return text
+
+
+def _no_text(name: str, offset: int) -> str:
+    return f"{name}: not text in UTF-8 (byte {offset + 1}); is it the right file?"
+
+
+def display_name(url: str) -> str:
+    """A URL fit for messages: without user, password and query, which may be secret.
+
+    Nor does it show a private key that was given in the place of a path.
+    """
+    if url == STDIN:
+        return "standard input"
+    if is_key(url):
+        return "(left out: it is a key, no path)"
+    if not _SCHEME.match(url):
+        return without_whole_keys(url)
+    from urllib.parse import urlsplit, urlunsplit
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a URL that is not valid)"
+    query = "..." if parts.query else ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def is_path(url: str) -> bool:
+    """Whether a URL is a path in the file system."""
+    return url != STDIN and not _SCHEME.match(url)
+
+
+def beside(url: str, other: str) -> str:
+    """``url`` as seen from the text ``other``: a relative path starts in the directory of that.
+
+    Where ``other`` is no path, relative paths start in the working directory.
+    """
+    if not is_path(url) or not is_path(other):
+        return url
+    return os.path.join(os.path.dirname(other), url)  # noqa: PTH118, PTH120 - "" stays ""
+
+
+def readable_by_others(url: str) -> bool:
+    """Whether the file's mode lets its group or all users read it. False for what is no file."""
+    if not is_path(url):
+        return False
+    try:
+        found = os.stat(url)  # noqa: PTH116 - pathlib is slow to import
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def is_plain_http(url: str) -> bool:
+    """Whether what is read comes over the network without TLS."""
+    return url.lower().startswith("http://")
+
+
+def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, limit: int) -> bytes:
+    if url == STDIN:
+        return _read_stdin(stdin, limit)
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return _read_file(url, name, limit)
+    if scheme[1].lower() not in ("http", "https"):
+        raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
+    # Its library takes half a second to import.
+    from rait.adapters.config import web
+
+    return web.fetch(url, display_name, timeout, limit)
+
+
+def _read_stdin(stdin: BinaryIO | None, limit: int) -> bytes:
+    stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise SourceError("standard input is closed: give a path instead of -")
+    try:
+        return stream.read(limit + 1)
+    except OSError as error:
+        raise SourceError(f"standard input: {error.strerror}") from None
+
+
+def _read_file(path: str, name: str, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        raise SourceError(f"{name}: there is no such file") from None
+    except PermissionError:
+        raise SourceError(f"{name}: may not be read by this user; is root needed?") from None
+    except IsADirectoryError:
+        raise SourceError(f"{name}: is a directory; name a file in it") from None
+    except OSError as error:
+        raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise SourceError("a path must not hold a NUL byte") from None

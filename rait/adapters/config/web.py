@@ -1,0 +1,212 @@
+"""Fetches text over HTTP and HTTPS, with bounds on time, size and redirects.
+
+A body that was cut off may still be good text, and what is missing from it would be taken for gone.
+So a body counts only if it ended as the server announced: by its length, its last chunk (RFC 9112,
+section 6), or the checksum at the end of gzip (RFC 1952). One that ends wherever the connection
+does is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from http.cookiejar import CookieJar
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import httpx
+
+from rait.domain.config.keytext import shown
+from rait.domain.errors import SourceError
+
+REDIRECTS = 5
+MAX_PORT = 65535
+MAX_SHOWN = 500
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
+"""How h11 quotes what a server sent: in Python's words, not in those of a user."""
+_GZIP = ("gzip", "x-gzip")
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+
+
+def fetch(url: str, display: Callable[[str], str], timeout: float, limit: int) -> bytes:
+    """The body of a 200 answer of up to ``limit`` bytes; ``timeout`` in seconds.
+
+    ``display`` gives a URL as it may be shown. TLS is verified against the machine's own
+    certificates. Raises SourceError, which names the URL, and the one that failed where the server
+    redirected to another.
+    """
+    transfer = _Transfer(url, display, timeout, limit)
+    # A thread, since no timeout of a socket bounds a look-up, or a server that drips bytes. It is
+    # a daemon, so that it never keeps the process from its end.
+    thread = threading.Thread(target=transfer.run, name="rait-fetch", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if transfer.error is not None:
+        raise transfer.error
+    if transfer.body is None:
+        raise transfer.too_late()
+    return transfer.body
+
+
+class _Transfer:
+    """One transfer; after ``run`` either ``body`` or ``error`` is set."""
+
+    def __init__(self, url: str, display: Callable[[str], str], timeout: float, limit: int) -> None:
+        self.body: bytes | None = None
+        self.error: SourceError | None = None
+        self._url = url
+        self._display = display
+        self._redirected_to: str | None = None
+        self._timeout = timeout
+        self._limit = limit
+        self._deadline = time.monotonic() + timeout
+
+    def run(self) -> None:
+        try:
+            self.body = self._get()
+        except SourceError as error:
+            self.error = error
+        except httpx.TimeoutException:
+            self.error = self._failed(f"no answer within {self._timeout:g} seconds")
+        except httpx.InvalidURL:
+            self.error = self._failed("the URL is not valid")
+        except httpx.ConnectError as error:
+            self.error = self._failed(_why_no_connection(error))
+        except httpx.HTTPError as error:
+            self.error = self._failed(f"the transfer failed: {_scrubbed(error)}")
+        except Exception as error:  # noqa: BLE001 - above a thread there is nobody to tell it to
+            self.error = self._failed(f"cannot be fetched: {_scrubbed(error)}")
+
+    def too_late(self) -> SourceError:
+        return self._failed(f"no whole answer within {self._timeout:g} seconds")
+
+    def _failed(self, message: str) -> SourceError:
+        name = self._display(self._url)
+        if self._redirected_to is not None:
+            # The server chose this one, and how long it is.
+            name += f": redirected to {self._display(self._redirected_to)[:MAX_SHOWN]}"
+        return SourceError(f"{name}: {message}")
+
+    def _get(self) -> bytes:
+        url, auth = _without_credentials(self._url)
+        with httpx.Client(
+            verify=_trust(),
+            timeout=self._timeout,
+            # httpx would ask for several codings, and undo all that a server piles up.
+            headers={"Accept-Encoding": "identity"},
+            cookies=_NoCookies(),
+        ) as client:
+            request = client.build_request("GET", url)
+            for _ in range(REDIRECTS + 1):
+                if (request.url.port or 0) > MAX_PORT:
+                    # httpx would take the number modulo 65536.
+                    raise self._failed(f"port {request.url.port} is not from 1 to {MAX_PORT}")
+                response = client.send(request, auth=auth, stream=True)
+                try:
+                    onward = response.next_request
+                    if onward is None:
+                        return self._body(response)
+                    self._redirected_to = str(onward.url)
+                    if request.url.scheme == "https" and onward.url.scheme != "https":
+                        raise self._failed("is redirected from https to http, which is refused")
+                finally:
+                    response.close()
+                # httpx keeps the Authorization header while the origin stays the same.
+                request, auth = onward, None
+        raise self._failed(f"is redirected more than {REDIRECTS} times")
+
+    def _body(self, response: httpx.Response) -> bytes:
+        if response.status_code != httpx.codes.OK:
+            status = f"{response.status_code} {response.reason_phrase}".strip()
+            raise self._failed(f"the server answered {status} instead of 200 OK")
+        unpacker = self._unpacker(response)
+        body = bytearray()
+        taken = 0
+        for part in response.iter_raw():
+            taken += len(part)  # gzip may go on for ever without there being anything in it
+            body += part if unpacker is None else self._unpacked(unpacker, part, len(body))
+            if max(taken, len(body)) > self._limit:
+                raise self._failed(f"larger than {self._limit} bytes, the most that rait reads")
+            if time.monotonic() > self._deadline:
+                raise self.too_late()
+        self._check_end(response, unpacker)
+        return bytes(body)
+
+    def _check_end(self, response: httpx.Response, unpacker: zlib._Decompress | None) -> None:
+        """Refuse a body that may lack its end. What has a length, httpx saw to its end itself."""
+        if unpacker is not None:
+            if not unpacker.eof:
+                raise self._failed("the answer is cut off: its gzip compression does not end")
+        elif not {"content-length", "transfer-encoding"} & response.headers.keys():
+            raise self._failed(
+                "the server announces no length, so an answer that is cut off would look whole; "
+                "it must send Content-Length or chunks"
+            )
+
+    def _unpacker(self, response: httpx.Response) -> zlib._Decompress | None:
+        """What unpacks the body, None where it comes as it is."""
+        listed = response.headers.get("Content-Encoding", "").lower().split(",")
+        codings = [coding for word in listed if (coding := word.strip()) not in ("", "identity")]
+        if len(codings) == 1 and codings[0] in _GZIP:
+            return zlib.decompressobj(_GZIP_WINDOW)
+        if codings:
+            raise self._failed(
+                f"the server packed the answer ({shown(', '.join(codings))}): "
+                "rait asks for plain text and takes at most one gzip"
+            )
+        return None
+
+    def _unpacked(self, unpacker: zlib._Decompress, part: bytes, size: int) -> bytes:
+        """What is in a part, as far as it takes to see that the limit is passed."""
+        try:
+            data = unpacker.decompress(part, self._limit + 1 - size)
+        except zlib.error:
+            raise self._failed("the answer is damaged: it is not what gzip packs") from None
+        if unpacker.unused_data:
+            raise self._failed("the answer goes on after the end of its gzip compression")
+        return data
+
+
+class _NoCookies(CookieJar):
+    """Reads no cookies: each transfer is one of its own, and servers send what is slow to read."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        pass
+
+
+def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    # httpx logs URLs as they are, so user and password must not be in them.
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = userinfo.partition(":")
+    bare = urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
+    return bare, (unquote(user), unquote(password))
+
+
+def _trust() -> ssl.SSLContext:
+    # The machine's certificates and not those that httpx brings: an administrator adds to the
+    # former. Without any, httpx's are better than none.
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or paths.capath:
+        return ssl.create_default_context()
+    return httpx.create_ssl_context()
+
+
+def _why_no_connection(error: httpx.ConnectError) -> str:
+    text = _scrubbed(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+        return f"the server's certificate is not trusted: {reason or text}"
+    return f"no connection: {text}"
+
+
+def _scrubbed(error: Exception) -> str:
+    text = _BYTES.sub(r"\1", str(error))
+    return _CREDENTIALS.sub("//", text) or type(error).__name__

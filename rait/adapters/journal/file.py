@@ -1,0 +1,234 @@
+"""The journal's file: opened for writing or for reading, and its troubles explained."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from rait.adapters.journal import schema as journal_schema
+from rait.domain.config.keytext import without_whole_keys
+from rait.domain.errors import MachineError
+from rait.domain.history import HistoryError
+
+BUSY_SECONDS = 10.0
+"""How long to wait for another writer; a transaction of rait takes milliseconds."""
+
+Answer = TypeVar("Answer")
+
+_ADVICE = {
+    "FULL": "there is no space left on its file system; free some and run rait again",
+    "READONLY": "it cannot be written; check its permissions and that its file system is not "
+    "mounted read-only",
+    "CANTOPEN": "it cannot be opened; check that its directory is accessible and not read-only: "
+    "what a crash left behind can only be read where SQLite may write",
+    "PERM": "permission is denied",
+    "BUSY": "another process holds it; see `fuser` on the file",
+    "LOCKED": "another process holds it; see `fuser` on the file",
+    "CORRUPT": "it is damaged; move it aside to begin a new one",
+    "NOTADB": "it is not an SQLite database: it is no journal of rait, or its beginning is "
+    "damaged; it was left as it is. If it is not rait's, set `journal` to another file",
+    "IOERR": "its file system reports an input or output error",
+}
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn the troubles of SQLite and the file system into a MachineError that says what to do."""
+    name = without_whole_keys(str(path))
+    try:
+        yield
+    except HistoryError as error:
+        raise HistoryError(f"{name}: {error}") from None
+    except sqlite3.Error as error:
+        kind = _kind(error)
+        if kind == "IOERR" and _is_full(path):
+            kind = "FULL"  # so SQLite calls it where its -shm file finds no space
+        advice = _ADVICE.get(kind, "")
+        raise MachineError(
+            f"cannot {doing} the journal {name}: {advice or 'SQLite refuses'} ({error})"
+        ) from None
+    except UnicodeDecodeError:
+        # SQLite's own message quotes what it could not read, and sqlite3 fails to decode that.
+        raise MachineError(f"cannot {doing} the journal {name}: {_ADVICE['CORRUPT']}") from None
+    except OSError as error:
+        reason = _obstacle(path) or error.strerror
+        raise MachineError(f"cannot {doing} the journal {name}: {reason}") from None
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise unless this is our journal or may become it, before anything is written or made.
+
+    What is not there, or empty, may. To be called within ``explained``.
+    """
+    try:
+        ask(path, lambda _: None)
+    except sqlite3.Error as error:
+        # Without a write-ahead log, what a crash left half done is put right by who may write.
+        if _kind(error) not in ("READONLY", "CANTOPEN"):
+            raise
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """Open the journal, made and migrated if need be; to be called within ``explained``."""
+    refuse_strangers(path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in (path.resolve(), *_companions(path)):
+        _make_private(file)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        journal_schema.version_of(connection)
+        # Where a file system cannot do WAL, SQLite stays with its rollback journal: just slower.
+        connection.execute("PRAGMA journal_mode = WAL")
+        # The intended events must be on disk before the first effect, power failure or not.
+        connection.execute("PRAGMA synchronous = FULL")
+        journal_schema.migrate(connection, journal_schema.STEPS)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+    """Answer from one consistent state of the journal, without writing anything.
+
+    A journal that is not there yet is an empty one. To be called within ``explained``.
+    """
+    stamp = _stamp(path)
+    if stamp is None:
+        with closing(journal_schema.scaffold(journal_schema.STEPS)) as connection:
+            return question(connection)
+    if _at_rest(path):
+        # A plain read-only connection would leave -wal and -shm files behind, and fail on a
+        # read-only file system. An immutable one does neither, but nobody guards it against
+        # writers: so its answer only counts if nothing has changed meanwhile.
+        try:
+            with closing(_connect_to_read(path, "immutable=1")) as connection:
+                answer = question(connection)
+        except (sqlite3.Error, UnicodeDecodeError):
+            if _unchanged(path, stamp):
+                raise
+        else:
+            if _unchanged(path, stamp):
+                return answer
+    with closing(_connect_to_read(path, "mode=ro")) as connection:
+        connection.execute("BEGIN")
+        return question(connection)
+
+
+def absence(path: Path) -> str:
+    """Why there is no journal to read, "" where there is one; to be called within ``explained``."""
+    if _stamp(path) is not None:
+        return ""
+    return "the file is empty" if path.exists() else "there is no such file"
+
+
+def _kind(error: sqlite3.Error) -> str:
+    """The name of the primary code: an extended one as SQLITE_IOERR_WRITE begins with it."""
+    name = getattr(error, "sqlite_errorname", "").split("_")
+    return name[1] if len(name) > 1 else ""
+
+
+def _obstacle(path: Path) -> str:
+    """What is in the way of the path, where that is not a matter of permissions."""
+    with suppress(OSError):
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to {place.readlink()}, which is not there"
+            if place.is_dir():
+                break
+            if place != path and place.exists():
+                return f"{place} is not a directory"
+    return ""
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
+
+
+def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        if journal_schema.version_of(connection) == len(journal_schema.STEPS):
+            return connection
+        # An old one is migrated in memory, and on disk when someone next writes to it.
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        connection.backup(copy)
+        journal_schema.migrate(copy, journal_schema.STEPS)
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()
+    return copy
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes with any write to the database file; None if there is nothing to read."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise OSError(errno.EINVAL, "a path must not hold a NUL byte") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {kind}; `journal` is to name a file of its own")
+    if status.st_size == 0 and _at_rest(path):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _at_rest(path: Path) -> bool:
+    """Whether all that was committed is in the database file itself."""
+    for file in _companions(path):
+        with suppress(FileNotFoundError):
+            if not file.name.endswith("-shm") and file.stat().st_size > 0:
+                return False
+    return True
+
+
+def _unchanged(path: Path, stamp: tuple[int, ...]) -> bool:
+    return _at_rest(path) and _stamp(path) == stamp
+
+
+def _companions(path: Path) -> list[Path]:
+    real = path.resolve()  # SQLite has them beside the file itself, not beside a link to it
+    return [real.with_name(real.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+
+
+def _make_private(file: Path) -> None:
+    """Let nobody else read the file. What is a link, or no file, is not ours: that is an error."""
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise OSError(errno.EINVAL, f"{file} is {kind}; move it away")
+    if mode & 0o077:
+        # Never through a link, as one may come in between.
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)

@@ -1,0 +1,323 @@
+"""rtnetlink(7): interfaces and their link-local addresses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+from rait.adapters.netlink.picker import BYTES, U32, Picker
+from rait.adapters.netlink.socket import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    MalformedError,
+    NetlinkSocket,
+    Request,
+    attribute,
+    attributes,
+    nested,
+)
+from rait.adapters.netns import Netns
+from rait.domain.backend import Interface
+from rait.domain.config.hosts import ifname_bytes, ifname_text
+from rait.domain.words import counted
+
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
+RTM_NEWLINK = 16
+RTM_DELLINK = 17
+RTM_GETLINK = 18
+RTM_SETLINK = 19
+RTM_NEWADDR = 20
+RTM_DELADDR = 21
+RTM_GETADDR = 22
+IFLA_IFNAME = 3
+IFLA_MTU = 4
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_IFALIAS = 20
+IFLA_AF_SPEC = 26
+IFLA_GROUP = 27
+IFLA_NET_NS_FD = 28
+IFLA_EXT_MASK = 29
+IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
+IFLA_VRF_TABLE = 1
+IFLA_INET6_ADDR_GEN_MODE = 8
+IN6_ADDR_GEN_MODE_NONE = 1
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+IFA_FLAGS = 8
+IFA_F_NODAD = 0x02
+IFA_F_PERMANENT = 0x80
+RT_SCOPE_LINK = 253
+IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
+RTEXT_FILTER_SKIP_STATS = 0x8
+WIREGUARD = "wireguard"
+VRF = "vrf"
+
+_IFINFO = Struct("=BxHiII")
+_IFADDR = Struct("=BBBBI")
+_U32 = Struct("=I")
+_SKIP_STATS = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+_of_link = Picker(
+    {
+        IFLA_IFNAME: BYTES,
+        IFLA_MTU: U32,
+        IFLA_MASTER: U32,
+        IFLA_LINKINFO: BYTES,
+        IFLA_GROUP: U32,
+        IFLA_IFALIAS: BYTES,
+    },
+    _IFINFO.size,
+)
+_of_address = Picker({IFA_ADDRESS: BYTES, IFA_LOCAL: BYTES}, _IFADDR.size)
+_LINK_LOCAL = b"\xfe\x80"
+
+
+def interfaces(ns: Netns) -> dict[str, Interface]:
+    """All interfaces of a namespace by name. Raises MachineError."""
+    with NetlinkSocket(ns, NETLINK_ROUTE) as rtnl:
+        return read_interfaces(rtnl)
+
+
+def read_interfaces(rtnl: NetlinkSocket) -> dict[str, Interface]:
+    """All interfaces of the socket's namespace, by name. Raises MachineError."""
+    links = [attributes_of_link(body) for body in rtnl.dump(list_links())]
+    addresses: dict[int, str] = {}
+    for body in rtnl.dump(list_addresses()):
+        index, address = decode_address(body)
+        if address is not None:
+            addresses.setdefault(index, address)
+    names = {index: _text(found[IFLA_IFNAME]) for index, _, found in links if IFLA_IFNAME in found}
+    return {
+        names[index]: _interface(names[index], index, flags, found, names, addresses.get(index))
+        for index, flags, found in links
+        if index in names
+    }
+
+
+def list_links(kind: str | None = None) -> Request:
+    """A dump of all links, or of those of one kind."""
+    only = nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, kind.encode())]) if kind else b""
+    return Request(RTM_GETLINK, 0, _ifinfo() + _SKIP_STATS + only)
+
+
+def get_link(name: str) -> Request:
+    """One link by its name."""
+    return Request(RTM_GETLINK, 0, _ifinfo() + _SKIP_STATS + _name(name))
+
+
+def list_addresses() -> Request:
+    """A dump of all IPv6 addresses."""
+    return Request(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0))
+
+
+def new_wireguard(name: str, target_fd: int, mtu: int, group: int, master: int | None) -> Request:
+    """Make a WireGuard link in the namespace behind ``target_fd``.
+
+    Its UDP socket stays in the namespace of the netlink socket that this is sent on. ``master`` is
+    an index in the target namespace. The kernel undoes the link when enslaving it fails.
+    """
+    body = (
+        _ifinfo()
+        + _name(name)
+        + attribute(IFLA_MTU, _U32.pack(mtu))
+        + attribute(IFLA_GROUP, _U32.pack(group))
+        + attribute(IFLA_NET_NS_FD, _U32.pack(target_fd))
+        + nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, WIREGUARD.encode())])
+    )
+    if master is not None:
+        body += attribute(IFLA_MASTER, _U32.pack(master))
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def set_link(
+    index: int,
+    *,
+    up: bool | None = None,
+    mtu: int | None = None,
+    group: int | None = None,
+    master: int | None = None,
+) -> Request:
+    """Change what is not None of a link; ``master`` 0 frees it from the one it has."""
+    body = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
+    for kind, value in ((IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_MASTER, master)):
+        if value is not None:
+            body += attribute(kind, _U32.pack(value))
+    return Request(RTM_SETLINK, 0, body)
+
+
+def new_vrf(name: str, table: int | None) -> Request:
+    """Make a VRF and raise it. Without a table the kernel refuses, if it has VRFs at all."""
+    data = [] if table is None else [attribute(IFLA_VRF_TABLE, _U32.pack(table))]
+    info = [attribute(IFLA_INFO_KIND, VRF.encode()), nested(IFLA_INFO_DATA, data)]
+    body = _ifinfo(0, IFF_UP, IFF_UP) + _name(name) + nested(IFLA_LINKINFO, info)
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def set_alias(name: str, alias: str) -> Request:
+    """Describe a link, as ``ip link set NAME alias ALIAS`` does."""
+    body = _ifinfo() + _name(name) + attribute(IFLA_IFALIAS, alias.encode())
+    return Request(RTM_SETLINK, 0, body)
+
+
+def delete_link(which: int | str) -> Request:
+    """Delete one link, by its index or its name."""
+    if isinstance(which, str):
+        return Request(RTM_DELLINK, 0, _ifinfo() + _name(which))
+    return Request(RTM_DELLINK, 0, _ifinfo(which))
+
+
+def delete_group(group: int) -> Request:
+    """Delete all the links of a group in the socket's namespace."""
+    return Request(RTM_DELLINK, 0, _ifinfo() + attribute(IFLA_GROUP, _U32.pack(group)))
+
+
+def add_address(index: int, address: str) -> Request:
+    """Add, or keep, an IPv6 link-local address such as ``fe80::1/64``.
+
+    Without duplicate address detection: a tunnel's far side has an address of its own.
+    """
+    flags = attribute(IFA_FLAGS, _U32.pack(IFA_F_PERMANENT | IFA_F_NODAD))
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address) + flags)
+
+
+def delete_address(index: int, address: str) -> Request:
+    """Take an IPv6 link-local address away."""
+    return Request(RTM_DELADDR, 0, _address(index, address))
+
+
+def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
+    """A link message's index, flags (netdevice(7)) and the attributes that rait looks at.
+
+    Raises MalformedError.
+    """
+    found = _of_link(body)
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    return index, flags, found
+
+
+def decode_address(body: bytes) -> tuple[int, str | None]:
+    """An address message's interface, and its address if that is an IPv6 link-local one."""
+    found = _of_address(body)
+    family, prefix, _, scope, index = _IFADDR.unpack_from(body)
+    raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
+    if family != socket.AF_INET6 or scope != RT_SCOPE_LINK or len(raw) != 16:
+        return index, None
+    if raw[:1] != _LINK_LOCAL[:1] or raw[1] & 0xC0 != _LINK_LOCAL[1]:
+        return index, None
+    return index, f"{socket.inet_ntop(socket.AF_INET6, raw)}/{prefix}"
+
+
+def indexes(rtnl: NetlinkSocket) -> Iterator[tuple[str, int]]:
+    """Names and indexes of the WireGuard links in the socket's namespace."""
+    for body in rtnl.dump(list_links(WIREGUARD)):
+        index, _, found = attributes_of_link(body)
+        # Kernels before 4.6 do not filter.
+        if IFLA_IFNAME in found and kind_of(found) == WIREGUARD:
+            yield _text(found[IFLA_IFNAME]), index
+
+
+def kind_of(found: dict[int, Any]) -> str:
+    """A link's IFLA_INFO_KIND, "" where it has none."""
+    info = found.get(IFLA_LINKINFO)
+    return _kind_in(info) if info else ""
+
+
+@lru_cache(maxsize=64)  # it is the same for all links of a kind that has no settings
+def _kind_in(info: bytes) -> str:
+    return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b""))
+
+
+def vrf_table(found: dict[int, Any]) -> int | None:
+    """The routing table of a link that is a VRF, None for any other."""
+    if kind_of(found) != VRF:
+        return None
+    info = dict(attributes(found[IFLA_LINKINFO]))
+    data = dict(attributes(info.get(IFLA_INFO_DATA, b"")))
+    return _number(data.get(IFLA_VRF_TABLE))
+
+
+def _interface(
+    name: str,
+    index: int,
+    flags: int,
+    found: dict[int, Any],
+    names: dict[int, str],
+    address: str | None,
+) -> Interface:
+    master = found.get(IFLA_MASTER)
+    kind = kind_of(found)
+    return Interface(
+        name=name,
+        index=index,
+        kind=kind,
+        mtu=found.get(IFLA_MTU, 0),
+        group=found.get(IFLA_GROUP, 0),
+        up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
+        master=names.get(master) if master else None,
+        address=address,
+        table=vrf_table(found) if kind == VRF else None,
+        alias=_text(found.get(IFLA_IFALIAS, b"")) if kind == VRF else "",
+    )
+
+
+def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, change)
+
+
+def _name(name: str) -> bytes:
+    return attribute(IFLA_IFNAME, ifname_bytes(name) + b"\0")
+
+
+def _address(index: int, address: str) -> bytes:
+    text, _, prefix = address.partition("/")
+    raw = socket.inet_pton(socket.AF_INET6, text)
+    header = _IFADDR.pack(socket.AF_INET6, int(prefix or 128), 0, RT_SCOPE_LINK, index)
+    return header + attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
+
+
+def _number(data: bytes | None) -> int:
+    if data is None:
+        return 0
+    if len(data) != _U32.size:
+        raise MalformedError(f"rtnetlink number of {counted(len(data), 'byte')}")
+    number: int = _U32.unpack(data)[0]
+    return number
+
+
+def _text(data: bytes) -> str:
+    return ifname_text(data.rstrip(b"\0"))
+
+
+def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
+    """Move a link into the namespace behind ``target_fd``, where it arrives down.
+
+    The kernel will make no link-local address of its own when the link is raised there, as it
+    else does for tun devices: it is to have the one that we give it alone.
+    """
+    body = (
+        _ifinfo(index)
+        + attribute(IFLA_NET_NS_FD, _U32.pack(target_fd))
+        + attribute(IFLA_MTU, _U32.pack(mtu))
+        + attribute(IFLA_GROUP, _U32.pack(group))
+        + _no_generated_address()
+    )
+    return Request(RTM_SETLINK, 0, body)
+
+
+def no_generated_address(index: int) -> Request:
+    """Keep the kernel from giving the link a link-local address of its own (addrconf.c)."""
+    return Request(RTM_SETLINK, 0, _ifinfo(index) + _no_generated_address())
+
+
+def _no_generated_address() -> bytes:
+    """IFLA_AF_SPEC that sets IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)."""
+    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
+    return nested(IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])

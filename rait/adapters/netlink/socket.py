@@ -1,0 +1,380 @@
+"""netlink(7): messages, attributes, and a socket that sends many messages at once.
+
+A lean codec for the few messages that rait sends for each link; the property tests hold it against
+pyroute2, which stays for what is rare. Nothing in here trusts a length that it was given.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
+
+from msgspec import Struct as Record
+
+from rait.adapters import netns
+from rait.domain.errors import MachineError
+from rait.domain.words import counted
+
+# linux/netlink.h
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
+NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLMSGERR_ATTR_MSG = 1
+NLA_F_NESTED = 0x8000
+NLA_TYPE_MASK = 0x3FFF
+NETLINK_ROUTE = 0
+NETLINK_GENERIC = 16
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+_HEADER = Struct("=IHHII")
+_ATTRIBUTE = Struct("=HH")
+_INT = Struct("=i")
+HEADER_SIZE = _HEADER.size
+ERROR_HEADER_END = _INT.size + HEADER_SIZE
+
+_SOCKET_BUFFER = 4 << 20
+_RECEIVE_BUFFER = 128 << 10
+"""Larger than any datagram of a dump, which the kernel keeps to 32 KiB (af_netlink.c)."""
+_BATCH_BYTES = 48 << 10
+_BATCH_MESSAGES = 128
+_DUMP_ATTEMPTS = 10
+_DUMPS_AT_ONCE = 32
+_DUMP_CHARGE = 64 << 10
+"""What a datagram of a dump takes of the socket's buffer, at most, while it waits there."""
+
+
+class Request(Record, frozen=True, gc=False):
+    """A message to the kernel but for its header: type, flags beside NLM_F_REQUEST, and body."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+class Reply(Record, frozen=True, gc=False):
+    """A message from the kernel."""
+
+    kind: int
+    flags: int
+    sequence: int
+    body: bytes
+
+
+class NetlinkError(MachineError):
+    """The kernel refused a request; ``code`` is the errno and the text has the kernel's own."""
+
+    def __init__(self, code: int, said: str = "") -> None:
+        self.code = code
+        self.said = said
+        name = errno.errorcode.get(code, f"error {code}")
+        if code == errno.EPERM and not said:
+            said = "rait must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        super().__init__(f"{name} ({os.strerror(code)})" + (f": {said}" if said else ""))
+
+
+class MalformedError(MachineError):
+    """What the kernel sent is not netlink as we know it."""
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """One attribute with its padding. Raises ValueError where it is longer than 65535 bytes."""
+    size = _ATTRIBUTE.size + len(data)
+    if size > 0xFFFF:
+        raise ValueError(f"netlink attribute {kind} would be {counted(size, 'byte')} long")
+    return _ATTRIBUTE.pack(size, kind) + data + b"\0" * (-size % 4)
+
+
+def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
+    """One attribute that holds others."""
+    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """The attributes in ``data`` from ``offset`` on, flags cut off their types.
+
+    ``dict`` of it is what most callers want. Raises MalformedError where lengths do not add up.
+    """
+    found = []
+    end = len(data)
+    while offset + 4 <= end:
+        size, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if size < 4 or offset + size > end:
+            raise MalformedError(
+                f"netlink attribute of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+            )
+        found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
+        offset += (size + 3) & ~3
+    return found
+
+
+def encode(request: Request, sequence: int, flags: int = 0) -> bytes:
+    """The whole message, padded so that others may follow it."""
+    size = HEADER_SIZE + len(request.body)
+    flags |= NLM_F_REQUEST | request.flags
+    header = _HEADER.pack(size, request.kind, flags, sequence, 0)
+    return header + request.body + b"\0" * (-size % 4)
+
+
+def decode(data: bytes) -> list[Reply]:
+    """The messages in a datagram. Raises MalformedError where lengths do not add up."""
+    found = []
+    offset, end = 0, len(data)
+    while offset < end:
+        if end - offset < HEADER_SIZE:
+            raise MalformedError(f"{counted(end - offset, 'byte')} are left of a netlink message")
+        size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        if size < HEADER_SIZE or offset + size > end:
+            raise MalformedError(
+                f"netlink message of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+            )
+        found.append(Reply(kind, flags, sequence, data[offset + HEADER_SIZE : offset + size]))
+        offset += (size + 3) & ~3
+    return found
+
+
+def failure(reply: Reply) -> NetlinkError | None:
+    """What an NLMSG_ERROR or NLMSG_DONE message says; None means success."""
+    body = reply.body
+    if len(body) < _INT.size:
+        if reply.kind == NLMSG_DONE:
+            return None
+        raise MalformedError(f"netlink error message with a body of {counted(len(body), 'byte')}")
+    code = -_INT.unpack_from(body)[0]
+    if code == 0:
+        return None
+    return NetlinkError(code, _extended_text(reply) if reply.flags & NLM_F_ACK_TLVS else "")
+
+
+def _extended_text(reply: Reply) -> str:
+    body = reply.body
+    start = _INT.size
+    if reply.kind == NLMSG_ERROR:
+        # The request follows: its header alone if capped, else all of it.
+        start = ERROR_HEADER_END
+        if not reply.flags & NLM_F_CAPPED and len(body) >= start:
+            size = _HEADER.unpack_from(body, _INT.size)[0]
+            start = _INT.size + ((size + 3) & ~3)
+    for kind, data in attributes(body, start):
+        if kind == NLMSGERR_ATTR_MSG:
+            return data.rstrip(b"\0").decode(errors="replace")
+    return ""
+
+
+class Traffic:
+    """Messages, not datagrams, that went through sockets."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.received = 0
+
+
+TRAFFIC = Traffic()
+"""What went through all sockets of this process that were closed; for benchmarks."""
+
+
+class NetlinkSocket:
+    """A netlink socket in one network namespace. Not for use by two threads at once.
+
+    ``sent`` and ``received`` count messages, not datagrams.
+    """
+
+    def __init__(self, ns: netns.Netns, protocol: int) -> None:
+        self.sent = 0
+        self.received = 0
+        self._sequence = 0
+        self._buffer = bytearray(_RECEIVE_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._socket = netns.socket_in(ns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        try:
+            self._set_up()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _set_up(self) -> None:
+        own = self._socket
+        for force, plain in (
+            (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+            (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        ):
+            try:
+                own.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER)
+            except PermissionError:
+                own.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
+        own.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        own.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        room = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _DUMP_CHARGE
+        self._dumps_at_once = max(1, min(room, _DUMPS_AT_ONCE))
+        own.bind((0, 0))
+
+    def __enter__(self) -> NetlinkSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; harmless when it is closed already."""
+        if self._socket.fileno() >= 0:
+            TRAFFIC.sent += self.sent
+            TRAFFIC.received += self.received
+        self._socket.close()
+
+    def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
+        """Send all the requests, in few datagrams; what became of each, in order."""
+        results: list[NetlinkError | None] = []
+        for batch in _batches(requests):
+            results += self._perform_batch(batch)
+        return results
+
+    def _perform_batch(self, batch: Sequence[Request]) -> list[NetlinkError | None]:
+        # The kernel answers a message that failed whether it asked for an ACK or not, and takes the
+        # messages of a datagram in order: the ACK of the last one alone closes the batch.
+        first = self._sequence + 1
+        last = first + len(batch) - 1
+        self._sequence = last
+        self._send(
+            [
+                encode(r, first + i, NLM_F_ACK if first + i == last else 0)
+                for i, r in enumerate(batch)
+            ]
+        )
+        results: list[NetlinkError | None] = [None] * len(batch)
+        while True:
+            for reply in self._receive():
+                if reply.kind != NLMSG_ERROR or not first <= reply.sequence <= last:
+                    continue
+                results[reply.sequence - first] = failure(reply)
+                if reply.sequence == last:
+                    return results
+
+    def ask(self, request: Request) -> list[bytes]:
+        """The bodies of what answers one request that is no dump. Raises NetlinkError."""
+        self._sequence += 1
+        self._send([encode(request, self._sequence, NLM_F_ACK)])
+        bodies: list[bytes] = []
+        while True:
+            for reply in self._receive():
+                if reply.sequence != self._sequence:
+                    continue
+                if reply.kind == NLMSG_ERROR:
+                    error = failure(reply)
+                    if error:
+                        raise error
+                    return bodies
+                bodies.append(reply.body)
+
+    def dump(self, request: Request) -> list[bytes]:
+        """The bodies of all messages of a dump, of one moment. Raises NetlinkError.
+
+        A dump during which the listed things changed is taken again (NLM_F_DUMP_INTR).
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            (result,) = self._dump_together([request])
+            if isinstance(result, NetlinkError):
+                raise result
+            if result is not None:
+                return result
+        raise NetlinkError(errno.EINTR, "what was to be listed changed again and again meanwhile")
+
+    def dump_each(self, requests: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
+        """Many dumps, in order; for each what ``dump`` gives, or raises.
+
+        A dump that fits one datagram is over before the kernel looks at the next request, so short
+        ones travel together. While a longer one goes on, those behind it are refused (EBUSY, as a
+        socket has one dump at a time), and are then taken by themselves.
+        """
+        results: list[list[bytes] | NetlinkError] = []
+        for start in range(0, len(requests), self._dumps_at_once):
+            batch = requests[start : start + self._dumps_at_once]
+            for request, result in zip(batch, self._dump_together(batch), strict=True):
+                if result is None or (
+                    isinstance(result, NetlinkError) and result.code == errno.EBUSY
+                ):
+                    result = self._dump_alone(request)
+                results.append(result)
+        return results
+
+    def _dump_alone(self, request: Request) -> list[bytes] | NetlinkError:
+        try:
+            return self.dump(request)
+        except NetlinkError as error:
+            return error
+
+    def _dump_together(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError | None]:
+        """One try at each dump; None for one during which the listed things changed."""
+        first = self._sequence + 1
+        self._sequence += len(batch)
+        self._send([encode(r, first + i, NLM_F_DUMP) for i, r in enumerate(batch)])
+        bodies: list[list[bytes]] = [[] for _ in batch]
+        results: list[list[bytes] | NetlinkError | None] = [None] * len(batch)
+        interrupted: set[int] = set()
+        unanswered = set(range(len(batch)))
+        while unanswered:
+            for reply in self._receive():
+                index = reply.sequence - first
+                if index not in unanswered:
+                    continue
+                if reply.flags & NLM_F_DUMP_INTR:
+                    interrupted.add(index)
+                if reply.kind in (NLMSG_DONE, NLMSG_ERROR):
+                    unanswered.discard(index)
+                    whole = None if index in interrupted else bodies[index]
+                    results[index] = failure(reply) or whole
+                else:
+                    bodies[index].append(reply.body)
+        return results
+
+    def _send(self, messages: Sequence[bytes]) -> None:
+        self.sent += len(messages)
+        try:
+            self._socket.send(b"".join(messages))
+        except OSError as error:
+            raise NetlinkError(error.errno or 0, "a message could not be sent") from error
+
+    def _receive(self) -> list[Reply]:
+        try:
+            size = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC)
+        except OSError as error:
+            said = "an answer could not be received"
+            if error.errno == errno.ENOBUFS:
+                said = "answers were dropped, the socket's buffer is full: raise net.core.rmem_max"
+            raise NetlinkError(error.errno or 0, said) from error
+        if size > _RECEIVE_BUFFER:
+            raise MalformedError(
+                f"netlink datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
+            )
+        replies = decode(bytes(self._view[:size]))
+        self.received += len(replies)
+        return replies
+
+
+def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    batch: list[Request] = []
+    size = 0
+    for request in requests:
+        length = HEADER_SIZE + len(request.body) + 3
+        if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_MESSAGES):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += length
+    if batch:
+        yield batch

@@ -1,0 +1,104 @@
+"""The traces of a WireGuard link outside of the namespace that it lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rait.adapters import netns
+from rait.adapters.netns import Netns
+from rait.adapters.wireguard import uapi
+from rait.adapters.wireguard import userspace_process as programs
+from rait.domain.config.hosts import ifname_text
+from rait.domain.topology import Link
+
+_TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
+
+
+def home_of(link: Link) -> Netns | None:
+    """The namespace that a userspace link's tun is in, opened; None if that is unknown.
+
+    Its program shows it: the program keeps its tun in whatever namespace the tun is moved to.
+    """
+    if link.origin.backend != "userspace":
+        return None
+    try:
+        for home, _ in tuns_served(link.name, link.origin.netns):
+            return home
+    except (OSError, uapi.UapiError):
+        return None
+    return None
+
+
+def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
+    """The tuns of the program that listens under a link's name: where each is, and its name now.
+
+    The caller closes the namespaces, which have the spelling ``spec``. Raises OSError or UapiError
+    if the program cannot be looked at.
+    """
+    try:
+        with uapi.Client(name) as client:
+            pid = client.pid
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    with programs.Process(pid) as process:
+        if not programs.is_trusted(pid):
+            return  # the one that made the socket ended, and another user's has its id
+        for descriptor, now in _tuns_of(pid):
+            home = process.home_descriptor(descriptor)
+            if home is not None:
+                yield netns.adopt(spec, home), now
+
+
+def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if programs.target_of(str(entry)) != programs.TUN:
+                continue
+            info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in info.split(b"\n"):
+            if line.startswith(b"iff:\t"):
+                yield int(entry.name), ifname_text(line[5:])
+
+
+def sign_of_life(link: Link, transit: Netns) -> str:
+    """The evidence that a link whose namespace cannot be found still exists; "" if there is none.
+
+    Evidence is a program that serves the link, or a socket on its listen port in the transit
+    namespace.
+    """
+    if link.origin.backend == "userspace":
+        return _served(link.name)
+    port = link.device.listen_port
+    if not (port and link.settings.up and transit.is_open):
+        return ""
+    if link.origin.transit not in ("", transit.identity) or port not in _udp_ports(transit):
+        return ""
+    where = netns.describe(transit.spec)
+    return f"its listen port {port} is still taken in {where}"
+
+
+def _served(name: str) -> str:
+    try:
+        with uapi.Client(name) as client:
+            return f"process {client.pid} still serves it"
+    except (FileNotFoundError, ConnectionRefusedError):
+        return ""
+    except (OSError, uapi.UapiError) as error:
+        return str(error)
+
+
+def _udp_ports(transit: Netns) -> frozenset[int]:
+    try:
+        with netns.entered(transit):
+            return frozenset(port for table in _TABLES for port in _ports_in(table))
+    except OSError:
+        return frozenset()
+
+
+def _ports_in(table: str) -> Iterator[int]:
+    """The local ports of a table of sockets (proc_pid_net(5)): the second field's, in hex."""
+    for line in Path(table).read_text("utf-8").splitlines()[1:]:
+        yield int(line.split()[1].rpartition(":")[2], 16)

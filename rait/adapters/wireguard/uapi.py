@@ -1,0 +1,385 @@
+"""WireGuard's cross-platform userspace protocol (UAPI), https://www.wireguard.com/xplatform/.
+
+A program such as wireguard-go serves it on /var/run/wireguard/NAME.sock: a request is lines of
+``key=value`` closed by an empty line, and so is the answer, whose last key is ``errno``. Keys are
+lowercase hexadecimal, and a boolean is either ``true`` or left out.
+
+What a program answers is checked like any other input from outside: its size, its shape and each
+value. A private key leaves this module only in the write to the socket, which goes to nobody but
+a process of root's or of our own user.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import ipaddress
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from msgspec import Struct
+
+from rait.domain.config.hosts import ifname_bytes
+from rait.domain.config.keytext import shown
+from rait.domain.config.schema import Secret
+from rait.domain.errors import RaitError
+from rait.domain.topology import Endpoint
+
+_T = TypeVar("_T")
+
+DIRECTORY = "/var/run/wireguard"
+MAX_ANSWER = 16 * 2**20
+"""Bytes; an answer of this size would tell of some 50,000 peers."""
+
+TRUSTED_USERS = frozenset({0})
+"""Whose programs may get a private key, beside our own user's: root's."""
+
+TIMEOUT = 5.0
+"""Seconds for one request and its answer."""
+
+_KEY_BYTES = 32
+_NO_KEY = bytes(_KEY_BYTES)
+_UCRED = struct.Struct("iII")
+
+
+class UapiError(RaitError):
+    """A program does not speak UAPI as it should, or cannot be reached."""
+
+
+class RefusedError(UapiError):
+    """A program answered a request with an error; ``errno`` is as in errno(3)."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.errno = number
+
+
+class PeerState(Struct, frozen=True, kw_only=True):
+    """A peer as the program tells it; ``psk`` is its preshared key, None where it has none.
+
+    ``handshake`` is the unix time of the last one in seconds (0 for never); ``received`` and
+    ``sent`` are bytes, ``keepalive`` is seconds.
+    """
+
+    public_key: str
+    psk: Secret | None = None
+    endpoint: Endpoint | None = None
+    keepalive: int = 0
+    allowed_ips: tuple[str, ...] = ()
+    handshake: int = 0
+    received: int = 0
+    sent: int = 0
+
+
+class DeviceState(Struct, frozen=True, kw_only=True):
+    """A device as the program tells it; ``private_key`` is None while it has none."""
+
+    private_key: Secret | None = None
+    listen_port: int = 0
+    fwmark: int = 0
+    peers: tuple[PeerState, ...] = ()
+
+
+class PeerChange(Struct, frozen=True, kw_only=True):
+    """What to change of one peer; None leaves a thing as it is.
+
+    ``allowed_ips`` replace those that are there. ``update_only`` makes the program pass over a
+    peer that it does not have; ``remove`` takes the peer away.
+    """
+
+    public_key: str
+    update_only: bool = False
+    remove: bool = False
+    psk: Secret | None = None
+    endpoint: Endpoint | None = None
+    keepalive: int | None = None
+    allowed_ips: tuple[str, ...] | None = None
+
+
+class DeviceChange(Struct, frozen=True, kw_only=True):
+    """What to change of a device; None leaves a thing as it is, peers not named included."""
+
+    private_key: Secret | None = None
+    listen_port: int | None = None
+    fwmark: int | None = None
+    peers: tuple[PeerChange, ...] = ()
+
+
+def clamped(secret: Secret) -> bytes:
+    """The private key as X25519 uses it (RFC 7748, section 5), which is how programs tell it."""
+    key = bytearray.fromhex(_hex_key(secret.reveal()))
+    key[0] &= 0xF8
+    key[31] = key[31] & 0x7F | 0x40
+    return bytes(key)
+
+
+def encode_set(change: DeviceChange) -> bytes:
+    """The ``set=1`` request for a change. Raises UapiError for a key or value that is none."""
+    lines = ["set=1"]
+    if change.private_key is not None:
+        lines.append(f"private_key={_hex_key(change.private_key.reveal())}")
+    if change.listen_port is not None:
+        lines.append(f"listen_port={change.listen_port}")
+    if change.fwmark is not None:
+        lines.append(f"fwmark={change.fwmark}")
+    for peer in change.peers:
+        lines.extend(_peer_lines(peer))
+    if any("\n" in line for line in lines):
+        # An address of a journal, say; it would be read as another line of ours.
+        raise UapiError("a change must not hold a line feed within a value")
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def decode_set(answer: bytes) -> None:
+    """Check the answer to ``set=1``. Raises RefusedError for its errno, UapiError for nonsense."""
+    pairs = list(_pairs(answer))
+    if pairs:
+        raise UapiError(f"the answer to a change holds {shown(pairs[0][0])}")
+
+
+def decode_get(answer: bytes) -> DeviceState:
+    """The device that the answer to ``get=1`` tells of.
+
+    Keys unknown here are passed over, as the protocol asks. Raises RefusedError for its errno and
+    UapiError for an answer that is not well formed.
+    """
+    device: dict[str, str] = {}
+    peers: list[dict[str, str]] = []
+    allowed: list[list[str]] = []
+    for key, value in _pairs(answer):
+        if key == "public_key":
+            peers.append({key: value})
+            allowed.append([])
+        elif key == "allowed_ip" and peers:
+            allowed[-1].append(value)
+        else:
+            (peers[-1] if peers else device)[key] = value
+    private_key = device.get("private_key")
+    return DeviceState(
+        private_key=None if private_key is None else _secret("private_key", private_key),
+        listen_port=_number(device, "listen_port", 0xFFFF),
+        fwmark=_number(device, "fwmark", 0xFFFFFFFF),
+        peers=tuple(_peer(peer, ips) for peer, ips in zip(peers, allowed, strict=True)),
+    )
+
+
+def socket_path(name: str) -> str:
+    """Where the program behind interface ``name`` listens, for messages. Raises UapiError."""
+    if not name or "/" in name or "\0" in name:
+        raise UapiError(f"{name!r} cannot be the name of an interface")
+    return f"{DIRECTORY}/{name}.sock"
+
+
+def socket_file(name: str) -> bytes:
+    """``socket_path`` for the system, to which an interface's name is bytes. Raises UapiError."""
+    socket_path(name)
+    return b"%b/%b.sock" % (os.fsencode(DIRECTORY), ifname_bytes(name))
+
+
+class Client:
+    """A connection to the program behind one interface; a context manager.
+
+    Raises FileNotFoundError or ConnectionRefusedError where no program listens, and UapiError
+    where one does that belongs to another user.
+    """
+
+    def __init__(self, name: str, timeout: float = TIMEOUT) -> None:
+        self._name = name
+        self._timeout = timeout
+        path = socket_path(name)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(socket_file(name))
+            credentials = self._socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
+            )
+            self.pid, uid, _ = _UCRED.unpack(credentials)
+            if uid not in TRUSTED_USERS and uid != os.geteuid():
+                raise UapiError(f"{path} belongs to user {uid}, who must not get a private key")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def get(self) -> DeviceState:
+        """The device as it is. Raises UapiError."""
+        return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n")))
+
+    def set(self, change: DeviceChange) -> None:
+        """Carry out the change. Raises RefusedError, or UapiError when the talk itself fails."""
+        self._explained(lambda: decode_set(self._exchange(encode_set(change))))
+
+    def _explained(self, talk: Callable[[], _T]) -> _T:
+        try:
+            return talk()
+        except RefusedError as error:
+            raise RefusedError(f"{self._name}: {error}", error.errno) from None
+        except UapiError as error:
+            raise UapiError(f"{socket_path(self._name)}: {error}") from None
+
+    def _exchange(self, request: bytes) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(request)
+            return self._answer(deadline)
+        except TimeoutError:
+            raise UapiError(f"no answer within {self._timeout:g} s") from None
+        except OSError as error:
+            raise UapiError(f"the connection broke: {error.strerror or error}") from None
+
+    def _answer(self, deadline: float) -> bytes:
+        answer = bytearray()
+        while not answer.endswith(b"\n\n"):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise UapiError("the program hung up before its answer was complete")
+            answer += chunk
+            if len(answer) > MAX_ANSWER:
+                raise UapiError(f"the answer is over {MAX_ANSWER} bytes")
+        return bytes(answer)
+
+
+def _peer_lines(peer: PeerChange) -> Iterator[str]:
+    yield f"public_key={_hex_key(peer.public_key)}"
+    if peer.remove:
+        yield "remove=true"
+        return
+    if peer.update_only:
+        yield "update_only=true"
+    if peer.psk is not None:
+        yield f"preshared_key={_hex_key(peer.psk.reveal())}"
+    if peer.endpoint is not None:
+        yield f"endpoint={peer.endpoint}"
+    if peer.keepalive is not None:
+        yield f"persistent_keepalive_interval={peer.keepalive}"
+    if peer.allowed_ips is not None:
+        yield "replace_allowed_ips=true"
+        yield from (f"allowed_ip={network}" for network in peer.allowed_ips)
+
+
+def _pairs(answer: bytes) -> Iterator[tuple[str, str]]:
+    """The answer's lines but for errno, which must be last and 0."""
+    try:
+        text = answer.decode("ascii")
+    except UnicodeDecodeError:
+        raise UapiError("the answer holds bytes that are not ASCII") from None
+    if len(text) > MAX_ANSWER:
+        raise UapiError(f"the answer is over {MAX_ANSWER} bytes")
+    if not text.endswith("\n\n"):
+        raise UapiError("the answer is cut off")
+    *lines, last = text[:-2].split("\n")
+    _check_errno(last)
+    for line in lines:
+        key, equals, value = line.partition("=")
+        if not equals or not key or key == "errno":
+            raise UapiError(f"the answer holds the malformed line {shown(key)}")
+        yield key, value
+
+
+def _check_errno(line: str) -> None:
+    key, _, value = line.partition("=")
+    if key != "errno":
+        raise UapiError("the answer does not end in errno")
+    number = abs(_integer("errno", value, -0x7FFFFFFF, 0x7FFFFFFF))
+    if number:
+        name = errno.errorcode.get(number, "unknown")
+        raise RefusedError(f"refused with errno {number} ({name}, {os.strerror(number)})", number)
+
+
+def _peer(fields: dict[str, str], allowed_ips: list[str]) -> PeerState:
+    psk = fields.get("preshared_key")
+    return PeerState(
+        public_key=_text_key("public_key", fields["public_key"]),
+        psk=None if psk is None else _secret("preshared_key", psk),
+        endpoint=_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
+        keepalive=_number(fields, "persistent_keepalive_interval", 0xFFFF),
+        allowed_ips=_networks(allowed_ips),
+        handshake=_number(fields, "last_handshake_time_sec", 2**63 - 1),
+        received=_number(fields, "rx_bytes", 2**64 - 1),
+        sent=_number(fields, "tx_bytes", 2**64 - 1),
+    )
+
+
+def _hex_key(text: str) -> str:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise UapiError(f"a WireGuard key is {_KEY_BYTES} bytes in base64")
+    return key.hex()
+
+
+def _raw_key(field: str, value: str) -> bytes:
+    # The value may be a private key: it never gets into the error's text.
+    if len(value) != 2 * _KEY_BYTES or not value.isalnum():
+        raise UapiError(f"{field} is not {2 * _KEY_BYTES} hexadecimal digits")
+    try:
+        return bytes.fromhex(value)
+    except ValueError:
+        raise UapiError(f"{field} is not {2 * _KEY_BYTES} hexadecimal digits") from None
+
+
+def _text_key(field: str, value: str) -> str:
+    return base64.b64encode(_raw_key(field, value)).decode()
+
+
+def _secret(field: str, value: str) -> Secret | None:
+    key = _raw_key(field, value)
+    return None if key == _NO_KEY else Secret(base64.b64encode(key).decode())
+
+
+def _number(fields: dict[str, str], key: str, most: int) -> int:
+    return _integer(key, fields.get(key, "0"), 0, most)
+
+
+def _integer(key: str, value: str, least: int, most: int) -> int:
+    digits = value.removeprefix("-")
+    if not digits.isdecimal() or len(digits) > 20:
+        raise UapiError(f"{key} is {shown(value)}, not a number")
+    number = int(value)
+    if not least <= number <= most:
+        raise UapiError(f"{key} is {number}, out of range")
+    return number
+
+
+def _endpoint(value: str) -> Endpoint:
+    host, colon, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise UapiError(f"{shown(value)} is not an endpoint") from None
+    if not colon or bracketed != (address.version == 6):
+        raise UapiError(f"{shown(value)} is not an endpoint")
+    return Endpoint(str(address), _integer("an endpoint's port", port, 0, 0xFFFF))
+
+
+def _networks(values: list[str]) -> tuple[str, ...]:
+    """In one order, IPv4 first: programs tell them in whatever order their tree has."""
+    try:
+        networks = [ipaddress.ip_network(value) for value in values]
+    except ValueError:
+        raise UapiError("an allowed_ip is not a network") from None
+    networks.sort(key=lambda n: (n.version, int(n.network_address), n.prefixlen))
+    return tuple(map(str, networks))

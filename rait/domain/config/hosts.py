@@ -1,0 +1,133 @@
+"""Checks of host names, IP addresses and interface names, as far as text alone can tell.
+
+To the kernel an interface name is bytes. As text, those that are no UTF-8 are written as ``\\xff``.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv6Address
+
+from rait.domain.config.keytext import shown
+from rait.domain.config.schema import MAX_IFNAME, Family
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IP4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+_MAX_HOST_NAME = 253
+_BYTE = "\\x"
+_WRITTEN_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+_TAKEN_FOR_SPACE = b"\xa0"
+"""isspace() of the kernel knows Latin-1's no-break space (lib/ctype.c), but no UTF-8."""
+
+
+def ip_literal(text: str) -> tuple[Family, str] | None:
+    """The family and canonical text of an IP address, or None if it is none.
+
+    An IPv6 address may stand in brackets. One with a zone (``%eth0``) is none.
+    """
+    if ":" in text and "%" not in text:
+        try:
+            return "ip6", str(IPv6Address(_unbracketed(text)))
+        except AddressValueError:
+            return None
+    # Not IPv4Address: ten thousand peers are decoded at each start, and this is the slowest step.
+    return ("ip4", text) if _IP4.fullmatch(text) else None
+
+
+def _unbracketed(text: str) -> str:
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def checked_address(value: object, family: Family) -> str:
+    """An IP address of that family in canonical text, or a plausible host name.
+
+    Raises ``ValueError`` with a text that says what is wrong.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be text: an IP address or a host name")
+    if ":" in value and "%" in value:
+        raise ValueError("an IPv6 address with a zone (%) means nothing on another machine")
+    literal = ip_literal(value)
+    if literal is None:
+        return _checked_host_name(value)
+    found, text = literal
+    if found != family:
+        raise ValueError(f"{shown(value)} is not an address of family {family}")
+    if is_nobody(found, text):
+        raise ValueError(f"{shown(value)} is not the address of a host")
+    return text
+
+
+def is_nobody(family: Family, text: str) -> bool:
+    """Whether canonical text is an address that no host has: unspecified, multicast, reserved.
+
+    Of IPv4 that is 0.0.0.0/8 (RFC 1122, section 3.2.1.3) and all from 224.0.0.0 on; of IPv6 all of
+    ::/32 but ::1 (RFC 4291, section 2.5), so IPv4-mapped ones too, and multicast.
+    """
+    if family == "ip4":
+        first = int(text.partition(".")[0])
+        return first == 0 or first >= 224
+    if text.startswith("::"):
+        return text != "::1"
+    return int(text.partition(":")[0], 16) >= 0xFF00
+
+
+def _checked_host_name(text: str) -> str:
+    name = text[:-1] if text.endswith(".") else text
+    labels = name.split(".")
+    if len(name) > _MAX_HOST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        hint = "" if text.isascii() else " (write an international name in its xn-- form)"
+        raise ValueError(f"{shown(text)} is neither an IP address nor a host name{hint}")
+    if labels[-1].isdecimal():
+        # inet_aton(3) would take such text as an IPv4 address of a surprising value.
+        raise ValueError(f"{shown(text)} is not a full IP address")
+    return text
+
+
+def ifname_text(raw: bytes) -> str:
+    """An interface's name as text, which UTF-8, JSON and SQLite take; no two names have the same.
+
+    A name that is text already is just that, unless it looks like one that is not.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = _BYTE
+    if _BYTE not in text:
+        return text
+    return raw.replace(b"\\", b"\\x5c").decode(errors="backslashreplace")
+
+
+def ifname_bytes(text: str) -> bytes:
+    """The name that ``ifname_text`` wrote as text."""
+    if _BYTE not in text:
+        return text.encode()
+    parts = _WRITTEN_BYTE.split(text)
+    # Text and two digits by turns.
+    return b"".join(
+        bytes([int(part, 16)]) if index % 2 else part.encode() for index, part in enumerate(parts)
+    )
+
+
+def ifname_problem(name: str) -> str | None:
+    """What keeps text from being an interface name, or None.
+
+    The kernel's rules are dev_valid_name and dev_get_valid_name in net/core/dev.c: a name with a
+    "%" is a template there, for a number of the kernel's choice.
+    """
+    if not name:
+        return "must not be empty"
+    if name in (".", ".."):
+        return f"{shown(name)} cannot name an interface"
+    if any(c in "/:\0" or c.isspace() for c in name):
+        return f"{shown(name)} cannot name an interface: no '/', ':' or white space"
+    if "%" in name:
+        return f"{shown(name)} cannot name an interface: no '%', which has a meaning to the kernel"
+    if _BYTE in name:
+        return f"{shown(name)} cannot name an interface: {_BYTE} stands for a byte that is no text"
+    if _TAKEN_FOR_SPACE in name.encode("utf-8", "surrogatepass"):
+        return f"{shown(name)} cannot name an interface: the kernel takes a part of it for a space"
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_IFNAME:
+        return f"{shown(name)} is longer than {MAX_IFNAME} bytes, the limit for an interface name"
+    return None

@@ -1,0 +1,61 @@
+"""What can be wrong with input, as values that a person can act upon."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from rait.domain.config.schema import Family
+
+Severity = Literal["error", "warning"]
+Path = tuple[str | int, ...]
+"""Where in a document: keys and zero-based indexes, as ``("transport", 1, "mtu")``."""
+
+
+class SkippedEntry(Struct, frozen=True):
+    """An entry of the registry, or one endpoint in it, that was skipped: as much as was readable.
+
+    ``send_port`` is the port that the peer sends to. None is what could not be read.
+    """
+
+    public_key: str | None = None
+    family: Family | None = None
+    send_port: int | None = None
+
+
+class Problem(Struct, frozen=True):
+    """One finding about the input or about a link.
+
+    ``path`` leads to the key in the document it was found in; an adapter that still has the text
+    turns it into a line. ``link`` names the link that it keeps from being, if any. ``skipped`` are
+    the entries of the registry that are left out for it, if any.
+    """
+
+    message: str
+    severity: Severity = "error"
+    path: Path = ()
+    link: str | None = None
+    skipped: tuple[SkippedEntry, ...] = ()
+
+
+class RaitError(Exception):
+    """Base of all errors that rait explains to its user; the text is the explanation.
+
+    Each argument is one line of it.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+class ConfigError(RaitError):
+    """Our own configuration is wrong; nothing was touched (exit status 2)."""
+
+
+class SourceError(RaitError):
+    """A file or URL could not be read or does not parse (exit status 1 for peers, 2 for config)."""
+
+
+class MachineError(RaitError):
+    """The machine refused something that the whole run needs (exit status 1)."""
