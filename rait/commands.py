@@ -35,7 +35,7 @@ def up(arguments: argparse.Namespace) -> int:
         return _plan(arguments, against=None)
     if arguments.detailed_exitcode:
         raise ConfigError("--detailed-exitcode is of `rait plan` and `rait up --dry-run` only")
-    return _told(use_case.up(_options(arguments), sure=arguments.yes), arguments)
+    return _told(use_case.up(_options(arguments), assume_yes=arguments.yes), arguments)
 
 
 def down(arguments: argparse.Namespace) -> int:
@@ -176,7 +176,7 @@ def replay(arguments: argparse.Namespace) -> int:
 
     options = _options(arguments)
     if arguments.apply:
-        return _told(restore.restore(options, arguments.at, sure=arguments.yes), arguments)
+        return _told(restore.restore(options, arguments.at, assume_yes=arguments.yes), arguments)
     if arguments.diff:
         return _planned(restore.compare_past(options, arguments.at), arguments)
     past = restore.past(options, arguments.at)
@@ -197,7 +197,9 @@ def rollback(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         report = restore.plan_rollback(options, arguments.number, force=arguments.force)
         return _planned(report, arguments)
-    report = restore.rollback(options, arguments.number, force=arguments.force, sure=arguments.yes)
+    report = restore.rollback(
+        options, arguments.number, force=arguments.force, assume_yes=arguments.yes
+    )
     return _told(report, arguments)
 
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.report import Report
-from rait.app.session import looking, opened, routing_of
+from rait.app.session import read_only, read_write, routing_of
 from rait.app.turn import Options
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
@@ -21,7 +21,7 @@ class BabelListing(Struct, frozen=True):
 
 def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
     """The interfaces that babeld has. Raises RaitError."""
-    with looking(options) as session, routing_of(session) as routing:
+    with read_only(options) as session, routing_of(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name).topology
         return tuple(
             BabelListing(interface, routing.is_ours(interface.name, memory))
@@ -35,7 +35,7 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
     With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
     """
     with (
-        opened(options, "babeld sync") as (session, journal),
+        read_write(options, "babeld sync") as (session, journal),
         routing_of(session, exclusive=exclusive) as routing,
     ):
         change = session.compare(None, journal.memory(session.name), routing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from rait.app.report import Report
-from rait.app.session import opened, synced_routing
+from rait.app.session import read_write, synced_routing
 from rait.app.turn import Options
 from rait.domain.errors import Problem
 from rait.domain.settle import Stranger
@@ -22,7 +22,7 @@ def down(options: Options) -> Report:
     Raises RaitError, with nothing touched, if the configuration cannot be read.
     """
     with (
-        opened(options, "down", needs_transit=False) as (session, journal),
+        read_write(options, "down", needs_transit=False) as (session, journal),
         synced_routing(session) as routing,
     ):
         change = session.compare(EMPTY, journal.memory(session.name), routing)

@@ -18,7 +18,7 @@ from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
-from rait.domain.history import ExtraCmd, Memory
+from rait.domain.history import ExtraCmd, LastKnown
 from rait.domain.history import Status as RunStatus
 from rait.domain.settle import Settled, Stranger
 from rait.domain.topology import Topology
@@ -47,7 +47,7 @@ class Change(Struct, frozen=True, kw_only=True):
     settled: Settled
     events: tuple[Event, ...]
     drift: tuple[Event, ...]
-    memory: Memory = Memory()
+    memory: LastKnown = LastKnown()
     desired: Topology | None = None
     names: Names = NO_NAMES
     left: frozenset[Event] = frozenset()

@@ -16,7 +16,7 @@ from rait.adapters.journal.store import Journal
 from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.scopes import filed_under, scope_name, spellings
-from rait.app.turn import Options, lock_path, our_turn
+from rait.app.turn import Options, lock_path, locked
 from rait.domain.config.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.history import RunRecord, VerifyReport
@@ -183,7 +183,7 @@ def prune(options: Options, where: Place, keep: int) -> Pruning:
         return Pruning()
     Journal.check(where.path)
     with (
-        our_turn(options, lock_path(where.path), "rait log prune"),
+        locked(options, lock_path(where.path), "rait log prune"),
         Journal.open(where.path) as journal,
     ):
         return journal.prune(time.time_ns() - keep)

@@ -10,7 +10,7 @@ from rait.domain.backend import Observation
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError
 from rait.domain.events import Event, VrfAdded
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.topology import Topology
 from rait.domain.vrf import ACCEPT, has_transit, missing_transit
 
@@ -78,25 +78,25 @@ def vrf_warnings(events: Iterable[Event]) -> list[str]:
     return []
 
 
-def needs_rules(config: Config, memory: Memory) -> bool:
+def needs_rules(config: Config, memory: LastKnown) -> bool:
     """Whether a run has to look at the policy routing rules."""
     return has_transit(config) or bool(memory.topology.rules or memory.pending_rules)
 
 
-def made_here(memory: Memory) -> bool:
+def made_here(memory: LastKnown) -> bool:
     """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
     topology = memory.topology
     return bool(topology.vrfs or topology.rules or memory.pending_vrfs or memory.pending_rules)
 
 
-def home(config: Config, memory: Memory, namespaces: Namespaces) -> str:
+def home(config: Config, memory: LastKnown, namespaces: Namespaces) -> str:
     """The instance of the namespace that rait runs in, where that is to be remembered."""
     if config.isolation.type != "vrf" and not made_here(memory):
         return ""
     return namespaces.open("").instance
 
 
-def mark_known(before: Topology, memory: Memory) -> None:
+def mark_known(before: Topology, memory: LastKnown) -> None:
     """Mark VRFs that an earlier rait made, which marked none, or a run that was cut off.
 
     Raises MachineError.
@@ -108,7 +108,7 @@ def mark_known(before: Topology, memory: Memory) -> None:
         vrf.mark(unmarked)
 
 
-def require_home(memory: Memory, namespaces: Namespaces) -> None:
+def require_home(memory: LastKnown, namespaces: Namespaces) -> None:
     """Raise MachineError where our VRFs and rules are in another namespace than rait runs in."""
     if not memory.home or not made_here(memory) or netns.boot_of(memory.home) != netns.booted():
         return

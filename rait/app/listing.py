@@ -17,7 +17,7 @@ from rait.app.session import machine_of, observe, scope_of, target_netns
 from rait.app.turn import Options
 from rait.domain.backend import ObservedLink
 from rait.domain.errors import MachineError, RaitError
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.settle import doubtful, is_ours, unread_of_ours
 
 
@@ -66,16 +66,16 @@ def list_links(options: Options) -> Listing:
     return Listing(links, titles, observation.now, failures)
 
 
-def _memory(options: Options, journal: str) -> Memory:
+def _memory(options: Options, journal: str) -> LastKnown:
     """What the journal knows, if it can be read: where else our links may be."""
     if options.config == "-" or "://" in options.config:
-        return Memory()  # its runs are filed under the key, which need not be there
+        return LastKnown()  # its runs are filed under the key, which need not be there
     try:
         reader = JournalReader(Path(journal))
         return reader.memory(filed_under(reader, scope_name(options.config, "")))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
-        return Memory()
+        return LastKnown()
 
 
 def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from rait.app.report import Report
 from rait.app.session import (
     dead_among,
     judged,
-    looking,
+    read_only,
     refuse,
     require_places,
     scope_of,
@@ -35,7 +35,7 @@ from rait.domain.config.schema import Config
 from rait.domain.diff import diff
 from rait.domain.errors import ConfigError, SourceError
 from rait.domain.guard import Losses, losses_of, merged
-from rait.domain.history import Memory, perhaps
+from rait.domain.history import LastKnown, perhaps
 from rait.domain.plan import Node, plan
 from rait.domain.settle import Scope, is_ours, settle, strangers_among
 from rait.domain.topology import Origin
@@ -54,7 +54,7 @@ class State(Struct, frozen=True, kw_only=True):
     public_key: str
     origin: Origin
     observation: Observation
-    memory: Memory
+    memory: LastKnown
     claimed: Mapping[str, str] = {}
     recent: Losses = {}
 
@@ -64,7 +64,7 @@ def plan_up(options: Options) -> Report:
 
     Raises RaitError as ``up`` does.
     """
-    with looking(options, peers=True) as session, synced_routing(session) as routing:
+    with read_only(options, peers=True) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).memory(session.name)
         wanted, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, wanted)
@@ -129,7 +129,7 @@ def _plan_against(options: Options, state: State) -> Report:
 
 def export_state(options: Options) -> str:
     """This node's state as JSON text, for ``plan --against``. Raises RaitError."""
-    with looking(options) as session:
+    with read_only(options) as session:
         memory = JournalReader(session.journal_path).memory(session.name)
         observation = session.observe(memory)
         scope = session.scope_among(observation, memory)
@@ -147,7 +147,7 @@ def export_state(options: Options) -> str:
     return msgspec.json.format(msgspec.json.encode(state)).decode()
 
 
-def without_strangers(observation: Observation, memory: Memory, scope: Scope) -> Observation:
+def without_strangers(observation: Observation, memory: LastKnown, scope: Scope) -> Observation:
     """What planning needs of an observation: of links that are not ours, the names and kinds.
 
     The peers, keys and endpoints of others' links are nobody's business elsewhere.

@@ -14,7 +14,7 @@ from rait.app.execution import Change, planned, stopped
 from rait.app.history import others_text, place
 from rait.app.moments import moment, written
 from rait.app.report import Report
-from rait.app.session import Session, looking, opened, require_places, synced_routing
+from rait.app.session import Session, read_only, read_write, require_places, synced_routing
 from rait.app.turn import Options
 from rait.domain.diff import diff
 from rait.domain.errors import ConfigError, MachineError, RaitError
@@ -69,7 +69,7 @@ def past(options: Options, at: str | None) -> Past:
 
 def compare_past(options: Options, at: str | None) -> Report:
     """How the live system differs from the past: what a restore would do. Changes nothing."""
-    with looking(options) as session:
+    with read_only(options) as session:
         journal = JournalReader(session.journal_path)
         wanted = _past(journal, session.name, at)
         change = _towards(session, journal, wanted, None)
@@ -78,12 +78,12 @@ def compare_past(options: Options, at: str | None) -> Report:
         return planned(_replay(at), change, session.removal(change), warnings)
 
 
-def restore(options: Options, at: str | None, *, sure: bool = False) -> Report:
+def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Report:
     """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError.
 
-    Unless ``sure``, one that would remove most of the links is stopped, as ``up`` is.
+    Unless ``assume_yes``, one that would remove most of the links is stopped, as ``up`` is.
     """
-    with opened(options, "replay") as (session, journal), synced_routing(session) as routing:
+    with read_write(options, "replay") as (session, journal), synced_routing(session) as routing:
         wanted = _past(journal, session.name, at)
         if wanted.unknown:
             raise MachineError(
@@ -91,20 +91,20 @@ def restore(options: Options, at: str | None, *, sure: bool = False) -> Report:
                 "can go back to; `rait down` removes all links"
             )
         change = _towards(session, journal, wanted, routing)
-        return _carried_out(_replay(at), session, journal, change, routing, sure)
+        return _carried_out(_replay(at), session, journal, change, routing, assume_yes)
 
 
-def rollback(options: Options, run: int | None, *, force: bool, sure: bool = False) -> Report:
+def rollback(options: Options, run: int | None, *, force: bool, assume_yes: bool = False) -> Report:
     """Take one run back, by default the last of this node that changed a link.
 
     Raises ConflictError, unless ``force``, where later runs touched the same links: then those
-    links become what they were before the run. Unless ``sure``, a rollback that would remove most
-    of the links is stopped, as ``up`` is.
+    links become what they were before the run. Unless ``assume_yes``, a rollback that would remove
+    most of the links is stopped, as ``up`` is.
     """
-    with opened(options, "rollback") as (session, journal), synced_routing(session) as routing:
+    with read_write(options, "rollback") as (session, journal), synced_routing(session) as routing:
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
-        return _carried_out(f"rollback {record.id}", session, journal, change, routing, sure)
+        return _carried_out(f"rollback {record.id}", session, journal, change, routing, assume_yes)
 
 
 def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
@@ -112,7 +112,7 @@ def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
 
     Raises the errors of ``rollback``.
     """
-    with looking(options) as session, synced_routing(session) as routing:
+    with read_only(options) as session, synced_routing(session) as routing:
         journal = JournalReader(session.journal_path)
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
@@ -126,9 +126,9 @@ def _carried_out(
     journal: Journal,
     change: Change,
     routing: Routing | None,
-    sure: bool,
+    assume_yes: bool,
 ) -> Report:
-    if not sure and (stop := stopped(command, change, session.removal(change))):
+    if not assume_yes and (stop := stopped(command, change, session.removal(change))):
         return stop
     return session.carry_out(
         command,
@@ -136,7 +136,7 @@ def _carried_out(
         journal,
         prepare=_targets_of(change),
         routing=routing,
-        accepted=sure,
+        accepted=assume_yes,
     )
 
 

@@ -40,7 +40,7 @@ from rait.domain.guard import (
     merged,
     recent_losses,
 )
-from rait.domain.history import Memory, RunHeader
+from rait.domain.history import LastKnown, RunHeader
 from rait.domain.settle import Scope, Settled, doubtful, placed, settle, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 from rait.domain.words import counted, few
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A node's configuration at work; see ``opened``."""
+    """A node's configuration at work; see ``read_write``."""
 
     def __init__(
         self, options: Options, inputs: Inputs, machine: Machine, journal: JournalReader
@@ -93,7 +93,7 @@ class Session:
     def journal_path(self) -> Path:
         return Path(self.config.journal)
 
-    def observe(self, memory: Memory) -> Observation:
+    def observe(self, memory: LastKnown) -> Observation:
         """What there is in the target, and wherever else the journal says that we have links.
 
         Raises MachineError where the journal knows links in a target that cannot be found.
@@ -109,7 +109,7 @@ class Session:
             assume_gone=self.options.assume_gone,
         )
 
-    def scope_among(self, observation: Observation, memory: Memory) -> Scope:
+    def scope_among(self, observation: Observation, memory: LastKnown) -> Scope:
         """Which links are ours, with those that other configurations claim. Raises RaitError."""
         scope = self.scope
         seen = doubtful(observation, memory, scope)
@@ -121,7 +121,7 @@ class Session:
     def compare(
         self,
         desired: Topology | None,
-        memory: Memory,
+        memory: LastKnown,
         routing: Routing | None = None,
         doubts: Sequence[Doubt] = (),
         names: Names = NO_NAMES,
@@ -183,14 +183,14 @@ class Session:
         return recent_losses(journal.runs(since=since, scope=self.name))
 
     def _look(
-        self, desired: Topology | None, memory: Memory, names: Names
+        self, desired: Topology | None, memory: LastKnown, names: Names
     ) -> tuple[Observation, Settled]:
         observation = self.observe(memory)
         scope = self.scope_among(observation, memory)
         return observation, settle(observation, desired or EMPTY, memory, scope, names)
 
     def _carried(
-        self, observation: Observation, memory: Memory, strays: Sequence[str], *, babeld: bool
+        self, observation: Observation, memory: LastKnown, strays: Sequence[str], *, babeld: bool
     ) -> tuple[Event, ...]:
         """What earlier runs may have done that cannot be looked at now either."""
         if not memory.undecided:
@@ -316,7 +316,7 @@ class Session:
         return Aftermath(half_done(known, settled.before, looked), tuple(unsure))
 
     def _hidden(
-        self, observation: Observation, memory: Memory, failed: Sequence[Event]
+        self, observation: Observation, memory: LastKnown, failed: Sequence[Event]
     ) -> frozenset[str]:
         """The links that nobody can look at now, or that are still on their way to the target."""
         unread = unread_of_ours(observation, memory, self.scope)
@@ -354,7 +354,7 @@ def dead_among(observation: Observation) -> frozenset[str]:
     return frozenset(name for name, seen in observation.links.items() if seen.dead)
 
 
-def _noticed(memory: Memory, seen: Topology) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+def _noticed(memory: LastKnown, seen: Topology) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
     """What changed since the last run: what earlier runs did without telling, and what others did.
 
     Nearly no run has anything of the first kind, and none of these pays for the import.
@@ -366,13 +366,15 @@ def _noticed(memory: Memory, seen: Topology) -> tuple[tuple[Event, ...], tuple[E
     return told_apart(memory.topology, seen, memory.undecided)
 
 
-def _concerns_babeld(settled: Settled, memory: Memory, routing: Routing) -> bool:
+def _concerns_babeld(settled: Settled, memory: LastKnown, routing: Routing) -> bool:
     """babeld is left in peace where there are no links, nor were any."""
     some = settled.before.links or settled.after.links or memory.topology.babel
     return routing.asked or bool(some)
 
 
-def _with_routing(settled: Settled, memory: Memory, routing: Routing) -> tuple[Settled, str | None]:
+def _with_routing(
+    settled: Settled, memory: LastKnown, routing: Routing
+) -> tuple[Settled, str | None]:
     """Without babeld the tunnels still come and go; what is the matter is for the report."""
     try:
         before, after = routing.compare(settled.before, settled.after, memory.topology)
@@ -416,7 +418,7 @@ def require_places(events: Sequence[Event]) -> None:
             )
 
 
-def _require_target(target: str, memory: Memory) -> None:
+def _require_target(target: str, memory: LastKnown) -> None:
     links = (*memory.topology.links.values(), *memory.pending.values())
     origins = {link.name: link.origin for link in links}
     # Where the instance is known, it is looked for elsewhere.
@@ -431,7 +433,7 @@ def _require_target(target: str, memory: Memory) -> None:
 
 
 @contextmanager
-def opened(
+def read_write(
     options: Options, command: str, *, needs_transit: bool = True, peers: bool = False
 ) -> Iterator[tuple[Session, Journal]]:
     """Gather what the command acts upon, wait for our turn, and open journal and machine.
@@ -474,10 +476,10 @@ def synced_routing(session: Session) -> Iterator[Routing | None]:
 
 
 @contextmanager
-def looking(options: Options, *, peers: bool = False) -> Iterator[Session]:
+def read_only(options: Options, *, peers: bool = False) -> Iterator[Session]:
     """A session for looking only: it takes no lock and writes nothing.
 
-    With ``peers``, it has the registry. Raises as ``opened``.
+    With ``peers``, it has the registry. Raises as ``read_write``.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
     with caches.left_alone():
@@ -516,7 +518,12 @@ def scope_of(config: Config, public_key: str) -> Scope:
 
 
 def observe(
-    machine: Machine, target: str, memory: Memory, *, rules: bool = False, assume_gone: bool = False
+    machine: Machine,
+    target: str,
+    memory: LastKnown,
+    *,
+    rules: bool = False,
+    assume_gone: bool = False,
 ) -> Observation:
     """Look at the target, and wherever else the journal says that we have links, VRFs or rules.
 

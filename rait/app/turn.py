@@ -60,7 +60,7 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
         before = stamp(path)
         inputs = preparation.complete(loaded)
         began = time.monotonic()
-        with our_turn(structs.replace(options, lock_seconds=left), path, what) as turn:
+        with locked(structs.replace(options, lock_seconds=left), path, what) as turn:
             left = max(0.0, left - (time.monotonic() - began))
             if preparation.stands(disturbed=turn.waited or turn.stamp != before):
                 yield inputs
@@ -92,7 +92,7 @@ class Turn(Struct, frozen=True):
 
 
 @contextmanager
-def our_turn(options: Options, path: Path, what: str) -> Iterator[Turn]:
+def locked(options: Options, path: Path, what: str) -> Iterator[Turn]:
     """Hold the lock as ``hold`` does; after a second, tell the user which command has it."""
     with ExitStack() as held:
         yield _turn_in(held, options, path, what)

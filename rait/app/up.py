@@ -8,29 +8,29 @@ from rait.app.execution import stopped
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
 from rait.app.report import Report
-from rait.app.session import Session, opened, synced_routing
+from rait.app.session import Session, read_write, synced_routing
 from rait.app.turn import Options
 from rait.domain.doubt import Doubt, doubts_of
-from rait.domain.history import Memory, perhaps
+from rait.domain.history import LastKnown, perhaps
 from rait.domain.plan import Node, Plan, plan
 
 
-def up(options: Options, *, sure: bool = False) -> Report:
+def up(options: Options, *, assume_yes: bool = False) -> Report:
     """Create, change and remove links until they are as planned; see Report for what it tells.
 
-    Unless ``sure``, a run that would end most of the sessions does nothing, and its report says
-    ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot be
-    had.
+    Unless ``assume_yes``, a run that would end most of the sessions does nothing, and its report
+    says ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot
+    be had.
     """
     with (
-        opened(options, "up", peers=True) as (session, journal),
+        read_write(options, "up", peers=True) as (session, journal),
         synced_routing(session) as routing,
     ):
         memory = journal.memory(session.name)
         planned, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, planned)
         change = session.compare(planned.topology, memory, routing, doubts, planned.names)
-        if not sure and (stop := stopped("up", change, session.removal(change), warnings)):
+        if not assume_yes and (stop := stopped("up", change, session.removal(change), warnings)):
             return stop
         return session.carry_out(
             "up",
@@ -40,11 +40,11 @@ def up(options: Options, *, sure: bool = False) -> Report:
             prepare=lambda: netns.ensure_netns(session.target).close(),
             routing=routing,
             warnings=warnings,
-            accepted=sure,
+            accepted=assume_yes,
         )
 
 
-def planned_topology(session: Session, memory: Memory) -> tuple[Plan, list[str]]:
+def planned_topology(session: Session, memory: LastKnown) -> tuple[Plan, list[str]]:
     """Plan from the session's registry; with the warnings that came of it. Raises MachineError."""
     config, registry = session.config, session.registry
     kind = session.machine.choose(config.backend)

@@ -36,7 +36,7 @@ from rait.domain.events import (
     VrfRemoved,
     may_be_half_done,
 )
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
 
 T = TypeVar("T")
@@ -61,7 +61,9 @@ def told_apart(
     return diff(known, between), diff(between, seen)
 
 
-def memory_for_a_second_look(memory: Memory, known: Topology, failed: Sequence[Event]) -> Memory:
+def memory_for_a_second_look(
+    memory: LastKnown, known: Topology, failed: Sequence[Event]
+) -> LastKnown:
     """What a run knows after its events: a link that could not be made may be there, half made."""
     return structs.replace(
         memory,

@@ -69,7 +69,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     home: str = ""
 
 
-class Memory(Struct, frozen=True, kw_only=True):
+class LastKnown(Struct, frozen=True, kw_only=True):
     """What the journal knows of one scope.
 
     ``topology`` folds all events known to have happened. ``pending`` are the links whose making
@@ -94,7 +94,7 @@ class Memory(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed``, ``undecided``, ``departed`` and ``home`` are as in Memory.
+    ``extra_cmd_owed``, ``undecided``, ``departed`` and ``home`` are as in LastKnown.
     """
 
     topology: Topology = EMPTY
@@ -283,14 +283,14 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     return Snapshot(topology, public_key, owed, undecided, departed, home)
 
 
-def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
+def remember(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
     """What is known after these runs of one scope, in order; errors as in ``fold``.
 
     What a crashed run left pending is forgotten once a later run has looked at the machine.
     """
     now = fold(start, runs)
     undecided = now.undecided
-    return Memory(
+    return LastKnown(
         topology=now.topology,
         extra_cmd_owed=now.extra_cmd_owed,
         pending={e.name: e.link for e in undecided if isinstance(e, LinkAdded)},
@@ -302,7 +302,7 @@ def remember(start: Snapshot, runs: Iterable[RunRecord]) -> Memory:
     )
 
 
-def perhaps(memory: Memory) -> Topology:
+def perhaps(memory: LastKnown) -> Topology:
     """What is known, with the links and peers that a run which was cut off may have made.
 
     For a plan: who may have a port keeps it, and an endpoint that may have been applied is better

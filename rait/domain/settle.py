@@ -17,7 +17,7 @@ from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, LinkRemoved
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.topology import ANYWHERE, Device, Endpoint, Link, LinkPeer, Origin, Topology
 from rait.domain.vrf import isolation_of, settle_isolation
 
@@ -63,7 +63,7 @@ class Settled(Struct, frozen=True):
 def settle(
     observation: Observation,
     desired: Topology,
-    memory: Memory,
+    memory: LastKnown,
     scope: Scope,
     names: Names = NO_NAMES,
 ) -> Settled:
@@ -116,7 +116,7 @@ def settle(
     )
 
 
-def _lost(observation: Observation, memory: Memory) -> Iterator[Link]:
+def _lost(observation: Observation, memory: LastKnown) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
     for source in (memory.pending, memory.topology.links):
         for name, link in source.items():
@@ -126,7 +126,7 @@ def _lost(observation: Observation, memory: Memory) -> Iterator[Link]:
                 yield link
 
 
-def _was_remade(name: str, observation: Observation, memory: Memory) -> bool:
+def _was_remade(name: str, observation: Observation, memory: LastKnown) -> bool:
     """Whether a run that was cut off had made the link anew, in a place that can be looked at.
 
     Then it had removed the former one before.
@@ -140,7 +140,7 @@ def _was_remade(name: str, observation: Observation, memory: Memory) -> bool:
 
 
 def _ours(
-    observation: Observation, memory: Memory, scope: Scope, unread: Collection[str]
+    observation: Observation, memory: LastKnown, scope: Scope, unread: Collection[str]
 ) -> tuple[dict[str, ObservedLink], dict[str, str]]:
     """Our links by name, and the names that two of ours have, with what to do about that."""
     ours: dict[str, ObservedLink] = {}
@@ -159,7 +159,7 @@ def _ours(
     return {name: seen for name, seen in ours.items() if name not in twice}, twice
 
 
-def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+def is_ours(observed: ObservedLink, memory: LastKnown, scope: Scope) -> bool:
     """Whether a WireGuard link may be touched.
 
     It is where ours are, and it is remembered, or has a key that is or was ours; and it is not
@@ -168,7 +168,9 @@ def is_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
     return _is_among_ours(observed, memory, scope) and not _why_not_ours(observed, memory, scope)
 
 
-def strangers_among(observation: Observation, memory: Memory, scope: Scope) -> tuple[Stranger, ...]:
+def strangers_among(
+    observation: Observation, memory: LastKnown, scope: Scope
+) -> tuple[Stranger, ...]:
     """The links that are where ours are, and are not ours."""
     found = (
         Stranger(name, _why_not_ours(seen, memory, scope), name in scope.claimed)
@@ -178,7 +180,7 @@ def strangers_among(observation: Observation, memory: Memory, scope: Scope) -> t
     return tuple(stranger for stranger in found if stranger.why)
 
 
-def doubtful(observation: Observation, memory: Memory, scope: Scope) -> dict[str, str]:
+def doubtful(observation: Observation, memory: LastKnown, scope: Scope) -> dict[str, str]:
     """The links that another configuration may have made, for all that our own memory says.
 
     In nearly all runs there are none. Of these the rest of the journal has to be asked. Each is
@@ -210,7 +212,7 @@ def _is_as_made(link: Link, known: Link | None) -> bool:
     )
 
 
-def _is_remembered(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+def _is_remembered(observed: ObservedLink, memory: LastKnown, scope: Scope) -> bool:
     """Whether we made a link of this name here, and it has a key that we gave it.
 
     Without a key it may be what another configuration left half made under a name that was ours.
@@ -229,13 +231,13 @@ def _is_in_place(link: Link, known: Link) -> bool:
     return here.netns == there.netns and there.instance in ("", here.instance)
 
 
-def _known_as(link: Link, memory: Memory) -> list[Link]:
+def _known_as(link: Link, memory: LastKnown) -> list[Link]:
     sources = (memory.topology.links, memory.pending)
     found = (known for source in sources if (known := source.get(link.name)) is not None)
     return [known for known in found if known.origin.netns == link.origin.netns]
 
 
-def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
+def _why_not_ours(observed: ObservedLink, memory: LastKnown, scope: Scope) -> str:
     """Why a link that is where ours are is not ours; "" if it is."""
     link = observed.link
     claimant = scope.claimed.get(link.name)
@@ -253,7 +255,7 @@ def _why_not_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> str:
     return f"public key {key} is neither this node's key nor a former one in the journal"
 
 
-def _is_among_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool:
+def _is_among_ours(observed: ObservedLink, memory: LastKnown, scope: Scope) -> bool:
     """Whether a link is in our group in our target, or was when we made it."""
     link = observed.link
     if link.origin.netns == scope.netns and link.settings.group == scope.ifgroup:
@@ -270,7 +272,7 @@ def _is_among_ours(observed: ObservedLink, memory: Memory, scope: Scope) -> bool
     )
 
 
-def unread_of_ours(observation: Observation, memory: Memory, scope: Scope) -> dict[str, str]:
+def unread_of_ours(observation: Observation, memory: LastKnown, scope: Scope) -> dict[str, str]:
     """The links that are ours as far as one can tell without reading them, and why one cannot."""
     return {
         name: unread.why
@@ -279,7 +281,7 @@ def unread_of_ours(observation: Observation, memory: Memory, scope: Scope) -> di
     } | {link.name: observation.lost[link.origin.instance] for link in _lost(observation, memory)}
 
 
-def _may_be_ours(name: str, unread: UnreadLink, memory: Memory, scope: Scope) -> bool:
+def _may_be_ours(name: str, unread: UnreadLink, memory: LastKnown, scope: Scope) -> bool:
     if unread.netns == scope.netns and unread.group == scope.ifgroup:
         return True
     return any(
@@ -293,7 +295,7 @@ def _unread(name: str, why: str) -> Problem:
     return Problem(f"it cannot be read, so it is left as it is: {why}", "error", (), name)
 
 
-def _remembered(name: str, observed: ObservedLink, memory: Memory) -> Link | None:
+def _remembered(name: str, observed: ObservedLink, memory: LastKnown) -> Link | None:
     """What we last knew of this very link, if it is the same one."""
     known = memory.topology.links.get(name)
     if known is None or known.origin.netns != observed.link.origin.netns:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Family
 from rait.domain.errors import Problem
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.topology import Link, Rule, Topology
 from rait.domain.words import few
 
@@ -89,7 +89,7 @@ def missing_transit(name: str, kind: str | None) -> str:
 def settle_isolation(
     observation: Observation,
     desired: Topology,
-    memory: Memory,
+    memory: LastKnown,
     links_after: Mapping[str, Link],
     our_links: Iterable[str],
 ) -> SettledIsolation:
@@ -166,7 +166,7 @@ def _needed_by_others(
     }
 
 
-def _our_vrfs(observation: Observation, memory: Memory) -> dict[str, int]:
+def _our_vrfs(observation: Observation, memory: LastKnown) -> dict[str, int]:
     """Those that rait made: what others made in their place bears no mark.
 
     A run that was cut off may not have come to mark what it made, and one of an earlier rait
@@ -182,7 +182,7 @@ def _our_vrfs(observation: Observation, memory: Memory) -> dict[str, int]:
     }
 
 
-def _our_rules(observation: Observation, memory: Memory) -> dict[str, Rule]:
+def _our_rules(observation: Observation, memory: LastKnown) -> dict[str, Rule]:
     known = memory.pending_rules | memory.topology.rules.keys()
     names = known - observation.rules_of_others
     return {name: rule for name, rule in observation.rules.items() if name in names}

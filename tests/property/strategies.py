@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.config.schema import Config, Isolation, Transport
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.plan import Node
 from rait.domain.topology import (
     Device,
@@ -233,7 +233,7 @@ def wanted_topologies(draw: st.DrawFn) -> Topology:
 
 
 @st.composite
-def memories(draw: st.DrawFn) -> Memory:
+def memories(draw: st.DrawFn) -> LastKnown:
     """What a journal may say, whether or not the machine still is like that."""
     pending = draw(mere_links) if draw(st.booleans()) else Topology()
-    return Memory(topology=draw(mere_links), pending=pending.links)
+    return LastKnown(topology=draw(mere_links), pending=pending.links)

@@ -38,7 +38,7 @@ from rait.domain.events import (
     PeerUpdated,
     replay,
 )
-from rait.domain.history import Memory, RunHeader
+from rait.domain.history import LastKnown, RunHeader
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -117,7 +117,7 @@ class Told(Struct):
     intended: tuple[Event, ...]
     outcomes: list[Outcome]
     status: str | None
-    memory: Memory
+    memory: LastKnown
 
 
 uids = itertools.count()
@@ -187,7 +187,7 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     }
     undecided = [event for index, event in enumerate(intended) if crash and index not in known]
     happened = (*noticed, *(intended[o.index] for o in results if o.error is None))
-    memory = Memory(
+    memory = LastKnown(
         topology=topology,
         pending=pending,
         undecided=tuple(undecided),

@@ -37,7 +37,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import (
-    Memory,
+    LastKnown,
     RunHeader,
     RunRecord,
     Snapshot,
@@ -111,7 +111,7 @@ class Journal:
         self._last = 0
         self._runs: dict[str, list[RunRecord]] = {}
 
-    def memory(self, scope: str) -> Memory:
+    def memory(self, scope: str) -> LastKnown:
         return remember(NOTHING, self.runs(scope))
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
@@ -171,7 +171,7 @@ class Run(Struct):
     """What a run decided before it did anything."""
 
     desired: Topology
-    memory: Memory
+    memory: LastKnown
     settled: Settled
     left: tuple[Event, ...]
     others: tuple[Event, ...]
@@ -634,7 +634,7 @@ class OneNode(RuleBasedStateMachine):
             carried=run.carried,
         )
 
-    def settle(self, desired: Topology, memory: Memory) -> Settled:
+    def settle(self, desired: Topology, memory: LastKnown) -> Settled:
         seen, scope = self.observe(memory), self.scope()
         claimed = self.journal.claims(self.me, doubtful(seen, memory, scope))
         scope = structs.replace(scope, claimed=claimed)
@@ -791,7 +791,7 @@ class OneNode(RuleBasedStateMachine):
     def new_machine(self, seed: int) -> MachineModel:
         return MachineModel(seed)
 
-    def observe(self, memory: Memory) -> Observation:  # noqa: ARG002
+    def observe(self, memory: LastKnown) -> Observation:  # noqa: ARG002
         """What a run sees that remembers this."""
         return self.machine.observe()
 

@@ -21,7 +21,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.execution import Aftermath
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
-from rait.domain.history import Memory, RunRecord
+from rait.domain.history import LastKnown, RunRecord
 from rait.domain.topology import Topology
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
 
@@ -38,10 +38,10 @@ class Kept:
         self.path = Path(self._directory.name) / "journal.db"
         self._journal = self._open()
 
-    def memory(self, scope: str) -> Memory:
+    def memory(self, scope: str) -> LastKnown:
         return self._journal.memory(scope)
 
-    def memories(self) -> list[Memory]:
+    def memories(self) -> list[LastKnown]:
         return [self.memory(scope) for scope in KEYS]
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from rait.domain.backend import Observation
 from rait.domain.events import LinkAdded
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.settle import placed
 from rait.domain.topology import EMPTY, Topology
 from tests.property import strategies as some
@@ -140,7 +140,7 @@ class NamespacesComeAndGo(OneNode):
 
     # What a run does about it
 
-    def observe(self, memory: Memory) -> Observation:
+    def observe(self, memory: LastKnown) -> Observation:
         links = (*memory.topology.links.values(), *memory.pending.values())
         return self.machine.observe_among({link.origin.instance for link in links})
 

@@ -21,7 +21,7 @@ from rait.domain.events import (
     PeerUpdated,
     replay,
 )
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.settle import Scope, doubtful, settle
 from rait.domain.topology import (
     EMPTY,
@@ -65,7 +65,7 @@ def machines(draw: st.DrawFn) -> MachineModel:
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
-    machine: MachineModel, desired: Topology, memory: Memory
+    machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
     settled = settle(machine.observe(), desired, memory, SCOPE)
     remembered = {**memory.pending, **memory.topology.links}
@@ -86,7 +86,7 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_what_is_not_ours_is_never_touched(
-    machine: MachineModel, desired: Topology, memory: Memory
+    machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
     known = memory.topology.links.keys() | memory.pending.keys()
     foreign = {
@@ -105,7 +105,7 @@ def test_what_is_not_ours_is_never_touched(
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_after_a_run_there_is_nothing_left_to_do(
-    machine: MachineModel, desired: Topology, memory: Memory
+    machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
     settled = settle(machine.observe(), desired, memory, SCOPE)
     events = diff(settled.before, settled.after)
@@ -113,7 +113,7 @@ def test_after_a_run_there_is_nothing_left_to_do(
     done = [events[outcome.index] for outcome in outcomes if outcome.error is None]
     refused = {events[outcome.index].name for outcome in outcomes if outcome.error}
     drift = diff(memory.topology, settled.before)
-    memory = Memory(topology=replay(memory.topology, [*drift, *done]))
+    memory = LastKnown(topology=replay(memory.topology, [*drift, *done]))
     again = settle(machine.observe(), desired, memory, SCOPE)
     assert again.before == memory.topology
     if not refused:
@@ -122,7 +122,7 @@ def test_after_a_run_there_is_nothing_left_to_do(
 
 @given(machines(), some.wanted_topologies(), some.memories(), st.data())
 def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
-    machine: MachineModel, desired: Topology, memory: Memory, data: st.DataObject
+    machine: MachineModel, desired: Topology, memory: LastKnown, data: st.DataObject
 ) -> None:
     seen = machine.observe()
     names = data.draw(st.sets(st.sampled_from(sorted(seen.links)))) if seen.links else set()
@@ -178,7 +178,7 @@ def what_happens(
         now=NOW, links={seen.name: ObservedLink(link=told, handshakes=sessions)}
     )
     goal = wanted if isinstance(wanted, Topology) else Topology({wanted.name: wanted})
-    memory = Memory(topology=Topology({last.name: last}))
+    memory = LastKnown(topology=Topology({last.name: last}))
     settled = settle(observation, goal, memory, SCOPE, names)
     return diff(settled.before, settled.after)
 
@@ -377,7 +377,7 @@ def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
     """It is as wanted in all that can be seen, but the machine does not show its transit."""
     wanted = link(transit=some.TRANSITS[0])
     told = structs.replace(wanted, origin=Origin("kernel", some.NETNS))
-    memory = Memory(
+    memory = LastKnown(
         topology=Topology({"w1": link(transit=known)}),
         pending={} if pending is None else {"w1": link(transit=pending)},
     )
@@ -396,7 +396,7 @@ def test_the_instance_of_a_link_of_an_earlier_rait_is_recorded_and_is_no_change(
     there = structs.replace(known, origin=structs.replace(known.origin, instance=instance))
     told = structs.replace(there, origin=structs.replace(there.origin, transit=""))
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
-    memory = Memory(topology=Topology({"w1": known}))
+    memory = LastKnown(topology=Topology({"w1": known}))
     settled = settle(observation, Topology({"w1": there}), memory, SCOPE)
     assert diff(memory.topology, settled.before) == (LinkPlaced("w1", "", instance),)
     assert diff(settled.before, settled.after) == ()
@@ -407,7 +407,7 @@ def test_a_link_in_a_namespace_that_is_lost_is_neither_touched_nor_made_elsewher
     known = structs.replace(known, origin=structs.replace(known.origin, instance="boot/1"))
     wanted = structs.replace(known, origin=structs.replace(known.origin, instance="boot/2"))
     observation = Observation(now=NOW, lost={"boot/1": "nobody knows"})
-    memory = Memory(topology=Topology({"w1": known}))
+    memory = LastKnown(topology=Topology({"w1": known}))
     for goal in (Topology({"w1": wanted}), EMPTY):
         settled = settle(observation, goal, memory, SCOPE)
         assert settled.before == settled.after == memory.topology
@@ -422,7 +422,7 @@ def test_allowed_ips_of_a_link_that_nobody_knew_are_journaled_in_the_order_of_ou
     there = structs.replace(link(), peers=(peer,))
     told = structs.replace(there, origin=Origin("kernel", some.NETNS))
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
-    settled = settle(observation, EMPTY, Memory(), SCOPE)
+    settled = settle(observation, EMPTY, LastKnown(), SCOPE)
     (seen,) = settled.before.links["w1"].peers
     assert seen.allowed_ips == ("0.0.0.0/0", "::/0")
 
@@ -434,15 +434,15 @@ def test_a_link_with_our_key_that_is_not_where_we_made_ours_may_be_anothers() ->
         origin = Origin("kernel", some.NETNS, "transit", instance)
         return Link("w5", origin, LinkSettings(1420, some.IFGROUP), Device(some.OWN_KEY, 5))
 
-    def asked(known: Memory, instance: str) -> dict[str, str]:
+    def asked(known: LastKnown, instance: str) -> dict[str, str]:
         seen = Observation(now=NOW, links={"w5": ObservedLink(link=link(instance))})
         return doubtful(seen, known, SCOPE)
 
-    made = Memory(topology=Topology({"w5": link("boot1/1")}))
-    for known in (made, Memory(pending=made.topology.links)):
+    made = LastKnown(topology=Topology({"w5": link("boot1/1")}))
+    for known in (made, LastKnown(pending=made.topology.links)):
         assert asked(known, "boot2/7") == {"w5": "boot2/7"}
         assert asked(known, "boot1/1") == {}
-    assert asked(Memory(topology=Topology({"w5": link("")})), "boot2/7") == {}
+    assert asked(LastKnown(topology=Topology({"w5": link("")})), "boot2/7") == {}
 
 
 def in_namespace(spec: str, key: str) -> Link:
@@ -454,7 +454,7 @@ def in_namespace(spec: str, key: str) -> Link:
 def test_a_claim_on_a_link_is_none_on_ours_of_that_name_elsewhere() -> None:
     """The target is another one now, in which another configuration has a link of the name."""
     ours, theirs = in_namespace("former", some.OWN_KEY), in_namespace(some.NETNS, "other")
-    memory = Memory(topology=Topology({"w5": ours}))
+    memory = LastKnown(topology=Topology({"w5": ours}))
     doubles = (ObservedLink(link=ours),)
     seen = Observation(now=NOW, links={"w5": ObservedLink(link=theirs)}, doubles=doubles)
     scope = structs.replace(SCOPE, claimed={"w5": "/other.conf"})
@@ -468,7 +468,7 @@ def test_a_claim_on_a_link_is_none_on_ours_of_that_name_elsewhere() -> None:
 def test_a_link_that_cannot_move_to_the_target_stays_where_it_works() -> None:
     ours = in_namespace("former", some.OWN_KEY)
     wanted = Topology({"w5": in_namespace(some.NETNS, some.OWN_KEY)})
-    memory = Memory(topology=Topology({"w5": ours}))
+    memory = LastKnown(topology=Topology({"w5": ours}))
     seen = Observation(now=NOW, links={"w5": ObservedLink(link=ours)})
     taken = structs.replace(seen, others={"w5": "veth"})
     settled = settle(taken, wanted, memory, SCOPE)

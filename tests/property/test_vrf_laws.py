@@ -9,7 +9,7 @@ from msgspec import structs
 from rait.domain.backend import Observation, ObservedVrf
 from rait.domain.diff import diff
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved, replay
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import EMPTY, Rule, Topology
 
@@ -23,7 +23,7 @@ vrfs = st.dictionaries(st.sampled_from(VRFS), st.sampled_from(TABLES))
 rules = st.sets(st.sampled_from(RULES)).map(lambda found: {rule.name: rule for rule in found})
 topologies = st.builds(Topology, vrfs=vrfs, rules=rules)
 memories = st.builds(
-    Memory,
+    LastKnown,
     topology=topologies,
     pending_vrfs=vrfs,
     pending_rules=rules.map(frozenset),
@@ -71,14 +71,14 @@ def is_forbidden(settled: Settled) -> bool:
     return any(p.severity == "error" and p.link is None for p in settled.problems)
 
 
-def known(memory: Memory) -> set[str]:
+def known(memory: LastKnown) -> set[str]:
     topology = memory.topology
     return {*topology.vrfs, *topology.rules, *memory.pending_vrfs, *memory.pending_rules}
 
 
 @given(observations(), topologies, memories)
 def test_a_run_leaves_what_was_wanted_and_the_next_has_nothing_to_do(
-    there: Observation, desired: Topology, memory: Memory
+    there: Observation, desired: Topology, memory: LastKnown
 ) -> None:
     settled = settle(there, desired, memory, SCOPE)
     if is_forbidden(settled):
@@ -89,13 +89,13 @@ def test_a_run_leaves_what_was_wanted_and_the_next_has_nothing_to_do(
         assert then.vrfs[name].table == table
     assert desired.rules.keys() <= then.rules.keys()
     remembered = replay(replay(memory.topology, diff(memory.topology, settled.before)), events)
-    again = settle(then, desired, Memory(topology=remembered), SCOPE)
+    again = settle(then, desired, LastKnown(topology=remembered), SCOPE)
     assert diff(again.before, again.after) == ()
     assert again.before == remembered, "the journal tells what there is of ours"
 
 
 @given(observations(), topologies, memories)
-def test_only_ours_is_removed(there: Observation, desired: Topology, memory: Memory) -> None:
+def test_only_ours_is_removed(there: Observation, desired: Topology, memory: LastKnown) -> None:
     settled = settle(there, desired, memory, SCOPE)
     if is_forbidden(settled):
         return
@@ -114,7 +114,9 @@ def test_only_ours_is_removed(there: Observation, desired: Topology, memory: Mem
 
 
 @given(observations(), memories)
-def test_down_and_up_leave_what_is_of_others_as_it_was(there: Observation, memory: Memory) -> None:
+def test_down_and_up_leave_what_is_of_others_as_it_was(
+    there: Observation, memory: LastKnown
+) -> None:
     settled = settle(there, EMPTY, memory, SCOPE)
     then = carried_out(there, diff(settled.before, settled.after))
     for name, vrf in there.vrfs.items():
@@ -128,7 +130,7 @@ def test_down_and_up_leave_what_is_of_others_as_it_was(there: Observation, memor
 def test_it_is_forbidden_just_where_a_name_is_taken_by_something_else(
     there: Observation, desired: Topology
 ) -> None:
-    settled = settle(there, desired, Memory(), SCOPE)
+    settled = settle(there, desired, LastKnown(), SCOPE)
     taken = [
         name
         for name, table in desired.vrfs.items()

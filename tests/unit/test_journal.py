@@ -25,7 +25,7 @@ from rait.domain.backend import Outcome
 from rait.domain.chain import GENESIS, Entry
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
-from rait.domain.history import HistoryError, Memory, RunHeader, Snapshot
+from rait.domain.history import HistoryError, LastKnown, RunHeader, Snapshot
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
 from rait.domain.undo import done_events
 
@@ -172,7 +172,7 @@ def test_what_failed_did_not_happen(journal: Journal) -> None:
     run = journal.begin(header(), (), [LinkAdded(link("a")), LinkAdded(link("b"))])
     run.record([Outcome(1), Outcome(0, "EADDRINUSE")])
     run.finish("partial")
-    assert journal.memory(SCOPE) == Memory(topology=journal.topology_at(SCOPE)[0])
+    assert journal.memory(SCOPE) == LastKnown(topology=journal.topology_at(SCOPE)[0])
     assert set(journal.memory(SCOPE).topology.links) == {"b"}
     record = journal.run(run.id)
     assert record.outcomes[0].error == "EADDRINUSE"
@@ -185,7 +185,7 @@ def test_scopes_do_not_see_each_other(journal: Journal) -> None:
     first.finish("done")
     add(journal, "one", scope="a")
     assert set(journal.memory("a").topology.links) == {"one"}
-    assert journal.memory("b") == Memory()
+    assert journal.memory("b") == LastKnown()
     assert [run.header.scope for run in journal.runs()] == ["a", "b", "a"]
 
 
@@ -347,7 +347,7 @@ def test_readers_beside_a_writer_that_comes_and_goes_see_whole_runs(path: Path) 
 
 
 def test_a_reader_leaves_nothing_behind(path: Path) -> None:
-    assert JournalReader(path).memory(SCOPE) == Memory()
+    assert JournalReader(path).memory(SCOPE) == LastKnown()
     assert JournalReader(path).runs() == ()
     assert JournalReader(path).head() == GENESIS.hex()
     assert JournalReader(path).verify().ok

@@ -19,7 +19,7 @@ from rait.adapters.journal.store import Journal
 from rait.app.turn import lock_path
 from rait.cli import main
 from rait.domain.errors import RaitError
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from tests.unit.test_cli import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, add
 
@@ -131,7 +131,7 @@ def test_who_names_a_journal_by_a_link_sees_what_a_crash_left(directory: Path) -
     script += "add(Journal.open(sys.argv[1]), 'a'); os._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
     link.symlink_to(path.name)
-    assert set(JournalReader(link).memory(SCOPE).topology.links) == {"a"} != Memory()
+    assert set(JournalReader(link).memory(SCOPE).topology.links) == {"a"} != LastKnown()
     assert lock_path(link) == lock_path(path), "and waits for who names the file itself"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rait.app.planning import without_strangers
 from rait.domain.backend import Observation, ObservedLink
-from rait.domain.history import Memory
+from rait.domain.history import LastKnown
 from rait.domain.settle import Scope
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
@@ -29,7 +29,7 @@ def test_an_exported_state_says_no_more_of_others_links_than_their_names() -> No
     observation = Observation(
         now=0, links={"w50001": ours, "wg0": foreign}, doubles=(double,), others={"lo": ""}
     )
-    exported = without_strangers(observation, Memory(), SCOPE)
+    exported = without_strangers(observation, LastKnown(), SCOPE)
     assert exported.links == {"w50001": ours}
     assert exported.doubles == ()
     assert exported.others == {"lo": "", "wg0": "wireguard"}
@@ -38,7 +38,7 @@ def test_an_exported_state_says_no_more_of_others_links_than_their_names() -> No
 def test_an_exported_state_has_our_links_in_other_namespaces_too() -> None:
     ours = seen("w50001", group=54, key="ours")
     double = seen("w50001", group=54, key="ours", netns="former")
-    memory = Memory()
+    memory = LastKnown()
     scope = Scope(public_key="ours", netns="former", ifgroup=54)
     observation = Observation(now=0, links={"w50001": ours}, doubles=(double,))
     assert without_strangers(observation, memory, scope).doubles == (double,)

@@ -21,7 +21,7 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.history import Memory, RunHeader, RunRecord, Snapshot, remember
+from rait.domain.history import LastKnown, RunHeader, RunRecord, Snapshot, remember
 from rait.domain.plan import Node, plan
 from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import (
@@ -70,8 +70,8 @@ def seen(*links: Link, **fields: object) -> Observation:
     return structs.replace(Observation(now=0, links=observed), **fields)
 
 
-def remembered(topology: Topology) -> Memory:
-    return Memory(topology=topology)
+def remembered(topology: Topology) -> LastKnown:
+    return LastKnown(topology=topology)
 
 
 def events_of(settled: Settled) -> tuple[Event, ...]:
@@ -114,18 +114,18 @@ def test_another_target_moves_links_between_the_coming_and_the_going_vrf() -> No
 
 
 def test_a_missing_vrf_is_to_be_made() -> None:
-    settled = settle(seen(), MESH, Memory(), SCOPE)
+    settled = settle(seen(), MESH, LastKnown(), SCOPE)
     assert events_of(settled) == (VrfAdded("mesh", 100),)
 
 
 def test_a_vrf_that_is_not_ours_is_used_and_left() -> None:
     there = seen(vrfs={"mesh": ObservedVrf(100)})
-    assert events_of(settle(there, MESH, Memory(), SCOPE)) == ()
-    assert events_of(settle(there, EMPTY, Memory(), SCOPE)) == ()
+    assert events_of(settle(there, MESH, LastKnown(), SCOPE)) == ()
+    assert events_of(settle(there, EMPTY, LastKnown(), SCOPE)) == ()
 
 
 def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
-    known = Memory(topology=MESH, home="boot/1")
+    known = LastKnown(topology=MESH, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
     for wanted in (MESH, EMPTY):
         settled = settle(there, wanted, known, SCOPE)
@@ -136,7 +136,7 @@ def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
 
 
 def test_a_vrf_of_a_run_that_was_cut_off_before_it_was_marked_is_ours() -> None:
-    known = Memory(pending_vrfs={"mesh": 100}, home="boot/1")
+    known = LastKnown(pending_vrfs={"mesh": 100}, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
     assert events_of(settle(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
 
@@ -203,7 +203,7 @@ def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
     ],
 )
 def test_what_is_in_the_way_of_a_vrf_forbids_everything(there: Observation, named: str) -> None:
-    (problem,) = (p for p in settle(there, MESH, Memory(), SCOPE).problems if p.link is None)
+    (problem,) = (p for p in settle(there, MESH, LastKnown(), SCOPE).problems if p.link is None)
     assert problem.severity == "error"
     assert named in problem.message
     assert "mesh" in problem.message
@@ -225,8 +225,8 @@ def test_what_vanished_is_noticed_and_made_again() -> None:
 def test_our_rule_goes_and_the_same_of_another_stays() -> None:
     there = seen(rules=RULES.rules)
     assert events_of(settle(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
-    assert events_of(settle(there, EMPTY, Memory(), SCOPE)) == ()
-    assert events_of(settle(there, RULES, Memory(), SCOPE)) == ()
+    assert events_of(settle(there, EMPTY, LastKnown(), SCOPE)) == ()
+    assert events_of(settle(there, RULES, LastKnown(), SCOPE)) == ()
 
 
 def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:

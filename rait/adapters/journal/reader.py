@@ -18,7 +18,7 @@ from rait.domain import codec
 from rait.domain.chain import Entry
 from rait.domain.history import (
     HistoryError,
-    Memory,
+    LastKnown,
     Repeated,
     RunHeader,
     RunRecord,
@@ -55,7 +55,7 @@ class JournalReader:
         with journal_file.explained(self.path, "read"):
             return journal_file.absence(self.path)
 
-    def memory(self, scope: str) -> Memory:
+    def memory(self, scope: str) -> LastKnown:
         """What is known of the scope now."""
         return self._ask(lambda connection: recall(connection, scope))
 
@@ -163,7 +163,7 @@ class JournalReader:
             return journal_file.ask(self.path, question)
 
 
-def recall(connection: sqlite3.Connection, scope: str) -> Memory:
+def recall(connection: sqlite3.Connection, scope: str) -> LastKnown:
     """What is known of the scope now."""
     _, start, runs = _known(connection, scope)
     return remember(start, runs)
