@@ -1,9 +1,11 @@
-"""What an earlier rait wrote is read by this one; see tests/data/0.1.0/README.md."""
+"""What an earlier rait wrote is read by this one; each folder of tests/data has a README.md."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from rait.domain.events import LinkRemoved
 from rait.domain.history import RunHeader
 from rait.domain.topology import Endpoint
 
-WRITTEN = Path(__file__).parent.parent / "data" / "0.1.0"
+DATA = Path(__file__).parent.parent / "data"
+WRITTEN = DATA / "0.1.0"
+WITH_INSTANCES = DATA / "0.1.0-instances"
 SCOPE = "/opt/rait/rait.conf"
 OTHER = "/opt/rait/other.conf"
 NAMES = ["old4x50221", "old4x50222", "old4x50223"]
@@ -79,29 +83,73 @@ def test_a_new_run_goes_on_from_there(journal: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("written", [WRITTEN, WITH_INSTANCES])
 def test_a_plan_against_an_exported_state(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("rait.conf", "peers.conf"):
-        shutil.copy(WRITTEN / name, tmp_path / name)
+        shutil.copy(written / name, tmp_path / name)
     (tmp_path / "rait.conf").chmod(0o600)
-    arguments = ["-c", str(tmp_path / "rait.conf"), "plan", "--against"]
-    assert main([*arguments, str(WRITTEN / "state.json"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["events"] == []
+    plan = ["-c", str(tmp_path / "rait.conf"), "plan", "--json", "--against"]
+    assert main([*plan, str(written / "state.json")]) == 0
+    events = json.loads(capsys.readouterr().out)["events"]
+    # The rollback took the links from the mtu of rait.conf back to the one before.
+    changed = {} if written == WRITTEN else {"LinkUpdated": 4}
+    assert Counter(event["type"] for event in events) == changed
 
 
+@pytest.mark.parametrize("written", [WRITTEN, WITH_INSTANCES])
 def test_a_peers_list_that_was_kept_is_read_or_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It lies under the name that this rait would look for, as if the versions were one."""
-    text, name = (WRITTEN / "peers.conf").read_text(), "/opt/rait/peers.conf"
+    text, name = (written / "peers.conf").read_text(), "/opt/rait/peers.conf"
     monkeypatch.setattr(peers_cache, "cache_directory", lambda: tmp_path)
     peers_cache.keep(text, name, (), (), None)
     (path,) = tmp_path.glob("*.peers")
-    shutil.copy(WRITTEN / "list.peers", path)
+    shutil.copy(written / "list.peers", path)
     known = peers_cache.find(text, name)
-    assert known is None or [peer.public_key[:4] for peer in known.peers] == [
-        "+Y23",
-        "XEww",
-        "qgQz",
-    ]
+    wanted = re.findall(r'PublicKey = "(.*)"', text)
+    assert known is None or [peer.public_key for peer in known.peers] == wanted
+
+
+@pytest.fixture
+def later_journal(tmp_path: Path) -> Path:
+    copy = tmp_path / "later.db"
+    shutil.copy(WITH_INSTANCES / "journal.db", copy)
+    copy.chmod(0o600)
+    return copy
+
+
+def test_a_later_chain_is_sound(later_journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["log", "verify", "--journal", str(later_journal), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"]
+    assert report["entries"] == 48
+
+
+def test_a_later_log_tells_every_run(
+    later_journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["log", "--journal", str(later_journal), "--all"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "preshared key with digest none -> d2b715f9f9b1cfab (noticed",
+        "failed: listen port 50224 is taken",
+        "repeated 2 times",
+        "up  done  (8 done, 3 noticed)",
+        "rollback 35  done",
+    ):
+        assert words in out
+
+
+def test_a_later_topology_has_instances_of_namespaces(later_journal: Path) -> None:
+    reader = JournalReader(later_journal)
+    now = reader.memory(SCOPE).topology.links
+    before = reader.topology_at(SCOPE, run=10)[0].links
+    assert sorted(now) == [f"new4x5022{n}" for n in range(1, 5)]
+    assert {link.settings.mtu for link in now.values()} == {1400}
+    instances = {link.origin.instance for link in now.values()}
+    assert len(instances) == 1
+    assert instances.isdisjoint({link.origin.instance for link in before.values()} | {""})
+    assert all(len(link.peers) == 1 for link in (*now.values(), *before.values()))
