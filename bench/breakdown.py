@@ -19,7 +19,7 @@ PARTS = (
     ("configuration", "rait.app.inputs", "load_config"),
     ("private key", "rait.app.inputs", "load_secret"),
     ("journal", "rait.app.session", "Journal.open"),
-    ("journal", "rait.adapters.journal.reader", "JournalReader.memory"),
+    ("journal", "rait.adapters.journal.reader", "JournalReader.last_known"),
     ("journal", "rait.adapters.journal.store", "Journal.close"),
     ("peers", "rait.app.inputs", "load_registry"),
     ("names", "rait.app.inputs", "resolve"),

@@ -56,12 +56,12 @@ def measure(directory: Path) -> dict[str, float]:
     with Journal.open(directory / "journal.db") as journal:
         run = timed("begin (append 10,000)", lambda: journal.begin(header, (), intended))
         timed("record outcomes", lambda: run.record(map(Outcome, range(len(intended)))))
-        memory = timed("memory (fold 10,000)", lambda: journal.memory(SCOPE))
+        memory = timed("memory (fold 10,000)", lambda: journal.last_known(SCOPE))
         assert len(memory.topology.links) == EVENTS // 2  # noqa: S101
         seconds["total, appended and folded"] = sum(seconds.values())
         timed("verify", journal.verify)
         timed("finish, with a snapshot", lambda: run.finish("done"))
-        timed("memory from the snapshot", lambda: journal.memory(SCOPE))
+        timed("memory from the snapshot", lambda: journal.last_known(SCOPE))
     return seconds
 
 

@@ -174,7 +174,7 @@ def _headline(run: RunRecord) -> str:
 
 def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
     for index, event in enumerate(run.noticed):
-        whose = LEFT if index in run.header.left else NOT_OURS
+        whose = LEFT if index in run.header.leftover_noticed else NOT_OURS
         why = "recorded" if isinstance(event, LinkPlaced) else f"noticed: {whose}"
         yield run.noticed_id(index), event, f"  {describe(event)} ({why})"
     for index, event in enumerate(run.intended):
@@ -189,7 +189,7 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
     """What else became of the run: what is of none of its events."""
-    for name in run.header.strays:
+    for name in run.header.leftover_links:
         if link in (None, name):
             ended = "" if name in run.ended else " (not known to have ended)"
             yield f"  - {name} ({HALF_MADE}){ended}"

@@ -22,7 +22,7 @@ class BabelListing(Struct, frozen=True):
 def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
     """The interfaces that babeld has. Raises RaitError."""
     with read_only(options) as session, routing_of(session) as routing:
-        memory = JournalReader(session.journal_path).memory(session.name).topology
+        memory = JournalReader(session.journal_path).last_known(session.name).topology
         return tuple(
             BabelListing(interface, routing.is_ours(interface.name, memory))
             for interface in routing.interfaces()
@@ -38,7 +38,7 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
         read_write(options, "babeld sync") as (session, journal),
         routing_of(session, exclusive=exclusive) as routing,
     ):
-        change = session.compare(None, journal.memory(session.name), routing)
+        change = session.compare(None, journal.last_known(session.name), routing)
         if change.routing_problem is not None:
             raise MachineError(change.routing_problem)
         return session.carry_out(

@@ -25,7 +25,7 @@ def down(options: Options) -> Report:
         read_write(options, "down", needs_transit=False) as (session, journal),
         synced_routing(session) as routing,
     ):
-        change = session.compare(EMPTY, journal.memory(session.name), routing)
+        change = session.compare(EMPTY, journal.last_known(session.name), routing)
         nobodys = [_left(s) for s in change.settled.strangers if not s.claimed]
         problems = (*change.settled.problems, *nobodys)
         settled = structs.replace(change.settled, problems=problems)

@@ -80,13 +80,13 @@ def vrf_warnings(events: Iterable[Event]) -> list[str]:
 
 def needs_rules(config: Config, memory: LastKnown) -> bool:
     """Whether a run has to look at the policy routing rules."""
-    return has_transit(config) or bool(memory.topology.rules or memory.pending_rules)
+    return has_transit(config) or bool(memory.topology.rules or memory.leftover_rules)
 
 
 def made_here(memory: LastKnown) -> bool:
     """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
     topology = memory.topology
-    return bool(topology.vrfs or topology.rules or memory.pending_vrfs or memory.pending_rules)
+    return bool(topology.vrfs or topology.rules or memory.leftover_vrfs or memory.leftover_rules)
 
 
 def home(config: Config, memory: LastKnown, namespaces: Namespaces) -> str:
@@ -101,7 +101,7 @@ def mark_known(before: Topology, memory: LastKnown) -> None:
 
     Raises MachineError.
     """
-    unmarked = before.vrfs.keys() & memory.pending_vrfs.keys() if memory.home else before.vrfs
+    unmarked = before.vrfs.keys() & memory.leftover_vrfs.keys() if memory.home else before.vrfs
     if unmarked:
         from rait.adapters import vrf
 

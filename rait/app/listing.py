@@ -72,7 +72,7 @@ def _memory(options: Options, journal: str) -> LastKnown:
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
         reader = JournalReader(Path(journal))
-        return reader.memory(filed_under(reader, scope_name(options.config, "")))
+        return reader.last_known(filed_under(reader, scope_name(options.config, "")))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return LastKnown()

@@ -35,7 +35,7 @@ from rait.domain.config.schema import Config
 from rait.domain.diff import diff
 from rait.domain.errors import ConfigError, SourceError
 from rait.domain.guard import Losses, losses_of, merged
-from rait.domain.history import LastKnown, perhaps
+from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
 from rait.domain.settle import Scope, is_ours, settle, strangers_among
 from rait.domain.topology import Origin
@@ -65,7 +65,7 @@ def plan_up(options: Options) -> Report:
     Raises RaitError as ``up`` does.
     """
     with read_only(options, peers=True) as session, synced_routing(session) as routing:
-        memory = JournalReader(session.journal_path).memory(session.name)
+        memory = JournalReader(session.journal_path).last_known(session.name)
         wanted, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, wanted)
         change = session.compare(wanted.topology, memory, routing, doubts, wanted.names)
@@ -102,7 +102,7 @@ def _plan_against(options: Options, state: State) -> Report:
         node,
         registry.peers.peers,
         registry.addresses,
-        perhaps(state.memory),
+        with_leftovers(state.memory),
         state.memory.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
@@ -111,7 +111,7 @@ def _plan_against(options: Options, state: State) -> Report:
     settled, losses = judged(settled, doubts, loaded.config, peers.describe)
     refuse(settled)
     memory = state.memory
-    left, others = told_apart(memory.topology, settled.before, memory.undecided)
+    left, others = told_apart(memory.topology, settled.before, memory.leftover)
     change = Change(
         settled=settled,
         events=diff(settled.before, settled.after),
@@ -130,7 +130,7 @@ def _plan_against(options: Options, state: State) -> Report:
 def export_state(options: Options) -> str:
     """This node's state as JSON text, for ``plan --against``. Raises RaitError."""
     with read_only(options) as session:
-        memory = JournalReader(session.journal_path).memory(session.name)
+        memory = JournalReader(session.journal_path).last_known(session.name)
         observation = session.observe(memory)
         scope = session.scope_among(observation, memory)
         kind = session.machine.choose(session.config.backend)

@@ -27,7 +27,7 @@ from rait.domain.undo import (
     done_events,
     only,
     only_told_babeld,
-    reborn,
+    recreated,
     touched,
     undo,
     without_unknown_psks,
@@ -196,7 +196,7 @@ def _towards(
     _check_keys(
         session, wanted.public_key, wanted.topology.links, f"the topology as of {wanted.at}"
     )
-    memory = journal.memory(session.name)
+    memory = journal.last_known(session.name)
     links = _born_today(wanted.topology.links, session)
     desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
     return _with_known_psks(session.compare(desired, memory, routing))
@@ -240,9 +240,9 @@ def _undoing(
     clashes = conflicts(record, journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(*_clash_lines(record, clashes))
-    memory = journal.memory(session.name)
+    memory = journal.last_known(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
-    _check_births(session, record, reborn(record, then))
+    _check_births(session, record, recreated(record, then))
     goal = undo(memory.topology, record, then)
     names = touched(record)
     restored = only(names, {}, goal.links)
@@ -263,7 +263,7 @@ def _undoing(
     settled = structs.replace(change.settled, before=before, after=after, problems=problems)
     # What others changed in other links is for the next `up` to find.
     drift = tuple(event for event in change.drift if event.name in names)
-    unknown = change.memory.undecided
+    unknown = change.memory.leftover
     carried = tuple(e for e in unknown if e in change.carried or e.name not in names)
     return _with_known_psks(structs.replace(change, settled=settled, drift=drift, carried=carried))
 

@@ -148,7 +148,7 @@ class Session:
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
         left, others = _noticed(memory, settled.before)
-        strays = tuple(sorted(memory.pending.keys() - settled.before.links.keys()))
+        strays = tuple(sorted(memory.leftover_links.keys() - settled.before.links.keys()))
         return Change(
             settled=settled,
             routing_problem=problem,
@@ -193,13 +193,13 @@ class Session:
         self, observation: Observation, memory: LastKnown, strays: Sequence[str], *, babeld: bool
     ) -> tuple[Event, ...]:
         """What earlier runs may have done that cannot be looked at now either."""
-        if not memory.undecided:
+        if not memory.leftover:
             return ()
         hidden = set(unread_of_ours(observation, memory, self.scope))
-        hidden |= {name for name in strays if self._is_born_elsewhere(memory.pending[name])}
+        hidden |= {name for name in strays if self._is_born_elsewhere(memory.leftover_links[name])}
         return tuple(
             event
-            for event in memory.undecided
+            for event in memory.leftover
             if (not babeld if isinstance(event, ToBabeld) else event.name in hidden)
         )
 
@@ -330,7 +330,7 @@ class Session:
     def _header(
         self, command: str, peers_digest: str, change: Change, *, accepted: bool
     ) -> RunHeader:
-        strays = (e for e in change.memory.undecided if e.name in change.strays)
+        strays = (e for e in change.memory.leftover if e.name in change.strays)
         return RunHeader(
             scope=self.name,
             command=command,
@@ -340,9 +340,11 @@ class Session:
             public_key=self.public_key,
             config_digest=self.loaded.digest,
             peers_digest=peers_digest,
-            left=tuple(i for i, event in enumerate(change.drift) if event in change.left),
+            leftover_noticed=tuple(
+                i for i, event in enumerate(change.drift) if event in change.left
+            ),
             carried=(*change.carried, *(e for e in strays if e not in change.carried)),
-            strays=change.strays,
+            leftover_links=change.strays,
             accepted=accepted,
             home=isolation.home(self.config, change.memory, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
@@ -359,11 +361,11 @@ def _noticed(memory: LastKnown, seen: Topology) -> tuple[tuple[Event, ...], tupl
 
     Nearly no run has anything of the first kind, and none of these pays for the import.
     """
-    if not memory.undecided:
+    if not memory.leftover:
         return (), diff(memory.topology, seen)
     from rait.domain.aftermath import told_apart
 
-    return told_apart(memory.topology, seen, memory.undecided)
+    return told_apart(memory.topology, seen, memory.leftover)
 
 
 def _concerns_babeld(settled: Settled, memory: LastKnown, routing: Routing) -> bool:
@@ -419,7 +421,7 @@ def require_places(events: Sequence[Event]) -> None:
 
 
 def _require_target(target: str, memory: LastKnown) -> None:
-    links = (*memory.topology.links.values(), *memory.pending.values())
+    links = (*memory.topology.links.values(), *memory.leftover_links.values())
     origins = {link.name: link.origin for link in links}
     # Where the instance is known, it is looked for elsewhere.
     names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
@@ -529,7 +531,7 @@ def observe(
 
     Raises MachineError.
     """
-    links = (*memory.topology.links.values(), *memory.pending.values())
+    links = (*memory.topology.links.values(), *memory.leftover_links.values())
     places = whereabouts(
         machine.namespaces, target, links, machine.namespace, assume_gone=assume_gone
     )

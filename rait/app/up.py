@@ -11,7 +11,7 @@ from rait.app.report import Report
 from rait.app.session import Session, read_write, synced_routing
 from rait.app.turn import Options
 from rait.domain.doubt import Doubt, doubts_of
-from rait.domain.history import LastKnown, perhaps
+from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, plan
 
 
@@ -26,7 +26,7 @@ def up(options: Options, *, assume_yes: bool = False) -> Report:
         read_write(options, "up", peers=True) as (session, journal),
         synced_routing(session) as routing,
     ):
-        memory = journal.memory(session.name)
+        memory = journal.last_known(session.name)
         planned, warnings = planned_topology(session, memory)
         doubts = doubts_about(session.registry.peers, planned)
         change = session.compare(planned.topology, memory, routing, doubts, planned.names)
@@ -53,7 +53,7 @@ def planned_topology(session: Session, memory: LastKnown) -> tuple[Plan, list[st
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     peers, addresses = registry.peers.peers, registry.addresses
-    planned = plan(config, node, peers, addresses, perhaps(memory), memory.departed)
+    planned = plan(config, node, peers, addresses, with_leftovers(memory), memory.departed)
     warnings = plan_warnings(session.loaded, registry, planned)
     return planned, [*warnings, *isolation.kernel_warnings(config)]
 

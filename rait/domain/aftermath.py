@@ -68,10 +68,10 @@ def memory_for_a_second_look(
     return structs.replace(
         memory,
         topology=known,
-        pending={event.name: event.link for event in failed if isinstance(event, LinkAdded)},
-        pending_vrfs={},
-        pending_rules=frozenset(),
-        undecided=(),
+        leftover_links={event.name: event.link for event in failed if isinstance(event, LinkAdded)},
+        leftover_vrfs={},
+        leftover_rules=frozenset(),
+        leftover=(),
     )
 
 

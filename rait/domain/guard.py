@@ -111,7 +111,9 @@ def recent_losses(runs: Iterable[RunRecord]) -> Losses:
     """
     lost: Losses = {}
     for run in runs:
-        left = (run.noticed[index] for index in run.header.left if index < len(run.noticed))
+        left = (
+            run.noticed[index] for index in run.header.leftover_noticed if index < len(run.noticed)
+        )
         lost = {} if run.header.accepted else merged(lost, losses_of((*left, *done_events(run))))
     return lost
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct, field, structs
 
 from rait.domain.backend import Outcome
 from rait.domain.endpoints import Departed, depart
@@ -42,12 +42,13 @@ class RunHeader(Struct, frozen=True, kw_only=True):
 
     ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
-    ("" where there was none). A time out of SQLite's range is no time that a run wrote. ``left``
-    are those of the run's noticed events, by their index, that an earlier run brought about, which
-    never said what became of them. ``accepted`` tells that the user asked for whatever the run
-    costs (``--yes``, or ``rait down``), so that it begins a new count for the guard. ``carried``
-    are events of earlier runs of which nobody knows what became, and this run could not find out.
-    ``strays`` are links that an earlier run left half made, and that this one ends before all else.
+    ("" where there was none). A time out of SQLite's range is no time that a run wrote.
+    ``leftover_noticed`` are those of the run's noticed events, by their index, that an earlier run
+    brought about, which never said what became of them. ``accepted`` tells that the user asked for
+    whatever the run costs (``--yes``, or ``rait down``), so that it begins a new count for the
+    guard. ``carried`` are events of earlier runs of which nobody knows what became, and this run
+    could not find out. ``leftover_links`` are links that an earlier run left half made, and that
+    this one ends before all else.
     ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
     ``home`` is the instance of the network namespace that the run was in, where VRFs and rules are;
     one that tells it has marked the VRFs that it made, or knew.
@@ -61,10 +62,10 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     public_key: str
     config_digest: str = ""
     peers_digest: str = ""
-    left: tuple[int, ...] = ()
+    leftover_noticed: tuple[int, ...] = field(default=(), name="left")
     accepted: bool = False
     carried: tuple[Event, ...] = ()
-    strays: tuple[str, ...] = ()
+    leftover_links: tuple[str, ...] = field(default=(), name="strays")
     spelt: str = ""
     home: str = ""
 
@@ -72,20 +73,20 @@ class RunHeader(Struct, frozen=True, kw_only=True):
 class LastKnown(Struct, frozen=True, kw_only=True):
     """What the journal knows of one scope.
 
-    ``topology`` folds all events known to have happened. ``pending`` are the links whose making
-    was intended by a run that never said what became of it (a crash), so they may exist;
-    ``pending_vrfs`` (name to table) and ``pending_rules`` (names) are likewise, and ``undecided``
-    is all that runs intended and that may have happened, or may be half done.
+    ``topology`` folds all events known to have happened. ``leftover`` is all that runs intended
+    and that may have happened, or may be half done, as they never said what became of it (a crash).
+    ``leftover_links``, ``leftover_vrfs`` (name to table) and ``leftover_rules`` (names) are what
+    those would have made, so they may exist.
     ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
     ``departed`` are endpoints that outlive their links, and ``home`` is that of the last run that
     told it (see RunHeader), "" if none did.
     """
 
     topology: Topology = EMPTY
-    pending: Mapping[str, Link] = {}
-    pending_vrfs: Mapping[str, int] = {}
-    pending_rules: frozenset[str] = frozenset()
-    undecided: tuple[Event, ...] = ()
+    leftover_links: Mapping[str, Link] = field(default_factory=dict, name="pending")
+    leftover_vrfs: Mapping[str, int] = field(default_factory=dict, name="pending_vrfs")
+    leftover_rules: frozenset[str] = field(default=frozenset(), name="pending_rules")
+    leftover: tuple[Event, ...] = field(default=(), name="undecided")
     extra_cmd_owed: bool = False
     departed: Departed = {}
     home: str = ""
@@ -94,13 +95,13 @@ class LastKnown(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed``, ``undecided``, ``departed`` and ``home`` are as in LastKnown.
+    ``extra_cmd_owed``, ``leftover``, ``departed`` and ``home`` are as in LastKnown.
     """
 
     topology: Topology = EMPTY
     public_key: str = ""
     extra_cmd_owed: bool = False
-    undecided: tuple[Event, ...] = ()
+    leftover: tuple[Event, ...] = field(default=(), name="undecided")
     departed: Departed = {}
     home: str = ""
 
@@ -127,7 +128,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
     the numbers of their entries, are what failed events had done all the same when the run looked
     at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
-    ``ended`` are those of ``header.strays`` that are ended now.
+    ``ended`` are those of ``header.leftover_links`` that are ended now.
     ``repeated`` counts later runs that did the same in vain, and ``retried_at`` when one began
     that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
     """
@@ -205,7 +206,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     def touches_link(self, name: str) -> bool:
         """Whether an event of this run is about the link."""
-        return name in self.header.strays or any(event.name == name for event in self.events())
+        return name in self.header.leftover_links or any(
+            event.name == name for event in self.events()
+        )
 
     def touches_peer(self, public_key: str) -> bool:
         """Whether an event of this run is about a peer with the key."""
@@ -220,11 +223,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
                 yield self.intended_id(outcome.index), self.intended[outcome.index]
         yield from self.half_done.items()
 
-    def pending(self) -> Mapping[str, Link]:
+    def leftover_links(self) -> Mapping[str, Link]:
         """The links that may have been made, as far as the run does not know."""
-        return {e.name: e.link for e in self.undecided() if isinstance(e, LinkAdded)}
+        return {e.name: e.link for e in self.leftover() if isinstance(e, LinkAdded)}
 
-    def undecided(self) -> Iterator[Event]:
+    def leftover(self) -> Iterator[Event]:
         """The events that may have happened, or may be half done, as far as the run does not know.
 
         While it has not finished, those are all but those that are done. What it could not find out
@@ -264,7 +267,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     which names the run and the event, where an event does not fit.
     """
     topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
-    undecided = start.undecided
+    leftover = start.leftover
     departed = start.departed
     home = start.home
     for run in runs:
@@ -278,40 +281,39 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         departed = depart(departed, events)
         public_key = run.header.public_key
         owed = _owed_after(run, owed)
-        undecided = tuple(run.undecided())
+        leftover = tuple(run.leftover())
         home = run.header.home or home
-    return Snapshot(topology, public_key, owed, undecided, departed, home)
+    return Snapshot(topology, public_key, owed, leftover, departed, home)
 
 
-def remember(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
+def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
     """What is known after these runs of one scope, in order; errors as in ``fold``.
 
-    What a crashed run left pending is forgotten once a later run has looked at the machine.
+    What a crashed run left over is forgotten once a later run has looked at the machine.
     """
     now = fold(start, runs)
-    undecided = now.undecided
     return LastKnown(
         topology=now.topology,
         extra_cmd_owed=now.extra_cmd_owed,
-        pending={e.name: e.link for e in undecided if isinstance(e, LinkAdded)},
-        pending_vrfs={e.name: e.table for e in undecided if isinstance(e, VrfAdded)},
-        pending_rules=frozenset(e.name for e in undecided if isinstance(e, RuleAdded)),
-        undecided=undecided,
+        leftover_links={e.name: e.link for e in now.leftover if isinstance(e, LinkAdded)},
+        leftover_vrfs={e.name: e.table for e in now.leftover if isinstance(e, VrfAdded)},
+        leftover_rules=frozenset(e.name for e in now.leftover if isinstance(e, RuleAdded)),
+        leftover=now.leftover,
         departed=now.departed,
         home=now.home,
     )
 
 
-def perhaps(memory: LastKnown) -> Topology:
+def with_leftovers(memory: LastKnown) -> Topology:
     """What is known, with the links and peers that a run which was cut off may have made.
 
     For a plan: who may have a port keeps it, and an endpoint that may have been applied is better
     than none.
     """
-    if not memory.undecided:
+    if not memory.leftover:
         return memory.topology
     links = dict(memory.topology.links)
-    for event in memory.undecided:
+    for event in memory.leftover:
         link = links.get(event.name)
         if isinstance(event, LinkAdded) and link is None:
             links[event.name] = event.link
@@ -320,7 +322,7 @@ def perhaps(memory: LastKnown) -> Topology:
     return structs.replace(memory.topology, links=links)
 
 
-def made_in(
+def links_made(
     start: Snapshot, runs: Iterable[RunRecord], upto: int, seen: Mapping[str, str]
 ) -> dict[str, int]:
     """Those of the links that are known after these runs of one scope, with the entry of each.
@@ -331,14 +333,14 @@ def made_in(
     HistoryError as ``fold`` does.
     """
     sequence = tuple(runs)
-    memory = remember(start, sequence)
-    known = (*memory.topology.links.values(), *memory.pending.values())
+    memory = last_known(start, sequence)
+    known = (*memory.topology.links.values(), *memory.leftover_links.values())
     entries = {link.name: upto for link in known if _may_be_in(link, seen.get(link.name))}
     for run in sequence:
         intended = ((run.intended_id(i), event) for i, event in enumerate(run.intended))
-        pending = run.pending()
-        perhaps = [(n, e) for n, e in intended if isinstance(e, LinkAdded) and e.name in pending]
-        for number, event in (*run.happened(), *perhaps):
+        leftover = run.leftover_links()
+        unsure = [(n, e) for n, e in intended if isinstance(e, LinkAdded) and e.name in leftover]
+        for number, event in (*run.happened(), *unsure):
             if isinstance(event, LinkAdded) and event.name in entries:
                 entries[event.name] = max(entries[event.name], number)
     return entries

@@ -92,7 +92,7 @@ def settle(
     for name, observed in ours.items():
         known = _remembered(name, observed, memory)
         wanted = after.get(name)
-        pending = memory.pending.get(name)
+        pending = memory.leftover_links.get(name)
         view, goal = _views(
             observed, wanted, known, pending, observation.now, wanted_ports, names.get(name)
         )
@@ -118,7 +118,7 @@ def settle(
 
 def _lost(observation: Observation, memory: LastKnown) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
-    for source in (memory.pending, memory.topology.links):
+    for source in (memory.leftover_links, memory.topology.links):
         for name, link in source.items():
             if link.origin.instance in observation.lost and not _was_remade(
                 name, observation, memory
@@ -131,9 +131,9 @@ def _was_remade(name: str, observation: Observation, memory: LastKnown) -> bool:
 
     Then it had removed the former one before.
     """
-    new = memory.pending.get(name)
+    new = memory.leftover_links.get(name)
     if new is None or not any(
-        isinstance(e, LinkRemoved) and e.name == name for e in memory.undecided
+        isinstance(e, LinkRemoved) and e.name == name for e in memory.leftover
     ):
         return False
     return any(_are_in_one_place(seen.link, new) for seen in observation.named(name))
@@ -232,7 +232,7 @@ def _is_in_place(link: Link, known: Link) -> bool:
 
 
 def _known_as(link: Link, memory: LastKnown) -> list[Link]:
-    sources = (memory.topology.links, memory.pending)
+    sources = (memory.topology.links, memory.leftover_links)
     found = (known for source in sources if (known := source.get(link.name)) is not None)
     return [known for known in found if known.origin.netns == link.origin.netns]
 
@@ -246,7 +246,7 @@ def _why_not_ours(observed: ObservedLink, memory: LastKnown, scope: Scope) -> st
         return f"made by another configuration, {claimant}, according to the journal"
     if scope.public_key in ("", link.device.public_key) or _known_as(link, memory):
         return ""
-    known = (*memory.topology.links.values(), *memory.pending.values())
+    known = (*memory.topology.links.values(), *memory.leftover_links.values())
     if any(link.device.public_key == each.device.public_key != "" for each in known):
         return ""
     key = link.device.public_key
@@ -267,7 +267,7 @@ def _is_among_ours(observed: ObservedLink, memory: LastKnown, scope: Scope) -> b
         known.origin.netns == link.origin.netns
         and (leaving or link.settings.group == known.settings.group)
         and link.device.public_key in ("", known.device.public_key, scope.public_key)
-        for source in (memory.topology.links, memory.pending)
+        for source in (memory.topology.links, memory.leftover_links)
         if (known := source.get(link.name)) is not None
     )
 
@@ -286,7 +286,7 @@ def _may_be_ours(name: str, unread: UnreadLink, memory: LastKnown, scope: Scope)
         return True
     return any(
         known.origin.netns == unread.netns and known.settings.group == unread.group
-        for source in (memory.topology.links, memory.pending)
+        for source in (memory.topology.links, memory.leftover_links)
         if (known := source.get(name)) is not None
     )
 

@@ -83,7 +83,7 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
     )
 
 
-def reborn(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
+def recreated(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
     """Where links were born that the run made again, before it and after it, by name.
 
     ``after`` is as it was right after the run. A move to another target is none of these: that

@@ -172,18 +172,18 @@ def _our_vrfs(observation: Observation, memory: LastKnown) -> dict[str, int]:
     A run that was cut off may not have come to mark what it made, and one of an earlier rait
     marked none.
     """
-    known = {**memory.pending_vrfs, **memory.topology.vrfs}
+    known = {**memory.leftover_vrfs, **memory.topology.vrfs}
     return {
         name: table
         for name, table in known.items()
         if (seen := observation.vrfs.get(name)) is not None
         and seen.table == table
-        and (seen.marked or name in memory.pending_vrfs or not memory.home)
+        and (seen.marked or name in memory.leftover_vrfs or not memory.home)
     }
 
 
 def _our_rules(observation: Observation, memory: LastKnown) -> dict[str, Rule]:
-    known = memory.pending_rules | memory.topology.rules.keys()
+    known = memory.leftover_rules | memory.topology.rules.keys()
     names = known - observation.rules_of_others
     return {name: rule for name, rule in observation.rules.items() if name in names}
 

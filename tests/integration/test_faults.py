@@ -338,7 +338,7 @@ def test_what_ends_half_made_links_is_written_down_first(
         patch.setattr(userspace_process, "end", end_one)
         assert node.rait("down").status == -signal.SIGKILL
     (_, cut_off) = history(node)
-    assert cut_off.header.strays == tuple(names)
+    assert cut_off.header.leftover_links == tuple(names)
     assert (cut_off.status, cut_off.ended) == (None, ())
     told = node.rait("log", "--run", str(cut_off.id)).out
     for name in names:

@@ -58,7 +58,7 @@ def make_anew(node: Node) -> None:
 
 
 def remembered(node: Node) -> dict[str, Link]:
-    return dict(JournalReader(node.journal).memory(str(node.conf)).topology.links)
+    return dict(JournalReader(node.journal).last_known(str(node.conf)).topology.links)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def pid_of(name: str) -> int:
 
 def remembered(node: Node) -> set[str]:
     journal = JournalReader(node.journal)
-    return set(journal.memory(str(node.conf)).topology.links)
+    return set(journal.last_known(str(node.conf)).topology.links)
 
 
 @pytest.fixture

@@ -236,4 +236,4 @@ def wanted_topologies(draw: st.DrawFn) -> Topology:
 def memories(draw: st.DrawFn) -> LastKnown:
     """What a journal may say, whether or not the machine still is like that."""
     pending = draw(mere_links) if draw(st.booleans()) else Topology()
-    return LastKnown(topology=draw(mere_links), pending=pending.links)
+    return LastKnown(topology=draw(mere_links), leftover_links=pending.links)

@@ -159,7 +159,7 @@ def outcomes(draw: st.DrawFn, intended: tuple[Event, ...], crash: bool) -> list[
 
 def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     """Let one run happen."""
-    remembered = journal.memory(scope)
+    remembered = journal.last_known(scope)
     before, owed = remembered.topology, remembered.extra_cmd_owed
     seen = draw(topologies) if draw(st.booleans()) else before
     noticed, intended = diff(before, seen), diff(seen, draw(topologies))
@@ -189,8 +189,8 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
     happened = (*noticed, *(intended[o.index] for o in results if o.error is None))
     memory = LastKnown(
         topology=topology,
-        pending=pending,
-        undecided=tuple(undecided),
+        leftover_links=pending,
+        leftover=tuple(undecided),
         extra_cmd_owed=owed,
         departed=depart(remembered.departed, happened),
     )
@@ -217,8 +217,8 @@ def test_the_journal_remembers_what_happened(data: st.DataObject) -> None:
         told: list[Told] = []
         for scope in data.draw(st.lists(st.sampled_from(SCOPES), max_size=6)):
             told.append(tell(data.draw, journal, scope))
-            assert journal.memory(scope) == told[-1].memory
-            assert JournalReader(path).memory(scope) == told[-1].memory
+            assert journal.last_known(scope) == told[-1].memory
+            assert JournalReader(path).last_known(scope) == told[-1].memory
         assert journal.verify().ok
         for run, record in zip(told, journal.runs(), strict=True):
             assert (record.id, record.header, record.status) == (
@@ -234,7 +234,7 @@ def test_the_journal_remembers_what_happened(data: st.DataObject) -> None:
 def test_each_event_is_a_point_in_history(data: st.DataObject) -> None:
     with journal_path() as path, opened(path) as journal:
         tell(data.draw, journal, SCOPES[0])
-        before = journal.memory(SCOPES[0]).topology
+        before = journal.last_known(SCOPES[0]).topology
         tell(data.draw, journal, SCOPES[0])
         record = journal.runs()[-1]
         happened: list[tuple[int, Event]] = list(record.happened())
@@ -250,7 +250,7 @@ def test_pruning_keeps_what_is_kept(data: st.DataObject) -> None:
     with journal_path() as path, opened(path) as journal:
         told = [tell(data.draw, journal, scope) for scope in scopes]
         for _ in range(data.draw(st.integers(1, 2))):
-            memories = {scope: journal.memory(scope) for scope in scopes}
+            memories = {scope: journal.last_known(scope) for scope in scopes}
             heads = [journal.head()]
             report = journal.prune(data.draw(st.integers(0, 8 * len(told))))
             kept = {record.id for record in journal.runs()}
@@ -259,7 +259,7 @@ def test_pruning_keeps_what_is_kept(data: st.DataObject) -> None:
             if not report.entries:
                 assert journal.verify(heads[0]).ok
             for scope, memory in memories.items():
-                assert journal.memory(scope) == memory
+                assert journal.last_known(scope) == memory
             for run in told:
                 if run.id in kept:
                     found = journal.topology_at(run.scope, run=run.id)
@@ -272,7 +272,7 @@ def test_pruning_keeps_what_is_kept(data: st.DataObject) -> None:
             told = [run for run in told if run.id in kept]
         for scope in set(scopes):
             run = tell(data.draw, journal, scope)
-            assert journal.memory(scope) == run.memory
+            assert journal.last_known(scope) == run.memory
         assert journal.verify().ok
 
 

@@ -42,9 +42,9 @@ from rait.domain.history import (
     RunRecord,
     Snapshot,
     fold,
-    made_in,
-    perhaps,
-    remember,
+    last_known,
+    links_made,
+    with_leftovers,
 )
 from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
@@ -111,14 +111,14 @@ class Journal:
         self._last = 0
         self._runs: dict[str, list[RunRecord]] = {}
 
-    def memory(self, scope: str) -> LastKnown:
-        return remember(NOTHING, self.runs(scope))
+    def last_known(self, scope: str) -> LastKnown:
+        return last_known(NOTHING, self.runs(scope))
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Whose each link is, if another's: of who made it last."""
         latest = dict.fromkeys(seen, (0, scope))
         for each, runs in self._runs.items():
-            for name, entry in made_in(NOTHING, runs, 0, seen).items():
+            for name, entry in links_made(NOTHING, runs, 0, seen).items():
                 latest[name] = max(latest[name], (entry, each))
         return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
@@ -553,7 +553,7 @@ class OneNode(RuleBasedStateMachine):
         record = runs[-1] if runs else None
         if record is None or record.intended != run.events or not done_events(record):
             return
-        memory = self.journal.memory(self.me)
+        memory = self.journal.last_known(self.me)
         now = memory.topology
         names = touched(record)
         goal = undo(now, record, self.journal.topology_after(record))
@@ -598,8 +598,8 @@ class OneNode(RuleBasedStateMachine):
 
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
-        memory = self.journal.memory(self.me)
-        topology, departed = perhaps(memory), memory.departed
+        memory = self.journal.last_known(self.me)
+        topology, departed = with_leftovers(memory), memory.departed
         self.planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
         return self.planned.topology
 
@@ -608,12 +608,12 @@ class OneNode(RuleBasedStateMachine):
         return self.planned.names if desired is self.planned.topology else NO_NAMES
 
     def decide(self, desired: Topology) -> Run:
-        memory = self.journal.memory(self.me)
+        memory = self.journal.last_known(self.me)
         settled = self.settle(desired, memory)
-        left, others = told_apart(memory.topology, settled.before, memory.undecided)
+        left, others = told_apart(memory.topology, settled.before, memory.leftover)
         events = diff(settled.before, settled.after)
         hidden = unread_of_ours(self.observe(memory), memory, self.scope())
-        carried = tuple(event for event in memory.undecided if event.name in hidden)
+        carried = tuple(event for event in memory.leftover if event.name in hidden)
         return Run(desired, memory, settled, left, others, events, carried)
 
     def write(
@@ -694,7 +694,7 @@ class OneNode(RuleBasedStateMachine):
         if aftermath.unsure or again.others:
             return
         assert again.left == ()
-        assert again.settled.before == self.journal.memory(self.me).topology
+        assert again.settled.before == self.journal.last_known(self.me).topology
 
     def check_second_run(self, desired: Topology, failed: set[str]) -> None:
         """A run right after this one would do nothing, or try again what was refused."""

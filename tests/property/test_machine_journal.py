@@ -38,11 +38,11 @@ class Kept:
         self.path = Path(self._directory.name) / "journal.db"
         self._journal = self._open()
 
-    def memory(self, scope: str) -> LastKnown:
-        return self._journal.memory(scope)
+    def last_known(self, scope: str) -> LastKnown:
+        return self._journal.last_known(scope)
 
     def memories(self) -> list[LastKnown]:
-        return [self.memory(scope) for scope in KEYS]
+        return [self.last_known(scope) for scope in KEYS]
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         return self._journal.claims(scope, seen)
@@ -67,7 +67,7 @@ class Kept:
             unsure = unsure_of(aftermath, events, outcomes)
             run.finish("done", half_done=aftermath.half_done, unsure=unsure)
         assert self._journal.verify().ok
-        assert JournalReader(self.path).memory(scope) == self.memory(scope)
+        assert JournalReader(self.path).last_known(scope) == self.last_known(scope)
         self.check_times(scope)
 
     def check_times(self, scope: str) -> None:
@@ -80,7 +80,7 @@ class Kept:
             assert since == everything[len(everything) - len(since) :]
         assert everything[-1] in since
         latest = self._journal.topology_at(scope, time=2**62)[0]
-        assert latest == self.memory(scope).topology
+        assert latest == self.last_known(scope).topology
 
     def runs(self, scope: str) -> Sequence[RunRecord]:
         return self._journal.runs(scope=scope)

@@ -103,8 +103,8 @@ class NamespacesComeAndGo(OneNode):
     @rule()
     def machine_restarts(self) -> None:
         super().machine_restarts()
-        memory = self.journal.memory(self.me)
-        self.touched |= memory.topology.links.keys() | memory.pending.keys()
+        memory = self.journal.last_known(self.me)
+        self.touched |= memory.topology.links.keys() | memory.leftover_links.keys()
         self.machine.restart()
         self.foreign, self.known = {}, {}
         self.arrive(self.machine)
@@ -127,10 +127,10 @@ class NamespacesComeAndGo(OneNode):
             return
         self.foreign[instance] = copy.copy(self.not_ours)
         self.known[instance] = self.remembered_in(instance) & {*self.ours()}
-        memory = self.journal.memory(self.me)
+        memory = self.journal.last_known(self.me)
         self.torn |= {
             name
-            for name, link in memory.pending.items()
+            for name, link in memory.leftover_links.items()
             if name in memory.topology.links and memory.topology.links[name].origin != link.origin
         }
 
@@ -141,7 +141,7 @@ class NamespacesComeAndGo(OneNode):
     # What a run does about it
 
     def observe(self, memory: LastKnown) -> Observation:
-        links = (*memory.topology.links.values(), *memory.pending.values())
+        links = (*memory.topology.links.values(), *memory.leftover_links.values())
         return self.machine.observe_among({link.origin.instance for link in links})
 
     def prepare(self, run: Run) -> Run:
@@ -208,8 +208,8 @@ class NamespacesComeAndGo(OneNode):
         return {name for name in wires if name not in self.foreign[instance]}
 
     def remembered_in(self, instance: str) -> set[str]:
-        memory = self.journal.memory(self.me)
-        links = (*memory.topology.links.values(), *memory.pending.values())
+        memory = self.journal.last_known(self.me)
+        links = (*memory.topology.links.values(), *memory.leftover_links.values())
         return {link.name for link in links if link.origin.instance == instance}
 
 

@@ -50,7 +50,7 @@ def tell(journal: Journal, run: Told, uid: int) -> int:
     header = RunHeader(
         scope=run.scope, command="up", version="1", uid=uid, started_at=1, public_key="own"
     )
-    before = journal.memory(run.scope).topology
+    before = journal.last_known(run.scope).topology
     seen = EMPTY if run.noticing else before
     intended = diff(seen, run.wanted)
     begun = journal.begin(header, diff(before, seen), intended)
@@ -83,8 +83,8 @@ def test_what_is_counted_is_remembered_as_what_is_written_in_full(told: list[Tol
             head = counting.head()
             tell(counting, run, 0)
             tell(writing, run, number)  # another user each time: so none repeats another
-            assert counting.memory(run.scope) == writing.memory(run.scope)
-            assert JournalReader(path).memory(run.scope) == writing.memory(run.scope)
+            assert counting.last_known(run.scope) == writing.last_known(run.scope)
+            assert JournalReader(path).last_known(run.scope) == writing.last_known(run.scope)
             report = counting.verify(head if counting.last_id() else None)
             assert report.ok or not head.strip("0"), "what a kept head says stays so"
         assert counting.last_id() <= writing.last_id() + len(told)
@@ -94,9 +94,9 @@ def test_what_is_counted_is_remembered_as_what_is_written_in_full(told: list[Tol
         assert len(kept) + again + retried == len(whole), "each run is told of, once"
         for scope in scopes_of(told):
             assert counting.topology_at(scope)[0] == writing.topology_at(scope)[0]
-            memory = counting.memory(scope)
+            memory = counting.last_known(scope)
             counting.prune(2**62)
-            assert counting.memory(scope) == memory, "pruning or not"
+            assert counting.last_known(scope) == memory, "pruning or not"
         assert counting.verify().ok
 
 

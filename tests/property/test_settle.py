@@ -68,9 +68,9 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
     machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
     settled = settle(machine.observe(), desired, memory, SCOPE)
-    remembered = {**memory.pending, **memory.topology.links}
+    remembered = {**memory.leftover_links, **memory.topology.links}
     keys = {some.OWN_KEY, *(link.device.public_key for link in remembered.values())}
-    keys |= {link.device.public_key for link in memory.pending.values()}
+    keys |= {link.device.public_key for link in memory.leftover_links.values()}
     in_our_group = {n: w for n, w in machine.wires.items() if w.link.settings.group == some.IFGROUP}
     ours = {
         name
@@ -88,7 +88,7 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
 def test_what_is_not_ours_is_never_touched(
     machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
-    known = memory.topology.links.keys() | memory.pending.keys()
+    known = memory.topology.links.keys() | memory.leftover_links.keys()
     foreign = {
         name
         for name, wire in machine.wires.items()
@@ -142,7 +142,7 @@ def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
     assert all("it sleeps" in problems[name] for name in ours)
     drift = diff(memory.topology, settled.before)
     assert not ours & {event.name for event in drift}
-    strangers = names - ours - memory.topology.links.keys() - memory.pending.keys()
+    strangers = names - ours - memory.topology.links.keys() - memory.leftover_links.keys()
     assert problems.keys() & strangers == desired.links.keys() & strangers
 
 
@@ -379,7 +379,7 @@ def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
     told = structs.replace(wanted, origin=Origin("kernel", some.NETNS))
     memory = LastKnown(
         topology=Topology({"w1": link(transit=known)}),
-        pending={} if pending is None else {"w1": link(transit=pending)},
+        leftover_links={} if pending is None else {"w1": link(transit=pending)},
     )
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
     settled = settle(observation, Topology({"w1": wanted}), memory, SCOPE)
@@ -439,7 +439,7 @@ def test_a_link_with_our_key_that_is_not_where_we_made_ours_may_be_anothers() ->
         return doubtful(seen, known, SCOPE)
 
     made = LastKnown(topology=Topology({"w5": link("boot1/1")}))
-    for known in (made, LastKnown(pending=made.topology.links)):
+    for known in (made, LastKnown(leftover_links=made.topology.links)):
         assert asked(known, "boot2/7") == {"w5": "boot2/7"}
         assert asked(known, "boot1/1") == {}
     assert asked(LastKnown(topology=Topology({"w5": link("")})), "boot2/7") == {}

@@ -25,8 +25,8 @@ topologies = st.builds(Topology, vrfs=vrfs, rules=rules)
 memories = st.builds(
     LastKnown,
     topology=topologies,
-    pending_vrfs=vrfs,
-    pending_rules=rules.map(frozenset),
+    leftover_vrfs=vrfs,
+    leftover_rules=rules.map(frozenset),
 )
 
 
@@ -73,7 +73,7 @@ def is_forbidden(settled: Settled) -> bool:
 
 def known(memory: LastKnown) -> set[str]:
     topology = memory.topology
-    return {*topology.vrfs, *topology.rules, *memory.pending_vrfs, *memory.pending_rules}
+    return {*topology.vrfs, *topology.rules, *memory.leftover_vrfs, *memory.leftover_rules}
 
 
 @given(observations(), topologies, memories)

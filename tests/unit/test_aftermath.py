@@ -123,7 +123,7 @@ def test_a_link_that_was_remade_is_the_new_one_or_none() -> None:
         assert half_done(topology(LINK), seen, remade) == diff(topology(LINK), seen)
     half_made = structs.replace(new, settings=LinkSettings(1420, 54, up=False), device=Device(""))
     assert half_done(EMPTY, topology(half_made), remade[1:]) == (LinkAdded(half_made),)
-    assert memory_for_a_second_look(LastKnown(), EMPTY, remade[1:]).pending == {"w1": new}
+    assert memory_for_a_second_look(LastKnown(), EMPTY, remade[1:]).leftover_links == {"w1": new}
 
 
 def test_vrfs_and_rules_go_half_way_and_come_whole_or_not_at_all() -> None:

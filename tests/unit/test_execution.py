@@ -77,7 +77,7 @@ def test_what_is_known_is_recorded_whatever_is_raised(tmp_path: Path, error: Bas
             0: None, 1: "refused", 2: None,
         }  # fmt: skip
         assert run.status is None
-        assert set(journal.memory("here").topology.links) == {"a", "c"}
+        assert set(journal.last_known("here").topology.links) == {"a", "c"}
         assert journal.verify().ok
 
 

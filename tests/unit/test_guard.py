@@ -214,7 +214,9 @@ def test_only_what_a_run_did_itself_counts() -> None:
         run(HALF, HALF), noticed=tuple(LinkRemoved(EIGHT.links[f"w{n}"]) for n in (4, 5))
     )
     assert recent_losses([by_others]) == {}
-    left = structs.replace(by_others, header=structs.replace(by_others.header, left=(1,)))
+    left = structs.replace(
+        by_others, header=structs.replace(by_others.header, leftover_noticed=(1,))
+    )
     assert set(recent_losses([left])) == {"w5"}, "what a run that was cut off did all the same"
 
 

@@ -70,11 +70,11 @@ def add(journal: Journal, *names: str, scope: str = SCOPE) -> int:
 
 def test_what_was_intended_counts_once_it_has_happened(journal: Journal) -> None:
     run = journal.begin(header(), [LinkAdded(link("old"))], [LinkAdded(link("new"))])
-    assert set(journal.memory(SCOPE).topology.links) == {"old"}
-    assert journal.memory(SCOPE).pending == {"new": link("new")}
+    assert set(journal.last_known(SCOPE).topology.links) == {"old"}
+    assert journal.last_known(SCOPE).leftover_links == {"new": link("new")}
     run.record([Outcome(0)])
-    assert set(journal.memory(SCOPE).topology.links) == {"old", "new"}
-    assert journal.memory(SCOPE).pending == {}
+    assert set(journal.last_known(SCOPE).topology.links) == {"old", "new"}
+    assert journal.last_known(SCOPE).leftover_links == {}
     assert journal.run(run.id).status is None
     run.finish("done")
     record = journal.run(run.id)
@@ -109,41 +109,41 @@ def test_what_failed_events_did_counts_as_happened(journal: Journal) -> None:
     narrowed = LinkUpdated("old", old.settings, LinkSettings(1300, 54))
     run = journal.begin(header(), (), [moved, LinkAdded(link("new"))])
     run.record([Outcome(0, "EBUSY"), Outcome(1, "EBUSY")])
-    assert set(journal.memory(SCOPE).undecided) == {moved, LinkAdded(link("new"))}
+    assert set(journal.last_known(SCOPE).leftover) == {moved, LinkAdded(link("new"))}
     run.finish("failed", half_done=[narrowed], unsure=[1])
     record = journal.run(run.id)
     ((number, event),) = record.half_done.items()
     assert event == narrowed
     assert (record.done, record.failed, record.unsure) == (0, 2, (1,))
     assert record.touches_link("old")
-    memory = journal.memory(SCOPE)
+    memory = journal.last_known(SCOPE)
     assert memory.topology.links == {"old": structs.replace(old, settings=narrowed.after)}
-    assert memory.undecided == (LinkAdded(link("new")),)
-    assert memory.pending == {"new": link("new")}
+    assert memory.leftover == (LinkAdded(link("new")),)
+    assert memory.leftover_links == {"new": link("new")}
     assert journal.topology_at(SCOPE, event=number)[0] == memory.topology
     assert journal.topology_at(SCOPE, event=run.id + 2)[0].links == {"old": old}
     assert done_events(record) == (narrowed,)
     assert journal.verify().ok
     add(journal, "more")
-    assert journal.memory(SCOPE).undecided == ()
+    assert journal.last_known(SCOPE).leftover == ()
     journal.prune(record.finished_at + 1 if record.finished_at else 0)
-    assert journal.memory(SCOPE).topology.links["old"].settings == narrowed.after
+    assert journal.last_known(SCOPE).topology.links["old"].settings == narrowed.after
 
 
 def test_what_a_run_could_not_find_out_is_still_unknown_after_it(journal: Journal) -> None:
     hidden, stray = LinkAdded(link("hidden")), LinkAdded(link("stray"))
-    head = structs.replace(header(), carried=(hidden, stray), strays=("stray",))
+    head = structs.replace(header(), carried=(hidden, stray), leftover_links=("stray",))
     run = journal.begin(head, (), [LinkAdded(link("new"))])
-    assert set(journal.memory(SCOPE).undecided) == {hidden, stray, LinkAdded(link("new"))}
+    assert set(journal.last_known(SCOPE).leftover) == {hidden, stray, LinkAdded(link("new"))}
     run.record([Outcome(0)])
     run.finish("done", ended=["stray"])
-    memory = journal.memory(SCOPE)
-    assert memory.undecided == (hidden,)
-    assert set(memory.pending) == {"hidden"}
+    memory = journal.last_known(SCOPE)
+    assert memory.leftover == (hidden,)
+    assert set(memory.leftover_links) == {"hidden"}
     assert journal.run(run.id).touches_link("stray")
     run = journal.begin(head, (), ())
     run.finish("failed", {"stray": "it does not end"})
-    assert journal.memory(SCOPE).undecided == (hidden, stray)
+    assert journal.last_known(SCOPE).leftover == (hidden, stray)
 
 
 def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
@@ -151,11 +151,11 @@ def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
     run.finish("partial", {"babeld": "refused"}, "owed")
     record = journal.run(run.id)
     assert (record.problems, record.extra_cmd) == ({"babeld": "refused"}, "owed")
-    assert journal.memory(SCOPE).extra_cmd_owed
+    assert journal.last_known(SCOPE).extra_cmd_owed
     add(journal, "one")
-    assert journal.memory(SCOPE).extra_cmd_owed, "a run that did not send it changes nothing"
+    assert journal.last_known(SCOPE).extra_cmd_owed, "a run that did not send it changes nothing"
     journal.begin(header(), (), ()).finish("done", extra_cmd="sent")
-    assert not journal.memory(SCOPE).extra_cmd_owed
+    assert not journal.last_known(SCOPE).extra_cmd_owed
     assert journal.verify().ok
 
 
@@ -172,8 +172,8 @@ def test_what_failed_did_not_happen(journal: Journal) -> None:
     run = journal.begin(header(), (), [LinkAdded(link("a")), LinkAdded(link("b"))])
     run.record([Outcome(1), Outcome(0, "EADDRINUSE")])
     run.finish("partial")
-    assert journal.memory(SCOPE) == LastKnown(topology=journal.topology_at(SCOPE)[0])
-    assert set(journal.memory(SCOPE).topology.links) == {"b"}
+    assert journal.last_known(SCOPE) == LastKnown(topology=journal.topology_at(SCOPE)[0])
+    assert set(journal.last_known(SCOPE).topology.links) == {"b"}
     record = journal.run(run.id)
     assert record.outcomes[0].error == "EADDRINUSE"
     assert (record.done, record.failed) == (1, 1)
@@ -184,8 +184,8 @@ def test_scopes_do_not_see_each_other(journal: Journal) -> None:
     second.finish("done")
     first.finish("done")
     add(journal, "one", scope="a")
-    assert set(journal.memory("a").topology.links) == {"one"}
-    assert journal.memory("b") == LastKnown()
+    assert set(journal.last_known("a").topology.links) == {"one"}
+    assert journal.last_known("b") == LastKnown()
     assert [run.header.scope for run in journal.runs()] == ["a", "b", "a"]
 
 
@@ -202,7 +202,7 @@ def test_a_run_that_another_overtook_may_not_go_on(journal: Journal) -> None:
     later = add(journal, "b")
     with pytest.raises(HistoryError, match=f"run {later} began before run {run.id}"):
         run.record([Outcome(0)])
-    assert set(journal.memory(SCOPE).topology.links) == {"b"}
+    assert set(journal.last_known(SCOPE).topology.links) == {"b"}
     assert journal.verify().ok
 
 
@@ -210,7 +210,7 @@ def test_events_that_contradict_each_other_are_named(journal: Journal) -> None:
     add(journal, "a")
     run = journal.begin(header(), [LinkRemoved(link("b"))], ())
     with pytest.raises(HistoryError, match=rf"entry {run.id + 1} of run {run.id}: LinkRemoved"):
-        journal.memory(SCOPE)
+        journal.last_known(SCOPE)
 
 
 def test_memory_begins_at_the_last_snapshot(
@@ -220,7 +220,7 @@ def test_memory_begins_at_the_last_snapshot(
     runs = [add(journal, f"l{number}") for number in range(12)]
     kinds = [entry.kind for entry in journal.follow(0)]
     assert kinds.count("snapshot") == 4
-    assert len(journal.memory(SCOPE).topology.links) == 12
+    assert len(journal.last_known(SCOPE).topology.links) == 12
     for count, run in enumerate(runs, 1):
         assert len(journal.topology_at(SCOPE, run=run)[0].links) == count
     assert journal.verify().ok
@@ -250,8 +250,8 @@ def test_pruning_cuts_no_run_in_two(journal: Journal) -> None:
     assert journal.prune(times[last] + 1).runs == 0
     add(journal, "z", scope="b")
     assert journal.prune(times[max(times)] + 1).runs == 2
-    assert set(journal.memory("a").topology.links) == {"x"}
-    assert set(journal.memory("b").topology.links) == {"y", "z"}
+    assert set(journal.last_known("a").topology.links) == {"x"}
+    assert set(journal.last_known("b").topology.links) == {"y", "z"}
     assert len(journal.runs()) == 1
     assert journal.verify().ok
 
@@ -261,12 +261,12 @@ def test_a_crash_that_is_not_yet_dealt_with_is_never_pruned(journal: Journal) ->
     crashed = journal.begin(header(), (), [LinkAdded(link("b"))])
     assert journal.prune(2**62).runs == 1
     assert journal.prune(2**62).runs == 0
-    assert journal.memory(SCOPE).pending == {"b": link("b")}
+    assert journal.last_known(SCOPE).leftover_links == {"b": link("b")}
     add(journal, "c")
     assert journal.prune(2**62).runs == 2
     with pytest.raises(HistoryError, match=f"no run {crashed.id}: entries up to"):
         journal.run(crashed.id)
-    assert set(journal.memory(SCOPE).topology.links) == {"a", "c"}
+    assert set(journal.last_known(SCOPE).topology.links) == {"a", "c"}
     assert journal.verify().ok
 
 
@@ -314,7 +314,7 @@ def test_a_reader_sees_the_last_state_while_a_writer_writes(journal: Journal, pa
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM entries")
-        assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+        assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
         writer.execute("ROLLBACK")
 
 
@@ -327,7 +327,7 @@ def test_readers_beside_a_writer_that_comes_and_goes_see_whole_runs(path: Path) 
         while not done.is_set() and not troubles:
             try:
                 report = JournalReader(path).verify()
-                links = JournalReader(path).memory(SCOPE).topology.links
+                links = JournalReader(path).last_known(SCOPE).topology.links
             except RaitError as error:
                 troubles.append(str(error))
             else:
@@ -347,7 +347,7 @@ def test_readers_beside_a_writer_that_comes_and_goes_see_whole_runs(path: Path) 
 
 
 def test_a_reader_leaves_nothing_behind(path: Path) -> None:
-    assert JournalReader(path).memory(SCOPE) == LastKnown()
+    assert JournalReader(path).last_known(SCOPE) == LastKnown()
     assert JournalReader(path).runs() == ()
     assert JournalReader(path).head() == GENESIS.hex()
     assert JournalReader(path).verify().ok
@@ -355,7 +355,7 @@ def test_a_reader_leaves_nothing_behind(path: Path) -> None:
     with Journal.open(path) as journal:
         add(journal, "a")
     before = {file.name: file.stat() for file in path.parent.iterdir()}
-    assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+    assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
     assert JournalReader(path).verify().ok
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == {
         name: status.st_mtime_ns for name, status in before.items()
@@ -397,14 +397,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     process = subprocess.run([sys.executable, "-c", script], check=False)
     assert process.returncode == -signal.SIGKILL
     for reader in (JournalReader(path), Journal.open(path)):
-        assert set(reader.memory(SCOPE).topology.links) == {"a", "b"}
-        assert set(reader.memory(SCOPE).pending) == {"c"}
+        assert set(reader.last_known(SCOPE).topology.links) == {"a", "b"}
+        assert set(reader.last_known(SCOPE).leftover_links) == {"c"}
         assert reader.verify().ok
         assert (reader.runs()[-1].status, reader.runs()[-1].unknown) == (None, 1)
     with Journal.open(path) as journal:
         journal.begin(header(), [LinkAdded(link("c"))], ()).finish("done")
-        assert set(journal.memory(SCOPE).topology.links) == {"a", "b", "c"}
-        assert journal.memory(SCOPE).pending == {}
+        assert set(journal.last_known(SCOPE).topology.links) == {"a", "b", "c"}
+        assert journal.last_known(SCOPE).leftover_links == {}
 
 
 def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch)
     now = len(journal_schema.STEPS)
     monkeypatch.setattr(journal_schema, "STEPS", (*journal_schema.STEPS, add_note))
     before = path.read_bytes()
-    assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+    assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
     assert path.read_bytes() == before
     with Journal.open(path) as journal:
         assert journal.head() == head
@@ -437,7 +437,7 @@ def test_an_entry_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: P
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE entries SET kind = 'teleported' WHERE id = 2")
     with pytest.raises(HistoryError, match=r"entry 2 .*'teleported'.*upgrade rait"):
-        journal.memory(SCOPE)
+        journal.last_known(SCOPE)
 
 
 def test_an_event_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: Path) -> None:
@@ -445,7 +445,7 @@ def test_an_event_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: P
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE entries SET payload = ? WHERE id = 2", (b'{"type":"Moon"}',))
     with pytest.raises(HistoryError, match=r"entry 2 .*Moon"):
-        journal.memory(SCOPE)
+        journal.last_known(SCOPE)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_an_event_of_a_kind_to_come_is_refused_by_name(journal: Journal, path: P
 def test_a_file_that_is_no_journal_is_an_error(path: Path, content: bytes, says: str) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    for use in (Journal.open, lambda where: JournalReader(where).memory(SCOPE)):
+    for use in (Journal.open, lambda where: JournalReader(where).last_known(SCOPE)):
         with pytest.raises(MachineError, match=rf"{path}.*{says}"):
             use(path)
 
@@ -465,7 +465,7 @@ def test_anothers_database_is_left_alone(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE theirs (value)")
     before = path.read_bytes()
-    for use in (Journal.open, lambda where: JournalReader(where).memory(SCOPE)):
+    for use in (Journal.open, lambda where: JournalReader(where).last_known(SCOPE)):
         with pytest.raises(HistoryError, match="not a journal of rait"):
             use(path)
     assert path.read_bytes() == before
@@ -515,12 +515,18 @@ def test_a_run_that_fails_as_the_last_one_did_is_counted(journal: Journal, path:
     assert next(run.id for run in journal.runs(since=record.repeated.until)) == first
     assert journal.verify(head).ok
     assert fail(journal, "no \udc80") != first, "something came in between"
-    assert set(journal.memory(SCOPE).topology.links) == {"a", "b"}
+    assert set(journal.last_known(SCOPE).topology.links) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"command": "rait down"}, {"uid": 1}, {"version": "2"}, {"public_key": "o"}, {"left": (1,)}],
+    [
+        {"command": "rait down"},
+        {"uid": 1},
+        {"version": "2"},
+        {"public_key": "o"},
+        {"leftover_noticed": (1,)},
+    ],
 )
 def test_another_run_that_fails_alike_is_another(
     journal: Journal, changed: dict[str, object]
@@ -550,13 +556,15 @@ def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal
     run = journal.begin(header(), (), events)
     run.record([Outcome(0, "EBUSY")])
     assert run.id == first
-    assert set(journal.memory(SCOPE).pending) == {"x", "y"}, "what failed may be half done"
+    assert set(journal.last_known(SCOPE).leftover_links) == {"x", "y"}, (
+        "what failed may be half done"
+    )
     run.record([Outcome(1)])
     run.finish("partial")
     record = journal.run(run.id)
     assert run.id > first
     assert (record.outcomes[0].error, record.outcomes[1].error) == ("EBUSY", None)
-    assert set(journal.memory(SCOPE).topology.links) == {"y"}
+    assert set(journal.last_known(SCOPE).topology.links) == {"y"}
     (one, other) = journal.runs()
     assert (one.id, one.repeated and one.repeated.count) == (first, 1)
     assert (other.id, other.repeated) == (run.id, None)
@@ -586,8 +594,8 @@ def test_a_repetition_that_is_killed_is_a_run_that_never_finished(
     run.record([Outcome(0, "EBUSY")])
     journal.close()
     with Journal.open(path) as after:
-        memory = after.memory(SCOPE)
-        assert (memory.undecided, set(memory.pending)) == (tuple(events), {"x", "y"})
+        memory = after.last_known(SCOPE)
+        assert (memory.leftover, set(memory.leftover_links)) == (tuple(events), {"x", "y"})
         record = after.run(first)
         assert (record.repeated and record.repeated.count, record.retried_at) == (1, 77)
         assert after.verify().ok
@@ -637,9 +645,9 @@ def test_what_is_too_old_goes_by_itself_now_and_then(
         with at(path, 2100) as journal:
             assert journal.prune_old(1000).runs == 0, "a tenth longer than it must"
     with at(path, 2101) as journal:
-        memory = journal.memory(SCOPE)
+        memory = journal.last_known(SCOPE)
         assert journal.prune_old(1000).runs == 1
-        assert journal.memory(SCOPE) == memory
+        assert journal.last_known(SCOPE) == memory
         assert len(journal.runs()) == 2
         assert journal.verify().ok
         monkeypatch.setattr(journal_prune, "is_due", lambda *_: pytest.fail("again"))
@@ -651,17 +659,17 @@ def test_a_crash_that_nobody_dealt_with_does_not_keep_all_that_came_later(path: 
         journal.begin(header("gone"), (), [LinkAdded(link("a"))])
     with at(path, 1000) as journal:
         add(journal, "b")
-        memories = [journal.memory(scope) for scope in ("gone", SCOPE)]
+        memories = [journal.last_known(scope) for scope in ("gone", SCOPE)]
     with at(path, 1500) as journal:
         assert journal.prune(900).runs == 0, "by hand it stays"
         assert journal.prune_old(600).runs == 1
-        assert [journal.memory(scope) for scope in ("gone", SCOPE)] == memories
-        assert set(journal.memory("gone").pending) == {"a"}, "it is still not forgotten"
+        assert [journal.last_known(scope) for scope in ("gone", SCOPE)] == memories
+        assert set(journal.last_known("gone").leftover_links) == {"a"}, "it is still not forgotten"
         assert journal.verify().ok
         assert journal.prune(2**62).runs == 1
-        assert [journal.memory(scope) for scope in ("gone", SCOPE)] == memories
+        assert [journal.last_known(scope) for scope in ("gone", SCOPE)] == memories
         journal.begin(header("gone"), [LinkAdded(link("a"))], ()).finish("done")
-        assert journal.memory("gone").pending == {}
+        assert journal.last_known("gone").leftover_links == {}
 
 
 def test_what_a_run_is_unsure_of_outlasts_a_snapshot(
@@ -671,11 +679,11 @@ def test_what_a_run_is_unsure_of_outlasts_a_snapshot(
     run = journal.begin(header(), (), [LinkAdded(link("a"))])
     run.record([Outcome(0, "EBUSY")])
     run.finish("failed", unsure=[0])
-    assert journal.memory(SCOPE).undecided == (LinkAdded(link("a")),)
+    assert journal.last_known(SCOPE).leftover == (LinkAdded(link("a")),)
     assert journal.prune(2**62).runs == 1
-    assert journal.memory(SCOPE).undecided == (LinkAdded(link("a")),)
+    assert journal.last_known(SCOPE).leftover == (LinkAdded(link("a")),)
     add(journal, "b")
-    assert journal.memory(SCOPE).undecided == ()
+    assert journal.last_known(SCOPE).leftover == ()
 
 
 # Clocks that are wrong
@@ -754,7 +762,7 @@ def test_runs_after_a_time_in_the_future_are_pruned_in_the_end(path: Path) -> No
         add_at(path, when, name)
     with at(path, FIRST + 10 * DAY) as journal:
         assert journal.prune(FIRST + 2 * DAY).runs == 3
-        assert [set(run.links) for run in [journal.memory(SCOPE).topology]] == [set("abcd")]
+        assert [set(run.links) for run in [journal.last_known(SCOPE).topology]] == [set("abcd")]
 
 
 def test_a_clock_that_jumps_ahead_does_not_cost_the_whole_journal(path: Path) -> None:

@@ -48,7 +48,7 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 def read_all(path: Path) -> None:
     """Everything that commands ask of a journal. Raises RaitError."""
     reader = JournalReader(path)
-    reader.memory(SCOPE)
+    reader.last_known(SCOPE)
     reader.topology_at(SCOPE, event=3)
     reader.topology_at(SCOPE, time=2**62)
     for run in (*reader.runs(), reader.run(1)):

@@ -68,11 +68,11 @@ with Journal.open(path) as journal:
     for reader in (journal, JournalReader(path)):
         assert reader.head() == head
         assert reader.verify().ok
-        assert set(reader.memory(SCOPE).topology.links) == {"a"}
+        assert set(reader.last_known(SCOPE).topology.links) == {"a"}
     ballast.unlink()
     add(journal, "b")
 assert JournalReader(path).verify(head).ok
-assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a", "b"}
+assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a", "b"}
 """,
     )
 
@@ -88,11 +88,11 @@ with Journal.open(path) as journal:
     refused(lambda: run.record([Outcome(0), *errors]), "no space left")
 with Journal.open(path) as journal:
     assert journal.verify().ok
-    assert len(journal.memory(SCOPE).pending) == 100
+    assert len(journal.last_known(SCOPE).leftover_links) == 100
 ballast.unlink()
 with Journal.open(path) as journal:
     add(journal, "b")
-    assert set(journal.memory(SCOPE).topology.links) == {"b"}
+    assert set(journal.last_known(SCOPE).topology.links) == {"b"}
     assert journal.verify().ok
 """,
     )
@@ -104,7 +104,7 @@ def test_a_journal_cannot_be_made_on_a_full_disk_and_can_later(tmp_path: Path) -
         """
 fill()
 refused(lambda: Journal.open(path), "no space left")
-assert JournalReader(path).memory(SCOPE) == LastKnown()
+assert JournalReader(path).last_known(SCOPE) == LastKnown()
 ballast.unlink()
 with Journal.open(path) as journal:
     add(journal, "a")
@@ -120,13 +120,13 @@ def test_pruning_needs_no_space_to_speak_of(tmp_path: Path) -> None:
 for number in range(20):
     with Journal.open(path) as journal:
         add(journal, *(f"l{number}x{n}" for n in range(10)))
-        memory = journal.memory(SCOPE)
+        memory = journal.last_known(SCOPE)
 fill()
 with ballast.open("rb+") as file:
     file.truncate(ballast.stat().st_size - path.stat().st_size - 64 * 1024)
 with Journal.open(path) as journal:
     assert journal.prune(2**62).runs == 20
-    assert journal.memory(SCOPE) == memory
+    assert journal.last_known(SCOPE) == memory
     assert journal.verify().ok
 """,
     )
@@ -140,7 +140,7 @@ with Journal.open(path) as journal:
     add(journal, "a")
 mount("-o", "remount,ro")
 refused(lambda: Journal.open(path), "Read-only file system")
-assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
 assert JournalReader(path).verify().ok
 mount("-o", "remount,rw")
 with Journal.open(path) as journal:
@@ -163,10 +163,10 @@ os._exit(0)
 subprocess.run([sys.executable, "-c", child, str(path)], check=True)
 assert path.with_name("journal.db-wal").stat().st_size
 mount("-o", "remount,ro")
-assert set(JournalReader(path).memory(SCOPE).topology.links) == {"a"}
+assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
 mount("-o", "remount,rw")
 path.with_name("journal.db-shm").unlink()
 mount("-o", "remount,ro")
-refused(lambda: JournalReader(path).memory(SCOPE), "read-only")
+refused(lambda: JournalReader(path).last_known(SCOPE), "read-only")
 """,
     )

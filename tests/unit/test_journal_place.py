@@ -88,7 +88,7 @@ def test_what_is_no_journal_is_refused_and_left_as_it_was(
     conf.write_text(f'private_key = "{PRIVATE}"\n{CONF}'.replace("journal.db", str(named)))
     conf.chmod(0o600)
     before = state(directory)
-    for use in (Journal.open, lambda path: JournalReader(path).memory(SCOPE)):
+    for use in (Journal.open, lambda path: JournalReader(path).last_known(SCOPE)):
         with pytest.raises(RaitError, match=says):
             use(named)
     for command in (["down"], ["rollback"], ["log", "prune", "--keep", "1s"], ["log"]):
@@ -131,7 +131,7 @@ def test_who_names_a_journal_by_a_link_sees_what_a_crash_left(directory: Path) -
     script += "add(Journal.open(sys.argv[1]), 'a'); os._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
     link.symlink_to(path.name)
-    assert set(JournalReader(link).memory(SCOPE).topology.links) == {"a"} != LastKnown()
+    assert set(JournalReader(link).last_known(SCOPE).topology.links) == {"a"} != LastKnown()
     assert lock_path(link) == lock_path(path), "and waits for who names the file itself"
 
 
@@ -155,7 +155,7 @@ os._exit(0)
     assert path.with_name("journal.db-journal").stat().st_size
     with Journal.open(path) as journal:
         assert journal.verify().ok
-        assert len(journal.memory(SCOPE).topology.links) == 50
+        assert len(journal.last_known(SCOPE).topology.links) == 50
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])

@@ -282,4 +282,4 @@ def test_a_report_says_how_much_is_sound(path: Path) -> None:
     assert report.head == JournalReader(path).head() != GENESIS.hex()
     assert report.dropped == 4
     assert report.entries == JournalReader(path).last_id() - 4
-    assert JournalReader(path).memory(SCOPE).topology.links.keys() == {"a", "b", "c"}
+    assert JournalReader(path).last_known(SCOPE).topology.links.keys() == {"a", "b", "c"}

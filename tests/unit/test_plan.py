@@ -10,7 +10,7 @@ from rait.domain.config.schema import Config, Family, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
-from rait.domain.history import LastKnown, perhaps
+from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, count_wanted, plan
 from rait.domain.topology import (
     EMPTY,
@@ -214,8 +214,8 @@ def test_an_endpoint_that_a_run_may_have_applied_is_better_than_none() -> None:
     registry = [peer("far", 50221, "far.example")]
     known = {("far.example", IP4.address_family): ("192.0.2.7",)}
     there = plan(CONFIG, NODE, registry, known).topology
-    cut_off = LastKnown(undecided=diff(EMPTY, there))
-    planned = plan(CONFIG, NODE, registry, None, perhaps(cut_off))
+    cut_off = LastKnown(leftover=diff(EMPTY, there))
+    planned = plan(CONFIG, NODE, registry, None, with_leftovers(cut_off))
     assert planned.topology == there
 
 

@@ -120,7 +120,7 @@ def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
 
 
 def test_what_the_run_before_left_is_told_as_such() -> None:
-    run = structs.replace(RUN, header=structs.replace(RUN.header, left=(0,)))
+    run = structs.replace(RUN, header=structs.replace(RUN.header, leftover_noticed=(0,)))
     assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in "\n".join(
         run_whole(run)
     )

@@ -109,7 +109,7 @@ def test_each_spelling_finds_the_runs_of_all(rait: Rait, monkeypatch: pytest.Mon
         with Journal.open(rait.journal) as journal:
             name = filed_under(journal, normal(path))
             assert name == str(rait.directory / "link.conf"), "it ran last"
-            assert set(journal.memory(name).topology.links) == {"new"}
+            assert set(journal.last_known(name).topology.links) == {"new"}
 
 
 def test_a_link_that_leads_elsewhere_now_is_the_same_configuration(rait: Rait) -> None:

@@ -21,7 +21,7 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.history import LastKnown, RunHeader, RunRecord, Snapshot, remember
+from rait.domain.history import LastKnown, RunHeader, RunRecord, Snapshot, last_known
 from rait.domain.plan import Node, plan
 from rait.domain.settle import Scope, Settled, settle
 from rait.domain.topology import (
@@ -136,7 +136,7 @@ def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
 
 
 def test_a_vrf_of_a_run_that_was_cut_off_before_it_was_marked_is_ours() -> None:
-    known = LastKnown(pending_vrfs={"mesh": 100}, home="boot/1")
+    known = LastKnown(leftover_vrfs={"mesh": 100}, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
     assert events_of(settle(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
 
@@ -251,14 +251,14 @@ def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
 def test_what_a_killed_run_made_is_ours() -> None:
     intended = (VrfAdded("mesh", 100), RuleAdded(RULE))
     killed = RunRecord(id=1, last_id=3, header=HEADER, intended=intended)
-    memory = remember(Snapshot(), [killed])
+    memory = last_known(Snapshot(), [killed])
     there = seen(vrfs={"mesh": ObservedVrf(100)}, rules=RULES.rules)
     assert events_of(settle(there, EMPTY, memory, SCOPE)) == (
         RuleRemoved(RULE),
         VrfRemoved("mesh", 100),
     )
     told = structs.replace(killed, outcomes={0: Outcome(0, "refused"), 1: Outcome(1, "refused")})
-    assert events_of(settle(there, EMPTY, remember(Snapshot(), [told]), SCOPE)) == ()
+    assert events_of(settle(there, EMPTY, last_known(Snapshot(), [told]), SCOPE)) == ()
 
 
 def test_undo_takes_back_vrfs_and_rules_whatever_else_has_changed() -> None:

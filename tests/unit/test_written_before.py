@@ -50,7 +50,7 @@ def test_the_log_tells_every_run(journal: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_the_topology_is_what_the_runs_made(journal: Path) -> None:
-    memory = JournalReader(journal).memory(SCOPE)
+    memory = JournalReader(journal).last_known(SCOPE)
     links = memory.topology.links
     assert sorted(links) == NAMES
     assert {link.settings.mtu for link in links.values()} == {1400}
@@ -66,19 +66,19 @@ def test_an_earlier_topology_is_there_too(journal: Path) -> None:
 
 
 def test_a_run_that_never_ended_is_remembered(journal: Path) -> None:
-    assert list(JournalReader(journal).memory(OTHER).pending) == ["cut4x50999"]
+    assert list(JournalReader(journal).last_known(OTHER).leftover_links) == ["cut4x50999"]
 
 
 def test_a_new_run_goes_on_from_there(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Journal.open(journal) as opened:
-        link = opened.memory(SCOPE).topology.links["old4x50223"]
+        link = opened.last_known(SCOPE).topology.links["old4x50223"]
         header = RunHeader(
             scope=SCOPE, command="down", version="", uid=0, started_at=2**60, public_key=""
         )
         run = opened.begin(header, (), (LinkRemoved(link),))
         run.record([Outcome(0)])
         run.finish("done")
-    assert sorted(JournalReader(journal).memory(SCOPE).topology.links) == NAMES[:2]
+    assert sorted(JournalReader(journal).last_known(SCOPE).topology.links) == NAMES[:2]
     assert main(["log", "verify", "--journal", str(journal)]) == 0
     capsys.readouterr()
 
@@ -145,7 +145,7 @@ def test_a_later_log_tells_every_run(
 
 def test_a_later_topology_has_instances_of_namespaces(later_journal: Path) -> None:
     reader = JournalReader(later_journal)
-    now = reader.memory(SCOPE).topology.links
+    now = reader.last_known(SCOPE).topology.links
     before = reader.topology_at(SCOPE, run=10)[0].links
     assert sorted(now) == [f"new4x5022{n}" for n in range(1, 5)]
     assert {link.settings.mtu for link in now.values()} == {1400}

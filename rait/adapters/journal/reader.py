@@ -25,8 +25,8 @@ from rait.domain.history import (
     Snapshot,
     VerifyReport,
     fold,
-    made_in,
-    remember,
+    last_known,
+    links_made,
 )
 from rait.domain.timeline import Span, Start, spans
 from rait.domain.topology import Topology
@@ -55,16 +55,16 @@ class JournalReader:
         with journal_file.explained(self.path, "read"):
             return journal_file.absence(self.path)
 
-    def memory(self, scope: str) -> LastKnown:
+    def last_known(self, scope: str) -> LastKnown:
         """What is known of the scope now."""
         return self._ask(lambda connection: recall(connection, scope))
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the links that another scope knows, each with that scope.
 
-        ``seen`` is as in ``made_in``. Where several know a link, this one among them, it is of the
-        one that made it last: the others do not know yet that theirs is gone. This folds what every
-        scope did, so it is to be asked only where it must be known.
+        ``seen`` is as in ``links_made``. Where several know a link, this one among them, it is
+        of the one that made it last: the others do not know yet that theirs is gone. This folds
+        what every scope did, so it is to be asked only where it must be known.
         """
         return self._ask(lambda connection: _claims(connection, scope, seen))
 
@@ -166,7 +166,7 @@ class JournalReader:
 def recall(connection: sqlite3.Connection, scope: str) -> LastKnown:
     """What is known of the scope now."""
     _, start, runs = _known(connection, scope)
-    return remember(start, runs)
+    return last_known(start, runs)
 
 
 def _known(
@@ -229,7 +229,7 @@ def _claims(
     latest: dict[str, tuple[int, str]] = {}
     for each in sorted(scopes):
         upto, start, runs = _known(connection, each)
-        for name, entry in made_in(start, runs, upto, seen).items():
+        for name, entry in links_made(start, runs, upto, seen).items():
             latest[name] = max(latest.get(name, (-1, "")), (entry, each))
     return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
