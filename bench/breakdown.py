@@ -26,7 +26,7 @@ PARTS = (
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.up", "plan"),
-    ("diff", "rait.app.session", "settle"),
+    ("diff", "rait.app.session", "reconcile"),
     ("diff", "rait.app.session", "diff"),
 )
 

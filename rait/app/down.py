@@ -8,7 +8,7 @@ from rait.app.report import Report
 from rait.app.session import read_write, synced_routing
 from rait.app.turn import Options
 from rait.domain.errors import Problem
-from rait.domain.settle import Stranger
+from rait.domain.reconcile import Stranger
 from rait.domain.topology import EMPTY
 
 

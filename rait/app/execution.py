@@ -20,7 +20,7 @@ from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import ExtraCmd, LastKnown
 from rait.domain.history import Status as RunStatus
-from rait.domain.settle import Settled, Stranger
+from rait.domain.reconcile import Settled, Stranger
 from rait.domain.topology import Topology
 from rait.domain.words import few
 
@@ -63,7 +63,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
         ``earlier`` tells what recent runs cost, and is asked only if this one costs anything.
         """
-        before, after, known = self.settled.before, self.settled.after, self.memory.topology
+        before, after, known = self.settled.observed, self.settled.desired, self.memory.topology
         if not lost_sessions(before, after, known, self.dead):
             return None
         return excessive_removal(
@@ -149,7 +149,7 @@ class Execution:
         # The tunnels do not wait for babeld; a sync that is of babeld alone fails with it.
         alone = self._routing is not None and self._routing.asked
         bad = self._failed.keys() if alone else self._broken
-        good = self._change.settled.after.links.keys() - bad
+        good = self._change.settled.desired.links.keys() - bad
         return "partial" if good or self._happened or not bad else "failed"
 
     def perform(self, run: Run) -> None:
@@ -251,7 +251,7 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
     settled = change.settled
     told = {p.link for p in settled.problems}
     strangers = [stranger for stranger in settled.strangers if stranger.link not in told]
-    wanted = settled.after.links.keys() | {p.link for p in settled.problems if p.link is not None}
+    wanted = settled.desired.links.keys() | {p.link for p in settled.problems if p.link is not None}
     failures = [
         Failure(p.link, p.message, p.severity == "warning")
         for p in settled.problems

@@ -18,7 +18,7 @@ from rait.app.turn import Options
 from rait.domain.backend import ObservedLink
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import LastKnown
-from rait.domain.settle import doubtful, is_ours, unread_of_ours
+from rait.domain.reconcile import doubtful, is_ours, unread_of_ours
 
 
 class Listing(Struct, frozen=True):

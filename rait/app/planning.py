@@ -37,7 +37,7 @@ from rait.domain.errors import ConfigError, SourceError
 from rait.domain.guard import Losses, losses_of, merged
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
-from rait.domain.settle import Scope, is_ours, settle, strangers_among
+from rait.domain.reconcile import Scope, is_ours, reconcile, strangers_among
 from rait.domain.topology import Origin
 
 STATE_FORMAT = "rait-state-1"
@@ -106,15 +106,15 @@ def _plan_against(options: Options, state: State) -> Report:
         state.memory.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
-    settled = settle(state.observation, wanted.topology, state.memory, scope, wanted.names)
+    settled = reconcile(state.observation, wanted.topology, state.memory, scope, wanted.names)
     peers, doubts = registry.peers, doubts_about(registry.peers, wanted)
     settled, losses = judged(settled, doubts, loaded.config, peers.describe)
     refuse(settled)
     memory = state.memory
-    left, others = told_apart(memory.topology, settled.before, memory.leftover)
+    left, others = told_apart(memory.topology, settled.observed, memory.leftover)
     change = Change(
         settled=settled,
-        events=diff(settled.before, settled.after),
+        events=diff(settled.observed, settled.desired),
         drift=(*left, *others),
         left=frozenset(left),
         dead=dead_among(state.observation),

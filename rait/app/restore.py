@@ -252,7 +252,7 @@ def _undoing(
     links = _born_today(goal.links, session)
     desired = structs.replace(goal, links=links, babel=memory.topology.babel)
     change = session.compare(desired, memory, routing)
-    before, after = change.settled.before, change.settled.after
+    before, after = change.settled.observed, change.settled.desired
     after = Topology(
         only(names, before.links, after.links),
         only(names, before.babel, after.babel),
@@ -260,7 +260,7 @@ def _undoing(
         only(names, before.rules, after.rules),
     )
     problems = tuple(p for p in change.settled.problems if p.link is None or p.link in names)
-    settled = structs.replace(change.settled, before=before, after=after, problems=problems)
+    settled = structs.replace(change.settled, observed=before, desired=after, problems=problems)
     # What others changed in other links is for the next `up` to find.
     drift = tuple(event for event in change.drift if event.name in names)
     unknown = change.memory.leftover
@@ -270,11 +270,11 @@ def _undoing(
 
 def _with_known_psks(change: Change) -> Change:
     """The change without preshared keys that cannot be brought back; it still does the rest."""
-    before, after = change.settled.before, change.settled.after
+    before, after = change.settled.observed, change.settled.desired
     links, problems = without_unknown_psks(before.links, after.links)
     after = structs.replace(after, links=links)
     problems = (*change.settled.problems, *problems)
-    settled = structs.replace(change.settled, after=after, problems=problems)
+    settled = structs.replace(change.settled, desired=after, problems=problems)
     return structs.replace(change, settled=settled, events=diff(before, after))
 
 

@@ -41,7 +41,7 @@ from rait.domain.guard import (
     recent_losses,
 )
 from rait.domain.history import LastKnown, RunHeader
-from rait.domain.settle import Scope, Settled, doubtful, placed, settle, unread_of_ours
+from rait.domain.reconcile import Scope, Settled, doubtful, placed, reconcile, unread_of_ours
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 from rait.domain.words import counted, few
 
@@ -134,26 +134,26 @@ class Session:
         """
         observation, settled = self._look(desired, memory, names)
         if desired is None:
-            settled = Settled(settled.before, settled.before, strangers=settled.strangers)
+            settled = Settled(settled.observed, settled.observed, strangers=settled.strangers)
         losses: tuple[str, ...] = ()
         if doubts:
             settled, losses = judged(settled, doubts, self.config, self.registry.peers.describe)
         refuse(settled)
         self.options.debug(
             f"observed {counted(len(observation.links), 'WireGuard link')}, "
-            f"{len(settled.before.links)} of them ours"
+            f"{len(settled.observed.links)} of them ours"
         )
         told = routing is not None and _concerns_babeld(settled, memory, routing)
         problem: str | None = None
         if routing is not None and told:
             settled, problem = _with_routing(settled, memory, routing)
-        left, others = _noticed(memory, settled.before)
-        strays = tuple(sorted(memory.leftover_links.keys() - settled.before.links.keys()))
+        left, others = _noticed(memory, settled.observed)
+        strays = tuple(sorted(memory.leftover_links.keys() - settled.observed.links.keys()))
         return Change(
             settled=settled,
             routing_problem=problem,
             extra_cmd_owed=told and problem is None and memory.extra_cmd_owed,
-            events=diff(settled.before, settled.after),
+            events=diff(settled.observed, settled.desired),
             drift=(*left, *others),
             left=frozenset(left),
             dead=dead_among(observation),
@@ -187,7 +187,7 @@ class Session:
     ) -> tuple[Observation, Settled]:
         observation = self.observe(memory)
         scope = self.scope_among(observation, memory)
-        return observation, settle(observation, desired or EMPTY, memory, scope, names)
+        return observation, reconcile(observation, desired or EMPTY, memory, scope, names)
 
     def _carried(
         self, observation: Observation, memory: LastKnown, strays: Sequence[str], *, babeld: bool
@@ -243,7 +243,7 @@ class Session:
             look_again=lambda known, failed: self._look_again(change, known, failed, routing),
         )
         run_id: int | None = None
-        isolation.mark_known(change.settled.before, change.memory)
+        isolation.mark_known(change.settled.observed, change.memory)
         header = partial(self._header, command, peers_digest, change, accepted=accepted)
         if change.events or change.drift or change.strays:
             run = journal.begin(header(), change.drift, change.events)
@@ -303,8 +303,8 @@ class Session:
             return Aftermath((), tuple(unsure))
         problem: str | None = None
         if asked is not None:
-            after = change.settled.after
-            settled = Settled(settled.before, after)
+            after = change.settled.desired
+            settled = Settled(settled.observed, after)
             settled, problem = _with_routing(settled, memory, asked)
         hidden = self._hidden(observation, memory, failed)
         unsure = [
@@ -313,7 +313,7 @@ class Session:
             if (problem is not None if isinstance(event, ToBabeld) else event.name in hidden)
         ]
         looked = [event for event in failed if event not in unsure]
-        return Aftermath(half_done(known, settled.before, looked), tuple(unsure))
+        return Aftermath(half_done(known, settled.observed, looked), tuple(unsure))
 
     def _hidden(
         self, observation: Observation, memory: LastKnown, failed: Sequence[Event]
@@ -370,7 +370,7 @@ def _noticed(memory: LastKnown, seen: Topology) -> tuple[tuple[Event, ...], tupl
 
 def _concerns_babeld(settled: Settled, memory: LastKnown, routing: Routing) -> bool:
     """babeld is left in peace where there are no links, nor were any."""
-    some = settled.before.links or settled.after.links or memory.topology.babel
+    some = settled.observed.links or settled.desired.links or memory.topology.babel
     return routing.asked or bool(some)
 
 
@@ -379,10 +379,10 @@ def _with_routing(
 ) -> tuple[Settled, str | None]:
     """Without babeld the tunnels still come and go; what is the matter is for the report."""
     try:
-        before, after = routing.compare(settled.before, settled.after, memory.topology)
+        before, after = routing.compare(settled.observed, settled.desired, memory.topology)
     except RaitError as error:
         return settled, str(error)
-    return structs.replace(settled, before=before, after=after), None
+    return structs.replace(settled, observed=before, desired=after), None
 
 
 def judged(
@@ -393,7 +393,7 @@ def judged(
     Raises MachineError where that, with what is new, makes more links than there may be.
     """
     verdict = judge(settled, doubts, config.transports, describe)
-    before, after = verdict.settled.before.links, verdict.settled.after.links
+    before, after = verdict.settled.observed.links, verdict.settled.desired.links
     if len(after) > config.max_links and after.keys() - before.keys():
         raise MachineError(
             f"there would be {len(after)} links, counting those whose entries cannot be read, but "

@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 
 from rait.domain.config.schema import Transport
 from rait.domain.errors import Problem, SkippedEntry
-from rait.domain.settle import Settled
+from rait.domain.reconcile import Settled
 from rait.domain.topology import Link
 from rait.domain.vrf import isolation_of
 from rait.domain.words import few
@@ -67,15 +67,15 @@ def judge(
     """
     losing = {
         name: link
-        for name, link in settled.before.links.items()
-        if _loses_its_peer(link, settled.after.links.get(name))
+        for name, link in settled.observed.links.items()
+        if _loses_its_peer(link, settled.desired.links.get(name))
     }
     if not losing or not doubts:
         return Judged(settled)
     index = _Index(doubts, transports)
     kept, losses, unexplained = {}, [], []
     for name, link in losing.items():
-        unread = index.unreadable(link, replaced=name in settled.after.links)
+        unread = index.unreadable(link, replaced=name in settled.desired.links)
         if unread is not None:
             kept[name] = unread
         elif (lost := index.unavailable(link)) is not None:
@@ -166,7 +166,7 @@ def _perhaps(names: list[str]) -> str:
 def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
     if not kept:
         return settled
-    before, after = settled.before.links, dict(settled.after.links)
+    before, after = settled.observed.links, dict(settled.desired.links)
     after |= {name: before[name] for name in kept}
     problems = [
         Problem(
@@ -179,11 +179,11 @@ def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
     ]
     standing = set(kept)
     problems += _yield_ports(before, after, standing)
-    isolation = isolation_of((before[name] for name in standing), settled.before, settled.after)
+    isolation = isolation_of((before[name] for name in standing), settled.observed, settled.desired)
     return structs.replace(
         settled,
-        after=structs.replace(
-            settled.after, links=after, vrfs=isolation.vrfs, rules=isolation.rules
+        desired=structs.replace(
+            settled.desired, links=after, vrfs=isolation.vrfs, rules=isolation.rules
         ),
         problems=(*settled.problems, *problems),
     )

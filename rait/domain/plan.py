@@ -47,7 +47,7 @@ class Node(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True):
     """What should be, and which peers get no link and why.
 
-    ``names`` are for settle: an address that a name has is no more than a hint of where a peer is.
+    ``names`` are for reconcile: an address that a name has is only a hint of where a peer is.
     """
 
     topology: Topology

@@ -13,7 +13,7 @@ from rait.domain.diff import diff
 from rait.domain.doubt import Doubt, judge
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import replay
-from rait.domain.settle import Settled
+from rait.domain.reconcile import Settled
 from rait.domain.topology import (
     Device,
     Link,
@@ -61,7 +61,7 @@ def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
     judged = judge(Settled(before, after), found, TRANSPORTS, str)
-    now = judged.settled.after.links
+    now = judged.settled.desired.links
     told = {problem.link for problem in judged.settled.problems}
     for name, link in before.links.items():
         keyed = [d for d in found if d.entry.public_key is not None and may_be(d, link)]
@@ -80,7 +80,7 @@ def test_what_is_not_in_doubt_goes_its_way(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
     judged = judge(Settled(before, after), found, TRANSPORTS, str)
-    now = judged.settled.after
+    now = judged.settled.desired
     told = {problem.link for problem in judged.settled.problems}
     untold = (before.links.keys() | after.links.keys()) - told
     assert {n: now.links.get(n) for n in untold} == {n: after.links.get(n) for n in untold}
@@ -88,7 +88,7 @@ def test_what_is_not_in_doubt_goes_its_way(
     vrfs = {*now.vrfs.items()}
     assert {*after.vrfs.items()} <= vrfs <= {*before.vrfs.items(), *after.vrfs.items()}
     assert {*after.rules} <= {*now.rules} <= {*before.rules, *after.rules}
-    assert judged.settled.before == before
+    assert judged.settled.observed == before
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
@@ -98,7 +98,7 @@ def test_a_link_that_an_entry_may_cost_is_told(
     """The run has not done well then: the problem or the loss shows in its status."""
     judged = judge(Settled(before, after), found, TRANSPORTS, str)
     for link in before.links.values():
-        if not loses(link, after) or judged.settled.after.links.get(link.name) == link:
+        if not loses(link, after) or judged.settled.desired.links.get(link.name) == link:
             continue
         telling = (d for d in found if d.entry.public_key or d.entry.send_port is not None)
         if any(may_be(doubt, link) for doubt in telling):
@@ -106,7 +106,7 @@ def test_a_link_that_an_entry_may_cost_is_told(
         elif any(d.entry.public_key is None and d.entry.send_port is None for d in found):
             assert judged.losses
     if judged.losses:
-        assert any(loses(link, judged.settled.after) for link in before.links.values())
+        assert any(loses(link, judged.settled.desired) for link in before.links.values())
 
 
 def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
@@ -125,12 +125,12 @@ def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
 
     before, after = topology("old", 1, 1, 2), topology("new", 2, 1)
     doubt = Doubt(SkippedEntry("2", None, None), Problem("wrong", "warning"))
-    now = judge(Settled(before, after), (doubt,), TRANSPORTS, str).settled.after
+    now = judge(Settled(before, after), (doubt,), TRANSPORTS, str).settled.desired
     assert now.links == {"w1": after.links["w1"], "w2": before.links["w2"]}
     assert now.vrfs == {"old": 1, "new": 2}
     assert now.rules == {**before.rules, **after.rules}
     same_mark = structs.replace(after, rules={}, links=topology("new", 1, 1).links)
-    now = judge(Settled(before, same_mark), (doubt,), TRANSPORTS, str).settled.after
+    now = judge(Settled(before, same_mark), (doubt,), TRANSPORTS, str).settled.desired
     assert now.rules == {}, "the mark's rules are those of the links that are to be"
 
 
@@ -144,7 +144,7 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
     before, after = Topology({"w5": link("there")}), Topology({"w5": link("newcomer")})
     doubt = Doubt(SkippedEntry(None, "ip4", 5), Problem("no key", "warning"))
     judged = judge(Settled(before, after), (doubt,), TRANSPORTS, lambda p: p.message)
-    assert judged.settled.after == after
+    assert judged.settled.desired == after
     (loss,) = judged.losses
     entry = "an entry that cannot be read may be that of this peer"
     assert loss == f"link w5 loses its peer, and {entry}: no key"
@@ -155,11 +155,11 @@ def test_links_that_stay_leave_a_valid_state_to_reach(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
     settled = judge(Settled(before, after), found, TRANSPORTS, str).settled
-    ports = Counter(link.device.listen_port for link in settled.after.links.values())
+    ports = Counter(link.device.listen_port for link in settled.desired.links.values())
     ports.pop(0, None)
     assert all(count == 1 for count in ports.values())
-    assert all(name == link.name for name, link in settled.after.links.items())
-    assert replay(before, diff(before, settled.after)) == settled.after
+    assert all(name == link.name for name, link in settled.desired.links.items())
+    assert replay(before, diff(before, settled.desired)) == settled.desired
 
 
 @given(some.topologies(), some.topologies())

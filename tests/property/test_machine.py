@@ -47,7 +47,7 @@ from rait.domain.history import (
     with_leftovers,
 )
 from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.settle import Scope, Settled, doubtful, settle, unread_of_ours
+from rait.domain.reconcile import Scope, Settled, doubtful, reconcile, unread_of_ours
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -544,7 +544,7 @@ class OneNode(RuleBasedStateMachine):
         happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
         known = replay(run.memory.topology, (*run.drift, *happened))
         memory = memory_for_a_second_look(run.memory, known, failed)
-        seen = self.settle(run.desired, memory).before
+        seen = self.reconcile(run.desired, memory).before
         return Aftermath(half_done(known, seen, failed))
 
     def roll_back(self, run: Run) -> None:
@@ -566,19 +566,19 @@ class OneNode(RuleBasedStateMachine):
         ):
             return
         change = self.decide(self.born_today(goal))
-        before, after = change.settled.before, change.settled.after
+        before, after = change.settled.observed, change.settled.desired
         links = only(names, before.links, after.links)
-        settled = structs.replace(change.settled, after=Topology(links))
+        settled = structs.replace(change.settled, desired=Topology(links))
         blamed = {event.name for event in change.others if not self.chosen_port(event)}
         assert blamed <= self.touched
         assert change.left == ()
-        back = structs.replace(change, settled=settled, events=diff(before, settled.after))
+        back = structs.replace(change, settled=settled, events=diff(before, settled.desired))
         outcomes = self.machine.apply(back.events, lambda _: False)
         aftermath = self.look_again(back, outcomes, blind=False)
         self.write(structs.replace(back, left=()), outcomes, finished=True, aftermath=aftermath)
         self.check_journal(self.born_today(goal), aftermath)
         failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
-        found = run.settled.before.links
+        found = run.settled.observed.links
         for name in names - failed - {problem.link for problem in change.settled.problems}:
             self.check_taken_back(found.get(name), self.machine.wires.get(name))
 
@@ -609,9 +609,9 @@ class OneNode(RuleBasedStateMachine):
 
     def decide(self, desired: Topology) -> Run:
         memory = self.journal.last_known(self.me)
-        settled = self.settle(desired, memory)
-        left, others = told_apart(memory.topology, settled.before, memory.leftover)
-        events = diff(settled.before, settled.after)
+        settled = self.reconcile(desired, memory)
+        left, others = told_apart(memory.topology, settled.observed, memory.leftover)
+        events = diff(settled.observed, settled.desired)
         hidden = unread_of_ours(self.observe(memory), memory, self.scope())
         carried = tuple(event for event in memory.leftover if event.name in hidden)
         return Run(desired, memory, settled, left, others, events, carried)
@@ -634,11 +634,11 @@ class OneNode(RuleBasedStateMachine):
             carried=run.carried,
         )
 
-    def settle(self, desired: Topology, memory: LastKnown) -> Settled:
+    def reconcile(self, desired: Topology, memory: LastKnown) -> Settled:
         seen, scope = self.observe(memory), self.scope()
         claimed = self.journal.claims(self.me, doubtful(seen, memory, scope))
         scope = structs.replace(scope, claimed=claimed)
-        return settle(seen, desired, memory, scope, self.names_of(desired))
+        return reconcile(seen, desired, memory, scope, self.names_of(desired))
 
     def finish(
         self, run: Run, refused: Mapping[int, int | None] = NONE, blind: bool = False
@@ -694,7 +694,7 @@ class OneNode(RuleBasedStateMachine):
         if aftermath.unsure or again.others:
             return
         assert again.left == ()
-        assert again.settled.before == self.journal.last_known(self.me).topology
+        assert again.settled.observed == self.journal.last_known(self.me).topology
 
     def check_second_run(self, desired: Topology, failed: set[str]) -> None:
         """A run right after this one would do nothing, or try again what was refused."""

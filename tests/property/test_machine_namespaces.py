@@ -16,7 +16,7 @@ from msgspec import structs
 from rait.domain.backend import Observation
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
-from rait.domain.settle import placed
+from rait.domain.reconcile import placed
 from rait.domain.topology import EMPTY, Topology
 from tests.property import strategies as some
 from tests.property.machine_model import Wire

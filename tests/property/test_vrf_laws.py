@@ -10,7 +10,7 @@ from rait.domain.backend import Observation, ObservedVrf
 from rait.domain.diff import diff
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved, replay
 from rait.domain.history import LastKnown
-from rait.domain.settle import Scope, Settled, settle
+from rait.domain.reconcile import Scope, Settled, reconcile
 from rait.domain.topology import EMPTY, Rule, Topology
 
 SCOPE = Scope(public_key="our key", netns="", ifgroup=54)
@@ -80,35 +80,35 @@ def known(memory: LastKnown) -> set[str]:
 def test_a_run_leaves_what_was_wanted_and_the_next_has_nothing_to_do(
     there: Observation, desired: Topology, memory: LastKnown
 ) -> None:
-    settled = settle(there, desired, memory, SCOPE)
+    settled = reconcile(there, desired, memory, SCOPE)
     if is_forbidden(settled):
         return
-    events = diff(settled.before, settled.after)
+    events = diff(settled.observed, settled.desired)
     then = carried_out(there, events)
     for name, table in desired.vrfs.items():
         assert then.vrfs[name].table == table
     assert desired.rules.keys() <= then.rules.keys()
-    remembered = replay(replay(memory.topology, diff(memory.topology, settled.before)), events)
-    again = settle(then, desired, LastKnown(topology=remembered), SCOPE)
-    assert diff(again.before, again.after) == ()
-    assert again.before == remembered, "the journal tells what there is of ours"
+    remembered = replay(replay(memory.topology, diff(memory.topology, settled.observed)), events)
+    again = reconcile(then, desired, LastKnown(topology=remembered), SCOPE)
+    assert diff(again.observed, again.desired) == ()
+    assert again.observed == remembered, "the journal tells what there is of ours"
 
 
 @given(observations(), topologies, memories)
 def test_only_ours_is_removed(there: Observation, desired: Topology, memory: LastKnown) -> None:
-    settled = settle(there, desired, memory, SCOPE)
+    settled = reconcile(there, desired, memory, SCOPE)
     if is_forbidden(settled):
         return
     gone = [
         event.name
-        for event in diff(settled.before, settled.after)
+        for event in diff(settled.observed, settled.desired)
         if isinstance(event, VrfRemoved | RuleRemoved)
     ]
     assert set(gone) <= known(memory)
     assert not set(gone) & (desired.vrfs.keys() | desired.rules.keys())
     warned = " ".join(problem.message for problem in settled.problems)
     for name, vrf in there.vrfs.items():
-        if name in settled.before.vrfs and name not in desired.vrfs and name not in gone:
+        if name in settled.observed.vrfs and name not in desired.vrfs and name not in gone:
             assert vrf.members
             assert all(member in warned for member in vrf.members)
 
@@ -117,12 +117,12 @@ def test_only_ours_is_removed(there: Observation, desired: Topology, memory: Las
 def test_down_and_up_leave_what_is_of_others_as_it_was(
     there: Observation, memory: LastKnown
 ) -> None:
-    settled = settle(there, EMPTY, memory, SCOPE)
-    then = carried_out(there, diff(settled.before, settled.after))
+    settled = reconcile(there, EMPTY, memory, SCOPE)
+    then = carried_out(there, diff(settled.observed, settled.desired))
     for name, vrf in there.vrfs.items():
-        if name not in settled.before.vrfs:
+        if name not in settled.observed.vrfs:
             assert then.vrfs[name] == vrf
-    for name in there.rules.keys() - settled.before.rules.keys():
+    for name in there.rules.keys() - settled.observed.rules.keys():
         assert name in then.rules
 
 
@@ -130,7 +130,7 @@ def test_down_and_up_leave_what_is_of_others_as_it_was(
 def test_it_is_forbidden_just_where_a_name_is_taken_by_something_else(
     there: Observation, desired: Topology
 ) -> None:
-    settled = settle(there, desired, LastKnown(), SCOPE)
+    settled = reconcile(there, desired, LastKnown(), SCOPE)
     taken = [
         name
         for name, table in desired.vrfs.items()

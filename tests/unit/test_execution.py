@@ -20,7 +20,7 @@ from rait.domain.diff import diff
 from rait.domain.errors import MachineError, Problem
 from rait.domain.events import Event
 from rait.domain.history import RunHeader
-from rait.domain.settle import Settled
+from rait.domain.reconcile import Settled
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 HEADER = RunHeader(scope="here", command="up", version="", uid=0, started_at=0, public_key="key")

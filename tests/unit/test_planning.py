@@ -5,7 +5,7 @@ from __future__ import annotations
 from rait.app.planning import without_strangers
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.history import LastKnown
-from rait.domain.settle import Scope
+from rait.domain.reconcile import Scope
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 SCOPE = Scope(public_key="ours", netns="mesh", ifgroup=54)

@@ -23,7 +23,7 @@ from rait.domain.events import (
 )
 from rait.domain.history import LastKnown, RunHeader, RunRecord, Snapshot, last_known
 from rait.domain.plan import Node, plan
-from rait.domain.settle import Scope, Settled, settle
+from rait.domain.reconcile import Scope, Settled, reconcile
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -75,7 +75,7 @@ def remembered(topology: Topology) -> LastKnown:
 
 
 def events_of(settled: Settled) -> tuple[Event, ...]:
-    return diff(settled.before, settled.after)
+    return diff(settled.observed, settled.desired)
 
 
 def test_the_target_is_planned_with_its_table() -> None:
@@ -114,44 +114,44 @@ def test_another_target_moves_links_between_the_coming_and_the_going_vrf() -> No
 
 
 def test_a_missing_vrf_is_to_be_made() -> None:
-    settled = settle(seen(), MESH, LastKnown(), SCOPE)
+    settled = reconcile(seen(), MESH, LastKnown(), SCOPE)
     assert events_of(settled) == (VrfAdded("mesh", 100),)
 
 
 def test_a_vrf_that_is_not_ours_is_used_and_left() -> None:
     there = seen(vrfs={"mesh": ObservedVrf(100)})
-    assert events_of(settle(there, MESH, LastKnown(), SCOPE)) == ()
-    assert events_of(settle(there, EMPTY, LastKnown(), SCOPE)) == ()
+    assert events_of(reconcile(there, MESH, LastKnown(), SCOPE)) == ()
+    assert events_of(reconcile(there, EMPTY, LastKnown(), SCOPE)) == ()
 
 
 def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
     known = LastKnown(topology=MESH, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
     for wanted in (MESH, EMPTY):
-        settled = settle(there, wanted, known, SCOPE)
+        settled = reconcile(there, wanted, known, SCOPE)
         assert events_of(settled) == ()
-        assert settled.before.vrfs == {}
+        assert settled.observed.vrfs == {}
     marked = seen(vrfs={"mesh": ObservedVrf(100, marked=True)})
-    assert events_of(settle(marked, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+    assert events_of(reconcile(marked, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
 
 
 def test_a_vrf_of_a_run_that_was_cut_off_before_it_was_marked_is_ours() -> None:
     known = LastKnown(leftover_vrfs={"mesh": 100}, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
-    assert events_of(settle(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+    assert events_of(reconcile(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
 
 
 def test_a_rule_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
     (name, *_) = RULES.rules
     there = structs.replace(seen(rules=RULES.rules), rules_of_others=frozenset((name,)))
-    settled = settle(there, EMPTY, remembered(RULES), SCOPE)
+    settled = reconcile(there, EMPTY, remembered(RULES), SCOPE)
     assert name not in {event.name for event in events_of(settled)}
-    assert settled.before.rules.keys() == RULES.rules.keys() - {name}
+    assert settled.observed.rules.keys() == RULES.rules.keys() - {name}
 
 
 def test_our_vrf_goes_with_our_links() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
-    settled = settle(there, EMPTY, remembered(MESH), SCOPE)
+    settled = reconcile(there, EMPTY, remembered(MESH), SCOPE)
     assert [type(event) for event in events_of(settled)] == [LinkRemoved, VrfRemoved]
     assert settled.problems == ()
 
@@ -164,16 +164,16 @@ def test_our_rule_stays_while_a_link_of_ours_that_cannot_be_read_has_its_mark() 
     known = remembered(structs.replace(RULES, links={"w1": hidden}))
     other = Rule("ip4", 55, 200, 900)
     for wanted in (EMPTY, Topology(rules={other.name: other})):
-        settled = settle(there, wanted, known, SCOPE)
-        assert settled.after.rules == {**RULES.rules, **wanted.rules}
-        assert settled.after.links == {"w1": hidden}
+        settled = reconcile(there, wanted, known, SCOPE)
+        assert settled.desired.rules == {**RULES.rules, **wanted.rules}
+        assert settled.desired.links == {"w1": hidden}
 
 
 def test_our_vrf_stays_while_others_are_in_it() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("guest", "w1"))})
-    settled = settle(there, EMPTY, remembered(MESH), SCOPE)
+    settled = reconcile(there, EMPTY, remembered(MESH), SCOPE)
     assert [type(event) for event in events_of(settled)] == [LinkRemoved]
-    assert settled.after.vrfs == MESH.vrfs, "it stays ours"
+    assert settled.desired.vrfs == MESH.vrfs, "it stays ours"
     (problem,) = settled.problems
     assert (problem.severity, problem.link) == ("warning", None)
     assert "guest" in problem.message
@@ -182,14 +182,14 @@ def test_our_vrf_stays_while_others_are_in_it() -> None:
 
 def test_our_vrf_stays_while_a_link_of_ours_stays_in_it() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
-    settled = settle(there, Topology({"w1": link("w1")}), remembered(MESH), SCOPE)
+    settled = reconcile(there, Topology({"w1": link("w1")}), remembered(MESH), SCOPE)
     assert events_of(settled) == ()
-    assert settled.after.vrfs == MESH.vrfs
+    assert settled.desired.vrfs == MESH.vrfs
 
 
 def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",)), "other": ObservedVrf(101)})
-    settled = settle(there, Topology({"w1": link("w1", "other")}), remembered(MESH), SCOPE)
+    settled = reconcile(there, Topology({"w1": link("w1", "other")}), remembered(MESH), SCOPE)
     assert [type(event) for event in events_of(settled)] == [LinkUpdated, VrfRemoved]
 
 
@@ -203,30 +203,30 @@ def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
     ],
 )
 def test_what_is_in_the_way_of_a_vrf_forbids_everything(there: Observation, named: str) -> None:
-    (problem,) = (p for p in settle(there, MESH, LastKnown(), SCOPE).problems if p.link is None)
+    (problem,) = (p for p in reconcile(there, MESH, LastKnown(), SCOPE).problems if p.link is None)
     assert problem.severity == "error"
     assert named in problem.message
     assert "mesh" in problem.message
 
 
 def test_a_vrf_made_anew_by_another_with_another_table_is_not_ours_any_more() -> None:
-    settled = settle(seen(vrfs={"mesh": ObservedVrf(77)}), EMPTY, remembered(MESH), SCOPE)
-    assert settled.before.vrfs == {}
+    settled = reconcile(seen(vrfs={"mesh": ObservedVrf(77)}), EMPTY, remembered(MESH), SCOPE)
+    assert settled.observed.vrfs == {}
     assert events_of(settled) == ()
 
 
 def test_what_vanished_is_noticed_and_made_again() -> None:
     both = Topology(vrfs=MESH.vrfs, rules=RULES.rules)
-    settled = settle(seen(), both, remembered(both), SCOPE)
-    assert diff(both, settled.before) == (RuleRemoved(RULE), VrfRemoved("mesh", 100))
+    settled = reconcile(seen(), both, remembered(both), SCOPE)
+    assert diff(both, settled.observed) == (RuleRemoved(RULE), VrfRemoved("mesh", 100))
     assert events_of(settled) == (VrfAdded("mesh", 100), RuleAdded(RULE))
 
 
 def test_our_rule_goes_and_the_same_of_another_stays() -> None:
     there = seen(rules=RULES.rules)
-    assert events_of(settle(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
-    assert events_of(settle(there, EMPTY, LastKnown(), SCOPE)) == ()
-    assert events_of(settle(there, RULES, LastKnown(), SCOPE)) == ()
+    assert events_of(reconcile(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
+    assert events_of(reconcile(there, EMPTY, LastKnown(), SCOPE)) == ()
+    assert events_of(reconcile(there, RULES, LastKnown(), SCOPE)) == ()
 
 
 def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
@@ -234,18 +234,18 @@ def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
     device = Device("another's key", 50002, RULE.fwmark)
     other = structs.replace(link("other"), device=device)
     there = seen(link("w1"), other, rules=RULES.rules)
-    settled = settle(there, EMPTY, remembered(RULES), SCOPE)
+    settled = reconcile(there, EMPTY, remembered(RULES), SCOPE)
     assert [event.name for event in events_of(settled)] == ["w1"]
-    assert settled.after.rules == RULES.rules, "it stays ours"
+    assert settled.desired.rules == RULES.rules, "it stays ours"
     (problem,) = settled.problems
     assert (problem.severity, problem.link) == ("warning", None)
     assert "other" in problem.message
     assert RULE.name in problem.message
     moved = Topology(rules={(new := Rule("ip4", 54, 300, 900)).name: new})
-    assert events_of(settle(there, moved, remembered(RULES), SCOPE))[-1] == RuleRemoved(RULE)
+    assert events_of(reconcile(there, moved, remembered(RULES), SCOPE))[-1] == RuleRemoved(RULE)
     unmarked = structs.replace(other, device=Device("another's key", 50002))
     there = seen(unmarked, rules=RULES.rules)
-    assert events_of(settle(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
+    assert events_of(reconcile(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
 
 
 def test_what_a_killed_run_made_is_ours() -> None:
@@ -253,12 +253,12 @@ def test_what_a_killed_run_made_is_ours() -> None:
     killed = RunRecord(id=1, last_id=3, header=HEADER, intended=intended)
     memory = last_known(Snapshot(), [killed])
     there = seen(vrfs={"mesh": ObservedVrf(100)}, rules=RULES.rules)
-    assert events_of(settle(there, EMPTY, memory, SCOPE)) == (
+    assert events_of(reconcile(there, EMPTY, memory, SCOPE)) == (
         RuleRemoved(RULE),
         VrfRemoved("mesh", 100),
     )
     told = structs.replace(killed, outcomes={0: Outcome(0, "refused"), 1: Outcome(1, "refused")})
-    assert events_of(settle(there, EMPTY, last_known(Snapshot(), [told]), SCOPE)) == ()
+    assert events_of(reconcile(there, EMPTY, last_known(Snapshot(), [told]), SCOPE)) == ()
 
 
 def test_undo_takes_back_vrfs_and_rules_whatever_else_has_changed() -> None:

@@ -72,7 +72,7 @@ def count(log: Appender, scope: str, now: int) -> None:
     _write(log, scope, Repeats(known.run, total))
 
 
-def settle(log: Appender, scope: str) -> int | None:
+def reconcile(log: Appender, scope: str) -> int | None:
     """Move into the log what is counted, and an attempt as a run of its own: its number, or None.
 
     So before any other run of the scope is added to the log.

@@ -108,7 +108,7 @@ class Journal(JournalReader):
             if again is not None:
                 journal_repeats.attempt(log, again.id, header)
                 return Run(self, again.id, header.scope, len(intended), again)
-            journal_repeats.settle(log, header.scope)
+            journal_repeats.reconcile(log, header.scope)
             run = log.begin(header)
             log.add_all("noticed", run, header.scope, map(codec.encode, noticed))
             log.add_all("intended", run, header.scope, map(codec.encode, intended))
@@ -196,7 +196,7 @@ class Journal(JournalReader):
         """Write the attempt to repeat a run as a run of its own, whose number this gives."""
         with self._appending() as log:
             self._expect_latest(run, scope)
-            apart = journal_repeats.settle(log, scope)
+            apart = journal_repeats.reconcile(log, scope)
         if apart is None:
             raise HistoryError(f"the repetition of run {run} is gone: was the lock not held?")
         return apart

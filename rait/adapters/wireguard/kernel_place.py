@@ -148,7 +148,7 @@ def remove(place: Place, names: Sequence[str]) -> Errors:
 def _private_groups() -> range:
     """Groups for links on their way out: this process's own, as another rait may be removing too.
 
-    A link that is found in one later was left behind by a removal that was killed (settle.py).
+    A link that is found in one later was left behind by a removal that was killed (reconcile.py).
     """
     first = PRIVATE_GROUPS + os.getpid() % 4096 * _AT_ONCE
     return range(first, first + _AT_ONCE)

@@ -2,7 +2,7 @@
 
 ``diff`` is strict: it would write whatever differs. Some differences are not to be written: an
 endpoint that the kernel learned by roaming, a port that the kernel chose, a link-local address
-that was there already. ``settle`` turns observation and plan into two topologies that differ in
+that was there already. ``reconcile`` turns observation and plan into two topologies that differ in
 just what should be written.
 """
 
@@ -48,19 +48,19 @@ class Stranger(Struct, frozen=True):
 
 
 class Settled(Struct, frozen=True):
-    """``before`` is what there is of ours, ``after`` what should be, ``problems`` what cannot.
+    """``observed`` is what there is of ours, ``desired`` what should be, ``problems`` what cannot.
 
     An error that is of no link means that nothing at all may be touched. ``strangers`` are the
     links that look like ours, and are left alone.
     """
 
-    before: Topology
-    after: Topology
+    observed: Topology
+    desired: Topology
     problems: tuple[Problem, ...] = ()
     strangers: tuple[Stranger, ...] = ()
 
 
-def settle(
+def reconcile(
     observation: Observation,
     desired: Topology,
     memory: LastKnown,
@@ -484,7 +484,7 @@ def placed(
     ``instances`` are by spelling. Before, those of namespaces that were still to be made were not
     known.
     """
-    links = dict(settled.after.links)
+    links = dict(settled.desired.links)
     found: list[Event] = []
     for event in events:
         if isinstance(event, LinkAdded) and not event.link.origin.instance:
@@ -492,8 +492,8 @@ def placed(
             event = LinkAdded(_in_instance(event.link, instance))
             links[event.name] = _in_instance(links[event.name], instance)
         found.append(event)
-    after = structs.replace(settled.after, links=links)
-    return structs.replace(settled, after=after), tuple(found)
+    after = structs.replace(settled.desired, links=links)
+    return structs.replace(settled, desired=after), tuple(found)
 
 
 def _in_instance(link: Link, instance: str) -> Link:
