@@ -25,7 +25,7 @@ PARTS = (
     ("names", "rait.app.inputs", "resolve"),
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
-    ("plan", "rait.app.up", "plan"),
+    ("plan", "rait.app.desired", "plan"),
     ("diff", "rait.app.session", "reconcile"),
     ("diff", "rait.app.session", "diff"),
 )
@@ -36,8 +36,7 @@ def main() -> int:
     from rait import cli
 
     gc.set_threshold(100_000)  # as rait/__main__.py has it
-    importlib.import_module("rait.commands")
-    importlib.import_module("rait.app.up")
+    importlib.import_module("rait.commands.up")
     seconds["imports"] = time.process_time() - START
     for part, module, name in PARTS:
         _clocked(seconds, part, module, name)

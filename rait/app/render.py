@@ -6,15 +6,15 @@ so they are joined nowhere else.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import structs
 
-from rait.app.listing import Listing
 from rait.app.report import Report
-from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -36,14 +36,20 @@ from rait.domain.events import (
 from rait.domain.guard import WINDOW_HOURS, Reason, Removal
 from rait.domain.topology import Link, Origin
 from rait.domain.words import counted, few
-from rait.terminal import clean
+from rait.terminal import (
+    CHANGES,
+    DONE,
+    FAILED,
+    PARTIAL,
+    STOPPED,
+    OutputError,
+    clean,
+    complain,
+    report_lost,
+    tell,
+    tell_text,
+)
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from rait.app.babeld import BabelListing
-    from rait.app.restore import Past
-
-NEVER = "never"
 _NAMED = 20
 """So many links the guard names of each kind; all of them are in the JSON."""
 
@@ -58,6 +64,50 @@ NOT_OURS = "not by a run of this configuration"
 HALF_MADE = "half made by a run that was cut off"
 HALF_DONE = "done by an event that failed"
 _NONE: Mapping[int, str] = {}
+
+
+def print_report(report: Report, arguments: Namespace) -> int:
+    """Print what a run did; the exit status."""
+    with done_already():
+        _print(report, arguments)
+    statuses = {"partial": PARTIAL, "failed": FAILED, "stopped": STOPPED}
+    return statuses.get(report.status, DONE)
+
+
+def print_plan(report: Report, arguments: Namespace) -> int:
+    """Print what a run would do; the exit status.
+
+    It says whether all of it can be done, as that of the run itself would, and with
+    ``--detailed-exitcode`` whether there is anything to do.
+    """
+    _print(report, arguments)
+    if getattr(arguments, "detailed_exitcode", False):
+        return FAILED if report.failures else CHANGES if report.events else DONE
+    return PARTIAL if report.failures or report.losses else DONE
+
+
+@contextmanager
+def done_already() -> Iterator[None]:
+    """Print what was done: if that fails, it is done all the same, and so is the exit status."""
+    try:
+        yield
+    except OutputError as error:
+        report_lost(error)
+
+
+def _print(report: Report, arguments: Namespace) -> None:
+    for warning in report.warnings:
+        complain(f"warning: {warning}")
+    for failure in report.failures:
+        complain(f"{failure.link}: {failure.error}")
+    for loss in report.losses:
+        complain(loss)
+    if report.removal is not None:
+        complain(removal_text(report, report.removal))
+    if arguments.json:
+        tell_text(report_json(report))
+    else:
+        tell(*report_lines(report))
 
 
 def report_lines(report: Report) -> list[str]:
@@ -113,24 +163,6 @@ def _guarded(command: str, removal: Removal) -> tuple[str, str]:
         return "up", f"{doubts} If so, go on with `rait up --yes`"
     full = f"{command} --apply" if command.startswith("replay") else command
     return full, "If that is what you want, run it again with --yes"
-
-
-def past_lines(past: Past) -> list[str]:
-    """The topology as the journal has it, a line for each link."""
-    links = sorted(past.topology.links.values(), key=lambda link: link.name)
-    lines = [f"{link.name} {_port(link.device.listen_port)}{_peers_of(link)}" for link in links]
-    return [*lines, f"rait replay: {counted(len(links), 'link')} as of {past.at}"]
-
-
-def past_json(past: Past) -> str:
-    """The topology as one JSON object."""
-    return to_json(
-        {
-            "at": past.at,
-            "public_key": past.public_key,
-            "topology": msgspec.to_builtins(past.topology),
-        }
-    )
 
 
 def report_json(report: Report) -> str:
@@ -292,45 +324,6 @@ def describe(event: Event) -> str:
             return f"- rule {rule.name}"
 
 
-def listing_lines(listing: Listing) -> list[str]:
-    """A table of our links, a row for each peer of each."""
-    if not listing.links:
-        return ["no links that can be read" if listing.unread else "no links"]
-    rows: list[tuple[str, ...]] = [
-        ("LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
-    ]
-    rows += [row for observed in listing.links for row in _rows(observed, listing)]
-    return _table(rows)
-
-
-def listing_json(listing: Listing) -> str:
-    """The links as one JSON object; times are unix seconds, counters bytes."""
-    return to_json(
-        {
-            "links": [_link_object(link, listing) for link in listing.links],
-            "failed": [{"link": f.link, "error": f.error} for f in listing.unread],
-        }
-    )
-
-
-def babel_lines(listing: Sequence[BabelListing]) -> list[str]:
-    """A table of babeld's interfaces."""
-    if not listing:
-        return ["babeld has no interfaces"]
-    rows: list[tuple[str, ...]] = [("INTERFACE", "UP", "OURS")]
-    rows += [
-        (item.interface.name, "yes" if item.interface.up else "no", "yes" if item.ours else "no")
-        for item in listing
-    ]
-    return _table(rows)
-
-
-def babel_json(listing: Sequence[BabelListing]) -> str:
-    """The same as one JSON object."""
-    told = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
-    return to_json({"interfaces": told})
-
-
 def to_json(value: object) -> str:
     """JSON text, indented for people to read as well."""
     return msgspec.json.format(json_line(value)).decode()
@@ -354,7 +347,8 @@ def _storable(value: object) -> object:
     return value
 
 
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """The rows with their columns aligned."""
     # Clean before they are measured: what is spelt out takes more room.
     cells = [list(map(clean, row)) for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -402,8 +396,10 @@ def _peer_words(event: PeerAdded) -> str:
     return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
 
 
-def _peers_of(link: Link) -> str:
-    return "".join(f" {_peer_words(PeerAdded(link.name, peer))}" for peer in link.peers)
+def link_text(link: Link) -> str:
+    """A link, its port and its peers, in one line."""
+    peers = "".join(f" {_peer_words(PeerAdded(link.name, peer))}" for peer in link.peers)
+    return f"{link.name} {_port(link.device.listen_port)}{peers}"
 
 
 def _port(port: int) -> str:
@@ -448,71 +444,3 @@ def _value(value: object, none: str) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
-    name = observed.link.name
-    address = (observed.link.settings.address or "-").partition("/")[0]
-    if not observed.link.peers:
-        return [(name, address, "-", "-", "-", "-", "-")]
-    return [
-        (
-            name,
-            address,
-            listing.names.get(peer.public_key, peer.public_key),
-            str(peer.endpoint) if peer.endpoint else "-",
-            _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),
-            _bytes(observed.received.get(peer.public_key, 0)),
-            _bytes(observed.sent.get(peer.public_key, 0)),
-        )
-        for peer in observed.link.peers
-    ]
-
-
-def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
-    link = observed.link
-    return {
-        "name": link.name,
-        "backend": link.origin.backend,
-        "netns": link.origin.netns,
-        "group": link.settings.group,
-        "mtu": link.settings.mtu,
-        "up": link.settings.up,
-        "master": link.settings.master,
-        "address": link.settings.address,
-        "public_key": link.device.public_key,
-        "listen_port": link.device.listen_port,
-        "fwmark": link.device.fwmark,
-        "peers": [
-            {
-                "public_key": peer.public_key,
-                "name": listing.names.get(peer.public_key),
-                "endpoint": str(peer.endpoint) if peer.endpoint else None,
-                "latest_handshake": observed.handshakes.get(peer.public_key, 0),
-                "received": observed.received.get(peer.public_key, 0),
-                "sent": observed.sent.get(peer.public_key, 0),
-            }
-            for peer in link.peers
-        ],
-    }
-
-
-def _ago(now: int, then: int) -> str:
-    if not then:
-        return NEVER
-    if then - now > REJECT_AFTER_SECONDS:
-        return "in the future"  # the clock was set back since, so nobody knows how old it is
-    seconds = max(now - then, 0)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
+from rait.adapters.config.source import display_name, is_path
 from rait.adapters.config.spelling import is_link, is_same, normal
 from rait.adapters.journal.reader import JournalReader
+from rait.app.inputs import configured
+from rait.app.load import load_secret
+from rait.app.options import Options
+from rait.domain.config.keytext import is_key
+from rait.domain.errors import ConfigError, MachineError
+from rait.domain.words import counted
 
 KEY_SCOPE = "key:"
 """What the scope of a configuration begins with that has no path."""
@@ -93,3 +102,57 @@ def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
         for scope in known
         if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
     )
+
+
+class JournalRef(Struct, frozen=True):
+    """A journal, and which node's runs in it: ``name`` is what it files them under.
+
+    ``scopes`` are that name and other spellings of it under which there are runs, or None if
+    everyone's runs are asked for.
+    """
+
+    path: Path
+    name: str
+    scopes: tuple[str, ...] | None
+
+
+def journal_of(options: Options, journal: str | None = None, everyone: bool = False) -> JournalRef:
+    """The journal that the configuration names, or the one at a path given. Raises RaitError."""
+    if journal is not None:
+        return JournalRef(_named(journal), "", None)
+    loaded = configured(options.config)
+    key = "" if everyone or not has_no_path(options.config) else load_secret(loaded)[1]
+    path = Path(loaded.config.journal)
+    spelt = scope_name(options.config, key)
+    if everyone:
+        return JournalRef(path, spelt, None)
+    reader = JournalReader(path)
+    known = spellings(reader, spelt)
+    # With the name itself, as `log -f` may begin before its first run.
+    return JournalRef(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
+
+
+def others_text(journal: JournalReader, own: Collection[str]) -> str:
+    """How many runs there are of other scopes than our own; "" for none. Raises RaitError."""
+    counts = {scope: n for scope, n in journal.run_counts().items() if scope not in own}
+    runs = sum(counts.values())
+    if not runs:
+        return ""
+    whose = "another configuration" if len(counts) == 1 else f"{len(counts)} other configurations"
+    shows = "shows it" if runs == 1 else "shows them"
+    return f"the journal has {counted(runs, 'run')} of {whose}: `rait log --all` {shows}"
+
+
+def _named(journal: str) -> Path:
+    """The path that ``--journal`` gives, of a journal that is there."""
+    if is_key(journal):
+        raise ConfigError("--journal takes the path of a journal, and this is a key (not shown)")
+    if not is_path(journal):
+        raise ConfigError(
+            f"--journal takes the path of a journal, and {display_name(journal)} is not a path"
+        )
+    path = Path(journal)
+    reason = JournalReader(path).absence()
+    if reason:
+        raise MachineError(f"there is no journal {display_name(journal)}: {reason}")
+    return path

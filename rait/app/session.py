@@ -21,9 +21,10 @@ from rait.app import isolation
 from rait.app.execution import Aftermath, Change, Execution, report_on
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.machine import Machine
+from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
-from rait.app.turn import Options, prepared
+from rait.app.turn import prepared
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.backend import Observation
 from rait.domain.config.schema import BackendKind, Config, Secret

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,32 +14,14 @@ from rait.adapters.journal.store import Journal
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.load import Loaded
+from rait.app.options import Options
 from rait.domain.errors import MachineError
 
-LOCK_SECONDS = 60.0
 PATIENCE_SECONDS = 1.0
 """How long we wait for another rait before we say so."""
 
 ROUNDS = 3
 """So many times a run gathers what it acts upon, at the most; the last time under the lock."""
-
-
-def _silent(_: str) -> None:
-    pass
-
-
-class Options(Struct, frozen=True, kw_only=True):
-    """What the command line says for every command.
-
-    ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
-    With ``assume_gone``, links in a namespace that cannot be found count as removed.
-    """
-
-    config: str
-    notice: Callable[[str], None] = _silent
-    debug: Callable[[str], None] = _silent
-    lock_seconds: float = LOCK_SECONDS
-    assume_gone: bool = False
 
 
 @contextmanager

@@ -20,8 +20,8 @@ import tomli  # noqa: F401
 
 from rait.adapters.config import peers_cache, source
 from rait.app.load import load_config, load_peers
-from rait.app.planning import plan_against
-from rait.app.turn import Options
+from rait.app.options import Options
+from rait.commands.plan import plan_against
 from rait.domain.errors import RaitError
 
 MOST_SECONDS = 30

@@ -161,7 +161,8 @@ def import_all() -> None:
             importlib.import_module(module.name)
     for name in ("cryptography", "pyroute2", "sqlite3"):  # what most runs need
         importlib.import_module(name)
-    from rait.adapters.config import formats, keys
+    from rait.adapters import keys
+    from rait.adapters.config import formats
     from rait.domain.config.schema import Secret
 
     # The first time, these load a library each.

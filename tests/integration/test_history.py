@@ -16,7 +16,7 @@ import pytest
 
 from rait.adapters.journal.store import Run
 from rait.adapters.lock import hold
-from rait.app import turn
+from rait.app.options import Options
 from tests.integration import machine
 from tests.integration.command import Result, Running, start_fork
 from tests.integration.conftest import MakeMesh
@@ -714,8 +714,10 @@ def test_who_waits_is_told_for_whom_while_it_lasts(node: Node) -> None:
 
 def test_who_waits_too_long_is_told_for_whom(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     write_peers(node, A)
-    options = turn.Options
-    monkeypatch.setattr("rait.commands.Options", lambda **given: options(**given, lock_seconds=0.2))
+    options = Options
+    monkeypatch.setattr(
+        "rait.app.options.Options", lambda **given: options(**given, lock_seconds=0.2)
+    )
     with hold(node.journal.with_name("journal.db.lock"), "rait rollback", 0):
         refused(node.rait("up"), 1, f"rait rollback (process {os.getpid()}, since", "try again")
     assert node.up().status == 0

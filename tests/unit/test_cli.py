@@ -180,7 +180,7 @@ def test_what_becomes_of_a_run_is_the_status(
             raise outcome
         return Report(command="up", status=outcome)
 
-    monkeypatch.setattr("rait.app.up.up", up)
+    monkeypatch.setattr("rait.commands.up.up", up)
     said = rait("up")
     assert said.status == status
     assert bool(said.err) == isinstance(outcome, BaseException)
@@ -192,7 +192,7 @@ def test_a_plan_that_cannot_be_carried_out_whole_is_no_success(
 ) -> None:
     failures = (Failure("babeld", "it does not run"),) if failed else ()
     report = Report(command="plan", status="unchanged", failures=failures)
-    monkeypatch.setattr("rait.app.planning.plan_up", lambda _: report)
+    monkeypatch.setattr("rait.app.desired.plan_up", lambda _: report)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == (3 if failed else 0)
         assert rait(*command, "--detailed-exitcode").status == (1 if failed else 0)
@@ -202,7 +202,7 @@ def test_a_dry_run_has_the_detailed_statuses_of_a_plan(
     rait: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = Report(command="plan", status="planned", events=(LinkAdded(link("w1")),))
-    monkeypatch.setattr("rait.app.planning.plan_up", lambda _: report)
+    monkeypatch.setattr("rait.app.desired.plan_up", lambda _: report)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == 0
         assert rait(*command, "--detailed-exitcode").status == 2
@@ -296,7 +296,9 @@ def test_complaints_never_go_to_standard_output(rait: Rait) -> None:
 def test_what_was_done_stays_the_status_if_it_cannot_be_told(
     rait: Rait, monkeypatch: pytest.MonkeyPatch, outcome: Status
 ) -> None:
-    monkeypatch.setattr("rait.app.up.up", lambda *_, **__: Report(command="up", status=outcome))
+    monkeypatch.setattr(
+        "rait.commands.up.up", lambda *_, **__: Report(command="up", status=outcome)
+    )
     monkeypatch.setattr(sys, "stdout", None)
     said = rait("up")
     assert said.status == {"done": 0, "partial": 3}[outcome]
@@ -320,8 +322,7 @@ def test_an_interrupt_while_the_command_is_being_read_is_no_traceback(
         def __getattr__(self, name: str) -> object:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "rait.commands", Interrupted())
-    monkeypatch.delattr("rait.commands", raising=False)
+    monkeypatch.setitem(sys.modules, "rait.commands.up", Interrupted())
     said = rait("up")
     assert said.status == 1
     assert "interrupted" in said.err
@@ -336,7 +337,7 @@ def test_an_empty_name_of_a_configuration(rait: Rait, monkeypatch: pytest.Monkey
     assert "argument -c/--config: is empty: name a file" in said.err
     monkeypatch.setenv("RAIT_CONFIG", "")
     main(["--help"])
-    monkeypatch.setattr("rait.app.up.up", lambda options, **_: pytest.fail(options.config))
+    monkeypatch.setattr("rait.commands.up.up", lambda options, **_: pytest.fail(options.config))
     with pytest.raises(pytest.fail.Exception, match=r"^/etc/rait/rait\.conf$"):
         main(["up"])
 

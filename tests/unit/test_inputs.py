@@ -19,7 +19,8 @@ from msgspec import Struct
 from rait.adapters.lock import HeldError, hold
 from rait.app import inputs as module
 from rait.app.inputs import Inputs, Preparation
-from rait.app.turn import Options, prepared
+from rait.app.options import Options
+from rait.app.turn import prepared
 from rait.domain.errors import ConfigError, MachineError
 
 OLD_KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="

@@ -11,14 +11,13 @@ import pytest
 
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
-from rait.app.history import Query
 from rait.cli import main
+from rait.commands.log import Query, run_json, run_lines, run_whole
 from rait.domain.backend import Outcome
 from rait.domain.errors import RaitError
 from rait.domain.events import LinkAdded, PeerAdded
 from rait.domain.history import HistoryError
 from rait.domain.topology import LinkPeer
-from rait.render_log import run_json, run_lines, run_whole
 from tests.unit.test_cli import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, header, link
 from tests.unit.test_journal_verify import cells, changes, update
@@ -102,7 +101,7 @@ def test_no_command_trips_over_a_lost_event(
     conf.chmod(0o600)
     path.with_name("peers.conf").write_text("peers = []\n")
     monkeypatch.setattr("rait.app.session.scope_name", lambda *_: SCOPE)
-    monkeypatch.setattr("rait.app.history.scope_name", lambda *_: SCOPE)
+    monkeypatch.setattr("rait.app.scopes.scope_name", lambda *_: SCOPE)
     connection.execute("DELETE FROM entries WHERE id = 4")
     assert main(["-c", str(conf), command]) == 1
     said = capsys.readouterr()

@@ -7,22 +7,18 @@ import json
 import pytest
 from msgspec import structs
 
-from rait.app.listing import Listing
 from rait.app.render import (
     describe,
     event_lines,
     event_object,
-    listing_json,
-    listing_lines,
-    past_json,
-    past_lines,
     removal_text,
     report_json,
     report_lines,
     summary,
 )
 from rait.app.report import Failure, Report
-from rait.app.restore import Past
+from rait.commands.list import Listing, listing_json, listing_lines
+from rait.commands.replay import Past, past_json, past_lines
 from rait.domain.backend import ObservedLink
 from rait.domain.events import (
     BabelInterfaceAdded,

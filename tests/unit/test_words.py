@@ -8,7 +8,7 @@ import pytest
 
 from rait.app.render import removal_text
 from rait.app.report import Report
-from rait.app.restore import CLASHES_SHOWN, _clash_lines, _links_with
+from rait.commands.rollback import CLASHES_SHOWN, _clash_lines, _links_with
 from rait.domain.config.keytext import canonical_key
 from rait.domain.guard import Removal
 from rait.domain.history import RunRecord

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
+
 from msgspec import structs
 
+from rait.app.options import Options, add_assume_gone
+from rait.app.render import print_report
 from rait.app.report import Report
 from rait.app.session import read_write, synced_routing
-from rait.app.turn import Options
 from rait.domain.errors import Problem
 from rait.domain.reconcile import Stranger
 from rait.domain.topology import EMPTY
+
+HELP = """\
+Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
+touched; where there are none, nothing is done.
+"""
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+    add_assume_gone(parser)
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    return print_report(down(options), arguments)
 
 
 def down(options: Options) -> Report:

@@ -1,47 +1,36 @@
-"""``rait up``: make the tunnels what configuration and peers say."""
+"""What the links should be by the configuration and the peers list, and what `up` would change."""
 
 from __future__ import annotations
 
-from rait.adapters import netns
+from rait.adapters.journal.reader import JournalReader
 from rait.app import isolation
-from rait.app.execution import stopped
+from rait.app.execution import planned
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
+from rait.app.options import Options
 from rait.app.report import Report
-from rait.app.session import Session, read_write, synced_routing
-from rait.app.turn import Options
+from rait.app.session import Session, read_only, require_places, synced_routing
 from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, plan
 
 
-def up(options: Options, *, assume_yes: bool = False) -> Report:
-    """Create, change and remove links until they are as planned; see Report for what it tells.
+def plan_up(options: Options) -> Report:
+    """What ``rait up`` would do now. Writes nothing anywhere, and waits for nobody.
 
-    Unless ``assume_yes``, a run that would end most of the sessions does nothing, and its report
-    says ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot
-    be had.
+    Raises RaitError as ``up`` does.
     """
-    with (
-        read_write(options, "up", peers=True) as (session, journal),
-        synced_routing(session) as routing,
-    ):
-        memory = journal.last_known(session.name)
-        planned, warnings = planned_topology(session, memory)
-        doubts = doubts_about(session.registry.peers, planned)
-        change = session.compare(planned.topology, memory, routing, doubts, planned.names)
-        if not assume_yes and (stop := stopped("up", change, session.removal(change), warnings)):
-            return stop
-        return session.carry_out(
-            "up",
-            change,
-            journal,
-            peers_digest=session.registry.peers.digest,
-            prepare=lambda: netns.ensure_netns(session.target).close(),
-            routing=routing,
-            warnings=warnings,
-            accepted=assume_yes,
-        )
+    with read_only(options, peers=True) as session, synced_routing(session) as routing:
+        memory = JournalReader(session.journal_path).last_known(session.name)
+        wanted, warnings = planned_topology(session, memory)
+        doubts = doubts_about(session.registry.peers, wanted)
+        change = session.compare(wanted.topology, memory, routing, doubts, wanted.names)
+        require_places(change.events)
+        warnings += isolation.vrf_warnings(change.events)
+        if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
+            command = session.config.babeld.extra_cmd.strip()
+            warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")
+        return planned("plan", change, session.removal(change), warnings)
 
 
 def planned_topology(session: Session, memory: LastKnown) -> tuple[Plan, list[str]]:

@@ -8,12 +8,8 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.journal.prune import Pruning
-from rait.app.history import Query
-from rait.domain.backend import Outcome
-from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
-from rait.domain.history import Repeated, RunHeader, RunRecord, VerifyReport
-from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
-from rait.render_log import (
+from rait.commands.log import (
+    Query,
     pruning_text,
     run_json,
     run_lines,
@@ -21,6 +17,10 @@ from rait.render_log import (
     verification_json,
     verification_lines,
 )
+from rait.domain.backend import Outcome
+from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
+from rait.domain.history import Repeated, RunHeader, RunRecord, VerifyReport
+from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 SECOND = 1_000_000_000
 LINK = Link("w1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221))

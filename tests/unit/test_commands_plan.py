@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rait.app.planning import without_strangers
+from rait.commands.plan import without_strangers
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.history import LastKnown
 from rait.domain.reconcile import Scope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
 import msgspec
@@ -11,23 +12,22 @@ from msgspec import Struct, structs
 from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import caches, source
 from rait.adapters.journal.reader import JournalReader
-from rait.app import isolation
+from rait.app import desired, isolation
+from rait.app.desired import doubts_about, plan_warnings
 from rait.app.execution import Change, planned
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
+from rait.app.options import Options, add_assume_gone, add_detailed_exitcode
+from rait.app.render import print_plan
 from rait.app.report import Report
 from rait.app.session import (
     dead_among,
     judged,
     read_only,
     refuse,
-    require_places,
     scope_of,
-    synced_routing,
     target_netns,
 )
-from rait.app.turn import Options
-from rait.app.up import doubts_about, plan_warnings, planned_topology
 from rait.domain.aftermath import told_apart
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import is_key, shown
@@ -39,8 +39,43 @@ from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
 from rait.domain.reconcile import Scope, is_ours, reconcile, strangers_among
 from rait.domain.topology import Origin
+from rait.terminal import DONE, tell_text
+
+HELP = """\
+Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
+`rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
+show what a change does to each node.
+"""
+
+_EXPORT = """\
+Print this node's state as JSON for `rait plan --against`. It holds no private key.
+"""
 
 STATE_FORMAT = "rait-state-1"
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+    add_detailed_exitcode(parser)
+    parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+    add_assume_gone(parser)
+
+
+def declare_export(parser: ArgumentParser) -> None:
+    parser.description = _EXPORT
+    parser.set_defaults(run=run_export)
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    if arguments.against is None:
+        return print_plan(desired.plan_up(options), arguments)
+    return print_plan(plan_against(options, arguments.against), arguments)
+
+
+def run_export(options: Options, _: Namespace) -> int:
+    tell_text(export_state(options))
+    return DONE
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -57,24 +92,6 @@ class State(Struct, frozen=True, kw_only=True):
     memory: LastKnown
     claimed: Mapping[str, str] = {}
     recent: Losses = {}
-
-
-def plan_up(options: Options) -> Report:
-    """What ``rait up`` would do now. Writes nothing anywhere, and waits for nobody.
-
-    Raises RaitError as ``up`` does.
-    """
-    with read_only(options, peers=True) as session, synced_routing(session) as routing:
-        memory = JournalReader(session.journal_path).last_known(session.name)
-        wanted, warnings = planned_topology(session, memory)
-        doubts = doubts_about(session.registry.peers, wanted)
-        change = session.compare(wanted.topology, memory, routing, doubts, wanted.names)
-        require_places(change.events)
-        warnings += isolation.vrf_warnings(change.events)
-        if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
-            command = session.config.babeld.extra_cmd.strip()
-            warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")
-        return planned("plan", change, session.removal(change), warnings)
 
 
 def plan_against(options: Options, state_path: str) -> Report:

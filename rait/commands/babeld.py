@@ -1,0 +1,115 @@
+"""``rait babeld``: babeld's interfaces, and making those that are ours equal to our links."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from rait.adapters.journal.reader import JournalReader
+from rait.app.options import Options
+from rait.app.render import print_report, table, to_json
+from rait.app.report import Report
+from rait.app.session import read_only, read_write, routing_of
+from rait.domain.babel import BabelInterface
+from rait.domain.errors import MachineError
+from rait.terminal import DONE, tell, tell_text
+
+HELP = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
+
+_LIST = "Show the interfaces that babeld has, and which of them are ours."
+
+_SYNC = """\
+Make babeld's interfaces among ours equal to our live links: what is missing is added, what is gone
+is flushed, and after a change extra_cmd is sent. Interfaces that are not ours are left alone. With
+sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
+"""
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    more = parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
+    more.add_parser(
+        "list", aliases=["l"], help="the interfaces that babeld has", declare=_declare_list
+    )
+    more.add_parser(
+        "sync", aliases=["s"], help="make ours equal to our links", declare=_declare_sync
+    )
+
+
+def _declare_list(parser: ArgumentParser) -> None:
+    parser.description = _LIST
+    parser.set_defaults(run=run_list)
+
+
+def _declare_sync(parser: ArgumentParser) -> None:
+    parser.description = _SYNC
+    parser.set_defaults(run=run_sync)
+    parser.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
+
+
+def run_list(options: Options, arguments: Namespace) -> int:
+    listing = list_interfaces(options)
+    if arguments.json:
+        tell_text(babel_json(listing))
+    else:
+        tell(*babel_lines(listing))
+    return DONE
+
+
+def run_sync(options: Options, arguments: Namespace) -> int:
+    return print_report(sync(options, exclusive=arguments.exclusive), arguments)
+
+
+class BabelListing(Struct, frozen=True):
+    """An interface that babeld has, and whether it is one of ours."""
+
+    interface: BabelInterface
+    ours: bool
+
+
+def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
+    """The interfaces that babeld has. Raises RaitError."""
+    with read_only(options) as session, routing_of(session) as routing:
+        memory = JournalReader(session.journal_path).last_known(session.name).topology
+        return tuple(
+            BabelListing(interface, routing.is_ours(interface.name, memory))
+            for interface in routing.interfaces()
+        )
+
+
+def sync(options: Options, *, exclusive: bool = False) -> Report:
+    """Have babeld speak on just our live links, among the interfaces that are ours.
+
+    With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
+    """
+    with (
+        read_write(options, "babeld sync") as (session, journal),
+        routing_of(session, exclusive=exclusive) as routing,
+    ):
+        change = session.compare(None, journal.last_known(session.name), routing)
+        if change.routing_problem is not None:
+            raise MachineError(change.routing_problem)
+        return session.carry_out(
+            "babeld sync", change, journal, routing=routing, warnings=session.loaded.warnings
+        )
+
+
+def babel_lines(listing: Sequence[BabelListing]) -> list[str]:
+    """A table of babeld's interfaces."""
+    if not listing:
+        return ["babeld has no interfaces"]
+    rows: list[tuple[str, ...]] = [("INTERFACE", "UP", "OURS")]
+    rows += [
+        (item.interface.name, "yes" if item.interface.up else "no", "yes" if item.ours else "no")
+        for item in listing
+    ]
+    return table(rows)
+
+
+def babel_json(listing: Sequence[BabelListing]) -> str:
+    """The same as one JSON object."""
+    told = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
+    return to_json({"interfaces": told})

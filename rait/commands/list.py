@@ -1,0 +1,211 @@
+"""``rait list``: our tunnels as they are now."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from rait.adapters import netns
+from rait.adapters.journal.reader import JournalReader
+from rait.app.inputs import configured
+from rait.app.load import Loaded, load_peers, load_secret
+from rait.app.options import Options
+from rait.app.render import table, to_json
+from rait.app.report import Failure
+from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_name
+from rait.app.session import machine_of, observe, scope_of, target_netns
+from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
+from rait.domain.errors import MachineError, RaitError
+from rait.domain.history import LastKnown
+from rait.domain.reconcile import doubtful, is_ours, unread_of_ours
+from rait.terminal import DONE, FAILED, PARTIAL, complain, tell, tell_text
+
+HELP = """\
+Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
+last handshake and traffic.
+"""
+
+NEVER = "never"
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    listing = list_links(options)
+    for failure in listing.unread:
+        complain(f"{failure.link}: {failure.error}")
+    if arguments.json:
+        tell_text(listing_json(listing))
+    else:
+        tell(*listing_lines(listing))
+    if listing.unread:
+        return PARTIAL if listing.links else FAILED
+    return DONE
+
+
+class Listing(Struct, frozen=True):
+    """Our links in the order of their names, and the names that the registry gives to peers.
+
+    ``unread`` are links of ours that could not be read.
+    """
+
+    links: tuple[ObservedLink, ...]
+    names: dict[str, str]
+    now: int
+    unread: tuple[Failure, ...] = ()
+
+
+def list_links(options: Options) -> Listing:
+    """Observe our links; changes nothing and waits for nobody. Raises RaitError."""
+    loaded = configured(options.config)
+    config = loaded.config
+    target = target_netns(config)
+    scope = scope_of(config, "")
+    memory = _memory(options, config.journal)
+    if netns.lacks_process(target) and not memory.topology.links:
+        raise MachineError(
+            f"there is no process {target}, so its network namespace cannot be looked at: set "
+            "`target` to the id of a process that is in it, or to a name"
+        )
+    with machine_of(config, None, "", needs_transit=False) as machine:
+        observation = observe(machine, target, memory)
+    doubts = doubtful(observation, memory, scope)
+    claimed = _claimed(options, loaded, doubts) if doubts else {}
+    scope = structs.replace(scope, claimed=claimed)
+    unread = unread_of_ours(observation, memory, scope)
+    seen = (*observation.links.values(), *observation.doubles)
+    ours = (link for link in seen if is_ours(link, memory, scope))
+    links = tuple(sorted(ours, key=lambda observed: observed.link.name))
+    titles: dict[str, str] = {}
+    if config.peers != "-" and "://" not in config.peers:
+        try:
+            titles = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
+        except RaitError as error:
+            options.debug(f"no names of peers: {error}")
+    failures = tuple(
+        Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
+    )
+    return Listing(links, titles, observation.now, failures)
+
+
+def _memory(options: Options, journal: str) -> LastKnown:
+    """What the journal knows, if it can be read: where else our links may be."""
+    if options.config == "-" or "://" in options.config:
+        return LastKnown()  # its runs are filed under the key, which need not be there
+    try:
+        reader = JournalReader(Path(journal))
+        return reader.last_known(filed_under(reader, scope_name(options.config, "")))
+    except RaitError as error:
+        options.debug(f"the journal does not help to find links: {error}")
+        return LastKnown()
+
+
+def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
+    """The links that the journal knows as another configuration's.
+
+    None where it cannot be read: what there is is listed all the same.
+    """
+    url = options.config
+    try:
+        key = load_secret(loaded)[1] if has_no_path(url) else ""
+        journal = Path(loaded.config.journal)
+        name = filed_under(JournalReader(journal), scope_name(url, key))
+        return claimed_by_others(url, journal, name, seen)
+    except RaitError as error:
+        options.debug(f"the journal cannot tell whose links these are: {error}")
+        return {}
+
+
+def listing_lines(listing: Listing) -> list[str]:
+    """A table of our links, a row for each peer of each."""
+    if not listing.links:
+        return ["no links that can be read" if listing.unread else "no links"]
+    rows: list[tuple[str, ...]] = [
+        ("LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
+    ]
+    rows += [row for observed in listing.links for row in _rows(observed, listing)]
+    return table(rows)
+
+
+def listing_json(listing: Listing) -> str:
+    """The links as one JSON object; times are unix seconds, counters bytes."""
+    return to_json(
+        {
+            "links": [_link_object(link, listing) for link in listing.links],
+            "failed": [{"link": f.link, "error": f.error} for f in listing.unread],
+        }
+    )
+
+
+def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
+    name = observed.link.name
+    address = (observed.link.settings.address or "-").partition("/")[0]
+    if not observed.link.peers:
+        return [(name, address, "-", "-", "-", "-", "-")]
+    return [
+        (
+            name,
+            address,
+            listing.names.get(peer.public_key, peer.public_key),
+            str(peer.endpoint) if peer.endpoint else "-",
+            _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),
+            _bytes(observed.received.get(peer.public_key, 0)),
+            _bytes(observed.sent.get(peer.public_key, 0)),
+        )
+        for peer in observed.link.peers
+    ]
+
+
+def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
+    link = observed.link
+    return {
+        "name": link.name,
+        "backend": link.origin.backend,
+        "netns": link.origin.netns,
+        "group": link.settings.group,
+        "mtu": link.settings.mtu,
+        "up": link.settings.up,
+        "master": link.settings.master,
+        "address": link.settings.address,
+        "public_key": link.device.public_key,
+        "listen_port": link.device.listen_port,
+        "fwmark": link.device.fwmark,
+        "peers": [
+            {
+                "public_key": peer.public_key,
+                "name": listing.names.get(peer.public_key),
+                "endpoint": str(peer.endpoint) if peer.endpoint else None,
+                "latest_handshake": observed.handshakes.get(peer.public_key, 0),
+                "received": observed.received.get(peer.public_key, 0),
+                "sent": observed.sent.get(peer.public_key, 0),
+            }
+            for peer in link.peers
+        ],
+    }
+
+
+def _ago(now: int, then: int) -> str:
+    if not then:
+        return NEVER
+    if then - now > REJECT_AFTER_SECONDS:
+        return "in the future"  # the clock was set back since, so nobody knows how old it is
+    seconds = max(now - then, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

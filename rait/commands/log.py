@@ -1,0 +1,491 @@
+"""``rait log``: what the journal tells of runs, whether it is whole, and making it shorter."""
+
+from __future__ import annotations
+
+import re
+import time
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from rait.adapters.journal.prune import Pruning
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.journal.store import Journal
+from rait.app.moments import moment, span, written
+from rait.app.options import Options
+from rait.app.render import (
+    HALF_DONE,
+    HALF_MADE,
+    LEFT,
+    NOT_OURS,
+    describe,
+    done_already,
+    event_object,
+    json_line,
+    noticed_object,
+    to_json,
+)
+from rait.app.scopes import JournalRef, journal_of, others_text
+from rait.app.turn import lock_path, locked
+from rait.domain.config.keytext import canonical_key, without_whole_keys
+from rait.domain.errors import ConfigError
+from rait.domain.events import Event, LinkPlaced, peers_named
+from rait.domain.history import RunRecord, VerifyReport
+from rait.domain.words import counted
+from rait.terminal import DONE, FAILED, tell, tell_text
+
+HELP = """\
+Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
+run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
+"""
+
+_SHOW = """\
+Show one run whole, of whichever configuration it is, with the number of each event.
+"""
+
+_VERIFY = """\
+Examine every row of the journal: each entry's hash covers the one before it. Exit status 1 where
+anything was changed, removed, reordered or cut off. Whoever may write the file can also compute all
+hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+
+  rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
+"""
+
+_PRUNE = """\
+Drop the runs that ended longer ago, and keep a snapshot from which replay starts. A journal that
+`rait log verify` finds fault with is left as it is.
+
+  rait log prune --keep 90d
+"""
+
+UNFINISHED = "never finished"
+_SHORT = 12
+"""How many digits of a digest a headline shows."""
+
+POLL_SECONDS = 0.5
+
+_HASH = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+    _add_journal(parser, None)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="the runs of all configurations that share the journal",
+    )
+    parser.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
+    parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
+    parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
+    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
+    parser.add_argument("--oneline", action="store_true", help="a line for each run")
+    more = parser.add_subparsers(title="of the journal", metavar="")
+    more.add_parser("show", help="show one run whole", declare=_declare_show)
+    more.add_parser("verify", help="examine the hash chain", declare=_declare_verify)
+    more.add_parser("prune", help="drop old runs", declare=_declare_prune)
+
+
+def _declare_show(parser: ArgumentParser) -> None:
+    parser.description = _SHOW
+    parser.set_defaults(run=run_show)
+    parser.add_argument("number", metavar="RUN", type=int, help="the run's number")
+    _add_journal(parser, SUPPRESS)
+
+
+def _declare_verify(parser: ArgumentParser) -> None:
+    parser.description = _VERIFY
+    parser.set_defaults(run=run_verify)
+    parser.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
+    _add_journal(parser, SUPPRESS)
+
+
+def _declare_prune(parser: ArgumentParser) -> None:
+    parser.description = _PRUNE
+    parser.set_defaults(run=run_prune)
+    parser.add_argument(
+        "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
+    )
+    _add_journal(parser, SUPPRESS)
+
+
+def _add_journal(parser: ArgumentParser, path: str | None) -> None:
+    parser.add_argument(
+        "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
+    )
+
+
+def _journal(options: Options, arguments: Namespace) -> JournalRef:
+    return journal_of(options, arguments.journal, arguments.all)
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    since = moment(arguments.since, time.time_ns()) if arguments.since else None
+    peer = peer_key(arguments.peer) if arguments.peer is not None else None
+    query = Query(since=since, link=arguments.link, peer=peer, run=arguments.number)
+
+    def show(record: RunRecord) -> None:
+        if arguments.json:
+            tell_text(run_json(record, query))
+        else:
+            tell(*run_lines(record, query, brief=arguments.oneline))
+
+    journal = _journal(options, arguments)
+    if arguments.follow:
+        with suppress(KeyboardInterrupt):  # that is how one ends it
+            for record in follow(journal, query):
+                show(record)
+        return DONE
+    found = runs(journal, query)
+    for record in found:
+        show(record)
+    if not found and not arguments.json:
+        tell(_no_runs(journal))
+    return DONE
+
+
+def _no_runs(journal: JournalRef) -> str:
+    if has_runs(journal):
+        return "no runs"
+    others = (
+        "" if journal.scopes is None else others_text(JournalReader(journal.path), journal.scopes)
+    )
+    return f"no runs of this configuration ({journal.name}); {others}" if others else "no runs"
+
+
+def run_show(options: Options, arguments: Namespace) -> int:
+    for record in runs(_journal(options, arguments), Query(run=arguments.number)):
+        if arguments.json:
+            tell_text(run_json(record))
+        else:
+            tell(*run_whole(record))
+    return DONE
+
+
+def run_verify(options: Options, arguments: Namespace) -> int:
+    journal = _journal(options, arguments)
+    report = verify(journal, arguments.expect_head)
+    if arguments.json:
+        tell_text(verification_json(report))
+    elif report.ok and not report.entries and is_absent(journal):
+        tell(*nothing_to_verify(journal.path))
+    else:
+        tell(*verification_lines(report))
+    return DONE if report.ok else FAILED
+
+
+def run_prune(options: Options, arguments: Namespace) -> int:
+    pruning = prune(options, _journal(options, arguments), span(arguments.keep))
+    with done_already():
+        if arguments.json:
+            tell_text(to_json({"runs": pruning.runs, "entries": pruning.entries}))
+        else:
+            tell(pruning_text(pruning))
+    return DONE
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """Which runs to tell of: from a time on (unix, in nanoseconds), of a link, peer or number."""
+
+    since: int | None = None
+    link: str | None = None
+    peer: str | None = None
+    run: int | None = None
+
+
+def has_runs(journal: JournalRef) -> bool:
+    """Whether there is any run of this configuration. Raises RaitError."""
+    counts = JournalReader(journal.path).run_counts()
+    return any(journal.scopes is None or scope in journal.scopes for scope in counts)
+
+
+def peer_key(text: str) -> str:
+    """The public key that ``--peer`` gives, as the journal spells it. Raises ConfigError."""
+    try:
+        return canonical_key(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--peer {error}; `rait list` and `rait log` show the keys of peers"
+        ) from None
+
+
+def runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
+    """The runs asked for, oldest first. Raises RaitError."""
+    reader = JournalReader(journal.path)
+    if query.run is not None:
+        run = reader.run(query.run)
+        return (run,) if _is_asked(run, query) else ()
+    return reader.runs(since=query.since, link=query.link, peer=query.peer, scope=journal.scopes)
+
+
+def follow(journal: JournalRef, query: Query) -> Iterator[RunRecord]:
+    """The runs asked for, and then each later one when it has ended, for ever.
+
+    A run that was cut off comes when the next one begins. Raises RaitError.
+    """
+    told = 0
+    while True:
+        found = runs(journal, query)
+        for position, run in enumerate(found):
+            ended = run.status is not None or position < len(found) - 1
+            if run.id > told and ended:
+                told = run.id
+                yield run
+        if query.run is not None and (told or not found):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _last_seen(run: RunRecord) -> int:
+    """When the run, or what repeated it last, was."""
+    until = run.repeated.until if run.repeated is not None else 0
+    return max(run.header.started_at, run.recorded_at or 0, until)
+
+
+def _is_asked(run: RunRecord, query: Query) -> bool:
+    return (
+        (query.since is None or _last_seen(run) >= query.since)
+        and (query.link is None or run.touches_link(query.link))
+        and (query.peer is None or run.touches_peer(query.peer))
+    )
+
+
+def verify(journal: JournalRef, expect_head: str | None) -> VerifyReport:
+    """Examine the whole journal. Raises MachineError if it cannot be read.
+
+    Raises ConfigError if ``expect_head`` is no head at all.
+    """
+    if expect_head is not None and not _HASH.fullmatch(expect_head.strip()):
+        given = without_whole_keys(repr(expect_head))
+        raise ConfigError(
+            f"--expect-head: {given} is no head; give the 64 hexadecimal digits that "
+            "`rait log verify` printed after `head`"
+        )
+    return JournalReader(journal.path).verify(expect_head)
+
+
+def is_absent(journal: JournalRef) -> bool:
+    """Whether there is no journal yet. Raises MachineError if that cannot be told."""
+    return bool(JournalReader(journal.path).absence())
+
+
+def prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
+    """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError.
+
+    Where there is no journal yet, none is made.
+    """
+    if JournalReader(journal.path).absence():
+        return Pruning()
+    Journal.check(journal.path)
+    with (
+        locked(options, lock_path(journal.path), "rait log prune"),
+        Journal.open(journal.path) as store,
+    ):
+        return store.prune(time.time_ns() - keep)
+
+
+def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
+    """A run and its events, or only those events that were asked for."""
+    head = _headline(run)
+    if brief:
+        return ["  ".join([head, *_repeats(run)])]
+    lines = [line for _, event, line in _events(run) if _asked(event, query)]
+    if query.peer is None:
+        lines += _endings(run, query.link)
+    return [head, *lines, *(f"  {line}" for line in _repeats(run))]
+
+
+def run_whole(run: RunRecord) -> list[str]:
+    """All that the journal has of a run, with the number of each event."""
+    header = run.header
+    lines = [
+        _headline(run),
+        f"  configuration {header.scope}" + (f" (as {header.spelt})" if header.spelt else ""),
+        f"  sha256 of rait.conf {header.config_digest or 'unknown'}",
+        f"  sha256 of peers {header.peers_digest or 'not read'}",
+        f"  public key {header.public_key}",
+    ]
+    if header.accepted:
+        lines.append("  accepted however many sessions it costs: the guard begins a new count here")
+    if run.finished_at is not None:
+        lines.append(f"  finished {written(run.finished_at)}")
+    lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
+    lines += _endings(run, None)
+    lines += [f"  {line}" for line in (*_repeats(run), *_last_digests(run))]
+    return lines
+
+
+def run_json(run: RunRecord, query: Query | None = None) -> str:
+    """A run and its events as one line of JSON, or only those events that were asked for.
+
+    Times are unix time in nanoseconds, and the counts are of the whole run.
+    """
+    header = msgspec.to_builtins(run.header)
+    left = header.pop("left")
+    for internal in ("carried", "strays"):
+        header.pop(internal)
+    value = {
+        "run": run.id,
+        **header,
+        "recorded_at": run.recorded_at,
+        "finished_at": run.finished_at,
+        "status": run.status or "unfinished",
+        "done": run.done,
+        "failed": run.failed,
+        "unknown": run.unknown,
+        "noticed": [
+            {"event": run.noticed_id(index), **noticed_object(event, index in left)}
+            for index, event in enumerate(run.noticed)
+            if query is None or _asked(event, query)
+        ],
+        "events": [
+            {"event": run.intended_id(index), **event_object(event), **_outcome(run, index)}
+            for index, event in enumerate(run.intended)
+            if query is None or _asked(event, query)
+        ],
+        "half_done": [
+            {"event": number, **event_object(event)}
+            for number, event in run.half_done.items()
+            if query is None or _asked(event, query)
+        ],
+        "ended": list(run.ended),
+        "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
+        "extra_cmd": run.extra_cmd,
+        "repeated": run.repeated.count if run.repeated is not None else 0,
+        "repeated_until": run.repeated.until if run.repeated is not None else None,
+        "retried_at": run.retried_at,
+    }
+    return json_line(value).decode()
+
+
+def verification_lines(report: VerifyReport) -> list[str]:
+    """What ``rait log verify`` found."""
+    pruned = f", {report.dropped} pruned before them" if report.dropped else ""
+    entries = _entries(report.entries)
+    if report.ok:
+        verb = "is" if report.entries == 1 else "are"
+        return [f"rait log verify: {entries} {verb} sound{pruned}", f"head {report.head}"]
+    if report.entries or report.head:
+        return [f"rait log verify: {report.why}", f"sound up to here: {entries}{pruned}"]
+    return [
+        f"rait log verify: {report.why}",
+        "the entries were not examined: only a sound head tells where they begin and end",
+    ]
+
+
+def nothing_to_verify(path: Path) -> list[str]:
+    """What ``rait log verify`` says where there is no journal yet."""
+    return [
+        f"rait log verify: there is no journal {path} yet, so nothing was examined",
+        "(if there was one, it is gone: --expect-head tells)",
+    ]
+
+
+def pruning_text(pruning: Pruning) -> str:
+    """What ``rait log prune`` did."""
+    return f"rait log prune: {counted(pruning.runs, 'run')} dropped, {_entries(pruning.entries)}"
+
+
+def verification_json(report: VerifyReport) -> str:
+    """What ``rait log verify`` found, as one JSON object."""
+    return to_json(msgspec.to_builtins(report))
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
+
+
+def _doubt(run: RunRecord) -> Iterator[str]:
+    if run.clock_was_unset and run.recorded_at is not None:
+        yield f"(the clock was not set: after {written(run.recorded_at)})"
+
+
+def _headline(run: RunRecord) -> str:
+    header = run.header
+    counts = [f"{run.done} done"]
+    counts += [f"{run.failed} failed"] if run.failed else []
+    counts += [f"{len(run.half_done)} half done"] if run.half_done else []
+    counts += [f"{run.unknown} unknown"] if run.unknown else []
+    counts += [f"{len(run.noticed)} noticed"] if run.noticed else []
+    words = [
+        f"run {run.id}",
+        written(header.started_at),
+        *_doubt(run),
+        header.command,
+        run.status or UNFINISHED,
+        f"({', '.join(counts)})",
+        f"uid {header.uid}",
+        f"rait {header.version}",
+        f"config {header.config_digest[:_SHORT]}",
+    ]
+    words += [f"peers {header.peers_digest[:_SHORT]}"] if header.peers_digest else []
+    return "  ".join(words)
+
+
+def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
+    for index, event in enumerate(run.noticed):
+        whose = LEFT if index in run.header.leftover_noticed else NOT_OURS
+        why = "recorded" if isinstance(event, LinkPlaced) else f"noticed: {whose}"
+        yield run.noticed_id(index), event, f"  {describe(event)} ({why})"
+    for index, event in enumerate(run.intended):
+        outcome = _outcome(run, index)
+        suffix = "" if outcome["outcome"] == "done" else f" ({outcome['outcome']})"
+        if outcome.get("error"):
+            suffix = f" (failed: {outcome['error']})"
+        yield run.intended_id(index), event, f"  {describe(event)}{suffix}"
+    for number, event in run.half_done.items():
+        yield number, event, f"  {describe(event)} ({HALF_DONE})"
+
+
+def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
+    """What else became of the run: what is of none of its events."""
+    for name in run.header.leftover_links:
+        if link in (None, name):
+            ended = "" if name in run.ended else " (not known to have ended)"
+            yield f"  - {name} ({HALF_MADE}){ended}"
+    for name, error in run.problems.items():
+        if link in (None, name):
+            yield f"  failed: {name}: {error}"
+    if run.extra_cmd == "sent" and link is None and not run.intended:
+        yield "  extra_cmd sent to babeld, which had not taken it before"
+
+
+def _repeats(run: RunRecord) -> Iterator[str]:
+    """How often later runs did just the same in vain."""
+    if run.repeated is not None:
+        times = "once" if run.repeated.count == 1 else f"{run.repeated.count:,} times"
+        yield f"repeated {times} until {written(run.repeated.until)}"
+    if run.retried_at is not None:
+        yield f"repeated since {written(run.retried_at)} by a run under way, or that never finished"
+
+
+def _last_digests(run: RunRecord) -> Iterator[str]:
+    """What the last repetition had read, where that was not what the run itself had."""
+    if run.repeated is None:
+        return
+    last, header = run.repeated, run.header
+    if last.config_digest != header.config_digest:
+        yield f"the last time with sha256 of rait.conf {last.config_digest or 'unknown'}"
+    if last.peers_digest != header.peers_digest:
+        yield f"the last time with sha256 of peers {last.peers_digest or 'not read'}"
+
+
+def _outcome(run: RunRecord, index: int) -> dict[str, str]:
+    outcome = run.outcomes.get(index)
+    if outcome is None:
+        return {"outcome": "unknown"}
+    if outcome.error is None:
+        return {"outcome": "done"}
+    return {"outcome": "failed", "error": outcome.error}
+
+
+def _asked(event: Event, query: Query) -> bool:
+    if query.link is not None and event.name != query.link:
+        return False
+    return query.peer is None or query.peer in peers_named(event)

@@ -1,0 +1,194 @@
+"""``rait replay``: show, compare and restore the topology of an earlier time."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct, structs
+
+from rait.adapters.journal.reader import JournalReader
+from rait.app.execution import Change, planned
+from rait.app.moments import moment, written
+from rait.app.options import Options, add_yes
+from rait.app.render import link_text, print_plan, print_report, to_json
+from rait.app.report import Report
+from rait.app.restoring import born_today, carry_out, check_keys, with_known_psks
+from rait.app.scopes import journal_of, others_text
+from rait.app.session import Session, read_only, read_write, require_places, synced_routing
+from rait.domain.errors import ConfigError, MachineError
+from rait.domain.topology import Topology
+from rait.domain.words import counted
+from rait.terminal import DONE, complain, tell, tell_text
+
+if TYPE_CHECKING:
+    from rait.app.routing import Routing
+
+HELP = """\
+Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
+the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
+
+--apply stops with exit status 4 where it would cost more than half of at least four links their
+sessions, as `rait up` does, unless --yes is given; for a time before the journal began it is
+refused.
+
+  rait replay --at 10                            the topology after run 10
+  rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
+  rait replay --at 2h                            two hours ago
+  rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
+"""
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--diff", action="store_true", help="show how the live system differs")
+    what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
+    add_yes(parser)
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    if arguments.apply:
+        return print_report(restore(options, arguments.at, assume_yes=arguments.yes), arguments)
+    if arguments.diff:
+        return print_plan(compare_past(options, arguments.at), arguments)
+    found = past(options, arguments.at)
+    if found.unknown and arguments.at is not None:
+        complain(f"warning: {found.unknown}")
+    if arguments.json:
+        tell_text(past_json(found))
+    else:
+        tell(*past_lines(found))
+    return DONE
+
+
+class Past(Struct, frozen=True, kw_only=True):
+    """The topology as the journal has it at some point, and the public key it was made under.
+
+    ``unknown`` says why it is not known to be what there was, "" where it is.
+    """
+
+    topology: Topology
+    public_key: str
+    at: str
+    unknown: str = ""
+
+
+def past(options: Options, at: str | None) -> Past:
+    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError.
+
+    This looks at the journal alone, so it needs neither root nor WireGuard.
+    """
+    where = journal_of(options)
+    return _past(JournalReader(where.path), where.name, at)
+
+
+def compare_past(options: Options, at: str | None) -> Report:
+    """How the live system differs from the past: what a restore would do. Changes nothing."""
+    with read_only(options) as session:
+        journal = JournalReader(session.journal_path)
+        wanted = _past(journal, session.name, at)
+        change = _towards(session, journal, wanted, None)
+        warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
+        require_places(change.events)
+        return planned(_replay(at), change, session.removal(change), warnings)
+
+
+def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Report:
+    """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError.
+
+    Unless ``assume_yes``, one that would remove most of the links is stopped, as ``up`` is.
+    """
+    with read_write(options, "replay") as (session, journal), synced_routing(session) as routing:
+        wanted = _past(journal, session.name, at)
+        if wanted.unknown:
+            raise MachineError(
+                f"{wanted.unknown}, and nothing was touched. `rait log` shows the runs that one "
+                "can go back to; `rait down` removes all links"
+            )
+        change = _towards(session, journal, wanted, routing)
+        return carry_out(_replay(at), session, journal, change, routing, assume_yes)
+
+
+def _replay(at: str | None) -> str:
+    """The command as the journal shall have it."""
+    return "replay" if at is None else f"replay --at {at}"
+
+
+def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
+    if at is None:
+        topology, key = journal.topology_at(scope)
+        unknown = "" if key else _unknown(journal, scope, "")
+        return Past(topology=topology, public_key=key, at="now", unknown=unknown)
+    kind, _, number = at.rpartition(":")
+    if kind in ("", "run") and number.isdecimal():
+        topology, key = journal.topology_at(scope, run=_number(number))
+        return Past(topology=topology, public_key=key, at=f"run {number}")
+    if kind == "event" and number.isdecimal():
+        topology, key = journal.topology_at(scope, event=_number(number))
+        return Past(topology=topology, public_key=key, at=f"event {number}")
+    try:
+        when = moment(at, time.time_ns())
+    except ConfigError as error:
+        raise ConfigError(f"--at takes a run's number, event:NUMBER or a time: {error}") from None
+    topology, key = journal.topology_at(scope, time=when)
+    unknown = "" if key else _unknown(journal, scope, f"{written(when)} is before that")
+    return Past(topology=topology, public_key=key, at=at, unknown=unknown)
+
+
+def _unknown(journal: JournalReader, scope: str, otherwise: str) -> str:
+    """Why the journal does not know what there was: no run had told it of any link."""
+    runs = journal.runs(scope=scope)
+    if not runs:
+        others = others_text(journal, (scope,))
+        return f"the journal {journal.path} has no run of this configuration ({scope})" + (
+            f"; {others}" if others else ""
+        )
+    first = runs[0]
+    began = written(first.header.started_at)
+    return (
+        f"the journal begins with run {first.id}, {began}: what there was before is not known"
+        + (f", and {otherwise}" if otherwise else "")
+    )
+
+
+def _number(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        # Python reads some thousands of digits at the most.
+        raise ConfigError(f"a number of {len(digits)} digits is of no run or event") from None
+
+
+def _towards(
+    session: Session, journal: JournalReader, wanted: Past, routing: Routing | None
+) -> Change:
+    check_keys(session, wanted.public_key, wanted.topology.links, f"the topology as of {wanted.at}")
+    memory = journal.last_known(session.name)
+    links = born_today(wanted.topology.links, session)
+    desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
+    return with_known_psks(session.compare(desired, memory, routing))
+
+
+def past_lines(past: Past) -> list[str]:
+    """The topology as the journal has it, a line for each link."""
+    links = sorted(past.topology.links.values(), key=lambda link: link.name)
+    lines = [link_text(link) for link in links]
+    return [*lines, f"rait replay: {counted(len(links), 'link')} as of {past.at}"]
+
+
+def past_json(past: Past) -> str:
+    """The topology as one JSON object."""
+    return to_json(
+        {
+            "at": past.at,
+            "public_key": past.public_key,
+            "topology": msgspec.to_builtins(past.topology),
+        }
+    )

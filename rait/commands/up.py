@@ -1,0 +1,82 @@
+"""``rait up``: make the tunnels what configuration and peers say."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from rait.adapters import netns
+from rait.app import desired
+from rait.app.desired import doubts_about, planned_topology
+from rait.app.execution import stopped
+from rait.app.options import (
+    Options,
+    add_assume_gone,
+    add_detailed_exitcode,
+    add_dry_run,
+    add_yes,
+)
+from rait.app.render import print_plan, print_report
+from rait.app.report import Report
+from rait.app.session import read_write, synced_routing
+from rait.domain.errors import ConfigError
+
+HELP = """\
+Create, change and remove links until they are as rait.conf and the peers list say. Only what
+differs is written: links that are right already are left alone, with their sessions. A second
+`rait up` writes nothing.
+
+A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
+that asks for more links than max_links in rait.conf changes nothing.
+
+A run that would cost more than half of at least four links their sessions, with what runs of the
+last 24 hours cost, stops with exit status 4: a peers list that is empty, cut short or exchanged, or
+the wrong namespace, must not take the node off the mesh. Links count that are removed or made
+again, or get another peer. A new private key counts too, as no peer knows it until the registry
+has it. --yes lets the run go on; max_removals in rait.conf sets another limit.
+"""
+
+
+def declare(parser: ArgumentParser) -> None:
+    parser.description = HELP
+    parser.set_defaults(run=run)
+    add_dry_run(parser)
+    add_yes(parser)
+    add_assume_gone(parser)
+    add_detailed_exitcode(parser, "with --dry-run, ")
+
+
+def run(options: Options, arguments: Namespace) -> int:
+    if arguments.dry_run:
+        return print_plan(desired.plan_up(options), arguments)
+    if arguments.detailed_exitcode:
+        raise ConfigError("--detailed-exitcode is of `rait plan` and `rait up --dry-run` only")
+    return print_report(up(options, assume_yes=arguments.yes), arguments)
+
+
+def up(options: Options, *, assume_yes: bool = False) -> Report:
+    """Create, change and remove links until they are as planned; see Report for what it tells.
+
+    Unless ``assume_yes``, a run that would end most of the sessions does nothing, and its report
+    says ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot
+    be had.
+    """
+    with (
+        read_write(options, "up", peers=True) as (session, journal),
+        synced_routing(session) as routing,
+    ):
+        memory = journal.last_known(session.name)
+        planned, warnings = planned_topology(session, memory)
+        doubts = doubts_about(session.registry.peers, planned)
+        change = session.compare(planned.topology, memory, routing, doubts, planned.names)
+        if not assume_yes and (stop := stopped("up", change, session.removal(change), warnings)):
+            return stop
+        return session.carry_out(
+            "up",
+            change,
+            journal,
+            peers_digest=session.registry.peers.digest,
+            prepare=lambda: netns.ensure_netns(session.target).close(),
+            routing=routing,
+            warnings=warnings,
+            accepted=assume_yes,
+        )
