@@ -5,8 +5,7 @@ from __future__ import annotations
 from binascii import a2b_base64, b2a_base64
 from hashlib import blake2b
 
-from rait.domain.config.schema import NO_PSK, Secret
-from rait.domain.errors import MachineError
+from rait.domain.config.schema import Secret
 
 
 def public_key(secret: Secret) -> str:
@@ -40,15 +39,3 @@ def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
     key = a2b_base64(secret.reveal())
     told = peer.encode() + b"\0" + psk
     return blake2b(told, digest_size=PSK_DIGEST_BYTES, key=key, person=b"rait psk").hexdigest()
-
-
-def psk_to_write(before: str, after: str) -> Secret | None:
-    """The preshared key that leads from one digest to another; None where nothing is to change.
-
-    Raises MachineError for a key that somebody else has set, as rait knows only its digest.
-    """
-    if before == after:
-        return None
-    if after:
-        raise MachineError("rait does not know the preshared key that the peer should have")
-    return NO_PSK

@@ -30,6 +30,7 @@ from rait.adapters.netlink.socket import Request, decode, encode
 from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.errors import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
+from rait.domain.writes import DeviceWrite, PeerWrite
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -197,8 +198,8 @@ zones = st.integers(1, 2**32 - 1)
 def test_the_zone_of_a_link_local_endpoint_is_kept(low: bytes, zone: int, port: int) -> None:
     address = address_text(bytes.fromhex("fe80000000000000") + low)
     endpoint = Endpoint(f"{address}%{zone}", port)
-    peer = wg.PeerWrite("KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI=", 0, endpoint)
-    (request,) = wg.set_device(30, "w1", peers=[peer])
+    peer = PeerWrite("KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI=", endpoint=endpoint)
+    (request,) = wg.set_device(30, "w1", DeviceWrite(peers=(peer,)))
     (entry,) = as_dict(read(wgmsg, request))["WGDEVICE_A_PEERS"]
     told = as_dict(entry)["WGPEER_A_ENDPOINT"]
     # Not its scope_id, which it takes for a number in network order; ipv6(7) has it in the host's.
@@ -220,42 +221,63 @@ def test_any_endpoint_is_written_or_refused(endpoint: Endpoint) -> None:
         assert len(wg.encode_endpoint(endpoint)) in (16, 28)
 
 
-def pyroute2_peer(entry: Any) -> wg.PeerWrite:
+def pyroute2_peer(entry: Any) -> PeerWrite:
     found = as_dict(entry)
     endpoint = found.get("WGPEER_A_ENDPOINT")
-    return wg.PeerWrite(
+    psk = found.get("WGPEER_A_PRESHARED_KEY")
+    flags = found.get("WGPEER_A_FLAGS", 0)
+    replaced = tuple(each["addr"] for each in found.get("WGPEER_A_ALLOWEDIPS", ()))
+    remove = bool(flags & wg.WGPEER_F_REMOVE_ME)
+    assert not remove or flags & wg.WGPEER_F_UPDATE_ONLY, "nothing is made to be removed"
+    return PeerWrite(
         found["WGPEER_A_PUBLIC_KEY"].decode(),
-        found.get("WGPEER_A_FLAGS", 0),
-        Endpoint(endpoint["addr"], endpoint["port"]) if endpoint else None,
-        found.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL"),
-        tuple(each["addr"] for each in found.get("WGPEER_A_ALLOWEDIPS", ())),
-        Secret(found["WGPEER_A_PRESHARED_KEY"].decode())
-        if "WGPEER_A_PRESHARED_KEY" in found
-        else None,
+        update_only=bool(flags & wg.WGPEER_F_UPDATE_ONLY),
+        remove=remove,
+        psk=None if psk is None else Secret(psk.decode()),
+        endpoint=Endpoint(endpoint["addr"], endpoint["port"]) if endpoint else None,
+        keepalive=found.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL"),
+        allowed_ips=replaced if flags & wg.WGPEER_F_REPLACE_ALLOWEDIPS else None,
     )
 
 
-@given(names, st.none() | keys, st.none() | ports, st.none() | u32, peer_lists, st.integers(0, 7))
+peer_writes = st.builds(
+    lambda peer, update_only, remove, changed: PeerWrite(
+        peer.public_key,
+        update_only=update_only or remove,
+        remove=remove,
+        psk=psk_of(peer),
+        endpoint=peer.endpoint,
+        keepalive=peer.keepalive if changed else None,
+        allowed_ips=peer.allowed_ips if changed else None,
+    ),
+    peers,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(
+    names,
+    st.none() | keys,
+    st.none() | ports,
+    st.none() | u32,
+    st.lists(peer_writes, max_size=5).map(tuple),
+)
 def test_pyroute2_reads_a_device_with_peers(
     name: str,
     private: str | None,
     port: int | None,
     fwmark: int | None,
-    wanted: tuple[LinkPeer, ...],
-    flags: int,
+    writes: tuple[PeerWrite, ...],
 ) -> None:
-    writes = [
-        wg.PeerWrite(p.public_key, flags, p.endpoint, p.keepalive, p.allowed_ips, psk_of(p))
-        for p in wanted
-    ]
-    secret = None if private is None else Secret(private)
-    (request,) = wg.set_device(
-        30, name, secret=secret, listen_port=port, fwmark=fwmark, peers=writes
-    )
+    public = None if private is None else "ours"
+    secret = Secret(private or "never written")
+    (request,) = wg.set_device(30, name, DeviceWrite(public, port, fwmark, writes), secret)
     message = read(wgmsg, request)
     assert (message["cmd"], message["version"]) == (wg.WG_CMD_SET_DEVICE, 1)
     found = as_dict(message)
-    assert [pyroute2_peer(each) for each in found.pop("WGDEVICE_A_PEERS", [])] == writes
+    assert tuple(map(pyroute2_peer, found.pop("WGDEVICE_A_PEERS", []))) == writes
     if private is not None:
         assert found.pop("WGDEVICE_A_PRIVATE_KEY").decode() == private
     expected = {"WGDEVICE_A_LISTEN_PORT": port, "WGDEVICE_A_FWMARK": fwmark}
@@ -351,10 +373,13 @@ def test_messages_that_split_a_device_add_up(size: int, others: int, random: Ran
     requests = wg.set_device(
         30,
         "rt0",
-        fwmark=3,
-        peers=[
-            wg.PeerWrite(p.public_key, replace, None, p.keepalive, p.allowed_ips) for p in wanted
-        ],
+        DeviceWrite(
+            fwmark=3,
+            peers=tuple(
+                PeerWrite(p.public_key, keepalive=p.keepalive, allowed_ips=p.allowed_ips)
+                for p in wanted
+            ),
+        ),
     )
     assert all(len(request.body) < 65536 for request in requests)
     state = wg.decode_device([request.body for request in requests], digest_of)

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rait.adapters.wireguard.uapi import (
-    DeviceChange,
     DeviceState,
-    PeerChange,
     PeerState,
     UapiError,
     clamped,
@@ -22,6 +20,7 @@ from rait.adapters.wireguard.uapi import (
 )
 from rait.domain.config.schema import Secret
 from rait.domain.topology import Endpoint
+from rait.domain.writes import DeviceWrite, PeerWrite
 
 # Built from integers: hypothesis draws these far faster than its own bytes and IP addresses.
 raw_keys = st.integers(1, 2**256 - 1).map(lambda number: number.to_bytes(32, "big"))
@@ -67,13 +66,13 @@ devices = st.builds(
 )
 
 
-def whole(device: DeviceState) -> DeviceChange:
-    return DeviceChange(
-        private_key=device.private_key,
+def whole(device: DeviceState) -> DeviceWrite:
+    return DeviceWrite(
+        public_key=None if device.private_key is None else "ours",
         listen_port=device.listen_port,
         fwmark=device.fwmark,
         peers=tuple(
-            PeerChange(
+            PeerWrite(
                 public_key=peer.public_key,
                 psk=peer.psk,
                 endpoint=peer.endpoint,
@@ -105,7 +104,7 @@ def without_counters(device: DeviceState) -> DeviceState:
 
 def render(device: DeviceState) -> bytes:
     """The answer of a program that has this device, counters and all."""
-    lines = encode_set(whole(device)).decode().splitlines()[1:-1]
+    lines = encode_set(whole(device), device.private_key).decode().splitlines()[1:-1]
     answer: list[str] = []
     left = list(device.peers)
     for line in lines:
@@ -122,7 +121,7 @@ def render(device: DeviceState) -> bytes:
 
 @given(devices)
 def test_what_was_written_is_read_back(device: DeviceState) -> None:
-    request = encode_set(whole(device)).decode()
+    request = encode_set(whole(device), device.private_key).decode()
     echoed = request.removeprefix("set=1\n").removesuffix("\n") + "errno=0\n\n"
 
     # On a device that lives, this would end every session; and a false boolean is to be left out.

@@ -6,12 +6,14 @@ import base64
 
 import pytest
 
-from rait.adapters.keys import UNKNOWN_PSK, psk_digest, psk_to_write
-from rait.adapters.wireguard.uapi import DeviceChange, PeerChange, decode_get, encode_set
+from rait.adapters.keys import UNKNOWN_PSK, psk_digest
+from rait.adapters.wireguard.uapi import decode_get, encode_set
 from rait.domain.config.schema import NO_PSK, Secret
-from rait.domain.errors import MachineError
+from rait.domain.errors import RaitError
+from rait.domain.events import PeerAdded, PeerUpdated
 from rait.domain.topology import Link, LinkPeer
 from rait.domain.undo import without_unknown_psks
+from rait.domain.writes import DeviceWrite, PeerWrite, write_of
 from tests.unit.test_undo import link
 
 PSK = bytes(range(32))
@@ -39,16 +41,27 @@ def test_the_all_zero_key_is_none() -> None:
 
 
 def test_none_can_be_written_and_nothing_else() -> None:
-    assert psk_to_write("digest", "digest") is None
-    assert psk_to_write("", "") is None
-    assert psk_to_write("digest", "") == NO_PSK
-    for before in ("", "another"):
-        with pytest.raises(MachineError, match="does not know"):
-            psk_to_write(before, "digest")
+    bare, set_by_others = LinkPeer(KEY), LinkPeer(KEY, psk_digest="digest")
+    (write,) = write_of(PeerUpdated("w1", set_by_others, bare)).peers
+    assert write == PeerWrite(KEY, update_only=True, psk=NO_PSK)
+    (write,) = write_of(
+        PeerUpdated("w1", set_by_others, LinkPeer(KEY, keepalive=5, psk_digest="digest"))
+    ).peers
+    assert write.psk is None
+    (write,) = write_of(PeerAdded("w1", bare)).peers
+    assert write.psk is None
+    other = LinkPeer(KEY, psk_digest="another")
+    for event in (
+        PeerUpdated("w1", bare, set_by_others),
+        PeerUpdated("w1", other, set_by_others),
+        PeerAdded("w1", set_by_others),
+    ):
+        with pytest.raises(RaitError, match="does not know"):
+            write_of(event)
 
 
 def test_a_program_is_told_to_forget_a_preshared_key() -> None:
-    change = DeviceChange(peers=(PeerChange(public_key=KEY, update_only=True, psk=NO_PSK),))
+    change = DeviceWrite(peers=(PeerWrite(KEY, update_only=True, psk=NO_PSK),))
     assert f"preshared_key={'0' * 64}" in encode_set(change).decode().splitlines()
 
 

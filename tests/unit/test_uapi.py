@@ -12,9 +12,7 @@ import pytest
 
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.uapi import (
-    DeviceChange,
     DeviceState,
-    PeerChange,
     PeerState,
     RefusedError,
     UapiError,
@@ -24,6 +22,7 @@ from rait.adapters.wireguard.uapi import (
 )
 from rait.domain.config.schema import Secret
 from rait.domain.topology import Endpoint
+from rait.domain.writes import DeviceWrite, PeerWrite
 
 SECRET = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 SECRET_HEX = "289257983b405d2acc1ae209572ff678feb98179b53d3cbbbc247fe0efef1042"
@@ -79,12 +78,12 @@ def test_keys_unknown_here_are_passed_over() -> None:
 
 
 def test_a_change_is_written_in_the_protocols_words() -> None:
-    change = DeviceChange(
-        private_key=Secret(SECRET),
+    change = DeviceWrite(
+        public_key="ours",
         listen_port=0,
         fwmark=54,
         peers=(
-            PeerChange(
+            PeerWrite(
                 public_key=KEY,
                 update_only=True,
                 endpoint=Endpoint("2001:db8::1", 50153),
@@ -94,7 +93,7 @@ def test_a_change_is_written_in_the_protocols_words() -> None:
         ),
     )
 
-    assert encode_set(change).decode().split("\n") == [
+    assert encode_set(change, Secret(SECRET)).decode().split("\n") == [
         "set=1",
         f"private_key={SECRET_HEX}",
         "listen_port=0",
@@ -112,13 +111,13 @@ def test_a_change_is_written_in_the_protocols_words() -> None:
 
 
 def test_what_does_not_change_is_not_written() -> None:
-    assert encode_set(DeviceChange()) == b"set=1\n\n"
-    peer = PeerChange(public_key=KEY)
-    assert encode_set(DeviceChange(peers=(peer,))) == f"set=1\npublic_key={KEY_HEX}\n\n".encode()
+    assert encode_set(DeviceWrite()) == b"set=1\n\n"
+    peer = PeerWrite(public_key=KEY)
+    assert encode_set(DeviceWrite(peers=(peer,))) == f"set=1\npublic_key={KEY_HEX}\n\n".encode()
 
 
 def test_a_peer_is_removed_by_its_key() -> None:
-    request = encode_set(DeviceChange(peers=(PeerChange(public_key=KEY, remove=True),)))
+    request = encode_set(DeviceWrite(peers=(PeerWrite(public_key=KEY, remove=True),)))
 
     assert request == f"set=1\npublic_key={KEY_HEX}\nremove=true\n\n".encode()
 
@@ -184,20 +183,20 @@ def test_the_answer_to_a_change_holds_nothing_else() -> None:
 def test_a_key_that_is_none_is_not_sent_nor_quoted() -> None:
     for text in ("", "AAAA", "no base64!", SECRET + "AAAA"):
         with pytest.raises(UapiError) as caught:
-            encode_set(DeviceChange(private_key=Secret(text)))
+            encode_set(DeviceWrite(public_key="ours"), Secret(text))
         assert not text or text not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        PeerChange(public_key=KEY, endpoint=Endpoint("192.0.2.1:5\nprivate_key=00", 5)),
-        PeerChange(public_key=KEY, allowed_ips=("::/0\nremove=true",)),
+        PeerWrite(public_key=KEY, endpoint=Endpoint("192.0.2.1:5\nprivate_key=00", 5)),
+        PeerWrite(public_key=KEY, allowed_ips=("::/0\nremove=true",)),
     ],
 )
-def test_no_value_becomes_a_line_of_its_own(change: PeerChange) -> None:
+def test_no_value_becomes_a_line_of_its_own(change: PeerWrite) -> None:
     with pytest.raises(UapiError, match="line feed"):
-        encode_set(DeviceChange(peers=(change,)))
+        encode_set(DeviceWrite(peers=(change,)))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a\0b"])
@@ -247,7 +246,7 @@ def test_a_client_asks_and_tells(program: Program) -> None:
         assert client.get() == decode_get(ANSWER)
     program.serve(b"errno=0\n\n")
     with uapi.Client("wg9") as client:
-        client.set(DeviceChange(fwmark=7))
+        client.set(DeviceWrite(fwmark=7))
 
     assert program.requests == [b"get=1\n\n", b"set=1\nfwmark=7\n\n"]
 
@@ -256,7 +255,7 @@ def test_a_refusal_names_the_link(program: Program) -> None:
     program.serve(b"errno=-98\n\n")
 
     with uapi.Client("wg9") as client, pytest.raises(RefusedError, match=r"wg9.*EADDRINUSE"):
-        client.set(DeviceChange(listen_port=7))
+        client.set(DeviceWrite(listen_port=7))
 
 
 def test_a_program_that_hangs_is_given_up(program: Program) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct as Record
 
@@ -26,6 +26,7 @@ from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
 from rait.domain.words import counted
+from rait.domain.writes import DeviceWrite, PeerWrite
 
 # linux/genetlink.h
 GENL_ID_CTRL = 16
@@ -112,17 +113,6 @@ class DeviceState(Record, frozen=True):
     sent: dict[str, int]
 
 
-class PeerWrite(NamedTuple):
-    """What to write of one peer: None and () leave alone what is there."""
-
-    public_key: str
-    flags: int = 0
-    endpoint: Endpoint | None = None
-    keepalive: int | None = None
-    allowed_ips: tuple[str, ...] = ()
-    psk: Secret | None = None
-
-
 def find_family(generic: NetlinkSocket) -> int:
     """The number of WireGuard's generic netlink family; the kernel loads its module for this.
 
@@ -142,28 +132,23 @@ def get_device(family: int, name: str) -> Request:
 
 
 def set_device(
-    family: int,
-    name: str,
-    *,
-    secret: Secret | None = None,
-    listen_port: int | None = None,
-    fwmark: int | None = None,
-    peers: Sequence[PeerWrite] = (),
+    family: int, name: str, write: DeviceWrite, secret: Secret | None = None
 ) -> list[Request]:
-    """Change what is not None of a device, and write the peers; no other peer is touched.
+    """Write to a device, with ``secret`` for the private key; no other peer is touched.
 
-    One message, or more where the peers do not fit one. Raises MachineError for a key that is none.
+    One message, or more where the peers do not fit one. Raises MachineError for a key or an
+    endpoint that is none.
     """
     head = _GENL.pack(WG_CMD_SET_DEVICE, 1, 0) + _ifname(name)
     body = head
-    if secret is not None:
+    if write.public_key is not None and secret is not None:
         body += attribute(WGDEVICE_A_PRIVATE_KEY, _secret_key(secret, "the private key"))
-    if listen_port is not None:
-        body += attribute(WGDEVICE_A_LISTEN_PORT, _U16.pack(listen_port))
-    if fwmark is not None:
-        body += attribute(WGDEVICE_A_FWMARK, _U32.pack(fwmark))
+    if write.listen_port is not None:
+        body += attribute(WGDEVICE_A_LISTEN_PORT, _U16.pack(write.listen_port))
+    if write.fwmark is not None:
+        body += attribute(WGDEVICE_A_FWMARK, _U32.pack(write.fwmark))
     requests = []
-    for part in _parts(peers):
+    for part in _parts(write.peers):
         requests.append(Request(family, 0, body + nested(WGDEVICE_A_PEERS, part)))
         body = head
     return requests or [Request(family, 0, body)]
@@ -233,19 +218,23 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
     if key is None:
         raise MachineError(f"{peer.public_key!r} is no WireGuard key")
     head = attribute(WGPEER_A_PUBLIC_KEY, key)
+    flags = WGPEER_F_REMOVE_ME if peer.remove else 0
+    if peer.remove or peer.update_only:
+        flags |= WGPEER_F_UPDATE_ONLY
     first = head
-    if peer.flags:
-        first += attribute(WGPEER_A_FLAGS, _U32.pack(peer.flags))
+    if peer.allowed_ips is not None:
+        first += attribute(WGPEER_A_FLAGS, _U32.pack(flags | WGPEER_F_REPLACE_ALLOWEDIPS))
+    elif flags:
+        first += attribute(WGPEER_A_FLAGS, _U32.pack(flags))
     if peer.psk is not None:
         first += attribute(WGPEER_A_PRESHARED_KEY, _secret_key(peer.psk, "a preshared key"))
     if peer.endpoint is not None:
         first += attribute(WGPEER_A_ENDPOINT, encode_endpoint(peer.endpoint))
     if peer.keepalive is not None:
         first += attribute(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, _U16.pack(peer.keepalive))
-    networks = peer.allowed_ips
+    networks = peer.allowed_ips or ()
     yield _peer_entry(first, networks[:_ALLOWED_IPS_AT_ONCE])
     # What follows must not replace the allowed IPs that went before.
-    flags = peer.flags & ~WGPEER_F_REPLACE_ALLOWEDIPS
     rest = head + (attribute(WGPEER_A_FLAGS, _U32.pack(flags)) if flags else b"")
     for start in range(_ALLOWED_IPS_AT_ONCE, len(networks), _ALLOWED_IPS_AT_ONCE):
         yield _peer_entry(rest, networks[start : start + _ALLOWED_IPS_AT_ONCE])

@@ -23,16 +23,10 @@ from rait.adapters.netlink.socket import (
 from rait.adapters.netns import Netns, open_netns
 from rait.adapters.wireguard import kernel_place as places
 from rait.adapters.wireguard.kernel_place import Errors, Place
-from rait.adapters.wireguard.kernel_writes import (
-    PeerEvent,
-    changed,
-    link_requests,
-    peer_writes,
-    whole_peer,
-)
+from rait.adapters.wireguard.kernel_writes import link_requests
 from rait.domain.backend import Interface, ObservedLink, Outcome
 from rait.domain.config.schema import Secret
-from rait.domain.errors import MachineError
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
     DeviceUpdated,
     Event,
@@ -43,6 +37,7 @@ from rait.domain.events import (
     PeerUpdated,
 )
 from rait.domain.topology import Device, Link, LinkSettings, Origin
+from rait.domain.writes import NOTHING, PeerEvent, write_of
 
 Step = tuple[int, Event]
 
@@ -259,8 +254,8 @@ class _Session:
                 link = links[event.name]
                 links[event.name] = structs.replace(link, peers=(*link.peers, event.peer))
                 try:
-                    whole_peer(event.peer)
-                except MachineError as error:
+                    wg.set_device(0, event.name, write_of(event))
+                except RaitError as error:
                     errors[event.name] = f"link {event.name}: peer {event.peer.public_key}: {error}"
         return [link for name, link in links.items() if name not in errors], errors
 
@@ -286,15 +281,7 @@ class _Session:
         return self._maker
 
     def _device_of(self, place: Place, link: Link) -> list[Request]:
-        device = link.device
-        return wg.set_device(
-            place.family,
-            link.name,
-            secret=self._secret,
-            listen_port=device.listen_port or None,
-            fwmark=device.fwmark or None,
-            peers=[whole_peer(peer) for peer in link.peers],
-        )
+        return wg.set_device(place.family, link.name, write_of(LinkAdded(link)), self._secret)
 
     def _update_devices(self, place: Place, events: Sequence[DeviceUpdated]) -> Errors:
         errors: Errors = {}
@@ -306,13 +293,8 @@ class _Session:
             if error:
                 errors[event.name] = f"link {event.name}: {error}"
             elif before != after:
-                requests[event.name] = wg.set_device(
-                    place.family,
-                    event.name,
-                    secret=self._secret if rekeyed else None,
-                    listen_port=changed(before.listen_port, after.listen_port),
-                    fwmark=changed(before.fwmark, after.fwmark),
-                )
+                write = write_of(event)
+                requests[event.name] = wg.set_device(place.family, event.name, write, self._secret)
         ports = {event.name: event.after.listen_port for event in events}
         for name, refused in places.perform(place.wireguard, requests).items():
             if refused.code == errno.EADDRINUSE:
@@ -396,15 +378,14 @@ def _new_master(place: Place, event: LinkUpdated) -> int | None:
 
 def _update_peers(place: Place, events: Sequence[PeerEvent]) -> Errors:
     requests: dict[str, list[Request]] = {}
-    errors: dict[str, MachineError] = {}
+    errors: dict[str, RaitError] = {}
     for event in events:
         try:
-            writes = peer_writes(event)
-        except MachineError as error:
+            write = write_of(event)
+            if write != NOTHING:
+                requests[event.name] = wg.set_device(place.family, event.name, write)
+        except RaitError as error:
             errors[event.name] = error
-            continue
-        if writes:
-            requests[event.name] = wg.set_device(place.family, event.name, peers=writes)
     errors |= places.perform(place.wireguard, requests)
     peers = {event.name: _peer_key(event) for event in events}
     return {

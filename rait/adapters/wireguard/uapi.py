@@ -29,6 +29,7 @@ from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
 from rait.domain.topology import Endpoint
+from rait.domain.writes import DeviceWrite, PeerWrite
 
 _T = TypeVar("_T")
 
@@ -85,31 +86,6 @@ class DeviceState(Struct, frozen=True, kw_only=True):
     peers: tuple[PeerState, ...] = ()
 
 
-class PeerChange(Struct, frozen=True, kw_only=True):
-    """What to change of one peer; None leaves a thing as it is.
-
-    ``allowed_ips`` replace those that are there. ``update_only`` makes the program pass over a
-    peer that it does not have; ``remove`` takes the peer away.
-    """
-
-    public_key: str
-    update_only: bool = False
-    remove: bool = False
-    psk: Secret | None = None
-    endpoint: Endpoint | None = None
-    keepalive: int | None = None
-    allowed_ips: tuple[str, ...] | None = None
-
-
-class DeviceChange(Struct, frozen=True, kw_only=True):
-    """What to change of a device; None leaves a thing as it is, peers not named included."""
-
-    private_key: Secret | None = None
-    listen_port: int | None = None
-    fwmark: int | None = None
-    peers: tuple[PeerChange, ...] = ()
-
-
 def clamped(secret: Secret) -> bytes:
     """The private key as X25519 uses it (RFC 7748, section 5), which is how programs tell it."""
     key = bytearray.fromhex(_hex_key(secret.reveal()))
@@ -118,16 +94,19 @@ def clamped(secret: Secret) -> bytes:
     return bytes(key)
 
 
-def encode_set(change: DeviceChange) -> bytes:
-    """The ``set=1`` request for a change. Raises UapiError for a key or value that is none."""
+def encode_set(write: DeviceWrite, secret: Secret | None = None) -> bytes:
+    """The ``set=1`` request of a write, with ``secret`` for the private key.
+
+    Raises UapiError for a key or value that is none.
+    """
     lines = ["set=1"]
-    if change.private_key is not None:
-        lines.append(f"private_key={_hex_key(change.private_key.reveal())}")
-    if change.listen_port is not None:
-        lines.append(f"listen_port={change.listen_port}")
-    if change.fwmark is not None:
-        lines.append(f"fwmark={change.fwmark}")
-    for peer in change.peers:
+    if write.public_key is not None and secret is not None:
+        lines.append(f"private_key={_hex_key(secret.reveal())}")
+    if write.listen_port is not None:
+        lines.append(f"listen_port={write.listen_port}")
+    if write.fwmark is not None:
+        lines.append(f"fwmark={write.fwmark}")
+    for peer in write.peers:
         lines.extend(_peer_lines(peer))
     if any("\n" in line for line in lines):
         # An address of a journal, say; it would be read as another line of ours.
@@ -220,9 +199,9 @@ class Client:
         """The device as it is. Raises UapiError."""
         return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n")))
 
-    def set(self, change: DeviceChange) -> None:
-        """Carry out the change. Raises RefusedError, or UapiError when the talk itself fails."""
-        self._explained(lambda: decode_set(self._exchange(encode_set(change))))
+    def set(self, write: DeviceWrite, secret: Secret | None = None) -> None:
+        """Write to the device. Raises RefusedError, or UapiError when the talk itself fails."""
+        self._explained(lambda: decode_set(self._exchange(encode_set(write, secret))))
 
     def _explained(self, talk: Callable[[], _T]) -> _T:
         try:
@@ -259,7 +238,7 @@ class Client:
         return bytes(answer)
 
 
-def _peer_lines(peer: PeerChange) -> Iterator[str]:
+def _peer_lines(peer: PeerWrite) -> Iterator[str]:
     yield f"public_key={_hex_key(peer.public_key)}"
     if peer.remove:
         yield "remove=true"

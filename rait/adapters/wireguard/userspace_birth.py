@@ -13,10 +13,10 @@ from rait.adapters.netlink.socket import NETLINK_ROUTE, NetlinkError, NetlinkSoc
 from rait.adapters.netns import Netns, describe, reason
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard import userspace_process as programs
-from rait.adapters.wireguard.uapi import DeviceChange
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
 from rait.domain.topology import Device, Link
+from rait.domain.writes import DeviceWrite
 
 TUN = "tun"
 ANSWER_SECONDS = 5.0
@@ -181,7 +181,8 @@ class Birth:
         index = self._transit.tun(name)
         self._transit.perform([rtnl.set_link(index, mtu=wanted.mtu)])
         # With its key in before it moves, the link is known as ours wherever a kill interrupts.
-        client.set(DeviceChange(private_key=self._key.needed(device), fwmark=device.fwmark or None))
+        write = DeviceWrite(device.public_key, fwmark=device.fwmark or None)
+        client.set(write, self._key.needed(device))
         self._move(index, target)
         index = target.tun(name)
         master = target.master(wanted.master)
@@ -239,7 +240,7 @@ def _with_our_key(name: str, key: Key) -> str | None:
 def set_port(client: uapi.Client, name: str, port: int, transit: Netns) -> None:
     """Have the program listen on a port, 0 for any. Raises RaitError where it is taken."""
     try:
-        client.set(DeviceChange(listen_port=port))
+        client.set(DeviceWrite(listen_port=port))
     except uapi.RefusedError as error:
         if error.errno != errno.EADDRINUSE:
             raise

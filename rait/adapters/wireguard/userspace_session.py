@@ -10,14 +10,12 @@ from functools import partial
 
 from msgspec import structs
 
-from rait.adapters import keys
 from rait.adapters.namespaces import Namespaces, Where, where_of
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import NetlinkError, Request
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard import userspace_process as programs
-from rait.adapters.wireguard.uapi import DeviceChange, PeerChange
 from rait.adapters.wireguard.userspace_birth import TUN, Birth, Key, Place, set_port
 from rait.domain.backend import Outcome
 from rait.domain.errors import RaitError
@@ -31,7 +29,8 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
 )
-from rait.domain.topology import Link, LinkPeer
+from rait.domain.topology import Link
+from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
 Step = tuple[int, Event]
 
@@ -165,13 +164,9 @@ class Session:
 
     def _change_device(self, client: uapi.Client, event: DeviceUpdated) -> None:
         before, after = event.before, event.after
-        rekeyed = after.public_key != before.public_key
-        change = DeviceChange(
-            private_key=self._key.needed(after) if rekeyed else None,
-            fwmark=after.fwmark if after.fwmark != before.fwmark else None,
-        )
-        if change != DeviceChange():
-            client.set(change)
+        write = structs.replace(write_of(event), listen_port=None)
+        if write != NOTHING:
+            client.set(write, self._key.needed(after) if write.public_key else None)
         if after.listen_port != before.listen_port:
             self._change_port(client, event)
 
@@ -183,7 +178,7 @@ class Session:
         except RaitError:
             # The program gave its old socket up before it knew that it gets no new one.
             with suppress(RaitError):
-                client.set(DeviceChange(listen_port=old))
+                client.set(DeviceWrite(listen_port=old))
             raise
 
 
@@ -291,43 +286,11 @@ def _link_requests(place: Place, event: LinkUpdated) -> list[Request]:
 
 
 def _change_peer(client: uapi.Client, event: PeerAdded | PeerRemoved | PeerUpdated) -> None:
-    if isinstance(event, PeerAdded):
-        changes: tuple[PeerChange, ...] = (_whole(event.peer),)
-    elif isinstance(event, PeerRemoved):
-        changes = (PeerChange(public_key=event.peer.public_key, remove=True),)
-    else:
+    if isinstance(event, PeerUpdated):
         # A program passes over an update of a peer that it does not have, and calls that success.
         known = {peer.public_key for peer in client.get().peers}
         if event.before.public_key not in known:
             raise RaitError(f"it has no peer {event.before.public_key}")
-        changes = _peer_changes(event.before, event.after)
-    if changes:
-        client.set(DeviceChange(peers=changes))
-
-
-def _peer_changes(before: LinkPeer, after: LinkPeer) -> tuple[PeerChange, ...]:
-    if before == after:
-        return ()
-    if after.endpoint is None and before.endpoint is not None:
-        # A program forgets an endpoint with its peer alone.
-        return (PeerChange(public_key=before.public_key, remove=True), _whole(after))
-    return (
-        PeerChange(
-            public_key=after.public_key,
-            update_only=True,
-            psk=keys.psk_to_write(before.psk_digest, after.psk_digest),
-            endpoint=after.endpoint if after.endpoint != before.endpoint else None,
-            keepalive=after.keepalive if after.keepalive != before.keepalive else None,
-            allowed_ips=after.allowed_ips if after.allowed_ips != before.allowed_ips else None,
-        ),
-    )
-
-
-def _whole(peer: LinkPeer) -> PeerChange:
-    return PeerChange(
-        public_key=peer.public_key,
-        psk=keys.psk_to_write("", peer.psk_digest),
-        endpoint=peer.endpoint,
-        keepalive=peer.keepalive or None,
-        allowed_ips=peer.allowed_ips,
-    )
+    write = write_of(event)
+    if write != NOTHING:
+        client.set(write)
