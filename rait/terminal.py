@@ -36,7 +36,7 @@ class ReaderGoneError(OutputError):
 def prepare() -> None:
     """Make standard output and error fit for whatever a name may hold, and for being closed."""
     if sys.stderr is None:  # closed by who started us: else what we say there goes to stdout
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until the process ends
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     codecs.register_error(_ESCAPES, _escaped)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:

@@ -41,7 +41,7 @@ Stamp = tuple[int, ...] | None
 def stamp(path: Path) -> Stamp:
     """The lock's stamp as it is now, to compare with what ``hold`` found."""
     try:
-        return _stamp_of(os.stat(path))  # noqa: PTH116 - as descriptors are, too
+        return _stamp_of(os.stat(path))
     except (OSError, ValueError):
         return None
 

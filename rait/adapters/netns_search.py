@@ -211,7 +211,7 @@ def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
     for pid in _pids():
         for descriptor in _entries(f"/proc/{pid}/fd", doubt):
             try:
-                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH115
+                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
             except _GONE:
                 continue
             except OSError as error:

@@ -21,7 +21,7 @@ def may_change_networks() -> bool:
     Where nobody can tell, as there is no /proc, the answer is yes: the kernel refuses later.
     """
     try:
-        with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib is slow to import
+        with open("/proc/self/status", "rb") as status:
             for line in status:
                 if line.startswith(b"CapEff:"):
                     return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)

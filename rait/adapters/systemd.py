@@ -26,7 +26,7 @@ def out_of_service() -> tuple[str, ...]:
     systemd is tried once, with a program that does nothing: where it refuses, programs are started
     as they are, and the service needs ``KillMode=process``.
     """
-    if not (os.path.isdir(_BOOTED) and _is_service()):  # noqa: PTH112 - as os.path does the rest
+    if not (os.path.isdir(_BOOTED) and _is_service()):
         return ()
     try:
         done = subprocess.run(

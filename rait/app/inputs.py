@@ -53,7 +53,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether it needs the registry, and ``keep`` is that of load_peers.
+    ``peers`` says whether it needs the registry, and ``keep`` is that of load_config.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Preparation:
     def configuration(self) -> Loaded:
         """Begin: read the configuration alone. Raises ConfigError."""
         self._texts.forget()
-        return configured(self._url, read=self._texts.read)
+        return configured(self._url, keep=self._keep, read=self._texts.read)
 
     def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
         """Add the key and, where it is asked for, the registry. Raises RaitError.
 
         Unless ``names_again``, names that were looked up before are not looked up again.
         """
-        secret, public_key = load_secret(loaded, read=self._texts.read)
+        secret, public_key = load_secret(loaded, keep=self._keep, read=self._texts.read)
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
         if self._peers:
             before = None if names_again else self._found
@@ -137,10 +137,12 @@ def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, *, keep: bool = F
     )
 
 
-def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
+def configured(
+    url: str, *, key_required: bool = True, keep: bool = False, read: Read = source.read
+) -> Loaded:
     """Load our own configuration: whatever is wrong with it is a ConfigError."""
     try:
-        return load_config(url, key_required=key_required, read=read)
+        return load_config(url, key_required=key_required, keep=keep, read=read)
     except SourceError as error:
         raise ConfigError(*error.args) from None
 

@@ -13,7 +13,8 @@ from hashlib import sha256
 from msgspec import Struct, structs
 
 from rait.adapters.bounds import MAX_CONFIG_BYTES
-from rait.adapters.config import formats, peers_cache, source
+from rait.adapters.config import config_cache, formats, peers_cache, source
+from rait.adapters.config.config_cache import Known
 from rait.adapters.config.formats import Document
 from rait.adapters.config.texts import Read
 from rait.domain.config.decode import decode_config, decode_peers
@@ -71,23 +72,27 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
         return describe_all(problems, self.document)
 
 
-def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
+def load_config(
+    url: str, *, key_required: bool = True, keep: bool = False, read: Read = source.read
+) -> Loaded:
     """Read, parse, decode and check the configuration; it may lack a key that is not required.
 
-    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
-    line for each problem. Neither shows a key.
+    What it says, but for the key, is kept for the next time if ``keep``, so by runs that may write
+    at all. Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it
+    has a line for each problem. Neither shows a key.
     """
     text = read(url, limit=MAX_CONFIG_BYTES)
-    document = formats.parse(text, source.display_name(url))
-    config, problems = decode_config(document.data, key_required=key_required)
-    if config is None:
-        raise ConfigError(*_error_lines(problems, document))
-    _check_stdin(url, config, document)
-    warnings = list(describe_all(problems, document))
+    name = source.display_name(url)
+    known = config_cache.find_config(text, url)
+    if known is None:
+        known = _checked(text, url, key_required=key_required)
+        if keep:
+            config_cache.keep_config(text, url, known)
+    config, warnings = known.config, list(known.warnings)
     if source.is_plain_http(url):
-        warnings.append(f"{document.name}: the configuration {_PLAIN_HTTP}")
+        warnings.append(f"{name}: the configuration {_PLAIN_HTTP}")
     if config.private_key is not None and source.readable_by_others(url):
-        warnings.append(f"{document.name}: {_CLOSE_IT}")
+        warnings.append(f"{name}: {_CLOSE_IT}")
     key_file = config.private_key_file
     if key_file is not None:
         key_file = source.beside(key_file, url)
@@ -103,12 +108,24 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
     )
     return Loaded(
         config=config,
-        source=document.name,
+        source=name,
         digest=_digest(text),
         warnings=tuple(warnings),
-        key_place=_key_place(document, _KEY_FILE) if key_file is not None else _KEY_FILE,
-        peers_place=lambda: _key_place(document, _PEERS),
+        key_place=known.key_place,
+        peers_place=lambda: _key_place(formats.parse(text, name), _PEERS),
     )
+
+
+def _checked(text: str, url: str, *, key_required: bool) -> Known:
+    """What the text of a configuration says by itself, wherever its files are."""
+    document = formats.parse(text, source.display_name(url))
+    config, problems = decode_config(document.data, key_required=key_required)
+    if config is None:
+        raise ConfigError(*_error_lines(problems, document))
+    _check_stdin(url, config, document)
+    has_file = config.private_key_file is not None
+    key_place = _key_place(document, _KEY_FILE) if has_file else _KEY_FILE
+    return Known(config, describe_all(problems, document), key_place)
 
 
 def load_registry(
@@ -231,13 +248,14 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
 
 
-def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:
+def load_secret(
+    loaded: Loaded, *, keep: bool = False, read: Read = source.read
+) -> tuple[Secret, str]:
     """The private key, from the configuration or the file it names, and its public key.
 
-    Raises ConfigError where there is none to be had.
+    The public key is kept for the next time if ``keep``. Raises ConfigError where there is none to
+    be had.
     """
-    from rait.adapters import keys
-
     secret = loaded.config.private_key
     if secret is None:
         from rait.adapters.config import key_file
@@ -246,7 +264,19 @@ def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, st
             secret = key_file.read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_place}: {error}") from None
-    return secret, keys.public_key(secret)
+    return secret, _public_key(secret, keep)
+
+
+def _public_key(secret: Secret, keep: bool) -> str:
+    known = config_cache.find_public_key(secret)
+    if known is not None:
+        return known
+    from rait.adapters import keys
+
+    public_key = keys.public_key(secret)
+    if keep:
+        config_cache.keep_public_key(secret, public_key)
+    return public_key
 
 
 def describe(problem: Problem, document: Document) -> str:

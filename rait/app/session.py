@@ -14,7 +14,7 @@ from msgspec import structs
 
 from rait import __version__
 from rait.adapters import netns
-from rait.adapters.config import caches
+from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.app import isolation
@@ -485,7 +485,7 @@ def read_only(options: Options, *, peers: bool = False) -> Iterator[Session]:
     With ``peers``, it has the registry. Raises as ``read_write``.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
-    with caches.left_alone():
+    with cache_file.left_alone():
         inputs = preparation.complete(preparation.configuration())
         with _machine_for(inputs) as machine:
             journal = JournalReader(inputs.loaded.config.journal)

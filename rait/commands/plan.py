@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from rait.adapters.bounds import MAX_STATE_BYTES
-from rait.adapters.config import caches, source
+from rait.adapters.config import cache_file, source
 from rait.adapters.journal.reader import JournalReader
 from rait.app import desired, isolation
 from rait.app.desired import doubts_about, plan_warnings
@@ -100,7 +100,7 @@ def plan_against(options: Options, state_path: str) -> Report:
     The private key may be missing from the configuration: the state says which node it is. Raises
     RaitError.
     """
-    with caches.left_alone():
+    with cache_file.left_alone():
         return _plan_against(options, _read_state(state_path))
 
 

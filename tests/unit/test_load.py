@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import peers_cache
+from rait.adapters.config import cache_file
 from rait.app.load import (
     Loaded,
     LoadedPeers,
@@ -404,7 +404,7 @@ def test_a_list_may_ask_for_so_many_links_and_no_more(directory):
 
 
 def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(peers_cache, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: tmp_path)
     loaded = load(directory)
     first, second = load_peers(loaded, keep=True), load_peers(loaded, keep=True)
     assert first.doubts == second.doubts

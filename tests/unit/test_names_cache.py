@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import names_cache
+from rait.adapters.config import cache_file, names_cache
 from rait.adapters.config.resolve import WORKERS, Host, LookUp
 
 LIST = "https://example.org/peers.toml"
@@ -16,7 +16,7 @@ LIST = "https://example.org/peers.toml"
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
-    monkeypatch.setattr(names_cache, "cache_directory", lambda: path)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: path)
     return path
 
 
@@ -67,7 +67,7 @@ def test_what_is_damaged_is_as_good_as_not_there(kept: Path) -> None:
 
 
 def test_no_directory_that_is_safe_means_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names_cache, "cache_directory", lambda: None)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
     names = [*named("dead"), *named("good")]
     names_cache.keep(LIST, an_answer(names))
     assert names_cache.in_order(names, LIST) == names

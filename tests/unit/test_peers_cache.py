@@ -50,7 +50,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache."""
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
-    monkeypatch.setattr(peers_cache, "cache_directory", lambda: path)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: path)
     return path
 
 
@@ -120,7 +120,7 @@ def test_a_changed_list_is_another(node, parsed):
 
 def test_another_version_of_rait_reads_anew(node, parsed, monkeypatch):
     read(node)
-    monkeypatch.setattr(peers_cache, "__version__", "0.0.0")
+    monkeypatch.setattr(cache_file, "__version__", "0.0.0")
     read(node)
     assert len(parsed) == 2
 
@@ -184,18 +184,18 @@ def test_what_belongs_to_others_is_not_believed(node, kept, parsed):
 
 
 def test_the_newest_few_are_kept(node, kept, parsed):
-    texts = [HCL.replace("50221", str(port + 1)) for port in range(peers_cache.KEPT + 3)]
+    texts = [HCL.replace("50221", str(port + 1)) for port in range(cache_file.KEPT + 3)]
     for text in texts:
         read(node, text)
         for file in kept.iterdir():
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 1_000_000_000))
-    assert len(list(kept.iterdir())) == peers_cache.KEPT
+    assert len(list(kept.iterdir())) == cache_file.KEPT
     read(node, texts[-1])
     assert len(parsed) == len(texts)
 
 
 def test_without_a_place_for_it_lists_are_read_all_the_same(node, parsed, monkeypatch):
-    monkeypatch.setattr(peers_cache, "cache_directory", lambda: None)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
     assert told(read(node)) == told(read(node))
     assert len(parsed) == 2
 

@@ -1,46 +1,107 @@
 """Small files of plain data that rait keeps for the next run, in a directory that only we write to.
 
-A damaged file counts as missing. Nothing here fails: without its caches, rait is slower.
+Each is named by the digest of what it was made from, and begins with the digest of the rest of it:
+one that is damaged counts as missing, and so does one of another version of rait. Nothing here
+fails: without its caches, rait is slower.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from rait.adapters.config import caches
+from rait import __version__
+
+try:
+    # hashlib would load OpenSSL, which takes longer than all that is hashed here.
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
+KEPT = 8
+"""So many files of one kind are kept: the newest of all nodes on this machine."""
 
 _ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
 _FAILURES = (OSError, ValueError)
+_may_be_written = True
 
 
-def cache_directory() -> Path | None:
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Within this block nothing is kept, for a command that promises to write nothing anywhere.
+
+    It may still read what earlier commands kept.
+    """
+    global _may_be_written
+    before, _may_be_written = _may_be_written, False
+    try:
+        yield
+    finally:
+        _may_be_written = before
+
+
+def find(kind: str, *made_from: str) -> bytes | None:
+    """What ``keep`` was given for these texts; None if that is nothing, not ours, or damaged."""
+    path = _path(kind, made_from)
+    if path is None:
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if os.fstat(fd).st_uid != os.geteuid():
+                return None
+            digest, content = file.read(_DIGEST_BYTES), file.read()
+    except _FAILURES:
+        return None
+    return content if _digest(content) == digest else None
+
+
+def keep(kind: str, content: bytes, *made_from: str) -> None:
+    """Keep what was made from these texts, and of all that is of this kind the newest few."""
+    path = _path(kind, made_from)
+    if path is None or not _may_be_written:
+        return
+    new = f"{path}.{os.getpid()}"
+    with suppress(*_FAILURES):
+        try:
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(_digest(content) + content)
+            os.replace(new, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(new)
+        _forget(os.path.dirname(path), kind)
+
+
+def cache_directory() -> str | None:
     """A directory for what is kept that only we can write to, or None.
 
     Whoever writes to it decides who the peers are. So the directory must be ours, closed to all
     others, no symbolic link, and in a directory where others cannot replace it.
     """
     if os.geteuid() == 0:
-        path = Path(_ROOT_CACHE)
+        path = _ROOT_CACHE
     else:
         base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "") + "/.cache"
-        path = Path(base) / "rait"
+        path = os.path.join(base, "rait")
     return path if is_safe_directory(path) else None
 
 
-def is_safe_directory(path: Path) -> bool:
+def is_safe_directory(path: str) -> bool:
     """Make the directory if need be and may be; whether it may hold what we will later believe."""
-    if not path.is_absolute():
+    if not os.path.isabs(path):
         return False
+    above = os.path.dirname(path)
     try:
-        if caches.may_be_written():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
-        own, parent = path.lstat(), path.parent.stat()
+        if _may_be_written:
+            for directory in (above, path):
+                with suppress(FileExistsError):
+                    os.mkdir(directory, 0o700)
+        own, parent = os.lstat(path), os.stat(above)
     except OSError:
         return False
     open_to_others = stat.S_IWGRP | stat.S_IWOTH
@@ -55,37 +116,26 @@ def is_safe_directory(path: Path) -> bool:
     )
 
 
-def read(path: Path) -> bytes | None:
-    """The content that was written; None if there is none, or it is not ours, or is damaged."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            if os.fstat(fd).st_uid != os.geteuid():
-                return None
-            digest, content = file.read(_DIGEST_BYTES), file.read()
-    except _FAILURES:
+def _path(kind: str, made_from: tuple[str, ...]) -> str | None:
+    directory = cache_directory()
+    if directory is None:
         return None
-    return content if sha256(content).digest() == digest else None
+    # A NUL is in no text that rait reads, so no two lists of texts are spelt alike.
+    whole = "\0".join((__version__, *made_from)).encode("utf-8", "surrogatepass")
+    return os.path.join(directory, f"{_digest(whole).hex()}.{kind}")
 
 
-def write(path: Path, content: bytes, most: int) -> None:
-    """Keep the content for the next run, and of the files with this suffix the newest ``most``."""
-    if not caches.may_be_written():
-        return
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(*_FAILURES):
-        try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(sha256(content).digest() + content)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-        _forget(path, most)
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
-def _forget(path: Path, most: int) -> None:
+def _forget(directory: str, kind: str) -> None:
     # With what a killed run left of its own file.
-    files = [(f.stat().st_mtime_ns, f) for f in path.parent.glob(f"*{path.suffix}*")]
-    for _, file in sorted(files, reverse=True)[most:]:
-        file.unlink(missing_ok=True)
+    files = [
+        (file.stat(follow_symlinks=False).st_mtime_ns, file.path)
+        for file in os.scandir(directory)
+        if f".{kind}" in file.name
+    ]
+    for _, path in sorted(files, reverse=True)[KEPT:]:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

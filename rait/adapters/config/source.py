@@ -81,7 +81,7 @@ def beside(url: str, other: str) -> str:
     """
     if not is_path(url) or not is_path(other):
         return url
-    return os.path.join(os.path.dirname(other), url)  # noqa: PTH118, PTH120 - "" stays ""
+    return os.path.join(os.path.dirname(other), url)
 
 
 def readable_by_others(url: str) -> bool:
@@ -89,7 +89,7 @@ def readable_by_others(url: str) -> bool:
     if not is_path(url):
         return False
     try:
-        found = os.stat(url)  # noqa: PTH116 - pathlib is slow to import
+        found = os.stat(url)
     except (OSError, ValueError):
         return False
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
@@ -126,7 +126,7 @@ def _read_stdin(stdin: BinaryIO | None, limit: int) -> bytes:
 
 def _read_file(path: str, name: str, limit: int) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+        with open(path, "rb") as file:
             return file.read(limit + 1)
     except FileNotFoundError:
         raise SourceError(f"{name}: there is no such file") from None

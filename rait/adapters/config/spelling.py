@@ -13,7 +13,7 @@ def normal(path: str) -> str:
     as the system itself would follow it.
     """
     parts: list[str] = []
-    whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"  # noqa: PTH109
+    whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
     for part in whole.split("/"):
         if part == "..":
             parts = _resolved(parts)[:-1]
@@ -25,7 +25,7 @@ def normal(path: str) -> str:
 def is_same(one: str, other: str) -> bool:
     """Whether two absolute paths are spellings of each other, or lead to one file now."""
     try:
-        return normal(one) == normal(other) or os.path.samefile(one, other)  # noqa: PTH121
+        return normal(one) == normal(other) or os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
 
@@ -40,6 +40,6 @@ def is_link(path: str) -> bool:
 
 def _resolved(parts: list[str]) -> list[str]:
     path = "/" + "/".join(parts)
-    if not os.path.islink(path):  # noqa: PTH114 - pathlib is slow to import
+    if not os.path.islink(path):
         return parts
     return os.path.realpath(path).strip("/").split("/")

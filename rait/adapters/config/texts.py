@@ -71,6 +71,6 @@ def _is_file(url: str) -> bool:
     if not source.is_path(url):
         return False
     try:
-        return stat.S_ISREG(os.stat(url).st_mode)  # noqa: PTH116 - pathlib is slow to import
+        return stat.S_ISREG(os.stat(url).st_mode)
     except (OSError, ValueError):
         return True  # to read it is an error that says why

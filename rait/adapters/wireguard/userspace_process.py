@@ -249,7 +249,7 @@ def listening(name: str) -> bool:
 
 def _remove_socket(name: str) -> None:
     with suppress(FileNotFoundError):
-        os.unlink(uapi.socket_file(name))  # noqa: PTH108 - a path in bytes
+        os.unlink(uapi.socket_file(name))
 
 
 def end(name: str, process: Process, patience: float = 0.0) -> None:
@@ -416,7 +416,7 @@ def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
 def target_of(link: str) -> str:
     """What a link in /proc/PID/fd leads to. Raises OSError."""
     try:
-        return os.readlink(link)  # noqa: PTH115 - pathlib would parse it
+        return os.readlink(link)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
