@@ -34,7 +34,7 @@ from rait.domain.events import (
     VrfRemoved,
 )
 from rait.domain.guard import WINDOW_HOURS, Reason, Removal
-from rait.domain.topology import Link, Origin
+from rait.domain.topology import Link, LinkPeer, Origin
 from rait.domain.words import counted, few
 from rait.terminal import (
     CHANGES,
@@ -275,18 +275,13 @@ def _outcome(report: Report, position: int) -> dict[str, str]:
 
 
 def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> Iterator[str]:
-    """One line for each event: + comes, - goes, ~ changes. A new link and its peer share one.
+    """One line for each event: + comes, - goes, ~ changes.
 
     Those that ``errors`` has, by their position, are marked as failed.
     """
     new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
     for position, event in enumerate(events):
-        if position and _shares_line(events, position, errors):
-            continue
         text = describe(event)
-        following = events[position + 1] if position + 1 < len(events) else None
-        if isinstance(following, PeerAdded) and _shares_line(events, position + 1, errors):
-            text += f" {_peer_words(following)}"
         if isinstance(event, LinkRemoved) and event.name in new:
             text += f" (to be remade: {_why_remade(event.link.origin, new[event.name].origin)})"
         yield f"{text} (failed)" if position in errors else text
@@ -296,7 +291,7 @@ def describe(event: Event) -> str:
     """One event in one line."""
     match event:
         case LinkAdded(link):
-            return f"+ {link.name} {_port(link.device.listen_port)}"
+            return f"+ {link_text(link)}"
         case LinkRemoved(link):
             peers = " ".join(f"peer {peer.public_key}" for peer in link.peers)
             return f"- {link.name} {peers}".rstrip()
@@ -304,8 +299,8 @@ def describe(event: Event) -> str:
             return f"~ {name} {_changes(before, after)}"
         case LinkPlaced(name, _, instance):
             return f"~ {name} is in namespace {instance}"
-        case PeerAdded(name, _):
-            return f"~ {name} + {_peer_words(event)}"
+        case PeerAdded(name, peer):
+            return f"~ {name} + {_peer_words(peer)}"
         case PeerRemoved(name, peer):
             return f"~ {name} - peer {peer.public_key}"
         case PeerUpdated(name, peer_before, peer_after):
@@ -383,23 +378,13 @@ def _class_of(event: Event) -> str:
     return "changed"
 
 
-def _shares_line(events: Sequence[Event], position: int, errors: Mapping[int, str]) -> bool:
-    """Whether the event gives a peer to the link that the event before it added, and as well."""
-    before, event = events[position - 1], events[position]
-    alike = (position - 1 in errors) == (position in errors)
-    its_peer = isinstance(before, LinkAdded) and isinstance(event, PeerAdded)
-    return its_peer and alike and before.name == event.name
-
-
-def _peer_words(event: PeerAdded) -> str:
-    peer = event.peer
-    return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
-
-
 def link_text(link: Link) -> str:
     """A link, its port and its peers, in one line."""
-    peers = "".join(f" {_peer_words(PeerAdded(link.name, peer))}" for peer in link.peers)
-    return f"{link.name} {_port(link.device.listen_port)}{peers}"
+    return " ".join([link.name, _port(link.device.listen_port), *map(_peer_words, link.peers)])
+
+
+def _peer_words(peer: LinkPeer) -> str:
+    return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
 
 
 def _port(port: int) -> str:

@@ -183,7 +183,7 @@ def without_strangers(observation: Observation, memory: LastKnown, scope: Scope)
 
 def _bare(stranger: ObservedLink) -> ObservedLink:
     """A link that is not ours, as a state has it: without its peers."""
-    return ObservedLink(link=stranger.link.without_peers())
+    return ObservedLink(link=structs.replace(stranger.link, peers=()))
 
 
 def _origin(origin: Origin, config: Config) -> Origin:

@@ -52,7 +52,7 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
             events.append(LinkPlaced(old.name, old.origin.instance, new.origin.instance))
     events += _device_updates(changed)
     for name in sorted(added, key=lambda name: after.links[name].device.listen_port == 0):
-        events += _addition(after.links[name])
+        events.append(LinkAdded(after.links[name]))
     for old, new in changed:
         if old.settings != new.settings:
             events.append(LinkUpdated(old.name, old.settings, new.settings))
@@ -82,12 +82,6 @@ def _sort_out(
             kept.append(name)
     added += (name for name in after if name not in before)
     return sorted(removed), sorted(added), sorted(kept)
-
-
-def _addition(link: Link) -> Iterator[Event]:
-    yield LinkAdded(link.without_peers())
-    for peer in link.peers:
-        yield PeerAdded(link.name, peer)
 
 
 def _peer_changes(old: Link, new: Link) -> Iterator[Event]:

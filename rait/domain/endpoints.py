@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rait.domain.backend import REJECT_AFTER_SECONDS
-from rait.domain.events import Event, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.topology import Endpoint, LinkPeer, Topology
 
 Departed = Mapping[str, Mapping[str, Endpoint]]
@@ -99,8 +99,10 @@ def depart(before: Departed, events: Iterable[Event]) -> Departed:
                 _remember(after, name, (peer,))
             case PeerUpdated(name, old, new) if new.endpoint is None:
                 _remember(after, name, (old,))
-            case PeerUpdated(name, _, peer) | PeerAdded(name, peer) if name in after:
-                _forget(after, name, peer)
+            case LinkAdded(link):
+                _forget(after, link.name, link.peers)
+            case PeerUpdated(name, _, peer) | PeerAdded(name, peer):
+                _forget(after, name, (peer,))
     return after
 
 
@@ -113,11 +115,13 @@ def _remember(
         departed[name] = both if len(both) <= MOST_DEPARTED else new
 
 
-def _forget(departed: dict[str, Mapping[str, Endpoint]], name: str, peer: LinkPeer) -> None:
+def _forget(
+    departed: dict[str, Mapping[str, Endpoint]], name: str, peers: Iterable[LinkPeer]
+) -> None:
     """Drop what the topology knows again."""
-    if peer.endpoint is not None:
-        left = {key: value for key, value in departed[name].items() if key != peer.public_key}
-        departed.pop(name)
+    if name in departed:
+        known = {peer.public_key for peer in peers if peer.endpoint is not None}
+        left = {key: value for key, value in departed.pop(name).items() if key not in known}
         if left:
             departed[name] = left
 

@@ -23,7 +23,10 @@ class _Event(Struct, frozen=True, tag=True, gc=False):
 
 
 class LinkAdded(_Event, frozen=True, gc=False):
-    """A link came to be."""
+    """A link came to be, with all its peers.
+
+    In journals of before, it has none, and a PeerAdded follows for each.
+    """
 
     link: Link
 

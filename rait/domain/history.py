@@ -308,7 +308,7 @@ def with_leftovers(memory: LastKnown) -> Topology:
     """What is known, with the links and peers that a run which was cut off may have made.
 
     For a plan: who may have a port keeps it, and an endpoint that may have been applied is better
-    than none.
+    than none. In journals of before, a new link has its peers by events of their own.
     """
     if not memory.leftover:
         return memory.topology

@@ -101,10 +101,6 @@ class Link(Struct, frozen=True, gc=False):
         """The peer with this key, or None."""
         return next((p for p in self.peers if p.public_key == public_key), None)
 
-    def without_peers(self) -> Link:
-        """The bare link, as it is the moment it was made."""
-        return structs.replace(self, peers=()) if self.peers else self
-
 
 class Rule(Struct, frozen=True, gc=False, order=True):
     """A policy routing rule (ip-rule(8)): packets with the mark are looked up in the table."""

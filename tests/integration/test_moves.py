@@ -51,7 +51,7 @@ def moved(node: Node, other: Node) -> Result:
 
 def of_remaking(done: Result) -> list[dict[str, Any]]:
     """The events of links that went and came, and of their peers."""
-    kinds = ("LinkRemoved", "LinkAdded", "PeerAdded")
+    kinds = ("LinkRemoved", "LinkAdded")
     return [event for event in done.events if event["type"] in kinds]
 
 

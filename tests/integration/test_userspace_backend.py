@@ -131,11 +131,7 @@ def peer(key: str, **changes: object) -> LinkPeer:
 
 
 def births(*links: Link) -> list[Event]:
-    events: list[Event] = []
-    for link in links:
-        events.append(LinkAdded(link.without_peers()))
-        events.extend(PeerAdded(link.name, each) for each in link.peers)
-    return events
+    return [LinkAdded(link) for link in links]
 
 
 def pid_of(link: Link) -> int:
@@ -283,9 +279,19 @@ def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) ->
     assert bad.name in errors[0]
     assert "20000" in errors[0]
     assert "ss -ulpn" in errors[0]
-    assert errors[1] is not None
-    assert bad.name in errors[1]
-    assert errors[2] is None
+    assert errors[1] is None
+    assert node.links() == {good.name: good}
+    assert machine.uapi_sockets(node.tag) == [good.name]
+    assert len(machine.wireguard_processes(node.tag)) == 1
+
+
+def test_a_peer_that_cannot_be_set_fails_its_link_alone(node: Node, peer_keys: list[str]) -> None:
+    bad = node.link(0, peers=[peer(peer_keys[0], psk_digest="of a key that rait does not know")])
+    good = node.link(1, port=20001, peers=[peer(peer_keys[1])])
+    errors = node.apply(*births(bad, good))
+
+    assert "preshared key" in (errors[0] or "")
+    assert errors[1] is None
     assert node.links() == {good.name: good}
     assert machine.uapi_sockets(node.tag) == [good.name]
     assert len(machine.wireguard_processes(node.tag)) == 1

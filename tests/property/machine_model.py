@@ -110,6 +110,8 @@ class MachineModel:
     def happen(self, event: Event) -> None:
         """One event. Raises RefusedError, and then nothing has changed."""
         if isinstance(event, LinkAdded):
+            for peer in event.link.peers:
+                self._refuse_unknown_psk(LinkPeer(""), peer)
             self._add(event.link, self.maker)
             return
         wire = self.wires[event.name]
@@ -177,8 +179,10 @@ class MachineModel:
         device = link.device if part & 1 else Device("")
         if not part & 2:
             settings = structs.replace(settings, address=None)
-        bare = structs.replace(link, settings=settings, device=device)
-        self.wires[link.name] = Wire(bare, {}, maker=self.maker)
+        # The kernel's WireGuard takes device and peers at once, a program takes its peers later.
+        peers = tuple(_half_peer(peer, part) for peer in link.peers) if part & 5 == 5 else ()
+        half = structs.replace(link, settings=settings, device=device, peers=peers)
+        self.wires[link.name] = Wire(half, {}, maker=self.maker)
 
     def _half_set(self, wire: Wire, before: LinkSettings, after: LinkSettings, part: int) -> None:
         """In the order in which it is done: mtu and group, the VRF, up, and the address at last."""

@@ -17,7 +17,6 @@ from rait.domain.events import (
     LinkPlaced,
     LinkRemoved,
     LinkUpdated,
-    PeerAdded,
     PeerUpdated,
     replay,
 )
@@ -385,7 +384,7 @@ def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
     settled = reconcile(observation, Topology({"w1": wanted}), memory, SCOPE)
     kinds = [type(event) for event in diff(settled.observed, settled.desired)]
     certain = {known, pending} <= {some.TRANSITS[0], None}
-    assert kinds == ([] if certain else [LinkRemoved, LinkAdded, PeerAdded])
+    assert kinds == ([] if certain else [LinkRemoved, LinkAdded])
 
 
 @given(st.sampled_from(some.INSTANCES[1:]))

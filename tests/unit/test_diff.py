@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rait.domain.diff import diff
-from rait.domain.events import DeviceUpdated, LinkAdded, LinkRemoved, PeerAdded, PeerUpdated
+from rait.domain.events import DeviceUpdated, LinkAdded, LinkRemoved, PeerUpdated
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -41,12 +41,10 @@ def moves(before: Topology, after: Topology) -> list[tuple[str, int, int]]:
     return [(e.name, e.before.listen_port, e.after.listen_port) for e in events]
 
 
-def test_a_link_is_made_without_peers_which_follow() -> None:
+def test_a_link_is_made_with_its_peers() -> None:
     whole = link("a", 1)
-    assert diff(EMPTY, topology(a=whole)) == (
-        LinkAdded(whole.without_peers()),
-        PeerAdded("a", whole.peers[0]),
-    )
+    assert whole.peers
+    assert diff(EMPTY, topology(a=whole)) == (LinkAdded(whole),)
 
 
 def test_a_port_is_let_go_before_another_link_takes_it() -> None:
@@ -73,7 +71,7 @@ def test_a_circle_of_three_ports_is_broken_once() -> None:
 def test_a_removed_link_gives_its_port_to_a_new_one() -> None:
     before, after = topology(a=link("a", 1)), topology(b=link("b", 1))
     kinds = [(type(event), event.name) for event in diff(before, after)]
-    assert kinds == [(LinkRemoved, "a"), (LinkAdded, "b"), (PeerAdded, "b")]
+    assert kinds == [(LinkRemoved, "a"), (LinkAdded, "b")]
 
 
 def test_links_with_a_port_of_the_kernels_choice_are_made_last() -> None:
@@ -87,8 +85,7 @@ def test_a_changed_transit_namespace_makes_the_link_again() -> None:
     old, new = link("a", 1, transit="here"), link("a", 1, transit="there")
     assert diff(topology(a=old), topology(a=new)) == (
         LinkRemoved(old),
-        LinkAdded(new.without_peers()),
-        PeerAdded("a", new.peers[0]),
+        LinkAdded(new),
     )
 
 

@@ -9,7 +9,7 @@ from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.config.schema import Config, Family, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
-from rait.domain.events import LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, count_wanted, plan
 from rait.domain.topology import (
@@ -180,6 +180,8 @@ def test_departed_endpoints_are_forgotten_when_the_topology_has_them_again() -> 
     (link,) = THERE.links.values()
     (far,) = link.peers
     assert depart(REMOVED, [PeerAdded(link.name, far)]) == {}
+    assert depart(REMOVED, [LinkAdded(link)]) == {}
+    assert depart(REMOVED, [LinkAdded(structs.replace(link, peers=()))]) == REMOVED
     bare = structs.replace(far, endpoint=None)
     assert depart(REMOVED, [PeerAdded(link.name, bare)]) == REMOVED
     assert depart({}, [PeerUpdated(link.name, far, bare)]) == REMOVED

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-from msgspec import structs
-
 from rait.adapters import keys
 from rait.adapters.namespaces import Namespaces, Where, where_of
 from rait.adapters.netlink import rtnl
@@ -126,8 +124,7 @@ class KernelBackend:
 def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:
     """Cut the events, in their order, into batches.
 
-    A batch has one event for each link, so that a link's later events can see that it failed. Only
-    a new link takes its peers along.
+    A batch has one event for each link, so that a link's later events can see that it failed.
     """
     run: list[Step] = []
     names: set[str] = set()
@@ -142,8 +139,6 @@ def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:
 
 
 def _joins(first: Event, event: Event, names: set[str]) -> bool:
-    if isinstance(first, LinkAdded) and isinstance(event, PeerAdded):
-        return event.name in names
     if isinstance(first, PeerEvent):
         return isinstance(event, PeerEvent) and event.name not in names
     return type(event) is type(first) and event.name not in names
@@ -211,7 +206,7 @@ class _Session:
             return self._remove(where, [event.name for event in events])
         place = self._place(where)
         if isinstance(first, LinkAdded):
-            return self._add(place, events)
+            return self._add(place, [e.link for e in events if isinstance(e, LinkAdded)])
         if isinstance(first, LinkUpdated):
             return self._update_links(place, [e for e in events if isinstance(e, LinkUpdated)])
         if isinstance(first, DeviceUpdated):
@@ -230,40 +225,25 @@ class _Session:
             return {}
         return places.remove(self._place(where), names)
 
-    def _add(self, place: Place, events: Sequence[Event]) -> Errors:
-        links, errors = self._links_to_add(events)
-        adding = places.Adding(place, self._transit, self._via_transit(), links)
+    def _add(self, place: Place, links: Sequence[Link]) -> Errors:
+        errors = {
+            link.name: f"link {link.name}: {why}" for link in links if (why := self._unfit(link))
+        }
+        fit = [link for link in links if link.name not in errors]
+        adding = places.Adding(place, self._transit, self._via_transit(), fit)
         try:
             adding.make()
-            adding.configure({link.name: self._device_of(place, link) for link in links})
+            adding.configure({link.name: self._device_of(place, link) for link in fit})
             adding.raise_up()
         except MachineError as error:
             return errors | adding.abandon(str(error))
         return errors | adding.finish()
 
-    def _links_to_add(self, events: Sequence[Event]) -> tuple[list[Link], Errors]:
-        links: dict[str, Link] = {}
-        errors: Errors = {}
-        for event in events:
-            if isinstance(event, LinkAdded):
-                links[event.name] = event.link
-                error = self._unfit(event.link)
-                if error:
-                    errors[event.name] = f"link {event.name}: {error}"
-            elif isinstance(event, PeerAdded):
-                link = links[event.name]
-                links[event.name] = structs.replace(link, peers=(*link.peers, event.peer))
-                try:
-                    wg.set_device(0, event.name, write_of(event))
-                except RaitError as error:
-                    errors[event.name] = f"link {event.name}: peer {event.peer.public_key}: {error}"
-        return [link for name, link in links.items() if name not in errors], errors
-
     def _unfit(self, link: Link) -> str | None:
         transit = link.origin.transit
         if transit not in ("", self._transit.identity):
             return "its UDP socket belongs in another network namespace, which this run is not for"
-        return self._foreign_key(link.device)
+        return self._foreign_key(link.device) or _unfit_peer(link)
 
     def _foreign_key(self, device: Device) -> str | None:
         if self._secret is None:
@@ -367,6 +347,16 @@ def _observed(ns: Netns, interface: Interface, state: wg.DeviceState) -> Observe
         # WireGuard takes the carrier away with the namespace in which the link was born.
         dead=interface.up and not interface.carrier,
     )
+
+
+def _unfit_peer(link: Link) -> str | None:
+    """Why a peer of the link cannot be written, so that it costs no other link."""
+    for peer in link.peers:
+        try:
+            wg.set_device(0, link.name, write_of(PeerAdded(link.name, peer)))
+        except RaitError as error:
+            return f"peer {peer.public_key}: {error}"
+    return None
 
 
 def _new_master(place: Place, event: LinkUpdated) -> int | None:

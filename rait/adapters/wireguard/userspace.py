@@ -33,7 +33,7 @@ from rait.adapters.wireguard.userspace_session import Session, Step
 from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
 from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError
-from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded
+from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 _MOST_STARTS = 64
@@ -232,7 +232,7 @@ def _numbered(endpoint: Endpoint | None, transit: Netns | None) -> Endpoint | No
 def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:
     """Cut the events, in their order, into what is done together.
 
-    Removals go together, and so do new links with their peers; anything else goes alone.
+    Removals go together, and so do new links; anything else goes alone.
     """
     run: list[Step] = []
     names: set[str] = set()
@@ -251,7 +251,6 @@ def _joins(run: Sequence[Step], event: Event, names: set[str]) -> bool:
     if isinstance(first, LinkRemoved):
         return isinstance(event, LinkRemoved) and event.name not in names
     if isinstance(first, LinkAdded):
-        if isinstance(event, LinkAdded):
-            return event.name not in names and len(names) < _MOST_STARTS
-        return isinstance(event, PeerAdded) and event.name in names
+        fits = event.name not in names and len(names) < _MOST_STARTS
+        return isinstance(event, LinkAdded) and fits
     return False

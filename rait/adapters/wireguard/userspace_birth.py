@@ -15,8 +15,9 @@ from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard import userspace_process as programs
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
+from rait.domain.events import LinkAdded
 from rait.domain.topology import Device, Link
-from rait.domain.writes import DeviceWrite
+from rait.domain.writes import DeviceWrite, write_of
 
 TUN = "tun"
 ANSWER_SECONDS = 5.0
@@ -198,6 +199,9 @@ class Birth:
             _await_bind(client)
         if device.listen_port:
             set_port(client, name, device.listen_port, self._transit.ns)
+        # Last, as a program greets a peer at once, which is to come from the port it listens on.
+        if peers := write_of(LinkAdded(self._link)).peers:
+            client.set(DeviceWrite(peers=peers))
 
     def _move(self, index: int, target: Place) -> None:
         wanted = self._link.settings

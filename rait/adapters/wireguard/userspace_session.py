@@ -108,11 +108,9 @@ class Session:
                     births[event.name] = birth
                     begun[event.name] = self._outcome(index, event, birth.begin)
             for index, event in run:
-                if not isinstance(event, LinkAdded):
-                    yield self._outcome(index, event, partial(self._change, event))
-                elif begun[event.name].error is not None:
+                if begun[event.name].error is not None:
                     yield begun[event.name]
-                else:
+                elif isinstance(event, LinkAdded):
                     finish = partial(self._finish, births[event.name], event.link)
                     yield self._outcome(index, event, finish)
         finally:
