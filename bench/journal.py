@@ -16,7 +16,7 @@ from typing import TypeVar
 from rait.adapters.journal.store import Journal
 from rait.domain.backend import Outcome
 from rait.domain.events import Event, LinkAdded, PeerAdded
-from rait.domain.history import RunHeader
+from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 EVENTS = 10_000

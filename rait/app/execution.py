@@ -18,9 +18,10 @@ from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
-from rait.domain.history import ExtraCmd, LastKnown
-from rait.domain.history import Status as RunStatus
+from rait.domain.history import LastKnown
 from rait.domain.reconcile import Settled, Stranger
+from rait.domain.records import ExtraCmd
+from rait.domain.records import Status as RunStatus
 from rait.domain.topology import Topology
 from rait.domain.words import few
 

@@ -14,8 +14,8 @@ from rait.app.session import Session
 from rait.domain.diff import diff
 from rait.domain.errors import ConfigError
 from rait.domain.events import LinkAdded
+from rait.domain.history import without_unknown_psks
 from rait.domain.topology import Link
-from rait.domain.undo import without_unknown_psks
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Journal

@@ -41,8 +41,9 @@ from rait.domain.guard import (
     merged,
     recent_losses,
 )
-from rait.domain.history import LastKnown, RunHeader
+from rait.domain.history import LastKnown
 from rait.domain.reconcile import Scope, Settled, doubtful, placed, reconcile, unread_of_ours
+from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Link, Origin, Topology
 from rait.domain.words import counted, few
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from rait.adapters.journal.prune import Pruning
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
+from rait.adapters.journal.verify import VerifyReport
 from rait.app.moments import moment, span, written
 from rait.app.options import Options
 from rait.app.render import (
@@ -34,7 +35,7 @@ from rait.app.turn import lock_path, locked
 from rait.domain.config.keytext import canonical_key, without_whole_keys
 from rait.domain.errors import ConfigError
 from rait.domain.events import Event, LinkPlaced, peers_named
-from rait.domain.history import RunRecord, VerifyReport
+from rait.domain.records import RunRecord
 from rait.domain.words import counted
 from rait.terminal import DONE, FAILED, tell, tell_text
 

@@ -17,9 +17,7 @@ from rait.app.restoring import born_today, carry_out, check_keys, with_known_psk
 from rait.app.scopes import others_text
 from rait.app.session import Session, read_only, read_write, require_places, synced_routing
 from rait.domain.errors import ConfigError, MachineError, RaitError
-from rait.domain.history import RunRecord
-from rait.domain.topology import Origin, Topology
-from rait.domain.undo import (
+from rait.domain.history import (
     Conflict,
     conflicts,
     done_events,
@@ -29,6 +27,8 @@ from rait.domain.undo import (
     touched,
     undo,
 )
+from rait.domain.records import RunRecord
+from rait.domain.topology import Origin, Topology
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing

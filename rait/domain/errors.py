@@ -59,3 +59,7 @@ class SourceError(RaitError):
 
 class MachineError(RaitError):
     """The machine refused something that the whole run needs (exit status 1)."""
+
+
+class HistoryError(RaitError):
+    """The journal does not hold what was asked of it, or holds what this rait cannot read."""

@@ -12,9 +12,9 @@ from typing import Literal
 from msgspec import Struct
 
 from rait.domain.events import Event, LinkRemoved, PeerRemoved
-from rait.domain.history import RunRecord
+from rait.domain.history import done_events
+from rait.domain.records import RunRecord
 from rait.domain.topology import EMPTY, Link, Topology
-from rait.domain.undo import done_events
 
 MIN_LINKS = 4
 """Fewer links than this may all go: a small mesh changes by halves in ordinary use."""

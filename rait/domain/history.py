@@ -1,73 +1,49 @@
-"""What the journal remembers: runs, their events and outcomes, and the topology they add up to."""
+"""What the journal tells: what is known of a scope, when its runs began, and how to take one back.
+
+A scope's topology is the fold of the events that are known to have happened. What a run intended
+and never told the outcome of is left over: it may have happened too.
+
+Clocks may be wrong. A machine without a battery begins in 1970 at each start, until somebody tells
+it the time; one with a bad battery may begin in 2099. The journal's order is certain, so a time
+that does not fit into it is worth less than its place: such a run was after the one before it and
+before the one after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from msgspec import Meta, Struct, field, structs
+from msgspec import Struct, field, structs
 
-from rait.domain.backend import Outcome
 from rait.domain.endpoints import Departed, depart
-from rait.domain.errors import RaitError
+from rait.domain.errors import HistoryError, Problem
 from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
     Event,
     LinkAdded,
+    LinkPlaced,
     MismatchError,
     PeerAdded,
     RuleAdded,
     ToBabeld,
     VrfAdded,
     evolve,
-    may_be_half_done,
-    peers_named,
+    inverted,
     replay,
 )
-from rait.domain.timeline import FLOOR
-from rait.domain.topology import EMPTY, Link, Topology
+from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
+from rait.domain.topology import EMPTY, Link, Origin, Topology
 
-Status = Literal["done", "partial", "failed"]
-"""How a run ended: all its events happened, some of them, or none."""
+T = TypeVar("T")
 
-ExtraCmd = Literal["sent", "owed"]
-"""What became of babeld's ``extra_cmd`` in a run: it was taken, or is still to be sent."""
+SLACK = 60 * 10**9
+"""Nanoseconds from a run's start until it is written down, unless one of the two is not true."""
 
-
-class HistoryError(RaitError):
-    """The journal does not hold what was asked of it, or holds what this rait cannot read."""
-
-
-class RunHeader(Struct, frozen=True, kw_only=True):
-    """Who changes what, and why.
-
-    ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
-    nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
-    ("" where there was none). A time out of SQLite's range is no time that a run wrote.
-    ``leftover_noticed`` are those of the run's noticed events, by their index, that an earlier run
-    brought about, which never said what became of them. ``accepted`` tells that the user asked for
-    whatever the run costs (``--yes``, or ``rait down``), so that it begins a new count for the
-    guard. ``carried`` are events of earlier runs of which nobody knows what became, and this run
-    could not find out. ``leftover_links`` are links that an earlier run left half made, and that
-    this one ends before all else.
-    ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
-    ``home`` is the instance of the network namespace that the run was in, where VRFs and rules are;
-    one that tells it has marked the VRFs that it made, or knew.
-    """
-
-    scope: str
-    command: str
-    version: str
-    uid: int
-    started_at: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    public_key: str
-    config_digest: str = ""
-    peers_digest: str = ""
-    leftover_noticed: tuple[int, ...] = field(default=(), name="left")
-    accepted: bool = False
-    carried: tuple[Event, ...] = ()
-    leftover_links: tuple[str, ...] = field(default=(), name="strays")
-    spelt: str = ""
-    home: str = ""
+EVER = 2**63 - 1
+LONG_AGO = -EVER
+"""Later and earlier than all times."""
 
 
 class LastKnown(Struct, frozen=True, kw_only=True):
@@ -90,174 +66,6 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     extra_cmd_owed: bool = False
     departed: Departed = {}
     home: str = ""
-
-
-class Snapshot(Struct, frozen=True):
-    """A scope's topology, and the public key of the run that last shaped it ("" for none).
-
-    ``extra_cmd_owed``, ``leftover``, ``departed`` and ``home`` are as in LastKnown.
-    """
-
-    topology: Topology = EMPTY
-    public_key: str = ""
-    extra_cmd_owed: bool = False
-    leftover: tuple[Event, ...] = field(default=(), name="undecided")
-    departed: Departed = {}
-    home: str = ""
-
-
-class Repeated(Struct, frozen=True):
-    """How often a run was repeated: the same events, outcomes and problems, and nothing happened.
-
-    The last repetition ended at ``until`` (unix time in nanoseconds), and had read a configuration
-    and peers with these digests.
-    """
-
-    count: int = 0
-    until: int = 0
-    config_digest: str = ""
-    peers_digest: str = ""
-
-
-class RunRecord(Struct, frozen=True, kw_only=True):
-    """One run as the journal has it.
-
-    ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
-    into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
-    time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
-    say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
-    the numbers of their entries, are what failed events had done all the same when the run looked
-    at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
-    ``ended`` are those of ``header.leftover_links`` that are ended now.
-    ``repeated`` counts later runs that did the same in vain, and ``retried_at`` when one began
-    that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
-    """
-
-    id: int
-    last_id: int
-    header: RunHeader
-    noticed: tuple[Event, ...] = ()
-    intended: tuple[Event, ...] = ()
-    outcomes: Mapping[int, Outcome] = {}
-    status: Status | None = None
-    finished_at: int | None = None
-    problems: Mapping[str, str] = {}
-    extra_cmd: ExtraCmd | None = None
-    repeated: Repeated | None = None
-    retried_at: int | None = None
-    recorded_at: int | None = None
-    half_done: Mapping[int, Event] = {}
-    unsure: tuple[int, ...] = ()
-    ended: tuple[str, ...] = ()
-
-    def noticed_id(self, index: int) -> int:
-        """The entry that holds the noticed event: a run's events follow its first entry."""
-        return self.id + 1 + index
-
-    def intended_id(self, index: int) -> int:
-        """The entry that holds the intended event."""
-        return self.id + 1 + len(self.noticed) + index
-
-    @property
-    def done(self) -> int:
-        """How many of the intended events happened."""
-        return sum(outcome.error is None for outcome in self.outcomes.values())
-
-    @property
-    def failed(self) -> int:
-        """How many of the intended events failed."""
-        return len(self.outcomes) - self.done
-
-    @property
-    def unknown(self) -> int:
-        """How many of the intended events nobody knows the outcome of."""
-        return len(self.intended) - len(self.outcomes)
-
-    @property
-    def clock_was_unset(self) -> bool:
-        """Whether the clock showed a time before all journals, though earlier runs did not."""
-        return self.header.started_at < FLOOR <= (self.recorded_at or 0)
-
-    def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
-        """Whether a run that noticed nothing may turn out to be this one again.
-
-        That is if this one noticed nothing, and nothing happened in it. Which configuration and
-        peers were read does not matter where they ask for the same.
-        """
-        idle = not self.noticed and not self.half_done and self.failed == len(self.intended)
-        idle = idle and self.extra_cmd != "sent" and not self.ended
-        ended = self.status is not None
-        return (
-            ended
-            and idle
-            and self._bare(self.header) == self._bare(header)
-            and (self.intended == intended)
-        )
-
-    @staticmethod
-    def _bare(header: RunHeader) -> RunHeader:
-        return structs.replace(header, started_at=0, config_digest="", peers_digest="", spelt="")
-
-    def events(self) -> Iterator[Event]:
-        """All events of the run, whatever their outcome."""
-        yield from self.noticed
-        yield from self.intended
-        yield from self.half_done.values()
-
-    def touches_link(self, name: str) -> bool:
-        """Whether an event of this run is about the link."""
-        return name in self.header.leftover_links or any(
-            event.name == name for event in self.events()
-        )
-
-    def touches_peer(self, public_key: str) -> bool:
-        """Whether an event of this run is about a peer with the key."""
-        return any(public_key in peers_named(event) for event in self.events())
-
-    def happened(self) -> Iterator[tuple[int, Event]]:
-        """The events known to have happened, in order, each with the number of its entry."""
-        for index, event in enumerate(self.noticed):
-            yield self.noticed_id(index), event
-        for outcome in self.outcomes.values():
-            if outcome.error is None:
-                yield self.intended_id(outcome.index), self.intended[outcome.index]
-        yield from self.half_done.items()
-
-    def leftover_links(self) -> Mapping[str, Link]:
-        """The links that may have been made, as far as the run does not know."""
-        return {e.name: e.link for e in self.leftover() if isinstance(e, LinkAdded)}
-
-    def leftover(self) -> Iterator[Event]:
-        """The events that may have happened, or may be half done, as far as the run does not know.
-
-        While it has not finished, those are all but those that are done. What it could not find out
-        of earlier runs is among them.
-        """
-        yield from (event for event in self.header.carried if event.name not in self.ended)
-        for index, event in enumerate(self.intended):
-            outcome = self.outcomes.get(index)
-            if self.status is not None:
-                if index in self.unsure:
-                    yield event
-            elif outcome is None or (outcome.error is not None and may_be_half_done(event)):
-                yield event
-
-
-class VerifyReport(Struct, frozen=True, kw_only=True):
-    """What an examination of the whole journal found.
-
-    ``head`` is the hash of the last sound entry, ``entries`` how many there are up to it, and
-    ``dropped`` how many were pruned before them. ``bad_entry`` is the number of the first entry
-    that is wrong or missing, None where it is not an entry that is wrong, and ``why`` says what
-    is the matter ("" when ``ok``).
-    """
-
-    ok: bool
-    head: str
-    entries: int
-    dropped: int = 0
-    bad_entry: int | None = None
-    why: str = ""
 
 
 def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None) -> Snapshot:
@@ -371,3 +179,172 @@ def _misfit(topology: Topology, run: RunRecord) -> HistoryError:
                 "rait to report. To begin a new journal, move this one aside"
             )
     raise AssertionError("a replay that fails has an event that fails")
+
+
+class Start(Struct, frozen=True):
+    """The first entry of a run: when it was written, which never goes back, and the clock then."""
+
+    at: int
+    clock: int
+
+
+class Span(Struct, frozen=True):
+    """When a run began: not before ``earliest``, not after ``latest`` (unix, in nanoseconds)."""
+
+    earliest: int
+    latest: int
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the clock fits into the order of the runs."""
+        return self.earliest == self.latest
+
+
+def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
+    """When each of the runs began, which are in their order; ``now`` is the caller's clock."""
+    now = _credible(starts, now)
+    floor = FIRST_JOURNAL if any(start.clock >= FIRST_JOURNAL for start in starts) else LONG_AGO
+    earliest: list[int] = []
+    certain: list[bool] = []
+    last = LONG_AGO
+    for start in starts:
+        # What comes after a time in the future is written down with that time, and a run that was
+        # taken for a repetition is written down late.
+        is_late = start.at > now or start.at - start.clock > SLACK
+        time = start.clock if is_late else start.at
+        fits = max(last, floor) <= time <= now
+        last = max(last, time) if time <= now else last
+        earliest.append(last)
+        certain.append(fits)
+    found: list[Span] = []
+    latest = EVER
+    for time, fits in zip(reversed(earliest), reversed(certain), strict=True):
+        latest = time if fits else latest
+        found.append(Span(time, latest))
+    return tuple(reversed(found))
+
+
+def _credible(starts: Sequence[Start], now: int) -> int:
+    """``now``, unless most of the runs are later: then ``now`` itself is wrong."""
+    later = sum(start.clock > now for start in starts)
+    return EVER if later * 2 > len(starts) else now
+
+
+class Conflict(Struct, frozen=True):
+    """A later run that touched a link which is to be taken back.
+
+    ``noticed`` tells that the run itself did nothing to the link: it found it changed by others.
+    """
+
+    link: str
+    run: int
+    command: str
+    noticed: bool = False
+
+
+def done_events(run: RunRecord) -> tuple[Event, ...]:
+    """The events that the run itself brought about, in the order in which they happened.
+
+    What it merely noticed is not its doing, so it is not taken back with it.
+    """
+    first = run.intended_id(0)
+    return tuple(event for number, event in run.happened() if number >= first)
+
+
+def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...]:
+    """The later runs that touched, or noticed a change of, links that this run touched.
+
+    What babeld was told of a link does not count: babeld follows the links.
+    """
+    names = touched(run)
+    return tuple(
+        Conflict(name, other.id, other.header.command, name not in _shaped(done_events(other)))
+        for other in later
+        if other.id > run.id
+        for name in sorted(_shaped(event for _, event in other.happened()) & names)
+    )
+
+
+def only_told_babeld(run: RunRecord) -> bool:
+    """Whether all that the run did was to tell babeld of links."""
+    return not _shaped(done_events(run))
+
+
+def touched(run: RunRecord) -> frozenset[str]:
+    """The names of what the run itself changed."""
+    return frozenset(event.name for event in done_events(run))
+
+
+def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
+    """``now`` without what the run did; ``after`` is as it was right after the run.
+
+    Each link that the run touched becomes what the inverted events make of it: what it was before
+    them, whatever has happened to it since. Raises MismatchError if ``after`` is of another run.
+    """
+    names = touched(run)
+    before = replay(after, inverted(done_events(run)))
+    return Topology(
+        only(names, now.links, before.links),
+        only(names, now.babel, before.babel),
+        only(names, now.vrfs, before.vrfs),
+        only(names, now.rules, before.rules),
+    )
+
+
+def recreated(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
+    """Where links were born that the run made again, before it and after it, by name.
+
+    ``after`` is as it was right after the run. A move to another target is none of these: that
+    can be taken back. Raises as ``undo``.
+    """
+    before = replay(after, inverted(done_events(run))).links
+    pairs = {
+        name: (before[name].origin, after.links[name].origin)
+        for name in touched(run)
+        if name in before and name in after.links
+    }
+    return {name: (old, new) for name, (old, new) in pairs.items() if _birth(old) != _birth(new)}
+
+
+def without_unknown_psks(
+    before: Mapping[str, Link], after: Mapping[str, Link]
+) -> tuple[dict[str, Link], tuple[Problem, ...]]:
+    """The links of ``after`` with no preshared key that would have to be brought back.
+
+    With an error for each link that was to have one. Of a preshared key that somebody had set the
+    journal has only the digest; one that is still there may stay.
+    """
+    links: dict[str, Link] = {}
+    problems: list[Problem] = []
+    for name, link in after.items():
+        old = before.get(name)
+        there = old.peers if old is not None and old.origin == link.origin else ()
+        known = {(peer.public_key, peer.psk_digest) for peer in there}
+        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in known]
+        peers = tuple(structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
+        links[name] = structs.replace(link, peers=peers) if lost else link
+        problems += (_unknown_psk(name, peer.public_key) for peer in lost)
+    return links, tuple(problems)
+
+
+def _unknown_psk(name: str, public_key: str) -> Problem:
+    text = (
+        f"the preshared key that peer {public_key} had cannot be brought back: somebody else had "
+        "set it, and the journal holds no keys"
+    )
+    return Problem(text, "error", (), name)
+
+
+def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:
+    """What there is now, but what has one of these names as it is in the goal."""
+    kept = {name: value for name, value in now.items() if name not in names}
+    return kept | {name: value for name, value in goal.items() if name in names}
+
+
+def _birth(origin: Origin) -> tuple[str, str]:
+    return origin.backend, origin.transit
+
+
+def _shaped(events: Iterable[Event]) -> frozenset[str]:
+    other = BabelInterfaceAdded | BabelInterfaceFlushed | LinkPlaced
+    return frozenset(event.name for event in events if not isinstance(event, other))

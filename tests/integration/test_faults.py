@@ -21,7 +21,7 @@ from rait.adapters.journal.store import Journal
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.adapters.wireguard import uapi, userspace_process
 from rait.adapters.wireguard.userspace_birth import Birth
-from rait.domain.history import RunRecord
+from rait.domain.records import RunRecord
 from tests.integration import machine
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh

@@ -18,9 +18,8 @@ from msgspec import Struct
 from rait.adapters.journal import store as journal_module
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
-from rait.domain import codec
+from rait.domain import records
 from rait.domain.backend import Outcome
-from rait.domain.chain import Entry
 from rait.domain.config.schema import Secret
 from rait.domain.diff import diff
 from rait.domain.endpoints import depart
@@ -38,7 +37,8 @@ from rait.domain.events import (
     PeerUpdated,
     replay,
 )
-from rait.domain.history import LastKnown, RunHeader
+from rait.domain.history import LastKnown
+from rait.domain.records import Entry, RunHeader
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -199,15 +199,15 @@ def tell(draw: st.DrawFn, journal: Journal, scope: str) -> Told:
 
 @given(events)
 def test_every_event_survives_its_bytes(event: Event) -> None:
-    data = codec.encode(event)
-    assert codec.decode(Entry(1, 1, "intended", "", 0, data)) == event
-    assert codec.encode(event) == data
+    data = records.encode(event)
+    assert records.decode(Entry(1, 1, "intended", "", 0, data)) == event
+    assert records.encode(event) == data
 
 
 @given(st.binary(min_size=1, max_size=32))
 def test_a_private_key_cannot_be_encoded(raw: bytes) -> None:
     with pytest.raises(TypeError):
-        codec.encode(LinkUpdated(raw.hex(), Secret(raw.hex()), Secret(raw.hex())))  # type: ignore[arg-type]
+        records.encode(LinkUpdated(raw.hex(), Secret(raw.hex()), Secret(raw.hex())))  # type: ignore[arg-type]
 
 
 @on_disk

@@ -38,16 +38,18 @@ from rait.domain.events import (
 )
 from rait.domain.history import (
     LastKnown,
-    RunHeader,
-    RunRecord,
-    Snapshot,
+    done_events,
     fold,
     last_known,
     links_made,
+    only,
+    touched,
+    undo,
     with_leftovers,
 )
 from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.reconcile import Scope, Settled, doubtful, reconcile, unread_of_ours
+from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -57,7 +59,6 @@ from rait.domain.topology import (
     LinkSettings,
     Topology,
 )
-from rait.domain.undo import done_events, only, touched, undo
 from tests.property import strategies as some
 from tests.property.machine_model import MachineModel, RefusedError, Wire
 

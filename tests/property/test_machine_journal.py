@@ -21,7 +21,8 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.execution import Aftermath
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
-from rait.domain.history import LastKnown, RunRecord
+from rait.domain.history import LastKnown
+from rait.domain.records import RunRecord
 from rait.domain.topology import Topology
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
 

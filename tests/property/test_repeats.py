@@ -12,7 +12,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
-from rait.domain.history import RunHeader
+from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 from tests.property.test_journal import journal_path, on_disk, opened
 

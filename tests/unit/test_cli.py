@@ -24,7 +24,7 @@ from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.events import LinkAdded, LinkRemoved
-from rait.domain.history import RunHeader
+from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"

@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.journal.prune import Pruning
+from rait.adapters.journal.verify import VerifyReport
 from rait.commands.log import (
     Query,
     pruning_text,
@@ -19,7 +20,7 @@ from rait.commands.log import (
 )
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
-from rait.domain.history import Repeated, RunHeader, RunRecord, VerifyReport
+from rait.domain.records import Repeated, RunHeader, RunRecord
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 
 SECOND = 1_000_000_000

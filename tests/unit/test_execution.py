@@ -19,8 +19,8 @@ from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.errors import MachineError, Problem
 from rait.domain.events import Event
-from rait.domain.history import RunHeader
 from rait.domain.reconcile import Settled
+from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 HEADER = RunHeader(scope="here", command="up", version="", uid=0, started_at=0, public_key="key")

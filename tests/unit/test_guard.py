@@ -9,7 +9,7 @@ from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import LinkRemoved
 from rait.domain.guard import Removal, excessive_removal, recent_losses
-from rait.domain.history import RunHeader, RunRecord
+from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
 
 

@@ -20,14 +20,13 @@ from rait.adapters.journal import schema as journal_schema
 from rait.adapters.journal import store as journal_module
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
-from rait.domain import codec
+from rait.domain import records
 from rait.domain.backend import Outcome
-from rait.domain.chain import GENESIS, Entry
-from rait.domain.errors import MachineError, RaitError
+from rait.domain.errors import HistoryError, MachineError, RaitError
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
-from rait.domain.history import HistoryError, LastKnown, RunHeader, Snapshot
+from rait.domain.history import LastKnown, done_events
+from rait.domain.records import GENESIS, Entry, RunHeader, Snapshot
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
-from rait.domain.undo import done_events
 
 SCOPE = "/etc/rait/rait.conf"
 
@@ -161,10 +160,10 @@ def test_the_end_of_a_run_has_what_is_of_no_event(journal: Journal) -> None:
 
 def test_runs_end_as_an_earlier_rait_wrote_it() -> None:
     """So it reads them, and an earlier one reads what this one writes."""
-    assert codec.encode(codec.Finished("done")) == b'{"status":"done"}'
-    ending = codec.decode(Entry(1, 1, "run_finished", SCOPE, 0, b'{"status":"partial"}'))
-    assert ending == codec.Finished("partial")
-    snapshot = codec.decode(Entry(1, 1, "snapshot", SCOPE, 0, b'{"topology":{},"public_key":""}'))
+    assert records.encode(records.Finished("done")) == b'{"status":"done"}'
+    ending = records.decode(Entry(1, 1, "run_finished", SCOPE, 0, b'{"status":"partial"}'))
+    assert ending == records.Finished("partial")
+    snapshot = records.decode(Entry(1, 1, "snapshot", SCOPE, 0, b'{"topology":{},"public_key":""}'))
     assert snapshot == Snapshot()
 
 
@@ -305,7 +304,7 @@ def test_following_gives_what_is_new(journal: Journal, path: Path) -> None:
     last = reader.last_id()
     assert reader.follow(last) == ()
     run = add(journal, "b")
-    (record,) = codec.gather(reader.follow(last))
+    (record,) = records.gather(reader.follow(last))
     assert (record.id, record.status) == (run, "done")
 
 

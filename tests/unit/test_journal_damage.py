@@ -14,9 +14,8 @@ from rait.adapters.journal.store import Journal
 from rait.cli import main
 from rait.commands.log import Query, run_json, run_lines, run_whole
 from rait.domain.backend import Outcome
-from rait.domain.errors import RaitError
+from rait.domain.errors import HistoryError, RaitError
 from rait.domain.events import LinkAdded, PeerAdded
-from rait.domain.history import HistoryError
 from rait.domain.topology import LinkPeer
 from tests.unit.test_cli import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, header, link

@@ -15,9 +15,9 @@ from rait.adapters.journal.schema import read_head, write_head
 from rait.adapters.journal.store import Journal
 from rait.adapters.journal.verify import verify
 from rait.domain.backend import Outcome
-from rait.domain.chain import GENESIS
+from rait.domain.errors import HistoryError
 from rait.domain.events import LinkAdded
-from rait.domain.history import HistoryError
+from rait.domain.records import GENESIS
 from tests.unit.test_journal import SCOPE, add, header, link
 
 Row = tuple[str, int, str, object]

@@ -11,10 +11,10 @@ from rait.adapters.wireguard.uapi import decode_get, encode_set
 from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.errors import RaitError
 from rait.domain.events import PeerAdded, PeerUpdated
+from rait.domain.history import without_unknown_psks
 from rait.domain.topology import Link, LinkPeer
-from rait.domain.undo import without_unknown_psks
 from rait.domain.writes import DeviceWrite, PeerWrite, write_of
-from tests.unit.test_undo import link
+from tests.unit.test_history import link
 
 PSK = bytes(range(32))
 KEY = base64.b64encode(bytes([7]) * 32).decode()

@@ -21,7 +21,7 @@ from rait.app.report import Failure, Report
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
-from rait.domain.history import RunHeader
+from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 from rait.terminal import clean, tell, tell_text
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.timeline import EVER, Span, Start, spans
+from rait.domain.history import EVER, Span, Start, spans
 
 DAY = 86_400 * 10**9
 BEGAN = 1_767_225_600 * 10**9

@@ -21,9 +21,10 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.history import LastKnown, RunHeader, RunRecord, Snapshot, last_known
+from rait.domain.history import LastKnown, last_known, undo
 from rait.domain.plan import Node, plan
 from rait.domain.reconcile import Scope, Settled, reconcile
+from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -33,7 +34,6 @@ from rait.domain.topology import (
     Rule,
     Topology,
 )
-from rait.domain.undo import undo
 from rait.domain.vrf import missing_transit
 
 KEY = "our key"

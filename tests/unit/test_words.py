@@ -11,8 +11,8 @@ from rait.app.report import Report
 from rait.commands.rollback import CLASHES_SHOWN, _clash_lines, _links_with
 from rait.domain.config.keytext import canonical_key
 from rait.domain.guard import Removal
-from rait.domain.history import RunRecord
-from rait.domain.undo import Conflict
+from rait.domain.history import Conflict
+from rait.domain.records import RunRecord
 from rait.domain.words import counted, few
 from tests.unit.test_journal import header
 

@@ -16,7 +16,7 @@ from rait.adapters.journal.store import Journal
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkRemoved
-from rait.domain.history import RunHeader
+from rait.domain.records import RunHeader
 from rait.domain.topology import Endpoint
 
 DATA = Path(__file__).parent.parent / "data"

@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 from rait.adapters.journal import schema as journal_schema
 from rait.domain.config.keytext import without_whole_keys
-from rait.domain.errors import MachineError
-from rait.domain.history import HistoryError
+from rait.domain.errors import HistoryError, MachineError
 
 BUSY_SECONDS = 10.0
 """How long to wait for another writer; a transaction of rait takes milliseconds."""

@@ -11,8 +11,8 @@ from rait.adapters.journal import repeats as journal_repeats
 from rait.adapters.journal.reader import aliases, run_spans, scopes_by_age, snapshot_at
 from rait.adapters.journal.schema import read_head
 from rait.adapters.journal.write import Appender
-from rait.domain import codec
-from rait.domain.timeline import LONG_AGO
+from rait.domain import records
+from rait.domain.history import LONG_AGO
 
 
 class Pruning(Struct, frozen=True):
@@ -53,10 +53,10 @@ def prune(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
     for scope in gone:
         journal_repeats.forget(log, scope)
     for scope, snapshot in snapshots:
-        log.add("snapshot", cut, scope, codec.encode(snapshot))
+        log.add("snapshot", cut, scope, records.encode(snapshot))
     for scope, path in names:
         if aliases(log.connection).get(path) != scope:
-            log.add("named", 0, scope, codec.encode(codec.Named(path)))
+            log.add("named", 0, scope, records.encode(records.Named(path)))
     return Pruning(runs, dropped)
 
 
@@ -107,7 +107,7 @@ def _spans(connection: sqlite3.Connection) -> list[_Span]:
     ]
 
 
-def _repeated(span: _Span, repeats: codec.Repeats | None) -> _Span:
+def _repeated(span: _Span, repeats: records.Repeats | None) -> _Span:
     """A run that is being repeated is as young as what repeats it, and stays until that ends."""
     if repeats is None:
         return span
@@ -120,7 +120,7 @@ def _repeated(span: _Span, repeats: codec.Repeats | None) -> _Span:
 
 def _repeated_runs(connection: sqlite3.Connection) -> list[tuple[str, int]]:
     rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
-    return [(scope, codec.decode_repeats(payload, scope).run) for scope, payload in rows]
+    return [(scope, records.decode_repeats(payload, scope).run) for scope, payload in rows]
 
 
 def _scopes(connection: sqlite3.Connection, cut: int) -> list[str]:
@@ -155,5 +155,5 @@ def _drop(log: Appender, cut: int) -> int:
     entries = cut - log.head.dropped
     log.connection.execute("DELETE FROM entries WHERE id <= ?", (cut,))
     log.head = structs.replace(log.head, dropped=cut, anchor=anchor, count=log.head.count - entries)
-    log.add("pruned", 0, "", codec.encode(codec.Pruned(cut, anchor.hex())))
+    log.add("pruned", 0, "", records.encode(records.Pruned(cut, anchor.hex())))
     return entries

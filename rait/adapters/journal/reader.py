@@ -14,21 +14,11 @@ from rait.adapters.journal import file as journal_file
 from rait.adapters.journal import repeats as journal_repeats
 from rait.adapters.journal import verify as journal_verify
 from rait.adapters.journal.schema import read_head
-from rait.domain import codec
-from rait.domain.chain import Entry
-from rait.domain.history import (
-    HistoryError,
-    LastKnown,
-    Repeated,
-    RunHeader,
-    RunRecord,
-    Snapshot,
-    VerifyReport,
-    fold,
-    last_known,
-    links_made,
-)
-from rait.domain.timeline import Span, Start, spans
+from rait.adapters.journal.verify import VerifyReport
+from rait.domain import records
+from rait.domain.errors import HistoryError
+from rait.domain.history import LastKnown, Span, Start, fold, last_known, links_made, spans
+from rait.domain.records import Entry, Repeated, RunHeader, RunRecord, Snapshot
 from rait.domain.topology import Topology
 
 Answer = TypeVar("Answer")
@@ -113,7 +103,7 @@ class JournalReader:
         return self._ask(lambda connection: run_record(connection, run))
 
     def follow(self, since: int) -> tuple[Entry, ...]:
-        """The entries after this number, at once; codec.decode and codec.gather read them."""
+        """The entries after this number, at once; records.decode and records.gather read them."""
         return self._ask(lambda c: _entries(c, "WHERE id > ? ORDER BY id", (since,)))
 
     def last_id(self) -> int:
@@ -189,12 +179,12 @@ def last_run(connection: sqlite3.Connection, scope: str) -> int | None:
     return latest if isinstance(latest, int) else None
 
 
-def _attempted(connection: sqlite3.Connection, run: int, attempt: codec.Attempt) -> RunRecord:
+def _attempted(connection: sqlite3.Connection, run: int, attempt: records.Attempt) -> RunRecord:
     """The attempt to repeat a run, as if it were a run in the log."""
     repeated = run_record(connection, run)
     outcomes = {outcome.index: outcome for outcome in attempt.outcomes}
     if not all(0 <= index < len(repeated.intended) for index in outcomes):
-        raise codec.damage(f"a repetition of run {run} names an event that the run does not have")
+        raise records.damage(f"a repetition of run {run} names an event that the run does not have")
     return RunRecord(
         id=repeated.id,
         last_id=repeated.last_id,
@@ -212,7 +202,7 @@ def _with_repeats(
     return tuple(_repeated(run, known[run.id]) if run.id in known else run for run in runs)
 
 
-def _repeated(run: RunRecord, repeats: codec.Repeats) -> RunRecord:
+def _repeated(run: RunRecord, repeats: records.Repeats) -> RunRecord:
     return structs.replace(
         run,
         repeated=repeats.total if repeats.total.count else None,
@@ -254,7 +244,7 @@ def last_snapshot(
         (scope, read_head(connection).last_id if last is None else last),
     )
     for entry in found:
-        payload = codec.decode(entry)
+        payload = records.decode(entry)
         if isinstance(payload, Snapshot):
             return entry.run, payload
     return 0, Snapshot()
@@ -264,7 +254,7 @@ def _scope_runs(
     connection: sqlite3.Connection, scope: str, after: int, last: int | None = None
 ) -> tuple[RunRecord, ...]:
     last = read_head(connection).last_id if last is None else last
-    return codec.gather(
+    return records.gather(
         _entries(
             connection,
             "WHERE id > ? AND id <= ? AND scope = ? AND kind != 'snapshot' ORDER BY id",
@@ -295,7 +285,7 @@ def _runs(
         conditions.append(f"scope IN ({', '.join('?' * len(scopes))})")
         values += scopes
     wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
-    runs = codec.gather(
+    runs = records.gather(
         _entries(
             connection,
             f"WHERE run IN ({wanted}) AND kind != 'snapshot' ORDER BY id",
@@ -341,8 +331,8 @@ def aliases(connection: sqlite3.Connection) -> Mapping[str, str]:
     """See JournalReader.aliases; of several scopes for a path, the last one counts."""
     found = {}
     for entry in _entries(connection, "WHERE kind = 'named' ORDER BY id", ()):
-        payload = codec.decode(entry)
-        if isinstance(payload, codec.Named):
+        payload = records.decode(entry)
+        if isinstance(payload, records.Named):
             found[payload.path] = entry.scope
     return found
 
@@ -366,14 +356,14 @@ def _begun(connection: sqlite3.Connection, since: int | None, until: int | None)
 def run_spans(connection: sqlite3.Connection) -> dict[int, Span]:
     """When each run began, as far as that can be told; in the order of the runs."""
     entries = _entries(connection, "WHERE kind = 'run_started' ORDER BY id", ())
-    starts = [Start(codec.time_of(entry), _clock_of(entry)) for entry in entries]
+    starts = [Start(records.time_of(entry), _clock_of(entry)) for entry in entries]
     found = spans(starts, time.time_ns())
     return {entry.id: span for entry, span in zip(entries, found, strict=True)}
 
 
 def _clock_of(entry: Entry) -> int:
-    header = codec.decode(entry)
-    return header.started_at if isinstance(header, RunHeader) else codec.time_of(entry)
+    header = records.decode(entry)
+    return header.started_at if isinstance(header, RunHeader) else records.time_of(entry)
 
 
 def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:
@@ -381,7 +371,7 @@ def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:
     still = journal_repeats.read_all(connection)
     found = [run for run, repeats in still.items() if repeats.total.until >= since]
     for entry in _entries(connection, "WHERE kind = 'repeated'", ()):
-        payload = codec.decode(entry)
+        payload = records.decode(entry)
         if isinstance(payload, Repeated) and payload.until >= since:
             found.append(entry.run)
     return found
@@ -396,10 +386,10 @@ def run_record(connection: sqlite3.Connection, run: int) -> RunRecord:
         "WHERE run = ? AND kind != 'snapshot' ORDER BY id",
         (run,),
     )
-    records = codec.gather(Entry(*row) for row in found)
-    if not records:
+    gathered = records.gather(Entry(*row) for row in found)
+    if not gathered:
         raise HistoryError(f"there is no run {run}{_pruned_note(connection, run)}")
-    return _with_repeats(connection, records)[0]
+    return _with_repeats(connection, gathered)[0]
 
 
 def _topology_at(
@@ -452,7 +442,7 @@ def _last_entry_at(connection: sqlite3.Connection, when: int) -> int:
     reached: int | None = None
     for number, run, at in connection.execute("SELECT id, run, at FROM entries ORDER BY id"):
         if not isinstance(at, int):
-            raise codec.damage(f"entry {number} of the journal has no time")
+            raise records.damage(f"entry {number} of the journal has no time")
         if (span := begun.get(run)) is not None:
             reached = span.earliest + at - first.setdefault(run, at)
         elif reached is None:

@@ -18,24 +18,22 @@ from hashlib import sha256
 from msgspec import structs
 
 from rait.adapters.journal.write import Appender
-from rait.domain import codec
+from rait.domain import records
 from rait.domain.backend import Outcome
-from rait.domain.chain import row_hash
-from rait.domain.codec import Attempt, Repeats
 from rait.domain.events import Event
-from rait.domain.history import Repeated, RunHeader
+from rait.domain.records import Attempt, Repeated, Repeats, RunHeader, row_hash
 
 
 def read(connection: sqlite3.Connection, scope: str) -> Repeats | None:
     """What repeats the scope's last run, or None. Raises HistoryError where it is damaged."""
     row = connection.execute("SELECT payload FROM repeats WHERE scope = ?", (scope,)).fetchone()
-    return None if row is None else codec.decode_repeats(row[0], scope)
+    return None if row is None else records.decode_repeats(row[0], scope)
 
 
 def read_all(connection: sqlite3.Connection) -> dict[int, Repeats]:
     """What repeats which run, by its number. Raises HistoryError where it is damaged."""
     rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
-    found = (codec.decode_repeats(payload, scope) for scope, payload in rows)
+    found = (records.decode_repeats(payload, scope) for scope, payload in rows)
     return {repeats.run: repeats for repeats in found}
 
 
@@ -81,13 +79,13 @@ def reconcile(log: Appender, scope: str) -> int | None:
     if known is None:
         return None
     if known.total.count:
-        log.add("repeated", known.run, scope, codec.encode(known.total))
+        log.add("repeated", known.run, scope, records.encode(known.total))
     run = None
     if known.attempt is not None:
         run = log.begin(known.attempt.header)
         log.add_all("intended", run, scope, _intended(log.connection, known.run))
         if known.attempt.outcomes:
-            log.add("outcomes", run, scope, codec.encode(known.attempt.outcomes))
+            log.add("outcomes", run, scope, records.encode(known.attempt.outcomes))
     forget(log, scope)
     return run
 
@@ -109,12 +107,12 @@ def same_number(connection: sqlite3.Connection, run: int, intended: Sequence[Eve
 def _attempted(log: Appender, scope: str) -> tuple[Repeats, Attempt]:
     known = read(log.connection, scope)
     if known is None or known.attempt is None:
-        raise codec.damage(f"the repetition of a run of {scope} is gone")
+        raise records.damage(f"the repetition of a run of {scope} is gone")
     return known, known.attempt
 
 
 def _write(log: Appender, scope: str, repeats: Repeats) -> None:
-    payload = codec.encode_repeats(repeats)
+    payload = records.encode(repeats)
     log.connection.execute("REPLACE INTO repeats VALUES (?, ?)", (scope, payload))
     log.head = structs.replace(log.head, repeats=digest(log.connection))
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from rait.domain.chain import Head, Value, seal
-from rait.domain.history import HistoryError
+from rait.domain.errors import HistoryError
+from rait.domain.records import Head, Value, seal
 
 Step = Callable[[sqlite3.Connection], None]
 

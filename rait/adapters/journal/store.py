@@ -1,7 +1,7 @@
 """The journal: every change of the tunnels, written down before it is made.
 
 A run's events are on disk before the first of them takes effect, and what became of each follows.
-All of it is one hash-chained log (domain/chain.py) in SQLite, which costs some 3 ms to import: so
+All of it is one hash-chained log (domain/records.py) in SQLite, which costs some 3 ms to import: so
 import this module only where a journal is needed.
 """
 
@@ -29,10 +29,11 @@ from rait.adapters.journal.reader import (
 )
 from rait.adapters.journal.schema import read_head
 from rait.adapters.journal.write import Appender
-from rait.domain import codec
+from rait.domain import records
 from rait.domain.backend import Outcome
+from rait.domain.errors import HistoryError
 from rait.domain.events import Event
-from rait.domain.history import ExtraCmd, HistoryError, RunHeader, RunRecord, Status
+from rait.domain.records import ExtraCmd, RunHeader, RunRecord, Status
 
 SNAPSHOT_EVERY = 2000
 """So many entries after its last snapshot a scope gets another: this bounds ``memory``."""
@@ -103,15 +104,15 @@ class Journal(JournalReader):
         """
         with self._appending() as log:
             if header.spelt and aliases(self._connection).get(header.spelt) != header.scope:
-                log.add("named", 0, header.scope, codec.encode(codec.Named(header.spelt)))
+                log.add("named", 0, header.scope, records.encode(records.Named(header.spelt)))
             again = None if noticed else self._repeatable(header, tuple(intended))
             if again is not None:
                 journal_repeats.attempt(log, again.id, header)
                 return Run(self, again.id, header.scope, len(intended), again)
             journal_repeats.reconcile(log, header.scope)
             run = log.begin(header)
-            log.add_all("noticed", run, header.scope, map(codec.encode, noticed))
-            log.add_all("intended", run, header.scope, map(codec.encode, intended))
+            log.add_all("noticed", run, header.scope, map(records.encode, noticed))
+            log.add_all("intended", run, header.scope, map(records.encode, intended))
         return Run(self, run, header.scope, len(intended))
 
     def _repeatable(self, header: RunHeader, intended: tuple[Event, ...]) -> RunRecord | None:
@@ -168,19 +169,19 @@ class Journal(JournalReader):
     def _record(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
         with self._appending() as log:
             self._expect_latest(run, scope)
-            log.add("outcomes", run, scope, codec.encode(outcomes))
+            log.add("outcomes", run, scope, records.encode(outcomes))
 
     def _finish(
-        self, run: int, scope: str, ending: codec.Finished, half_done: Sequence[Event]
+        self, run: int, scope: str, ending: records.Finished, half_done: Sequence[Event]
     ) -> None:
         with self._appending() as log:
             self._expect_latest(run, scope)
-            log.add_all("half_done", run, scope, map(codec.encode, half_done))
-            last = log.add("run_finished", run, scope, codec.encode(ending))
+            log.add_all("half_done", run, scope, map(records.encode, half_done))
+            last = log.add("run_finished", run, scope, records.encode(ending))
             upto, _ = last_snapshot(self._connection, scope)
             if last - upto > SNAPSHOT_EVERY:
                 snapshot = snapshot_at(self._connection, scope, last)
-                log.add("snapshot", last, scope, codec.encode(snapshot))
+                log.add("snapshot", last, scope, records.encode(snapshot))
 
     def _record_attempt(self, run: int, scope: str, outcomes: tuple[Outcome, ...]) -> None:
         with self._appending() as log:
@@ -284,7 +285,7 @@ class Run:
 
         ``half_done``, ``unsure`` and ``ended`` are as in RunRecord.
         """
-        ending = codec.Finished(status, problems or {}, extra_cmd, tuple(unsure), tuple(ended))
+        ending = records.Finished(status, problems or {}, extra_cmd, tuple(unsure), tuple(ended))
         alike = self._again is not None and not half_done and _ends_like(ending, self._again)
         if alike and not self._open:
             self._journal._count_attempt(self.id, self._scope)
@@ -300,13 +301,13 @@ class Run:
 
 
 def _as_before(outcomes: Iterable[Outcome], again: RunRecord) -> bool:
-    return all(codec.encode((o,)) == codec.encode((again.outcomes[o.index],)) for o in outcomes)
+    return all(records.encode((o,)) == records.encode((again.outcomes[o.index],)) for o in outcomes)
 
 
-def _ends_like(ending: codec.Finished, again: RunRecord) -> bool:
+def _ends_like(ending: records.Finished, again: RunRecord) -> bool:
     if again.status is None:
         return False
-    before = codec.Finished(
+    before = records.Finished(
         again.status, again.problems, again.extra_cmd, again.unsure, again.ended
     )
-    return codec.encode(ending) == codec.encode(before)
+    return records.encode(ending) == records.encode(before)

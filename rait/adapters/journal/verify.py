@@ -12,11 +12,29 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec import Struct
+
 from rait.adapters.journal import repeats as journal_repeats
 from rait.adapters.journal.schema import STEPS, layout, scaffold
-from rait.domain import codec
-from rait.domain.chain import Entry, Head, Value, row_hash, seal
-from rait.domain.history import VerifyReport
+from rait.domain import records
+from rait.domain.records import Entry, Head, Value, row_hash, seal
+
+
+class VerifyReport(Struct, frozen=True, kw_only=True):
+    """What an examination of the whole journal found.
+
+    ``head`` is the hash of the last sound entry, ``entries`` how many there are up to it, and
+    ``dropped`` how many were pruned before them. ``bad_entry`` is the number of the first entry
+    that is wrong or missing, None where it is not an entry that is wrong, and ``why`` says what
+    is the matter ("" when ``ok``).
+    """
+
+    ok: bool
+    head: str
+    entries: int
+    dropped: int = 0
+    bad_entry: int | None = None
+    why: str = ""
 
 
 class _FindingError(Exception):
@@ -129,8 +147,8 @@ def _step(walk: _Walk, columns: tuple[Value, ...], stored: Value) -> None:
 
 
 def _note_pruning(walk: _Walk, entry: Entry) -> None:
-    payload = codec.decode(entry)
-    if isinstance(payload, codec.Pruned):
+    payload = records.decode(entry)
+    if isinstance(payload, records.Pruned):
         stated = (payload.dropped, payload.anchor)
         walk.anchor_stated = stated == (walk.head.dropped, walk.head.anchor.hex())
 

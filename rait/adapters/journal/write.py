@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from msgspec import structs
 
 from rait.adapters.journal import schema as journal_schema
-from rait.domain import codec
-from rait.domain.chain import Entry, Head, entry_hash
-from rait.domain.history import RunHeader
+from rait.domain import records
+from rait.domain.records import Entry, Head, RunHeader, entry_hash
 
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 
@@ -28,14 +27,14 @@ class Appender:
     def begin(self, header: RunHeader) -> int:
         """Add the first entry of a run, whose number is also the run's."""
         run = self.head.last_id + 1
-        return self.add("run_started", run, header.scope, codec.encode(header))
+        return self.add("run_started", run, header.scope, records.encode(header))
 
-    def add(self, kind: codec.Kind, run: int, scope: str, payload: bytes) -> int:
+    def add(self, kind: records.Kind, run: int, scope: str, payload: bytes) -> int:
         """Add one entry and give its number."""
         self.add_all(kind, run, scope, (payload,))
         return self.head.last_id
 
-    def add_all(self, kind: codec.Kind, run: int, scope: str, payloads: Iterable[bytes]) -> None:
+    def add_all(self, kind: records.Kind, run: int, scope: str, payloads: Iterable[bytes]) -> None:
         """Add entries of one kind, in order."""
         now = self.now()
         number, before = self.head.last_id, self.head.hash

@@ -9,9 +9,9 @@ from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
 from rait.domain.guard import MIN_LINKS, excessive_removal, lost_sessions
-from rait.domain.history import RunHeader, RunRecord
+from rait.domain.history import conflicts, done_events, touched, undo
+from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Topology
-from rait.domain.undo import conflicts, done_events, touched, undo
 from tests.property import strategies as some
 
 # Each draws two or three topologies, which takes its time; the laws they build on get more.

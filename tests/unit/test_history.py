@@ -16,16 +16,9 @@ from rait.domain.events import (
     MismatchError,
     replay,
 )
-from rait.domain.history import RunHeader, RunRecord
+from rait.domain.history import Conflict, conflicts, done_events, only_told_babeld, touched, undo
+from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
-from rait.domain.undo import (
-    Conflict,
-    conflicts,
-    done_events,
-    only_told_babeld,
-    touched,
-    undo,
-)
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
 WIDE, NARROW = LinkSettings(1420, 54), LinkSettings(1300, 54)

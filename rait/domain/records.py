@@ -1,0 +1,512 @@
+"""What the journal stores, as JSON in a chain of entries, and the runs that the entries tell of.
+
+The rules of this module:
+
+1. An entry is never changed. Each has a hash that covers its columns and the hash before it.
+2. A hash is SHA-256 over fields that are tagged with type and length, so that no two rows of
+   different values can be spelt alike.
+3. The same value always gives the same bytes, and no private key can be among them.
+4. What an earlier rait stored is read for ever: a field gets a default, and keeps its JSON name.
+5. What cannot be read is an error that names the entry, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field, structs
+
+from rait.domain.backend import Outcome
+from rait.domain.endpoints import Departed
+from rait.domain.errors import HistoryError
+from rait.domain.events import Event, LinkAdded, may_be_half_done, peers_named
+from rait.domain.topology import EMPTY, Link, Topology
+
+GENESIS = bytes(32)
+"""What stands before the first entry."""
+
+FIRST_JOURNAL = 1_735_689_600 * 10**9
+"""The first of January 2025: rait wrote no journal before, so a clock with less is not set."""
+
+Value = int | str | bytes | float | None
+"""What SQLite may give back for a column, whatever was put there."""
+
+Kind = Literal[
+    "run_started",
+    "noticed",
+    "intended",
+    "outcomes",
+    "half_done",
+    "run_finished",
+    "repeated",
+    "snapshot",
+    "pruned",
+    "named",
+]
+"""What an entry is of; its payload is the type that ``_TYPES`` has for the kind."""
+
+Status = Literal["done", "partial", "failed"]
+"""How a run ended: all its events happened, some of them, or none."""
+
+ExtraCmd = Literal["sent", "owed"]
+"""What became of babeld's ``extra_cmd`` in a run: it was taken, or is still to be sent."""
+
+
+class Entry(Struct, frozen=True):
+    """One row of the journal, less its hash.
+
+    ``id`` counts from 1 without gaps. ``run`` is the number of the entry that began the run; a
+    snapshot's is that of the last entry it sums up; it is 0 for what belongs to no run. ``at`` is
+    unix time in nanoseconds, and ``payload`` what ``encode`` makes of it.
+    """
+
+    id: int
+    run: int
+    kind: str
+    scope: str
+    at: int
+    payload: bytes
+
+
+class Head(Struct, frozen=True):
+    """Where the chain begins and ends, so that neither end can be cut off unseen.
+
+    ``version`` is the schema's. ``dropped`` entries were pruned from the front, the last of which
+    had the hash ``anchor``; then come ``count`` entries, the last of which has ``hash``.
+    ``repeats`` is the hash of what is counted beside them, empty where nothing is.
+    """
+
+    version: int
+    dropped: int = 0
+    anchor: bytes = GENESIS
+    count: int = 0
+    hash: bytes = GENESIS
+    repeats: bytes = b""
+
+    @property
+    def last_id(self) -> int:
+        """The number of the last entry."""
+        return self.dropped + self.count
+
+
+class RunHeader(Struct, frozen=True, kw_only=True):
+    """Who changes what, and why.
+
+    ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
+    nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
+    ("" where there was none). A time out of SQLite's range is no time that a run wrote.
+    ``leftover_noticed`` are those of the run's noticed events, by their index, that an earlier run
+    brought about, which never said what became of them. ``accepted`` tells that the user asked for
+    whatever the run costs (``--yes``, or ``rait down``), so that it begins a new count for the
+    guard. ``carried`` are events of earlier runs of which nobody knows what became, and this run
+    could not find out. ``leftover_links`` are links that an earlier run left half made, and that
+    this one ends before all else.
+    ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
+    ``home`` is the instance of the network namespace that the run was in, where VRFs and rules are;
+    one that tells it has marked the VRFs that it made, or knew.
+    """
+
+    scope: str
+    command: str
+    version: str
+    uid: int
+    started_at: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    public_key: str
+    config_digest: str = ""
+    peers_digest: str = ""
+    leftover_noticed: tuple[int, ...] = field(default=(), name="left")
+    accepted: bool = False
+    carried: tuple[Event, ...] = ()
+    leftover_links: tuple[str, ...] = field(default=(), name="strays")
+    spelt: str = ""
+    home: str = ""
+
+
+class Finished(Struct, frozen=True, omit_defaults=True):
+    """The end of a run; see RunRecord."""
+
+    status: Status
+    problems: Mapping[str, str] = {}
+    extra_cmd: ExtraCmd | None = None
+    unsure: tuple[int, ...] = ()
+    ended: tuple[str, ...] = ()
+
+
+class Repeated(Struct, frozen=True):
+    """How often a run was repeated: the same events, outcomes and problems, and nothing happened.
+
+    The last repetition ended at ``until`` (unix time in nanoseconds), and had read a configuration
+    and peers with these digests.
+    """
+
+    count: int = 0
+    until: int = 0
+    config_digest: str = ""
+    peers_digest: str = ""
+
+
+class Attempt(Struct, frozen=True):
+    """A run that may turn out to repeat the one before it, and what became of its events so far."""
+
+    header: RunHeader
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Repeats(Struct, frozen=True):
+    """What repeats the run of this number, its scope's last one; see adapters/journal/store.py."""
+
+    run: int
+    total: Repeated = Repeated()
+    attempt: Attempt | None = None
+
+
+class Snapshot(Struct, frozen=True):
+    """A scope's topology, and the public key of the run that last shaped it ("" for none).
+
+    ``extra_cmd_owed``, ``leftover``, ``departed`` and ``home`` are as in LastKnown.
+    """
+
+    topology: Topology = EMPTY
+    public_key: str = ""
+    extra_cmd_owed: bool = False
+    leftover: tuple[Event, ...] = field(default=(), name="undecided")
+    departed: Departed = {}
+    home: str = ""
+
+
+class Pruned(Struct, frozen=True):
+    """The first ``dropped`` entries went; the last of them had the hash ``anchor``, in hex."""
+
+    dropped: int
+    anchor: str
+
+
+class Named(Struct, frozen=True):
+    """The scope's configuration is spelt like this too."""
+
+    path: str
+
+
+Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Repeated | Snapshot | Pruned | Named
+
+_TYPES: dict[str, Any] = {
+    "run_started": RunHeader,
+    "noticed": Event,
+    "intended": Event,
+    "outcomes": tuple[Outcome, ...],
+    "half_done": Event,
+    "run_finished": Finished,
+    "repeated": Repeated,
+    "snapshot": Snapshot,
+    "pruned": Pruned,
+    "named": Named,
+}
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """One run as the journal has it.
+
+    ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
+    into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
+    time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
+    say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
+    the numbers of their entries, are what failed events had done all the same when the run looked
+    at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
+    ``ended`` are those of ``header.leftover_links`` that are ended now.
+    ``repeated`` counts later runs that did the same in vain, and ``retried_at`` when one began
+    that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
+    """
+
+    id: int
+    last_id: int
+    header: RunHeader
+    noticed: tuple[Event, ...] = ()
+    intended: tuple[Event, ...] = ()
+    outcomes: Mapping[int, Outcome] = {}
+    status: Status | None = None
+    finished_at: int | None = None
+    problems: Mapping[str, str] = {}
+    extra_cmd: ExtraCmd | None = None
+    repeated: Repeated | None = None
+    retried_at: int | None = None
+    recorded_at: int | None = None
+    half_done: Mapping[int, Event] = {}
+    unsure: tuple[int, ...] = ()
+    ended: tuple[str, ...] = ()
+
+    def noticed_id(self, index: int) -> int:
+        """The entry that holds the noticed event: a run's events follow its first entry."""
+        return self.id + 1 + index
+
+    def intended_id(self, index: int) -> int:
+        """The entry that holds the intended event."""
+        return self.id + 1 + len(self.noticed) + index
+
+    @property
+    def done(self) -> int:
+        """How many of the intended events happened."""
+        return sum(outcome.error is None for outcome in self.outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """How many of the intended events failed."""
+        return len(self.outcomes) - self.done
+
+    @property
+    def unknown(self) -> int:
+        """How many of the intended events nobody knows the outcome of."""
+        return len(self.intended) - len(self.outcomes)
+
+    @property
+    def clock_was_unset(self) -> bool:
+        """Whether the clock showed a time before all journals, though earlier runs did not."""
+        return self.header.started_at < FIRST_JOURNAL <= (self.recorded_at or 0)
+
+    def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
+        """Whether a run that noticed nothing may turn out to be this one again.
+
+        That is if this one noticed nothing, and nothing happened in it. Which configuration and
+        peers were read does not matter where they ask for the same.
+        """
+        ended = self.status is not None and self.failed == len(self.intended)
+        changed = self.noticed or self.half_done or self.ended or self.extra_cmd == "sent"
+        same = _comparable(self.header) == _comparable(header) and self.intended == intended
+        return ended and not changed and same
+
+    def events(self) -> Iterator[Event]:
+        """All events of the run, whatever their outcome."""
+        yield from self.noticed
+        yield from self.intended
+        yield from self.half_done.values()
+
+    def touches_link(self, name: str) -> bool:
+        """Whether an event of this run is about the link."""
+        ends_it = name in self.header.leftover_links
+        return ends_it or any(event.name == name for event in self.events())
+
+    def touches_peer(self, public_key: str) -> bool:
+        """Whether an event of this run is about a peer with the key."""
+        return any(public_key in peers_named(event) for event in self.events())
+
+    def happened(self) -> Iterator[tuple[int, Event]]:
+        """The events known to have happened, in order, each with the number of its entry."""
+        for index, event in enumerate(self.noticed):
+            yield self.noticed_id(index), event
+        for outcome in self.outcomes.values():
+            if outcome.error is None:
+                yield self.intended_id(outcome.index), self.intended[outcome.index]
+        yield from self.half_done.items()
+
+    def leftover(self) -> Iterator[Event]:
+        """The events that may have happened, or may be half done, as far as the run does not know.
+
+        While it has not finished, those are all but those that are done. What it could not find out
+        of earlier runs is among them.
+        """
+        yield from (event for event in self.header.carried if event.name not in self.ended)
+        for index, event in enumerate(self.intended):
+            outcome = self.outcomes.get(index)
+            if self.status is not None:
+                if index in self.unsure:
+                    yield event
+            elif outcome is None or (outcome.error is not None and may_be_half_done(event)):
+                yield event
+
+    def leftover_links(self) -> Mapping[str, Link]:
+        """The links that may have been made, as far as the run does not know."""
+        return {e.name: e.link for e in self.leftover() if isinstance(e, LinkAdded)}
+
+
+def _comparable(header: RunHeader) -> RunHeader:
+    return structs.replace(header, started_at=0, config_digest="", peers_digest="", spelt="")
+
+
+def entry_hash(before: bytes, entry: Entry) -> bytes:
+    """The hash of an entry that follows one with the hash ``before``."""
+    return row_hash(before, (entry.id, entry.run, entry.kind, entry.scope, entry.at, entry.payload))
+
+
+def seal(head: Head) -> bytes:
+    """The hash that covers the head itself."""
+    columns = (head.version, head.dropped, head.anchor, head.count, head.hash)
+    # A journal of version 1 had no repeats, so a head without any is sealed as it was there.
+    return row_hash(b"head", (*columns, head.repeats) if head.repeats else columns)
+
+
+def repeats_hash(rows: Iterable[tuple[Value, ...]]) -> bytes:
+    """The hash of all that is counted beside the entries, in order; empty where nothing is."""
+    hashes = [row_hash(b"repeats", tuple(row)) for row in rows]
+    return sha256(b"".join(hashes)).digest() if hashes else b""
+
+
+def row_hash(before: bytes, columns: tuple[Value, ...]) -> bytes:
+    """The hash of a row's columns as SQLite gives them, for rows that may hold anything."""
+    return sha256(b"".join([_spelt(before), *map(_spelt, columns)])).digest()
+
+
+def _spelt(value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return b"b%d:%b" % (len(value), value)
+    if isinstance(value, str):
+        # Text that is not UTF-8 must not pass for other text, nor stop the verification.
+        raw = value.encode("utf-8", "surrogateescape")
+        return b"s%d:%b" % (len(raw), raw)
+    raw = repr(value).encode()
+    return b"%b%d:%b" % (type(value).__name__[:1].encode(), len(raw), raw)
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+# SQLite keeps whatever is put into a column, so the payload need not be bytes.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError)
+
+
+@cache
+def _decoder(kind: str) -> msgspec.json.Decoder[Any]:
+    """The decoder of a kind's payload, made when the first of them is read: it takes a while."""
+    return msgspec.json.Decoder(_TYPES[kind])
+
+
+@cache
+def _repeats_decoder() -> msgspec.json.Decoder[Repeats]:
+    return msgspec.json.Decoder(Repeats)
+
+
+def encode(payload: Payload | Repeats) -> bytes:
+    """The bytes that stand for the payload. A Secret is not a payload and raises TypeError."""
+    try:
+        return _encoder.encode(payload)
+    except UnicodeEncodeError:
+        # Arguments and errors of the system may hold bytes that are no text; JSON may not.
+        return msgspec.json.encode(_as_text(msgspec.to_builtins(payload, order="deterministic")))
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return value
+
+
+def decode(entry: Entry) -> Payload:
+    """What an entry holds. Raises HistoryError for what a later rait wrote, or for damage."""
+    if entry.kind not in _TYPES:
+        raise HistoryError(
+            f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know: "
+            "a later rait wrote it (so upgrade rait), or it is damaged, which `rait log verify` "
+            "can tell"
+        )
+    try:
+        payload: Payload = _decoder(entry.kind).decode(entry.payload)
+    except _UNREADABLE as error:
+        raise HistoryError(
+            f"entry {entry.id} ({entry.kind}) of the journal cannot be read: {error}; a later "
+            "rait wrote it, or it is damaged, which `rait log verify` can tell"
+        ) from None
+    return payload
+
+
+def decode_repeats(payload: bytes, scope: str) -> Repeats:
+    """What repeats the scope's last run. Raises HistoryError for damage."""
+    try:
+        return _repeats_decoder().decode(payload)
+    except _UNREADABLE as error:
+        raise damage(f"what repeats the last run of {scope} cannot be read: {error}") from None
+
+
+def time_of(entry: Entry) -> int:
+    """When the entry was written. Raises HistoryError where it has no time."""
+    at: Value = entry.at  # whatever SQLite has there
+    if not isinstance(at, int):
+        raise damage(f"entry {entry.id} of the journal has no time")
+    return at
+
+
+def damage(what: str) -> HistoryError:
+    """The error for what no rait wrote so; ``what`` says what that is."""
+    return HistoryError(f"{what}; the journal was damaged, and `rait log verify` tells where")
+
+
+def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
+    """The runs that the entries, in order, tell of; the last ones may lack their ends.
+
+    Raises HistoryError as ``decode`` does, and for a run of which something is missing.
+    """
+    drafts: dict[int, _Draft] = {}
+    for entry in entries:
+        payload = decode(entry)
+        if isinstance(payload, RunHeader):
+            drafts[entry.id] = _Draft(entry.id, entry.id, payload, time_of(entry))
+        elif isinstance(payload, Repeated):
+            # It may stand after a snapshot that sums up the run itself.
+            if entry.run in drafts:
+                drafts[entry.run].repeated = payload
+        elif not isinstance(payload, (Snapshot, Pruned, Named)):
+            if entry.run not in drafts:
+                raise damage(f"entry {entry.id} of the journal is of no run that it holds")
+            drafts[entry.run].add(entry, payload)
+    return tuple(draft.record() for draft in drafts.values())
+
+
+class _Draft(Struct):
+    """A run while its entries are being gathered."""
+
+    id: int
+    last_id: int
+    header: RunHeader
+    recorded_at: int
+    noticed: list[Event] = []
+    intended: list[Event] = []
+    outcomes: dict[int, Outcome] = {}
+    half_done: dict[int, Event] = {}
+    finished: Finished | None = None
+    finished_at: int | None = None
+    repeated: Repeated | None = None
+
+    def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
+        self.last_id = entry.id
+        if isinstance(payload, Finished):
+            self.finished, self.finished_at = payload, time_of(entry)
+        elif isinstance(payload, tuple):
+            self._add_outcomes(entry, payload)
+        elif entry.kind == "half_done":
+            self.half_done[entry.id] = payload
+        else:
+            self._add_event(entry, payload)
+
+    def _add_outcomes(self, entry: Entry, outcomes: tuple[Outcome, ...]) -> None:
+        if not all(0 <= outcome.index < len(self.intended) for outcome in outcomes):
+            raise damage(
+                f"entry {entry.id} of the journal names an event that run {self.id} does not have"
+            )
+        self.outcomes |= {outcome.index: outcome for outcome in outcomes}
+
+    def _add_event(self, entry: Entry, event: Event) -> None:
+        # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
+        expected = self.id + 1 + len(self.noticed) + len(self.intended)
+        if entry.id != expected:
+            raise damage(f"entry {expected} of the journal, an event of run {self.id}, is missing")
+        (self.noticed if entry.kind == "noticed" else self.intended).append(event)
+
+    def record(self) -> RunRecord:
+        finished = {} if self.finished is None else structs.asdict(self.finished)
+        return RunRecord(
+            id=self.id,
+            last_id=self.last_id,
+            header=self.header,
+            recorded_at=self.recorded_at,
+            noticed=tuple(self.noticed),
+            intended=tuple(self.intended),
+            outcomes=self.outcomes,
+            finished_at=self.finished_at,
+            repeated=self.repeated,
+            half_done=self.half_done,
+            **finished,
+        )
