@@ -11,7 +11,7 @@ import stat
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -120,9 +120,13 @@ def find_netns(spec: str) -> Netns | None:
     except OSError as error:
         empty = error.errno == errno.EINVAL and _is_empty_file(fd)
         os.close(fd)
-        user = _who_has_mounted(path) if empty else None
-        if empty and user is None:
-            return None
+        user = None
+        if empty:
+            from rait.adapters import mounts
+
+            user = mounts.who_has_mounted(path)
+            if user is None:
+                return None
         raise MachineError(_unusable(spec, path, error, user)) from error
     except BaseException:
         os.close(fd)
@@ -255,16 +259,6 @@ def _is_empty_file(fd: int) -> bool:
     return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
-def _who_has_mounted(path: str) -> int | None:
-    """A process that sees a namespace at the path where this one sees an empty file.
-
-    A service with mounts of its own is such a process. Without any, the file is a leftover.
-    """
-    from rait.adapters import netns_search
-
-    return netns_search.who_has_mounted(path)
-
-
 def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
     text = f"cannot enter {describe(spec)} ({path}): {reason(error)}"
     if error.errno != errno.EINVAL:
@@ -314,8 +308,10 @@ def _call(result: int) -> None:
 def _make(spec: str) -> Netns:
     if spec == "" or _is_pid(spec):
         raise MachineError(f"{describe(spec)} does not exist")
+    from rait.adapters import mounts
+
     try:
-        _create_in_child(spec, _upstream_mounts())
+        _create_in_child(spec, mounts.upstream(NAMED))
     except OSError as error:
         raise MachineError(f"cannot make {describe(spec)}: {reason(error)}") from error
     return open_netns(spec)
@@ -374,11 +370,13 @@ def _stays_empty(path: str) -> bool:
 
     Raises OSError.
     """
+    from rait.adapters import mounts
+
     deadline = time.monotonic() + _MAKING_SECONDS
     while True:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            if not _is_empty_file(fd) or _who_has_mounted(path) is not None:
+            if not _is_empty_file(fd) or mounts.who_has_mounted(path) is not None:
                 return False
         finally:
             os.close(fd)
@@ -389,46 +387,6 @@ def _stays_empty(path: str) -> bool:
 
 def _mount(source: str, target: str, flags: int) -> None:
     _call(_libc().mount(os.fsencode(source), os.fsencode(target), b"none", flags, None))
-
-
-def _upstream_mounts() -> int | None:
-    """The mounts in which a new name is seen by others, opened, if they are not our own.
-
-    They are those of a parent process whose peer group our mount is a slave of.
-    """
-    group = _propagation(os.getpid(), "master")
-    pid = os.getpid()
-    while group and pid > 1:
-        pid = _parent(pid)
-        with suppress(OSError):
-            if _propagation(pid, "shared") == group:
-                return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    return None
-
-
-def _propagation(pid: int, kind: str) -> str:
-    """The peer group that a process's mount over /run/netns has, if it has one of this kind.
-
-    A namespace's name is a mount. Below ``ip netns exec``, and in services with mounts of their
-    own, mounts are slaves: names that are made there are seen by nobody else. The group is that
-    of mountinfo in proc(5); mount_namespaces(7) explains it.
-    """
-    best, found = 0, ""
-    # Others mount too, and name their mount points as they like: only these two bytes part fields.
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
-        fields = os.fsdecode(line).split(" ")
-        depth = len(Path(fields[4]).parts)
-        if NAMED.is_relative_to(fields[4]) and depth >= best:
-            optional = fields[6 : fields.index("-")]
-            values = (f.partition(":")[2] for f in optional if f.startswith(f"{kind}:"))
-            best, found = depth, next(values, "")
-    return found
-
-
-def _parent(pid: int) -> int:
-    # The program's name, in brackets, may hold anything (proc(5)); the state and parent follow.
-    stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "surrogateescape")
-    return int(stat.rpartition(")")[2].split()[1])
 
 
 def _raise_loopback(ns: Netns) -> None:

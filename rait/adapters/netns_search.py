@@ -20,6 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from rait.adapters import netns
+from rait.adapters.mounts import GONE, Doubt, mount_points, pids
 from rait.adapters.netns import NAMED, Netns
 
 SEARCH_SECONDS = 10.0
@@ -31,7 +32,6 @@ _SIOCGSKNS = 0x894C
 """linux/sockios.h: a descriptor of the namespace that a socket is in."""
 _FIRST_INODE = 0xF0000000
 """Those of namespaces begin here (PROC_DYNAMIC_FIRST in the kernel's proc_ns.h)."""
-_GONE = (FileNotFoundError, ProcessLookupError)
 
 
 class Found(Struct, frozen=True):
@@ -60,10 +60,6 @@ def in_use() -> Found:
     looking = _Search(None)
     looking.go_through(_names, _processes)
     return looking.result()
-
-
-Doubt = Callable[[OSError], None]
-"""Takes the error that kept the search from looking at something."""
 
 
 class _Search:
@@ -100,7 +96,7 @@ class _Search:
             seen.add(target)
             try:
                 self._open_of_socket(pid, descriptor)
-            except _GONE:
+            except GONE:
                 continue
             except OSError as error:
                 self._doubt(error)
@@ -129,7 +125,7 @@ class _Search:
                 return
             self._looked_at.add(status.st_ino)
             self._take(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except _GONE:
+        except GONE:
             return
         except OSError as error:
             self._doubt(error)
@@ -171,18 +167,13 @@ def _names(doubt: Doubt) -> Iterator[str]:
         yield str(NAMED / name)
 
 
-def _pids() -> list[int]:
-    with os.scandir("/proc") as entries:
-        return [int(entry.name) for entry in entries if entry.name.isdigit()]
-
-
 def _processes(_: Doubt) -> Iterator[str]:
-    for pid in _pids():
+    for pid in pids():
         yield f"/proc/{pid}/ns/net"
 
 
 def _threads(doubt: Doubt) -> Iterator[str]:
-    for pid in _pids():
+    for pid in pids():
         for thread in _entries(f"/proc/{pid}/task", doubt):
             if thread != str(pid):
                 yield f"/proc/{pid}/task/{thread}/ns/net"
@@ -208,11 +199,11 @@ def _inode_of(pid: int, descriptor: int) -> int:
 
 def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
     """Process, descriptor, and the file it refers to, as readlink(2) gives it."""
-    for pid in _pids():
+    for pid in pids():
         for descriptor in _entries(f"/proc/{pid}/fd", doubt):
             try:
                 target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-            except _GONE:
+            except GONE:
                 continue
             except OSError as error:
                 if error.errno == errno.ENAMETOOLONG:
@@ -223,48 +214,16 @@ def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
             yield pid, int(descriptor), target
 
 
-def who_has_mounted(path: str) -> int | None:
-    """A process in whose mount namespace a network namespace is mounted at this path, if any."""
-    return next((pid for pid, where in _mount_points(lambda _: None) if where == path), None)
-
-
 def _mounts(doubt: Doubt) -> Iterator[str]:
-    for pid, path in _mount_points(doubt):
+    for pid, path in mount_points(doubt):
         yield f"/proc/{pid}/root{path}"
-
-
-def _mount_points(doubt: Doubt) -> Iterator[tuple[int, str]]:
-    """Where network namespaces are mounted, and a process that has each mount."""
-    seen: set[int] = set()
-    for pid in _pids():
-        try:
-            inode = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
-            if inode in seen:
-                continue
-            info = Path(f"/proc/{pid}/mountinfo").read_bytes()
-        except _GONE:
-            continue
-        except OSError as error:
-            doubt(error)
-            continue
-        seen.add(inode)
-        for line in info.split(b"\n"):
-            # proc(5): the root within the file system is the fourth field, the place the fifth.
-            fields = line.split(b" ")
-            if len(fields) > 4 and fields[3].startswith(b"net:["):
-                yield pid, os.fsdecode(_unescaped(fields[4]))
-
-
-def _unescaped(path: bytes) -> bytes:
-    """A path of mountinfo, where blanks and backslashes are written in octal."""
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)
 
 
 def _entries(path: str, doubt: Doubt) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return [entry.name for entry in entries]
-    except _GONE:
+    except GONE:
         return []
     except OSError as error:
         doubt(error)

@@ -26,10 +26,9 @@ from rait.adapters.netlink.socket import (
 )
 from rait.adapters.netns import Netns, open_netns
 from rait.domain.backend import Interface, ObservedVrf, Outcome
-from rait.domain.config.schema import Family
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
-from rait.domain.topology import Rule
+from rait.domain.topology import Family, Rule
 from rait.domain.words import counted
 
 # linux/rtnetlink.h, linux/fib_rules.h

@@ -23,7 +23,7 @@ from rait.domain.backend import (
     Outcome,
     UnreadLink,
 )
-from rait.domain.config.schema import BackendKind, Secret
+from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -33,7 +33,7 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
 )
-from rait.domain.topology import Link, Rule
+from rait.domain.topology import BackendKind, Link, Rule
 
 if TYPE_CHECKING:
     from rait.adapters.wireguard.userspace import UserspaceBackend

@@ -27,7 +27,7 @@ from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.turn import prepared
 from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
 from rait.domain.backend import Observation
-from rait.domain.config.schema import BackendKind, Config, Secret
+from rait.domain.config.schema import Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Describe, Doubt, judge
 from rait.domain.endpoints import NO_NAMES, Names
@@ -44,7 +44,7 @@ from rait.domain.guard import (
 from rait.domain.history import LastKnown
 from rait.domain.reconcile import Scope, Settled, doubtful, placed, reconcile, unread_of_ours
 from rait.domain.records import RunHeader
-from rait.domain.topology import EMPTY, Link, Origin, Topology
+from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 from rait.domain.words import counted, few
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct, structs
 
-from rait.domain.config.schema import BackendKind
 from rait.domain.events import Event
-from rait.domain.topology import Link, Rule
+from rait.domain.topology import BackendKind, Link, Rule
 
 REJECT_AFTER_SECONDS = 180
 """A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from rait.domain.config.schema import Family
+from rait.domain.topology import Family
 
 Severity = Literal["error", "warning"]
 Path = tuple[str | int, ...]

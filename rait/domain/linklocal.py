@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2s
 
-from rait.domain.config.schema import Family
+from rait.domain.topology import Family
 
 
 def link_local(own_key: str, peer_key: str, family: Family) -> str:

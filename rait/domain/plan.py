@@ -13,7 +13,7 @@ from functools import partial
 from msgspec import Struct
 
 from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import MAX_IFNAME, Config, Family, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Transport
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.linklocal import link_local
@@ -21,6 +21,7 @@ from rait.domain.topology import (
     EMPTY,
     Device,
     Endpoint,
+    Family,
     Link,
     LinkPeer,
     LinkSettings,

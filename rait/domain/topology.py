@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct, field, structs
 
-from rait.domain.config.schema import BackendKind, Family
+Family = Literal["ip4", "ip6"]
+BackendKind = Literal["kernel", "userspace"]
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""

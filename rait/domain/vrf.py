@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from rait.domain.backend import Observation
-from rait.domain.config.schema import Config, Family
+from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown
-from rait.domain.topology import Link, Rule, Topology
+from rait.domain.topology import Family, Link, Rule, Topology
 from rait.domain.words import few
 
 RULE_PRIORITY = 900

@@ -9,9 +9,8 @@ import pytest
 from rait.adapters import netns
 from rait.app.machine import LEFT_ALONE, Machine
 from rait.domain.backend import Outcome
-from rait.domain.config.schema import BackendKind
 from rait.domain.events import Event, LinkAdded, LinkRemoved
-from rait.domain.topology import Device, Link, LinkSettings, Origin
+from rait.domain.topology import BackendKind, Device, Link, LinkSettings, Origin
 
 
 class Recorder:

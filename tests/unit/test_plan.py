@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import Config, Family, Isolation, Transport
+from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
@@ -16,6 +16,7 @@ from rait.domain.topology import (
     EMPTY,
     Device,
     Endpoint,
+    Family,
     Link,
     LinkPeer,
     LinkSettings,

@@ -23,8 +23,8 @@ from msgspec import Struct
 
 from rait.domain.config.hosts import ip_literal, is_nobody
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Family
 from rait.domain.errors import Path, Problem, RaitError
+from rait.domain.topology import Family
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns

@@ -28,13 +28,13 @@ from rait.domain.config.schema import (
     PRIVATE_GROUPS,
     Babeld,
     Config,
-    Family,
     Isolation,
     Secret,
     Transport,
 )
 from rait.domain.config.spans import parse_span
 from rait.domain.errors import Problem
+from rait.domain.topology import Family
 
 Backend = Literal["auto", "kernel", "userspace"]
 

@@ -23,8 +23,8 @@ from rait.domain.config.hosts import checked_address
 from rait.domain.config.keytext import canonical_key, kind_of, shown, without_whole_keys
 from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.config.reader import key_id
-from rait.domain.config.schema import Family
 from rait.domain.errors import Path, Problem, SkippedEntry
+from rait.domain.topology import Family
 
 MAX_PORT = 65535
 MAX_NAME = 255

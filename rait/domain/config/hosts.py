@@ -9,7 +9,8 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import MAX_IFNAME, Family
+from rait.domain.config.schema import MAX_IFNAME
+from rait.domain.topology import Family
 
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"

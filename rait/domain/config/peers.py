@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from rait.domain.config.schema import Family
+from rait.domain.topology import Family
 
 
 class PeerEndpoint(Struct, frozen=True, kw_only=True):

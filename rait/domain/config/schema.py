@@ -7,9 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from rait.domain.config.spans import DAY
-
-Family = Literal["ip4", "ip6"]
-BackendKind = Literal["kernel", "userspace"]
+from rait.domain.topology import Family
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 DEFAULT_PEERS = "/etc/rait/peers.conf"
