@@ -1,8 +1,6 @@
 """The program rait, as its installed script starts it."""
 
-import sys
-
-from rait.__main__ import run
+from rait.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(run())
+    main()

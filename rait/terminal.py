@@ -94,7 +94,7 @@ def _clean_lines(text: str) -> str:
 
 def _say(text: str) -> None:
     with suppress(OSError):
-        print(text, end="", file=sys.stderr)
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def _print(text: str) -> None:
