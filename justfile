@@ -36,7 +36,7 @@ demo:
 bench *ARGS:
     @python bench/run.py {{ ARGS }}
 
-# Small changes of the code that the pure tests are to notice (20 minutes for 50 of them)
+# Small changes of the code that the pure tests are to notice (a minute or less for each)
 mutate *ARGS:
     @python scripts/mutate {{ ARGS }}
 
