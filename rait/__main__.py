@@ -34,9 +34,9 @@ def run() -> int:
     except KeyboardInterrupt:
         return 1
     except Exception:  # noqa: BLE001 - whatever it is, its text reaches the terminal clean
-        from rait.terminal import complain_of_crash
+        from rait.terminal import warn_of_crash
 
-        complain_of_crash()
+        warn_of_crash()
         return 1
 
 

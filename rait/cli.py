@@ -19,12 +19,12 @@ from rait.terminal import (
     WRONG,
     OutputError,
     clean,
-    complain,
-    complain_of,
-    complain_text,
     prepare,
+    print_text,
     report_lost,
-    tell_text,
+    warn,
+    warn_of,
+    warn_text,
 )
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_lost(error)
         return FAILED
     except KeyboardInterrupt:
-        complain("interrupted; the next `rait up` sets right what is half done")
+        warn("interrupted; the next `rait up` sets right what is half done")
         return FAILED
 
 
@@ -123,15 +123,15 @@ class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse is silent where it cannot write its help.
         if file is sys.stdout:
-            tell_text(message.removesuffix("\n"))
+            print_text(message.removesuffix("\n"))
         else:
-            complain_text(message)
+            warn_text(message)
 
     def error(self, message: str) -> NoReturn:
         from rait.domain.config.keytext import without_whole_keys
 
         words = without_whole_keys(message)
-        complain_text(f"{self.format_usage()}{clean(f'{self.prog}: error: {words}')}\n")
+        warn_text(f"{self.format_usage()}{clean(f'{self.prog}: error: {words}')}\n")
         sys.exit(WRONG)
 
 
@@ -165,10 +165,10 @@ def _guarded(arguments: argparse.Namespace) -> int:
         run: Callable[[Options, argparse.Namespace], int] = arguments.run
         return run(options_of(arguments), arguments)
     except ConfigError as error:
-        complain_of(error)
+        warn_of(error)
         return FAILED if getattr(arguments, "detailed_exitcode", False) else WRONG
     except RaitError as error:
-        complain_of(error)
+        warn_of(error)
         return FAILED
 
 

@@ -13,6 +13,10 @@ import os
 import sys
 from contextlib import suppress
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 DONE, FAILED, WRONG, PARTIAL, STOPPED = 0, 1, 2, 3, 4
 """Done; failed; wrong usage or configuration; partly done; too much would have been removed."""
 
@@ -55,37 +59,94 @@ def clean(line: str) -> str:
     return "".join(map(_visible, line))
 
 
-def complain(text: str) -> None:
+def warn(text: str) -> None:
     """Tell the user something that is no result; if nobody can be told, it is left at that."""
     _say(f"rait: {clean(text)}\n")
 
 
-def complain_of(error: BaseException) -> None:
+def warn_of(error: BaseException) -> None:
     """Tell the user what an error says: a line for each of its arguments."""
     for argument in error.args:
-        complain(str(argument))
+        warn(str(argument))
 
 
-def complain_text(text: str) -> None:
+def warn_text(text: str) -> None:
     """Print text on standard error whose line feeds are all our own: usage, or a traceback."""
     _say(_clean_lines(text))
 
 
-def complain_of_crash() -> None:
+def warn_of_crash() -> None:
     """Print the traceback of the exception that is being handled, which nobody foresaw."""
     import traceback
 
-    complain_text(traceback.format_exc())
+    warn_text(traceback.format_exc())
 
 
-def tell(*lines: str) -> None:
+def print_result(*lines: str) -> None:
     """Print the lines of a result, at once. Raises OutputError where they cannot be written."""
     _print("\n".join(map(clean, lines)))
 
 
-def tell_text(text: str) -> None:
-    """``tell`` for text whose line feeds are all our own: JSON, or help."""
+def print_text(text: str) -> None:
+    """``print_result`` for text whose line feeds are all our own: JSON, or help."""
     _print(_clean_lines(text))
+
+
+def print_json(value: object) -> None:
+    """``print_result`` for programs, indented for people to read as well."""
+    print_text(to_json(value))
+
+
+def to_json(value: object, *, indent: int = 2) -> str:
+    """JSON text; in one line if ``indent`` is 0.
+
+    Bytes of a path that are no text are spelt out, as JSON takes none.
+    """
+    from msgspec import json, to_builtins  # here, as help and usage need it not
+
+    try:
+        text = json.encode(value)
+    except UnicodeEncodeError:
+        text = json.encode(_storable(to_builtins(value)))
+    return (json.format(text, indent=indent) if indent else text).decode()
+
+
+def _storable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """The rows as lines, their columns aligned."""
+    # Clean before they are measured: what is spelt out takes more room.
+    cells = [list(map(clean, row)) for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(map(_padded, row, widths)).rstrip(" ")  # and no other space: it may be a name's
+        for row in cells
+    ]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes (UAX #11): wide characters two, marks none."""
+    if text.isascii():
+        return len(text)
+    # Only for names that need it, so that its tables are not loaded otherwise.
+    from unicodedata import category, east_asian_width
+
+    marks = ("Mn", "Me", "Cf")
+    return sum(
+        0 if category(c) in marks else 2 if east_asian_width(c) in ("W", "F") else 1 for c in text
+    )
 
 
 def _clean_lines(text: str) -> str:
@@ -110,7 +171,7 @@ def _print(text: str) -> None:
 def report_lost(error: OutputError) -> None:
     """Tell the user that a result could not be written, unless it was not wanted any more."""
     if not isinstance(error, ReaderGoneError):
-        complain(f"the result could not be written to standard output: {error}")
+        warn(f"the result could not be written to standard output: {error}")
 
 
 def _given_up(error: OSError) -> OutputError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec import Struct, structs
 
-from rait.terminal import complain
+from rait.terminal import warn
 
 LOCK_SECONDS = 60.0
 
@@ -36,11 +36,11 @@ def options_of(arguments: Namespace) -> Options:
     """The options of a command whose arguments are parsed."""
     options = Options(
         config=arguments.config,
-        notice=complain,
+        notice=warn,
         assume_gone=getattr(arguments, "assume_gone", False),
     )
     if arguments.debug:
-        return structs.replace(options, debug=lambda line: complain(f"debug: {line}"))
+        return structs.replace(options, debug=lambda line: warn(f"debug: {line}"))
     return options
 
 

@@ -1,15 +1,16 @@
-"""Results as lines for people, and as JSON for programs.
+"""Events and reports, as lines for people and as JSON for programs.
 
-Lines may hold what others wrote. They go out through ``terminal.tell``, which makes that harmless;
-so they are joined nowhere else.
+Lines may hold what others wrote. They leave through ``terminal.print_result``, which makes that
+harmless, so they are joined nowhere else.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 from msgspec import structs
@@ -43,11 +44,10 @@ from rait.terminal import (
     PARTIAL,
     STOPPED,
     OutputError,
-    clean,
-    complain,
+    print_json,
+    print_result,
     report_lost,
-    tell,
-    tell_text,
+    warn,
 )
 
 _NAMED = 20
@@ -97,17 +97,17 @@ def done_already() -> Iterator[None]:
 
 def _print(report: Report, arguments: Namespace) -> None:
     for warning in report.warnings:
-        complain(f"warning: {warning}")
+        warn(f"warning: {warning}")
     for failure in report.failures:
-        complain(f"{failure.link}: {failure.error}")
+        warn(f"{failure.link}: {failure.error}")
     for loss in report.losses:
-        complain(loss)
+        warn(loss)
     if report.removal is not None:
-        complain(removal_text(report, report.removal))
+        warn(removal_text(report, report.removal))
     if arguments.json:
-        tell_text(report_json(report))
+        print_json(report_object(report))
     else:
-        tell(*report_lines(report))
+        print_result(*report_lines(report))
 
 
 def report_lines(report: Report) -> list[str]:
@@ -165,39 +165,37 @@ def _guarded(command: str, removal: Removal) -> tuple[str, str]:
     return full, "If that is what you want, run it again with --yes"
 
 
-def report_json(report: Report) -> str:
-    """The report as one JSON object."""
-    return to_json(
-        {
-            "command": report.command,
-            "status": report.status,
-            "run": report.run,
-            "links": report.links,
-            "ended": list(report.ended),
-            "events": [
-                event_object(event) | _outcome(report, position)
-                for position, event in enumerate(report.events)
-            ],
-            "half_done": [event_object(event) for event in report.half_done],
-            "drift": [noticed_object(event, event in report.left) for event in report.drift],
-            "failed": [{"link": f.link, "error": f.error} for f in report.failures],
-            "losses": list(report.losses),
-            "warnings": list(report.warnings),
-            "excessive_removal": msgspec.to_builtins(report.removal),
-        }
-    )
+def report_object(report: Report) -> dict[str, object]:
+    """The report for programs."""
+    return {
+        "command": report.command,
+        "status": report.status,
+        "run": report.run,
+        "links": report.links,
+        "ended": list(report.ended),
+        "events": [
+            event_object(event) | _outcome(report, position)
+            for position, event in enumerate(report.events)
+        ],
+        "half_done": [event_object(event) for event in report.half_done],
+        "drift": [noticed_object(event, event in report.left) for event in report.drift],
+        "failed": [{"link": f.link, "error": f.error} for f in report.failures],
+        "losses": list(report.losses),
+        "warnings": list(report.warnings),
+        "excessive_removal": msgspec.to_builtins(report.removal),
+    }
 
 
 def event_object(event: Event) -> dict[str, object]:
     """An event for programs: its type, its link, and all its fields."""
     fields = msgspec.to_builtins(event)
-    if isinstance(event, LinkAdded | LinkRemoved):
-        return {"type": fields.pop("type"), "link": event.name, "state": fields["link"]}
-    if isinstance(event, VrfAdded | VrfRemoved):
-        return {"type": fields.pop("type"), "vrf": fields.pop("name"), **fields}
+    kind = fields.pop("type")
     if isinstance(event, RuleAdded | RuleRemoved):
-        return {"type": fields.pop("type"), "rule": fields["rule"]}
-    return {"type": fields.pop("type"), "link": fields.pop("name"), **fields}
+        return {"type": kind, **fields}
+    if isinstance(event, LinkAdded | LinkRemoved):
+        return {"type": kind, "link": event.name, "state": fields["link"]}
+    what = "vrf" if isinstance(event, VrfAdded | VrfRemoved) else "link"
+    return {"type": kind, what: fields.pop("name"), **fields}
 
 
 def noticed_object(event: Event, left: bool) -> dict[str, object]:
@@ -206,6 +204,14 @@ def noticed_object(event: Event, left: bool) -> dict[str, object]:
 
 
 _OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed
+_NO_LINKS = (
+    (VrfAdded, "VRF", "added"),
+    (VrfRemoved, "VRF", "removed"),
+    (RuleAdded, "rule", "added"),
+    (RuleRemoved, "rule", "removed"),
+    (BabelInterfaceAdded, "babel interface", "added"),
+    (BabelInterfaceFlushed, "babel interface", "flushed"),
+)
 
 
 def summary(report: Report) -> str:
@@ -216,27 +222,31 @@ def summary(report: Report) -> str:
     left = {failure.link for failure in report.failures if failure.left}
     if report.status == "unchanged" and not left:
         return f"rait {report.command}: nothing to do; {counted(report.links, 'link')}"
-    broken = failed - _only_in_babeld(report)
-    names: dict[str, set[str]] = {"added": set(), "removed": set(), "changed": set()}
-    for event in report.events:
-        if event.name not in broken and not isinstance(event, _OF_NO_LINK):
-            names[_class_of(event)].add(event.name)
-    remade = names["added"] & names["removed"]
-    counts = {
-        "added": len(names["added"] - remade),
-        "remade": len(remade),
-        "removed": len(names["removed"] - remade),
-        "changed": len(names["changed"] - names["added"]),
+    counts = _changed_links(report, failed - _only_in_babeld(report)) | {
         "failed": len(failed - left),
         "left as it is" if len(left) == 1 else "left as they are": len(left),
     }
-    told = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
+    words = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
     if report.ended:
-        told.append(f"{counted(len(report.ended), 'half-made link')} ended")
-    told += [f"{what} {_to_be(became, report)}" for what, became in _other_words(report)]
-    told = told or ["nothing done"]
+        words.append(f"{counted(len(report.ended), 'half-made link')} ended")
+    words += [f"{what} {_to_be(became, report)}" for what, became in _other_changes(report)]
+    words = words or ["nothing done"]
     wanted = f"; {counted(report.links, 'link')} wanted" if report.links else ""
-    return f"rait {report.command}: {', '.join(told)}{wanted}"
+    return f"rait {report.command}: {', '.join(words)}{wanted}"
+
+
+def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
+    """How many links were changed in which way, without those that are ``broken``."""
+    events = [e for e in report.events if e.name not in broken and not isinstance(e, _OF_NO_LINK)]
+    added = {event.name for event in events if isinstance(event, LinkAdded)}
+    removed = {event.name for event in events if isinstance(event, LinkRemoved)}
+    changed = {event.name for event in events if not isinstance(event, LinkAdded | LinkRemoved)}
+    return {
+        "added": len(added - removed),
+        "remade": len(added & removed),
+        "removed": len(removed - added),
+        "changed": len(changed - added),
+    }
 
 
 def _only_in_babeld(report: Report) -> set[str]:
@@ -246,19 +256,11 @@ def _only_in_babeld(report: Report) -> set[str]:
     return {event.name for event in failed} - links
 
 
-def _other_words(report: Report) -> Iterator[tuple[str, str]]:
+def _other_changes(report: Report) -> Iterator[tuple[str, str]]:
+    """How many VRFs, rules and interfaces of babeld were changed, and how."""
     events = enumerate(report.events)
     done = Counter(type(event) for index, event in events if index not in report.errors)
-    for kind, what, became in (
-        (VrfAdded, "VRF", "added"),
-        (VrfRemoved, "VRF", "removed"),
-        (RuleAdded, "rule", "added"),
-        (RuleRemoved, "rule", "removed"),
-        (BabelInterfaceAdded, "babel interface", "added"),
-        (BabelInterfaceFlushed, "babel interface", "flushed"),
-    ):
-        if done[kind]:
-            yield counted(done[kind], what), became
+    return ((counted(done[kind], what), how) for kind, what, how in _NO_LINKS if done[kind])
 
 
 def _to_be(what: str, report: Report) -> str:
@@ -287,97 +289,6 @@ def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> I
         yield f"{text} (failed)" if position in errors else text
 
 
-def describe(event: Event) -> str:
-    """One event in one line."""
-    match event:
-        case LinkAdded(link):
-            return f"+ {link_text(link)}"
-        case LinkRemoved(link):
-            peers = " ".join(f"peer {peer.public_key}" for peer in link.peers)
-            return f"- {link.name} {peers}".rstrip()
-        case LinkUpdated(name, before, after) | DeviceUpdated(name, before, after):
-            return f"~ {name} {_changes(before, after)}"
-        case LinkPlaced(name, _, instance):
-            return f"~ {name} is in namespace {instance}"
-        case PeerAdded(name, peer):
-            return f"~ {name} + {_peer_words(peer)}"
-        case PeerRemoved(name, peer):
-            return f"~ {name} - peer {peer.public_key}"
-        case PeerUpdated(name, peer_before, peer_after):
-            return f"~ {name} peer {peer_after.public_key} {_changes(peer_before, peer_after)}"
-        case BabelInterfaceAdded(name, _):
-            return f"+ babel {name}"
-        case BabelInterfaceFlushed(name, _):
-            return f"- babel {name}"
-        case VrfAdded(name, table):
-            return f"+ vrf {name} table {table}"
-        case VrfRemoved(name, table):
-            return f"- vrf {name} table {table}"
-        case RuleAdded(rule):
-            return f"+ rule {rule.name}"
-        case RuleRemoved(rule):
-            return f"- rule {rule.name}"
-
-
-def to_json(value: object) -> str:
-    """JSON text, indented for people to read as well."""
-    return msgspec.json.format(json_line(value)).decode()
-
-
-def json_line(value: object) -> bytes:
-    """JSON in one line. Bytes of a path that are no text are spelt out, as JSON takes none."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(_storable(msgspec.to_builtins(value)))
-
-
-def _storable(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
-
-
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """The rows with their columns aligned."""
-    # Clean before they are measured: what is spelt out takes more room.
-    cells = [list(map(clean, row)) for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(map(_padded, row, widths)).rstrip(" ")  # and no other space: it may be a name's
-        for row in cells
-    ]
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
-
-
-def _width(text: str) -> int:
-    """How many columns of a terminal a text takes (UAX #11): wide characters two, marks none."""
-    if text.isascii():
-        return len(text)
-    # Only for names that need it, so that its tables are not loaded otherwise.
-    from unicodedata import category, east_asian_width
-
-    marks = ("Mn", "Me", "Cf")
-    return sum(
-        0 if category(c) in marks else 2 if east_asian_width(c) in ("W", "F") else 1 for c in text
-    )
-
-
-def _class_of(event: Event) -> str:
-    if isinstance(event, LinkAdded):
-        return "added"
-    if isinstance(event, LinkRemoved):
-        return "removed"
-    return "changed"
-
-
 def link_text(link: Link) -> str:
     """A link, its port and its peers, in one line."""
     return " ".join([link.name, _port(link.device.listen_port), *map(_peer_words, link.peers)])
@@ -393,7 +304,7 @@ def _port(port: int) -> str:
 
 def _why_remade(old: Origin, new: Origin) -> str:
     same_place = structs.replace(new, instance=old.instance, transit=old.transit)
-    whys = (_moved(old, new), _changes(old, same_place), _reborn(old, new))
+    whys = (_moved(old, new), _changes(old, same_place), _other_transit(old, new))
     return ", ".join(filter(None, whys))
 
 
@@ -407,7 +318,7 @@ def _moved(old: Origin, new: Origin) -> str:
     return f"its namespace is no longer {new.netns}"
 
 
-def _reborn(old: Origin, new: Origin) -> str:
+def _other_transit(old: Origin, new: Origin) -> str:
     """The numbers that tell namespaces apart say nothing to people."""
     return "" if old.transit == new.transit else "its transit is another namespace now"
 
@@ -429,3 +340,26 @@ def _value(value: object, none: str) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return str(value)
+
+
+_DESCRIBED: Mapping[type[Event], Callable[[Any], str]] = {
+    LinkAdded: lambda e: f"+ {link_text(e.link)}",
+    LinkRemoved: lambda e: " ".join(["-", e.name, *(f"peer {p.public_key}" for p in e.link.peers)]),
+    LinkUpdated: lambda e: f"~ {e.name} {_changes(e.before, e.after)}",
+    DeviceUpdated: lambda e: f"~ {e.name} {_changes(e.before, e.after)}",
+    LinkPlaced: lambda e: f"~ {e.name} is in namespace {e.after}",
+    PeerAdded: lambda e: f"~ {e.name} + {_peer_words(e.peer)}",
+    PeerRemoved: lambda e: f"~ {e.name} - peer {e.peer.public_key}",
+    PeerUpdated: lambda e: f"~ {e.name} peer {e.after.public_key} {_changes(e.before, e.after)}",
+    BabelInterfaceAdded: lambda e: f"+ babel {e.name}",
+    BabelInterfaceFlushed: lambda e: f"- babel {e.name}",
+    VrfAdded: lambda e: f"+ vrf {e.name} table {e.table}",
+    VrfRemoved: lambda e: f"- vrf {e.name} table {e.table}",
+    RuleAdded: lambda e: f"+ rule {e.name}",
+    RuleRemoved: lambda e: f"- rule {e.name}",
+}
+
+
+def describe(event: Event) -> str:
+    """One event in one line."""
+    return _DESCRIBED[type(event)](event)

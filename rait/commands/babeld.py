@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.options import Options
-from rait.app.render import print_report, table, to_json
+from rait.app.render import print_report
 from rait.app.report import Report
 from rait.app.session import read_only, read_write, routing_of
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
-from rait.terminal import DONE, tell, tell_text
+from rait.terminal import DONE, print_json, print_result, table
 
 HELP = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
 
@@ -53,9 +53,9 @@ def _declare_sync(parser: ArgumentParser) -> None:
 def run_list(options: Options, arguments: Namespace) -> int:
     listing = list_interfaces(options)
     if arguments.json:
-        tell_text(babel_json(listing))
+        print_json(babel_object(listing))
     else:
-        tell(*babel_lines(listing))
+        print_result(*babel_lines(listing))
     return DONE
 
 
@@ -109,7 +109,7 @@ def babel_lines(listing: Sequence[BabelListing]) -> list[str]:
     return table(rows)
 
 
-def babel_json(listing: Sequence[BabelListing]) -> str:
-    """The same as one JSON object."""
-    told = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
-    return to_json({"interfaces": told})
+def babel_object(listing: Sequence[BabelListing]) -> dict[str, object]:
+    """babeld's interfaces for programs."""
+    items = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
+    return {"interfaces": items}

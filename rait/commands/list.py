@@ -13,7 +13,6 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
-from rait.app.render import table, to_json
 from rait.app.report import Failure
 from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_name
 from rait.app.session import machine_of, observe, scope_of, target_netns
@@ -21,7 +20,7 @@ from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import LastKnown
 from rait.domain.reconcile import doubtful, is_ours, unread_of_ours
-from rait.terminal import DONE, FAILED, PARTIAL, complain, tell, tell_text
+from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
 
 HELP = """\
 Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
@@ -39,11 +38,11 @@ def declare(parser: ArgumentParser) -> None:
 def run(options: Options, arguments: Namespace) -> int:
     listing = list_links(options)
     for failure in listing.unread:
-        complain(f"{failure.link}: {failure.error}")
+        warn(f"{failure.link}: {failure.error}")
     if arguments.json:
-        tell_text(listing_json(listing))
+        print_json(listing_object(listing))
     else:
-        tell(*listing_lines(listing))
+        print_result(*listing_lines(listing))
     if listing.unread:
         return PARTIAL if listing.links else FAILED
     return DONE
@@ -133,14 +132,12 @@ def listing_lines(listing: Listing) -> list[str]:
     return table(rows)
 
 
-def listing_json(listing: Listing) -> str:
-    """The links as one JSON object; times are unix seconds, counters bytes."""
-    return to_json(
-        {
-            "links": [_link_object(link, listing) for link in listing.links],
-            "failed": [{"link": f.link, "error": f.error} for f in listing.unread],
-        }
-    )
+def listing_object(listing: Listing) -> dict[str, object]:
+    """The links for programs; times are unix seconds, counters bytes."""
+    return {
+        "links": [_link_object(link, listing) for link in listing.links],
+        "failed": [{"link": f.link, "error": f.error} for f in listing.unread],
+    }
 
 
 def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:

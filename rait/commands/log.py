@@ -26,9 +26,7 @@ from rait.app.render import (
     describe,
     done_already,
     event_object,
-    json_line,
     noticed_object,
-    to_json,
 )
 from rait.app.scopes import JournalRef, journal_of, others_text
 from rait.app.turn import lock_path, locked
@@ -37,7 +35,7 @@ from rait.domain.errors import ConfigError
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
 from rait.domain.words import counted
-from rait.terminal import DONE, FAILED, tell, tell_text
+from rait.terminal import DONE, FAILED, print_json, print_result, print_text, to_json
 
 HELP = """\
 Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
@@ -133,9 +131,9 @@ def run(options: Options, arguments: Namespace) -> int:
 
     def show(record: RunRecord) -> None:
         if arguments.json:
-            tell_text(run_json(record, query))
+            print_text(run_json(record, query))
         else:
-            tell(*run_lines(record, query, brief=arguments.oneline))
+            print_result(*run_lines(record, query, brief=arguments.oneline))
 
     journal = _journal(options, arguments)
     if arguments.follow:
@@ -147,7 +145,7 @@ def run(options: Options, arguments: Namespace) -> int:
     for record in found:
         show(record)
     if not found and not arguments.json:
-        tell(_no_runs(journal))
+        print_result(_no_runs(journal))
     return DONE
 
 
@@ -163,9 +161,9 @@ def _no_runs(journal: JournalRef) -> str:
 def run_show(options: Options, arguments: Namespace) -> int:
     for record in runs(_journal(options, arguments), Query(run=arguments.number)):
         if arguments.json:
-            tell_text(run_json(record))
+            print_text(run_json(record))
         else:
-            tell(*run_whole(record))
+            print_result(*run_whole(record))
     return DONE
 
 
@@ -173,11 +171,11 @@ def run_verify(options: Options, arguments: Namespace) -> int:
     journal = _journal(options, arguments)
     report = verify(journal, arguments.expect_head)
     if arguments.json:
-        tell_text(verification_json(report))
+        print_json(report)
     elif report.ok and not report.entries and is_absent(journal):
-        tell(*nothing_to_verify(journal.path))
+        print_result(*nothing_to_verify(journal.path))
     else:
-        tell(*verification_lines(report))
+        print_result(*verification_lines(report))
     return DONE if report.ok else FAILED
 
 
@@ -185,9 +183,9 @@ def run_prune(options: Options, arguments: Namespace) -> int:
     pruning = prune(options, _journal(options, arguments), span(arguments.keep))
     with done_already():
         if arguments.json:
-            tell_text(to_json({"runs": pruning.runs, "entries": pruning.entries}))
+            print_json({"runs": pruning.runs, "entries": pruning.entries})
         else:
-            tell(pruning_text(pruning))
+            print_result(pruning_text(pruning))
     return DONE
 
 
@@ -362,7 +360,7 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
         "repeated_until": run.repeated.until if run.repeated is not None else None,
         "retried_at": run.retried_at,
     }
-    return json_line(value).decode()
+    return to_json(value, indent=0)
 
 
 def verification_lines(report: VerifyReport) -> list[str]:
@@ -391,11 +389,6 @@ def nothing_to_verify(path: Path) -> list[str]:
 def pruning_text(pruning: Pruning) -> str:
     """What ``rait log prune`` did."""
     return f"rait log prune: {counted(pruning.runs, 'run')} dropped, {_entries(pruning.entries)}"
-
-
-def verification_json(report: VerifyReport) -> str:
-    """What ``rait log verify`` found, as one JSON object."""
-    return to_json(msgspec.to_builtins(report))
 
 
 def _entries(number: int) -> str:

@@ -39,7 +39,7 @@ from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
 from rait.domain.reconcile import Scope, is_ours, reconcile, strangers_among
 from rait.domain.topology import Origin
-from rait.terminal import DONE, tell_text
+from rait.terminal import DONE, print_json
 
 HELP = """\
 Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
@@ -74,7 +74,7 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 def run_export(options: Options, _: Namespace) -> int:
-    tell_text(export_state(options))
+    print_json(export_state(options))
     return DONE
 
 
@@ -144,14 +144,14 @@ def _plan_against(options: Options, state: State) -> Report:
     return planned("plan", change, removal, warnings)
 
 
-def export_state(options: Options) -> str:
-    """This node's state as JSON text, for ``plan --against``. Raises RaitError."""
+def export_state(options: Options) -> State:
+    """This node's state, for ``plan --against``. Raises RaitError."""
     with read_only(options) as session:
         memory = JournalReader(session.journal_path).last_known(session.name)
         observation = session.observe(memory)
         scope = session.scope_among(observation, memory)
         kind = session.machine.choose(session.config.backend)
-        state = State(
+        return State(
             format=STATE_FORMAT,
             exported_at=int(time.time()),
             public_key=session.public_key,
@@ -161,7 +161,6 @@ def export_state(options: Options) -> str:
             claimed=scope.claimed,
             recent=session.recent_losses(),
         )
-    return msgspec.json.format(msgspec.json.encode(state)).decode()
 
 
 def without_strangers(observation: Observation, memory: LastKnown, scope: Scope) -> Observation:

@@ -6,14 +6,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Struct, structs
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.execution import Change, planned
 from rait.app.moments import moment, written
 from rait.app.options import Options, add_yes
-from rait.app.render import link_text, print_plan, print_report, to_json
+from rait.app.render import link_text, print_plan, print_report
 from rait.app.report import Report
 from rait.app.restoring import born_today, carry_out, check_keys, with_known_psks
 from rait.app.scopes import journal_of, others_text
@@ -21,7 +20,7 @@ from rait.app.session import Session, read_only, read_write, require_places, syn
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.topology import Topology
 from rait.domain.words import counted
-from rait.terminal import DONE, complain, tell, tell_text
+from rait.terminal import DONE, print_json, print_result, warn
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
@@ -60,11 +59,11 @@ def run(options: Options, arguments: Namespace) -> int:
         return print_plan(compare_past(options, arguments.at), arguments)
     found = past(options, arguments.at)
     if found.unknown and arguments.at is not None:
-        complain(f"warning: {found.unknown}")
+        warn(f"warning: {found.unknown}")
     if arguments.json:
-        tell_text(past_json(found))
+        print_json(past_object(found))
     else:
-        tell(*past_lines(found))
+        print_result(*past_lines(found))
     return DONE
 
 
@@ -183,12 +182,6 @@ def past_lines(past: Past) -> list[str]:
     return [*lines, f"rait replay: {counted(len(links), 'link')} as of {past.at}"]
 
 
-def past_json(past: Past) -> str:
-    """The topology as one JSON object."""
-    return to_json(
-        {
-            "at": past.at,
-            "public_key": past.public_key,
-            "topology": msgspec.to_builtins(past.topology),
-        }
-    )
+def past_object(past: Past) -> dict[str, object]:
+    """The topology for programs."""
+    return {"at": past.at, "public_key": past.public_key, "topology": past.topology}

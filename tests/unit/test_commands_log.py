@@ -15,13 +15,13 @@ from rait.commands.log import (
     run_json,
     run_lines,
     run_whole,
-    verification_json,
     verification_lines,
 )
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
 from rait.domain.records import Repeated, RunHeader, RunRecord
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
+from rait.terminal import to_json
 
 SECOND = 1_000_000_000
 LINK = Link("w1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221))
@@ -146,7 +146,7 @@ def test_a_sound_journal_shows_its_head() -> None:
     first, second = verification_lines(report)
     assert "5 entries are sound, 3 pruned before them" in first
     assert second == f"head {'ab' * 32}"
-    assert json.loads(verification_json(report))["head"] == "ab" * 32
+    assert json.loads(to_json(report))["head"] == "ab" * 32
 
 
 def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
@@ -155,7 +155,7 @@ def test_a_journal_that_is_not_sound_says_how_far_it_is() -> None:
         "rait log verify: entry 6 is missing",
         "sound up to here: 5 entries",
     ]
-    assert json.loads(verification_json(report))["bad_entry"] == 6
+    assert json.loads(to_json(report))["bad_entry"] == 6
 
 
 def test_what_was_not_examined_is_not_said_to_be_unsound() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -12,13 +13,13 @@ from rait.app.render import (
     event_lines,
     event_object,
     removal_text,
-    report_json,
     report_lines,
+    report_object,
     summary,
 )
 from rait.app.report import Failure, Report
-from rait.commands.list import Listing, listing_json, listing_lines
-from rait.commands.replay import Past, past_json, past_lines
+from rait.commands.list import Listing, listing_lines, listing_object
+from rait.commands.replay import Past, past_lines, past_object
 from rait.domain.backend import ObservedLink
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -26,6 +27,7 @@ from rait.domain.events import (
     DeviceUpdated,
     Event,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
@@ -47,7 +49,7 @@ from rait.domain.topology import (
     Rule,
     Topology,
 )
-from rait.terminal import clean
+from rait.terminal import clean, to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
@@ -56,6 +58,12 @@ LINK = Link("w1", BARE.origin, BARE.settings, BARE.device, (PEER,))
 DYNAMIC = Link("w2", BARE.origin, BARE.settings, Device("own"))
 REMADE = Link("w1", Origin("kernel", "raitns", "2"), BARE.settings, BARE.device)
 RULE = Rule("ip4", 54, 100, 32000)
+
+
+def jsonable(value: object) -> Any:
+    """The value as a program reads it."""
+    return json.loads(to_json(value))
+
 
 EVENTS: list[tuple[Event, str]] = [
     (LinkAdded(BARE), "+ w1 port 50221"),
@@ -67,6 +75,7 @@ EVENTS: list[tuple[Event, str]] = [
         LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54, "vrf0", False)),
         "~ w1 mtu 1420 -> 1300, master none -> vrf0, up True -> False",
     ),
+    (LinkPlaced("w1", "", "boot/7"), "~ w1 is in namespace boot/7"),
     (DeviceUpdated("w1", Device("own", 1), Device("own", 2)), "~ w1 listen port 1 -> 2"),
     (PeerAdded("w1", PEER), "~ w1 + peer KEY endpoint 192.0.2.1:50153"),
     (PeerAdded("w1", PASSIVE), "~ w1 + peer KEY passive"),
@@ -218,7 +227,7 @@ def test_what_failed_is_marked() -> None:
         "~ w2 + peer KEY passive (failed)",
         "rait up: 2 failed; 2 links wanted",
     ]
-    outcomes = [(e.get("outcome"), e.get("error")) for e in json.loads(report_json(told))["events"]]
+    outcomes = [(e.get("outcome"), e.get("error")) for e in jsonable(report_object(told))["events"]]
     assert outcomes == [
         ("failed", taken),
         (None, None),
@@ -251,7 +260,7 @@ def test_what_an_unfinished_run_left_is_told_from_what_others_did() -> None:
         "(left by a run that did not finish)"
     )
     assert second == "! + w2 port dynamic (since the last run, not by a run of this configuration)"
-    noticed = json.loads(report_json(told))["drift"]
+    noticed = jsonable(report_object(told))["drift"]
     assert [event["left_by_unfinished_run"] for event in noticed] == [True, False]
 
 
@@ -281,7 +290,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         ended=("w3",),
         half_done=(LinkRemoved(LINK),),
     )
-    value = json.loads(report_json(told))
+    value = jsonable(report_object(told))
     (event,) = value.pop("events")
     (drift,) = value.pop("drift")
     assert drift.pop("left_by_unfinished_run") is False
@@ -325,7 +334,7 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
         "Is the peers list complete? Do these peers have new keys? Should these links be made else",
     ):
         assert words in text
-    told = json.loads(report_json(stopped))["excessive_removal"]
+    told = jsonable(report_object(stopped))["excessive_removal"]
     assert told == {"links": ["w1", "w2", "w3"], "of": 4, "limit": 2}
 
 
@@ -336,7 +345,7 @@ def test_the_past_is_a_line_for_each_link() -> None:
         "w2 port dynamic",
         "rait replay: 2 links as of run 7",
     ]
-    value = json.loads(past_json(past))
+    value = jsonable(past_object(past))
     assert (value["at"], value["public_key"]) == ("run 7", "own")
     assert value["topology"]["links"]["w1"]["peers"][0]["endpoint"]["port"] == 50153
 
@@ -356,7 +365,7 @@ def test_a_listing_is_a_table() -> None:
     assert rows[1][4:] == ["1m", "ago", "1.5", "KiB", "5", "B"]
     assert rows[2] == ["w2", "-", "-", "-", "-", "-", "-"]
     assert listing_lines(Listing((), {}, 0)) == ["no links"]
-    first, second = json.loads(listing_json(listing))["links"]
+    first, second = jsonable(listing_object(listing))["links"]
     assert (first["name"], first["mtu"], first["listen_port"]) == ("w1", 1420, 50221)
     assert first["peers"] == [
         {

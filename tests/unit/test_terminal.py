@@ -23,7 +23,7 @@ from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
-from rait.terminal import clean, tell, tell_text
+from rait.terminal import clean, print_result, print_text
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
 FAKE = "\nrait up: nothing to do; 3 links"
@@ -107,8 +107,8 @@ def test_json_stays_what_it_was(value: object) -> None:
 
 
 def test_lines_of_ours_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    tell("one", f"two{FAKE}")
-    tell_text("{\n}")
+    print_result("one", f"two{FAKE}")
+    print_text("{\n}")
     assert capsys.readouterr().out == "one\ntwo\\u000arait up: nothing to do; 3 links\n{\n}\n"
 
 
