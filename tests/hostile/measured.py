@@ -12,13 +12,12 @@ import os
 import resource
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 # Loaded before the first fork, or each process would pay for them.
 import tomli  # noqa: F401
 
-from rait.adapters.config import peers_cache, source
+from rait.adapters.config import cache_file, source
 from rait.app.load import load_config, load_peers
 from rait.app.options import Options
 from rait.commands.plan import plan_against
@@ -70,7 +69,7 @@ def _read(url: str, timeout: float) -> dict[str, Any]:
 
 
 def _load(conf: str, cache: str) -> dict[str, Any]:
-    peers_cache.cache_directory = lambda: Path(cache)
+    cache_file.cache_directory = lambda: cache
     loaded = load_config(conf)
     peers = load_peers(loaded, keep=True)
     return {"peers": len(peers.peers), "warnings": [*loaded.warnings, *peers.warnings]}

@@ -31,7 +31,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return [(family, kind, 17, "", (address, 0))]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)  # type: ignore[attr-defined]
     return answers
 
 

@@ -443,7 +443,7 @@ def test_links_begun_end_when_the_run_is_cut_short(node: Node) -> None:
     outcomes = node.backend.apply(births(*links))
     next(iter(outcomes))
 
-    outcomes.close()
+    outcomes.close()  # type: ignore[attr-defined]
 
     assert list(node.links()) == [links[0].name]
     assert len(machine.wireguard_processes(node.tag)) == 1

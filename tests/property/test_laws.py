@@ -293,7 +293,7 @@ def test_nodes_with_one_registry_agree(
             back = [
                 candidate
                 for name, candidate in plans[far.public_key].topology.links.items()
-                if candidate.peer(key) and name == f"{link.name[:-5]}{here.send_port}"
+                if candidate.peer(key) and name == f"{link.name[:-5]}{here.send_port}"  # type: ignore[attr-defined]
             ]
             if not back:
                 assert plans[far.public_key].problems, "it is left out there, and that is said"

@@ -545,7 +545,7 @@ class OneNode(RuleBasedStateMachine):
         happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
         known = replay(run.memory.topology, (*run.drift, *happened))
         memory = memory_for_a_second_look(run.memory, known, failed)
-        seen = self.reconcile(run.desired, memory).before
+        seen = self.reconcile(run.desired, memory).observed
         return Aftermath(half_done(known, seen, failed))
 
     def roll_back(self, run: Run) -> None:

@@ -216,6 +216,6 @@ def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):
 
 def test_a_rait_that_knows_other_settings_reads_anew(load, parsed, monkeypatch):
     load()
-    monkeypatch.setattr(config_cache, "Transport", config_cache.Babeld)
+    monkeypatch.setattr(config_cache, "Transport", config_cache.Babeld)  # type: ignore[attr-defined]
     load()
     assert len(parsed) == 2

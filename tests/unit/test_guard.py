@@ -79,7 +79,7 @@ def test_a_link_that_stays_in_name_only_counts(after: Topology, reason: str) -> 
     assert set(removal.reasons.values()) == {reason}
     mixed = Topology({**after.links, "w3": ABCD.links["w3"], "w4": ABCD.links["w4"]})
     assert excessive_removal(ABCD, mixed) is None
-    del mixed.links["w4"]
+    del mixed.links["w4"]  # type: ignore[attr-defined]
     removal = excessive_removal(ABCD, mixed)
     assert removal is not None
     assert removal.reasons == {"w1": reason, "w2": reason}

@@ -88,7 +88,7 @@ class Node(Struct):
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     # To look into a namespace takes root, and no name is looked up here.
-    monkeypatch.setattr(module.netns, "open_netns", module.netns.gone)
+    monkeypatch.setattr(module.netns, "open_netns", module.netns.gone)  # type: ignore[attr-defined]
     node = Node(tmp_path)
     node.write("rait.conf", CONF)()
     node.write("key", OLD_KEY)()

@@ -204,7 +204,7 @@ def test_a_full_disk_is_no_matter(node, kept, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_file.os, "fdopen", full)
+    monkeypatch.setattr(cache_file.os, "fdopen", full)  # type: ignore[attr-defined]
     assert read(node).peers
     assert list(kept.iterdir()) == []
 
