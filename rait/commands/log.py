@@ -7,7 +7,6 @@ import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -61,11 +60,10 @@ Drop the runs that ended longer ago, and keep a snapshot from which replay start
   rait log prune --keep 90d
 """
 
-UNFINISHED = "never finished"
+POLL_SECONDS = 0.5
+
 _SHORT = 12
 """How many digits of a digest a headline shows."""
-
-POLL_SECONDS = 0.5
 
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -120,50 +118,28 @@ def _add_journal(parser: ArgumentParser, path: str | None) -> None:
     )
 
 
-def _journal(options: Options, arguments: Namespace) -> JournalRef:
-    return journal_of(options, arguments.journal, arguments.all)
-
-
 def run(options: Options, arguments: Namespace) -> int:
-    since = moment(arguments.since, time.time_ns()) if arguments.since else None
-    peer = peer_key(arguments.peer) if arguments.peer is not None else None
-    query = Query(since=since, link=arguments.link, peer=peer, run=arguments.number)
-
-    def show(record: RunRecord) -> None:
-        if arguments.json:
-            print_text(run_json(record, query))
-        else:
-            print_result(*run_lines(record, query, brief=arguments.oneline))
-
+    query = _query(arguments)
     journal = _journal(options, arguments)
     if arguments.follow:
         with suppress(KeyboardInterrupt):  # that is how one ends it
-            for record in follow(journal, query):
-                show(record)
+            for record in _follow(journal, query):
+                _show(record, query, arguments)
         return DONE
-    found = runs(journal, query)
+    found = _runs(journal, query)
     for record in found:
-        show(record)
+        _show(record, query, arguments)
     if not found and not arguments.json:
         print_result(_no_runs(journal))
     return DONE
 
 
-def _no_runs(journal: JournalRef) -> str:
-    if has_runs(journal):
-        return "no runs"
-    others = (
-        "" if journal.scopes is None else others_text(JournalReader(journal.path), journal.scopes)
-    )
-    return f"no runs of this configuration ({journal.name}); {others}" if others else "no runs"
-
-
 def run_show(options: Options, arguments: Namespace) -> int:
-    for record in runs(_journal(options, arguments), Query(run=arguments.number)):
-        if arguments.json:
-            print_text(run_json(record))
-        else:
-            print_result(*run_whole(record))
+    record = JournalReader(_journal(options, arguments).path).run(arguments.number)
+    if arguments.json:
+        print_text(run_json(record, Query()))
+    else:
+        print_result(*run_whole(record))
     return DONE
 
 
@@ -172,8 +148,11 @@ def run_verify(options: Options, arguments: Namespace) -> int:
     report = verify(journal, arguments.expect_head)
     if arguments.json:
         print_json(report)
-    elif report.ok and not report.entries and is_absent(journal):
-        print_result(*nothing_to_verify(journal.path))
+    elif report.ok and not report.entries and JournalReader(journal.path).absence():
+        print_result(
+            f"rait log verify: there is no journal {journal.path} yet, so nothing was examined",
+            "(if there was one, it is gone: --expect-head tells)",
+        )
     else:
         print_result(*verification_lines(report))
     return DONE if report.ok else FAILED
@@ -190,55 +169,24 @@ def run_prune(options: Options, arguments: Namespace) -> int:
 
 
 class Query(Struct, frozen=True, kw_only=True):
-    """Which runs to tell of: from a time on (unix, in nanoseconds), of a link, peer or number."""
+    """Which runs to show: from a time on (unix, in nanoseconds), of a link, peer or number."""
 
     since: int | None = None
     link: str | None = None
     peer: str | None = None
-    run: int | None = None
+    number: int | None = None
 
+    def wants_event(self, event: Event) -> bool:
+        if self.link is not None and event.name != self.link:
+            return False
+        return self.peer is None or self.peer in peers_named(event)
 
-def has_runs(journal: JournalRef) -> bool:
-    """Whether there is any run of this configuration. Raises RaitError."""
-    counts = JournalReader(journal.path).run_counts()
-    return any(journal.scopes is None or scope in journal.scopes for scope in counts)
-
-
-def peer_key(text: str) -> str:
-    """The public key that ``--peer`` gives, as the journal spells it. Raises ConfigError."""
-    try:
-        return canonical_key(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"--peer {error}; `rait list` and `rait log` show the keys of peers"
-        ) from None
-
-
-def runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
-    """The runs asked for, oldest first. Raises RaitError."""
-    reader = JournalReader(journal.path)
-    if query.run is not None:
-        run = reader.run(query.run)
-        return (run,) if _is_asked(run, query) else ()
-    return reader.runs(since=query.since, link=query.link, peer=query.peer, scope=journal.scopes)
-
-
-def follow(journal: JournalRef, query: Query) -> Iterator[RunRecord]:
-    """The runs asked for, and then each later one when it has ended, for ever.
-
-    A run that was cut off comes when the next one begins. Raises RaitError.
-    """
-    told = 0
-    while True:
-        found = runs(journal, query)
-        for position, run in enumerate(found):
-            ended = run.status is not None or position < len(found) - 1
-            if run.id > told and ended:
-                told = run.id
-                yield run
-        if query.run is not None and (told or not found):
-            return
-        time.sleep(POLL_SECONDS)
+    def wants_run(self, run: RunRecord) -> bool:
+        return (
+            (self.since is None or _last_seen(run) >= self.since)
+            and (self.link is None or run.touches_link(self.link))
+            and (self.peer is None or run.touches_peer(self.peer))
+        )
 
 
 def _last_seen(run: RunRecord) -> int:
@@ -247,12 +195,62 @@ def _last_seen(run: RunRecord) -> int:
     return max(run.header.started_at, run.recorded_at or 0, until)
 
 
-def _is_asked(run: RunRecord, query: Query) -> bool:
-    return (
-        (query.since is None or _last_seen(run) >= query.since)
-        and (query.link is None or run.touches_link(query.link))
-        and (query.peer is None or run.touches_peer(query.peer))
-    )
+def _query(arguments: Namespace) -> Query:
+    since = moment(arguments.since, time.time_ns()) if arguments.since else None
+    try:
+        peer = None if arguments.peer is None else canonical_key(arguments.peer)
+    except ValueError as error:
+        raise ConfigError(
+            f"--peer {error}; `rait list` and `rait log` show the keys of peers"
+        ) from None
+    return Query(since=since, link=arguments.link, peer=peer, number=arguments.number)
+
+
+def _journal(options: Options, arguments: Namespace) -> JournalRef:
+    return journal_of(options, arguments.journal, arguments.all)
+
+
+def _runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
+    """The runs that the query wants, oldest first. Raises RaitError."""
+    reader = JournalReader(journal.path)
+    if query.number is not None:
+        run = reader.run(query.number)
+        return (run,) if query.wants_run(run) else ()
+    return reader.runs(since=query.since, link=query.link, peer=query.peer, scope=journal.scopes)
+
+
+def _follow(journal: JournalRef, query: Query) -> Iterator[RunRecord]:
+    """The runs that the query wants, and then each later one when it has ended, for ever.
+
+    A run that was cut off comes when the next one begins. Raises RaitError.
+    """
+    last = 0
+    while True:
+        found = _runs(journal, query)
+        for position, run in enumerate(found):
+            ended = run.status is not None or position < len(found) - 1
+            if run.id > last and ended:
+                last = run.id
+                yield run
+        if query.number is not None and (last or not found):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _no_runs(journal: JournalRef) -> str:
+    """What to say where no run is found: perhaps the journal has those of others."""
+    reader = JournalReader(journal.path)
+    if journal.scopes is None or reader.run_counts().keys() & set(journal.scopes):
+        return "no runs"
+    others = others_text(reader, journal.scopes)
+    return f"no runs of this configuration ({journal.name}); {others}" if others else "no runs"
+
+
+def _show(run: RunRecord, query: Query, arguments: Namespace) -> None:
+    if arguments.json:
+        print_text(run_json(run, query))
+    else:
+        print_result(*run_lines(run, query, brief=arguments.oneline))
 
 
 def verify(journal: JournalRef, expect_head: str | None) -> VerifyReport:
@@ -267,11 +265,6 @@ def verify(journal: JournalRef, expect_head: str | None) -> VerifyReport:
             "`rait log verify` printed after `head`"
         )
     return JournalReader(journal.path).verify(expect_head)
-
-
-def is_absent(journal: JournalRef) -> bool:
-    """Whether there is no journal yet. Raises MachineError if that cannot be told."""
-    return bool(JournalReader(journal.path).absence())
 
 
 def prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
@@ -290,11 +283,11 @@ def prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
 
 
 def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
-    """A run and its events, or only those events that were asked for."""
+    """A run, and those of its events that the query wants."""
     head = _headline(run)
     if brief:
         return ["  ".join([head, *_repeats(run)])]
-    lines = [line for _, event, line in _events(run) if _asked(event, query)]
+    lines = [f"  {line}" for _, event, line in _events(run) if query.wants_event(event)]
     if query.peer is None:
         lines += _endings(run, query.link)
     return [head, *lines, *(f"  {line}" for line in _repeats(run))]
@@ -314,14 +307,14 @@ def run_whole(run: RunRecord) -> list[str]:
         lines.append("  accepted however many sessions it costs: the guard begins a new count here")
     if run.finished_at is not None:
         lines.append(f"  finished {written(run.finished_at)}")
-    lines += [f"  event {number}:{line[1:]}" for number, _, line in _events(run)]
+    lines += [f"  event {number}: {line}" for number, _, line in _events(run)]
     lines += _endings(run, None)
     lines += [f"  {line}" for line in (*_repeats(run), *_last_digests(run))]
     return lines
 
 
-def run_json(run: RunRecord, query: Query | None = None) -> str:
-    """A run and its events as one line of JSON, or only those events that were asked for.
+def run_json(run: RunRecord, query: Query) -> str:
+    """A run and those of its events that the query wants, as one line of JSON.
 
     Times are unix time in nanoseconds, and the counts are of the whole run.
     """
@@ -341,17 +334,17 @@ def run_json(run: RunRecord, query: Query | None = None) -> str:
         "noticed": [
             {"event": run.noticed_id(index), **noticed_object(event, index in left)}
             for index, event in enumerate(run.noticed)
-            if query is None or _asked(event, query)
+            if query.wants_event(event)
         ],
         "events": [
             {"event": run.intended_id(index), **event_object(event), **_outcome(run, index)}
             for index, event in enumerate(run.intended)
-            if query is None or _asked(event, query)
+            if query.wants_event(event)
         ],
         "half_done": [
             {"event": number, **event_object(event)}
             for number, event in run.half_done.items()
-            if query is None or _asked(event, query)
+            if query.wants_event(event)
         ],
         "ended": list(run.ended),
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
@@ -378,14 +371,6 @@ def verification_lines(report: VerifyReport) -> list[str]:
     ]
 
 
-def nothing_to_verify(path: Path) -> list[str]:
-    """What ``rait log verify`` says where there is no journal yet."""
-    return [
-        f"rait log verify: there is no journal {path} yet, so nothing was examined",
-        "(if there was one, it is gone: --expect-head tells)",
-    ]
-
-
 def pruning_text(pruning: Pruning) -> str:
     """What ``rait log prune`` did."""
     return f"rait log prune: {counted(pruning.runs, 'run')} dropped, {_entries(pruning.entries)}"
@@ -395,25 +380,23 @@ def _entries(number: int) -> str:
     return counted(number, "entry", "entries")
 
 
-def _doubt(run: RunRecord) -> Iterator[str]:
-    if run.clock_was_unset and run.recorded_at is not None:
-        yield f"(the clock was not set: after {written(run.recorded_at)})"
-
-
 def _headline(run: RunRecord) -> str:
     header = run.header
-    counts = [f"{run.done} done"]
-    counts += [f"{run.failed} failed"] if run.failed else []
-    counts += [f"{len(run.half_done)} half done"] if run.half_done else []
-    counts += [f"{run.unknown} unknown"] if run.unknown else []
-    counts += [f"{len(run.noticed)} noticed"] if run.noticed else []
-    words = [
-        f"run {run.id}",
-        written(header.started_at),
-        *_doubt(run),
+    counts = {
+        "done": run.done,
+        "failed": run.failed,
+        "half done": len(run.half_done),
+        "unknown": run.unknown,
+        "noticed": len(run.noticed),
+    }
+    shown = [f"{number} {what}" for what, number in counts.items() if number or what == "done"]
+    words = [f"run {run.id}", written(header.started_at)]
+    if run.clock_was_unset and run.recorded_at is not None:
+        words.append(f"(the clock was not set: after {written(run.recorded_at)})")
+    words += [
         header.command,
-        run.status or UNFINISHED,
-        f"({', '.join(counts)})",
+        run.status or "never finished",
+        f"({', '.join(shown)})",
         f"uid {header.uid}",
         f"rait {header.version}",
         f"config {header.config_digest[:_SHORT]}",
@@ -423,18 +406,17 @@ def _headline(run: RunRecord) -> str:
 
 
 def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
+    """Each event with its number, and a line that says what became of it."""
     for index, event in enumerate(run.noticed):
         whose = LEFT if index in run.header.leftover_noticed else NOT_OURS
         why = "recorded" if isinstance(event, LinkPlaced) else f"noticed: {whose}"
-        yield run.noticed_id(index), event, f"  {describe(event)} ({why})"
+        yield run.noticed_id(index), event, f"{describe(event)} ({why})"
     for index, event in enumerate(run.intended):
-        outcome = _outcome(run, index)
-        suffix = "" if outcome["outcome"] == "done" else f" ({outcome['outcome']})"
-        if outcome.get("error"):
-            suffix = f" (failed: {outcome['error']})"
-        yield run.intended_id(index), event, f"  {describe(event)}{suffix}"
+        outcome = ": ".join(_outcome(run, index).values())
+        suffix = "" if outcome == "done" else f" ({outcome})"
+        yield run.intended_id(index), event, f"{describe(event)}{suffix}"
     for number, event in run.half_done.items():
-        yield number, event, f"  {describe(event)} ({HALF_DONE})"
+        yield number, event, f"{describe(event)} ({HALF_DONE})"
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
@@ -477,9 +459,3 @@ def _outcome(run: RunRecord, index: int) -> dict[str, str]:
     if outcome.error is None:
         return {"outcome": "done"}
     return {"outcome": "failed", "error": outcome.error}
-
-
-def _asked(event: Event, query: Query) -> bool:
-    if query.link is not None and event.name != query.link:
-        return False
-    return query.peer is None or query.peer in peers_named(event)

@@ -57,7 +57,7 @@ def test_what_a_failed_event_did_is_told_beside_it() -> None:
     assert f"  {line}" in lines
     assert f"  event 15: {line}" in run_whole(run)
     assert line not in str(run_lines(run, Query(link="w1"), brief=False))
-    (told,) = json.loads(run_json(run))["half_done"]
+    (told,) = json.loads(run_json(run, Query()))["half_done"]
     assert (told["event"], told["link"]) == (15, "w2")
     assert json.loads(run_json(run, Query(link="w1")))["half_done"] == []
 
@@ -86,7 +86,7 @@ def test_a_run_says_what_went_wrong_beside_its_events() -> None:
         assert lines[-2:] == failed
     of_link = run_lines(run, Query(link="w1"), brief=False)
     assert (failed[0] in of_link, failed[1] in of_link) == (False, True)
-    told = json.loads(run_json(run))
+    told = json.loads(run_json(run, Query()))
     assert told["problems"][0] == {"link": "babeld", "error": "refused 'bogus'"}
     assert told["extra_cmd"] == "owed"
 
@@ -106,7 +106,7 @@ def test_only_the_events_asked_for_are_told(query: Query, count: int) -> None:
 def test_a_crashed_run_never_finished() -> None:
     assert "never finished  (0 done, 1 unknown)" in run_lines(CRASHED, Query(), brief=True)[0]
     assert "finished " not in "".join(run_whole(CRASHED)[1:])
-    told = json.loads(run_json(CRASHED))
+    told = json.loads(run_json(CRASHED, Query()))
     assert (told["status"], told["finished_at"], told["unknown"]) == ("unfinished", None, 1)
     assert told["events"][0]["outcome"] == "unknown"
 
@@ -125,13 +125,13 @@ def test_what_the_run_before_left_is_told_as_such() -> None:
     assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in "\n".join(
         run_whole(run)
     )
-    (noticed,) = json.loads(run_json(run))["noticed"]
+    (noticed,) = json.loads(run_json(run, Query()))["noticed"]
     assert noticed["left_by_unfinished_run"] is True
-    assert json.loads(run_json(RUN))["noticed"][0]["left_by_unfinished_run"] is False
+    assert json.loads(run_json(RUN, Query()))["noticed"][0]["left_by_unfinished_run"] is False
 
 
 def test_a_run_is_one_line_of_json() -> None:
-    text = run_json(RUN)
+    text = run_json(RUN, Query())
     assert "\n" not in text
     told = json.loads(text)
     assert (told["run"], told["uid"], told["command"], told["done"]) == (7, 1000, "up", 1)
@@ -184,9 +184,9 @@ def test_a_run_that_is_repeated_says_how_often_and_until_when() -> None:
     whole = run_whole(run)
     assert says in whole[-2]
     assert whole[-1] == f"  the last time with sha256 of peers {'e' * 64}"
-    told = json.loads(run_json(run))
+    told = json.loads(run_json(run, Query()))
     assert (told["repeated"], told["repeated_until"]) == (1440, again.until)
     once = structs.replace(RUN, repeated=Repeated(1, again.until), retried_at=again.until)
     assert run_lines(once, Query(), brief=False)[-2].startswith("  repeated once until 2026-02-01")
     assert "by a run under way, or that never finished" in run_whole(once)[-3]
-    assert json.loads(run_json(RUN))["repeated"] == 0
+    assert json.loads(run_json(RUN, Query()))["repeated"] == 0

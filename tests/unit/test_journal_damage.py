@@ -52,7 +52,7 @@ def read_all(path: Path) -> None:
     for run in (*reader.runs(), reader.run(1)):
         run_lines(run, Query(), brief=False)
         run_whole(run)
-        run_json(run)
+        run_json(run, Query())
 
 
 @pytest.mark.parametrize(
