@@ -2,44 +2,47 @@
 
 What rait makes bears its own protocol number, as routing daemons mark what is theirs: the kernel
 then removes no rule or route of anybody else that is the same but for that.
+
+Every run of a node with a transit VRF reads rules, so that is done with the lean codec. Changes are
+rare: pyroute2 makes them, and is loaded when there are some, as loading it takes longer than a run
+with nothing to do.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import (
     NETLINK_ROUTE,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
     MalformedError,
     NetlinkError,
     NetlinkSocket,
     Request,
-    attribute,
     attributes,
 )
-from rait.adapters.netns import Netns, open_netns
-from rait.domain.backend import Interface, ObservedVrf, Outcome
-from rait.domain.errors import MachineError, RaitError
+from rait.adapters.netns import open_netns
+from rait.domain.backend import Outcome
+from rait.domain.errors import MachineError, RaitError, VrfMissingError
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.topology import Family, Rule
+from rait.domain.vrf import VRF_MARK, vrfs_among
 from rait.domain.words import counted
 
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
 # linux/rtnetlink.h, linux/fib_rules.h
-RTM_NEWROUTE = 24
-RTM_DELROUTE = 25
-RTM_NEWRULE = 32
-RTM_DELRULE = 33
 RTM_GETRULE = 34
-RTA_PRIORITY = 6
-RTA_TABLE = 15
-RTN_UNREACHABLE = 7
 FRA_PRIORITY = 6
 FRA_FWMARK = 10
 FRA_SUPPRESS_IFGROUP = 13
@@ -53,9 +56,6 @@ FR_ACT_TO_TBL = 1
 PROTOCOL = 84
 """Marks rules and routes as made by rait; not among those that iproute2's rt_protos names."""
 
-MARK = "made by rait"
-"""The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
-
 LAST_METRIC = 4278198272
 """That of the route which ends a VRF's table, as vrf.rst has it: any other route wins over it."""
 
@@ -68,32 +68,12 @@ NO_VRF = (
 )
 
 _RULE_HEADER = Struct("=BBBBBBBBI")
-_ROUTE_HEADER = Struct("=BBBBBBBBI")
 _U32 = Struct("=I")
-_FAMILIES: dict[Family, int] = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
-_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PAD, FRA_PROTOCOL}
+_FAMILIES: Mapping[Family, int] = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
 _SUPPRESSING = (FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN)
-_PLAIN |= {*_SUPPRESSING}
+_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PAD, FRA_PROTOCOL, *_SUPPRESSING}
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _NO_ROUTE = (errno.ESRCH, errno.ENOENT, *_NO_FAMILY)
-
-
-class VrfMissingError(MachineError):
-    """The kernel has no VRFs at all."""
-
-
-def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
-    """The VRFs among all the interfaces of a namespace, by name."""
-    everything = tuple(interfaces)
-    return {
-        vrf.name: ObservedVrf(
-            vrf.table,
-            tuple(sorted(each.name for each in everything if each.master == vrf.name)),
-            vrf.alias == MARK,
-        )
-        for vrf in everything
-        if vrf.table is not None
-    }
 
 
 def rules() -> tuple[dict[str, Rule], frozenset[str]]:
@@ -104,191 +84,13 @@ def rules() -> tuple[dict[str, Rule], frozenset[str]]:
     found: dict[str, Rule] = {}
     others: set[str] = set()
     with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        for body in via.dump(list_rules()):
+        for body in via.dump(Request(RTM_GETRULE, 0, bytes(_RULE_HEADER.size))):
             rule = decode_rule(body)
             if rule is not None:
                 found[rule.name] = rule
                 if not _is_marked(body):
                     others.add(rule.name)
     return found, frozenset(others)
-
-
-def _is_marked(rule: bytes) -> bool:
-    return dict(attributes(rule, _RULE_HEADER.size)).get(FRA_PROTOCOL) == bytes([PROTOCOL])
-
-
-def mark(names: Iterable[str]) -> None:
-    """Mark VRFs as made by rait. Raises MachineError."""
-    with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        for name in names:
-            _perform(via, rtnl.set_alias(name, MARK), (errno.ENODEV,))
-
-
-def find(name: str) -> tuple[str, int | None] | None:
-    """An interface's kind, and its table if it is a VRF; None where there is none of that name.
-
-    Raises MachineError.
-    """
-    with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        try:
-            (body,) = via.ask(rtnl.get_link(name))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
-    _, _, found = rtnl.attributes_of_link(body)
-    return rtnl.kind_of(found), rtnl.vrf_table(found)
-
-
-def require(name: str) -> None:
-    """Raise MachineError where a VRF of this name could not be made here, and say why.
-
-    The kernel is asked for one without a table, which it refuses if it knows VRFs at all.
-    """
-    with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        (error,) = via.perform([rtnl.new_vrf(name, None)])
-    if error is None:
-        raise MachineError(f"the kernel made a VRF {name} without a table; remove it")
-    if error.code == errno.EOPNOTSUPP:
-        raise VrfMissingError(f"VRF {name} cannot be made: {NO_VRF}")
-    if error.code != errno.EINVAL:
-        raise MachineError(f"VRF {name} cannot be made: {error}")
-
-
-def missing(name: str) -> str | None:
-    """Why no VRF could be made, if that is because the kernel has none; else None.
-
-    As the question takes CAP_NET_ADMIN, None may also mean that we may not ask.
-    """
-    try:
-        require(name)
-    except VrfMissingError as error:
-        return str(error)
-    except MachineError:
-        return None
-    return None
-
-
-def accepts_from_vrfs() -> bool:
-    """Whether sockets that are bound to no VRF get what arrives through one.
-
-    The switch is net.ipv4.udp_l3mdev_accept, for IPv6 as well; a kernel without VRFs has none.
-    """
-    try:
-        return ACCEPT.read_text(encoding="ascii").strip() != "0"
-    except OSError:
-        return True
-
-
-class VrfBackend:
-    """Makes and removes VRFs and rules in the namespace that rait runs in."""
-
-    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
-        """Carry out the events in order; one outcome each. What is gone already is removed."""
-        with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-            for index, event in enumerate(events):
-                try:
-                    _carry_out(here, via, event)
-                except RaitError as error:
-                    yield Outcome(index, f"{_subject(event)}: {error}")
-                else:
-                    yield Outcome(index)
-
-
-def _subject(event: Event) -> str:
-    return f"VRF {event.name}" if isinstance(event, VrfAdded | VrfRemoved) else f"rule {event.name}"
-
-
-def _carry_out(here: Netns, via: NetlinkSocket, event: Event) -> None:
-    match event:
-        case VrfAdded(name, table):
-            _make(via, name, table)
-        case VrfRemoved(name, table):
-            _remove(here, via, name, table)
-        case RuleAdded(rule):
-            _perform(via, change_rule(RTM_NEWRULE, rule))
-        case RuleRemoved(rule):
-            _perform(via, change_rule(RTM_DELRULE, rule), (errno.ENOENT,))
-        case _:
-            raise MachineError(f"{type(event).__name__} is no change of VRFs")
-
-
-def _make(via: NetlinkSocket, name: str, table: int) -> None:
-    """Make and raise a VRF whose table ends in "unreachable": else what it has no route for would
-    be looked up in the main table, and leave by the underlay.
-
-    The table comes first, so a VRF that is there is whole, whatever cut its making off.
-    """
-    ended: list[Family] = []
-    try:
-        for family in _FAMILIES:
-            if _end_table(via, family, table):
-                ended.append(family)  # noqa: PERF401 - known even if the next one fails
-        _make_marked(via, name, table)
-    except MachineError:
-        for family in ended:
-            _perform(via, change_last_route(RTM_DELROUTE, family, table), _NO_ROUTE)
-        raise
-
-
-def _make_marked(via: NetlinkSocket, name: str, table: int) -> None:
-    """The kernel takes no description for a link that is being made: it comes right after."""
-    (error,) = via.perform([rtnl.new_vrf(name, table)])
-    if error is not None:
-        raise MachineError(NO_VRF) if error.code == errno.EOPNOTSUPP else error
-    try:
-        _perform(via, rtnl.set_alias(name, MARK))
-    except MachineError:
-        _perform(via, rtnl.delete_link(name), (errno.ENODEV,))
-        raise
-
-
-def _end_table(via: NetlinkSocket, family: Family, table: int) -> bool:
-    """Add the route that ends a table; whether there was none, and the kernel has the family."""
-    (error,) = via.perform([change_last_route(RTM_NEWROUTE, family, table)])
-    if error is None:
-        return True
-    if error.code == errno.EEXIST or (family == "ip6" and error.code in _NO_FAMILY):
-        return False
-    raise error
-
-
-def _remove(here: Netns, via: NetlinkSocket, name: str, table: int) -> None:
-    interfaces = rtnl.interfaces(here)
-    vrf = vrfs_among(interfaces.values()).get(name)
-    if vrf is not None and vrf.table == table:
-        if vrf.members:
-            raise MachineError(f"it stays, as interfaces are in it: {', '.join(vrf.members)}")
-        _perform(via, rtnl.delete_link(interfaces[name].index), (errno.ENODEV,))
-    for family in _FAMILIES:
-        request = change_last_route(RTM_DELROUTE, family, table)
-        _perform(via, request, _NO_ROUTE)
-
-
-def _perform(via: NetlinkSocket, request: Request, ignored: Sequence[int] = ()) -> None:
-    (error,) = via.perform([request])
-    if error is not None and error.code not in ignored:
-        raise error
-
-
-def list_rules() -> Request:
-    """A dump of the rules of all address families."""
-    return Request(RTM_GETRULE, 0, _rule_header(socket.AF_UNSPEC))
-
-
-def change_rule(kind: int, rule: Rule) -> Request:
-    """Add or delete a rule (``kind`` is RTM_NEWRULE or RTM_DELRULE)."""
-    table = rule.table if rule.table < 256 else 0
-    body = _rule_header(_FAMILIES[rule.family], table, FR_ACT_TO_TBL) + b"".join(
-        (
-            attribute(FRA_PRIORITY, _U32.pack(rule.priority)),
-            attribute(FRA_FWMARK, _U32.pack(rule.fwmark)),
-            attribute(FRA_FWMASK, _U32.pack(WHOLE_MASK)),
-            attribute(FRA_TABLE, _U32.pack(rule.table)),
-            attribute(FRA_PROTOCOL, bytes([PROTOCOL])),
-        )
-    )
-    return Request(kind, NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWRULE else 0, body)
 
 
 def decode_rule(body: bytes) -> Rule | None:
@@ -316,20 +118,8 @@ def decode_rule(body: bytes) -> Rule | None:
     )
 
 
-def change_last_route(kind: int, family: Family, table: int) -> Request:
-    """Add or delete the route that ends a table (RTM_NEWROUTE or RTM_DELROUTE)."""
-    small = table if table < 256 else 0
-    header = _ROUTE_HEADER.pack(_FAMILIES[family], 0, 0, 0, small, PROTOCOL, 0, RTN_UNREACHABLE, 0)
-    body = (
-        header
-        + attribute(RTA_TABLE, _U32.pack(table))
-        + attribute(RTA_PRIORITY, _U32.pack(LAST_METRIC))
-    )
-    return Request(kind, NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWROUTE else 0, body)
-
-
-def _rule_header(family: int, table: int = 0, action: int = 0) -> bytes:
-    return _RULE_HEADER.pack(family, 0, 0, 0, table, 0, 0, action, 0)
+def _is_marked(rule: bytes) -> bool:
+    return dict(attributes(rule, _RULE_HEADER.size)).get(FRA_PROTOCOL) == bytes([PROTOCOL])
 
 
 def _u32(found: dict[int, bytes], kind: int, default: int) -> int:
@@ -340,3 +130,241 @@ def _u32(found: dict[int, bytes], kind: int, default: int) -> int:
         raise MalformedError(f"rtnetlink rule attribute {kind} of {counted(len(data), 'byte')}")
     number: int = _U32.unpack(data)[0]
     return number
+
+
+def find(name: str) -> tuple[str, int | None] | None:
+    """An interface's kind, and its table if it is a VRF; None where there is none of that name.
+
+    Raises MachineError.
+    """
+    with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
+        try:
+            (body,) = via.ask(rtnl.get_link(name))
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+    _, _, found = rtnl.attributes_of_link(body)
+    return rtnl.kind_of(found), rtnl.vrf_table(found)
+
+
+def accepts_from_vrfs() -> bool:
+    """Whether sockets that are bound to no VRF get what arrives through one.
+
+    The switch is net.ipv4.udp_l3mdev_accept, for IPv6 as well; a kernel without VRFs has none.
+    """
+    try:
+        return ACCEPT.read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return True
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let what would end rait wait for the end of the block, which is short.
+
+    What a signal's handler raises within asyncio may be swallowed there, and the request that it
+    interrupts may wait for ever. Handlers run in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda which, _: came.append(which))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for which in came:
+            signal.raise_signal(which)
+
+
+@_signals_held()
+def require(name: str) -> None:
+    """Raise MachineError where a VRF of this name could not be made here, and say why.
+
+    It is VrfMissingError where the kernel has no VRFs. To find out, the kernel is asked for one
+    without a table, which it refuses if it has VRFs; who lacks CAP_NET_ADMIN may not ask.
+    """
+    try:
+        with _changes() as route:
+            route.link("add", **_vrf_fields(name))
+    except NetlinkError as error:
+        if error.code == errno.EOPNOTSUPP:
+            raise VrfMissingError(f"VRF {name} cannot be made: {NO_VRF}") from error
+        if error.code != errno.EINVAL:
+            raise MachineError(f"VRF {name} cannot be made: {error}") from error
+    else:
+        raise MachineError(f"the kernel made a VRF {name} without a table; remove it")
+
+
+@_signals_held()
+def mark(names: Iterable[str]) -> None:
+    """Mark VRFs as made by rait. Raises MachineError."""
+    with _changes() as route:
+        for name in names:
+            with _refusals(errno.ENODEV):
+                _mark(route, name)
+
+
+@_signals_held()
+def apply(events: Sequence[Event]) -> list[Outcome]:
+    """Make and remove VRFs and rules, in order; one outcome each. What is gone is removed.
+
+    Raises MachineError where the kernel cannot be talked to at all.
+    """
+    outcomes = []
+    with _changes() as route:
+        for index, event in enumerate(events):
+            try:
+                _carry_out(route, event)
+            except RaitError as error:
+                what = "VRF" if isinstance(event, VrfAdded | VrfRemoved) else "rule"
+                outcomes.append(Outcome(index, f"{what} {event.name}: {error}"))
+            else:
+                outcomes.append(Outcome(index))
+    return outcomes
+
+
+@contextmanager
+def _changes() -> Iterator[IPRoute]:
+    """A socket of pyroute2's in the namespace that rait runs in.
+
+    Its asyncio loop runs in this thread, while a request lasts. It starts neither thread nor
+    process, as it would if it were given a namespace. Raises MachineError.
+    """
+    from pyroute2 import IPRoute
+
+    with _refusals(), IPRoute(ext_ack=True) as route:
+        yield route
+
+
+@contextmanager
+def _refusals(*ignored: int) -> Iterator[None]:
+    """Raise what pyroute2 raises as NetlinkError, but for these codes of errno."""
+    import pyroute2
+
+    try:
+        yield
+    except pyroute2.NetlinkError as error:
+        code, said = error.args
+        if code not in ignored:
+            raise NetlinkError(code, "" if said == os.strerror(code) else said) from error
+    except OSError as error:
+        raise NetlinkError(error.errno or 0, "pyroute2 could not talk to the kernel") from error
+
+
+def _carry_out(route: IPRoute, event: Event) -> None:
+    match event:
+        case VrfAdded(name, table):
+            _make(route, name, table)
+        case VrfRemoved(name, table):
+            _remove(route, name, table)
+        case RuleAdded(rule):
+            with _refusals():
+                route.rule("add", **_rule_fields(rule))
+        case RuleRemoved(rule):
+            with _refusals(errno.ENOENT):
+                route.rule("del", **_rule_fields(rule))
+        case _:
+            raise MachineError(f"{type(event).__name__} is no change of VRFs")
+
+
+def _make(route: IPRoute, name: str, table: int) -> None:
+    """Make and raise a VRF whose table ends in "unreachable": else what it has no route for would
+    be looked up in the main table, and leave by the underlay.
+
+    The table comes first, so a VRF that is there is whole, whatever cut its making off.
+    """
+    ended: list[Family] = []
+    try:
+        for family in _FAMILIES:
+            if _end_table(route, family, table):
+                ended.append(family)  # noqa: PERF401 - known even if the next one fails
+        _make_marked(route, name, table)
+    except MachineError:
+        for family in ended:
+            _reopen_table(route, family, table)
+        raise
+
+
+def _make_marked(route: IPRoute, name: str, table: int) -> None:
+    """The kernel takes no description for a link that is being made: it comes right after."""
+    try:
+        with _refusals():
+            route.link("add", **_vrf_fields(name), vrf_table=table)
+    except NetlinkError as error:
+        if error.code == errno.EOPNOTSUPP:
+            raise MachineError(NO_VRF) from error
+        raise
+    try:
+        with _refusals():
+            _mark(route, name)
+    except MachineError:
+        with _refusals(errno.ENODEV):
+            route.link("del", ifname=name)
+        raise
+
+
+def _remove(route: IPRoute, name: str, table: int) -> None:
+    with open_netns("") as here:
+        interfaces = rtnl.interfaces(here)
+    vrf = vrfs_among(interfaces.values()).get(name)
+    if vrf is not None and vrf.table == table:
+        if vrf.members:
+            raise MachineError(f"it stays, as interfaces are in it: {', '.join(vrf.members)}")
+        with _refusals(errno.ENODEV):
+            route.link("del", index=interfaces[name].index)
+    for family in _FAMILIES:
+        _reopen_table(route, family, table)
+
+
+def _end_table(route: IPRoute, family: Family, table: int) -> bool:
+    """Add the route that ends a table; whether there was none, and the kernel has the family."""
+    try:
+        with _refusals():
+            route.route("add", **_last_route_fields(family, table))
+    except NetlinkError as error:
+        if error.code == errno.EEXIST or (family == "ip6" and error.code in _NO_FAMILY):
+            return False
+        raise
+    return True
+
+
+def _reopen_table(route: IPRoute, family: Family, table: int) -> None:
+    with _refusals(*_NO_ROUTE):
+        route.route("del", **_last_route_fields(family, table))
+
+
+def _vrf_fields(name: str) -> dict[str, str]:
+    return {"ifname": name, "kind": "vrf", "state": "up"}
+
+
+def _mark(route: IPRoute, name: str) -> None:
+    route.link("set", ifname=name, ifalias=VRF_MARK)
+
+
+def _rule_fields(rule: Rule) -> dict[str, int]:
+    return {
+        "family": _FAMILIES[rule.family],
+        "priority": rule.priority,
+        "fwmark": rule.fwmark,
+        "fwmask": WHOLE_MASK,
+        "table": rule.table,
+        "action": FR_ACT_TO_TBL,
+        "protocol": PROTOCOL,
+    }
+
+
+def _last_route_fields(family: Family, table: int) -> dict[str, int | str]:
+    return {
+        "family": _FAMILIES[family],
+        "table": table,
+        "priority": LAST_METRIC,
+        "type": "unreachable",
+        "proto": PROTOCOL,
+    }

@@ -8,7 +8,7 @@ from rait.adapters import netns
 from rait.adapters.namespaces import Namespaces
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config
-from rait.domain.errors import MachineError
+from rait.domain.errors import MachineError, VrfMissingError
 from rait.domain.events import Event, VrfAdded
 from rait.domain.history import LastKnown
 from rait.domain.topology import Topology
@@ -32,7 +32,7 @@ def transit_table(config: Config) -> int | None:
 
 
 def transit_table_in(observation: Observation, config: Config) -> int | None:
-    """The same for a machine that was observed before. Raises MachineError."""
+    """What ``transit_table`` finds, on a machine that was observed before. Raises MachineError."""
     if not has_transit(config):
         return None
     name = config.isolation.transit
@@ -68,13 +68,16 @@ def require_vrfs(events: Iterable[Event]) -> None:
 
 
 def vrf_warnings(events: Iterable[Event]) -> list[str]:
-    """The same, for a plan, which may be made by one who may not ask: then nothing is said."""
-    for event in events:
-        if isinstance(event, VrfAdded):
-            from rait.adapters import vrf
+    """What a plan says where a VRF is to be made and the kernel has none.
 
-            if (why := vrf.missing(event.name)) is not None:
-                return [why]
+    A plan may be made by one who may not ask the kernel: then nothing is said.
+    """
+    try:
+        require_vrfs(events)
+    except VrfMissingError as error:
+        return [str(error)]
+    except MachineError:
+        pass
     return []
 
 

@@ -34,6 +34,7 @@ from rait.domain.events import (
     LinkRemoved,
 )
 from rait.domain.topology import BackendKind, Link, Rule
+from rait.domain.vrf import vrfs_among
 
 if TYPE_CHECKING:
     from rait.adapters.wireguard.userspace import UserspaceBackend
@@ -43,7 +44,6 @@ BABELD: Literal["babeld"] = "babeld"
 ISOLATION: Literal["isolation"] = "isolation"
 LEFT_ALONE = "left alone, as an earlier change of it failed"
 TUN = "tun"
-VRF = "vrf"
 WIREGUARD = "wireguard"
 
 
@@ -132,8 +132,13 @@ class Machine:
             if ns is target:
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
             if ns.spec == "":
-                vrfs = _vrfs(interfaces)
-        all_rules, of_others = _rules() if rules else ({}, frozenset())
+                vrfs = vrfs_among(interfaces.values())
+        of_all: dict[str, Rule] = {}
+        of_others: frozenset[str] = frozenset()
+        if rules:
+            from rait.adapters import vrf
+
+            of_all, of_others = vrf.rules()
         return Observation(
             now=int(time.time()),
             links=links,
@@ -141,7 +146,7 @@ class Machine:
             unread=unread,
             others=others,
             vrfs=vrfs,
-            rules=all_rules,
+            rules=of_all,
             rules_of_others=of_others,
         )
 
@@ -194,7 +199,9 @@ class Machine:
             if kind == BABELD:
                 outcomes = routing.apply(_events(batch), broken) if routing is not None else ()
             elif kind == ISOLATION:
-                outcomes = _isolate(_events(batch))
+                from rait.adapters import vrf
+
+                outcomes = vrf.apply(_events(batch))
             else:
                 yield from (Outcome(i, LEFT_ALONE) for i, event in batch if event.name in broken)
                 batch = tuple(item for item in batch if item[1].name not in broken)
@@ -299,20 +306,6 @@ def _events(batch: Sequence[tuple[int, Event]]) -> tuple[Event, ...]:
     return tuple(event for _, event in batch)
 
 
-def _isolate(events: Sequence[Event]) -> Iterator[Outcome]:
-    from rait.adapters.vrf import VrfBackend
-
-    return VrfBackend().apply(events)
-
-
-def _vrfs(interfaces: dict[str, Interface]) -> dict[str, ObservedVrf]:
-    if all(interface.kind != VRF for interface in interfaces.values()):
-        return {}
-    from rait.adapters.vrf import vrfs_among
-
-    return vrfs_among(interfaces.values())
-
-
 def _replaced(
     links: Mapping[str, ObservedLink], found: Mapping[str, ObservedLink]
 ) -> Iterator[ObservedLink]:
@@ -320,9 +313,3 @@ def _replaced(
     for name in links.keys() & found.keys():
         if links[name].link.origin.instance != found[name].link.origin.instance:
             yield links[name]
-
-
-def _rules() -> tuple[dict[str, Rule], frozenset[str]]:
-    from rait.adapters import vrf
-
-    return vrf.rules()

@@ -61,5 +61,9 @@ class MachineError(RaitError):
     """The machine refused something that the whole run needs (exit status 1)."""
 
 
+class VrfMissingError(MachineError):
+    """The kernel has no VRFs at all."""
+
+
 class HistoryError(RaitError):
     """The journal does not hold what was asked of it, or holds what this rait cannot read."""

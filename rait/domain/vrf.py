@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from rait.domain.backend import Observation
+from rait.domain.backend import Interface, Observation, ObservedVrf
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown
@@ -23,6 +23,10 @@ FAMILIES: tuple[Family, ...] = ("ip4", "ip6")
 
 ACCEPT = "net.ipv4.udp_l3mdev_accept"
 """The switch, for IPv6 too, that lets a socket bound to no VRF have what comes in through one."""
+
+
+VRF_MARK = "made by rait"
+"""The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
 
 
 class Isolated(Struct, frozen=True):
@@ -41,6 +45,24 @@ class SettledIsolation(Struct, frozen=True):
     before: Isolated
     after: Isolated
     problems: tuple[Problem, ...] = ()
+
+
+def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
+    """The VRFs among all the interfaces of a namespace, by name."""
+    members: dict[str, list[str]] = {}
+    vrfs: list[Interface] = []
+    for interface in interfaces:
+        if interface.master is not None:
+            members.setdefault(interface.master, []).append(interface.name)
+        if interface.table is not None:
+            vrfs.append(interface)
+    return {
+        vrf.name: ObservedVrf(
+            vrf.table, tuple(sorted(members.get(vrf.name, ()))), vrf.alias == VRF_MARK
+        )
+        for vrf in vrfs
+        if vrf.table is not None
+    }
 
 
 def wanted_vrfs(config: Config) -> dict[str, int]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rait.adapters import vrf
-from rait.adapters.netlink import rtnl
-from rait.adapters.netlink.socket import Request
 from rait.domain.backend import Outcome
 from rait.domain.events import RuleAdded, RuleRemoved, VrfAdded
 from rait.domain.topology import Rule
@@ -28,13 +26,13 @@ def test_rules_are_read_added_and_removed() -> None:
     with namespaces(1) as (netns,), machine.inside(netns):
         assert vrf.rules() == ({}, frozenset())
         added = [RuleAdded(rule) for rule in OURS]
-        assert list(vrf.VrfBackend().apply(added)) == [Outcome(0), Outcome(1), Outcome(2)]
+        assert vrf.apply(added) == [Outcome(0), Outcome(1), Outcome(2)]
         assert vrf.rules() == ({rule.name: rule for rule in OURS}, frozenset())
         assert "900: from all fwmark 0x36 lookup 70000" in shown(netns, "-6")
         removed = [RuleRemoved(rule) for rule in OURS]
-        assert list(vrf.VrfBackend().apply(removed)) == [Outcome(0), Outcome(1), Outcome(2)]
+        assert vrf.apply(removed) == [Outcome(0), Outcome(1), Outcome(2)]
         assert vrf.rules() == ({}, frozenset())
-        assert all(outcome.error is None for outcome in vrf.VrfBackend().apply(removed))
+        assert all(outcome.error is None for outcome in vrf.apply(removed))
 
 
 def test_rules_of_others_are_told_apart_and_never_removed() -> None:
@@ -54,7 +52,7 @@ def test_rules_of_others_are_told_apart_and_never_removed() -> None:
         seen, of_others = vrf.rules()
         assert list(seen) == [OURS[0].name], "the others have more to them"
         assert of_others == {OURS[0].name}
-        (outcome,) = vrf.VrfBackend().apply([RuleRemoved(OURS[0])])
+        (outcome,) = vrf.apply([RuleRemoved(OURS[0])])
         assert outcome.error is None
         assert shown(netns, "-4") == before, "the same rule, but not made by rait"
 
@@ -66,20 +64,22 @@ def test_a_vrf_is_made_after_its_table_and_not_at_all_leaves_nothing(
     with namespaces(1) as (netns,), machine.inside(netns):
         machine.ip_batch(["link set lo up"], netns)
 
-        def new_vrf(name: str, table: int | None) -> Request:
+        make_marked = vrf._make_marked
+
+        def look_and_make(route: Any, name: str, table: int) -> None:
             seen.extend(routes(netns, family, 77) for family in ("-4", "-6"))
-            return rtnl.new_vrf(name, table)
+            make_marked(route, name, table)
 
         with monkeypatch.context() as patch:
-            patch.setattr(vrf, "rtnl", SimpleNamespace(new_vrf=new_vrf))
-            (outcome,) = vrf.VrfBackend().apply([VrfAdded("lo", 77)])
+            patch.setattr(vrf, "_make_marked", look_and_make)
+            (outcome,) = vrf.apply([VrfAdded("lo", 77)])
         assert outcome.error is not None, "the name is taken, and this kernel may have no VRFs"
         assert all("unreachable default" in text for text in seen)
         assert len(seen) == 2
         assert not [text for text in (routes(netns, "-4", 77), routes(netns, "-6", 77)) if text]
 
         machine.ip_batch(["route add unreachable default metric 4278198272 table 78"], netns)
-        (outcome,) = vrf.VrfBackend().apply([VrfAdded("lo", 78)])
+        (outcome,) = vrf.apply([VrfAdded("lo", 78)])
         assert outcome.error is not None
         assert "unreachable default" in routes(netns, "-4", 78), "it was there before"
         assert not routes(netns, "-6", 78)

@@ -1,11 +1,14 @@
-"""Our messages about VRFs and rules against pyroute2's, both ways, and against any bytes."""
+"""What pyroute2 is told to send for VRFs and rules, and how we read them, against any bytes too."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyroute2
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
@@ -15,23 +18,41 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from rait.adapters import vrf
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import socket as netlink
-from rait.adapters.netlink.socket import MalformedError, Request, decode, encode
+from rait.adapters.netlink.socket import MalformedError, Reply, decode
+from rait.domain.backend import Outcome
+from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.topology import Rule
 
 FAMILIES = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
+RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 24, 25, 32, 33
+CHANGE = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
+EXCLUSIVE = CHANGE | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 u32 = st.integers(0, 2**32 - 1)
 tables = st.integers(1, 2**32 - 1) | st.sampled_from((1, 255, 256))
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-_", min_size=1, max_size=15)
 rules = st.builds(Rule, st.sampled_from(sorted(FAMILIES)), u32, tables, st.integers(1, 2**32 - 1))
 
 
-def read(kind: Any, request: Request) -> Any:
-    message = kind(encode(request, 9))
-    message.decode()
-    header = message["header"]
-    assert header["type"] == request.kind
-    assert header["flags"] == netlink.NLM_F_REQUEST | request.flags
-    return message
+@pytest.fixture(scope="module", autouse=True)
+def batch() -> Iterator[None]:
+    """In place of pyroute2's socket, one that collects what would be sent, and never refuses."""
+    with pytest.MonkeyPatch.context() as patch, pyroute2.IPBatch() as own:
+        patch.setattr(pyroute2, "IPRoute", lambda **_: contextlib.nullcontext(own))
+        yield
+
+
+def sent(*events: Event) -> Sequence[Reply]:
+    """The messages that are sent for the events."""
+    with pyroute2.IPRoute() as own:
+        own.reset()
+        assert vrf.apply(events) == [Outcome(index) for index in range(len(events))]
+        return decode(bytes(own.batch))
+
+
+def read(kind: Any, message: Reply) -> Any:
+    found = kind(netlink.encode(netlink.Request(message.kind, message.flags, message.body), 1))
+    found.decode()
+    return found
 
 
 def written(kind: Any, fields: dict[str, int], attrs: list[tuple[str, Any]]) -> bytes:
@@ -61,12 +82,15 @@ def rule_head(rule: Rule) -> dict[str, int]:
     return {"family": FAMILIES[rule.family], "action": 1, "table": table}
 
 
-@given(rules, st.sampled_from((vrf.RTM_NEWRULE, vrf.RTM_DELRULE)))
-def test_pyroute2_reads_a_rule(rule: Rule, kind: int) -> None:
-    message = read(fibmsg, vrf.change_rule(kind, rule))
-    assert (message["family"], message["action"]) == (FAMILIES[rule.family], vrf.FR_ACT_TO_TBL)
-    assert (message["dst_len"], message["src_len"], message["tos"]) == (0, 0, 0)
-    assert dict(message["attrs"]) == {
+@given(rules, st.booleans())
+def test_a_rule_is_sent_with_all_that_tells_it_from_others(rule: Rule, added: bool) -> None:
+    (message,) = sent(RuleAdded(rule) if added else RuleRemoved(rule))
+    kind = (RTM_NEWRULE, EXCLUSIVE) if added else (RTM_DELRULE, CHANGE)
+    assert (message.kind, message.flags) == kind
+    found = read(fibmsg, message)
+    assert {key: found[key] for key in rule_head(rule)} == rule_head(rule)
+    assert (found["dst_len"], found["src_len"], found["tos"], found["flags"]) == (0, 0, 0, 0)
+    assert dict(found["attrs"]) == {
         "FRA_PRIORITY": rule.priority,
         "FRA_FWMARK": rule.fwmark,
         "FRA_FWMASK": 0xFFFFFFFF,
@@ -81,8 +105,9 @@ def test_we_read_a_rule_that_pyroute2_writes(rule: Rule) -> None:
 
 
 @given(rules)
-def test_we_read_what_we_write(rule: Rule) -> None:
-    assert vrf.decode_rule(vrf.change_rule(vrf.RTM_NEWRULE, rule).body) == rule
+def test_we_read_what_we_have_sent(rule: Rule) -> None:
+    (message,) = sent(RuleAdded(rule))
+    assert vrf.decode_rule(message.body) == rule
 
 
 OTHERWISE = st.sampled_from(
@@ -121,12 +146,37 @@ def test_neither_is_one_with_a_partial_mask_or_suppression(
 
 
 @given(names, tables)
-def test_pyroute2_reads_a_new_vrf(name: str, table: int) -> None:
-    message = read(ifinfmsg, rtnl.new_vrf(name, table))
-    assert (message["index"], message["flags"], message["change"]) == (0, 1, 1)
-    assert message.get_attr("IFLA_IFNAME") == name
-    assert message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "vrf"
-    assert message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VRF_TABLE") == table
+def test_a_vrf_is_sent_after_the_end_of_its_table_and_marked_at_once(name: str, table: int) -> None:
+    *ends, made, marked = sent(VrfAdded(name, table))
+    assert [read(rtmsg, end)["family"] for end in ends] == [*FAMILIES.values()]
+    assert [(end.kind, end.flags) for end in ends] == [(RTM_NEWROUTE, EXCLUSIVE)] * 2
+    for end in ends:
+        check_last_route(read(rtmsg, end), table)
+    assert (made.kind, made.flags) == (rtnl.RTM_NEWLINK, EXCLUSIVE)
+    found = read(ifinfmsg, made)
+    assert (found["index"], found["flags"], found["change"]) == (0, 1, 1)
+    assert found.get_attr("IFLA_IFNAME") == name
+    assert found.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "vrf"
+    assert found.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VRF_TABLE") == table
+    assert (marked.kind, marked.flags) == (rtnl.RTM_NEWLINK, CHANGE), "it makes no link"
+    found = read(ifinfmsg, marked)
+    assert (found["index"], found["flags"], found["change"]) == (0, 0, 0)
+    assert dict(found["attrs"]) == {"IFLA_IFNAME": name, "IFLA_IFALIAS": "made by rait"}
+
+
+@given(tables)
+def test_with_a_vrf_that_is_gone_the_end_of_its_table_goes(table: int) -> None:
+    ends = sent(VrfRemoved("not-there", table))
+    assert [(end.kind, end.flags) for end in ends] == [(RTM_DELROUTE, CHANGE)] * 2
+    assert [read(rtmsg, end)["family"] for end in ends] == [*FAMILIES.values()]
+    for end in ends:
+        check_last_route(read(rtmsg, end), table)
+
+
+def check_last_route(found: Any, table: int) -> None:
+    assert (found["dst_len"], found["src_len"], found["tos"], found["scope"]) == (0, 0, 0, 0)
+    assert (found["proto"], found["type"], found["flags"]) == (vrf.PROTOCOL, 7, 0)
+    assert dict(found["attrs"]) == {"RTA_TABLE": table, "RTA_PRIORITY": vrf.LAST_METRIC}
 
 
 @given(names, tables)
@@ -147,15 +197,6 @@ def test_a_link_of_another_kind_has_no_table(name: str) -> None:
     info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
     body = written(ifinfmsg, {"index": 7}, [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)])
     assert rtnl.vrf_table(rtnl.attributes_of_link(body)[2]) is None
-
-
-@given(st.sampled_from(sorted(FAMILIES)), tables)
-def test_pyroute2_reads_the_last_route(family: Any, table: int) -> None:
-    message = read(rtmsg, vrf.change_last_route(vrf.RTM_NEWROUTE, family, table))
-    assert message["family"] == FAMILIES[family]
-    assert (message["dst_len"], message["proto"], message["type"]) == (0, vrf.PROTOCOL, 7)
-    assert message.get_attr("RTA_TABLE") == table
-    assert message.get_attr("RTA_PRIORITY") == vrf.LAST_METRIC
 
 
 @given(st.binary(max_size=80))

@@ -152,25 +152,9 @@ def set_link(
     return Request(RTM_SETLINK, 0, body)
 
 
-def new_vrf(name: str, table: int | None) -> Request:
-    """Make a VRF and raise it. Without a table the kernel refuses, if it has VRFs at all."""
-    data = [] if table is None else [attribute(IFLA_VRF_TABLE, _U32.pack(table))]
-    info = [attribute(IFLA_INFO_KIND, VRF.encode()), nested(IFLA_INFO_DATA, data)]
-    body = _ifinfo(0, IFF_UP, IFF_UP) + _name(name) + nested(IFLA_LINKINFO, info)
-    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
-
-
-def set_alias(name: str, alias: str) -> Request:
-    """Describe a link, as ``ip link set NAME alias ALIAS`` does."""
-    body = _ifinfo() + _name(name) + attribute(IFLA_IFALIAS, alias.encode())
-    return Request(RTM_SETLINK, 0, body)
-
-
-def delete_link(which: int | str) -> Request:
-    """Delete one link, by its index or its name."""
-    if isinstance(which, str):
-        return Request(RTM_DELLINK, 0, _ifinfo() + _name(which))
-    return Request(RTM_DELLINK, 0, _ifinfo(which))
+def delete_link(index: int) -> Request:
+    """Delete one link."""
+    return Request(RTM_DELLINK, 0, _ifinfo(index))
 
 
 def delete_group(group: int) -> Request:
