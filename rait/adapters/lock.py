@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rait.domain.errors import MachineError
 
@@ -38,7 +37,7 @@ Stamp = tuple[int, ...] | None
 """What changes each time that somebody takes or lets go of a lock; None where there is none yet."""
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: str) -> Stamp:
     """The lock's stamp as it is now, to compare with what ``hold`` found."""
     try:
         return _stamp_of(os.stat(path))
@@ -47,7 +46,7 @@ def stamp(path: Path) -> Stamp:
 
 
 @contextmanager
-def hold(path: Path, what: str, timeout: float) -> Iterator[Stamp]:
+def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
     """Hold the lock at the path (made, 0600, if not there), waiting up to ``timeout`` seconds.
 
     ``what`` is the command that holds it, for the message to those who wait in vain. The lock is
@@ -66,7 +65,7 @@ def hold(path: Path, what: str, timeout: float) -> Iterator[Stamp]:
         os.close(fd)
 
 
-def _taken(path: Path, timeout: float) -> tuple[int, Stamp]:
+def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
     """The open lock, which is ours, and its stamp before that."""
     deadline = time.monotonic() + timeout
     while True:
@@ -84,9 +83,9 @@ def _taken(path: Path, timeout: float) -> tuple[int, Stamp]:
         os.close(fd)
 
 
-def _is_at(path: Path, fd: int) -> bool:
+def _is_at(path: str, fd: int) -> bool:
     try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
     except OSError:
         return False
 
@@ -96,13 +95,13 @@ def _stamp_of(status: os.stat_result) -> Stamp:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _opened(path: Path) -> tuple[int, bool]:
+def _opened(path: str) -> tuple[int, bool]:
     """Open the lock's file, and tell whether it was made here.
 
     Nothing but such a file is ever touched.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         # To open a device may do something to it, so it is looked at before.
         _require_lock(_kind(path), path)
         # Not through a link, which may lead to any file; and what came in between must not block.
@@ -120,14 +119,14 @@ def _opened(path: Path) -> tuple[int, bool]:
     return fd, is_new
 
 
-def _made_or_opened(path: Path, how: int) -> tuple[int, bool]:
+def _made_or_opened(path: str, how: int) -> tuple[int, bool]:
     try:
         return os.open(path, how | os.O_EXCL, 0o600), True
     except FileExistsError:
         return os.open(path, how, 0o600), False
 
 
-def _require_lock(reason: str, path: Path) -> None:
+def _require_lock(reason: str, path: str) -> None:
     if reason:
         raise MachineError(
             f"cannot take {path} as the lock: it {reason}; it was left as it is. Move it away, "
@@ -135,10 +134,10 @@ def _require_lock(reason: str, path: Path) -> None:
         )
 
 
-def _kind(path: Path) -> str:
+def _kind(path: str) -> str:
     """What is in the lock's place and is no file; "" where nothing is, or a file."""
     try:
-        mode = path.lstat().st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return ""
     return "" if stat.S_ISREG(mode) else f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}"
@@ -160,7 +159,7 @@ def _why_no_lock(fd: int) -> str:
     return ""
 
 
-def _acquire(fd: int, path: Path, timeout: float, deadline: float) -> None:
+def _acquire(fd: int, path: str, timeout: float, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

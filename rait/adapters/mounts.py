@@ -54,7 +54,7 @@ def who_has_mounted(path: str) -> int | None:
     return next((pid for pid, where in mount_points(lambda _: None) if where == path), None)
 
 
-def upstream(directory: Path) -> int | None:
+def upstream(directory: str) -> int | None:
     """The mounts in which a new name in the directory is seen by others, if they are not our own.
 
     They are those of a parent process whose peer group our mount is a slave of. The caller closes
@@ -70,7 +70,7 @@ def upstream(directory: Path) -> int | None:
     return None
 
 
-def _propagation(pid: int, directory: Path, kind: str) -> str:
+def _propagation(pid: int, directory: str, kind: str) -> str:
     """The peer group that a process's mount over the directory has, if it has one of this kind.
 
     Below ``ip netns exec``, and in services with mounts of their own, mounts are slaves: names that
@@ -81,7 +81,7 @@ def _propagation(pid: int, directory: Path, kind: str) -> str:
     for line in Path(f"/proc/{pid}/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
         fields = os.fsdecode(line).split(" ")
         depth = len(Path(fields[4]).parts)
-        if directory.is_relative_to(fields[4]) and depth >= best:
+        if Path(directory).is_relative_to(fields[4]) and depth >= best:
             optional = fields[6 : fields.index("-")]
             values = (f.partition(":")[2] for f in optional if f.startswith(f"{kind}:"))
             best, found = depth, next(values, "")

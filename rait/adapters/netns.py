@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 from rait.domain.errors import MachineError
 
-NAMED = Path("/run/netns")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+NAMED = "/run/netns"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BOOT_DIGITS = 13
 _CURRENT = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
@@ -235,7 +234,8 @@ def booted() -> str:
 def _boot() -> str:
     """The first digits of the kernel's boot_id (random(4)), which is another at each start."""
     try:
-        return _BOOT_ID.read_text("utf-8")[:_BOOT_DIGITS]
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read(_BOOT_DIGITS)
     except OSError:
         return ""
 
@@ -251,7 +251,7 @@ def _path(spec: str) -> str:
         return f"/proc/{spec}/ns/net"
     if "/" in spec or "\0" in spec or spec in (".", ".."):
         raise MachineError(f"{spec!r} cannot be the name of a network namespace")
-    return str(NAMED / spec)
+    return f"{NAMED}/{spec}"
 
 
 def _is_empty_file(fd: int) -> bool:
@@ -295,6 +295,7 @@ def _setns(fd: int, kind: int = _CLONE_NEWNET) -> None:
     _call(_libc().setns(fd, kind))  # os.setns exists from Python 3.12 on
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
@@ -346,12 +347,12 @@ def _create_in_child(spec: str, mounts: int | None) -> None:
 
 def _create(path: str) -> None:
     """What ip-netns(8) does: a new namespace, kept by a mount in a directory that is shared."""
-    NAMED.mkdir(mode=0o755, parents=True, exist_ok=True)
+    os.makedirs(NAMED, mode=0o755, exist_ok=True)
     try:
-        _mount("none", str(NAMED), _MS_SHARED | _MS_REC)
+        _mount("none", NAMED, _MS_SHARED | _MS_REC)
     except OSError:  # only what is a mount itself can be shared
-        _mount(str(NAMED), str(NAMED), _MS_BIND | _MS_REC)
-        _mount("none", str(NAMED), _MS_SHARED | _MS_REC)
+        _mount(NAMED, NAMED, _MS_BIND | _MS_REC)
+        _mount("none", NAMED, _MS_SHARED | _MS_REC)
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
     except FileExistsError:
@@ -361,7 +362,7 @@ def _create(path: str) -> None:
         _call(_libc().unshare(_CLONE_NEWNET))
         _mount(_CURRENT, path, _MS_BIND)
     except OSError:
-        Path(path).unlink()
+        os.unlink(path)
         raise
 
 

@@ -163,8 +163,8 @@ def _descriptor_of(process: int, descriptor: int) -> int:
 
 
 def _names(doubt: Doubt) -> Iterator[str]:
-    for name in _entries(str(NAMED), doubt):
-        yield str(NAMED / name)
+    for name in _entries(NAMED, doubt):
+        yield f"{NAMED}/{name}"
 
 
 def _processes(_: Doubt) -> Iterator[str]:

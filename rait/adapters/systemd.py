@@ -7,9 +7,7 @@ process outlives the service that started it (systemd-run(1), systemd.scope(5)).
 from __future__ import annotations
 
 import os
-import subprocess
 from functools import cache
-from pathlib import Path
 
 _BOOTED = "/run/systemd/system"
 """There where systemd runs the machine (sd_booted(3))."""
@@ -28,6 +26,8 @@ def out_of_service() -> tuple[str, ...]:
     """
     if not (os.path.isdir(_BOOTED) and _is_service()):
         return ()
+    import subprocess
+
     try:
         done = subprocess.run(
             [*_SCOPE, "true"],
@@ -47,7 +47,8 @@ def _is_service() -> bool:
     A service has its own programs in a group below if it delegates, or while it starts and stops.
     """
     try:
-        groups = Path(_CGROUP).read_bytes().splitlines()
+        with open(_CGROUP, "rb") as file:
+            groups = file.read().splitlines()
     except OSError:
         return False
     units = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -22,7 +22,7 @@ KEY_SCOPE = "key:"
 
 
 def claimed_by_others(
-    url: str, journal: Path, scope: str, seen: Mapping[str, str]
+    url: str, journal: str, scope: str, seen: Mapping[str, str]
 ) -> dict[str, str]:
     """The links that the journal has as made by another configuration, each with that one.
 
@@ -51,9 +51,8 @@ def _is_another(name: str, url: str) -> bool:
     """
     if name.startswith(KEY_SCOPE):
         return True
-    other = Path(name)
     try:
-        return other.exists() and not other.samefile(url)
+        return os.path.exists(name) and not os.path.samefile(name, url)
     except (OSError, ValueError):
         return True  # ours has no path, or that one cannot be looked at
 
@@ -111,7 +110,7 @@ class JournalRef(Struct, frozen=True):
     everyone's runs are asked for.
     """
 
-    path: Path
+    path: str
     name: str
     scopes: tuple[str, ...] | None
 
@@ -122,7 +121,7 @@ def journal_of(options: Options, journal: str | None = None, everyone: bool = Fa
         return JournalRef(_named(journal), "", None)
     loaded = configured(options.config)
     key = "" if everyone or not has_no_path(options.config) else load_secret(loaded)[1]
-    path = Path(loaded.config.journal)
+    path = loaded.config.journal
     spelt = scope_name(options.config, key)
     if everyone:
         return JournalRef(path, spelt, None)
@@ -143,7 +142,7 @@ def others_text(journal: JournalReader, own: Collection[str]) -> str:
     return f"the journal has {counted(runs, 'run')} of {whose}: `rait log --all` {shows}"
 
 
-def _named(journal: str) -> Path:
+def _named(journal: str) -> str:
     """The path that ``--journal`` gives, of a journal that is there."""
     if is_key(journal):
         raise ConfigError("--journal takes the path of a journal, and this is a key (not shown)")
@@ -151,8 +150,7 @@ def _named(journal: str) -> Path:
         raise ConfigError(
             f"--journal takes the path of a journal, and {display_name(journal)} is not a path"
         )
-    path = Path(journal)
-    reason = JournalReader(path).absence()
+    reason = JournalReader(journal).absence()
     if reason:
         raise MachineError(f"there is no journal {display_name(journal)}: {reason}")
-    return path
+    return journal

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -92,8 +91,8 @@ class Session:
         return Origin(kind, spec, self.machine.transit, self.machine.instance_of(spec))
 
     @property
-    def journal_path(self) -> Path:
-        return Path(self.config.journal)
+    def journal_path(self) -> str:
+        return self.config.journal
 
     def observe(self, memory: LastKnown) -> Observation:
         """What there is in the target, and wherever else the journal says that we have links.

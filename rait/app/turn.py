@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -59,11 +59,10 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
     )
 
 
-def _checked_lock(loaded: Loaded) -> Path:
+def _checked_lock(loaded: Loaded) -> str:
     """The lock to take for a configuration. Raises where its journal is no journal."""
-    journal = Path(loaded.config.journal)
-    Journal.check(journal)
-    return lock_path(journal)
+    Journal.check(loaded.config.journal)
+    return lock_path(loaded.config.journal)
 
 
 class Turn(Struct, frozen=True):
@@ -74,13 +73,13 @@ class Turn(Struct, frozen=True):
 
 
 @contextmanager
-def locked(options: Options, path: Path, what: str) -> Iterator[Turn]:
+def locked(options: Options, path: str, what: str) -> Iterator[Turn]:
     """Hold the lock as ``hold`` does; after a second, tell the user which command has it."""
     with ExitStack() as held:
         yield _turn_in(held, options, path, what)
 
 
-def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
+def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> Turn:
     with suppress(HeldError):
         return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
     soon = min(PATIENCE_SECONDS, options.lock_seconds)
@@ -95,11 +94,10 @@ def _turn_in(held: ExitStack, options: Options, path: Path, what: str) -> Turn:
     return Turn(waited=True, stamp=found)
 
 
-def lock_path(journal: Path) -> Path:
+def lock_path(journal: str) -> str:
     """The lock is beside the journal, so all who write one journal wait for one lock.
 
     If the journal's path is a symbolic link, the lock is beside the file that it leads to: others
     may name that file by another path.
     """
-    real = journal.resolve()
-    return real.with_name(real.name + ".lock")
+    return os.path.realpath(journal) + ".lock"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -98,7 +97,7 @@ def _memory(options: Options, journal: str) -> LastKnown:
     if options.config == "-" or "://" in options.config:
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
-        reader = JournalReader(Path(journal))
+        reader = JournalReader(journal)
         return reader.last_known(filed_under(reader, scope_name(options.config, "")))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
@@ -113,7 +112,7 @@ def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[
     url = options.config
     try:
         key = load_secret(loaded)[1] if has_no_path(url) else ""
-        journal = Path(loaded.config.journal)
+        journal = loaded.config.journal
         name = filed_under(JournalReader(journal), scope_name(url, key))
         return claimed_by_others(url, journal, name, seen)
     except RaitError as error:

@@ -71,7 +71,7 @@ def test_where_others_mounted_something_under_an_odd_name(
 
 def test_one_that_was_left_half_made_is_made_whole(names: tuple[str, str]) -> None:
     """A kill between the two steps leaves an empty file, with nothing mounted on it."""
-    (NAMED / names[0]).touch(mode=0)
+    Path(NAMED, names[0]).touch(mode=0)
     assert find_netns(names[0]) is None
     make(names[0])
     assert "UP" in loopback(names[0])
@@ -83,7 +83,7 @@ def test_a_file_that_others_have_a_namespace_on_is_not_taken_for_a_leftover(
     names: tuple[str, str],
 ) -> None:
     subprocess.run(["ip", "netns", "add", names[0]], check=True)
-    path = shlex.quote(str(NAMED / names[0]))
+    path = shlex.quote(f"{NAMED}/{names[0]}")
     private = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
     done = subprocess.run(
         [*private, f'umount {path} && exec "$@"', "sh", sys.executable, "-c", MAKE, names[0]],
@@ -98,9 +98,9 @@ def test_a_file_that_others_have_a_namespace_on_is_not_taken_for_a_leftover(
 
 
 def test_a_file_that_is_not_empty_is_left_alone(names: tuple[str, str]) -> None:
-    (NAMED / names[0]).write_text("notes")
+    Path(NAMED, names[0]).write_text("notes")
     try:
         with pytest.raises(MachineError, match="the file is no namespace"):
             find_netns(names[0])
     finally:
-        (NAMED / names[0]).unlink()
+        Path(NAMED, names[0]).unlink()

@@ -8,13 +8,14 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from rait.adapters.journal import schema as journal_schema
 from rait.domain.config.keytext import without_whole_keys
 from rait.domain.errors import HistoryError, MachineError
+
+_PLAIN = frozenset(b"/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""What stands for itself in a URI (RFC 3986, section 2.3), and the slash."""
 
 BUSY_SECONDS = 10.0
 """How long to wait for another writer; a transaction of rait takes milliseconds."""
@@ -46,9 +47,9 @@ _KINDS = {
 
 
 @contextmanager
-def explained(path: Path, doing: str) -> Iterator[None]:
+def explained(path: str, doing: str) -> Iterator[None]:
     """Turn the troubles of SQLite and the file system into a MachineError that says what to do."""
-    name = without_whole_keys(str(path))
+    name = without_whole_keys(path)
     try:
         yield
     except HistoryError as error:
@@ -69,7 +70,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         raise MachineError(f"cannot {doing} the journal {name}: {reason}") from None
 
 
-def refuse_strangers(path: Path) -> None:
+def refuse_strangers(path: str) -> None:
     """Raise unless this is our journal or may become it, before anything is written or made.
 
     What is not there, or empty, may. To be called within ``explained``.
@@ -82,13 +83,13 @@ def refuse_strangers(path: Path) -> None:
             raise
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
+def open_for_writing(path: str) -> sqlite3.Connection:
     """Open the journal, made and migrated if need be; to be called within ``explained``."""
     refuse_strangers(path)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    for file in (path.resolve(), *_companions(path)):
+    for file in (os.path.realpath(path), *_companions(path)):
         _make_private(file)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
@@ -104,7 +105,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+def ask(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
     """Answer from one consistent state of the journal, without writing anything.
 
     A journal that is not there yet is an empty one. To be called within ``explained``.
@@ -131,11 +132,11 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
         return question(connection)
 
 
-def absence(path: Path) -> str:
+def absence(path: str) -> str:
     """Why there is no journal to read, "" where there is one; to be called within ``explained``."""
     if _stamp(path) is not None:
         return ""
-    return "the file is empty" if path.exists() else "there is no such file"
+    return "the file is empty" if os.path.exists(path) else "there is no such file"
 
 
 def _kind(error: sqlite3.Error) -> str:
@@ -144,28 +145,30 @@ def _kind(error: sqlite3.Error) -> str:
     return name[1] if len(name) > 1 else ""
 
 
-def _obstacle(path: Path) -> str:
+def _obstacle(path: str) -> str:
     """What is in the way of the path, where that is not a matter of permissions."""
     with suppress(OSError):
-        for place in (path, *path.parents):
-            if place.is_symlink() and not place.exists():
-                return f"{place} is a link to {place.readlink()}, which is not there"
-            if place.is_dir():
-                break
-            if place != path and place.exists():
+        place = path
+        while place and not os.path.isdir(place):
+            if os.path.islink(place) and not os.path.exists(place):
+                return f"{place} is a link to {os.readlink(place)}, which is not there"
+            if place != path and os.path.exists(place):
                 return f"{place} is not a directory"
+            place = os.path.dirname(place)
     return ""
 
 
-def _is_full(path: Path) -> bool:
+def _is_full(path: str) -> bool:
     try:
-        return os.statvfs(path.parent).f_bavail == 0
+        return os.statvfs(os.path.dirname(path) or ".").f_bavail == 0
     except OSError:
         return False
 
 
-def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
+def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
+    raw = os.fsencode(os.path.join(os.getcwd(), path))
+    quoted = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
+    uri = f"file:{quoted}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         if journal_schema.version_of(connection) == len(journal_schema.STEPS):
@@ -181,10 +184,10 @@ def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:
     return copy
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _stamp(path: str) -> tuple[int, ...] | None:
     """What changes with any write to the database file; None if there is nothing to read."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -197,28 +200,28 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _at_rest(path: Path) -> bool:
+def _at_rest(path: str) -> bool:
     """Whether all that was committed is in the database file itself."""
     for file in _companions(path):
         with suppress(FileNotFoundError):
-            if not file.name.endswith("-shm") and file.stat().st_size > 0:
+            if not file.endswith("-shm") and os.stat(file).st_size > 0:
                 return False
     return True
 
 
-def _unchanged(path: Path, stamp: tuple[int, ...]) -> bool:
+def _unchanged(path: str, stamp: tuple[int, ...]) -> bool:
     return _at_rest(path) and _stamp(path) == stamp
 
 
-def _companions(path: Path) -> list[Path]:
-    real = path.resolve()  # SQLite has them beside the file itself, not beside a link to it
-    return [real.with_name(real.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+def _companions(path: str) -> list[str]:
+    real = os.path.realpath(path)  # SQLite has them beside the file itself, not beside a link to it
+    return [real + suffix for suffix in ("-wal", "-shm", "-journal")]
 
 
-def _make_private(file: Path) -> None:
+def _make_private(file: str) -> None:
     """Let nobody else read the file. What is a link, or no file, is not ours: that is an error."""
     try:
-        mode = file.lstat().st_mode
+        mode = os.lstat(file).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):

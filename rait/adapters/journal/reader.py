@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import structs
@@ -37,8 +37,8 @@ class JournalReader:
     not hold what was asked for, or holds what this rait does not know.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
 
     def absence(self) -> str:
         """Why there is nothing to read: no file, or an empty one. "" where there is something."""

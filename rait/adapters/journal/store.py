@@ -7,11 +7,11 @@ import this module only where a journal is needed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -51,31 +51,29 @@ class Journal(JournalReader):
     ``finish``. All methods raise MachineError where the file cannot be written.
     """
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection, clock: Callable[[], int]) -> None:
         super().__init__(path)
         self._connection = connection
         self._clock = clock
 
     @classmethod
-    def open(cls, path: str | Path, clock: Callable[[], int] = time.time_ns) -> Journal:
+    def open(cls, path: str | os.PathLike[str], clock: Callable[[], int] = time.time_ns) -> Journal:
         """Open the journal for writing; made (0600, in a directory of 0700) if not there.
 
         ``clock`` gives unix time in nanoseconds. Raises MachineError where it cannot be written,
         and HistoryError if a newer rait wrote it.
         """
-        path = Path(path)
+        path = os.fspath(path)
         with journal_file.explained(path, "open"):
             return cls(path, journal_file.open_for_writing(path), clock)
 
     @staticmethod
-    def check(path: str | Path) -> None:
+    def check(path: str | os.PathLike[str]) -> None:
         """Raise MachineError or HistoryError for a file that is no journal. Writes nothing.
 
         So a lock beside a journal, say, is not put beside anything else.
         """
-        path = Path(path)
+        path = os.fspath(path)
         with journal_file.explained(path, "open"):
             journal_file.refuse_strangers(path)
 

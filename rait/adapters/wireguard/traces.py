@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from rait.adapters import netns
 from rait.adapters.netns import Netns
@@ -51,16 +51,17 @@ def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
 
 
 def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    for name in os.listdir(f"/proc/{pid}/fd"):
         try:
-            if programs.target_of(str(entry)) != programs.TUN:
+            if programs.target_of(f"/proc/{pid}/fd/{name}") != programs.TUN:
                 continue
-            info = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_bytes()
+            with open(f"/proc/{pid}/fdinfo/{name}", "rb") as file:
+                info = file.read()
         except (FileNotFoundError, ProcessLookupError):
             continue
         for line in info.split(b"\n"):
             if line.startswith(b"iff:\t"):
-                yield int(entry.name), ifname_text(line[5:])
+                yield int(name), ifname_text(line[5:])
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:
@@ -100,5 +101,6 @@ def _udp_ports(transit: Netns) -> frozenset[int]:
 
 def _ports_in(table: str) -> Iterator[int]:
     """The local ports of a table of sockets (proc_pid_net(5)): the second field's, in hex."""
-    for line in Path(table).read_text("utf-8").splitlines()[1:]:
-        yield int(line.split()[1].rpartition(":")[2], 16)
+    with open(table, encoding="ascii") as file:
+        for line in file.readlines()[1:]:
+            yield int(line.split()[1].rpartition(":")[2], 16)

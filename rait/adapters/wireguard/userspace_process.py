@@ -19,13 +19,10 @@ import fcntl
 import os
 import re
 import select
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -81,7 +78,11 @@ class Owner(Struct, frozen=True):
 
 def find_program() -> str | None:
     """The path of the program that serves links, or None."""
-    return shutil.which(os.environ.get(PROGRAM_VARIABLE) or DEFAULT_PROGRAM)
+    name = os.environ.get(PROGRAM_VARIABLE) or DEFAULT_PROGRAM
+    # As shutil.which does, which would load three libraries for archives.
+    places = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    paths = (os.path.join(place, name) for place in places)
+    return next((p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)), None)
 
 
 def why_not() -> str:
@@ -282,6 +283,8 @@ class Start:
         # What it says on the way is wanted for messages; a pipe would break it once we are gone.
         self._log = os.memfd_create(f"{name}.log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
+            import subprocess
+
             with netns.entered(transit):
                 self._child = subprocess.Popen(
                     [*out_of_service(), program, ifname_bytes(name)],
@@ -425,7 +428,8 @@ def target_of(link: str) -> str:
 
 def _is_tun(pid: int, descriptor: str, name: str) -> bool:
     wanted = b"iff:\t" + ifname_bytes(name)
-    return wanted in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes().split(b"\n")
+    with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as file:
+        return wanted in file.read().split(b"\n")
 
 
 def is_trusted(pid: int) -> bool:
@@ -435,7 +439,8 @@ def is_trusted(pid: int) -> bool:
     """
     ours = uapi.TRUSTED_USERS | {os.geteuid()}
     try:
-        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
     # The name of the program, in another line, holds no line feed (proc_task_name in fs/proc).
