@@ -22,6 +22,7 @@ from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
 from rait.domain.records import Repeated, RunHeader, RunRecord
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 from rait.terminal import to_json
+from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, Said
 
 SECOND = 1_000_000_000
 LINK = Link("w1", Origin("kernel"), LinkSettings(1420, 54), Device("own", 50221))
@@ -190,3 +191,113 @@ def test_a_run_that_is_repeated_says_how_often_and_until_when() -> None:
     assert run_lines(once, Query(), brief=False)[-2].startswith("  repeated once until 2026-02-01")
     assert "by a run under way, or that never finished" in run_whole(once)[-3]
     assert json.loads(run_json(RUN, Query()))["repeated"] == 0
+
+
+@pytest.mark.parametrize(
+    "path", [f"/nowhere/{PRIVATE}", f"./{PRIVATE}", "/nowhere/journal.db", "empty.db"]
+)
+def test_a_journal_that_is_named_must_be_there(
+    journaled: Rait, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(journaled.directory)
+    (journaled.directory / "empty.db").touch()
+    before = sorted(journaled.directory.iterdir())
+    commands = (
+        (), ("-f",), ("--oneline",), ("--run", "1"), ("show", "1"), ("verify",),
+        ("verify", "--json"), ("prune", "--keep", "1d"),
+    )  # fmt: skip
+    for command in commands:
+        said = journaled("log", *command, "--journal", path)
+        assert (said.status, said.out) == (1, "")
+        assert said.err.startswith("rait: there is no journal ")
+        assert PRIVATE not in said.err
+    assert "the file is empty" in said.err or "there is no such file" in said.err
+    assert sorted(journaled.directory.iterdir()) == before
+
+
+@pytest.mark.parametrize("url", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
+def test_a_journal_is_a_path_and_no_url(rait: Rait, url: str) -> None:
+    for command in (("log",), ("log", "verify")):
+        said = rait(*command, "--journal", url)
+        assert (said.status, said.out) == (2, "")
+        assert "--journal takes the path of a journal" in said.err
+    conf = f'private_key = "{PRIVATE}"\n{CONF}'
+    rait.write(conf.replace("journal.db", url), PEERS)
+    for command in (("up",), ("plan",), ("log",), ("log", "verify")):
+        said = rait(*command)
+        assert (said.status, said.out) == (2, "")
+        line = conf.count("\n")
+        assert f"rait.conf:{line}: journal: must be the path of a file" in said.err
+
+
+def test_verify_does_not_call_sound_what_is_not_there(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    said = rait("log", "verify")
+    assert (said.status, said.err) == (0, "")
+    assert f"there is no journal {rait.journal} yet, so nothing was examined" in said.out
+    assert rait("log", "verify", "--expect-head", "ab" * 32).status == 1
+    assert rait("log", "prune", "--keep", "1d").out == "rait log prune: 0 runs dropped, 0 entries\n"
+    assert not rait.journal.exists()
+
+
+@pytest.mark.parametrize("peer", ["bad", "", PRIVATE[:-2] + "=", PRIVATE + PRIVATE, "A" * 43 + "="])
+def test_a_peer_that_is_no_key_is_said_to_be_none(journaled: Rait, peer: str) -> None:
+    said = journaled("log", "--peer", peer)
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("rait: --peer is ")
+    assert peer in ("", "bad") or peer not in said.err
+
+
+def test_the_log_is_of_this_configuration_unless_all_are_asked_for(journaled: Rait) -> None:
+    assert "w2" not in journaled("log").out
+    everyone = ["w1", "w2", "w1"]
+    for arguments in (("--all",), ("--journal", str(journaled.journal))):
+        found = map(json.loads, journaled("log", "--json", *arguments).out.splitlines())
+        assert [run["events"][0]["link"] for run in found] == everyone
+    journaled.conf.unlink()
+    assert journaled("log", "--journal", str(journaled.journal)).status == 0
+    assert journaled("log", "verify", "--journal", str(journaled.journal)).status == 0
+
+
+def test_a_run_that_was_cut_off_is_told_as_such(journaled: Rait) -> None:
+    first, last = journaled("log", "--oneline").out.splitlines()
+    assert "done" in first
+    assert "never finished" in last
+    assert "(unknown)" in journaled("log", "show", last.split()[1]).out
+
+
+def test_an_empty_log_says_so(rait: Rait) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    assert rait("log") == Said(0, "no runs\n", "")
+    assert rait("log", "--json") == Said(0, "", "")
+    assert rait("log", "--since", "noon").status == 2
+    assert rait("rollback").status == 1
+
+
+@pytest.mark.parametrize("follow", [(), ("-f",)])
+def test_a_run_is_told_only_if_all_else_that_was_asked_holds(
+    journaled: Rait, follow: tuple[str, ...]
+) -> None:
+    for options in ((), ("--since", "1970-01-01T00:00Z"), ("--link", "w1")):
+        assert journaled("log", "--run", "1", *follow, *options).out.startswith("run 1 ")
+    nothing = "" if follow else "no runs\n"
+    for options in (("--since", "0s"), ("--link", "w2"), ("--peer", PEERS[50221][0])):
+        assert journaled("log", "--run", "1", *follow, *options) == Said(0, nothing, "")
+
+
+@pytest.mark.parametrize("head", ["", "junk", "ab" * 31, "ab" * 33, "zz" * 32])
+def test_a_head_that_is_none_is_wrong_usage(journaled: Rait, head: str) -> None:
+    said = journaled("log", "verify", "--expect-head", head)
+    assert (said.status, said.out) == (2, "")
+    assert f"--expect-head: {head!r} is no head; give the 64 hexadecimal digits" in said.err
+    kept = json.loads(journaled("log", "verify", "--json").out)["head"]
+    assert journaled("log", "verify", "--expect-head", f" {kept.upper()}\n").status == 0
+    assert journaled("log", "verify", "--expect-head", "ab" * 32).status == 1
+
+
+@pytest.mark.parametrize("command", [("show", "1"), ("verify",), ("prune", "--keep", "1d")])
+def test_an_option_is_there_only_where_it_does_something(
+    journaled: Rait, command: tuple[str, ...]
+) -> None:
+    assert journaled("log", *command, "--all").status == 2
+    assert journaled("log", *command).status == 0

@@ -18,9 +18,6 @@ from rait.app.render import (
     summary,
 )
 from rait.app.report import Failure, Report
-from rait.commands.list import Listing, listing_lines, listing_object
-from rait.commands.replay import Past, past_lines, past_object
-from rait.domain.backend import ObservedLink
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -47,9 +44,8 @@ from rait.domain.topology import (
     LinkSettings,
     Origin,
     Rule,
-    Topology,
 )
-from rait.terminal import clean, to_json
+from rait.terminal import to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
@@ -338,83 +334,6 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
     assert told == {"links": ["w1", "w2", "w3"], "of": 4, "limit": 2}
 
 
-def test_the_past_is_a_line_for_each_link() -> None:
-    past = Past(topology=Topology({"w2": DYNAMIC, "w1": LINK}), public_key="own", at="run 7")
-    assert past_lines(past) == [
-        "w1 port 50221 peer KEY endpoint 192.0.2.1:50153",
-        "w2 port dynamic",
-        "rait replay: 2 links as of run 7",
-    ]
-    value = jsonable(past_object(past))
-    assert (value["at"], value["public_key"]) == ("run 7", "own")
-    assert value["topology"]["links"]["w1"]["peers"][0]["endpoint"]["port"] == 50153
-
-
-def test_a_listing_is_a_table() -> None:
-    addressed = structs.replace(LINK.settings, address="fe80::1/64")
-    seen = ObservedLink(
-        link=structs.replace(LINK, settings=addressed),
-        handshakes={"KEY": 1000},
-        received={"KEY": 1536},
-        sent={"KEY": 5},
-    )
-    listing = Listing((seen, ObservedLink(link=DYNAMIC)), {"KEY": "gate"}, 1090)
-    rows = [line.split() for line in listing_lines(listing)]
-    assert rows[0] == ["LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"]
-    assert rows[1][:4] == ["w1", "fe80::1", "gate", "192.0.2.1:50153"]
-    assert rows[1][4:] == ["1m", "ago", "1.5", "KiB", "5", "B"]
-    assert rows[2] == ["w2", "-", "-", "-", "-", "-", "-"]
-    assert listing_lines(Listing((), {}, 0)) == ["no links"]
-    first, second = jsonable(listing_object(listing))["links"]
-    assert (first["name"], first["mtu"], first["listen_port"]) == ("w1", 1420, 50221)
-    assert first["peers"] == [
-        {
-            "public_key": "KEY",
-            "name": "gate",
-            "endpoint": "192.0.2.1:50153",
-            "latest_handshake": 1000,
-            "received": 1536,
-            "sent": 5,
-        }
-    ]
-    assert second["peers"] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "columns"),
-    [
-        ("gate", 4),
-        ("東京", 4),
-        ("ゲートウェイ", 12),
-        ("ﾊﾛｰ", 3),
-        ("e\u0301te\u0301", 3),
-        ("مَكْتَب", 4),
-        ("\x1b[2K\n", len("\\u001b[2K\\u000a")),
-    ],
-)
-def test_a_table_stays_aligned_whatever_a_peer_is_called(name: str, columns: int) -> None:
-    """``columns`` is what wcwidth(3) makes of what is shown."""
-    listing = Listing((ObservedLink(link=LINK), ObservedLink(link=DYNAMIC)), {"KEY": name}, 0)
-    head, row, _ = listing_lines(listing)
-    assert row.index("192.0.2.1") - len(clean(name)) + columns == head.index("ENDPOINT")
-
-
-@pytest.mark.parametrize(
-    ("then", "text"),
-    [
-        (0, "never"),
-        (100_000, "0s ago"),
-        (99_941, "59s ago"),
-        (96_400, "1h ago"),
-        (100_180, "0s ago"),
-        (100_181, "in the future"),
-    ],
-)
-def test_handshakes_are_told_by_their_age(then: int, text: str) -> None:
-    seen = ObservedLink(link=LINK, handshakes={"KEY": then})
-    assert text in listing_lines(Listing((seen,), {}, 100_000))[1]
-
-
 def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
     left = (Failure("w1", "its entry cannot be read", left=True),)
     told = report(status="unchanged", links=2, failures=left)
@@ -422,3 +341,12 @@ def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
     broken = (*left, Failure("w2", "EBUSY"))
     told = report(LinkAdded(BARE), status="partial", links=3, failures=broken)
     assert summary(told).startswith("rait up: 1 failed, 1 left as it is")
+
+
+def test_a_run_that_is_stopped_names_some_of_what_it_would_remove() -> None:
+    stopped = Report(command="up", status="stopped")
+    one = removal_text(stopped, Removal(("w0",), 1, 0))
+    assert "it would remove 1 of 1 link (w0); at most 0 may go in 24 hours unless" in one
+    many = removal_text(stopped, Removal(tuple(f"w{n}" for n in range(900)), 1000, 500))
+    assert "it would remove 900 of 1000 links" in many
+    assert "w19 and 880 more); " in many
