@@ -19,8 +19,7 @@ from msgspec import Struct, structs
 from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.events import (
-    BabelInterfaceAdded,
-    BabelInterfaceFlushed,
+    KINDS,
     DeviceUpdated,
     Event,
     LinkAdded,
@@ -30,10 +29,6 @@ from rait.domain.events import (
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
-    RuleAdded,
-    RuleRemoved,
-    VrfAdded,
-    VrfRemoved,
     may_be_half_done,
 )
 from rait.domain.history import LastKnown
@@ -77,20 +72,14 @@ def memory_for_a_second_look(
 
 def _with_traces(known: Topology, seen: Topology, events: Iterable[Event]) -> Topology:
     """What is known, with all of what is seen that the events may have brought about."""
-    links, babel = dict(known.links), dict(known.babel)
-    vrfs, rules = dict(known.vrfs), dict(known.rules)
+    tables = {table: dict(getattr(known, table)) for table in Topology.__struct_fields__}
     for event in events:
-        name = event.name
-        match event:
-            case BabelInterfaceAdded() | BabelInterfaceFlushed():
-                _put(babel, name, seen.babel.get(name))
-            case VrfAdded() | VrfRemoved():
-                _put(vrfs, name, seen.vrfs.get(name))
-            case RuleAdded() | RuleRemoved():
-                _put(rules, name, seen.rules.get(name))
-            case _:
-                _put(links, name, _link(event, links.get(name), seen.links.get(name)))
-    return Topology(links, babel, vrfs, rules)
+        name, table = event.name, KINDS[type(event)].table
+        value = getattr(seen, table).get(name)
+        if table == "links":
+            value = _link(event, tables[table].get(name), value)
+        _put(tables[table], name, value)
+    return Topology(**tables)
 
 
 def _put(where: dict[str, T], name: str, value: T | None) -> None:

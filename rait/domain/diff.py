@@ -8,7 +8,8 @@ interface after the other: so no more than one of them is ever out of its routin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -29,7 +30,9 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.topology import Device, Link, Rule, Topology
+from rait.domain.topology import Device, Link, Topology
+
+T = TypeVar("T")
 
 
 def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
@@ -41,9 +44,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     instance of its namespace became known, that alone is said.
     """
     events: list[Event] = []
-    events += _babel_flushes(before.babel, after.babel)
-    events += _vrf_additions(before.vrfs, after.vrfs)
-    events += (RuleAdded(rule) for rule in _missing(before.rules, after.rules))
+    events += _gone(before.babel, after.babel, BabelInterfaceFlushed)
+    events += _come(before.vrfs, after.vrfs, VrfRemoved, VrfAdded)
+    events += (RuleAdded(after.rules[name]) for name in _missing(before.rules, after.rules))
     removed, added, kept = _sort_out(before.links, after.links)
     events += (LinkRemoved(before.links[name]) for name in removed)
     changed = [(before.links[name], after.links[name]) for name in kept]
@@ -59,10 +62,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     for old, new in changed:
         if old.peers != new.peers:
             events += _peer_changes(old, new)
-    events += (RuleRemoved(rule) for rule in _missing(after.rules, before.rules))
-    for name in sorted(before.vrfs.keys() - after.vrfs.keys()):
-        events.append(VrfRemoved(name, before.vrfs[name]))
-    events += _babel_additions(before.babel, after.babel)
+    events += (RuleRemoved(before.rules[name]) for name in _missing(after.rules, before.rules))
+    events += _gone(before.vrfs, after.vrfs, VrfRemoved)
+    events += _come(before.babel, after.babel, BabelInterfaceFlushed, BabelInterfaceAdded)
     return tuple(events)
 
 
@@ -160,30 +162,26 @@ class _PortMoves:
         return [heir] if heir is not None else []
 
 
-def _vrf_additions(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Event]:
-    """New VRFs; one whose table differs is remade, as a VRF keeps the table it was made with."""
+def _come(
+    before: Mapping[str, T],
+    after: Mapping[str, T],
+    removed: Callable[[str, T], Event],
+    added: Callable[[str, T], Event],
+) -> Iterator[Event]:
+    """What is new; what differs is removed first, as a VRF keeps the table it was made with."""
     for name in sorted(after):
         if before.get(name) == after[name]:
             continue
         if name in before:
-            yield VrfRemoved(name, before[name])
-        yield VrfAdded(name, after[name])
+            yield removed(name, before[name])
+        yield added(name, after[name])
 
 
-def _missing(where: Mapping[str, Rule], rules: Mapping[str, Rule]) -> Iterator[Rule]:
-    for name in sorted(rules.keys() - where.keys()):
-        yield rules[name]
+def _gone(
+    before: Mapping[str, T], after: Mapping[str, T], removed: Callable[[str, T], Event]
+) -> Iterator[Event]:
+    return (removed(name, before[name]) for name in _missing(after, before))
 
 
-def _babel_flushes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
-    for name in sorted(before.keys() - after.keys()):
-        yield BabelInterfaceFlushed(name, before[name])
-
-
-def _babel_additions(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Event]:
-    for name in sorted(after):
-        if before.get(name) == after[name]:
-            continue
-        if name in before:
-            yield BabelInterfaceFlushed(name, before[name])
-        yield BabelInterfaceAdded(name, after[name])
+def _missing(where: Mapping[str, T], names: Mapping[str, T]) -> list[str]:
+    return sorted(names.keys() - where.keys())

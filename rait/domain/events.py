@@ -10,12 +10,15 @@ The rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct, structs
 
 from rait.domain.errors import RaitError
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Rule, Topology
+
+S = TypeVar("S", bound=Struct)
 
 
 class _Event(Struct, frozen=True, tag=True, gc=False):
@@ -160,6 +163,43 @@ Event = (
 )
 
 
+Table = Literal["links", "babel", "vrfs", "rules"]
+"""A field of Topology."""
+
+
+class Kind(Struct, frozen=True, gc=False):
+    """What the events of one type do.
+
+    They change an entry of ``table``, or only the ``part`` of a link. ``before`` and ``after`` are
+    the fields of the event that hold what was there and what is there now; None stands for nothing.
+    ``inverse`` is the type of the events that take them back.
+    """
+
+    table: Table
+    part: Literal["", "settings", "instance", "device", "peers"]
+    before: str | None
+    after: str | None
+    inverse: type[Event]
+
+
+KINDS: Mapping[type[Event], Kind] = {
+    LinkAdded: Kind("links", "", None, "link", LinkRemoved),
+    LinkRemoved: Kind("links", "", "link", None, LinkAdded),
+    LinkUpdated: Kind("links", "settings", "before", "after", LinkUpdated),
+    LinkPlaced: Kind("links", "instance", "before", "after", LinkPlaced),
+    DeviceUpdated: Kind("links", "device", "before", "after", DeviceUpdated),
+    PeerAdded: Kind("links", "peers", None, "peer", PeerRemoved),
+    PeerRemoved: Kind("links", "peers", "peer", None, PeerAdded),
+    PeerUpdated: Kind("links", "peers", "before", "after", PeerUpdated),
+    BabelInterfaceAdded: Kind("babel", "", None, "param", BabelInterfaceFlushed),
+    BabelInterfaceFlushed: Kind("babel", "", "param", None, BabelInterfaceAdded),
+    VrfAdded: Kind("vrfs", "", None, "table", VrfRemoved),
+    VrfRemoved: Kind("vrfs", "", "table", None, VrfAdded),
+    RuleAdded: Kind("rules", "", None, "rule", RuleRemoved),
+    RuleRemoved: Kind("rules", "", "rule", None, RuleAdded),
+}
+
+
 class MismatchError(RaitError):
     """An event does not fit the topology that it is applied to."""
 
@@ -169,20 +209,11 @@ def replay(topology: Topology, events: Iterable[Event]) -> Topology:
 
     Raises MismatchError where an event's own idea of the state before it is wrong.
     """
-    links = dict(topology.links)
-    babel = dict(topology.babel)
-    vrfs = dict(topology.vrfs)
-    rules = dict(topology.rules)
+    tables = {table: dict(getattr(topology, table)) for table in Topology.__struct_fields__}
     for event in events:
-        if isinstance(event, (BabelInterfaceAdded, BabelInterfaceFlushed)):
-            _apply_to_babel(babel, event)
-        elif isinstance(event, (VrfAdded, VrfRemoved)):
-            _apply_to_vrfs(vrfs, event)
-        elif isinstance(event, (RuleAdded, RuleRemoved)):
-            _apply_to_rules(rules, event)
-        else:
-            _apply_to_links(links, event)
-    return Topology(links, babel, vrfs, rules)
+        kind = KINDS[type(event)]
+        _apply(event, kind, tables[kind.table])
+    return Topology(**tables)
 
 
 def evolve(topology: Topology, event: Event) -> Topology:
@@ -192,35 +223,10 @@ def evolve(topology: Topology, event: Event) -> Topology:
 
 def invert(event: Event) -> Event:
     """The event that takes this one back."""
-    match event:
-        case LinkAdded(link):
-            return LinkRemoved(link)
-        case LinkRemoved(link):
-            return LinkAdded(link)
-        case LinkUpdated(name, before, after):
-            return LinkUpdated(name, after, before)
-        case LinkPlaced(name, instance_before, instance_after):
-            return LinkPlaced(name, instance_after, instance_before)
-        case DeviceUpdated(name, device_before, device_after):
-            return DeviceUpdated(name, device_after, device_before)
-        case PeerAdded(name, peer):
-            return PeerRemoved(name, peer)
-        case PeerRemoved(name, peer):
-            return PeerAdded(name, peer)
-        case PeerUpdated(name, peer_before, peer_after):
-            return PeerUpdated(name, peer_after, peer_before)
-        case BabelInterfaceAdded(name, param):
-            return BabelInterfaceFlushed(name, param)
-        case BabelInterfaceFlushed(name, param):
-            return BabelInterfaceAdded(name, param)
-        case VrfAdded(name, table):
-            return VrfRemoved(name, table)
-        case VrfRemoved(name, table):
-            return VrfAdded(name, table)
-        case RuleAdded(rule):
-            return RuleRemoved(rule)
-        case RuleRemoved(rule):
-            return RuleAdded(rule)
+    fields = structs.asdict(event)
+    if "before" in fields:
+        fields["before"], fields["after"] = fields["after"], fields["before"]
+    return KINDS[type(event)].inverse(**fields)
 
 
 def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
@@ -242,93 +248,53 @@ def peers_named(event: Event) -> frozenset[str]:
     match event:
         case LinkAdded(link) | LinkRemoved(link):
             return frozenset(peer.public_key for peer in link.peers)
-        case PeerAdded(_, peer) | PeerRemoved(_, peer):
+        case PeerAdded(_, peer) | PeerRemoved(_, peer) | PeerUpdated(_, peer, _):
             return frozenset((peer.public_key,))
-        case PeerUpdated(_, before, _):
-            return frozenset((before.public_key,))
         case _:
             return frozenset()
 
 
-def _apply_to_links(
-    links: dict[str, Link],
-    event: LinkAdded
-    | LinkRemoved
-    | LinkUpdated
-    | LinkPlaced
-    | DeviceUpdated
-    | PeerAdded
-    | PeerRemoved
-    | PeerUpdated,
-) -> None:
+def _apply(event: Event, kind: Kind, table: dict[str, Any]) -> None:
     name = event.name
-    link = links.get(name)
-    if isinstance(event, LinkAdded):
-        if link is not None:
-            raise MismatchError(f"link {name} was added, but it is already there")
-        links[name] = event.link
-        return
-    if link is None:
-        raise MismatchError(f"{type(event).__name__} for link {name}, which is not there")
-    if isinstance(event, LinkRemoved):
-        _expect(link == event.link, event)
-        del links[name]
-    elif isinstance(event, LinkUpdated):
-        _expect(link.settings == event.before, event)
-        links[name] = structs.replace(link, settings=event.after)
-    elif isinstance(event, LinkPlaced):
-        _expect(link.origin.instance == event.before, event)
-        origin = structs.replace(link.origin, instance=event.after)
-        links[name] = structs.replace(link, origin=origin)
-    elif isinstance(event, DeviceUpdated):
-        _expect(link.device == event.before, event)
-        links[name] = structs.replace(link, device=event.after)
+    before = None if kind.before is None else getattr(event, kind.before)
+    after = None if kind.after is None else getattr(event, kind.after)
+    is_new = before is None and not kind.part
+    if is_new == (name in table):
+        what = "is already there" if is_new else "is not there"
+        raise MismatchError(f"{type(event).__name__} for {name}, which {what}")
+    if not kind.part:
+        _replace_entry(table, name, before, after, event)
+    elif kind.part == "peers":
+        table[name] = _with_peer(table[name], before, after, event)
+    elif kind.part == "instance":
+        origin = _with_field(table[name].origin, "instance", before, after, event)
+        table[name] = structs.replace(table[name], origin=origin)
     else:
-        links[name] = structs.replace(link, peers=_peers_after(link, event))
+        table[name] = _with_field(table[name], kind.part, before, after, event)
 
 
-def _peers_after(link: Link, event: PeerAdded | PeerRemoved | PeerUpdated) -> tuple[LinkPeer, ...]:
+def _with_peer(link: Link, before: LinkPeer | None, after: LinkPeer | None, event: Event) -> Link:
     peers = {peer.public_key: peer for peer in link.peers}
-    if isinstance(event, PeerAdded):
-        _expect(event.peer.public_key not in peers, event)
-        peers[event.peer.public_key] = event.peer
-    elif isinstance(event, PeerRemoved):
-        _expect(peers.get(event.peer.public_key) == event.peer, event)
-        del peers[event.peer.public_key]
-    else:
-        _expect(peers.get(event.before.public_key) == event.before, event)
-        _expect(event.after.public_key == event.before.public_key, event)
-        peers[event.after.public_key] = event.after
-    return tuple(peers[key] for key in sorted(peers))
+    key, *others = {peer.public_key for peer in (before, after) if peer is not None}
+    _expect(not others, event)
+    _replace_entry(peers, key, before, after, event)
+    return structs.replace(link, peers=tuple(peers[key] for key in sorted(peers)))
 
 
-def _apply_to_babel(
-    babel: dict[str, str], event: BabelInterfaceAdded | BabelInterfaceFlushed
+def _replace_entry(
+    entries: dict[str, Any], key: str, before: object, after: object, event: Event
 ) -> None:
-    if isinstance(event, BabelInterfaceAdded):
-        _expect(event.name not in babel, event)
-        babel[event.name] = event.param
+    """Put ``after`` in the place of ``before``; None stands for no entry."""
+    _expect(entries.get(key) == before, event)
+    if after is None:
+        del entries[key]
     else:
-        _expect(babel.get(event.name) == event.param, event)
-        del babel[event.name]
+        entries[key] = after
 
 
-def _apply_to_vrfs(vrfs: dict[str, int], event: VrfAdded | VrfRemoved) -> None:
-    if isinstance(event, VrfAdded):
-        _expect(event.name not in vrfs, event)
-        vrfs[event.name] = event.table
-    else:
-        _expect(vrfs.get(event.name) == event.table, event)
-        del vrfs[event.name]
-
-
-def _apply_to_rules(rules: dict[str, Rule], event: RuleAdded | RuleRemoved) -> None:
-    if isinstance(event, RuleAdded):
-        _expect(event.name not in rules, event)
-        rules[event.name] = event.rule
-    else:
-        _expect(rules.get(event.name) == event.rule, event)
-        del rules[event.name]
+def _with_field(whole: S, field: str, before: object, after: object, event: Event) -> S:
+    _expect(getattr(whole, field) == before, event)
+    return structs.replace(whole, **{field: after})
 
 
 def _expect(fits: bool, event: Event) -> None:

@@ -19,8 +19,6 @@ from msgspec import Struct, field, structs
 from rait.domain.endpoints import Departed, depart
 from rait.domain.errors import HistoryError, Problem
 from rait.domain.events import (
-    BabelInterfaceAdded,
-    BabelInterfaceFlushed,
     Event,
     LinkAdded,
     LinkPlaced,
@@ -283,12 +281,8 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
     """
     names = touched(run)
     before = replay(after, inverted(done_events(run)))
-    return Topology(
-        only(names, now.links, before.links),
-        only(names, now.babel, before.babel),
-        only(names, now.vrfs, before.vrfs),
-        only(names, now.rules, before.rules),
-    )
+    tables = Topology.__struct_fields__
+    return Topology(*(only(names, getattr(now, each), getattr(before, each)) for each in tables))
 
 
 def recreated(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
@@ -346,5 +340,4 @@ def _birth(origin: Origin) -> tuple[str, str]:
 
 
 def _shaped(events: Iterable[Event]) -> frozenset[str]:
-    other = BabelInterfaceAdded | BabelInterfaceFlushed | LinkPlaced
-    return frozenset(event.name for event in events if not isinstance(event, other))
+    return frozenset(e.name for e in events if not isinstance(e, ToBabeld | LinkPlaced))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from rait.domain.events import (
+    KINDS,
     BabelInterfaceAdded,
+    BabelInterfaceFlushed,
     DeviceUpdated,
     Event,
     LinkAdded,
@@ -15,6 +19,9 @@ from rait.domain.events import (
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
+    RuleAdded,
+    VrfAdded,
+    VrfRemoved,
     evolve,
     invert,
     replay,
@@ -27,6 +34,7 @@ from rait.domain.topology import (
     LinkPeer,
     LinkSettings,
     Origin,
+    Rule,
     Topology,
 )
 
@@ -36,7 +44,16 @@ LINK = Link("rait4x1", BARE.origin, BARE.settings, BARE.device, (PEER,))
 ONE = Topology({"rait4x1": LINK})
 
 
+def test_every_event_has_a_kind_and_one_that_takes_it_back() -> None:
+    assert set(KINDS) == set(get_args(Event))
+    for event, kind in KINDS.items():
+        assert KINDS[kind.inverse].inverse is event
+        assert kind.table in Topology.__struct_fields__
+
+
 def test_a_link_is_made_bare_and_then_gets_its_peer() -> None:
+    """As in journals of before; now it is made with its peers."""
+    assert replay(EMPTY, [LinkAdded(LINK)]) == ONE
     assert replay(EMPTY, [LinkAdded(BARE), PeerAdded("rait4x1", PEER)]) == ONE
 
 
@@ -67,6 +84,8 @@ OTHER_SETTINGS = LinkSettings(1280, 54)
         PeerUpdated("rait4x1", LinkPeer("peer"), PEER),
         PeerUpdated("rait4x1", PEER, LinkPeer("another")),
         PeerAdded("rait4x2", PEER),
+        BabelInterfaceFlushed("rait4x1", ""),
+        VrfRemoved("rait4x", 100),
     ],
 )
 def test_an_event_refuses_a_state_that_it_does_not_fit(event: Event) -> None:
@@ -82,7 +101,9 @@ def test_an_event_refuses_a_state_that_it_does_not_fit(event: Event) -> None:
         DeviceUpdated("rait4x1", BARE.device, OTHER_DEVICE),
         PeerRemoved("rait4x1", PEER),
         PeerUpdated("rait4x1", PEER, LinkPeer("peer")),
-        BabelInterfaceAdded("rait4x1", "rxcost 32"),
+        BabelInterfaceAdded("rait4x1", ""),
+        VrfAdded("vrf0", 100),
+        RuleAdded(Rule("ip4", 54, 100, 32000)),
     ],
 )
 def test_an_event_and_its_inverse_cancel_out(event: Event) -> None:
