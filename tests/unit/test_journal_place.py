@@ -20,7 +20,7 @@ from rait.app.turn import lock_path
 from rait.cli import main
 from rait.domain.errors import RaitError
 from rait.domain.history import LastKnown
-from tests.unit.test_cli import CONF, PRIVATE
+from tests.unit.command_line import CONF, PRIVATE
 from tests.unit.test_journal import SCOPE, add
 
 

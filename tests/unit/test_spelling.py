@@ -17,7 +17,7 @@ from rait.app.scopes import filed_under
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
-from tests.unit.test_cli import CONF, PEERS, PRIVATE, Rait, header, link
+from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
 
 
 @pytest.mark.parametrize(
