@@ -23,7 +23,8 @@ import node
 
 from rait.adapters.config import formats
 from rait.app.load import load_config, load_peers
-from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.decode_config import decode_config
+from rait.domain.config.decode_peers import decode_peers
 from rait.domain.diff import diff
 from rait.domain.plan import Node, plan
 from rait.domain.topology import EMPTY, Origin

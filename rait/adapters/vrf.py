@@ -32,11 +32,10 @@ from rait.adapters.netlink.socket import (
 )
 from rait.adapters.netns import open_netns
 from rait.domain.backend import Outcome
-from rait.domain.errors import MachineError, RaitError, VrfMissingError
+from rait.domain.errors import MachineError, RaitError, VrfMissingError, counted
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.topology import Family, Rule
 from rait.domain.vrf import VRF_MARK, vrfs_among
-from rait.domain.words import counted
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute

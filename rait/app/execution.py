@@ -15,7 +15,7 @@ from rait.app.machine import BABELD, Machine
 from rait.app.report import Failure, Report, Status
 from rait.domain.backend import Outcome
 from rait.domain.endpoints import NO_NAMES, Names
-from rait.domain.errors import MachineError, RaitError
+from rait.domain.errors import MachineError, RaitError, few
 from rait.domain.events import Event, LinkPlaced, ToBabeld, replay
 from rait.domain.guard import Losses, Removal, excessive_removal, lost_sessions
 from rait.domain.history import LastKnown
@@ -23,7 +23,6 @@ from rait.domain.reconcile import Settled, Stranger
 from rait.domain.records import ExtraCmd
 from rait.domain.records import Status as RunStatus
 from rait.domain.topology import Topology
-from rait.domain.words import few
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run

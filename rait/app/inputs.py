@@ -19,9 +19,8 @@ from rait.adapters.config.texts import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config.peers import Peer
 from rait.domain.config.schema import Config, Secret
-from rait.domain.errors import ConfigError, Path, Problem, SourceError
+from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.topology import Family
-from rait.domain.words import counted
 
 RESOLVE_SECONDS = 10.0
 

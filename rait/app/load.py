@@ -17,7 +17,8 @@ from rait.adapters.config import config_cache, formats, peers_cache, source
 from rait.adapters.config.config_cache import Known
 from rait.adapters.config.formats import Document
 from rait.adapters.config.texts import Read
-from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.decode_config import decode_config
+from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.keytext import brief
 from rait.domain.config.peers import Peer
 from rait.domain.config.reader import UNKNOWN, key_id

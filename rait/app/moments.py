@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from rait.domain.config.keytext import shown
-from rait.domain.config.spans import SECOND, parse_span
+from rait.domain.config.schema import SECOND, parse_span
 from rait.domain.errors import ConfigError
 
 __all__ = ["SECOND", "moment", "span", "written"]

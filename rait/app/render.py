@@ -16,6 +16,7 @@ import msgspec
 from msgspec import structs
 
 from rait.app.report import Report
+from rait.domain.errors import counted, few
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -36,7 +37,6 @@ from rait.domain.events import (
 )
 from rait.domain.guard import WINDOW_HOURS, Reason, Removal
 from rait.domain.topology import Link, LinkPeer, Origin
-from rait.domain.words import counted, few
 from rait.terminal import (
     CHANGES,
     DONE,

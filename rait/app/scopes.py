@@ -14,8 +14,7 @@ from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.options import Options
 from rait.domain.config.keytext import is_key
-from rait.domain.errors import ConfigError, MachineError
-from rait.domain.words import counted
+from rait.domain.errors import ConfigError, MachineError, counted
 
 KEY_SCOPE = "key:"
 """What the scope of a configuration begins with that has no path."""

@@ -30,7 +30,7 @@ from rait.domain.config.schema import Config, Secret
 from rait.domain.diff import diff
 from rait.domain.doubt import Describe, Doubt, judge
 from rait.domain.endpoints import NO_NAMES, Names
-from rait.domain.errors import MachineError, RaitError
+from rait.domain.errors import MachineError, RaitError, counted, few
 from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
 from rait.domain.guard import (
     WINDOW_HOURS,
@@ -44,7 +44,6 @@ from rait.domain.history import LastKnown
 from rait.domain.reconcile import Scope, Settled, doubtful, placed, reconcile, unread_of_ours
 from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
-from rait.domain.words import counted, few
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing

@@ -30,10 +30,9 @@ from rait.app.render import (
 from rait.app.scopes import JournalRef, journal_of, others_text
 from rait.app.turn import lock_path, locked
 from rait.domain.config.keytext import canonical_key, without_whole_keys
-from rait.domain.errors import ConfigError
+from rait.domain.errors import ConfigError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
-from rait.domain.words import counted
 from rait.terminal import DONE, FAILED, print_json, print_result, print_text, to_json
 
 HELP = """\

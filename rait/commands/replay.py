@@ -17,9 +17,8 @@ from rait.app.report import Report
 from rait.app.restoring import born_today, carry_out, check_keys, with_known_psks
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Session, read_only, read_write, require_places, synced_routing
-from rait.domain.errors import ConfigError, MachineError
+from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.topology import Topology
-from rait.domain.words import counted
 from rait.terminal import DONE, print_json, print_result, warn
 
 if TYPE_CHECKING:

@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct, structs
 
 from rait.domain.config.schema import Transport
-from rait.domain.errors import Problem, SkippedEntry
+from rait.domain.errors import Problem, SkippedEntry, few
 from rait.domain.reconcile import Settled
 from rait.domain.topology import Link
 from rait.domain.vrf import isolation_of
-from rait.domain.words import few
 
 
 class Doubt(Struct, frozen=True):

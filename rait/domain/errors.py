@@ -1,7 +1,8 @@
-"""What can be wrong with input, as values that a person can act upon."""
+"""What can be wrong, as values that a person can act upon, and how messages count and list."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -11,6 +12,9 @@ from rait.domain.topology import Family
 Severity = Literal["error", "warning"]
 Path = tuple[str | int, ...]
 """Where in a document: keys and zero-based indexes, as ``("transport", 1, "mtu")``."""
+
+FEW = 5
+"""How many names of a list a message has; the list may have thousands."""
 
 
 class SkippedEntry(Struct, frozen=True):
@@ -67,3 +71,14 @@ class VrfMissingError(MachineError):
 
 class HistoryError(RaitError):
     """The journal does not hold what was asked of it, or holds what this rait cannot read."""
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """``1 link``, ``2 links``; ``several`` is the plural where that is not made by an s."""
+    return f"{number} {what if number == 1 else several or f'{what}s'}"
+
+
+def few(names: Sequence[str], most: int = FEW) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

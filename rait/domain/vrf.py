@@ -11,10 +11,9 @@ from msgspec import Struct
 
 from rait.domain.backend import Interface, Observation, ObservedVrf
 from rait.domain.config.schema import Config
-from rait.domain.errors import Problem
+from rait.domain.errors import Problem, few
 from rait.domain.history import LastKnown
 from rait.domain.topology import Family, Link, Rule, Topology
-from rait.domain.words import few
 
 RULE_PRIORITY = 900
 """Before the kernel's own rule for VRFs, l3mdev-table at 1000 (vrf.rst), and so before main."""

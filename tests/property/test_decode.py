@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.decode_config import decode_config
+from rait.domain.config.decode_peers import decode_peers
 
 KEYS = st.binary(min_size=32, max_size=32).filter(any).map(lambda raw: b64encode(raw).decode())
 FAMILIES = st.sampled_from(["ip4", "ip6"])

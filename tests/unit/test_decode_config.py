@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rait.domain.config.decode import decode_config
+from rait.domain.config.decode_config import decode_config
 from rait.domain.config.schema import MAX_MTU, Babeld, Config, Isolation, Secret
 from rait.domain.errors import Problem
 

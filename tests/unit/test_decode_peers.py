@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rait.domain.config.decode import decode_peers
+from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.errors import SkippedEntry
 

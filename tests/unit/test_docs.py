@@ -13,7 +13,7 @@ from rait.domain.config.decode_config import decode_config
 from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.config.reader import Reader
 from rait.domain.config.schema import Babeld, Config, Isolation, Secret, Transport
-from rait.domain.linklocal import link_local
+from rait.domain.plan import link_local
 
 MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
 BLOCKS: dict[str, type[Struct]] = {

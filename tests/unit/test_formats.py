@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.config import cache_file, formats
-from rait.domain.config.decode import decode_config, decode_peers
+from rait.domain.config.decode_config import decode_config
+from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Babeld, Isolation, Secret, Transport
 from rait.domain.errors import SourceError
 

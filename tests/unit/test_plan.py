@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Interface
+
 import pytest
 from msgspec import structs
 
@@ -11,7 +13,7 @@ from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.history import LastKnown, with_leftovers
-from rait.domain.plan import Node, Plan, count_wanted, plan
+from rait.domain.plan import Node, Plan, count_wanted, link_local, plan
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -286,3 +288,33 @@ def test_our_own_entry_with_another_port_is_told() -> None:
     assert "SendPort 50999 (ip4), and rait.conf has send_port 50153" in problem.message
     only_ip6 = structs.replace(CONFIG, transports=(IP6,))
     assert plan(only_ip6, NODE, [peer("own key", 50999)]).problems == ()
+
+
+# Link-local addresses of the two ends of a link
+
+KEY_A = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+KEY_B = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+
+
+def test_an_address_never_changes() -> None:
+    """A release that computed others would leave each node with two, or confuse its routes."""
+    assert link_local(KEY_A, KEY_B, "ip4") == "fe80::db8b:de41:f36:fa3e/64"
+
+
+def test_each_end_and_each_family_has_its_own() -> None:
+    found = {
+        link_local(own, peer, family)
+        for own, peer in ((KEY_A, KEY_B), (KEY_B, KEY_A))
+        for family in ("ip4", "ip6")
+    }
+    assert len(found) == 4
+
+
+def test_it_is_link_local_and_spelt_as_the_kernel_spells_it() -> None:
+    """Otherwise what the kernel tells would differ from what was asked for, in every sync."""
+    for number in range(3000):
+        text = link_local(KEY_A, str(number), "ip6")
+        address = IPv6Interface(text)
+        assert address.is_link_local
+        assert address.network.prefixlen == 64
+        assert str(address) == text

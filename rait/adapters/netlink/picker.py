@@ -13,7 +13,7 @@ from struct import Struct, calcsize
 from typing import Any, NamedTuple
 
 from rait.adapters.netlink.socket import NLA_TYPE_MASK, MalformedError
-from rait.domain.words import counted
+from rait.domain.errors import counted
 
 BYTES = ""
 U16 = "H"

@@ -24,7 +24,7 @@ from rait.adapters.netlink.socket import (
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
 from rait.domain.config.hosts import ifname_bytes, ifname_text
-from rait.domain.words import counted
+from rait.domain.errors import counted
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
 RTM_NEWLINK = 16

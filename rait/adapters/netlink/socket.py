@@ -15,8 +15,7 @@ from struct import Struct
 from msgspec import Struct as Record
 
 from rait.adapters import netns
-from rait.domain.errors import MachineError
-from rait.domain.words import counted
+from rait.domain.errors import MachineError, counted
 
 # linux/netlink.h
 NLM_F_REQUEST = 0x1

@@ -23,9 +23,8 @@ from rait.adapters.netlink.socket import (
 )
 from rait.domain.config.hosts import ifname_bytes
 from rait.domain.config.schema import Secret
-from rait.domain.errors import MachineError
+from rait.domain.errors import MachineError, counted
 from rait.domain.topology import Device, Endpoint, LinkPeer
-from rait.domain.words import counted
 from rait.domain.writes import DeviceWrite, PeerWrite
 
 # linux/genetlink.h

@@ -31,8 +31,8 @@ from rait.domain.config.schema import (
     Isolation,
     Secret,
     Transport,
+    parse_span,
 )
-from rait.domain.config.spans import parse_span
 from rait.domain.errors import Problem
 from rait.domain.topology import Family
 

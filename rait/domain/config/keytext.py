@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from binascii import Error, a2b_base64, b2a_base64
 
-from rait.domain.words import counted
+from rait.domain.errors import counted
 
 KEY_BYTES = 32
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from msgspec import Struct
 
-from rait.domain.config.spans import DAY
 from rait.domain.topology import Family
+
+SECOND = 1_000_000_000
+"""In nanoseconds, as all spans and times of the journal are."""
+
+DAY = 86400 * SECOND
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 DEFAULT_PEERS = "/etc/rait/peers.conf"
@@ -33,6 +38,15 @@ DEFAULT_MAX_LINKS = 4096
 
 PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SPAN = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+
+
+def parse_span(text: str) -> int | None:
+    """A span as ``30m``, ``12h``, ``90d`` or ``2w`` in nanoseconds, or None for other text."""
+    match = _SPAN.fullmatch(text)
+    return None if match is None else int(match[1]) * _UNITS[match[2]] * SECOND
 
 
 class Secret:

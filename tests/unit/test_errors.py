@@ -7,7 +7,7 @@ from base64 import b64encode
 import pytest
 
 from rait.domain.config.keytext import canonical_key
-from rait.domain.words import counted, few
+from rait.domain.errors import counted, few
 
 
 def test_one_is_not_many() -> None:
