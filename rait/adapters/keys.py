@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from hashlib import blake2b
 
 from rait.domain.config.schema import Secret
+from rait.domain.digests import blake2b
 
 
 def public_key(secret: Secret) -> str:

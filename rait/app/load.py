@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
 
 from msgspec import Struct, structs
 
@@ -23,6 +22,7 @@ from rait.domain.config.keytext import brief
 from rait.domain.config.peers import Peer
 from rait.domain.config.reader import UNKNOWN, key_id
 from rait.domain.config.schema import Config, Secret
+from rait.domain.digests import fast_sha256
 from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import count_wanted
@@ -38,14 +38,14 @@ _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; 
 class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
-    ``digest`` is the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
+    ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
     ``key_place`` is where it names the file of the private key, for messages, and ``peers_place``
     tells where it names the list of peers.
     """
 
     config: Config
     source: str
-    digest: str
+    digest: Callable[[], str]
     warnings: tuple[str, ...] = ()
     key_place: str = _KEY_FILE
     peers_place: Callable[[], str] = lambda: _PEERS
@@ -59,7 +59,7 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
 
     peers: tuple[Peer, ...]
     source: str
-    digest: str
+    digest: Callable[[], str]
     warnings: tuple[str, ...]
     document: Document
     doubts: tuple[Doubt, ...] = ()
@@ -110,7 +110,7 @@ def load_config(
     return Loaded(
         config=config,
         source=name,
-        digest=_digest(text),
+        digest=lambda: _digest(text),
         warnings=tuple(warnings),
         key_place=known.key_place,
         peers_place=lambda: _key_place(formats.parse(text, name), _PEERS),
@@ -204,7 +204,7 @@ def load_peers(
     return LoadedPeers(
         peers=peers,
         source=document.name,
-        digest=_digest(text),
+        digest=lambda: _digest(text),
         warnings=warnings,
         document=document,
         doubts=doubts_of(problems),
@@ -340,4 +340,4 @@ def _check_stdin(url: str, config: Config, document: Document) -> None:
 
 
 def _digest(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return fast_sha256()(text.encode("utf-8", "surrogatepass")).hexdigest()

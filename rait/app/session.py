@@ -216,7 +216,7 @@ class Session:
         change: Change,
         journal: Journal,
         *,
-        peers_digest: str = "",
+        peers_digest: Callable[[], str] = str,
         prepare: Callable[[], None] | None = None,
         routing: Routing | None = None,
         warnings: Sequence[str] = (),
@@ -328,7 +328,7 @@ class Session:
         return frozenset(unread).union(self.machine.strays(sorted(made - observation.links.keys())))
 
     def _header(
-        self, command: str, peers_digest: str, change: Change, *, accepted: bool
+        self, command: str, peers_digest: Callable[[], str], change: Change, *, accepted: bool
     ) -> RunHeader:
         strays = (e for e in change.memory.leftover if e.name in change.strays)
         return RunHeader(
@@ -338,8 +338,8 @@ class Session:
             uid=os.getuid(),
             started_at=time.time_ns(),
             public_key=self.public_key,
-            config_digest=self.loaded.digest,
-            peers_digest=peers_digest,
+            config_digest=self.loaded.digest(),
+            peers_digest=peers_digest(),
             leftover_noticed=tuple(
                 i for i, event in enumerate(change.drift) if event in change.left
             ),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from hashlib import blake2s
 
 from msgspec import Struct
 
 from rait.domain.config.peers import Peer, PeerEndpoint
 from rait.domain.config.schema import MAX_IFNAME, Config, Transport
+from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.topology import (

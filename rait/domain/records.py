@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field, structs
 
 from rait.domain.backend import Outcome
+from rait.domain.digests import fast_sha256, sha256
 from rait.domain.endpoints import Departed
 from rait.domain.errors import HistoryError
 from rait.domain.events import Event, LinkAdded, may_be_half_done, peers_named
@@ -332,20 +332,26 @@ def entry_hash(before: bytes, entry: Entry) -> bytes:
 
 def seal(head: Head) -> bytes:
     """The hash that covers the head itself."""
-    columns = (head.version, head.dropped, head.anchor, head.count, head.hash)
+    columns: tuple[Value, ...] = (head.version, head.dropped, head.anchor, head.count, head.hash)
     # A journal of version 1 had no repeats, so a head without any is sealed as it was there.
-    return row_hash(b"head", (*columns, head.repeats) if head.repeats else columns)
+    return sha256(
+        _spelt_row(b"head", (*columns, head.repeats) if head.repeats else columns)
+    ).digest()
 
 
 def repeats_hash(rows: Iterable[tuple[Value, ...]]) -> bytes:
     """The hash of all that is counted beside the entries, in order; empty where nothing is."""
     hashes = [row_hash(b"repeats", tuple(row)) for row in rows]
-    return sha256(b"".join(hashes)).digest() if hashes else b""
+    return fast_sha256()(b"".join(hashes)).digest() if hashes else b""
 
 
 def row_hash(before: bytes, columns: tuple[Value, ...]) -> bytes:
     """The hash of a row's columns as SQLite gives them, for rows that may hold anything."""
-    return sha256(b"".join([_spelt(before), *map(_spelt, columns)])).digest()
+    return fast_sha256()(_spelt_row(before, columns)).digest()
+
+
+def _spelt_row(before: bytes, columns: tuple[Value, ...]) -> bytes:
+    return b"".join([_spelt(before), *map(_spelt, columns)])
 
 
 def _spelt(value: Value) -> bytes:

@@ -105,7 +105,7 @@ def told(loaded: Loaded) -> object:
     config = {**{f: getattr(loaded.config, f) for f in loaded.config.__struct_fields__}}
     config.pop("remarks")
     places = loaded.key_place, loaded.peers_place()
-    return config, loaded.source, loaded.digest, loaded.warnings, places, load_secret(loaded)
+    return config, loaded.source, loaded.digest(), loaded.warnings, places, load_secret(loaded)
 
 
 @pytest.mark.parametrize("text", [HCL, TOML, FILE])

@@ -83,7 +83,7 @@ def read(node: Loaded, text: str = HCL) -> LoadedPeers:
 def told(peers: LoadedPeers) -> object:
     """All that a run makes of a peers list."""
     doubtful = [Problem("?", path=e.path) for peer in peers.peers for e in peer.endpoints]
-    return peers.peers, peers.warnings, peers.digest, list(map(peers.describe, doubtful))
+    return peers.peers, peers.warnings, peers.digest(), list(map(peers.describe, doubtful))
 
 
 @pytest.mark.parametrize(("text", "line"), [(HCL, 9), (TOML, 7)])

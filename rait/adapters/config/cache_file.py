@@ -13,12 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from rait import __version__
-
-try:
-    # hashlib would load OpenSSL, which takes longer than all that is hashed here.
-    from _blake2 import blake2b
-except ImportError:
-    from hashlib import blake2b
+from rait.domain.digests import blake2b
 
 KEPT = 8
 """So many files of one kind are kept: the newest of all nodes on this machine."""

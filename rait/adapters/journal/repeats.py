@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from hashlib import sha256
 
 from msgspec import structs
 
 from rait.adapters.journal.write import Appender
 from rait.domain import records
 from rait.domain.backend import Outcome
+from rait.domain.digests import fast_sha256
 from rait.domain.events import Event
 from rait.domain.records import Attempt, Repeated, Repeats, RunHeader, row_hash
 
@@ -42,7 +42,7 @@ def digest(connection: sqlite3.Connection) -> bytes:
     rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
     if not rows:
         return b""
-    return sha256(b"".join(row_hash(b"repeats", tuple(row)) for row in rows)).digest()
+    return fast_sha256()(b"".join(row_hash(b"repeats", tuple(row)) for row in rows)).digest()
 
 
 def attempt(log: Appender, run: int, header: RunHeader) -> None:
