@@ -3,7 +3,9 @@
 A dump of a thousand links has thirty attributes in each, of which rait wants five, and they lie in
 the same places in nearly all of them. Walking from one to the next costs more than all else that is
 done with a message. So the places found in one message are tried on the next: two calls of struct
-tell whether the headers are all the same, and take out what is wanted.
+tell whether the headers are all the same, and take out what is wanted. For 1,000 links that takes
+1.6 ms instead of 5.5 ms with a walk through each message, and 8 instead of 10.5 ms for their
+WireGuard devices (process time; a mesh with nothing to do reads all of these at each run).
 """
 
 from __future__ import annotations
