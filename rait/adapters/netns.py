@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import socket
-import stat
 import struct
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from rait.adapters import syscalls
 from rait.domain.errors import MachineError
 
 NAMED = "/run/netns"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BOOT_DIGITS = 13
 _CURRENT = "/proc/thread-self/ns/net"
-_CLONE_NEWNET = 0x40000000
-_CLONE_NEWNS = 0x00020000
-_MS_BIND, _MS_REC, _MS_SHARED = 1 << 12, 1 << 14, 1 << 20  # sys/mount.h
 _SO_NETNS_COOKIE = 71
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
-_MAKING_SECONDS = 1.0
-"""`ip netns add` mounts a namespace at once when it has made its file."""
 
 
 class Netns:
@@ -50,9 +44,6 @@ class Netns:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"Netns({describe(self.spec)}, {self.identity})"
 
     @property
     def instance(self) -> str:
@@ -117,15 +108,13 @@ def find_netns(spec: str) -> Netns | None:
     try:
         return Netns(spec, fd, identity_of(fd))
     except OSError as error:
-        empty = error.errno == errno.EINVAL and _is_empty_file(fd)
-        os.close(fd)
-        user = None
-        if empty:
-            from rait.adapters import mounts
+        from rait.adapters import netns_names
 
-            user = mounts.who_has_mounted(path)
-            if user is None:
-                return None
+        empty = error.errno == errno.EINVAL and netns_names.is_empty_file(fd)
+        os.close(fd)
+        user = netns_names.who_has_mounted(path) if empty else None
+        if empty and user is None:
+            return None
         raise MachineError(_unusable(spec, path, error, user)) from error
     except BaseException:
         os.close(fd)
@@ -171,7 +160,9 @@ def ensure_netns(spec: str) -> Netns:
 
     It is made as ``ip netns add`` does, so that ``ip netns`` shows it. Raises MachineError.
     """
-    ns = find_netns(spec) or _make(spec)
+    ns = find_netns(spec)
+    if ns is None:
+        ns = _make(spec)
     try:
         _raise_loopback(ns)
     except OSError as error:
@@ -217,7 +208,7 @@ def cookie_of(probe: socket.socket) -> str:
         if error.errno != errno.ENOPROTOOPT:
             raise
         return ""
-    return str(int.from_bytes(cookie, "little" if struct.pack("=H", 1)[0] else "big"))
+    return str(int.from_bytes(cookie, sys.byteorder))
 
 
 def boot_of(instance: str) -> str:
@@ -254,11 +245,6 @@ def _path(spec: str) -> str:
     return f"{NAMED}/{spec}"
 
 
-def _is_empty_file(fd: int) -> bool:
-    status = os.fstat(fd)
-    return stat.S_ISREG(status.st_mode) and not status.st_size
-
-
 def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
     text = f"cannot enter {describe(spec)} ({path}): {reason(error)}"
     if error.errno != errno.EINVAL:
@@ -282,112 +268,25 @@ def _entered(fd: int) -> Iterator[None]:
             # Entering takes CAP_SYS_ADMIN even where one already is.
             yield
             return
-        _setns(fd)
+        syscalls.setns(fd, syscalls.CLONE_NEWNET)
         try:
             yield
         finally:
-            _setns(home)
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
     finally:
         os.close(home)
-
-
-def _setns(fd: int, kind: int = _CLONE_NEWNET) -> None:
-    _call(_libc().setns(fd, kind))  # os.setns exists from Python 3.12 on
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _call(result: int) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def _make(spec: str) -> Netns:
     if spec == "" or _is_pid(spec):
         raise MachineError(f"{describe(spec)} does not exist")
-    from rait.adapters import mounts
+    from rait.adapters import netns_names
 
     try:
-        _create_in_child(spec, mounts.upstream(NAMED))
+        netns_names.make(_path(spec))
     except OSError as error:
         raise MachineError(f"cannot make {describe(spec)}: {reason(error)}") from error
     return open_netns(spec)
-
-
-def _create_in_child(spec: str, mounts: int | None) -> None:
-    """Make the namespace, within other mounts if given; in a child, as we shall stay here.
-
-    pyroute2 can do this too, but not within other mounts, and it gives its child a time limit that
-    a slow machine exceeds. Raises OSError.
-    """
-    child = os.fork()
-    if child == 0:
-        code = errno.EIO
-        try:
-            if mounts is not None:
-                _setns(mounts, _CLONE_NEWNS)
-            _create(_path(spec))
-            code = 0
-        except FileExistsError:
-            code = 0  # another process made it just now
-        except OSError as error:
-            code = error.errno or errno.EIO
-        finally:
-            os._exit(code)
-    if mounts is not None:
-        os.close(mounts)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code != 0:
-        raise OSError(code, os.strerror(code) if code > 0 else f"killed by signal {-code}")
-
-
-def _create(path: str) -> None:
-    """What ip-netns(8) does: a new namespace, kept by a mount in a directory that is shared."""
-    os.makedirs(NAMED, mode=0o755, exist_ok=True)
-    try:
-        _mount("none", NAMED, _MS_SHARED | _MS_REC)
-    except OSError:  # only what is a mount itself can be shared
-        _mount(NAMED, NAMED, _MS_BIND | _MS_REC)
-        _mount("none", NAMED, _MS_SHARED | _MS_REC)
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
-    except FileExistsError:
-        if not _stays_empty(path):
-            raise
-    try:
-        _call(_libc().unshare(_CLONE_NEWNET))
-        _mount(_CURRENT, path, _MS_BIND)
-    except OSError:
-        os.unlink(path)
-        raise
-
-
-def _stays_empty(path: str) -> bool:
-    """Whether a namespace's file is a leftover, and not of another process that is about to mount.
-
-    Raises OSError.
-    """
-    from rait.adapters import mounts
-
-    deadline = time.monotonic() + _MAKING_SECONDS
-    while True:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not _is_empty_file(fd) or mounts.who_has_mounted(path) is not None:
-                return False
-        finally:
-            os.close(fd)
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(_MAKING_SECONDS / 10)
-
-
-def _mount(source: str, target: str, flags: int) -> None:
-    _call(_libc().mount(os.fsencode(source), os.fsencode(target), b"none", flags, None))
 
 
 def _raise_loopback(ns: Netns) -> None:

@@ -7,7 +7,6 @@ shows them. One that none of them refers to was destroyed by the kernel, with it
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -19,15 +18,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from rait.adapters import netns
-from rait.adapters.mounts import GONE, Doubt, mount_points, pids
+from rait.adapters import netns, syscalls
 from rait.adapters.netns import NAMED, Netns
+from rait.adapters.netns_names import GONE, Doubt, mount_points, pids
 
 SEARCH_SECONDS = 10.0
 """A machine with so many processes that looking takes longer is looked at in part."""
 
-_SYS_PIDFD_GETFD = 438
-"""pidfd_getfd(2), Linux 5.6; the number is the same on every architecture."""
 _SIOCGSKNS = 0x894C
 """linux/sockios.h: a descriptor of the namespace that a socket is in."""
 _FIRST_INODE = 0xF0000000
@@ -145,21 +142,12 @@ class _Search:
     def _open_of_socket(self, pid: int, descriptor: int) -> None:
         process = os.pidfd_open(pid)
         try:
-            copy = _descriptor_of(process, descriptor)
+            copy = syscalls.pidfd_getfd(process, descriptor)
         finally:
             os.close(process)
         with socket.socket(fileno=copy) as held:
             if self._wanted is None or netns.cookie_of(held) in self._wanted:
                 self._take(fcntl.ioctl(held, _SIOCGSKNS))
-
-
-def _descriptor_of(process: int, descriptor: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    copy: int = libc.syscall(_SYS_PIDFD_GETFD, process, descriptor, 0)
-    if copy < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return copy
 
 
 def _names(doubt: Doubt) -> Iterator[str]:

@@ -1,15 +1,23 @@
-"""Mounts of network namespaces, as each process sees them: mountinfo in proc(5).
+"""The names of network namespaces, which are mounts below /run/netns (ip-netns(8)).
 
-The name of a namespace is a mount below /run/netns. mount_namespaces(7) explains who sees it.
+Who sees a mount is told by mountinfo in proc(5), and explained in mount_namespaces(7).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from rait.adapters import syscalls
+
+_MAKING_SECONDS = 1.0
+"""`ip netns add` mounts a namespace at once when it has made its file."""
 
 GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -54,7 +62,83 @@ def who_has_mounted(path: str) -> int | None:
     return next((pid for pid, where in mount_points(lambda _: None) if where == path), None)
 
 
-def upstream(directory: str) -> int | None:
+def is_empty_file(fd: int) -> bool:
+    """Whether this is all there is of a namespace: the file that its mount is to hide."""
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and not status.st_size
+
+
+def make(path: str) -> None:
+    """Make a network namespace as ``ip netns add`` does, so that ``ip netns`` shows it.
+
+    A file that another process left at the path without a namespace is used. The namespace is
+    made in a child, as we shall stay where we are, and in mounts where others see its name.
+    pyroute2 does neither, and gives its child a time limit that a slow machine exceeds. Raises
+    OSError.
+    """
+    mounts = _upstream(os.path.dirname(path))
+    child = os.fork()
+    if child == 0:
+        code = errno.EIO
+        try:
+            if mounts is not None:
+                syscalls.setns(mounts, syscalls.CLONE_NEWNS)
+            _make_here(path)
+            code = 0
+        except FileExistsError:
+            code = 0  # another process made it just now
+        except OSError as error:
+            code = error.errno or errno.EIO
+        finally:
+            os._exit(code)
+    if mounts is not None:
+        os.close(mounts)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0:
+        raise OSError(code, os.strerror(code) if code > 0 else f"killed by signal {-code}")
+
+
+def _make_here(path: str) -> None:
+    """Make a namespace, kept by a mount in a directory that is shared, and move into it."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    try:
+        syscalls.mount("none", directory, syscalls.MS_SHARED | syscalls.MS_REC)
+    except OSError:  # only what is a mount itself can be shared
+        syscalls.mount(directory, directory, syscalls.MS_BIND | syscalls.MS_REC)
+        syscalls.mount("none", directory, syscalls.MS_SHARED | syscalls.MS_REC)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    except FileExistsError:
+        if not _stays_empty(path):
+            raise
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        syscalls.mount("/proc/thread-self/ns/net", path, syscalls.MS_BIND)
+    except OSError:
+        os.unlink(path)
+        raise
+
+
+def _stays_empty(path: str) -> bool:
+    """Whether a namespace's file is a leftover, and not of another process that is about to mount.
+
+    Raises OSError.
+    """
+    deadline = time.monotonic() + _MAKING_SECONDS
+    while True:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not is_empty_file(fd) or who_has_mounted(path) is not None:
+                return False
+        finally:
+            os.close(fd)
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(_MAKING_SECONDS / 10)
+
+
+def _upstream(directory: str) -> int | None:
     """The mounts in which a new name in the directory is seen by others, if they are not our own.
 
     They are those of a parent process whose peer group our mount is a slave of. The caller closes

@@ -1,0 +1,48 @@
+"""System calls that Python's os module lacks, by way of ctypes, which only these load.
+
+Each raises OSError as the calls of os do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_SHARED = 1 << 12, 1 << 14, 1 << 20  # sys/mount.h
+_SYS_PIDFD_GETFD = 438
+"""Linux 5.6; the number is the same on every architecture."""
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move this thread into another namespace of a kind (setns(2))."""
+    if sys.version_info >= (3, 12):
+        os.setns(fd, kind)
+    else:
+        _call("setns", fd, kind)
+
+
+def unshare(kind: int) -> None:
+    """Move this process into a new namespace of a kind (unshare(2))."""
+    _call("unshare", kind)
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Mount without a file system, or change how a mount is shared (mount(2))."""
+    _call("mount", os.fsencode(source), os.fsencode(target), b"none", flags, None)
+
+
+def pidfd_getfd(process: int, descriptor: int) -> int:
+    """A copy of a process's descriptor, by a pidfd of the process (pidfd_getfd(2))."""
+    return _call("syscall", _SYS_PIDFD_GETFD, process, descriptor, 0)
+
+
+def _call(name: str, *arguments: int | bytes | None) -> int:
+    import ctypes
+
+    result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
