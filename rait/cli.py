@@ -206,6 +206,6 @@ def _add_common(parser: argparse.ArgumentParser, config: str, off: bool | str) -
         f"(default: $RAIT_CONFIG, else {DEFAULT_CONFIG})",
     )
     parser.add_argument(
-        "-d", "--debug", action="store_true", default=off, help="tell each step on stderr"
+        "-d", "--debug", action="store_true", default=off, help="print each step to stderr"
     )
     parser.add_argument("--json", action="store_true", default=off, help="print the result as JSON")

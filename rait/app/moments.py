@@ -8,8 +8,6 @@ from rait.domain.config.keytext import shown
 from rait.domain.config.schema import SECOND, parse_span
 from rait.domain.errors import ConfigError
 
-__all__ = ["SECOND", "moment", "span", "written"]
-
 
 def span(text: str) -> int:
     """A span such as ``90d`` or ``12h``, in nanoseconds. Raises ConfigError (wrong usage)."""

@@ -7,14 +7,12 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from rait.adapters.config.source import display_name, is_path
 from rait.adapters.config.spelling import is_link, is_same, normal
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.options import Options
-from rait.domain.config.keytext import is_key
-from rait.domain.errors import ConfigError, MachineError, counted
+from rait.domain.errors import counted
 
 KEY_SCOPE = "key:"
 """What the scope of a configuration begins with that has no path."""
@@ -114,10 +112,8 @@ class JournalRef(Struct, frozen=True):
     scopes: tuple[str, ...] | None
 
 
-def journal_of(options: Options, journal: str | None = None, everyone: bool = False) -> JournalRef:
-    """The journal that the configuration names, or the one at a path given. Raises RaitError."""
-    if journal is not None:
-        return JournalRef(_named(journal), "", None)
+def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
+    """The journal that the configuration names. Raises RaitError."""
     loaded = configured(options.config)
     key = "" if everyone or not has_no_path(options.config) else load_secret(loaded)[1]
     path = loaded.config.journal
@@ -139,17 +135,3 @@ def others_text(journal: JournalReader, own: Collection[str]) -> str:
     whose = "another configuration" if len(counts) == 1 else f"{len(counts)} other configurations"
     shows = "shows it" if runs == 1 else "shows them"
     return f"the journal has {counted(runs, 'run')} of {whose}: `rait log --all` {shows}"
-
-
-def _named(journal: str) -> str:
-    """The path that ``--journal`` gives, of a journal that is there."""
-    if is_key(journal):
-        raise ConfigError("--journal takes the path of a journal, and this is a key (not shown)")
-    if not is_path(journal):
-        raise ConfigError(
-            f"--journal takes the path of a journal, and {display_name(journal)} is not a path"
-        )
-    reason = JournalReader(journal).absence()
-    if reason:
-        raise MachineError(f"there is no journal {display_name(journal)}: {reason}")
-    return journal

@@ -81,7 +81,7 @@ def list_links(options: Options) -> Listing:
     ours = (link for link in seen if is_ours(link, memory, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
     titles: dict[str, str] = {}
-    if config.peers != "-" and "://" not in config.peers:
+    if not has_no_path(config.peers):
         try:
             titles = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
         except RaitError as error:
@@ -94,7 +94,7 @@ def list_links(options: Options) -> Listing:
 
 def _memory(options: Options, journal: str) -> LastKnown:
     """What the journal knows, if it can be read: where else our links may be."""
-    if options.config == "-" or "://" in options.config:
+    if has_no_path(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
         reader = JournalReader(journal)

@@ -11,6 +11,7 @@ from contextlib import suppress
 import msgspec
 from msgspec import Struct
 
+from rait.adapters.config.source import display_name, is_path
 from rait.adapters.journal.prune import Pruning
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
@@ -29,8 +30,8 @@ from rait.app.render import (
 )
 from rait.app.scopes import JournalRef, journal_of, others_text
 from rait.app.turn import lock_path, locked
-from rait.domain.config.keytext import canonical_key, without_whole_keys
-from rait.domain.errors import ConfigError, counted
+from rait.domain.config.keytext import canonical_key, is_key, without_whole_keys
+from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
 from rait.terminal import DONE, FAILED, print_json, print_result, print_text, to_json
@@ -45,16 +46,16 @@ Show one run whole, of whichever configuration it is, with the number of each ev
 """
 
 _VERIFY = """\
-Examine every row of the journal: each entry's hash covers the one before it. Exit status 1 where
-anything was changed, removed, reordered or cut off. Whoever may write the file can also compute all
-hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+Examine every row of the journal: each entry's hash covers the one before it. The exit status is 1
+if anything was changed, removed, reordered or cut off. Whoever may write the file can also compute
+all hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
 
   rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
 """
 
 _PRUNE = """\
-Drop the runs that ended longer ago, and keep a snapshot from which replay starts. A journal that
-`rait log verify` finds fault with is left as it is.
+Drop the runs that ended longer ago than --keep says, and keep a snapshot from which replay starts.
+A journal that `rait log verify` finds fault with is left as it is.
 
   rait log prune --keep 90d
 """
@@ -206,7 +207,18 @@ def _query(arguments: Namespace) -> Query:
 
 
 def _journal(options: Options, arguments: Namespace) -> JournalRef:
-    return journal_of(options, arguments.journal, arguments.all)
+    """The journal that ``--journal`` names, which must be there, or that of the configuration."""
+    path = arguments.journal
+    if path is None:
+        return journal_of(options, everyone=arguments.all)
+    if is_key(path):
+        raise ConfigError("--journal takes the path of a journal, but this is a key (not shown)")
+    name = display_name(path)
+    if not is_path(path):
+        raise ConfigError(f"--journal takes the path of a journal, but {name} is not a path")
+    if reason := JournalReader(path).absence():
+        raise MachineError(f"there is no journal {name}: {reason}")
+    return JournalRef(path, "", None)
 
 
 def _runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
@@ -303,7 +315,7 @@ def run_whole(run: RunRecord) -> list[str]:
         f"  public key {header.public_key}",
     ]
     if header.accepted:
-        lines.append("  accepted however many sessions it costs: the guard begins a new count here")
+        lines.append("  accepted however many sessions it ended: the guard starts a new count here")
     if run.finished_at is not None:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}: {line}" for number, _, line in _events(run)]

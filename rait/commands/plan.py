@@ -195,10 +195,10 @@ def _origin(origin: Origin, config: Config) -> Origin:
 
 def _read_state(path: str) -> State:
     if is_key(path):
-        raise ConfigError("--against takes the path of a state, and this is a key (not shown)")
+        raise ConfigError("--against takes the path of a state, but this is a key (not shown)")
     name = source.display_name(path)
     if not source.is_path(path):
-        raise ConfigError(f"--against takes the path of a state, and {name} is not a path")
+        raise ConfigError(f"--against takes the path of a state, but {name} is not a path")
     try:
         text = source.read(path, limit=MAX_STATE_BYTES)
     except SourceError as error:
@@ -222,6 +222,6 @@ def _read_state(path: str) -> State:
 def _check_same_node(own_key: str, state: State) -> None:
     if own_key != state.public_key:
         raise ConfigError(
-            f"the state is of the node with public key {state.public_key}, and the private key "
-            f"in the configuration is of {own_key}"
+            f"the state is of the node with public key {state.public_key}, but the private key "
+            f"in the configuration belongs to {own_key}"
         )

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 HELP = """\
-Fold the journal into the topology as of a run, an event or a time, and print it; compare it with
-the live system (--diff), or restore it (--apply). Private keys come from today's rait.conf.
+Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
+the live system differs from it, and --apply makes the tunnels what they were, with today's private
+key from rait.conf.
 
---apply stops with exit status 4 where it would cost more than half of at least four links their
-sessions, as `rait up` does, unless --yes is given; for a time before the journal began it is
-refused.
+As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
+of the links, where there are at least four; --yes lets it go on. It refuses a time before the
+journal began.
 
   rait replay --at 10                            the topology after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
@@ -161,7 +162,7 @@ def _number(digits: str) -> int:
         return int(digits)
     except ValueError:
         # Python reads some thousands of digits at the most.
-        raise ConfigError(f"a number of {len(digits)} digits is of no run or event") from None
+        raise ConfigError(f"no run or event has a number of {len(digits)} digits") from None
 
 
 def _towards(

@@ -38,8 +38,8 @@ Take one run back, by default the last that changed something. Where later runs 
 links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
 brings the tunnels to what it says.
 
-A rollback that would cost more than half of at least four links their sessions stops with exit
-status 4, as `rait up` does, unless --yes is given.
+As `rait up` does, it stops with exit status 4 if it would end the sessions of more than half of
+the links, where there are at least four; --yes lets it go on.
 """
 
 CLASHES_SHOWN = 20

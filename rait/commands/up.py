@@ -28,11 +28,12 @@ differs is written: links that are right already are left alone, with their sess
 A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
 that asks for more links than max_links in rait.conf changes nothing.
 
-A run that would cost more than half of at least four links their sessions, with what runs of the
-last 24 hours cost, stops with exit status 4: a peers list that is empty, cut short or exchanged, or
-the wrong namespace, must not take the node off the mesh. Links count that are removed or made
-again, or get another peer. A new private key counts too, as no peer knows it until the registry
-has it. --yes lets the run go on; max_removals in rait.conf sets another limit.
+A run that would end the sessions of more than half of the links, where there are at least four,
+stops with exit status 4: a peers list that is empty, cut short or exchanged, or a wrong namespace,
+must not take the node off the mesh. A link loses its session if it is removed or made again, or
+gets another peer, and every link does with a new private key, which no peer knows until the
+registry has it. Sessions that runs of the last 24 hours ended count too. --yes lets the run go on;
+max_removals in rait.conf sets another limit.
 """
 
 
@@ -49,7 +50,7 @@ def run(options: Options, arguments: Namespace) -> int:
     if arguments.dry_run:
         return print_plan(desired.plan_up(options), arguments)
     if arguments.detailed_exitcode:
-        raise ConfigError("--detailed-exitcode is of `rait plan` and `rait up --dry-run` only")
+        raise ConfigError("--detailed-exitcode works with `rait plan` and `rait up --dry-run` only")
     return print_report(up(options, assume_yes=arguments.yes), arguments)
 
 

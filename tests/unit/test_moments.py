@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rait.app.moments import SECOND, moment, span, written
+from rait.app.moments import moment, span, written
+from rait.domain.config.schema import SECOND
 from rait.domain.errors import ConfigError
 
 NOW = 1_769_875_500 * SECOND
