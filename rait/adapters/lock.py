@@ -22,7 +22,7 @@ _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
 }
-_NOTE = re.compile(rb"\d+ \d+ .*", re.DOTALL)
+_NOTE = rb"\d+ \d+ .*"
 
 
 class HeldError(MachineError):
@@ -154,7 +154,7 @@ def _why_no_lock(fd: int) -> str:
     if status.st_size > _MAX_NOTE:
         return "holds something that is no lock of rait"
     content = os.pread(fd, _MAX_NOTE, 0)
-    if content.strip(b"\0") and not _NOTE.fullmatch(content):
+    if content.strip(b"\0") and not re.fullmatch(_NOTE, content, re.DOTALL):
         return "holds something that is no lock of rait"
     return ""
 

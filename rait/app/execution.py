@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -342,6 +341,8 @@ def ending_in_order() -> Iterator[None]:
 
     Signals reach the main thread alone, so in any other nothing changes.
     """
+    import threading
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct, structs
 
 from rait.adapters.bounds import MAX_CONFIG_BYTES
-from rait.adapters.config import config_cache, formats, peers_cache, source
+from rait.adapters.config import config_cache, peers_cache, source
 from rait.adapters.config.config_cache import Known
-from rait.adapters.config.formats import Document
+from rait.adapters.config.document import Document
 from rait.adapters.config.texts import Read
-from rait.domain.config.decode_config import decode_config
-from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.keytext import brief
 from rait.domain.config.peers import Peer
-from rait.domain.config.reader import UNKNOWN, key_id
 from rait.domain.config.schema import Config, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.doubt import Doubt, doubts_of
@@ -113,13 +110,15 @@ def load_config(
         digest=lambda: _digest(text),
         warnings=tuple(warnings),
         key_place=known.key_place,
-        peers_place=lambda: _key_place(formats.parse(text, name), _PEERS),
+        peers_place=lambda: _key_place(_parse(text, name), _PEERS),
     )
 
 
 def _checked(text: str, url: str, *, key_required: bool) -> Known:
     """What the text of a configuration says by itself, wherever its files are."""
-    document = formats.parse(text, source.display_name(url))
+    from rait.domain.config.decode_config import decode_config
+
+    document = _parse(text, source.display_name(url))
     config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
         raise ConfigError(*_error_lines(problems, document))
@@ -127,6 +126,13 @@ def _checked(text: str, url: str, *, key_required: bool) -> Known:
     has_file = config.private_key_file is not None
     key_place = _key_place(document, _KEY_FILE) if has_file else _KEY_FILE
     return Known(config, describe_all(problems, document), key_place)
+
+
+def _parse(text: str, name: str) -> Document:
+    # What was known before needs neither a parser nor what decodes.
+    from rait.adapters.config import formats
+
+    return formats.parse(text, name)
 
 
 def load_registry(
@@ -188,9 +194,11 @@ def load_peers(
     known = peers_cache.find(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
-        document = Document(name, {}, lambda: known.lines() or formats.parse(text, name).lines())
+        document = Document(name, {}, lambda: known.lines() or _parse(text, name).lines())
     else:
-        document = formats.parse(text, name)
+        from rait.domain.config.decode_peers import decode_peers
+
+        document = _parse(text, name)
         peers, problems = decode_peers(document.data)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
@@ -314,6 +322,8 @@ def path_text(path: Iterable[str | int]) -> str:
 
 def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, ...]:
     """A line for each error, in the order of the file; many errors are counted in the end."""
+    from rait.domain.config.reader import UNKNOWN
+
     errors = [problem for problem in problems if problem.severity == "error"]
 
     def position(problem: Problem) -> tuple[bool, int]:
@@ -325,6 +335,8 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
 
 def _key_place(document: Document, wanted: str) -> str:
     """Where the document has a key; the key alone, with its default meant, where it has not."""
+    from rait.domain.config.reader import key_id
+
     spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
     if spelt is None:
         return f"{document.name}: {wanted} is not set, so it is the default"

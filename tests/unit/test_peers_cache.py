@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.config import cache_file, formats, peers_cache
+from rait.adapters.config.document import Document
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
 from rait.domain.errors import Problem, SourceError
 
@@ -60,7 +61,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     parse = formats.parse
 
-    def noting(text: str, name: str) -> formats.Document:
+    def noting(text: str, name: str) -> Document:
         texts.append(text)
         return parse(text, name)
 

@@ -206,7 +206,7 @@ def test_a_system_that_has_no_thread_for_us_is_a_warning(monkeypatch):
     def start(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(module.threading.Thread, "start", start)  # type: ignore[attr-defined]
+    monkeypatch.setattr(threading.Thread, "start", start)
     answer = resolve(named("n", 2), HERE, 60)
     assert answer.addresses == {}
     assert "rait start no thread" in answer.problems[0].message

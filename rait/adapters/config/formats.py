@@ -7,10 +7,11 @@ with a brace, HCL has blocks (``name {``), and what is neither is TOML.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 from rait.adapters.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
+from rait.adapters.config.document import Document
 from rait.domain.config.keytext import brief, shown
 from rait.domain.errors import Path, SourceError
 
@@ -32,40 +33,6 @@ _DOTTED = re.compile(
     rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:{_DOT}{_PART}){{1,{MAX_PARTS}}}", re.MULTILINE
 )
 _LONG_NUMBER = re.compile(rf"""(?<![\w"'])(?:0[xob])?[0-9A-Fa-f][0-9A-Fa-f_]{{{MAX_DIGITS}}}""")
-
-
-class Document:
-    """A parsed text. ``data`` is plain mappings, lists and values.
-
-    ``lines`` finds the lines of what is in it, which may be known already.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        data: Mapping[str, object],
-        lines: Callable[[], Mapping[Path, int]],
-        known: Mapping[Path, int] | None = None,
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.known_lines = known
-        self._find = lines
-
-    def locate(self, path: Path) -> int | None:
-        """The line, from 1, of what a path leads to, or of the nearest thing around it."""
-        lines = self.lines()
-        while path:
-            if path in lines:
-                return lines[path]
-            path = path[:-1]
-        return None
-
-    def lines(self) -> Mapping[Path, int]:
-        """The lines, from 1, by the path of what stands there."""
-        if self.known_lines is None:
-            self.known_lines = self._find()
-        return self.known_lines
 
 
 def parse(text: str, name: str) -> Document:

@@ -12,7 +12,6 @@ its place: dead names hold up nobody but themselves.
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -103,6 +102,8 @@ class _Crew:
     """Workers that look names up, each in a thread of its own, until there is no more time."""
 
     def __init__(self, names: list[Host], transit: Netns, timeout: float) -> None:
+        import threading  # most lists have addresses alone, which need no thread
+
         self._names = names
         self._transit = transit
         self._timeout = timeout
@@ -166,7 +167,9 @@ class _Crew:
 
     def _hire(self) -> bool:
         # Daemons: a look-up that hangs keeps the process from its end no more than this function.
-        thread = threading.Thread(target=self._run, name="rait-resolve", daemon=True)
+        from threading import Thread
+
+        thread = Thread(target=self._run, name="rait-resolve", daemon=True)
         with self._lock:
             self._workers += 1
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from rait.adapters.netlink import rtnl
@@ -176,12 +175,14 @@ def _remove_groups(ns: Netns, groups: Iterable[int]) -> set[int]:
         except MachineError:
             stubborn.add(group)
 
+    from threading import Thread
+
     sockets: list[NetlinkSocket] = []
     try:
         threads = []
         for group in groups:
             sockets.append(NetlinkSocket(ns, NETLINK_ROUTE))
-            threads.append(threading.Thread(target=remove_group, args=(sockets[-1], group)))
+            threads.append(Thread(target=remove_group, args=(sockets[-1], group)))
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -11,10 +11,8 @@ a process of root's or of our own user.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -24,7 +22,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from rait.domain.config.hosts import ifname_bytes
+from rait.domain.config.hosts import ifname_bytes, ip_literal
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
@@ -45,6 +43,9 @@ TIMEOUT = 5.0
 
 _KEY_BYTES = 32
 _NO_KEY = bytes(_KEY_BYTES)
+_ALL_ADDRESSES = frozenset({"0.0.0.0/0", "::/0"})
+"""The allowed IPs of our peers, both."""
+
 _UCRED = struct.Struct("iII")
 
 
@@ -301,7 +302,7 @@ def _peer(fields: dict[str, str], allowed_ips: list[str]) -> PeerState:
 
 def _hex_key(text: str) -> str:
     try:
-        key = base64.b64decode(text, validate=True)
+        key = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != _KEY_BYTES:
@@ -320,12 +321,12 @@ def _raw_key(field: str, value: str) -> bytes:
 
 
 def _text_key(field: str, value: str) -> str:
-    return base64.b64encode(_raw_key(field, value)).decode()
+    return binascii.b2a_base64(_raw_key(field, value), newline=False).decode()
 
 
 def _secret(field: str, value: str) -> Secret | None:
     key = _raw_key(field, value)
-    return None if key == _NO_KEY else Secret(base64.b64encode(key).decode())
+    return None if key == _NO_KEY else Secret(binascii.b2a_base64(key, newline=False).decode())
 
 
 def _number(fields: dict[str, str], key: str, most: int) -> int:
@@ -343,19 +344,32 @@ def _integer(key: str, value: str, least: int, most: int) -> int:
 
 
 def _endpoint(value: str) -> Endpoint:
-    host, colon, port = value.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        raise UapiError(f"{shown(value)} is not an endpoint") from None
-    if not colon or bracketed != (address.version == 6):
+    host, _, port = value.rpartition(":")
+    address = _address(host)
+    if address is None:
         raise UapiError(f"{shown(value)} is not an endpoint")
-    return Endpoint(str(address), _integer("an endpoint's port", port, 0, 0xFFFF))
+    return Endpoint(address, _integer("an endpoint's port", port, 0, 0xFFFF))
+
+
+def _address(host: str) -> str | None:
+    """The canonical text of an endpoint's IP address; IPv6 is in brackets, and may have a zone."""
+    if not (host.startswith("[") and host.endswith("]")):
+        literal = ip_literal(host)
+        return literal[1] if literal is not None and literal[0] == "ip4" else None
+    from ipaddress import IPv6Address
+
+    try:
+        return str(IPv6Address(host[1:-1]))
+    except ValueError:
+        return None
 
 
 def _networks(values: list[str]) -> tuple[str, ...]:
     """In one order, IPv4 first: programs tell them in whatever order their tree has."""
+    if _ALL_ADDRESSES.issuperset(values):
+        return tuple(sorted(values))
+    import ipaddress  # what others set may be any networks
+
     try:
         networks = [ipaddress.ip_network(value) for value in values]
     except ValueError:

@@ -19,7 +19,6 @@ import fcntl
 import os
 import re
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -44,10 +43,10 @@ _KILLED_SECONDS = 20.0
 """No process outlives SIGKILL, but on a busy machine it takes the kernel a while to end one."""
 
 _POLL_SECONDS = 0.005
+_SIGKILL, SIGTERM = 9, 15  # signal(7)
 _LOG_BYTES = 2000
-_LOG_TIME = re.compile(
-    r"^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +",
-    re.ASCII,
+_LOG_TIME = (
+    r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
 """As wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) and boringtun write it."""
 _SYS_PIDFD_GETFD = 438
@@ -135,6 +134,8 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended takes no harm."""
+        import signal  # which makes enumerations of them all
+
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
 
@@ -261,7 +262,7 @@ def end(name: str, process: Process, patience: float = 0.0) -> None:
     """
     if not process.ended(patience):
         _remove_socket(name)
-        for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, _KILLED_SECONDS)):
+        for number, seconds in ((SIGTERM, END_SECONDS), (_SIGKILL, _KILLED_SECONDS)):
             process.signal(number)
             if process.ended(seconds):
                 break
@@ -389,7 +390,7 @@ def without_time(line: str) -> str:
 
     The journal has the time of the run, and two runs that fail alike are to say the same.
     """
-    return _LOG_TIME.sub(r"\1", line, count=1)
+    return re.sub(_LOG_TIME, r"\1", line, count=1)
 
 
 def _environment() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -203,7 +202,7 @@ class Removal:
         self._place = place
         self._process = _process_of(self._name, self._made_as, place)
         if self._process is not None:
-            self._process.signal(signal.SIGTERM)
+            self._process.signal(programs.SIGTERM)
 
     def finish(self) -> None:
         """Wait until nothing is left of it, by force if need be. Raises RaitError."""

@@ -6,18 +6,17 @@ To the kernel an interface name is bytes. As text, those that are no UTF-8 are w
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv6Address
 
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_IFNAME
 from rait.domain.topology import Family
 
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IP4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _MAX_HOST_NAME = 253
 _BYTE = "\\x"
-_WRITTEN_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+_WRITTEN_BYTE = r"\\x([0-9a-f]{2})"
 _TAKEN_FOR_SPACE = b"\xa0"
 """isspace() of the kernel knows Latin-1's no-break space (lib/ctype.c), but no UTF-8."""
 
@@ -28,9 +27,11 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
     An IPv6 address may stand in brackets. One with a zone (``%eth0``) is none.
     """
     if ":" in text and "%" not in text:
+        from ipaddress import IPv6Address
+
         try:
             return "ip6", str(IPv6Address(_unbracketed(text)))
-        except AddressValueError:
+        except ValueError:
             return None
     # Not IPv4Address: ten thousand peers are decoded at each start, and this is the slowest step.
     return ("ip4", text) if _IP4.fullmatch(text) else None
@@ -77,7 +78,7 @@ def is_nobody(family: Family, text: str) -> bool:
 def _checked_host_name(text: str) -> str:
     name = text[:-1] if text.endswith(".") else text
     labels = name.split(".")
-    if len(name) > _MAX_HOST_NAME or not all(map(_LABEL.fullmatch, labels)):
+    if len(name) > _MAX_HOST_NAME or not all(map(re.compile(_LABEL).fullmatch, labels)):
         hint = "" if text.isascii() else " (write an international name in its xn-- form)"
         raise ValueError(f"{shown(text)} is neither an IP address nor a host name{hint}")
     if labels[-1].isdecimal():
@@ -104,7 +105,7 @@ def ifname_bytes(text: str) -> bytes:
     """The name that ``ifname_text`` wrote as text."""
     if _BYTE not in text:
         return text.encode()
-    parts = _WRITTEN_BYTE.split(text)
+    parts = re.split(_WRITTEN_BYTE, text)
     # Text and two digits by turns.
     return b"".join(
         bytes([int(part, 16)]) if index % 2 else part.encode() for index, part in enumerate(parts)

@@ -40,12 +40,12 @@ PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_SPAN = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_SPAN = r"(\d{1,9})([smhdw])"
 
 
 def parse_span(text: str) -> int | None:
     """A span as ``30m``, ``12h``, ``90d`` or ``2w`` in nanoseconds, or None for other text."""
-    match = _SPAN.fullmatch(text)
+    match = re.fullmatch(_SPAN, text, re.ASCII)
     return None if match is None else int(match[1]) * _UNITS[match[2]] * SECOND
 
 
