@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -35,7 +32,7 @@ from rait.domain.backend import Outcome
 from rait.domain.errors import MachineError, RaitError, VrfMissingError, counted
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.topology import Family, Rule
-from rait.domain.vrf import VRF_MARK, vrfs_among
+from rait.domain.vrf import ACCEPT, FAMILIES, VRF_MARK, vrfs_among
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -59,7 +56,6 @@ LAST_METRIC = 4278198272
 """That of the route which ends a VRF's table, as vrf.rst has it: any other route wins over it."""
 
 WHOLE_MASK = 0xFFFFFFFF
-ACCEPT = Path("/proc/sys/net/ipv4/udp_l3mdev_accept")
 
 NO_VRF = (
     "this kernel has no VRF: try `modprobe vrf`; it takes a kernel with CONFIG_NET_VRF, which "
@@ -150,10 +146,11 @@ def find(name: str) -> tuple[str, int | None] | None:
 def accepts_from_vrfs() -> bool:
     """Whether sockets that are bound to no VRF get what arrives through one.
 
-    The switch is net.ipv4.udp_l3mdev_accept, for IPv6 as well; a kernel without VRFs has none.
+    A kernel without VRFs has no such switch.
     """
     try:
-        return ACCEPT.read_text(encoding="ascii").strip() != "0"
+        with open(f"/proc/sys/{ACCEPT.replace('.', '/')}", encoding="ascii") as switch:
+            return switch.read().strip() != "0"
     except OSError:
         return True
 
@@ -165,14 +162,16 @@ def _signals_held() -> Iterator[None]:
     What a signal's handler raises within asyncio may be swallowed there, and the request that it
     interrupts may wait for ever. Handlers run in the main thread alone.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    import signal
+    import threading
+
     came: list[int] = []
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in found.items() if callable(handler)}
-    for number in handlers:
-        signal.signal(number, lambda which, _: came.append(which))
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda which, _: came.append(which))
     try:
         yield
     finally:
@@ -191,10 +190,10 @@ def require(name: str) -> None:
     """
     try:
         with _changes() as route:
-            route.link("add", **_vrf_fields(name))
+            _add_vrf(route, name)
+    except VrfMissingError as error:
+        raise VrfMissingError(f"VRF {name} cannot be made: {error}") from error
     except NetlinkError as error:
-        if error.code == errno.EOPNOTSUPP:
-            raise VrfMissingError(f"VRF {name} cannot be made: {NO_VRF}") from error
         if error.code != errno.EINVAL:
             raise MachineError(f"VRF {name} cannot be made: {error}") from error
     else:
@@ -206,8 +205,7 @@ def mark(names: Iterable[str]) -> None:
     """Mark VRFs as made by rait. Raises MachineError."""
     with _changes() as route:
         for name in names:
-            with _refusals(errno.ENODEV):
-                _mark(route, name)
+            _mark(route, name, errno.ENODEV)
 
 
 @_signals_held()
@@ -277,36 +275,37 @@ def _make(route: IPRoute, name: str, table: int) -> None:
     """Make and raise a VRF whose table ends in "unreachable": else what it has no route for would
     be looked up in the main table, and leave by the underlay.
 
-    The table comes first, so a VRF that is there is whole, whatever cut its making off.
+    The table comes first, so a VRF that is there is whole, whatever cut its making off. The kernel
+    takes no description for a link that is being made: that comes right after.
     """
-    ended: list[Family] = []
-    try:
-        for family in _FAMILIES:
+    with ExitStack() as undo:
+        for family in FAMILIES:
             if _end_table(route, family, table):
-                ended.append(family)  # noqa: PERF401 - known even if the next one fails
-        _make_marked(route, name, table)
-    except MachineError:
-        for family in ended:
-            _reopen_table(route, family, table)
-        raise
+                undo.callback(_reopen_table, route, family, table)
+        _add_vrf(route, name, vrf_table=table)
+        undo.callback(_delete_link, route, ifname=name)
+        _mark(route, name)
+        undo.pop_all()
 
 
-def _make_marked(route: IPRoute, name: str, table: int) -> None:
-    """The kernel takes no description for a link that is being made: it comes right after."""
+def _add_vrf(route: IPRoute, name: str, **table: int) -> None:
     try:
         with _refusals():
-            route.link("add", **_vrf_fields(name), vrf_table=table)
+            route.link("add", ifname=name, kind="vrf", state="up", **table)
     except NetlinkError as error:
         if error.code == errno.EOPNOTSUPP:
-            raise MachineError(NO_VRF) from error
+            raise VrfMissingError(NO_VRF) from error
         raise
-    try:
-        with _refusals():
-            _mark(route, name)
-    except MachineError:
-        with _refusals(errno.ENODEV):
-            route.link("del", ifname=name)
-        raise
+
+
+def _mark(route: IPRoute, name: str, *ignored: int) -> None:
+    with _refusals(*ignored):
+        route.link("set", ifname=name, ifalias=VRF_MARK)
+
+
+def _delete_link(route: IPRoute, **which: int | str) -> None:
+    with _refusals(errno.ENODEV):
+        route.link("del", **which)
 
 
 def _remove(route: IPRoute, name: str, table: int) -> None:
@@ -316,9 +315,8 @@ def _remove(route: IPRoute, name: str, table: int) -> None:
     if vrf is not None and vrf.table == table:
         if vrf.members:
             raise MachineError(f"it stays, as interfaces are in it: {', '.join(vrf.members)}")
-        with _refusals(errno.ENODEV):
-            route.link("del", index=interfaces[name].index)
-    for family in _FAMILIES:
+        _delete_link(route, index=interfaces[name].index)
+    for family in FAMILIES:
         _reopen_table(route, family, table)
 
 
@@ -337,14 +335,6 @@ def _end_table(route: IPRoute, family: Family, table: int) -> bool:
 def _reopen_table(route: IPRoute, family: Family, table: int) -> None:
     with _refusals(*_NO_ROUTE):
         route.route("del", **_last_route_fields(family, table))
-
-
-def _vrf_fields(name: str) -> dict[str, str]:
-    return {"ifname": name, "kind": "vrf", "state": "up"}
-
-
-def _mark(route: IPRoute, name: str) -> None:
-    route.link("set", ifname=name, ifalias=VRF_MARK)
 
 
 def _rule_fields(rule: Rule) -> dict[str, int]:

@@ -64,14 +64,14 @@ def test_a_vrf_is_made_after_its_table_and_not_at_all_leaves_nothing(
     with namespaces(1) as (netns,), machine.inside(netns):
         machine.ip_batch(["link set lo up"], netns)
 
-        make_marked = vrf._make_marked
+        add_vrf = vrf._add_vrf
 
-        def look_and_make(route: Any, name: str, table: int) -> None:
+        def look_and_add(route: Any, name: str, **table: int) -> None:
             seen.extend(routes(netns, family, 77) for family in ("-4", "-6"))
-            make_marked(route, name, table)
+            add_vrf(route, name, **table)
 
         with monkeypatch.context() as patch:
-            patch.setattr(vrf, "_make_marked", look_and_make)
+            patch.setattr(vrf, "_add_vrf", look_and_add)
             (outcome,) = vrf.apply([VrfAdded("lo", 77)])
         assert outcome.error is not None, "the name is taken, and this kernel may have no VRFs"
         assert all("unreachable default" in text for text in seen)

@@ -90,7 +90,8 @@ def test_what_is_gone_is_removed(play) -> None:
 def test_a_vrf_that_cannot_be_made_leaves_the_table_as_it_was(play) -> None:
     fake = play(refusing("link", "add", errno.EEXIST))
     assert error_of(VrfAdded("mesh", 77)) == "VRF mesh: EEXIST (File exists)"
-    assert fake.done == [("route", c, family) for c in ("add", "del") for family in (2, 10)]
+    added, removed = (("add", 2), ("add", 10)), (("del", 10), ("del", 2))
+    assert fake.done == [("route", *each) for each in (*added, *removed)]
     fake = play(
         lambda what, command, fields: (
             errno.EEXIST if (what, command) == ("link", "add") or fields.get("family") == 2 else 0

@@ -174,29 +174,10 @@ def _extended_text(reply: Reply) -> str:
     return ""
 
 
-class Traffic:
-    """Messages, not datagrams, that went through sockets."""
-
-    __slots__ = ("received", "sent")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
-
-
-TRAFFIC = Traffic()
-"""What went through all sockets of this process that were closed; for benchmarks."""
-
-
 class NetlinkSocket:
-    """A netlink socket in one network namespace. Not for use by two threads at once.
-
-    ``sent`` and ``received`` count messages, not datagrams.
-    """
+    """A netlink socket in one network namespace. Not for use by two threads at once."""
 
     def __init__(self, ns: netns.Netns, protocol: int) -> None:
-        self.sent = 0
-        self.received = 0
         self._sequence = 0
         self._buffer = bytearray(_RECEIVE_BUFFER)
         self._view = memoryview(self._buffer)
@@ -231,9 +212,6 @@ class NetlinkSocket:
 
     def close(self) -> None:
         """Close the socket; harmless when it is closed already."""
-        if self._socket.fileno() >= 0:
-            TRAFFIC.sent += self.sent
-            TRAFFIC.received += self.received
         self._socket.close()
 
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
@@ -342,7 +320,6 @@ class NetlinkSocket:
         return results
 
     def _send(self, messages: Sequence[bytes]) -> None:
-        self.sent += len(messages)
         try:
             self._socket.send(b"".join(messages))
         except OSError as error:
@@ -360,9 +337,7 @@ class NetlinkSocket:
             raise MalformedError(
                 f"netlink datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
             )
-        replies = decode(bytes(self._view[:size]))
-        self.received += len(replies)
-        return replies
+        return decode(bytes(self._view[:size]))
 
 
 def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
