@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-    from rait.app.options import Options
-
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
 _DETAILED = "--detailed-exitcode"
@@ -72,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Never raises for what a user can do wrong."""
     prepare()
     try:
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     except OutputError as error:
         report_lost(error)
         return FAILED
@@ -81,23 +79,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(words: Sequence[str]) -> int:
+    # Under --detailed-exitcode, 2 means that there are changes.
+    wrong = FAILED if any(word.split("=")[0] == _DETAILED for word in words) else WRONG
     parser = _parser()
     try:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(words)
     except SystemExit as stop:
-        wrong = _wrong_usage(sys.argv[1:] if argv is None else argv)
         return stop.code if stop.code in (DONE, FAILED) else wrong
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return WRONG
-    return _guarded(arguments)
+    from rait.app.options import options_of
+    from rait.domain.errors import ConfigError, RaitError
 
-
-def _wrong_usage(argv: Sequence[str]) -> int:
-    """The status of wrong usage or configuration; under --detailed-exitcode, 2 means changes."""
-    asked = any(word.split("=")[0] == _DETAILED for word in argv)
-    return FAILED if asked else WRONG
+    try:
+        status: int = arguments.run(options_of(arguments), arguments)
+    except RaitError as error:
+        warn_of(error)
+        return wrong if isinstance(error, ConfigError) else FAILED
+    return status
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -155,21 +156,6 @@ class _Command(_Parser):
             # All that follows a command is for it, so its own usage is the one to show.
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
-
-
-def _guarded(arguments: argparse.Namespace) -> int:
-    from rait.app.options import options_of
-    from rait.domain.errors import ConfigError, RaitError
-
-    try:
-        run: Callable[[Options, argparse.Namespace], int] = arguments.run
-        return run(options_of(arguments), arguments)
-    except ConfigError as error:
-        warn_of(error)
-        return FAILED if getattr(arguments, "detailed_exitcode", False) else WRONG
-    except RaitError as error:
-        warn_of(error)
-        return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
