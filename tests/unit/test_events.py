@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from msgspec import structs
 
 from rait.domain.events import (
     KINDS,
@@ -20,6 +21,7 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
     RuleAdded,
+    RuleRemoved,
     VrfAdded,
     VrfRemoved,
     evolve,
@@ -91,6 +93,32 @@ OTHER_SETTINGS = LinkSettings(1280, 54)
 def test_an_event_refuses_a_state_that_it_does_not_fit(event: Event) -> None:
     with pytest.raises(MismatchError, match="rait4x"):
         evolve(ONE, event)
+
+
+RULE = Rule("ip4", 54, 100, 900)
+ISOLATED = Topology(vrfs={"vrf0": 100}, rules={RULE.name: RULE})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        VrfAdded("vrf0", 100),
+        VrfRemoved("vrf0", 101),
+        VrfRemoved("vrf1", 100),
+        RuleAdded(RULE),
+        RuleRemoved(structs.replace(RULE, table=101)),
+    ],
+)
+def test_neither_do_vrfs_and_rules_come_twice_or_go_as_others(event: Event) -> None:
+    with pytest.raises(MismatchError, match=event.name):
+        evolve(ISOLATED, event)
+
+
+def test_a_rule_in_the_place_of_another_does_not_fit() -> None:
+    replaced = Topology(rules={RULE.name: structs.replace(RULE, table=101)})
+    with pytest.raises(MismatchError, match="does not fit"):
+        evolve(replaced, RuleRemoved(RULE))
+    assert evolve(ISOLATED, RuleRemoved(RULE)) == Topology(vrfs=ISOLATED.vrfs)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,19 @@ def test_a_vrf_is_the_master_of_its_links() -> None:
     assert link.settings.master == "vrf0"
 
 
+def test_no_link_takes_the_name_of_the_vrf() -> None:
+    isolation = Isolation(type="vrf", target="rait4x50221", table=100)
+    peers = [peer("first", 50221), peer("second", 50222)]
+    planned = plan(Config(transports=(IP4,), isolation=isolation), NODE, peers)
+    assert planned.topology.links.keys() == {"rait4x50222"}
+    (problem,) = planned.problems
+    assert (problem.severity, problem.link) == ("warning", "rait4x50221")
+    assert "which is that of the VRF" in problem.message
+    elsewhere = Isolation(type="netns", target="rait4x50221")
+    planned = plan(Config(transports=(IP4,), isolation=elsewhere), NODE, peers)
+    assert planned.topology.links.keys() == {"rait4x50221", "rait4x50222"}
+
+
 def test_our_own_entry_is_dropped_without_a_word() -> None:
     planned = plan(CONFIG, NODE, [peer("own key", 50153)])
     assert planned.topology == Topology()
