@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rait.domain.errors import MachineError
 
@@ -71,11 +71,11 @@ def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
     while True:
         fd, is_new = _opened(path)
         try:
-            born = _stamp_of(os.fstat(fd)) if is_new else None
+            at_first = _stamp_of(os.fstat(fd)) if is_new else None
             _acquire(fd, path, timeout, deadline)
             found = _stamp_of(os.fstat(fd))
             if _is_at(path, fd):
-                return fd, None if found == born else found
+                return fd, None if found == at_first else found
         except BaseException:
             os.close(fd)
             raise
@@ -96,51 +96,46 @@ def _stamp_of(status: os.stat_result) -> Stamp:
 
 
 def _opened(path: str) -> tuple[int, bool]:
-    """Open the lock's file, and tell whether it was made here.
-
-    Nothing but such a file is ever touched.
-    """
+    """Open the lock's file, and tell whether it was made here. What is no lock is not touched."""
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         # To open a device may do something to it, so it is looked at before.
-        _require_lock(_kind(path), path)
-        # Not through a link, which may lead to any file; and what came in between must not block.
-        how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        fd, is_new = _made_or_opened(path, how)
+        with suppress(FileNotFoundError):
+            if kind := kind_of_file(os.lstat(path).st_mode):
+                raise _no_lock(path, f"is {kind}")
+        fd, is_new = _made_or_opened(path)
     except OSError as error:
         raise MachineError(f"cannot open the lock {path}: {error.strerror}") from None
     except ValueError:
         raise MachineError("a path must not hold a NUL byte") from None
     try:
-        _require_lock(_why_no_lock(fd), path)
+        if reason := _why_no_lock(fd):
+            raise _no_lock(path, reason)
     except BaseException:
         os.close(fd)
         raise
     return fd, is_new
 
 
-def _made_or_opened(path: str, how: int) -> tuple[int, bool]:
+def _made_or_opened(path: str) -> tuple[int, bool]:
+    # Not through a link, which may lead to any file; and what came in between must not block.
+    how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, how | os.O_EXCL, 0o600), True
     except FileExistsError:
         return os.open(path, how, 0o600), False
 
 
-def _require_lock(reason: str, path: str) -> None:
-    if reason:
-        raise MachineError(
-            f"cannot take {path} as the lock: it {reason}; it was left as it is. Move it away, "
-            "and run rait again"
-        )
+def _no_lock(path: str, reason: str) -> MachineError:
+    return MachineError(
+        f"cannot take {path} as the lock: it {reason}; it was left as it is. Move it away, "
+        "and run rait again"
+    )
 
 
-def _kind(path: str) -> str:
-    """What is in the lock's place and is no file; "" where nothing is, or a file."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return ""
-    return "" if stat.S_ISREG(mode) else f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}"
+def kind_of_file(mode: int) -> str:
+    """What a file of this mode (stat(2)) is, in words; "" for a regular one."""
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def _why_no_lock(fd: int) -> str:
@@ -151,12 +146,10 @@ def _why_no_lock(fd: int) -> str:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    if status.st_size > _MAX_NOTE:
-        return "holds something that is no lock of rait"
     content = os.pread(fd, _MAX_NOTE, 0)
-    if content.strip(b"\0") and not re.fullmatch(_NOTE, content, re.DOTALL):
-        return "holds something that is no lock of rait"
-    return ""
+    is_note = not content.strip(b"\0") or re.fullmatch(_NOTE, content, re.DOTALL)
+    is_ours = is_note and status.st_size <= _MAX_NOTE
+    return "" if is_ours else "holds something that is no lock of rait"
 
 
 def _acquire(fd: int, path: str, timeout: float, deadline: float) -> None:

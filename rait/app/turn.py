@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from msgspec import Struct, structs
 
 from rait.adapters import privilege
-from rait.adapters.journal.store import Journal
+from rait.adapters.journal.file import check_is_journal
 from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.load import Loaded
@@ -61,7 +61,7 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
 
 def _checked_lock(loaded: Loaded) -> str:
     """The lock to take for a configuration. Raises where its journal is no journal."""
-    Journal.check(loaded.config.journal)
+    check_is_journal(loaded.config.journal)
     return lock_path(loaded.config.journal)
 
 

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from rait.adapters.config.source import display_name, is_path
-from rait.adapters.journal.prune import Pruning
+from rait.adapters.journal.file import check_is_journal
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.journal.store import Journal
+from rait.adapters.journal.store import Journal, Pruning
 from rait.adapters.journal.verify import VerifyReport
 from rait.app.moments import moment, span, written
 from rait.app.options import Options
@@ -182,11 +182,8 @@ class Query(Struct, frozen=True, kw_only=True):
         return self.peer is None or self.peer in peers_named(event)
 
     def wants_run(self, run: RunRecord) -> bool:
-        return (
-            (self.since is None or _last_seen(run) >= self.since)
-            and (self.link is None or run.touches_link(self.link))
-            and (self.peer is None or run.touches_peer(self.peer))
-        )
+        is_recent = self.since is None or _last_seen(run) >= self.since
+        return is_recent and run.touches(self.link, self.peer)
 
 
 def _last_seen(run: RunRecord) -> int:
@@ -285,7 +282,7 @@ def prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
     """
     if JournalReader(journal.path).absence():
         return Pruning()
-    Journal.check(journal.path)
+    check_is_journal(journal.path)
     with (
         locked(options, lock_path(journal.path), "rait log prune"),
         Journal.open(journal.path) as store,

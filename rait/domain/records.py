@@ -277,20 +277,16 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         same = _comparable(self.header) == _comparable(header) and self.intended == intended
         return ended and not changed and same
 
-    def events(self) -> Iterator[Event]:
-        """All events of the run, whatever their outcome."""
-        yield from self.noticed
-        yield from self.intended
-        yield from self.half_done.values()
+    def touches(self, link: str | None = None, peer: str | None = None) -> bool:
+        """Whether events of this run are about the link and a peer with the public key.
 
-    def touches_link(self, name: str) -> bool:
-        """Whether an event of this run is about the link."""
-        ends_it = name in self.header.leftover_links
-        return ends_it or any(event.name == name for event in self.events())
-
-    def touches_peer(self, public_key: str) -> bool:
-        """Whether an event of this run is about a peer with the key."""
-        return any(public_key in peers_named(event) for event in self.events())
+        None stands for any link, and for any peer.
+        """
+        events = (*self.noticed, *self.intended, *self.half_done.values())
+        ended = link in self.header.leftover_links
+        return (link is None or ended or any(event.name == link for event in events)) and (
+            peer is None or any(peer in peers_named(event) for event in events)
+        )
 
     def happened(self) -> Iterator[tuple[int, Event]]:
         """The events known to have happened, in order, each with the number of its entry."""

@@ -25,6 +25,7 @@ from rait.domain.history import LastKnown
 from rait.domain.records import RunRecord
 from rait.domain.topology import Topology
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
+from tests.unit.test_journal import entries_of
 
 # Where there is one, a file system in memory: the journal waits for the disk all the time.
 SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
@@ -73,7 +74,7 @@ class Kept:
 
     def check_times(self, scope: str) -> None:
         """Whatever the clock said, time goes forward, and the last run is told of."""
-        times = [entry.at for entry in self._journal.follow(0)]
+        times = [entry.at for entry in entries_of(self._journal)]
         assert times == sorted(times)
         everything = [run.id for run in self._journal.runs()]
         for when in {times[0], times[len(times) // 2], times[-1]}:
@@ -98,7 +99,7 @@ class Kept:
     def prune(self, share: int) -> None:
         before = self.memories()
         runs = self._journal.runs()
-        entries = [entry.at for entry in self._journal.follow(0)]
+        entries = [entry.at for entry in entries_of(self._journal)]
         self._journal.prune(entries[share * len(entries) // 100] if entries else 0)
         assert self.memories() == before
         kept = self._journal.runs()

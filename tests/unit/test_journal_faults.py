@@ -61,12 +61,12 @@ def test_a_full_disk_refuses_the_run_before_it_begins(tmp_path: Path) -> None:
         """
 with Journal.open(path) as journal:
     add(journal, "a")
-    head = journal.head()
+    head = head_of(journal)
     fill()
     many = [LinkAdded(link(f"l{number}")) for number in range(500)]
     refused(lambda: journal.begin(header(), (), many), "no space left")
     for reader in (journal, JournalReader(path)):
-        assert reader.head() == head
+        assert head_of(reader) == head
         assert reader.verify().ok
         assert set(reader.last_known(SCOPE).topology.links) == {"a"}
     ballast.unlink()

@@ -11,14 +11,14 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.journal.schema import read_head, write_head
 from rait.adapters.journal.store import Journal
+from rait.adapters.journal.tables import read_head, write_head
 from rait.adapters.journal.verify import verify
 from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError
 from rait.domain.events import LinkAdded
 from rait.domain.records import GENESIS
-from tests.unit.test_journal import SCOPE, add, header, link
+from tests.unit.test_journal import SCOPE, add, entries_of, header, link
 
 Row = tuple[str, int, str, object]
 
@@ -239,7 +239,7 @@ def test_an_index_that_disagrees_with_its_table_is_found(
 
 
 def test_a_head_kept_elsewhere_tells_of_a_rewrite(path: Path, tmp_path: Path) -> None:
-    head = JournalReader(path).head()
+    head = JournalReader(path).verify().head
     with Journal.open(path) as journal:
         add(journal, "d")
         assert journal.verify(head).ok
@@ -279,7 +279,7 @@ def test_pruning_buries_no_evidence(
 
 def test_a_report_says_how_much_is_sound(path: Path) -> None:
     report = JournalReader(path).verify()
-    assert report.head == JournalReader(path).head() != GENESIS.hex()
+    assert report.head == JournalReader(path).verify().head != GENESIS.hex()
     assert report.dropped == 4
-    assert report.entries == JournalReader(path).last_id() - 4
+    assert report.entries == entries_of(JournalReader(path))[-1].id - 4
     assert JournalReader(path).last_known(SCOPE).topology.links.keys() == {"a", "b", "c"}

@@ -1,16 +1,16 @@
-"""The journal's file: opened for writing or for reading, and its troubles explained."""
+"""The journal's file: opened to write or to read, and its troubles explained."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TypeVar
 
-from rait.adapters.journal import schema as journal_schema
+from rait.adapters.journal import tables
+from rait.adapters.lock import kind_of_file
 from rait.domain.config.keytext import without_whole_keys
 from rait.domain.errors import HistoryError, MachineError
 
@@ -35,14 +35,6 @@ _ADVICE = {
     "NOTADB": "it is not an SQLite database: it is no journal of rait, or its beginning is "
     "damaged; it was left as it is. If it is not rait's, set `journal` to another file",
     "IOERR": "its file system reports an input or output error",
-}
-
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
 }
 
 
@@ -70,49 +62,73 @@ def explained(path: str, doing: str) -> Iterator[None]:
         raise MachineError(f"cannot {doing} the journal {name}: {reason}") from None
 
 
-def refuse_strangers(path: str) -> None:
-    """Raise unless this is our journal or may become it, before anything is written or made.
+def check_is_journal(path: str) -> None:
+    """Raise MachineError or HistoryError for a file that is no journal. Writes nothing.
 
-    What is not there, or empty, may. To be called within ``explained``.
+    What is not there, or empty, may become a journal. So neither a lock nor a mode is put where
+    they do not belong.
     """
+    with explained(path, "open"):
+        _check(path)
+
+
+def open_to_write(path: str) -> sqlite3.Connection:
+    """Open the journal; made (0600, in a directory of 0700) and migrated if need be.
+
+    Raises MachineError where it cannot be written, and HistoryError if a newer rait wrote it.
+    """
+    with explained(path, "open"):
+        _check(path)
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+        # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for file in (os.path.realpath(path), *_companions(path)):
+            _make_private(file)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            tables.version_of(connection)
+            # Where a file system cannot do WAL, SQLite stays with its rollback journal: just slower
+            connection.execute("PRAGMA journal_mode = WAL")
+            # The intended events must be on disk before the first effect, power failure or not.
+            connection.execute("PRAGMA synchronous = FULL")
+            tables.migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def ask(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+    """Answer from one consistent state of the journal, without writing anything.
+
+    A journal that is not there yet is an empty one. Raises MachineError where it cannot be read,
+    and HistoryError for what is no journal, or what the question does not find in it.
+    """
+    with explained(path, "read"):
+        return _answer(path, question)
+
+
+def absence(path: str) -> str:
+    """Why there is nothing to read: no file, or an empty one. "" where there is a journal."""
+    with explained(path, "read"):
+        if _stamp(path) is not None:
+            return ""
+        return "the file is empty" if os.path.exists(path) else "there is no such file"
+
+
+def _check(path: str) -> None:
     try:
-        ask(path, lambda _: None)
+        _answer(path, lambda _: None)
     except sqlite3.Error as error:
         # Without a write-ahead log, what a crash left half done is put right by who may write.
         if _kind(error) not in ("READONLY", "CANTOPEN"):
             raise
 
 
-def open_for_writing(path: str) -> sqlite3.Connection:
-    """Open the journal, made and migrated if need be; to be called within ``explained``."""
-    refuse_strangers(path)
-    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-    # SQLite gives its companion files (-wal, -shm) the mode of the database itself.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    for file in (os.path.realpath(path), *_companions(path)):
-        _make_private(file)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        journal_schema.version_of(connection)
-        # Where a file system cannot do WAL, SQLite stays with its rollback journal: just slower.
-        connection.execute("PRAGMA journal_mode = WAL")
-        # The intended events must be on disk before the first effect, power failure or not.
-        connection.execute("PRAGMA synchronous = FULL")
-        journal_schema.migrate(connection, journal_schema.STEPS)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def ask(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
-    """Answer from one consistent state of the journal, without writing anything.
-
-    A journal that is not there yet is an empty one. To be called within ``explained``.
-    """
+def _answer(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
     stamp = _stamp(path)
     if stamp is None:
-        with closing(journal_schema.scaffold(journal_schema.STEPS)) as connection:
+        with closing(tables.empty_journal()) as connection:
             return question(connection)
     if _at_rest(path):
         # A plain read-only connection would leave -wal and -shm files behind, and fail on a
@@ -132,13 +148,6 @@ def ask(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
         return question(connection)
 
 
-def absence(path: str) -> str:
-    """Why there is no journal to read, "" where there is one; to be called within ``explained``."""
-    if _stamp(path) is not None:
-        return ""
-    return "the file is empty" if os.path.exists(path) else "there is no such file"
-
-
 def _kind(error: sqlite3.Error) -> str:
     """The name of the primary code: an extended one as SQLITE_IOERR_WRITE begins with it."""
     name = getattr(error, "sqlite_errorname", "").split("_")
@@ -148,13 +157,13 @@ def _kind(error: sqlite3.Error) -> str:
 def _obstacle(path: str) -> str:
     """What is in the way of the path, where that is not a matter of permissions."""
     with suppress(OSError):
-        place = path
-        while place and not os.path.isdir(place):
-            if os.path.islink(place) and not os.path.exists(place):
-                return f"{place} is a link to {os.readlink(place)}, which is not there"
-            if place != path and os.path.exists(place):
-                return f"{place} is not a directory"
-            place = os.path.dirname(place)
+        each = path
+        while each and not os.path.isdir(each):
+            if os.path.islink(each) and not os.path.exists(each):
+                return f"{each} is a link to {os.readlink(each)}, which is not there"
+            if each != path and os.path.exists(each):
+                return f"{each} is not a directory"
+            each = os.path.dirname(each)
     return ""
 
 
@@ -171,12 +180,12 @@ def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
     uri = f"file:{quoted}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        if journal_schema.version_of(connection) == len(journal_schema.STEPS):
+        if tables.version_of(connection) == len(tables.STEPS):
             return connection
         # An old one is migrated in memory, and on disk when someone next writes to it.
         copy = sqlite3.connect(":memory:", isolation_level=None)
         connection.backup(copy)
-        journal_schema.migrate(copy, journal_schema.STEPS)
+        tables.migrate(copy)
     except BaseException:
         connection.close()
         raise
@@ -192,8 +201,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
         return None
     except ValueError:
         raise OSError(errno.EINVAL, "a path must not hold a NUL byte") from None
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+    if kind := kind_of_file(status.st_mode):
         raise OSError(errno.EINVAL, f"it is {kind}; `journal` is to name a file of its own")
     if status.st_size == 0 and _at_rest(path):
         return None
@@ -224,8 +232,7 @@ def _make_private(file: str) -> None:
         mode = os.lstat(file).st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISREG(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
+    if kind := kind_of_file(mode):
         raise OSError(errno.EINVAL, f"{file} is {kind}; move it away")
     if mode & 0o077:
         # Never through a link, as one may come in between.

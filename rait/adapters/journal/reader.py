@@ -6,22 +6,40 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from msgspec import structs
 
 from rait.adapters.journal import file as journal_file
-from rait.adapters.journal import repeats as journal_repeats
-from rait.adapters.journal import verify as journal_verify
-from rait.adapters.journal.schema import read_head
-from rait.adapters.journal.verify import VerifyReport
+from rait.adapters.journal.tables import all_repeats, read_head, read_repeats
 from rait.domain import records
 from rait.domain.errors import HistoryError
-from rait.domain.history import LastKnown, Span, Start, fold, last_known, links_made, spans
-from rait.domain.records import Entry, Repeated, RunHeader, RunRecord, Snapshot
+from rait.domain.history import (
+    LONG_AGO,
+    LastKnown,
+    Span,
+    Start,
+    fold,
+    last_known,
+    links_made,
+    spans,
+)
+from rait.domain.records import (
+    Attempt,
+    Entry,
+    Named,
+    Repeated,
+    RunHeader,
+    RunRecord,
+    Snapshot,
+)
 from rait.domain.topology import Topology
 
+if TYPE_CHECKING:
+    from rait.adapters.journal.verify import VerifyReport
+
 Answer = TypeVar("Answer")
+P = ParamSpec("P")
 
 LEAST, MOST = -(2**63), 2**63 - 1
 """The integers that SQLite can be asked about."""
@@ -42,12 +60,11 @@ class JournalReader:
 
     def absence(self) -> str:
         """Why there is nothing to read: no file, or an empty one. "" where there is something."""
-        with journal_file.explained(self.path, "read"):
-            return journal_file.absence(self.path)
+        return journal_file.absence(self.path)
 
     def last_known(self, scope: str) -> LastKnown:
         """What is known of the scope now."""
-        return self._ask(lambda connection: recall(connection, scope))
+        return self._ask(_last_known, scope)
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the links that another scope knows, each with that scope.
@@ -56,7 +73,7 @@ class JournalReader:
         of the one that made it last: the others do not know yet that theirs is gone. This folds
         what every scope did, so it is to be asked only where it must be known.
         """
-        return self._ask(lambda connection: _claims(connection, scope, seen))
+        return self._ask(_claims, scope, seen)
 
     def scopes(self) -> Mapping[str, tuple[int, int]]:
         """All scopes of the journal: of two, what is known of the greater one is newer."""
@@ -77,60 +94,41 @@ class JournalReader:
         self,
         *,
         since: int | None = None,
-        until: int | None = None,
         link: str | None = None,
         peer: str | None = None,
         scope: str | Collection[str] | None = None,
     ) -> tuple[RunRecord, ...]:
-        """The runs that began in the time given (unix, in nanoseconds, inclusive), oldest first.
+        """The runs that began at the time given or later (unix, in nanoseconds), oldest first.
 
         ``scope`` is one or several, None for all. ``link`` is the name of a link and ``peer`` a
         public key that a run must have touched.
         """
-
-        def wanted(run: RunRecord) -> bool:
-            return (
-                (link is None or run.touches_link(link))
-                and (peer is None or run.touches_peer(peer))
-            )  # fmt: skip
-
         scopes = (scope,) if isinstance(scope, str) else scope
-        begun = self._ask(lambda connection: _runs(connection, since, until, scopes))
-        return tuple(run for run in begun if wanted(run))
+        return tuple(run for run in self._ask(_runs, since, scopes) if run.touches(link, peer))
 
     def run(self, run: int) -> RunRecord:
         """One run whole. Raises HistoryError if there is none of this number."""
-        return self._ask(lambda connection: run_record(connection, run))
-
-    def follow(self, since: int) -> tuple[Entry, ...]:
-        """The entries after this number, at once; records.decode and records.gather read them."""
-        return self._ask(lambda c: _entries(c, "WHERE id > ? ORDER BY id", (since,)))
-
-    def last_id(self) -> int:
-        """The number of the last entry, 0 for none: where ``follow`` may begin."""
-        return self._ask(lambda connection: read_head(connection).last_id)
+        return self._ask(run_record, run)
 
     def last_at(self) -> int:
         """When the last run began, as far as its clock can be believed; 0 where there is none."""
-        return self._ask(_last_at)
+        return max(0, self._ask(last_begun))
 
     def pruned(self) -> int:
         """The number of the last entry that was pruned, 0 for none."""
-        return self._ask(lambda connection: read_head(connection).dropped)
-
-    def head(self) -> str:
-        """The hash of the last entry, in hex: it stands for all that the journal holds."""
-        return self._ask(lambda connection: read_head(connection).hash.hex())
+        return self._ask(read_head).dropped
 
     def verify(self, expect_head: str | None = None) -> VerifyReport:
         """Examine every row. ``expect_head`` is a head as it was at some time since.
 
         Damage is in the report. Raises MachineError if the file cannot be read at all.
         """
+        from rait.adapters.journal import verify  # here, as only `rait log` needs it
+
         try:
-            return self._ask(lambda connection: journal_verify.verify(connection, expect_head))
+            return self._ask(verify.verify, expect_head)
         except HistoryError as error:
-            return VerifyReport(ok=False, head="", entries=0, why=str(error))
+            return verify.VerifyReport(ok=False, head="", entries=0, why=str(error))
 
     def topology_at(
         self,
@@ -146,15 +144,19 @@ class JournalReader:
         in nanoseconds, counting what was known to have happened; or else as it is now. Raises
         HistoryError for what is not, or no longer, in the journal.
         """
-        return self._ask(lambda connection: _topology_at(connection, scope, run, event, time))
+        snapshot = self._ask(_snapshot_then, scope, run, event, time)
+        return snapshot.topology, snapshot.public_key
 
-    def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
-        with journal_file.explained(self.path, "read"):
-            return journal_file.ask(self.path, question)
+    def _ask(
+        self,
+        question: Callable[Concatenate[sqlite3.Connection, P], Answer],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Answer:
+        return journal_file.ask(self.path, lambda conn: question(conn, *args, **kwargs))
 
 
-def recall(connection: sqlite3.Connection, scope: str) -> LastKnown:
-    """What is known of the scope now."""
+def _last_known(connection: sqlite3.Connection, scope: str) -> LastKnown:
     _, start, runs = _known(connection, scope)
     return last_known(start, runs)
 
@@ -165,7 +167,7 @@ def _known(
     """The last snapshot, the last entry that it sums up, and all runs since."""
     upto, start = last_snapshot(connection, scope)
     runs = _scope_runs(connection, scope, upto)
-    repeats = journal_repeats.read(connection, scope)
+    repeats = read_repeats(connection, scope)
     if repeats is not None and repeats.attempt is not None:
         runs = (*runs, _attempted(connection, repeats.run, repeats.attempt))
     return upto, start, runs
@@ -179,7 +181,7 @@ def last_run(connection: sqlite3.Connection, scope: str) -> int | None:
     return latest if isinstance(latest, int) else None
 
 
-def _attempted(connection: sqlite3.Connection, run: int, attempt: records.Attempt) -> RunRecord:
+def _attempted(connection: sqlite3.Connection, run: int, attempt: Attempt) -> RunRecord:
     """The attempt to repeat a run, as if it were a run in the log."""
     repeated = run_record(connection, run)
     outcomes = {outcome.index: outcome for outcome in attempt.outcomes}
@@ -198,16 +200,16 @@ def _with_repeats(
     connection: sqlite3.Connection, runs: tuple[RunRecord, ...]
 ) -> tuple[RunRecord, ...]:
     """The runs, with what is counted of those that are still being repeated."""
-    known = journal_repeats.read_all(connection)
-    return tuple(_repeated(run, known[run.id]) if run.id in known else run for run in runs)
-
-
-def _repeated(run: RunRecord, repeats: records.Repeats) -> RunRecord:
-    return structs.replace(
-        run,
-        repeated=repeats.total if repeats.total.count else None,
-        retried_at=repeats.attempt.header.started_at if repeats.attempt is not None else None,
-    )
+    found = {run.id: run for run in runs}
+    for _, repeats in all_repeats(connection):
+        if (run := found.get(repeats.run)) is not None:
+            attempt = repeats.attempt
+            found[run.id] = structs.replace(
+                run,
+                repeated=repeats.total if repeats.total.count else None,
+                retried_at=attempt.header.started_at if attempt is not None else None,
+            )
+    return tuple(found.values())
 
 
 def _claims(
@@ -270,28 +272,21 @@ def _entries(
 
 
 def _runs(
-    connection: sqlite3.Connection,
-    since: int | None,
-    until: int | None,
-    scopes: Collection[str] | None,
+    connection: sqlite3.Connection, since: int | None, scopes: Collection[str] | None
 ) -> tuple[RunRecord, ...]:
     conditions, values = ["kind = 'run_started'"], list[int | str]()
-    if since is not None or until is not None:
-        first, last = _begun(connection, since, until)
-        repeated = [] if since is None else _repeated_since(connection, since)
-        conditions.append(f"(id >= ? OR id IN ({', '.join(map(str, repeated))})) AND id <= ?")
-        values += [first, last]
+    if since is not None:
+        begun = run_spans(connection).items()
+        first = next((run for run, span in begun if span.latest >= since), MOST)
+        repeated = ", ".join(map(str, _repeated_since(connection, since)))
+        conditions.append(f"(id >= ? OR id IN ({repeated}))")
+        values.append(first)
     if scopes is not None:
         conditions.append(f"scope IN ({', '.join('?' * len(scopes))})")
         values += scopes
     wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
-    runs = records.gather(
-        _entries(
-            connection,
-            f"WHERE run IN ({wanted}) AND kind != 'snapshot' ORDER BY id",
-            tuple(values),
-        )
-    )
+    where = f"WHERE run IN ({wanted}) AND kind != 'snapshot' ORDER BY id"
+    runs = records.gather(_entries(connection, where, tuple(values)))
     return _with_repeats(connection, runs)
 
 
@@ -332,7 +327,7 @@ def aliases(connection: sqlite3.Connection) -> Mapping[str, str]:
     found = {}
     for entry in _entries(connection, "WHERE kind = 'named' ORDER BY id", ()):
         payload = records.decode(entry)
-        if isinstance(payload, records.Named):
+        if isinstance(payload, Named):
             found[payload.path] = entry.scope
     return found
 
@@ -345,12 +340,11 @@ def _run_counts(connection: sqlite3.Connection) -> Mapping[str, int]:
     )
 
 
-def _begun(connection: sqlite3.Connection, since: int | None, until: int | None) -> tuple[int, int]:
-    """The first run that may have begun since a time, and the last that had until another."""
-    begun = run_spans(connection)
-    late = (run for run, span in begun.items() if since is None or span.latest >= since)
-    early = (run for run in reversed(begun) if until is None or begun[run].earliest <= until)
-    return next(late, MOST), next(early, LEAST)
+def last_begun(connection: sqlite3.Connection, before: int | None = None) -> int:
+    """When the last run began, or the last one before a run; LONG_AGO where there is none."""
+    begun = run_spans(connection).items()
+    earlier = (span.earliest for run, span in reversed(begun) if before is None or run < before)
+    return next(earlier, LONG_AGO)
 
 
 def run_spans(connection: sqlite3.Connection) -> dict[int, Span]:
@@ -368,8 +362,8 @@ def _clock_of(entry: Entry) -> int:
 
 def _repeated_since(connection: sqlite3.Connection, since: int) -> list[int]:
     """The runs that were repeated at that time or later, so what they tell of lasted till then."""
-    still = journal_repeats.read_all(connection)
-    found = [run for run, repeats in still.items() if repeats.total.until >= since]
+    still = all_repeats(connection)
+    found = [repeats.run for _, repeats in still if repeats.total.until >= since]
     for entry in _entries(connection, "WHERE kind = 'repeated'", ()):
         payload = records.decode(entry)
         if isinstance(payload, Repeated) and payload.until >= since:
@@ -392,25 +386,23 @@ def run_record(connection: sqlite3.Connection, run: int) -> RunRecord:
     return _with_repeats(connection, gathered)[0]
 
 
-def _topology_at(
+def _snapshot_then(
     connection: sqlite3.Connection,
     scope: str,
     run: int | None,
     event: int | None,
     time: int | None,
-) -> tuple[Topology, str]:
+) -> Snapshot:
     if run is not None:
         record = run_record(connection, run)
         if record.header.scope != scope:
             raise HistoryError(f"run {run} is of another scope, {record.header.scope!r}")
-        snapshot = snapshot_at(connection, scope, record.last_id)
-    elif event is not None:
-        snapshot = _after_event(connection, scope, event)
-    elif time is not None:
-        snapshot = snapshot_at(connection, scope, _last_entry_at(connection, time))
-    else:
-        snapshot = snapshot_at(connection, scope, read_head(connection).last_id)
-    return snapshot.topology, snapshot.public_key
+        return snapshot_at(connection, scope, record.last_id)
+    if event is not None:
+        return _after_event(connection, scope, event)
+    if time is not None:
+        return snapshot_at(connection, scope, _last_entry_at(connection, time))
+    return snapshot_at(connection, scope, read_head(connection).last_id)
 
 
 def _after_event(connection: sqlite3.Connection, scope: str, event: int) -> Snapshot:
@@ -453,11 +445,6 @@ def _last_entry_at(connection: sqlite3.Connection, when: int) -> int:
     if last is None and read_head(connection).dropped:
         raise HistoryError("what the journal held of that time was pruned")
     return last or 0
-
-
-def _last_at(connection: sqlite3.Connection) -> int:
-    begun = run_spans(connection)
-    return max(0, begun[next(reversed(begun))].earliest) if begun else 0
 
 
 def _pruned_note(connection: sqlite3.Connection, entry: int) -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from msgspec import Struct
 
-from rait.adapters.journal import repeats as journal_repeats
-from rait.adapters.journal.schema import STEPS, layout, scaffold
+from rait.adapters.journal.tables import empty_journal, repeats_hash
 from rait.domain import records
 from rait.domain.records import Entry, Head, Value, row_hash, seal
 
@@ -112,12 +111,11 @@ def _sound_head(connection: sqlite3.Connection) -> Head:
 
 
 def _check_layout(connection: sqlite3.Connection) -> None:
-    wanted = scaffold(STEPS)
-    try:
-        if layout(connection) != layout(wanted):
-            raise _FindingError("tables or indexes were added, removed or changed")
-    finally:
-        wanted.close()
+    everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+    with closing(empty_journal()) as wanted:
+        layouts = [each.execute(everything).fetchall() for each in (connection, wanted)]
+    if layouts[0] != layouts[1]:
+        raise _FindingError("tables or indexes were added, removed or changed")
 
 
 def _walk_chain(connection: sqlite3.Connection, walk: _Walk) -> None:
@@ -165,7 +163,7 @@ def _check_bounds(walk: _Walk) -> None:
 
 
 def _check_repeats(connection: sqlite3.Connection, walk: _Walk) -> None:
-    if journal_repeats.digest(connection) != walk.head.repeats:
+    if repeats_hash(connection) != walk.head.repeats:
         raise _FindingError("the count of repeated runs was changed")
 
 
