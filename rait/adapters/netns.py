@@ -38,6 +38,8 @@ class Netns:
         self.spec = spec
         self.fd = fd
         self.identity = identity
+        if self.is_open:
+            _held.setdefault(_inode(fd), self)
 
     def __enter__(self) -> Netns:
         return self
@@ -57,9 +59,15 @@ class Netns:
 
     def close(self) -> None:
         """Close the descriptor; harmless when it is closed already."""
-        if self.fd >= 0:
+        if self.is_open:
+            if _held.get(inode := _inode(self.fd)) is self:
+                del _held[inode]
             os.close(self.fd)
             self.fd = -1
+
+
+_held: dict[tuple[int, int], Netns] = {}
+"""Namespaces that are open, by device and inode, which no other namespace has for as long."""
 
 
 def describe(spec: str) -> str:
@@ -193,8 +201,15 @@ def identity_of(fd: int) -> str:
     It is the namespace's cookie (SO_NETNS_COOKIE, Linux 5.14), which is never used twice, or the
     inode number where there is none. Raises OSError.
     """
+    if (held := _held.get(_inode(fd))) is not None:
+        return held.identity  # so that nobody need enter it
     with _entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         return cookie_of(probe) or f"inode:{os.fstat(fd).st_ino}"
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def cookie_of(probe: socket.socket) -> str:

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
@@ -39,10 +44,17 @@ def pidfd_getfd(process: int, descriptor: int) -> int:
 
 
 def _call(name: str, *arguments: int | bytes | None) -> int:
-    import ctypes
-
-    result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments)
+    result: int = getattr(_libc(), name)(*arguments)
     if result < 0:
+        import ctypes
+
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+@cache
+def _libc() -> CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
