@@ -13,12 +13,14 @@ import json
 import socket
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.generic.wireguard import wgmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -27,6 +29,7 @@ from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import socket as netlink
 from rait.adapters.netlink import wireguard as wg
 from rait.adapters.netlink.socket import Request, decode, encode
+from rait.domain.backend import Interface
 from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.errors import MachineError
 from rait.domain.topology import Device, Endpoint, LinkPeer
@@ -125,6 +128,22 @@ def test_pyroute2_reads_changed_settings(
     assert as_dict(message) == {k: v for k, v in settings.items() if v is not None}
 
 
+@given(indexes, st.integers(3, 1000), u32, u32)
+def test_pyroute2_reads_a_move(index: int, fd: int, mtu: int, group: int) -> None:
+    kept_from = read(ifinfmsg, rtnl.no_generated_address(index))
+    moved = read(ifinfmsg, rtnl.move_link(index, fd, mtu, group))
+    for message in (kept_from, moved):
+        assert (message["header"]["type"], message["index"]) == (rtnl.RTM_SETLINK, index)
+        assert (message["flags"], message["change"]) == (0, 0)
+        (family,) = message.get_attr("IFLA_AF_SPEC")["attrs"]
+        assert family[0] == "AF_INET6"
+        assert as_dict(family[1]) == {"IFLA_INET6_ADDR_GEN_MODE": 1}, "none"
+    found = as_dict(moved)
+    del found["IFLA_AF_SPEC"]
+    assert found == {"IFLA_NET_NS_FD": fd, "IFLA_MTU": mtu, "IFLA_GROUP": group}
+    assert as_dict(kept_from).keys() == {"IFLA_AF_SPEC"}
+
+
 @given(indexes, u32)
 def test_pyroute2_reads_removals(index: int, group: int) -> None:
     one = read(ifinfmsg, rtnl.delete_link(index))
@@ -139,6 +158,9 @@ def test_pyroute2_reads_what_we_ask_for(name: str) -> None:
         "IFLA_EXT_MASK": rtnl.RTEXT_FILTER_SKIP_STATS,
         "IFLA_IFNAME": name,
     }
+    every = read(ifinfmsg, rtnl.list_links())
+    assert (every["family"], every["index"]) == (socket.AF_UNSPEC, 0)
+    assert as_dict(every) == {"IFLA_EXT_MASK": rtnl.RTEXT_FILTER_SKIP_STATS}
     only = read(ifinfmsg, rtnl.list_links("wireguard"))
     assert only.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "wireguard"
     assert read(ifaddrmsg, rtnl.list_addresses())["family"] == socket.AF_INET6
@@ -177,13 +199,88 @@ def test_we_read_links_that_pyroute2_writes(
     assert numbers == [mtu, group, master]
 
 
-@given(indexes, link_locals)
-def test_we_read_addresses_that_pyroute2_writes(index: int, address: str) -> None:
-    text, _, prefix = address.partition("/")
+class Dumps:
+    """In place of a NetlinkSocket: what is there, as pyroute2 writes it."""
+
+    def __init__(self, *messages: tuple[int, Any]) -> None:
+        self._bodies = [(kind, body_of(message)) for kind, message in messages]
+
+    def dump(self, request: Request) -> list[bytes]:
+        return [body for kind, body in self._bodies if kind == request.kind]
+
+
+def link_message(index: int, name: str, *attrs: tuple[str, Any], flags: int = 0) -> tuple[int, Any]:
+    message = ifinfmsg()
+    message["index"], message["flags"] = index, flags
+    message["attrs"] = [("IFLA_IFNAME", name), *attrs]
+    return rtnl.RTM_GETLINK, message
+
+
+def address_message(index: int, address: str) -> tuple[int, Any]:
     message = ifaddrmsg()
+    text, _, prefix = address.partition("/")
     message["family"], message["prefixlen"] = socket.AF_INET6, int(prefix)
     message["index"], message["scope"] = index, rtnl.RT_SCOPE_LINK
     message["attrs"] = [("IFA_ADDRESS", text)]
+    return rtnl.RTM_GETADDR, message
+
+
+@given(st.lists(names, min_size=2, max_size=2, unique=True), u32, u32, u32, names, link_locals)
+def test_we_read_the_interfaces_of_a_namespace_that_pyroute2_writes(
+    both: list[str], mtu: int, group: int, table: int, alias: str, address: str
+) -> None:
+    name, of_vrf = both
+    kind = ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "wireguard")]})
+    data = ("IFLA_INFO_DATA", {"attrs": [("IFLA_VRF_TABLE", table)]})
+    vrf_kind = ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "vrf"), data]})
+    numbers = ("IFLA_MTU", mtu), ("IFLA_GROUP", group)
+    described = ("IFLA_IFALIAS", alias)
+    there = Dumps(
+        link_message(7, name, *numbers, ("IFLA_MASTER", 8), kind, described, flags=0x10001),
+        link_message(8, of_vrf, *numbers, vrf_kind, described),
+        link_message(9, "lo", ("IFLA_MASTER", 10)),
+        address_message(7, address),
+        address_message(7, "fe80::ffff/64"),
+    )
+    common = {"mtu": mtu, "group": group}
+    assert rtnl.read_interfaces(cast(netlink.NetlinkSocket, there)) == {
+        name: Interface(
+            name=name, index=7, kind="wireguard", up=True, master=of_vrf, address=address, **common
+        ),
+        of_vrf: Interface(
+            name=of_vrf,
+            index=8,
+            kind="vrf",
+            up=False,
+            carrier=False,
+            table=table,
+            alias=alias,
+            **common,
+        ),
+        # Its master is in another namespace, or just came.
+        "lo": Interface(name="lo", index=9, kind="", mtu=0, group=0, up=False, carrier=False),
+    }
+
+
+@given(st.integers(16, 65535))
+def test_the_number_of_wireguards_family_is_asked_for_and_read(number: int) -> None:
+    def answer(request: Request) -> list[bytes]:
+        asked = read(ctrlmsg, request)
+        assert (asked["cmd"], asked["version"]) == (wg.CTRL_CMD_GETFAMILY, 1)
+        assert as_dict(asked) == {"CTRL_ATTR_FAMILY_NAME": "wireguard"}
+        told = ctrlmsg()
+        told["cmd"], told["version"] = 1, 2
+        name = ("CTRL_ATTR_FAMILY_NAME", "wireguard")
+        told["attrs"] = [name, ("CTRL_ATTR_FAMILY_ID", number), ("CTRL_ATTR_VERSION", 1)]
+        return [body_of(told)]
+
+    generic = SimpleNamespace(ask=answer)
+    assert wg.find_family(cast(netlink.NetlinkSocket, generic)) == number
+
+
+@given(indexes, link_locals)
+def test_we_read_addresses_that_pyroute2_writes(index: int, address: str) -> None:
+    _, message = address_message(index, address)
     assert rtnl.decode_address(body_of(message)) == (index, address)
     message = ifaddrmsg()
     message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, 64, index

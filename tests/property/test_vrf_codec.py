@@ -11,6 +11,7 @@ import pyroute2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -97,6 +98,25 @@ def test_a_rule_is_sent_with_all_that_tells_it_from_others(rule: Rule, added: bo
         "FRA_TABLE": rule.table,
         "FRA_PROTOCOL": vrf.PROTOCOL,
     }
+
+
+@given(rules)
+def test_all_rules_are_asked_for_and_told_apart_by_who_made_them(rule: Rule) -> None:
+    other = structs.replace(rule, fwmark=rule.fwmark ^ 1)
+    (made,) = sent(RuleAdded(rule))
+    bodies = [made.body, written(fibmsg, rule_head(other), rule_attrs(other)), b"x" * 12]
+
+    def dump(_: object, request: netlink.Request) -> list[bytes]:
+        found = fibmsg(netlink.encode(request, 1))
+        found.decode()
+        assert (request.kind, found["family"], found["attrs"]) == (34, socket.AF_UNSPEC, [])
+        return bodies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netlink.NetlinkSocket, "dump", dump)
+        seen, of_others = vrf.rules()
+    assert seen == {each.name: each for each in (rule, other)}
+    assert of_others == {other.name}
 
 
 @given(rules)
