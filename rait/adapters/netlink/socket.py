@@ -259,41 +259,37 @@ class NetlinkSocket:
                 bodies.append(reply.body)
 
     def dump(self, request: Request) -> list[bytes]:
-        """The bodies of all messages of a dump, of one moment. Raises NetlinkError.
-
-        A dump during which the listed things changed is taken again (NLM_F_DUMP_INTR).
-        """
-        for _ in range(_DUMP_ATTEMPTS):
-            (result,) = self._dump_together([request])
-            if isinstance(result, NetlinkError):
-                raise result
-            if result is not None:
-                return result
-        raise NetlinkError(errno.EINTR, "what was to be listed changed again and again meanwhile")
+        """The bodies of all messages of a dump, of one moment. Raises NetlinkError."""
+        (result,) = self.dump_each([request])
+        if isinstance(result, NetlinkError):
+            raise result
+        return result
 
     def dump_each(self, requests: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
         """Many dumps, in order; for each what ``dump`` gives, or raises.
 
         A dump that fits one datagram is over before the kernel looks at the next request, so short
         ones travel together. While a longer one goes on, those behind it are refused (EBUSY, as a
-        socket has one dump at a time), and are then taken by themselves.
+        socket has one dump at a time), and are then taken by themselves. So is one during which
+        the listed things changed (NLM_F_DUMP_INTR).
         """
         results: list[list[bytes] | NetlinkError] = []
         for start in range(0, len(requests), self._dumps_at_once):
             batch = requests[start : start + self._dumps_at_once]
             for request, result in zip(batch, self._dump_together(batch), strict=True):
-                if result is None or (
-                    isinstance(result, NetlinkError) and result.code == errno.EBUSY
-                ):
-                    result = self._dump_alone(request)
-                results.append(result)
+                results.append(self._whole(request, result))
         return results
 
-    def _dump_alone(self, request: Request) -> list[bytes] | NetlinkError:
-        try:
-            return self.dump(request)
-        except NetlinkError as error:
-            return error
+    def _whole(
+        self, request: Request, result: list[bytes] | NetlinkError | None
+    ) -> list[bytes] | NetlinkError:
+        for _ in range(_DUMP_ATTEMPTS):
+            busy = isinstance(result, NetlinkError) and result.code == errno.EBUSY
+            if result is not None and not busy:
+                return result
+            (result,) = self._dump_together([request])
+        changed = "what was to be listed changed again and again meanwhile"
+        return NetlinkError(errno.EINTR, changed) if result is None else result
 
     def _dump_together(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError | None]:
         """One try at each dump; None for one during which the listed things changed."""
