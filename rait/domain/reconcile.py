@@ -19,7 +19,7 @@ from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.topology import ANYWHERE, Device, Endpoint, Link, LinkPeer, Origin, Topology
-from rait.domain.vrf import isolation_of, settle_isolation
+from rait.domain.vrf import isolation_of, reconcile_isolation
 
 
 class Scope(Struct, frozen=True, kw_only=True):
@@ -102,8 +102,8 @@ def reconcile(
         elif name in impossible:
             after[name] = view  # it is elsewhere, and cannot come here
     babel = memory.topology.babel
-    isolation = settle_isolation(observation, desired, memory, after, before)
-    was, goes = isolation.before, isolation.after
+    isolation = reconcile_isolation(observation, desired, memory, after, before)
+    was, goes = isolation.observed, isolation.desired
     if unread:
         staying = [link for name, link in before.items() if name in unread]
         became = structs.replace(desired, vrfs=goes.vrfs, rules=goes.rules)

@@ -5,7 +5,8 @@ Ours are those that rait made, as the journal remembers. What was there before i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -24,6 +25,8 @@ ACCEPT = "net.ipv4.udp_l3mdev_accept"
 """The switch, for IPv6 too, that lets a socket bound to no VRF have what comes in through one."""
 
 
+T = TypeVar("T")
+
 VRF_MARK = "made by rait"
 """The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
 
@@ -36,31 +39,28 @@ class Isolated(Struct, frozen=True):
 
 
 class SettledIsolation(Struct, frozen=True):
-    """``before`` is what there is of ours, ``after`` what should be.
+    """``observed`` is what there is of ours, ``desired`` what there should be.
 
     A problem that is an error means that nothing at all may be touched; a warning is for the user.
     """
 
-    before: Isolated
-    after: Isolated
+    observed: Isolated
+    desired: Isolated
     problems: tuple[Problem, ...] = ()
 
 
 def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
     """The VRFs among all the interfaces of a namespace, by name."""
+    tables: dict[str, tuple[int, str]] = {}
     members: dict[str, list[str]] = {}
-    vrfs: list[Interface] = []
     for interface in interfaces:
+        if interface.table is not None:
+            tables[interface.name] = interface.table, interface.alias
         if interface.master is not None:
             members.setdefault(interface.master, []).append(interface.name)
-        if interface.table is not None:
-            vrfs.append(interface)
     return {
-        vrf.name: ObservedVrf(
-            vrf.table, tuple(sorted(members.get(vrf.name, ()))), vrf.alias == VRF_MARK
-        )
-        for vrf in vrfs
-        if vrf.table is not None
+        name: ObservedVrf(table, tuple(sorted(members.get(name, ()))), alias == VRF_MARK)
+        for name, (table, alias) in tables.items()
     }
 
 
@@ -107,64 +107,63 @@ def missing_transit(name: str, kind: str | None) -> str:
     )
 
 
-def settle_isolation(
+def reconcile_isolation(
     observation: Observation,
     desired: Topology,
     memory: LastKnown,
-    links_after: Mapping[str, Link],
+    desired_links: Mapping[str, Link],
     our_links: Iterable[str],
 ) -> SettledIsolation:
     """What there is of our VRFs and rules, and what should be, given the links that there will be.
 
-    A VRF of ours stays while interfaces are in it that are to stay, and a rule while links that
-    are not ours have its mark.
+    What others made is used, and is none of ours. A VRF of ours stays while interfaces are in it
+    that are to stay, and a rule while links that are not ours have its mark.
     """
-    before = Isolated(_our_vrfs(observation, memory), _our_rules(observation, memory))
+    observed = Isolated(_our_vrfs(observation, memory), _our_rules(observation, memory))
     problems = list(_obstacles(observation, desired.vrfs))
-    vrfs = {
-        name: table
-        for name, table in desired.vrfs.items()
-        if name in before.vrfs or name not in observation.vrfs
-    }
     ours = frozenset(our_links)
-    for name in before.vrfs.keys() - vrfs.keys():
+    vrfs = _without_those_of_others(desired.vrfs, observed.vrfs, observation.vrfs)
+    for name in observed.vrfs.keys() - vrfs.keys():
         staying = [
             member
             for member in observation.vrfs[name].members
-            if member not in ours or _is_in(name, links_after.get(member))
+            if member not in ours or _is_in(name, desired_links.get(member))
         ]
         if staying:
-            vrfs[name] = before.vrfs[name]
+            vrfs[name] = observed.vrfs[name]
             problems.append(Problem(_kept(name, staying), "warning"))
-    rules = {
-        name: rule
-        for name, rule in desired.rules.items()
-        if name in before.rules or name not in observation.rules
-    }
-    needed = _needed_by_others(before.rules, rules, observation, ours)
-    problems += (Problem(_rule_kept(name, links), "warning") for name, links in needed.items())
-    rules |= {name: before.rules[name] for name in needed}
-    return SettledIsolation(before, Isolated(vrfs, rules), tuple(problems))
+    rules = _without_those_of_others(desired.rules, observed.rules, observation.rules)
+    needed = _needed_by_others(observed.rules, rules, observation, ours)
+    for name, links in needed.items():
+        rules[name] = observed.rules[name]
+        problems.append(Problem(_rule_kept(name, links), "warning"))
+    return SettledIsolation(observed, Isolated(vrfs, rules), tuple(problems))
 
 
-def isolation_of(staying: Iterable[Link], before: Topology, after: Topology) -> Isolated:
-    """The VRFs and rules of ``after``, with those of ours that links which stay as they are need.
+def _without_those_of_others(
+    desired: Mapping[str, T], ours: Container[str], there: Container[str]
+) -> dict[str, T]:
+    return {name: each for name, each in desired.items() if name in ours or name not in there}
+
+
+def isolation_of(staying: Iterable[Link], observed: Topology, desired: Topology) -> Isolated:
+    """The desired VRFs and rules, with those of ours that links which stay as they are need.
 
     A mark that links which are to be have too, or their rules, is theirs.
     """
     links = tuple(staying)
     masters = {link.settings.master for link in links}
     marks = {link.device.fwmark for link in links}
-    marks -= {link.device.fwmark for link in after.links.values()}
-    marks -= {rule.fwmark for rule in after.rules.values()}
-    vrfs = {name: table for name, table in before.vrfs.items() if name in masters}
-    rules = {name: rule for name, rule in before.rules.items() if rule.fwmark in marks}
-    return Isolated({**vrfs, **after.vrfs}, {**rules, **after.rules})
+    marks -= {link.device.fwmark for link in desired.links.values()}
+    marks -= {rule.fwmark for rule in desired.rules.values()}
+    vrfs = {name: table for name, table in observed.vrfs.items() if name in masters}
+    rules = {name: rule for name, rule in observed.rules.items() if rule.fwmark in marks}
+    return Isolated({**vrfs, **desired.vrfs}, {**rules, **desired.rules})
 
 
 def _needed_by_others(
-    before: Mapping[str, Rule],
-    after: Mapping[str, Rule],
+    observed: Mapping[str, Rule],
+    desired: Mapping[str, Rule],
     observation: Observation,
     ours: frozenset[str],
 ) -> dict[str, list[str]]:
@@ -173,15 +172,15 @@ def _needed_by_others(
     Those may be another configuration's, which found the rule and made none. Where the mark gets
     another rule, that one is for them as well.
     """
-    replaced = {(rule.family, rule.fwmark) for rule in after.values()}
+    replaced = {(rule.family, rule.fwmark) for rule in desired.values()}
     marked: dict[int, list[str]] = {}
     for name, seen in observation.links.items():
         if name not in ours:
             marked.setdefault(seen.link.device.fwmark, []).append(name)
     return {
         name: marked[rule.fwmark]
-        for name, rule in before.items()
-        if name not in after
+        for name, rule in observed.items()
+        if name not in desired
         and rule.fwmark in marked
         and (rule.family, rule.fwmark) not in replaced
     }
