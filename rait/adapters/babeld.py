@@ -1,4 +1,16 @@
-"""babeld's control socket, by unix path or TCP; the protocol itself is rait.domain.babel."""
+"""babeld's control socket, by unix path or TCP, and what is said over it.
+
+The protocol is that of babeld(8), sections "Local Configuration Protocol" and "Configuration File
+Format". babeld greets with a banner that ends in ``ok``. Each command is a line; its answer is any
+number of data lines and then ``ok``, ``no`` with a reason, or ``bad``.
+
+The rules of this module:
+
+1. One command at a time: babeld mixes up the answers to pipelined ones.
+2. Nothing is believed of the bytes: any bytes give an answer or a BabeldError, in bounded memory
+   and time.
+3. Nothing reaches babeld that could be read as two commands, or that is known to crash it.
+"""
 
 from __future__ import annotations
 
@@ -7,68 +19,81 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from typing import Literal
 
 from msgspec import Struct
 
-from rait.domain.babel import (
-    INTERFACE_LINE,
-    NO_SUCH_INTERFACE,
-    Answer,
-    BabeldError,
-    BabeldRefusedError,
-    BabelInterface,
-    Banner,
-    Conversation,
-    Limits,
-    add_command,
-    encode_command,
-    flush_command,
-    interfaces_from_dump,
-    quoted,
-)
+from rait.domain.babel import BabelInterface, is_interface_name
 from rait.domain.config.schema import Babeld
+from rait.domain.errors import RaitError
 
-_CHUNK = 65536
-_MAX_UNIX_PATH = 107
-"""sizeof(sun_path) less its NUL (unix(7)), in bytes."""
+ANSWER_SECONDS = 10.0
+"""How long babeld may take to answer, with all that it takes to connect to it."""
+
+TOTAL_SECONDS = 60.0
+"""After so long in all, babeld is asked no more. The time between two questions does not count:
+links are made in it."""
+
+MOST_BYTES = 64 * 1024 * 1024
+"""How long an answer may be: one to ``dump`` has a line for each route of each neighbour."""
+
+MAX_COMMAND = 1024
+"""Bytes of a command with its newline (LOCAL_BUFSIZE of babeld): it hangs up on longer ones."""
+
+_INTERFACE_LINE = "add interface "
+"""How each line begins that tells of an interface in the answer to ``dump``."""
+
+_NO_SUCH_INTERFACE = "No such interface"
+"""babeld's reason for refusing to flush an interface that it does not have."""
 
 _PROBE = "flush interface rait-no-such-interface"
 """Changes nothing: no interface has so long a name. babeld answers ``no`` where it may be written
 to and ``bad`` where it may only be read (babeld 1.12.1)."""
+
+_BANNER = "its banner"
+_DATA = (b"add ", b"change ", b"flush ")
+_CONTROL = bytes([*range(32), 127])
+_SHOWN = 80
+_CHUNK = 65536
+_MAX_UNIX_PATH = 107
+"""sizeof(sun_path) less its NUL (unix(7)), in bytes."""
 
 _Address = str | tuple[object, ...]
 MakeSocket = Callable[[int], socket.socket]
 """Makes a stream socket of the given address family."""
 
 
+class BabeldError(RaitError):
+    """babeld could not be reached, was not understood, or did not do as told."""
+
+
 class BabeldUnreachableError(BabeldError):
     """Nobody serves the control socket, or we may not use it."""
+
+
+class BabeldRefusedError(BabeldError):
+    """babeld answered a command with ``no`` or ``bad``."""
 
 
 class BabeldReadOnlyError(BabeldRefusedError):
     """The control socket answers questions but takes no changes."""
 
 
-class Timeouts(Struct, frozen=True, kw_only=True):
-    """In seconds: to connect, for each whole answer, and for all that one client asks.
+class Answer(Struct, frozen=True):
+    """A complete answer. ``lines`` are the data lines that tell of interfaces."""
 
-    The time between two questions counts for none of them: links are made in it.
-    """
+    verdict: Literal["ok", "no", "bad"]
+    reason: str = ""
+    lines: tuple[str, ...] = ()
 
-    connect: float = 5.0
-    answer: float = 10.0
-    total: float = 60.0
-
-
-def _stream_socket(family: int) -> socket.socket:
-    return socket.socket(family, socket.SOCK_STREAM)
+    def __str__(self) -> str:
+        return f"{self.verdict} {self.reason}".rstrip()
 
 
 class BabeldClient:
-    """One run's talk with babeld. Every method raises BabeldError, within the timeouts.
+    """One run's talk with babeld. Every method raises BabeldError, in bounded time.
 
     Interfaces are asked for on a connection of their own, and commands share another, so that an
     answer gone wrong never spoils the other. Ask before the first flush: babeld 1.12.1 prints
@@ -77,32 +102,11 @@ class BabeldClient:
     sockets there. A unix socket is reached from any namespace.
     """
 
-    def __init__(
-        self,
-        babeld: Babeld,
-        *,
-        timeouts: Timeouts = Timeouts(),  # noqa: B008 (immutable)
-        limits: Limits = Limits(),  # noqa: B008 (immutable)
-        make_socket: MakeSocket = _stream_socket,
-    ) -> None:
+    def __init__(self, babeld: Babeld, make_socket: MakeSocket = socket.socket) -> None:
         self._babeld = babeld
-        self._timeouts = timeouts
-        self._limits = limits
         self._make_socket = make_socket
-        self._left = timeouts.total
-        self._commands: _Connection | None = None
-        self.banner: Banner | None = None
-
-    def __enter__(self) -> BabeldClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._left = TOTAL_SECONDS
+        self._commands: Connection | None = None
 
     def close(self) -> None:
         """Close the connection; the client may be used again, with what is left of its time."""
@@ -111,56 +115,52 @@ class BabeldClient:
             self._commands = None
 
     def interfaces(self) -> tuple[BabelInterface, ...]:
-        """The interfaces that babeld has."""
-        with self._talking() as deadline:
-            connection = self._connect(deadline)
+        """The interfaces that babeld has, in its order."""
+        with self._talking() as until:
+            connection = self._connect(until)
             try:
-                answer = connection.ask("dump", deadline, keep=INTERFACE_LINE)
+                answer = connection.ask("dump", until)
             finally:
                 connection.close()
         if answer.verdict != "ok":
             raise _refused("dump", answer, self._babeld)
-        return interfaces_from_dump(answer.lines)
+        return tuple(map(parse_interface, answer.lines))
 
     def add(self, name: str, param: str) -> None:
-        """Have babeld speak on an interface. It need not exist yet."""
-        self.command(add_command(name, param))
+        """Have babeld speak on an interface, now or as soon as there is one of this name."""
+        self.command(f"interface {_checked(name)} {param}".rstrip(" "))
 
-    def flush(self, name: str) -> bool:
-        """Have babeld forget an interface; False if it had no such interface."""
-        command = flush_command(name)
+    def flush(self, name: str) -> None:
+        """Have babeld forget an interface, which it need not have."""
+        command = f"flush interface {_checked(name)}"
         answer = self._ask(command)
-        if answer.verdict == "no" and answer.reason == NO_SUCH_INTERFACE:
-            return False
-        self._expect_ok(command, answer)
-        return True
+        if answer.verdict != "no" or answer.reason != _NO_SUCH_INTERFACE:
+            self._expect_ok(command, answer)
 
-    def command(self, text: str) -> tuple[str, ...]:
-        """Send one command and give the data lines of its answer.
+    def command(self, text: str) -> None:
+        """Send one command.
 
         Raises BabeldRefusedError, which names the command, if babeld does not take it, and
         BabeldReadOnlyError if that is because the socket takes no changes.
         """
-        answer = self._ask(text)
-        self._expect_ok(text, answer)
-        return answer.lines
+        self._expect_ok(text, self._ask(text))
 
     def _ask(self, command: str) -> Answer:
-        encode_command(command)
-        with self._talking() as deadline:
+        encode_command(command)  # what must not be sent makes no connection
+        with self._talking() as until:
             if self._commands is None:
-                self._commands = self._connect(deadline)
+                self._commands = self._connect(until)
             try:
-                answer = self._commands.ask(command, deadline)
+                answer = self._commands.ask(command, until)
             except BaseException:
                 self.close()  # what would come next on this connection is anybody's guess
                 raise
-        if answer.verdict == "closed":
+        if _quits(command):
             self.close()
         return answer
 
     def _expect_ok(self, command: str, answer: Answer) -> None:
-        if answer.verdict in ("ok", "closed"):
+        if answer.verdict == "ok":
             return
         if answer.verdict == "bad" and self._is_read_only():
             raise _read_only(command, self._babeld)
@@ -174,155 +174,182 @@ class BabeldClient:
 
     @contextmanager
     def _talking(self) -> Iterator[float]:
-        """The moment by which all has to be said."""
+        """The moment by which babeld must have answered one question."""
+        if self._left <= 0:
+            raise BabeldError(
+                f"babeld at {self._babeld.socket_addr} took over {TOTAL_SECONDS:g} s for what was "
+                "asked of it, so it is asked no more"
+            )
         began = time.monotonic()
         try:
-            yield began + self._left
+            yield began + ANSWER_SECONDS
         finally:
             self._left -= time.monotonic() - began
 
-    def _connect(self, deadline: float) -> _Connection:
-        connected = _open(self._babeld, self._timeouts, deadline, self._make_socket)
-        connection = _Connection(
-            connected, self._babeld, self._timeouts, Conversation(self._limits)
-        )
+    def _connect(self, until: float) -> Connection:
+        family, address = _address_of(self._babeld)
+        connected = self._make_socket(family)
+        connection = Connection(connected, self._babeld.socket_addr)
         try:
-            connection.greet(deadline)
-        except BaseException:
+            connected.settimeout(ANSWER_SECONDS)
+            connected.connect(address)
+            connection.greet(until)
+        except BaseException as error:
             connection.close()
+            if isinstance(error, OSError):
+                raise _unreachable(self._babeld, error) from error
             raise
-        self.banner = connection.banner
         return connection
 
 
-class _Connection:
-    """One connected socket and the conversation over it."""
+class Connection:
+    """One connected socket, and what is said over it; one that has raised cannot go on.
 
-    def __init__(
-        self,
-        connected: socket.socket,
-        babeld: Babeld,
-        timeouts: Timeouts,
-        conversation: Conversation,
-    ) -> None:
+    Methods raise BabeldError if what comes is not babeld's protocol, too much, cut short, or not
+    there by ``until``, a time of the monotonic clock.
+    """
+
+    def __init__(self, connected: socket.socket, where: str) -> None:
         self._socket = connected
-        self._babeld = babeld
-        self._timeouts = timeouts
-        self._conversation = conversation
+        self._where = where
+        self._buffer = bytearray()
+        self._until = 0.0
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
-    @property
-    def banner(self) -> Banner | None:
-        return self._conversation.banner
-
-    def greet(self, deadline: float) -> None:
+    def greet(self, until: float) -> None:
         """Read the banner."""
-        self._read(deadline, time.monotonic() + self._timeouts.answer)
-
-    def ask(self, command: str, deadline: float, keep: str = "") -> Answer:
-        until = time.monotonic() + self._timeouts.answer
-        line = self._conversation.send(command, keep)
-        try:
-            self._allow(min(deadline, until))
-            self._socket.sendall(line)
-        except TimeoutError:
-            raise self._too_late(deadline) from None
-        except (BrokenPipeError, ConnectionError):
-            pass  # it hung up; what it said before is still to be read
-        except OSError as error:
-            raise self._broken(error) from error
-        return self._read(deadline, until)
-
-    def _read(self, deadline: float, until: float) -> Answer:
-        # A deadline for the whole answer: a byte now and then must not hold up the run.
-        while (answer := self._conversation.next_answer()) is None:
-            try:
-                self._allow(min(deadline, until))
-                data = self._socket.recv(_CHUNK)
-            except TimeoutError:
-                raise self._too_late(deadline) from None
-            except ConnectionError:
-                data = b""
-            except OSError as error:
-                raise self._broken(error) from error
-            if data:
-                self._conversation.receive(data)
-            else:
-                self._conversation.receive_end()
-        return answer
-
-    def _allow(self, until: float) -> None:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-
-    def _too_late(self, deadline: float) -> BabeldError:
-        waited = (
-            f"{self._timeouts.total:g} s for everything asked of it"
-            if time.monotonic() >= deadline
-            else f"{self._timeouts.answer:g} s"
-        )
-        hint = (
-            "; it serves four control connections at a time: is another program holding them?"
-            if self._conversation.banner is None
-            else ""
-        )
-        return BabeldError(
-            f"babeld at {self._babeld.socket_addr} did not send {self._conversation.subject} "
-            f"within {waited}{hint}"
-        )
-
-    def _broken(self, error: OSError) -> BabeldError:
-        return BabeldError(
-            f"the connection to babeld at {self._babeld.socket_addr} broke before "
-            f"{self._conversation.subject}: {error.strerror or error}"
-        )
-
-
-def _open(
-    babeld: Babeld, timeouts: Timeouts, deadline: float, make_socket: MakeSocket
-) -> socket.socket:
-    until = min(deadline, time.monotonic() + timeouts.connect)
-    failure: OSError | None = None
-    for family, address in _addresses(babeld):
-        left = until - time.monotonic()
-        if left <= 0:
-            failure = failure or TimeoutError()
+        self._until = until
+        for raw in self._lines(_BANNER):
+            greeting = _text(raw, _BANNER)
+            if not greeting.startswith("BABEL "):
+                raise BabeldError(
+                    f"what listens there is not babeld: it greets with {quoted(greeting)}, "
+                    "not 'BABEL …'"
+                )
             break
-        connecting = make_socket(family)
+        answer = self._answer(_BANNER)
+        if answer.verdict != "ok":
+            raise BabeldError(f"babeld turned us away: its banner ends in {quoted(str(answer))}")
+
+    def ask(self, command: str, until: float) -> Answer:
+        """Send a command and read its answer; that to ``quit`` is the end of the connection."""
+        self._until = until
+        line, subject = encode_command(command), f"the answer to {quoted(command)}"
+        self._expect_no_answer_in_advance()
+        # Where it hung up, what it said before is still to be read.
+        with suppress(ConnectionError), self._waiting(subject):
+            self._socket.sendall(line)
+        return self._answer(subject, may_end=_quits(command))
+
+    def _answer(self, subject: str, *, may_end: bool = False) -> Answer:
+        lines: list[str] = []
+        for raw in self._lines(subject):
+            if raw.startswith(_DATA) and not raw.startswith(_INTERFACE_LINE.encode()):
+                # Not looked at, for babeld 1.12.1 may print freed memory there: the interface of a
+                # neighbour that outlived the flush of that interface (jech/babeld#124).
+                continue
+            line = _text(raw, subject)
+            verdict, _, reason = line.partition(" ")
+            if line == "ok":
+                return Answer("ok", lines=tuple(lines))
+            if line == "bad":
+                return Answer("bad")
+            if verdict == "no":
+                return Answer("no", reason)
+            if line.startswith(_INTERFACE_LINE):
+                lines.append(line)
+        if may_end:
+            return Answer("ok")
+        rest = f", in mid-line after {bytes(self._buffer[-_SHOWN:])!r}" if self._buffer else ""
+        raise BabeldError(f"babeld closed the connection before {subject} was complete{rest}")
+
+    def _lines(self, subject: str) -> Iterator[bytes]:
+        """The lines that come, without their newlines, until babeld hangs up."""
+        size = scanned = 0
+        while True:
+            # The search goes on where it stopped, or single bytes would cost the square of all.
+            end = self._buffer.find(b"\n", scanned)
+            size += (end + 1 or len(self._buffer)) - scanned
+            if size > MOST_BYTES:
+                raise BabeldError(
+                    f"babeld sent over {MOST_BYTES} bytes for {subject}, without an end; "
+                    "is it babeld that listens there?"
+                )
+            if end >= 0:
+                line = bytes(self._buffer[:end])
+                del self._buffer[: end + 1]
+                scanned = 0
+                yield line
+                continue
+            scanned = len(self._buffer)
+            data = b""
+            with suppress(ConnectionError), self._waiting(subject):
+                data = self._socket.recv(_CHUNK)
+            if not data:
+                return
+            self._buffer += data
+
+    @contextmanager
+    def _waiting(self, subject: str) -> Iterator[None]:
+        """Let the socket wait until the deadline; a ConnectionError is that babeld hung up."""
+        # A deadline for the whole answer: a byte now and then must not hold up the run.
+        left = self._until - time.monotonic()
         try:
-            connecting.settimeout(left)
-            connecting.connect(address)
-        except OSError as error:
-            connecting.close()
-            failure = error
-        except BaseException:
-            connecting.close()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            yield
+        except ConnectionError:
             raise
-        else:
-            return connecting
-    raise _unreachable(babeld, failure, timeouts) from failure
+        except TimeoutError:
+            text = f"babeld at {self._where} did not send {subject} within {ANSWER_SECONDS:g} s"
+            if subject == _BANNER:
+                text += "; it serves four control connections at a time: is another program "
+                text += "holding them?"
+            raise BabeldError(text) from None
+        except OSError as error:
+            raise BabeldError(
+                f"the connection to babeld at {self._where} broke before {subject}: "
+                f"{error.strerror or error}"
+            ) from error
+
+    def _expect_no_answer_in_advance(self) -> None:
+        # Data lines may come unasked, after `monitor`; an answer may not.
+        *lines, _ = bytes(self._buffer).split(b"\n")
+        for line in lines:
+            if line in (b"ok", b"bad") or line.split(b" ")[0] == b"no":
+                raise BabeldError(f"babeld sent an answer that nobody had asked for: {line!r}")
 
 
-def _addresses(babeld: Babeld) -> list[tuple[int, _Address]]:
-    if babeld.socket_type == "unix":
-        if not 0 < len(os.fsencode(babeld.socket_addr)) <= _MAX_UNIX_PATH or (
-            "\0" in babeld.socket_addr
-        ):
-            raise BabeldUnreachableError(
-                f"{quoted(babeld.socket_addr)} can be no unix socket's path: "
-                f"it must have 1 to {_MAX_UNIX_PATH} bytes; set socket_addr in the babeld block"
-            )
-        return [(socket.AF_UNIX, babeld.socket_addr)]
-    host, port = parse_tcp_address(babeld.socket_addr)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
-        raise _no_tcp_address(babeld.socket_addr) from None
-    return [(family, address) for family, _, _, _, address in found]
+def encode_command(command: str) -> bytes:
+    """A command as the line to send. Raises BabeldError for one that must not be sent."""
+    if not command.isprintable():
+        raise BabeldError(
+            f"a command for babeld is one line without control characters, not {quoted(command)}"
+        )
+    if _ends_in_quotes(command):
+        # babeld 1.12.1 frees an uninitialised pointer then, and crashes.
+        raise BabeldError(f'a quote (") is never closed in the babeld command {quoted(command)}')
+    line = command.encode() + b"\n"
+    if len(line) > MAX_COMMAND:
+        raise BabeldError(
+            f"the babeld command {quoted(command)} is {len(line)} bytes long, "
+            f"but babeld takes {MAX_COMMAND} at most"
+        )
+    return line
+
+
+def parse_interface(line: str) -> BabelInterface:
+    """An interface from a line of an answer to ``dump``. Raises BabeldError."""
+    name, _, state = line.removeprefix(_INTERFACE_LINE).partition(" up ")
+    up, *pairs = state.split(" ")
+    if up not in ("true", "false"):
+        raise BabeldError(f"babeld describes an interface in an unknown way: {quoted(line)}")
+    said = dict(zip(pairs[::2], pairs[1::2], strict=False))
+    return BabelInterface(name, up == "true", said.get("ipv6"), said.get("ipv4"))
 
 
 def parse_tcp_address(text: str) -> tuple[str, int]:
@@ -342,6 +369,60 @@ def parse_tcp_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def quoted(text: str) -> str:
+    """Text from or for babeld as it may stand in a message: short, and no control characters."""
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def _checked(name: str) -> str:
+    if not is_interface_name(name):
+        raise BabeldError(f"{quoted(name)} is no interface name that babeld could be told")
+    return name
+
+
+def _quits(command: str) -> bool:
+    """Whether babeld answers a command by hanging up."""
+    return command.split()[:1] == ["quit"]
+
+
+def _ends_in_quotes(command: str) -> bool:
+    inside = escaped = False
+    for char in command:
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = inside
+        elif char == '"':
+            inside = not inside
+    return inside
+
+
+def _text(raw: bytes, subject: str) -> str:
+    # Foreign interfaces may bear any bytes in their names, so only control bytes are refused.
+    if len(raw.translate(None, _CONTROL)) != len(raw):
+        shown = raw if len(raw) <= _SHOWN else raw[:_SHOWN] + b"..."
+        raise BabeldError(f"babeld sent bytes that are no text in {subject}: {shown!r}")
+    return raw.decode(errors="backslashreplace")
+
+
+def _address_of(babeld: Babeld) -> tuple[int, _Address]:
+    where = babeld.socket_addr
+    if babeld.socket_type == "unix":
+        if not 0 < len(os.fsencode(where)) <= _MAX_UNIX_PATH or "\0" in where:
+            raise BabeldUnreachableError(
+                f"{quoted(where)} can be no unix socket's path: "
+                f"it must have 1 to {_MAX_UNIX_PATH} bytes; set socket_addr in the babeld block"
+            )
+        return socket.AF_UNIX, where
+    host, port = parse_tcp_address(where)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        raise _no_tcp_address(where) from None
+    family, _, _, _, address = found[0]  # an address in digits is one
+    return family, address
+
+
 def _no_tcp_address(text: str) -> BabeldUnreachableError:
     return BabeldUnreachableError(
         f"{quoted(text)} is no TCP address of babeld's; set socket_addr in the babeld block to "
@@ -349,34 +430,32 @@ def _no_tcp_address(text: str) -> BabeldUnreachableError:
     )
 
 
-def _unreachable(
-    babeld: Babeld, error: OSError | None, timeouts: Timeouts
-) -> BabeldUnreachableError:
+def _unreachable(babeld: Babeld, error: OSError) -> BabeldUnreachableError:
     where = babeld.socket_addr
-    what = f"babeld's control socket {where} cannot be used: "
     option = f"`babeld -G {where}`"
-    if isinstance(error, FileNotFoundError):
-        what = f"there is no babeld control socket at {where}: start it as {option}, or set "
-        what += f"`local-path-readwrite {where}` in babeld.conf and start babeld again"
-    elif isinstance(error, TimeoutError):
-        what += f"nobody took the connection within {timeouts.connect:g} s"
-    elif isinstance(error, BlockingIOError):
-        what += "too many others wait for it; babeld serves four control connections at a time"
-    elif isinstance(error, PermissionError):
-        what += "permission denied; run rait as root, or as a user who may write to the socket"
-    elif isinstance(error, ConnectionRefusedError) and babeld.socket_type == "unix":
-        if _is_socket(where):
-            what += "babeld does not run any more and left it behind; "
-            what += f"remove the file, then start babeld (as {option})"
-        else:
-            what += "it is not a socket; set socket_addr in the babeld block"
-    elif isinstance(error, ConnectionRefusedError):
-        port = parse_tcp_address(where)[1]
-        what += f"nobody listens there; start babeld as `babeld -G {port}`. It listens on ::1 of "
-        what += "the network namespace that it runs in"
-    else:
-        what += (error.strerror or str(error)) if error is not None else "no address to connect to"
-    return BabeldUnreachableError(what)
+    match error:
+        case FileNotFoundError():
+            return BabeldUnreachableError(
+                f"there is no babeld control socket at {where}: start it as {option}, or set "
+                f"`local-path-readwrite {where}` in babeld.conf and start babeld again"
+            )
+        case TimeoutError():
+            why = f"nobody took the connection within {ANSWER_SECONDS:g} s"
+        case BlockingIOError():
+            why = "too many others wait for it; babeld serves four control connections at a time"
+        case PermissionError():
+            why = "permission denied; run rait as root, or as a user who may write to the socket"
+        case ConnectionRefusedError() if babeld.socket_type == "tcp":
+            why = f"nobody listens there; start babeld as `babeld -G {parse_tcp_address(where)[1]}`"
+            why += ". It listens on ::1 of the network namespace that it runs in"
+        case ConnectionRefusedError() if _is_socket(where):
+            why = "babeld does not run any more and left it behind; "
+            why += f"remove the file, then start babeld (as {option})"
+        case ConnectionRefusedError():
+            why = "it is not a socket; set socket_addr in the babeld block"
+        case _:
+            why = error.strerror or str(error)
+    return BabeldUnreachableError(f"babeld's control socket {where} cannot be used: {why}")
 
 
 def _is_socket(path: str) -> bool:
@@ -387,18 +466,17 @@ def _is_socket(path: str) -> bool:
 
 
 def _read_only(command: str, babeld: Babeld) -> BabeldReadOnlyError:
-    way, option = ("path", "-G PATH") if babeld.socket_type == "unix" else ("port", "-G PORT")
+    way, argument = ("path", "PATH") if babeld.socket_type == "unix" else ("port", "PORT")
     return BabeldReadOnlyError(
         f"babeld refused {quoted(command)}: its control socket {babeld.socket_addr} is read-only; "
-        f"start babeld with `{option}` in place of `{option.lower()[:2]}{option[2:]}`, or use "
+        f"start babeld with `-G {argument}` in place of `-g {argument}`, or use "
         f"`local-{way}-readwrite` in place of `local-{way}` in babeld.conf"
     )
 
 
 def _refused(command: str, answer: Answer, babeld: Babeld) -> BabeldRefusedError:
-    said = f"{answer.verdict} {answer.reason}".rstrip()
     meaning = "; see babeld(8) for what it takes at run time" if answer.verdict == "bad" else ""
     return BabeldRefusedError(
         f"babeld at {babeld.socket_addr} refused the command {quoted(command)}: "
-        f"it answered {quoted(said)}{meaning}"
+        f"it answered {quoted(str(answer))}{meaning}"
     )

@@ -8,15 +8,8 @@ from collections.abc import Iterator, Sequence
 from msgspec import structs
 
 from rait.adapters import netns
-from rait.adapters.babeld import BabeldClient
-from rait.domain.babel import (
-    BabeldRefusedError,
-    BabelInterface,
-    believed,
-    extra_commands,
-    is_ours,
-    tracked,
-)
+from rait.adapters.babeld import BabeldClient, BabeldRefusedError
+from rait.domain.babel import BabelInterface, extra_commands, is_ours, managed_interfaces
 from rait.domain.backend import Outcome
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, RaitError
@@ -26,15 +19,77 @@ from rait.domain.topology import Topology
 UNMADE = "babeld was not told of it, as the link could not be made"
 
 
-class _Telling:
-    """What one run has told babeld so far: parameters that it refused once are not tried again."""
+class Routing:
+    """One run's talk with babeld. Parameters that babeld refused once are not tried again.
 
-    def __init__(self, client: BabeldClient) -> None:
-        self._client = client
+    ``target`` is the namespace in which babeld runs, and ``asked`` says that the user asked for a
+    sync, where else babeld is left in peace if there are no links, nor were any.
+    """
+
+    def __init__(
+        self, config: Config, target: str, *, asked: bool = True, exclusive: bool = False
+    ) -> None:
+        self.asked = asked
+        self._babeld = config.babeld
+        self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
+        self._target = target
+        self._exclusive = exclusive
+        self._client = BabeldClient(config.babeld, make_socket=self._socket)
         self._taken: set[str] = set()
         self._refused: dict[str, str] = {}
 
-    def carry_out(self, events: Sequence[Event], broken: set[str]) -> tuple[str | None, ...]:
+    def interfaces(self) -> tuple[BabelInterface, ...]:
+        """The interfaces that babeld has. Raises BabeldError."""
+        return self._client.interfaces()
+
+    def is_ours(self, name: str, memory: Topology) -> bool:
+        """Whether an interface in babeld is one that we may flush."""
+        # Others' interfaces are in the journal too, with no parameters, where they were to be
+        # flushed and babeld did not do it: that makes none of them ours.
+        told = {known for known, param in memory.babel.items() if param}
+        return is_ours(name, self._ifprefixes, memory.links.keys() | told)
+
+    def compare(
+        self, before: Topology, after: Topology, memory: Topology
+    ) -> tuple[Topology, Topology]:
+        """Both topologies with babeld's interfaces: what it has, and what it shall have.
+
+        Raises BabeldError where babeld cannot be asked.
+        """
+        links = after.links.values()
+        wanted = {link.name: self._babeld.param for link in links if link.settings.up}
+        managed = managed_interfaces(
+            [interface.name for interface in self.interfaces()],
+            memory.babel,
+            wanted,
+            ours=lambda name: self.is_ours(name, memory),
+            exclusive=self._exclusive,
+        )
+        return structs.replace(before, babel=managed), structs.replace(after, babel=wanted)
+
+    def apply(self, events: Sequence[Event], broken: set[str]) -> Iterator[Outcome]:
+        """Tell babeld of each event; ``broken`` are links that could not be made in this run."""
+        index = 0
+        while index < len(events):
+            for error in self._carry_out(events[index : index + 2], broken):
+                yield Outcome(index, error)
+                index += 1
+
+    @property
+    def has_extra_cmd(self) -> bool:
+        """Whether there is an ``extra_cmd`` to send."""
+        return bool(extra_commands(self._babeld.extra_cmd))
+
+    def finish(self) -> None:
+        """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming the command refused."""
+        for command in extra_commands(self._babeld.extra_cmd):
+            self._client.command(command)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._client.close()
+
+    def _carry_out(self, events: Sequence[Event], broken: set[str]) -> tuple[str | None, ...]:
         """Tell babeld of the first event, or of the first two if they change one interface.
 
         What went wrong with each of those that were told, None for nothing.
@@ -89,82 +144,9 @@ class _Telling:
             return str(error)
         return None
 
-
-class Routing:
-    """One run's talk with babeld.
-
-    ``target`` is the namespace in which babeld runs, and ``asked`` says that the user asked for a
-    sync, where else babeld is left in peace if there are no links, nor were any.
-    """
-
-    def __init__(
-        self, config: Config, target: str, *, asked: bool = True, exclusive: bool = False
-    ) -> None:
-        self.asked = asked
-        self._babeld = config.babeld
-        self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
-        self._target = target
-        self._exclusive = exclusive
-        self._client = BabeldClient(config.babeld, make_socket=self._socket)
-
-    def interfaces(self) -> tuple[BabelInterface, ...]:
-        """The interfaces that babeld has. Raises BabeldError."""
-        return self._client.interfaces()
-
-    def is_ours(self, name: str, memory: Topology) -> bool:
-        """Whether an interface in babeld is one that we may flush."""
-        # Others' interfaces are in the journal too, with no parameters, where they were to be
-        # flushed and babeld did not do it: that makes none of them ours.
-        told = {known for known, param in memory.babel.items() if param}
-        return is_ours(name, self._ifprefixes, memory.links.keys() | told)
-
-    def compare(
-        self, before: Topology, after: Topology, memory: Topology
-    ) -> tuple[Topology, Topology]:
-        """Both topologies with babeld's interfaces: what it has, and what it shall have.
-
-        Raises BabeldError where babeld cannot be asked.
-        """
-        wanted = {
-            name: self._babeld.param for name, link in after.links.items() if link.settings.up
-        }
-        present = [interface.name for interface in self.interfaces()]
-        current = tracked(
-            believed(present, memory.babel, wanted),
-            wanted,
-            ours=lambda name: self.is_ours(name, memory),
-            exclusive=self._exclusive,
-        )
-        return structs.replace(before, babel=current), structs.replace(after, babel=wanted)
-
-    def apply(self, events: Sequence[Event], broken: set[str]) -> Iterator[Outcome]:
-        """Tell babeld of each event; ``broken`` are links that could not be made in this run."""
-        telling = _Telling(self._client)
-        index = 0
-        while index < len(events):
-            pair = tuple(events[index : index + 2])
-            errors = telling.carry_out(pair, broken)
-            for error in errors:
-                yield Outcome(index, error)
-                index += 1
-
-    @property
-    def has_extra_cmd(self) -> bool:
-        """Whether there is an ``extra_cmd`` to send."""
-        return bool(extra_commands(self._babeld.extra_cmd))
-
-    def finish(self) -> None:
-        """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming the command refused."""
-        for command in extra_commands(self._babeld.extra_cmd):
-            self._client.command(command)
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        self._client.close()
-
     def _socket(self, family: int) -> socket.socket:
         if family == socket.AF_UNIX:
-            return socket.socket(family, socket.SOCK_STREAM)
+            return socket.socket(family)
         space = netns.find_netns(self._target)
         if space is None:
             where = netns.describe(self._target)

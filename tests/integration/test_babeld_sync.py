@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_a_sync_sends_what_babeld_lacks_and_the_second_one_nothing(node: Node, t
 def test_interfaces_of_others_survive_unless_exclusive(node: Node, babeld: Babeld) -> None:
     configure(node, babeld.socket)
     gone = f"{node.tag}4{A.send_port + 9}"  # named as our links are, and no link of ours
-    with BabeldClient(Settings(socket_addr=babeld.socket)) as client:
+    with closing(BabeldClient(Settings(socket_addr=babeld.socket))) as client:
         client.add(FOREIGN, "")
         client.add(gone, "")
     node.up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_bird_and_babeld_understand_each_other(make_mesh: MakeMesh, tmp_path: Pa
         node.up()
     bird = Bird(a.target, tmp_path, configuration(a))
     babeld = Babeld(b.target, tmp_path)
-    with BabeldClient(Settings(socket_addr=babeld.socket)) as client:
+    with closing(BabeldClient(Settings(socket_addr=babeld.socket))) as client:
         for family in FAMILIES:
             client.add(b.link_to(a, family), f"{DEFAULT_BABELD_PARAM} hello-interval 1")
     eventually(lambda: neighbours(bird) == a.links_to(b), "BIRD has babeld for a neighbour")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rait.adapters.babeld import BabeldError, BabeldRefusedError
 from rait.app.routing import Routing
 from rait.domain.aftermath import half_done
-from rait.domain.babel import BabeldError, BabeldRefusedError, BabelInterface
+from rait.domain.babel import BabelInterface
 from rait.domain.config.schema import Babeld, Config, Transport
 from rait.domain.diff import diff
 from rait.domain.events import replay
@@ -39,11 +40,10 @@ class FakeBabeld:
         self.has[name] = param
         self._answer(f"{name} {param}")
 
-    def flush(self, name: str) -> bool:
+    def flush(self, name: str) -> None:
         self._hear(f"flush {name}")
-        found = self.has.pop(name, None) is not None
+        self.has.pop(name, None)
         self._answer(f"flush {name}")
-        return found
 
     def _answer(self, command: str) -> None:
         if command in self.loses:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from itertools import pairwise
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.babel import (
-    INTERFACE_LINE,
-    Answer,
-    BabeldError,
-    Conversation,
-    Limits,
-    add_command,
-    believed,
-    encode_command,
-    flush_command,
-    interfaces_from_dump,
-    is_interface_name,
-    is_ours,
-)
+from rait.adapters import babeld as module
+from rait.adapters.babeld import Answer, BabeldClient, BabeldError, encode_command
+from rait.domain.babel import is_interface_name, is_ours
+from rait.domain.config.schema import Babeld
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, replay
 from rait.domain.topology import Topology
-from tests.babel_sync import babel_events
+from tests.babeld_model import BANNER, NEVER, Pieces, babel_events, connection
 
-BANNER = b"BABEL 1.0\nversion babeld-1.12.1\nhost a\nmy-id 60:96:2a:d9:a5:63:32:d9\nok\n"
-LIMITS = Limits(line=64, answer=512)
+LIMIT = 512
+"""Bytes of an answer."""
 
 fragments = st.sampled_from(
     [
@@ -55,19 +47,13 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def converse(pieces: list[bytes], command: str | None) -> Answer | str | None:
-    """The first answer, or what the error says, or None for one that never gets complete."""
-    conversation = Conversation(LIMITS)
-    if command is not None:
-        conversation.receive(BANNER)
-        conversation.next_answer()
-        conversation.send(command)
+    """The first answer, None for a banner, or what the error says."""
+    opening = [] if command is None else [BANNER]
+    babeld, _ = connection(*opening, *pieces)
     try:
-        for piece in pieces:
-            conversation.receive(piece)
-            if (answer := conversation.next_answer()) is not None:
-                return answer
-        conversation.receive_end()
-        return conversation.next_answer()
+        with mock.patch.object(module, "MOST_BYTES", LIMIT):
+            babeld.greet(NEVER)
+            return None if command is None else babeld.ask(command, NEVER)
     except BabeldError as error:
         return str(error)
 
@@ -76,9 +62,7 @@ def converse(pieces: list[bytes], command: str | None) -> Answer | str | None:
 def test_any_bytes_in_any_pieces_give_one_answer_or_our_error(
     data: bytes, cuts: list[int], command: str | None
 ) -> None:
-    whole = converse([data], command)
-    assert converse(split(data, cuts), command) == whole
-    assert whole is not None
+    assert converse(split(data, cuts), command) == converse([data], command)
 
 
 @given(st.binary(max_size=200))
@@ -99,10 +83,17 @@ def test_what_is_sent_is_one_line_with_its_quotes_closed(command: str) -> None:
 
 
 class ModelBabeld:
-    """As much of babeld as the client's commands can see of it (babeld 1.12.1)."""
+    """As much of babeld as the client's commands can see of it (babeld 1.12.1).
 
-    def __init__(self, interfaces: dict[str, str]) -> None:
+    Its answers come in pieces, cut at ``cuts``.
+    """
+
+    def __init__(self, interfaces: dict[str, str], cuts: list[int]) -> None:
         self.interfaces = dict(interfaces)
+        self.cuts = cuts
+
+    def socket(self, _: int) -> ModelSocket:
+        return ModelSocket(self)
 
     def answer(self, line: bytes) -> bytes:
         word, *rest = line.decode().removesuffix("\n").split(" ", 2)
@@ -118,6 +109,28 @@ class ModelBabeld:
         return b"bad\n"
 
 
+class Recorder(Pieces):
+    """A connection over which each command is taken."""
+
+    def __init__(self) -> None:
+        super().__init__([BANNER])
+
+    def sendall(self, data: bytes) -> None:
+        super().sendall(data)
+        self.pieces.append(b"ok\n")
+
+
+class ModelSocket(Pieces):
+    """A connection to the model."""
+
+    def __init__(self, babeld: ModelBabeld) -> None:
+        super().__init__([BANNER])
+        self.babeld = babeld
+
+    def sendall(self, data: bytes) -> None:
+        self.pieces += filter(None, split(self.babeld.answer(data), self.babeld.cuts))
+
+
 @given(babels, babels, babels, st.booleans(), st.lists(st.integers(min_value=0), max_size=8))
 def test_a_sync_with_a_model_of_babeld_ends_as_wanted(
     present: dict[str, str],
@@ -126,31 +139,22 @@ def test_a_sync_with_a_model_of_babeld_ends_as_wanted(
     exclusive: bool,
     cuts: list[int],
 ) -> None:
-    babeld = ModelBabeld(present)
-    conversation = Conversation()
-    conversation.receive(BANNER)
-    conversation.next_answer()
-
-    def ask(command: str, keep: str = "") -> Answer:
-        for piece in split(babeld.answer(conversation.send(command, keep)), cuts):
-            conversation.receive(piece)
-        answer = conversation.next_answer()
-        assert answer is not None
-        return answer
+    babeld = ModelBabeld(present, cuts)
+    client = BabeldClient(Babeld(), babeld.socket)  # type: ignore[arg-type]
 
     def ours(name: str) -> bool:
         return is_ours(name, ("rait4x", "rait6x"), remembered)
 
     def sync() -> list[str]:
-        has = [i.name for i in interfaces_from_dump(ask("dump", INTERFACE_LINE).lines)]
-        current = believed(has, remembered, wanted)
-        events = babel_events(current, wanted, ours=ours, exclusive=exclusive)
+        has = [interface.name for interface in client.interfaces()]
+        current = {name: remembered.get(name, wanted.get(name, "")) for name in has}
+        events = babel_events(has, remembered, wanted, ours=ours, exclusive=exclusive)
         after = replay(Topology({}, current), events).babel
         for event in events:
             if isinstance(event, BabelInterfaceAdded):
-                assert ask(add_command(event.name, event.param)).verdict == "ok"
+                client.add(event.name, event.param)
             else:
-                assert ask(flush_command(event.name)).verdict == "ok"
+                client.flush(event.name)
         remembered.clear()
         remembered.update(after)
         assert set(after) == set(babeld.interfaces)
@@ -178,17 +182,23 @@ def test_a_diff_replays_to_what_is_wanted_and_a_second_one_is_empty(
     def ours(name: str) -> bool:
         return name.startswith("rait")
 
-    events = babel_events(current, wanted, ours=ours, exclusive=exclusive)
+    events = babel_events(current, current, wanted, ours=ours, exclusive=exclusive)
     after = replay(Topology({}, current), events).babel
     left_alone = {} if exclusive else {n: p for n, p in current.items() if not ours(n)}
     assert after == {**left_alone, **wanted}
-    assert babel_events(after, wanted, ours=ours, exclusive=exclusive) == ()
+    assert babel_events(after, after, wanted, ours=ours, exclusive=exclusive) == ()
     touched = [event.name for event in events if isinstance(event, BabelInterfaceFlushed)]
     assert exclusive or all(ours(name) or name in wanted for name in touched)
 
 
 @given(st.text(max_size=20))
 def test_every_name_that_is_let_through_stays_one_word(name: str) -> None:
-    if is_interface_name(name):
-        assert add_command(name, "rxcost 32").split() == ["interface", name, "rxcost", "32"]
-        assert flush_command(name).split() == ["flush", "interface", name]
+    socket = Recorder()
+    client = BabeldClient(Babeld(), lambda _: socket)  # type: ignore[arg-type,return-value]
+    with suppress(BabeldError):
+        client.add(name, "rxcost 32")
+    with suppress(BabeldError):
+        client.flush(name)
+    add, flush = f"interface {name} rxcost 32\n", f"flush interface {name}\n"
+    assert socket.sent == ([add.encode(), flush.encode()] if is_interface_name(name) else [])
+    assert not socket.sent or name.split() == [name]

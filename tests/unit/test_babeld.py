@@ -1,4 +1,7 @@
-"""The client over real sockets, against servers that behave and servers that do not."""
+"""What is said to babeld and what is made of its answers.
+
+First byte by byte, then over real sockets, against servers that behave and servers that do not.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,193 @@ from types import SimpleNamespace
 
 import pytest
 
+from rait.adapters import babeld as module
 from rait.adapters.babeld import (
+    MAX_COMMAND,
+    Answer,
     BabeldClient,
+    BabeldError,
     BabeldReadOnlyError,
+    BabeldRefusedError,
     BabeldUnreachableError,
-    Timeouts,
+    Connection,
+    encode_command,
+    parse_interface,
     parse_tcp_address,
 )
-from rait.domain.babel import BabeldError, BabeldRefusedError, BabelInterface, Limits
+from rait.domain.babel import BabelInterface
 from rait.domain.config.schema import Babeld
+from tests.babeld_model import BANNER, NEVER, Pieces, connection
 
-BANNER = b"BABEL 1.0\nversion babeld-1.12.1\nhost a\nmy-id 60:96:2a:d9:a5:63:32:d9\nok\n"
-PATIENT = Timeouts(connect=10, answer=20, total=30)
-SHORT = Timeouts(connect=30, answer=2, total=60)
+PATIENCE = 30.0
+"""Seconds, for a busy machine."""
 
 Handler = Callable[[socket.socket], None]
+
+
+# Byte by byte
+
+
+def greeted(*pieces: bytes) -> tuple[Connection, Pieces]:
+    made, socket = connection(BANNER, *pieces)
+    made.greet(NEVER)
+    return made, socket
+
+
+def answered(*pieces: bytes, command: str = "dump") -> Answer:
+    return greeted(*pieces)[0].ask(command, NEVER)
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (b"ok\n", Answer("ok")),
+        (b"bad\n", Answer("bad")),
+        (b"no\n", Answer("no")),
+        (b"no No such interface\n", Answer("no", "No such interface")),
+        (b"add interface v0 up false\nok\n", Answer("ok", "", ("add interface v0 up false",))),
+        (b"notable\nok\n", Answer("ok")),
+    ],
+)
+def test_answers(data: bytes, answer: Answer) -> None:
+    assert answered(data) == answer
+    assert answered(*(bytes([byte]) for byte in data)) == answer
+
+
+def test_only_the_lines_of_interfaces_are_kept() -> None:
+    data = b"add interface v0 up false\nadd neighbour 5 address fe80::1 if v0\nok\n"
+    assert answered(data) == Answer("ok", "", ("add interface v0 up false",))
+
+
+def test_freed_memory_in_a_line_that_nobody_needs_does_no_harm() -> None:
+    data = b"add interface v0 up false\nadd neighbour 5 address fe80::1 if \x01\xff\x7f\nok\n"
+    assert answered(data) == Answer("ok", "", ("add interface v0 up false",))
+
+
+def test_each_answer_belongs_to_its_own_command() -> None:
+    babeld, socket = greeted(b"add interface x up true\nok\n", b"bad\n", b"no way\n")
+    found = [babeld.ask("dump", NEVER) for _ in range(3)]
+    assert [answer.verdict for answer in found] == ["ok", "bad", "no"]
+    assert [len(answer.lines) for answer in found] == [1, 0, 0]
+    assert socket.sent == [b"dump\n"] * 3
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
+    babeld, socket = greeted(b"ok\nok\n")
+    babeld.ask("dump", NEVER)
+    with pytest.raises(BabeldError, match="nobody had asked"):
+        babeld.ask("flush interface v0", NEVER)
+    assert socket.sent == [b"dump\n"]
+
+
+def test_notifications_between_commands_are_no_answer() -> None:
+    babeld, _ = greeted(b"ok\nchange interface v0 up true\nchange neigh", b"bour 5\nok\n")
+    assert [babeld.ask(text, NEVER).verdict for text in ("monitor", "unmonitor")] == ["ok", "ok"]
+
+
+def test_quit_is_answered_by_the_end_of_the_connection() -> None:
+    assert answered(command="quit") == Answer("ok")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", "no text|not babeld"),
+        (b"220 mail.example.org ESMTP\n", "not babeld: it greets with '220 mail"),
+        (b"ok\n", "not babeld"),
+        (b"BABEL 1.0\nno more\n", "turned us away: its banner ends in 'no more'"),
+        (b"BABEL 1.0\nbad\n", "turned us away"),
+        (b"\x00\x01\x02\n", r"no text in its banner: b'\\x00"),
+        (b"", "closed the connection before its banner was complete$"),
+        (BANNER[:-5], "in mid-line after b'my-id 60:"),
+    ],
+)
+def test_what_is_not_a_banner(data: bytes, message: str) -> None:
+    with pytest.raises(BabeldError, match=message):
+        connection(data)[0].greet(NEVER)
+
+
+def test_binary_in_an_answer_names_the_command() -> None:
+    with pytest.raises(BabeldError, match=r"no text in the answer to 'dump': b'\\x7fELF"):
+        answered(b"\x7fELF\n")
+
+
+def test_a_foreign_name_that_is_no_utf8_is_not_held_against_babeld() -> None:
+    (line,) = answered(b"add interface \xff0 up false\nok\n").lines
+    assert parse_interface(line) == BabelInterface("\\xff0", up=False)
+
+
+@pytest.mark.parametrize("piece", [b"add route 1\n", b"x"])
+def test_an_answer_without_end_is_cut_off(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    with pytest.raises(BabeldError, match="over 1000 bytes for the answer to 'dump'"):
+        answered(*[piece] * 1001)
+
+
+def test_many_small_answers_are_not_one_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    babeld, _ = greeted(*[b"add interface v0 up false\nok\n"] * 20)
+    for _ in range(20):
+        babeld.ask("dump", NEVER)
+
+
+def test_an_answer_cut_short_in_mid_line() -> None:
+    with pytest.raises(BabeldError, match=r"before the answer to 'dump'.* after b'add interf'"):
+        answered(b"add interface v0 up true\nadd interf")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "interface v0\nflush interface eth0",
+        "interface v0\rflush interface eth0",
+        "interface v0\x00",
+        "interface v0\u2028dump",
+        "interface \ud800",
+        'interface "v0',
+        'interface "v0\\"',
+        "#" * MAX_COMMAND,
+    ],
+)
+def test_commands_that_must_not_be_sent(command: str) -> None:
+    babeld, socket = greeted()
+    with pytest.raises(BabeldError):
+        babeld.ask(command, NEVER)
+    assert socket.sent == []
+
+
+def test_commands_that_may_be_sent() -> None:
+    assert encode_command('key id x type hmac-sha256 value "a\\"b"').endswith(b'"a\\"b"\n')
+    assert len(encode_command("#" * (MAX_COMMAND - 1))) == MAX_COMMAND
+
+
+@pytest.mark.parametrize(
+    ("line", "interface"),
+    [
+        ("add interface lo up false", BabelInterface("lo", up=False)),
+        (
+            "add interface v0 up true ipv6 fe80::1 ipv4 192.0.2.1",
+            BabelInterface("v0", up=True, ipv6="fe80::1", ipv4="192.0.2.1"),
+        ),
+        (
+            "add interface v1 up true ipv6 fe80::2",
+            BabelInterface("v1", up=True, ipv6="fe80::2"),
+        ),
+        # babeld can be talked into a nameless one
+        ("add interface  up false", BabelInterface("", up=False)),
+    ],
+)
+def test_an_interface_in_a_dump(line: str, interface: BabelInterface) -> None:
+    assert parse_interface(line) == interface
+
+
+@pytest.mark.parametrize("line", ["add interface v0", "add interface v0 up maybe"])
+def test_an_interface_told_in_an_unknown_way(line: str) -> None:
+    with pytest.raises(BabeldError, match="unknown way: 'add interface v0"):
+        parse_interface(line)
+
+
+# Over real sockets
 
 
 class Server:
@@ -92,12 +267,17 @@ def serve(path: str) -> Iterator[Serve]:
         server.stop()
 
 
-def client(
-    path: str,
-    timeouts: Timeouts = PATIENT,
-    limits: Limits = Limits(),  # noqa: B008
-) -> BabeldClient:
-    return BabeldClient(Babeld(socket_addr=path), timeouts=timeouts, limits=limits)
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", PATIENCE)
+
+
+def alone(path: str) -> BabeldClient:
+    return BabeldClient(Babeld(socket_addr=path))
+
+
+def client(path: str) -> contextlib.closing[BabeldClient]:
+    return contextlib.closing(alone(path))
 
 
 def answering(answers: dict[bytes, bytes], heard: list[bytes] | None = None) -> Handler:
@@ -137,8 +317,6 @@ def test_interfaces_are_told_on_a_connection_of_their_own(path: str, serve: Serv
         babeld.flush("v0")
         babeld.add("v1", "type tunnel rxcost 32")
         babeld.command("redistribute local deny")
-    assert babeld.banner is not None
-    assert babeld.banner.version == "babeld-1.12.1"
     assert server.connections == 2
     assert heard == [
         b"dump",
@@ -151,20 +329,20 @@ def test_interfaces_are_told_on_a_connection_of_their_own(path: str, serve: Serv
 def test_flushing_what_babeld_does_not_have_is_no_error(path: str, serve: Serve) -> None:
     serve(answering({b"flush interface v0": b"no No such interface\n"}))
     with client(path) as babeld:
-        assert babeld.flush("v0") is False
-        assert babeld.flush("v1") is True
+        babeld.flush("v0")
+        babeld.flush("v1")
 
 
 def test_a_command_that_has_data_for_an_answer(path: str, serve: Serve) -> None:
     serve(answering({b"monitor": b"add interface v0 up false\nok\n"}))
     with client(path) as babeld:
-        assert babeld.command("monitor") == ("add interface v0 up false",)
+        babeld.command("monitor")
 
 
 def test_after_quit_the_next_command_finds_a_new_connection(path: str, serve: Serve) -> None:
     server = serve(answering({}))
     with client(path) as babeld:
-        assert babeld.command("quit") == ()
+        babeld.command("quit")
         babeld.add("v0", "")
     assert server.connections == 2
 
@@ -235,8 +413,8 @@ MISBEHAVING = {
     "banner without end": (saying(BANNER[:-3]), "did not send its banner within"),
     "banner cut in mid-line": (saying(BANNER[:-9], hang_up=True), "in mid-line after b'my-id"),
     "banner of no": (saying(b"BABEL 1.0\nno room\n"), "turned us away"),
-    "binary": (saying(bytes(range(256))), "line of over|no text"),
-    "one long line": (saying(b"x" * 3_000_000), "line of over 4096 bytes"),
+    "binary": (saying(bytes(range(256))), "no text"),
+    "one long line": (saying(b"x" * 3_000_000), "over 1000000 bytes for its banner.*is it babeld"),
     "banner of megabytes": (saying(b"BABEL 1.0\n", b"a b\n" * 500_000), "over 1000000 bytes"),
     "a byte now and then": (drip, "did not send its banner within"),
     "answer: silent": (saying(BANNER), "did not send the answer to 'dump' within 2 s$"),
@@ -256,42 +434,49 @@ MISBEHAVING = {
 
 
 @pytest.mark.parametrize("how", MISBEHAVING)
-def test_a_misbehaving_server_ends_in_a_clear_error(path: str, serve: Serve, how: str) -> None:
+def test_a_misbehaving_server_ends_in_a_clear_error(
+    path: str, serve: Serve, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler, message = MISBEHAVING[how]
     serve(handler)
-    timeouts = SHORT if "within" in message else PATIENT
-    limits = Limits(answer=1_000_000)
-    with (
-        client(path, timeouts, limits) as babeld,
-        pytest.raises(BabeldError, match=message) as caught,
-    ):
+    monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
+    if "within" in message:
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 2)
+    with client(path) as babeld, pytest.raises(BabeldError, match=message) as caught:
         babeld.interfaces()
     assert str(caught.value).isprintable()
 
 
-def test_an_answer_of_megabytes_ends_at_the_limit(path: str, serve: Serve) -> None:
+def test_an_answer_of_megabytes_ends_at_the_limit(
+    path: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def handle(connection: socket.socket) -> None:
         connection.sendall(BANNER)
         connection.recv(100)
         flood(connection)
 
     serve(handle)
-    limits = Limits(answer=1_000_000)
+    monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
     with (
-        client(path, limits=limits) as babeld,
+        client(path) as babeld,
         pytest.raises(BabeldError, match="over 1000000 bytes for the answer to 'dump'"),
     ):
         babeld.interfaces()
 
 
-def test_a_slow_answer_ends_at_the_total_time(path: str, serve: Serve) -> None:
-    serve(saying(BANNER))
-    hasty = Timeouts(connect=10, answer=10, total=0.3)
-    with (
-        client(path, hasty) as babeld,
-        pytest.raises(BabeldError, match=r"within 0\.3 s for everything"),
-    ):
-        babeld.add("v0", "")
+def test_a_babeld_that_is_slow_each_time_is_asked_no_more(
+    path: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(saying(BANNER))
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(module, "TOTAL_SECONDS", 0.5)
+    with client(path) as babeld:
+        for _ in range(2):
+            with pytest.raises(BabeldError, match=r"'interface v0' within 0\.3 s$"):
+                babeld.add("v0", "")
+        with pytest.raises(BabeldError, match=r"took over 0\.5 s .* it is asked no more"):
+            babeld.add("v0", "")
+    assert server.connections == 2
 
 
 def test_time_in_which_nothing_is_asked_of_it_does_not_count(
@@ -304,7 +489,7 @@ def test_time_in_which_nothing_is_asked_of_it_does_not_count(
     serve(answering({}))
     with client(path) as babeld:
         babeld.flush("v0")
-        ahead[0] = PATIENT.total + 1
+        ahead[0] = module.TOTAL_SECONDS + 1
         babeld.add("v1", "")
 
 
@@ -328,7 +513,7 @@ def test_a_large_dump_is_read_whole(path: str, serve: Serve) -> None:
 
 def test_no_socket_says_how_to_start_babeld(path: str) -> None:
     with pytest.raises(BabeldUnreachableError, match="there is no babeld control socket at") as e:
-        client(path).interfaces()
+        alone(path).interfaces()
     assert f"babeld -G {path}" in str(e.value)
 
 
@@ -336,13 +521,13 @@ def test_a_socket_left_behind(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)
     with pytest.raises(BabeldUnreachableError, match=r"does not run any more .* remove the file"):
-        client(path).add("v0", "")
+        alone(path).add("v0", "")
 
 
 def test_a_file_that_is_no_socket(path: str) -> None:
     Path(path).write_text("")
     with pytest.raises(BabeldUnreachableError, match="it is not a socket"):
-        client(path).interfaces()
+        alone(path).interfaces()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a user must be become that lacks the right")
@@ -358,7 +543,7 @@ def test_a_socket_that_we_may_not_use(path: str, serve: Serve) -> None:
             os.setgid(65534)
             os.setuid(65534)
             try:
-                client(path).interfaces()
+                alone(path).interfaces()
             except BabeldUnreachableError as error:
                 status = 0 if "permission denied; run rait as root" in str(error) else 2
         os._exit(status)
@@ -368,7 +553,7 @@ def test_a_socket_that_we_may_not_use(path: str, serve: Serve) -> None:
 @pytest.mark.parametrize("path_text", ["", "x" * 108, "/run/\0"])
 def test_what_can_be_no_unix_socket(path_text: str) -> None:
     with pytest.raises(BabeldUnreachableError, match="no unix socket's path"):
-        client(path_text).interfaces()
+        alone(path_text).interfaces()
 
 
 def tcp(listening: socket.socket) -> Babeld:
@@ -379,7 +564,7 @@ def test_tcp() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(listening, answering({b"dump": b"add interface v0 up false\nok\n"}))
         try:
-            with BabeldClient(tcp(listening), timeouts=PATIENT) as babeld:
+            with contextlib.closing(BabeldClient(tcp(listening))) as babeld:
                 assert babeld.interfaces() == (BabelInterface("v0", up=False),)
         finally:
             server.stop()
@@ -395,7 +580,7 @@ def test_tcp_sockets_are_made_where_the_caller_says() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(listening, answering({}))
         try:
-            with BabeldClient(tcp(listening), timeouts=PATIENT, make_socket=make) as babeld:
+            with contextlib.closing(BabeldClient(tcp(listening), make)) as babeld:
                 babeld.add("v0", "")
         finally:
             server.stop()
@@ -406,7 +591,7 @@ def test_tcp_where_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         closed = tcp(listening)
     with pytest.raises(BabeldUnreachableError, match=r"nobody listens there; .*babeld -G \d+"):
-        BabeldClient(closed, timeouts=PATIENT).interfaces()
+        BabeldClient(closed).interfaces()
 
 
 @pytest.mark.parametrize(
@@ -447,4 +632,4 @@ def test_what_is_no_tcp_address(text: str) -> None:
 def test_host_names_are_not_looked_up() -> None:
     babeld = Babeld(socket_type="tcp", socket_addr="router.example.org:33123")
     with pytest.raises(BabeldUnreachableError, match=r"router\.example\.org:33123.*socket_addr"):
-        BabeldClient(babeld, timeouts=PATIENT).interfaces()
+        BabeldClient(babeld).interfaces()
