@@ -7,7 +7,6 @@ is a module of rait/commands, imported when that command is asked for.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from functools import partial
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
+
+# argparse would look for translations of its own words, one by one, and load a library for each
+# language's name first. There are none: what rait says is in English.
+argparse._ = str  # type: ignore[attr-defined]
 
 _DETAILED = "--detailed-exitcode"
 _WIDTH = 98
@@ -172,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
 def _load(declared: str, command: _Command) -> None:
     """Import the module of a command, which declares its options."""
     module, _, function = declared.partition(":")
+    import importlib
+
     getattr(importlib.import_module(f"rait.commands.{module}"), function or "declare")(command)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,8 +153,10 @@ def _clean_lines(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):
+    try:
         print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        return
 
 
 def _print(text: str) -> None:
@@ -176,6 +177,8 @@ def report_lost(error: OutputError) -> None:
 
 def _given_up(error: OSError) -> OutputError:
     # The interpreter writes what is left at its end, and must not fail at that once more.
+    from contextlib import suppress
+
     with suppress(OSError, ValueError):
         descriptor = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

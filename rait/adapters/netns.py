@@ -240,7 +240,7 @@ def booted() -> str:
 def _boot() -> str:
     """The first digits of the kernel's boot_id (random(4)), which is another at each start."""
     try:
-        with open(_BOOT_ID, encoding="ascii") as file:
+        with open(_BOOT_ID, encoding="utf-8") as file:
             return file.read(_BOOT_DIGITS)
     except OSError:
         return ""

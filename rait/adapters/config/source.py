@@ -35,7 +35,7 @@ def read(
     if len(raw) > limit:
         raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise SourceError(_no_text(name, error.start)) from None
     if (nul := raw.find(0)) >= 0:

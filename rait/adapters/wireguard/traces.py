@@ -101,6 +101,6 @@ def _udp_ports(transit: Netns) -> frozenset[int]:
 
 def _ports_in(table: str) -> Iterator[int]:
     """The local ports of a table of sockets (proc_pid_net(5)): the second field's, in hex."""
-    with open(table, encoding="ascii") as file:
+    with open(table, encoding="utf-8") as file:
         for line in file.readlines()[1:]:
             yield int(line.split()[1].rpartition(":")[2], 16)
