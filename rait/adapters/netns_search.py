@@ -46,8 +46,7 @@ class Found(Struct, frozen=True):
 def search(wanted: Collection[str]) -> Found:
     """Look for the namespaces with these identities; the caller closes those that are found."""
     looking = _Search(frozenset(wanted))
-    sources = (_names, _processes, _threads, _descriptors, _mounts)
-    looking.go_through(*sources)
+    looking.go_through(_names, _processes, _threads, _descriptors, _mounts)
     looking.go_through_sockets()
     return looking.result()
 
@@ -116,28 +115,19 @@ class _Search:
     def _open(self, path: str) -> None:
         try:
             status = Path(path).stat()
-            if status.st_dev != self._device:
-                return
-            if status.st_ino in self._looked_at:
-                return
-            self._looked_at.add(status.st_ino)
-            self._take(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            if status.st_dev == self._device and status.st_ino not in self._looked_at:
+                self._looked_at.add(status.st_ino)
+                self._take(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except GONE:
             return
         except OSError as error:
             self._doubt(error)
 
     def _take(self, fd: int) -> None:
-        try:
-            identity = netns.identity_of(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        wanted = self._wanted is None or identity in self._wanted
-        if wanted and identity not in self._found:
-            self._found[identity] = Netns("", fd, identity)
-        else:
-            os.close(fd)
+        ns = netns.adopt("", fd)
+        wanted = self._wanted is None or ns.identity in self._wanted
+        if not wanted or self._found.setdefault(ns.identity, ns) is not ns:
+            ns.close()
 
     def _open_of_socket(self, pid: int, descriptor: int) -> None:
         process = os.pidfd_open(pid)
