@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app import isolation
-from rait.app.execution import planned
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
 from rait.app.options import Options
-from rait.app.report import Report
+from rait.app.report import Report, planned
 from rait.app.session import Session, read_only, require_places, synced_routing
-from rait.domain.doubt import Doubt, doubts_of
+from rait.domain.config.schema import Config
+from rait.domain.doubt import Doubts, doubts_of
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, plan
+from rait.domain.reconcile import Goal
 
 
 def plan_up(options: Options) -> Report:
@@ -23,8 +24,8 @@ def plan_up(options: Options) -> Report:
     with read_only(options, peers=True) as session, synced_routing(session) as routing:
         memory = JournalReader(session.journal_path).last_known(session.name)
         wanted, warnings = planned_topology(session, memory)
-        doubts = doubts_about(session.registry.peers, wanted)
-        change = session.compare(wanted.topology, memory, routing, doubts, wanted.names)
+        goal = goal_of(wanted, session.registry.peers, session.config)
+        change = session.compare(goal, memory, routing)
         require_places(change.events)
         warnings += isolation.vrf_warnings(change.events)
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
@@ -38,7 +39,7 @@ def planned_topology(session: Session, memory: LastKnown) -> tuple[Plan, list[st
     config, registry = session.config, session.registry
     kind = session.machine.choose(config.backend)
     session.options.debug(f"backend {kind}")
-    origin = session.origin(kind)
+    origin = session.origin(kind, session.target)
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     peers, addresses = registry.peers.peers, registry.addresses
@@ -54,6 +55,11 @@ def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str
     return [*loaded.warnings, *peers.warnings, *found]
 
 
-def doubts_about(peers: LoadedPeers, planned: Plan) -> tuple[Doubt, ...]:
-    """The entries that were skipped: those that cannot be read, or whose link cannot be made."""
-    return (*peers.doubts, *doubts_of(planned.problems, readable=True))
+def goal_of(planned: Plan, peers: LoadedPeers, config: Config) -> Goal:
+    """What is planned, with the entries that were skipped.
+
+    Those are the entries that cannot be read, and those whose link cannot be made.
+    """
+    entries = (*peers.doubts, *doubts_of(planned.problems, readable=True))
+    doubts = Doubts(entries, config.transports, peers.describe, config.max_links)
+    return Goal(planned.topology, planned.names, doubts if entries else None)

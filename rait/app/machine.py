@@ -33,6 +33,7 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
 )
+from rait.domain.records import BABELD
 from rait.domain.topology import BackendKind, Link, Rule
 from rait.domain.vrf import vrfs_among
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from rait.adapters.wireguard.userspace import UserspaceBackend
     from rait.app.routing import Routing
 
-BABELD: Literal["babeld"] = "babeld"
 ISOLATION: Literal["isolation"] = "isolation"
 LEFT_ALONE = "left alone, as an earlier change of it failed"
 TUN = "tun"

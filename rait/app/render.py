@@ -112,8 +112,8 @@ def _print(report: Report, arguments: Namespace) -> None:
 
 def report_lines(report: Report) -> list[str]:
     """A line for each change that was found, one for each event, then one that sums up."""
-    left = [event for event in report.drift if event in report.left]
-    others = [event for event in report.drift if event not in report.left]
+    left = [event for event in report.drift if event in report.leftover]
+    others = [event for event in report.drift if event not in report.leftover]
     noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
     ended = [f"- {name} ({HALF_MADE})" for name in report.ended]
@@ -178,7 +178,7 @@ def report_object(report: Report) -> dict[str, object]:
             for position, event in enumerate(report.events)
         ],
         "half_done": [event_object(event) for event in report.half_done],
-        "drift": [noticed_object(event, event in report.left) for event in report.drift],
+        "drift": [noticed_object(event, event in report.leftover) for event in report.drift],
         "failed": [{"link": f.link, "error": f.error} for f in report.failures],
         "losses": list(report.losses),
         "warnings": list(report.warnings),

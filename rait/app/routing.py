@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 
-from msgspec import structs
-
 from rait.adapters import netns
 from rait.adapters.babeld import BabeldClient, BabeldRefusedError
-from rait.domain.babel import BabelInterface, extra_commands, is_ours, managed_interfaces
+from rait.domain.babel import (
+    BabeldState,
+    BabelInterface,
+    extra_commands,
+    is_ours,
+    remembered_interfaces,
+)
 from rait.domain.backend import Outcome
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, RaitError
@@ -42,30 +46,25 @@ class Routing:
         """The interfaces that babeld has. Raises BabeldError."""
         return self._client.interfaces()
 
-    def is_ours(self, name: str, memory: Topology) -> bool:
+    def is_ours(self, name: str, known: Topology) -> bool:
         """Whether an interface in babeld is one that we may flush."""
-        # Others' interfaces are in the journal too, with no parameters, where they were to be
-        # flushed and babeld did not do it: that makes none of them ours.
-        told = {known for known, param in memory.babel.items() if param}
-        return is_ours(name, self._ifprefixes, memory.links.keys() | told)
+        return is_ours(name, self._ifprefixes, remembered_interfaces(known))
 
-    def compare(
-        self, before: Topology, after: Topology, memory: Topology
-    ) -> tuple[Topology, Topology]:
-        """Both topologies with babeld's interfaces: what it has, and what it shall have.
-
-        Raises BabeldError where babeld cannot be asked.
-        """
-        links = after.links.values()
-        wanted = {link.name: self._babeld.param for link in links if link.settings.up}
-        managed = managed_interfaces(
-            [interface.name for interface in self.interfaces()],
-            memory.babel,
-            wanted,
-            ours=lambda name: self.is_ours(name, memory),
+    def look(self) -> BabeldState:
+        """Ask babeld what it has; why it cannot be asked is told in the answer."""
+        present: tuple[str, ...] = ()
+        problem = None
+        try:
+            present = tuple(interface.name for interface in self.interfaces())
+        except RaitError as error:
+            problem = str(error)
+        return BabeldState(
+            present=present,
+            problem=problem,
+            param=self._babeld.param,
+            ifprefixes=self._ifprefixes,
             exclusive=self._exclusive,
         )
-        return structs.replace(before, babel=managed), structs.replace(after, babel=wanted)
 
     def apply(self, events: Sequence[Event], broken: set[str]) -> Iterator[Outcome]:
         """Tell babeld of each event; ``broken`` are links that could not be made in this run."""

@@ -17,35 +17,27 @@ from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.app import isolation
-from rait.app.execution import Aftermath, Change, Execution, report_on
+from rait.app.execution import Execution
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.machine import Machine
 from rait.app.options import Options
-from rait.app.report import Report
+from rait.app.report import Report, carried_out, stopped
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.turn import prepared
-from rait.app.whereabouts import Whereabouts, is_of_this_boot, whereabouts
+from rait.app.whereabouts import is_of_this_boot, observe, require_target
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Secret
-from rait.domain.diff import diff
-from rait.domain.doubt import Describe, Doubt, judge
-from rait.domain.endpoints import NO_NAMES, Names
-from rait.domain.errors import MachineError, RaitError, counted, few
-from rait.domain.events import Event, LinkAdded, ToBabeld, may_be_half_done
-from rait.domain.guard import (
-    WINDOW_HOURS,
-    Losses,
-    Removal,
-    losses_of,
-    merged,
-    recent_losses,
-)
+from rait.domain.errors import MachineError, RaitError, counted
+from rait.domain.events import Event, LinkAdded, ToBabeld
+from rait.domain.guard import WINDOW_HOURS, Losses, Removal, recent_losses, removal
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import Scope, Settled, doubtful, placed, reconcile, unread_of_ours
+from rait.domain.ownership import Scope, doubtful
+from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import RunHeader
-from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
+from rait.domain.topology import BackendKind, Link, Origin, Topology
 
 if TYPE_CHECKING:
+    from rait.adapters.journal.store import Run
     from rait.app.routing import Routing
 
 
@@ -84,93 +76,59 @@ class Session:
         """Which links are ours."""
         return scope_of(self.config, self.public_key)
 
-    def origin(self, kind: BackendKind, target: str | None = None) -> Origin:
-        """How a link of this kind is born now, in our target or in another one."""
-        spec = self.target if target is None else target
-        return Origin(kind, spec, self.machine.transit, self.machine.instance_of(spec))
+    def origin(self, kind: BackendKind, target: str) -> Origin:
+        """How a link of this kind is made now in a target."""
+        return Origin(kind, target, self.machine.transit, self.machine.instance_of(target))
+
+    def origins(self, topology: Topology) -> dict[str, Origin]:
+        """How a link is made now in each target in which the topology has some."""
+        kind = self.machine.choose(self.config.backend)
+        targets = {link.origin.netns for link in topology.links.values()}
+        return {target: self.origin(kind, target) for target in targets}
 
     @property
     def journal_path(self) -> str:
         return self.config.journal
 
-    def observe(self, memory: LastKnown) -> Observation:
+    def observe(self, known: LastKnown) -> Observation:
         """What there is in the target, and wherever else the journal says that we have links.
 
         Raises MachineError where the journal knows links in a target that cannot be found.
         """
-        _require_target(self.target, memory)
+        require_target(self.target, known)
         if not self.options.assume_gone:
-            isolation.require_home(memory, self.machine.namespaces)
+            isolation.require_home(known, self.machine.namespaces)
         return observe(
             self.machine,
             self.target,
-            memory,
-            rules=isolation.needs_rules(self.config, memory),
+            known,
+            rules=isolation.needs_rules(self.config, known),
             assume_gone=self.options.assume_gone,
         )
 
-    def scope_among(self, observation: Observation, memory: LastKnown) -> Scope:
+    def scope_among(self, observation: Observation, known: LastKnown) -> Scope:
         """Which links are ours, with those that other configurations claim. Raises RaitError."""
         scope = self.scope
-        seen = doubtful(observation, memory, scope)
+        seen = doubtful(observation, known, scope)
         if not seen:
             return scope
         claimed = claimed_by_others(self.options.config, self.journal_path, self.name, seen)
         return structs.replace(scope, claimed=claimed)
 
-    def compare(
-        self,
-        desired: Topology | None,
-        memory: LastKnown,
-        routing: Routing | None = None,
-        doubts: Sequence[Doubt] = (),
-        names: Names = NO_NAMES,
-    ) -> Change:
-        """Look at the machine, and find what to do for it to be as desired. Changes nothing.
+    def compare(self, goal: Goal, known: LastKnown, routing: Routing | None = None) -> Change:
+        """Look at the machine, and find what to do for the goal. Changes nothing.
 
-        Where nothing is desired (None), links stay as they are, and those in doubt stay too;
-        ``names`` are those of the plan. With ``routing``, babeld's interfaces shall be the links.
-        Raises MachineError where nothing may be touched at all.
+        With ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing
+        may be touched at all.
         """
-        observation, settled = self._look(desired, memory, names)
-        if desired is None:
-            settled = Settled(settled.observed, settled.observed, strangers=settled.strangers)
-        losses: tuple[str, ...] = ()
-        if doubts:
-            settled, losses = judged(settled, doubts, self.config, self.registry.peers.describe)
-        refuse(settled)
-        self.options.debug(
-            f"observed {counted(len(observation.links), 'WireGuard link')}, "
-            f"{len(settled.observed.links)} of them ours"
-        )
-        told = routing is not None and _concerns_babeld(settled, memory, routing)
-        problem: str | None = None
-        if routing is not None and told:
-            settled, problem = _with_routing(settled, memory, routing)
-        left, others = _noticed(memory, settled.observed)
-        strays = tuple(sorted(memory.leftover_links.keys() - settled.observed.links.keys()))
-        return Change(
-            settled=settled,
-            routing_problem=problem,
-            extra_cmd_owed=told and problem is None and memory.extra_cmd_owed,
-            events=diff(settled.observed, settled.desired),
-            drift=(*left, *others),
-            left=frozenset(left),
-            dead=dead_among(observation),
-            memory=memory,
-            desired=desired,
-            names=names,
-            strays=strays,
-            carried=self._carried(observation, memory, strays, babeld=told and problem is None),
-            losses=losses,
-        )
+        change = self._look(goal, known, routing)
+        if change.refusal is not None:
+            raise MachineError(change.refusal)
+        return change
 
     def removal(self, change: Change) -> Removal | None:
         """What the change would cost that it must not without being asked for, or None."""
-        earlier = losses_of(change.left)
-        return change.removal(
-            self.config.max_removals, lambda: merged(self.recent_losses(), earlier)
-        )
+        return removal(change, self.config.max_removals, self.recent_losses)
 
     def recent_losses(self) -> Losses:
         """The links that runs of the last hours cost their sessions; see the guard.
@@ -182,33 +140,20 @@ class Session:
         since = now - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(journal.runs(since=since, scope=self.name))
 
-    def _look(
-        self, desired: Topology | None, memory: LastKnown, names: Names
-    ) -> tuple[Observation, Settled]:
-        observation = self.observe(memory)
-        scope = self.scope_among(observation, memory)
-        return observation, reconcile(observation, desired or EMPTY, memory, scope, names)
-
-    def _carried(
-        self, observation: Observation, memory: LastKnown, strays: Sequence[str], *, babeld: bool
-    ) -> tuple[Event, ...]:
-        """What earlier runs may have done that cannot be looked at now either."""
-        if not memory.leftover:
-            return ()
-        hidden = set(unread_of_ours(observation, memory, self.scope))
-        hidden |= {name for name in strays if self._is_born_elsewhere(memory.leftover_links[name])}
-        return tuple(
-            event
-            for event in memory.leftover
-            if (not babeld if isinstance(event, ToBabeld) else event.name in hidden)
+    def _look(self, goal: Goal, known: LastKnown, routing: Routing | None) -> Change:
+        observation = self.observe(known)
+        scope = self.scope_among(observation, known)
+        babeld = None
+        if routing is not None and (
+            routing.asked or concerns_babeld(observation, goal, known, scope)
+        ):
+            babeld = routing.look()
+        change = reconcile(observation, goal, known, scope, babeld)
+        self.options.debug(
+            f"observed {counted(len(observation.links), 'WireGuard link')}, "
+            f"{len(change.observed.links)} of them ours"
         )
-
-    def _is_born_elsewhere(self, link: Link) -> bool:
-        """Whether a link that is half made would be in a namespace where this run does not look."""
-        if link.origin.backend == "kernel" or not is_of_this_boot(link):
-            return False
-        here = self.machine.namespace.is_open and self.machine.transit
-        return link.origin.transit not in ("", here)
+        return change
 
     def carry_out(
         self,
@@ -217,63 +162,53 @@ class Session:
         journal: Journal,
         *,
         peers_digest: Callable[[], str] = str,
-        prepare: Callable[[], None] | None = None,
+        makes_target: bool = False,
         routing: Routing | None = None,
         warnings: Sequence[str] = (),
         accepted: bool = False,
     ) -> Report:
         """Journal what shall happen, do it, and journal what became of it.
 
-        ``prepare`` makes the namespaces that the links need, so that the journal can say in which
-        instance of one each new link is made. A run with nothing to do and nothing new to tell
-        leaves no trace in the journal, and one that fails just as the last one did is counted
-        there. ``accepted`` says that the user asked for whatever it costs. Raises MachineError,
-        with nothing touched, where there is no place for the links.
+        First the namespaces are made that new links need, and with ``makes_target`` the target in
+        any case, so that the journal can say in which instance of one each new link is made. A run
+        with nothing to do and nothing new to tell leaves no trace in the journal, and one that
+        fails just as the last one did is counted there. Unless it is ``accepted`` that the run
+        costs whatever it does, one that costs too much is stopped. Raises MachineError, with
+        nothing touched, where there is no place for the links.
         """
+        if not accepted and (stop := stopped(command, change, self.removal(change), warnings)):
+            return stop
         require_places(change.events)
-        if prepare is not None:
-            prepare()
-            change = self._placed(change)
-        change = structs.replace(change, strays=self.machine.strays(change.strays))
-        execution = Execution(
-            self.machine,
-            change,
-            routing,
-            self.options.debug,
-            look_again=lambda known, failed: self._look_again(change, known, failed, routing),
-        )
-        run_id: int | None = None
-        isolation.mark_known(change.settled.observed, change.memory)
-        header = partial(self._header, command, peers_digest, change, accepted=accepted)
-        if change.events or change.drift or change.strays:
-            run = journal.begin(header(), change.drift, change.events)
+        change = self._with_namespaces(change, makes_target)
+        leftover_links = self.machine.strays(change.leftover_links)
+        change = structs.replace(change, leftover_links=leftover_links)
+        isolation.mark_known(change.observed, change.known)
+        look_again = partial(self._look_again, change, routing)
+        debug = self.options.debug
+        execution = Execution(self.machine, change, routing, debug, look_again=look_again)
+        run: Run | None = None
+        resent = False
+        if change.events or change.drift or change.leftover_links:
+            header = self._header(command, peers_digest, change, accepted=accepted)
+            run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
-            run_id = run.id  # now it is known if it only repeats an earlier one
-            warnings = (*warnings, *self._prune(journal, run_id))
-        resent = run_id is None and change.extra_cmd_owed and execution.send_extra_cmd()
-        if resent:
-            run = journal.begin(header(), (), ())
-            run_id = run.id
+            # By now its number is known if it only repeats an earlier one.
+            warnings = (*warnings, *self._prune(journal, run.id))
+        elif change.extra_cmd_owed and execution.send_extra_cmd():
+            resent = True
+            header = self._header(command, peers_digest, change, accepted=accepted)
+            run = journal.begin(header, (), ())
             run.finish("done", extra_cmd="sent")
-        report = report_on(command, execution.status, change, warnings)
-        return structs.replace(
-            report,
-            run=run_id,
-            failures=execution.failures,
-            errors=execution.errors,
-            half_done=execution.half_done,
-            ended=execution.ended,
-            extra_cmd_sent=resent,
-        )
+        report = carried_out(command, change, execution.results, execution.verdict, warnings)
+        number = None if run is None else run.id
+        return structs.replace(report, run=number, extra_cmd_sent=resent)
 
-    def _placed(self, change: Change) -> Change:
-        """The change with each new link in the instance of its namespace that there is now."""
-        if all(e.link.origin.instance for e in change.events if isinstance(e, LinkAdded)):
-            return change
+    def _with_namespaces(self, change: Change, makes_target: bool) -> Change:
+        """Make the namespaces, and tell each new link in which instance of its own it will be."""
         specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
-        instances = {spec: self.machine.instance_of(spec) for spec in specs}
-        settled, events = placed(change.settled, change.events, instances)
-        return structs.replace(change, settled=settled, events=events)
+        for spec in sorted(specs | {self.target} if makes_target else specs):
+            netns.ensure_netns(spec).close()
+        return change.placed({spec: self.machine.instance_of(spec) for spec in specs})
 
     def _prune(self, journal: Journal, newest: int) -> Iterator[str]:
         """Drop what is older than ``journal_keep``; why not, where that cannot be."""
@@ -288,49 +223,34 @@ class Session:
             self.options.debug(f"{counted(pruning.runs, 'old run')} pruned from the journal")
 
     def _look_again(
-        self, change: Change, known: Topology, failed: Sequence[Event], routing: Routing | None
-    ) -> Aftermath:
+        self, change: Change, routing: Routing | None, topology: Topology, failed: Sequence[Event]
+    ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
         """What became of the links of events that failed, and of babeld's interfaces if need be."""
-        from rait.domain.aftermath import half_done, memory_for_a_second_look
+        from rait.domain.aftermath import known_after_failures
 
-        memory = memory_for_a_second_look(change.memory, known, failed)
+        known = known_after_failures(change.known, topology, failed)
         asked = routing if any(isinstance(event, ToBabeld) for event in failed) else None
-        unsure = [event for event in failed if may_be_half_done(event)]
         try:
-            observation, settled = self._look(change.desired, memory, change.names)
+            seen = self._look(change.goal, known, asked)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
-            return Aftermath((), tuple(unsure))
-        problem: str | None = None
-        if asked is not None:
-            after = change.settled.desired
-            settled = Settled(settled.observed, after)
-            settled, problem = _with_routing(settled, memory, asked)
-        hidden = self._hidden(observation, memory, failed)
-        unsure = [
-            event
-            for event in unsure
-            if (problem is not None if isinstance(event, ToBabeld) else event.name in hidden)
+            return (), known.leftover
+        # The program of a link that is still on its way to the target is in the transit namespace.
+        missing = [
+            name
+            for name in seen.leftover_links
+            if known.leftover_links[name].origin.backend == "userspace"
         ]
-        looked = [event for event in failed if event not in unsure]
-        return Aftermath(half_done(known, settled.observed, looked), tuple(unsure))
-
-    def _hidden(
-        self, observation: Observation, memory: LastKnown, failed: Sequence[Event]
-    ) -> frozenset[str]:
-        """The links that nobody can look at now, or that are still on their way to the target."""
-        unread = unread_of_ours(observation, memory, self.scope)
-        made = {
-            event.name
-            for event in failed
-            if isinstance(event, LinkAdded) and event.link.origin.backend == "userspace"
-        }
-        return frozenset(unread).union(self.machine.strays(sorted(made - observation.links.keys())))
+        hidden = self.machine.strays(missing)
+        unsure = (e for e in known.leftover if e in seen.carried or e.name in hidden)
+        half_done = (event for event in seen.drift if event in seen.leftover)
+        return tuple(half_done), tuple(unsure)
 
     def _header(
         self, command: str, peers_digest: Callable[[], str], change: Change, *, accepted: bool
     ) -> RunHeader:
-        strays = (e for e in change.memory.leftover if e.name in change.strays)
+        hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
+        hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
         return RunHeader(
             scope=self.name,
             command=command,
@@ -341,73 +261,25 @@ class Session:
             config_digest=self.loaded.digest(),
             peers_digest=peers_digest(),
             leftover_noticed=tuple(
-                i for i, event in enumerate(change.drift) if event in change.left
+                index for index, event in enumerate(change.drift) if event in change.leftover
             ),
-            carried=(*change.carried, *(e for e in strays if e not in change.carried)),
-            leftover_links=change.strays,
+            carried=tuple(
+                event
+                for event in change.known.leftover
+                if event in change.carried or event.name in hidden
+            ),
+            leftover_links=change.leftover_links,
             accepted=accepted,
-            home=isolation.home(self.config, change.memory, self.machine.namespaces),
+            home=isolation.home(self.config, change.known, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
         )
 
-
-def dead_among(observation: Observation) -> frozenset[str]:
-    """The links that have no session to lose."""
-    return frozenset(name for name, seen in observation.links.items() if seen.dead)
-
-
-def _noticed(memory: LastKnown, seen: Topology) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-    """What changed since the last run: what earlier runs did without telling, and what others did.
-
-    Nearly no run has anything of the first kind, and none of these pays for the import.
-    """
-    if not memory.leftover:
-        return (), diff(memory.topology, seen)
-    from rait.domain.aftermath import told_apart
-
-    return told_apart(memory.topology, seen, memory.leftover)
-
-
-def _concerns_babeld(settled: Settled, memory: LastKnown, routing: Routing) -> bool:
-    """babeld is left in peace where there are no links, nor were any."""
-    some = settled.observed.links or settled.desired.links or memory.topology.babel
-    return routing.asked or bool(some)
-
-
-def _with_routing(
-    settled: Settled, memory: LastKnown, routing: Routing
-) -> tuple[Settled, str | None]:
-    """Without babeld the tunnels still come and go; what is the matter is for the report."""
-    try:
-        before, after = routing.compare(settled.observed, settled.desired, memory.topology)
-    except RaitError as error:
-        return settled, str(error)
-    return structs.replace(settled, observed=before, desired=after), None
-
-
-def judged(
-    settled: Settled, doubts: Sequence[Doubt], config: Config, describe: Describe
-) -> tuple[Settled, tuple[str, ...]]:
-    """Let the links in doubt stay; also what to tell of those that go all the same.
-
-    Raises MachineError where that, with what is new, makes more links than there may be.
-    """
-    verdict = judge(settled, doubts, config.transports, describe)
-    before, after = verdict.settled.observed.links, verdict.settled.desired.links
-    if len(after) > config.max_links and after.keys() - before.keys():
-        raise MachineError(
-            f"there would be {len(after)} links, counting those whose entries cannot be read, but "
-            f"max_links is {config.max_links}, so nothing is done. If the peers list is right, "
-            "raise max_links in rait.conf"
-        )
-    return verdict.settled, verdict.losses
-
-
-def refuse(settled: Settled) -> None:
-    """Raise MachineError for what forbids to touch anything at all."""
-    for problem in settled.problems:
-        if problem.link is None and problem.severity == "error":
-            raise MachineError(problem.message)
+    def _is_away(self, link: Link) -> bool:
+        """Whether a link that is half made would be in a namespace where this run does not look."""
+        if link.origin.backend == "kernel" or not is_of_this_boot(link):
+            return False
+        here = self.machine.namespace.is_open and self.machine.transit
+        return link.origin.transit not in ("", here)
 
 
 def require_places(events: Sequence[Event]) -> None:
@@ -418,20 +290,6 @@ def require_places(events: Sequence[Event]) -> None:
                 f"there is no process {spec}, so no network namespace to make links in: set "
                 "`target` to the id of a running process in that namespace, or to a name"
             )
-
-
-def _require_target(target: str, memory: LastKnown) -> None:
-    links = (*memory.topology.links.values(), *memory.leftover_links.values())
-    origins = {link.name: link.origin for link in links}
-    # Where the instance is known, it is looked for elsewhere.
-    names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
-    if names and netns.lacks_process(target):
-        raise MachineError(
-            f"there is no process {target} any more, so its network namespace cannot be looked at. "
-            f"Links that the journal has in it may still be there: {few(names)}. "
-            "Set `target` in rait.conf to the id of another process in that namespace or, if the "
-            "namespace is gone, to the namespace that you want links in"
-        )
 
 
 @contextmanager
@@ -517,43 +375,3 @@ def scope_of(config: Config, public_key: str) -> Scope:
     """Which links belong to the node with this configuration and key."""
     group = config.isolation.ifgroup
     return Scope(public_key=public_key, netns=target_netns(config), ifgroup=group)
-
-
-def observe(
-    machine: Machine,
-    target: str,
-    memory: LastKnown,
-    *,
-    rules: bool = False,
-    assume_gone: bool = False,
-) -> Observation:
-    """Look at the target, and wherever else the journal says that we have links, VRFs or rules.
-
-    Raises MachineError.
-    """
-    links = (*memory.topology.links.values(), *memory.leftover_links.values())
-    places = whereabouts(
-        machine.namespaces, target, links, machine.namespace, assume_gone=assume_gone
-    )
-    elsewhere = list(places.elsewhere)
-    if target and isolation.made_here(memory) and all(ns.spec for ns in elsewhere):
-        elsewhere.append(machine.namespaces.open(""))
-    observation = machine.observe(places.target, elsewhere, rules=rules)
-    known = memory.topology.links.values()
-    missing = [link for link in known if _is_missing(link, observation, places)]
-    if missing:
-        instances = {ns.instance for ns in (*elsewhere, places.target) if ns is not None}
-        found, unread = machine.trace(missing, instances)
-        observation = observation.with_traced(found, unread)
-    return structs.replace(observation, lost=places.lost) if places.lost else observation
-
-
-def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bool:
-    """Whether a link that was there is not where it was, and may be elsewhere."""
-    instance = link.origin.instance
-    if link.name in observation.unread or instance in places.lost or not is_of_this_boot(link):
-        return False
-    return not any(
-        seen.link.origin.netns == link.origin.netns and instance in ("", seen.link.origin.instance)
-        for seen in observation.named(link.name)
-    )

@@ -1,4 +1,4 @@
-"""Where to look for our links: the target namespace, and wherever else the journal has some.
+"""Looking at the machine: the target namespace, and wherever else the journal has links of ours.
 
 The journal knows in which instance of a namespace a link lives. The instance may have lost its
 name, or a different instance may have the name now. Then rait looks for the former one, as its
@@ -10,16 +10,75 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.namespaces import Namespaces
 from rait.adapters.netns import Netns
+from rait.app import isolation
+from rait.app.machine import Machine
+from rait.domain.backend import Observation
+from rait.domain.errors import MachineError, few
+from rait.domain.history import LastKnown
+from rait.domain.ownership import is_in_place
 from rait.domain.topology import Link
 
 _CLEANUP_SECONDS = 3.0
 """The kernel destroys a namespace some time after the last that referred to it is gone."""
 _POLL_SECONDS = 0.1
+
+
+def observe(
+    machine: Machine,
+    target: str,
+    known: LastKnown,
+    *,
+    rules: bool = False,
+    assume_gone: bool = False,
+) -> Observation:
+    """Look at the target, and wherever else the journal says that we have links, VRFs or rules.
+
+    Raises MachineError.
+    """
+    links = (*known.topology.links.values(), *known.leftover_links.values())
+    places = whereabouts(
+        machine.namespaces, target, links, machine.namespace, assume_gone=assume_gone
+    )
+    elsewhere = list(places.elsewhere)
+    if target and isolation.made_here(known) and all(ns.spec for ns in elsewhere):
+        elsewhere.append(machine.namespaces.open(""))
+    observation = machine.observe(places.target, elsewhere, rules=rules)
+    made = known.topology.links.values()
+    missing = [link for link in made if _is_missing(link, observation, places)]
+    if missing:
+        instances = {ns.instance for ns in (*elsewhere, places.target) if ns is not None}
+        found, unread = machine.trace(missing, instances)
+        observation = observation.with_traced(found, unread)
+    return structs.replace(observation, lost=places.lost) if places.lost else observation
+
+
+def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bool:
+    """Whether a link that was there is not where it was, and may be elsewhere."""
+    if link.name in observation.unread or link.origin.instance in places.lost:
+        return False
+    if not is_of_this_boot(link):
+        return False
+    return not any(is_in_place(seen.link, link) for seen in observation.named(link.name))
+
+
+def require_target(target: str, known: LastKnown) -> None:
+    """Raise MachineError if the target cannot be found and the journal has links in it."""
+    links = (*known.topology.links.values(), *known.leftover_links.values())
+    origins = {link.name: link.origin for link in links}
+    # Where the instance is known, it is looked for elsewhere.
+    names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
+    if names and netns.lacks_process(target):
+        raise MachineError(
+            f"there is no process {target} any more, so its network namespace cannot be looked at. "
+            f"Links that the journal has in it may still be there: {few(names)}. "
+            "Set `target` in rait.conf to the id of another process in that namespace or, if the "
+            "namespace is gone, to the namespace that you want links in"
+        )
 
 
 class Whereabouts(Struct, frozen=True):

@@ -15,6 +15,7 @@ from rait.app.report import Report
 from rait.app.session import read_only, read_write, routing_of
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
+from rait.domain.reconcile import Goal
 from rait.terminal import DONE, print_json, print_result, table
 
 HELP = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
@@ -89,9 +90,9 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
         read_write(options, "babeld sync") as (session, journal),
         routing_of(session, exclusive=exclusive) as routing,
     ):
-        change = session.compare(None, journal.last_known(session.name), routing)
-        if change.routing_problem is not None:
-            raise MachineError(change.routing_problem)
+        change = session.compare(Goal(None), journal.last_known(session.name), routing)
+        if change.babeld_problem is not None:
+            raise MachineError(change.babeld_problem)
         return session.carry_out(
             "babeld sync", change, journal, routing=routing, warnings=session.loaded.warnings
         )

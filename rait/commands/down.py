@@ -11,7 +11,8 @@ from rait.app.render import print_report
 from rait.app.report import Report
 from rait.app.session import read_write, synced_routing
 from rait.domain.errors import Problem
-from rait.domain.reconcile import Stranger
+from rait.domain.ownership import Stranger
+from rait.domain.reconcile import Goal
 from rait.domain.topology import EMPTY
 
 HELP = """\
@@ -43,11 +44,9 @@ def down(options: Options) -> Report:
         read_write(options, "down", needs_transit=False) as (session, journal),
         synced_routing(session) as routing,
     ):
-        change = session.compare(EMPTY, journal.last_known(session.name), routing)
-        nobodys = [_left(s) for s in change.settled.strangers if not s.claimed]
-        problems = (*change.settled.problems, *nobodys)
-        settled = structs.replace(change.settled, problems=problems)
-        change = structs.replace(change, settled=settled)
+        change = session.compare(Goal(EMPTY), journal.last_known(session.name), routing)
+        nobodys = [_left(s) for s in change.strangers if not s.claimed]
+        change = structs.replace(change, problems=(*change.problems, *nobodys))
         return session.carry_out(
             "down",
             change,

@@ -12,13 +12,14 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
-from rait.app.report import Failure
 from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_name
-from rait.app.session import machine_of, observe, scope_of, target_netns
+from rait.app.session import machine_of, scope_of, target_netns
+from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import doubtful, is_ours, unread_of_ours
+from rait.domain.ownership import doubtful, is_ours, unread_of_ours
+from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
 
 HELP = """\

@@ -13,31 +13,22 @@ from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import cache_file, source
 from rait.adapters.journal.reader import JournalReader
 from rait.app import desired, isolation
-from rait.app.desired import doubts_about, plan_warnings
-from rait.app.execution import Change, planned
+from rait.app.desired import goal_of, plan_warnings
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
 from rait.app.options import Options, add_assume_gone, add_detailed_exitcode
 from rait.app.render import print_plan
-from rait.app.report import Report
-from rait.app.session import (
-    dead_among,
-    judged,
-    read_only,
-    refuse,
-    scope_of,
-    target_netns,
-)
-from rait.domain.aftermath import told_apart
+from rait.app.report import Report, planned
+from rait.app.session import read_only, scope_of, target_netns
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import is_key, shown
 from rait.domain.config.schema import Config
-from rait.domain.diff import diff
-from rait.domain.errors import ConfigError, SourceError
-from rait.domain.guard import Losses, losses_of, merged
+from rait.domain.errors import ConfigError, MachineError, SourceError
+from rait.domain.guard import Losses, removal
 from rait.domain.history import LastKnown, with_leftovers
+from rait.domain.ownership import Scope, is_ours, strangers_among
 from rait.domain.plan import Node, plan
-from rait.domain.reconcile import Scope, is_ours, reconcile, strangers_among
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import Origin
 from rait.terminal import DONE, print_json
 
@@ -123,25 +114,13 @@ def _plan_against(options: Options, state: State) -> Report:
         state.memory.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
-    settled = reconcile(state.observation, wanted.topology, state.memory, scope, wanted.names)
-    peers, doubts = registry.peers, doubts_about(registry.peers, wanted)
-    settled, losses = judged(settled, doubts, loaded.config, peers.describe)
-    refuse(settled)
-    memory = state.memory
-    left, others = told_apart(memory.topology, settled.observed, memory.leftover)
-    change = Change(
-        settled=settled,
-        events=diff(settled.observed, settled.desired),
-        drift=(*left, *others),
-        left=frozenset(left),
-        dead=dead_among(state.observation),
-        memory=memory,
-        losses=losses,
-    )
+    goal = goal_of(wanted, registry.peers, loaded.config)
+    change = reconcile(state.observation, goal, state.memory, scope)
+    if change.refusal is not None:
+        raise MachineError(change.refusal)
     warnings = plan_warnings(loaded, registry, wanted)
-    earlier = losses_of(left)
-    removal = change.removal(loaded.config.max_removals, lambda: merged(state.recent, earlier))
-    return planned("plan", change, removal, warnings)
+    cost = removal(change, loaded.config.max_removals, lambda: state.recent)
+    return planned("plan", change, cost, warnings)
 
 
 def export_state(options: Options) -> State:
@@ -155,7 +134,7 @@ def export_state(options: Options) -> State:
             format=STATE_FORMAT,
             exported_at=int(time.time()),
             public_key=session.public_key,
-            origin=session.origin(kind),
+            origin=session.origin(kind, session.target),
             observation=without_strangers(observation, memory, scope),
             memory=memory,
             claimed=scope.claimed,

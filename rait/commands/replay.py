@@ -6,18 +6,18 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
-from rait.app.execution import Change, planned
 from rait.app.moments import moment, written
 from rait.app.options import Options, add_yes
 from rait.app.render import link_text, print_plan, print_report
-from rait.app.report import Report
-from rait.app.restoring import born_today, carry_out, check_keys, with_known_psks
+from rait.app.report import Report, planned
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Session, read_only, read_write, require_places, synced_routing
 from rait.domain.errors import ConfigError, MachineError, counted
+from rait.domain.history import as_made_now, require_own_key
+from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_json, print_result, warn
 
@@ -112,7 +112,7 @@ def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Re
                 "can go back to; `rait down` removes all links"
             )
         change = _towards(session, journal, wanted, routing)
-        return carry_out(_replay(at), session, journal, change, routing, assume_yes)
+        return session.carry_out(_replay(at), change, journal, routing=routing, accepted=assume_yes)
 
 
 def _replay(at: str | None) -> str:
@@ -168,11 +168,11 @@ def _number(digits: str) -> int:
 def _towards(
     session: Session, journal: JournalReader, wanted: Past, routing: Routing | None
 ) -> Change:
-    check_keys(session, wanted.public_key, wanted.topology.links, f"the topology as of {wanted.at}")
-    memory = journal.last_known(session.name)
-    links = born_today(wanted.topology.links, session)
-    desired = structs.replace(wanted.topology, links=links, babel=memory.topology.babel)
-    return with_known_psks(session.compare(desired, memory, routing))
+    past = wanted.topology
+    what = f"the topology as of {wanted.at}"
+    require_own_key(session.public_key, wanted.public_key, past.links.values(), what)
+    goal = Goal(as_made_now(past, session.origins(past)))
+    return session.compare(goal, journal.last_known(session.name), routing)
 
 
 def past_lines(past: Past) -> list[str]:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import structs
-
 from rait.adapters.journal.reader import JournalReader
-from rait.app.execution import Change, planned
 from rait.app.options import Options, add_dry_run, add_yes
 from rait.app.render import print_plan, print_report
-from rait.app.report import Report
-from rait.app.restoring import born_today, carry_out, check_keys, with_known_psks
+from rait.app.report import Report, planned
 from rait.app.scopes import others_text
 from rait.app.session import Session, read_only, read_write, require_places, synced_routing
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
+    as_made_now,
     conflicts,
     done_events,
-    only,
     only_told_babeld,
-    recreated,
+    require_own_key,
+    require_own_setup,
     touched,
     undo,
 )
+from rait.domain.reconcile import Change, Goal
 from rait.domain.records import RunRecord
-from rait.domain.topology import Origin, Topology
 
 if TYPE_CHECKING:
     from rait.app.routing import Routing
@@ -77,7 +74,9 @@ def rollback(options: Options, run: int | None, *, force: bool, assume_yes: bool
     with read_write(options, "rollback") as (session, journal), synced_routing(session) as routing:
         record = _run_to_undo(session, journal, run)
         change = _undoing(session, journal, record, force, routing)
-        return carry_out(f"rollback {record.id}", session, journal, change, routing, assume_yes)
+        return session.carry_out(
+            f"rollback {record.id}", change, journal, routing=routing, accepted=assume_yes
+        )
 
 
 def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
@@ -131,54 +130,16 @@ def _undoing(
     clashes = conflicts(record, journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(*_clash_lines(record, clashes))
-    memory = journal.last_known(session.name)
+    known = journal.last_known(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
-    _check_births(session, record, recreated(record, then))
-    goal = undo(memory.topology, record, then)
-    names = touched(record)
-    restored = only(names, {}, goal.links)
-    check_keys(
-        session, record.header.public_key, restored, f"what was there before run {record.id}"
-    )
-    links = born_today(goal.links, session)
-    desired = structs.replace(goal, links=links, babel=memory.topology.babel)
-    change = session.compare(desired, memory, routing)
-    before, after = change.settled.observed, change.settled.desired
-    after = Topology(
-        only(names, before.links, after.links),
-        only(names, before.babel, after.babel),
-        only(names, before.vrfs, after.vrfs),
-        only(names, before.rules, after.rules),
-    )
-    problems = tuple(p for p in change.settled.problems if p.link is None or p.link in names)
-    settled = structs.replace(change.settled, observed=before, desired=after, problems=problems)
-    # What others changed in other links is for the next `up` to find.
-    drift = tuple(event for event in change.drift if event.name in names)
-    unknown = change.memory.leftover
-    carried = tuple(e for e in unknown if e in change.carried or e.name not in names)
-    return with_known_psks(structs.replace(change, settled=settled, drift=drift, carried=carried))
-
-
-def _check_births(
-    session: Session, record: RunRecord, changed: Mapping[str, tuple[Origin, Origin]]
-) -> None:
-    """Refuse to take back what rait.conf decides alone: where new links are born, and of what kind.
-
-    To make the links as they would be made today would leave them as the run has made them.
-    """
-    today = (session.machine.choose(session.config.backend), session.machine.transit)
-    for name, (old, new) in sorted(changed.items()):
-        if (old.backend, old.transit) != today:
-            what = "transit namespace" if old.transit != new.transit else "backend"
-            raise ConfigError(
-                f"run {record.id} made {_links_with(name, len(changed))} again, because the "
-                f"{what} had changed. rait.conf sets it, and a rollback does not change rait.conf; "
-                f"nothing was touched. Change the {what} back in rait.conf, and run `rait up`"
-            )
-
-
-def _links_with(name: str, number: int) -> str:
-    return f"the link {name}" if number == 1 else f"{number} links, {name} among them,"
+    kind = session.machine.choose(session.config.backend)
+    require_own_setup(record, then, kind, session.machine.transit)
+    goal, names = undo(known.topology, record, then), touched(record)
+    restored = (link for name, link in goal.links.items() if name in names)
+    what = f"what was there before run {record.id}"
+    require_own_key(session.public_key, record.header.public_key, restored, what)
+    goal = as_made_now(goal, session.origins(goal))
+    return session.compare(Goal(goal, only=names), known, routing)
 
 
 def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:

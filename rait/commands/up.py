@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from rait.adapters import netns
 from rait.app import desired
-from rait.app.desired import doubts_about, planned_topology
-from rait.app.execution import stopped
+from rait.app.desired import goal_of, planned_topology
 from rait.app.options import (
     Options,
     add_assume_gone,
@@ -67,16 +65,14 @@ def up(options: Options, *, assume_yes: bool = False) -> Report:
     ):
         memory = journal.last_known(session.name)
         planned, warnings = planned_topology(session, memory)
-        doubts = doubts_about(session.registry.peers, planned)
-        change = session.compare(planned.topology, memory, routing, doubts, planned.names)
-        if not assume_yes and (stop := stopped("up", change, session.removal(change), warnings)):
-            return stop
+        goal = goal_of(planned, session.registry.peers, session.config)
+        change = session.compare(goal, memory, routing)
         return session.carry_out(
             "up",
             change,
             journal,
             peers_digest=session.registry.peers.digest,
-            prepare=lambda: netns.ensure_netns(session.target).close(),
+            makes_target=True,
             routing=routing,
             warnings=warnings,
             accepted=assume_yes,

@@ -38,35 +38,30 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
 
-def half_done(known: Topology, seen: Topology, failed: Iterable[Event]) -> tuple[Event, ...]:
-    """What the failed events did all the same: ``known`` is without it, and ``seen`` with it."""
-    return diff(known, _with_traces(known, seen, filter(may_be_half_done, failed)))
-
-
 def told_apart(
-    known: Topology, seen: Topology, undecided: Sequence[Event]
+    known: Topology, seen: Topology, leftover: Sequence[Event]
 ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-    """What lies between ``known`` and ``seen``: what the undecided events did, and the rest.
+    """What lies between ``known`` and ``seen``: what the leftover events did, and the rest.
 
     The second part applies to the topology that the first part leads to.
     """
-    if not undecided:
+    if not leftover:
         return (), diff(known, seen)
-    between = _with_traces(known, seen, undecided)
+    between = _with_traces(known, seen, leftover)
     return diff(known, between), diff(between, seen)
 
 
-def memory_for_a_second_look(
-    memory: LastKnown, known: Topology, failed: Sequence[Event]
+def known_after_failures(
+    known: LastKnown, topology: Topology, failed: Sequence[Event]
 ) -> LastKnown:
-    """What a run knows after its events: a link that could not be made may be there, half made."""
+    """What is known after a run in which these events failed: each of them may be half done."""
     return structs.replace(
-        memory,
-        topology=known,
+        known,
+        topology=topology,
+        leftover=tuple(filter(may_be_half_done, failed)),
         leftover_links={event.name: event.link for event in failed if isinstance(event, LinkAdded)},
         leftover_vrfs={},
         leftover_rules=frozenset(),
-        leftover=(),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from rait.domain.config.schema import MAX_IFNAME
+from rait.domain.topology import Link, Topology
 
 _NOT_IN_A_NAME = frozenset('/:"#\\')
 
@@ -63,6 +64,47 @@ def managed_interfaces(
         for name in present
         if (name in wanted or exclusive or ours(name)) and is_interface_name(name)
     }
+
+
+class BabeldState(Struct, frozen=True, kw_only=True):
+    """The interfaces that babeld has, and what makes one of ours of them.
+
+    ``param`` are the parameters that ours shall have, and ``problem`` says why babeld could not be
+    asked, None if it could.
+    """
+
+    present: tuple[str, ...] = ()
+    problem: str | None = None
+    param: str = ""
+    ifprefixes: tuple[str, ...] = ()
+    exclusive: bool = False
+
+    def compare(
+        self, known: Topology, links: Mapping[str, Link]
+    ) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """The interfaces that may be changed, and those that shall be, with their parameters.
+
+        There shall be one for each link that is up. ``known`` is what the journal knows.
+        """
+        wanted = {name: self.param for name, link in links.items() if link.settings.up}
+        remembered = remembered_interfaces(known)
+        managed = managed_interfaces(
+            self.present,
+            known.babel,
+            wanted,
+            ours=lambda name: is_ours(name, self.ifprefixes, remembered),
+            exclusive=self.exclusive,
+        )
+        return managed, wanted
+
+
+def remembered_interfaces(known: Topology) -> frozenset[str]:
+    """The interfaces that the journal knows as ours.
+
+    Others' interfaces are in the journal too, with no parameters, where they were to be flushed and
+    babeld did not do it: that makes none of them ours.
+    """
+    return frozenset(known.links).union(name for name, param in known.babel.items() if param)
 
 
 def extra_commands(text: str) -> tuple[str, ...]:

@@ -20,8 +20,7 @@ from msgspec import Struct, structs
 
 from rait.domain.config.schema import Transport
 from rait.domain.errors import Problem, SkippedEntry, few
-from rait.domain.reconcile import Settled
-from rait.domain.topology import Link
+from rait.domain.topology import Link, Topology
 from rait.domain.vrf import isolation_of
 
 
@@ -36,15 +35,28 @@ class Doubt(Struct, frozen=True):
     readable: bool = False
 
 
-class Judged(Struct, frozen=True):
-    """The plan in which the links in doubt stay, and a line for each loss of the others."""
-
-    settled: Settled
-    losses: tuple[str, ...] = ()
-
-
 Describe = Callable[[Problem], str]
 """Makes one line of a problem, with its place in the registry."""
+
+
+class Doubts(Struct, frozen=True):
+    """The entries of a registry that were skipped, and the transports of the links they may be for.
+
+    With the links that stay for them there may be no new ones beyond ``max_links``.
+    """
+
+    entries: Sequence[Doubt]
+    transports: Sequence[Transport]
+    describe: Describe
+    max_links: int
+
+
+class Kept(Struct, frozen=True):
+    """What is desired with the links in doubt, a warning for each, and a line for each loss."""
+
+    desired: Topology
+    problems: tuple[Problem, ...] = ()
+    losses: tuple[str, ...] = ()
 
 
 def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[Doubt, ...]:
@@ -54,29 +66,39 @@ def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[D
     )
 
 
-def judge(
-    settled: Settled,
-    doubts: Sequence[Doubt],
-    transports: Sequence[Transport],
-    describe: Describe,
-) -> Judged:
+def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept:
     """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
-    Each link that stays gets a warning. Returns at once if no link loses its peer.
+    If that makes too many links, it is an error of no link. Returns at once if no link loses its
+    peer.
     """
     losing = {
         name: link
-        for name, link in settled.observed.links.items()
-        if _loses_its_peer(link, settled.desired.links.get(name))
+        for name, link in observed.links.items()
+        if _loses_its_peer(link, desired.links.get(name))
     }
-    if not losing or not doubts:
-        return Judged(settled)
-    index = _Index(doubts, transports)
-    kept, losses, unexplained = {}, [], []
+    kept: dict[str, str] = {}
+    losses: list[str] = []
+    if losing and doubts.entries:
+        kept, losses = _sort_out(losing, desired, doubts)
+    became, problems = _with_kept(observed, desired, kept) if kept else (desired, [])
+    if len(became.links) > doubts.max_links and became.links.keys() - observed.links.keys():
+        problems.insert(0, _too_many(len(became.links), doubts.max_links))
+    return Kept(became, tuple(problems), tuple(losses))
+
+
+def _sort_out(
+    losing: Mapping[str, Link], desired: Topology, doubts: Doubts
+) -> tuple[dict[str, str], list[str]]:
+    """The links that stay, each with the reason, and a line for each loss of the others."""
+    describe, index = doubts.describe, _Index(doubts.entries, doubts.transports)
+    kept: dict[str, str] = {}
+    losses: list[str] = []
+    unexplained: list[str] = []
     for name, link in losing.items():
-        unread = index.unreadable(link, replaced=name in settled.desired.links)
+        unread = index.unreadable(link, replaced=name in desired.links)
         if unread is not None:
-            kept[name] = unread
+            kept[name] = describe(unread.problem)
         elif (lost := index.unavailable(link)) is not None:
             why = describe(lost.problem)
             losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
@@ -86,8 +108,15 @@ def judge(
             unexplained.append(name)
     if index.anyone and unexplained:
         losses.append(_perhaps(unexplained) + describe(index.anyone[0].problem))
-    told = {name: describe(doubt.problem) for name, doubt in kept.items()}
-    return Judged(_keep(settled, told), tuple(losses))
+    return kept, losses
+
+
+def _too_many(links: int, max_links: int) -> Problem:
+    return Problem(
+        f"there would be {links} links, counting those whose entries cannot be read, but "
+        f"max_links is {max_links}, so nothing is done. If the peers list is right, "
+        "raise max_links in rait.conf"
+    )
 
 
 class _Index:
@@ -162,11 +191,12 @@ def _perhaps(names: list[str]) -> str:
     return f"{len(names)} links ({few(names)}) lose their peers, and {unread} one of them: "
 
 
-def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
-    if not kept:
-        return settled
-    before, after = settled.observed.links, dict(settled.desired.links)
-    after |= {name: before[name] for name in kept}
+def _with_kept(
+    observed: Topology, desired: Topology, kept: Mapping[str, str]
+) -> tuple[Topology, list[Problem]]:
+    """What is desired with these links as they are, and with what they need."""
+    links = dict(desired.links)
+    links |= {name: observed.links[name] for name in kept}
     problems = [
         Problem(
             f"left as it is, as the entry of its peer cannot be read: {why}",
@@ -177,15 +207,11 @@ def _keep(settled: Settled, kept: Mapping[str, str]) -> Settled:
         for name, why in kept.items()
     ]
     standing = set(kept)
-    problems += _yield_ports(before, after, standing)
-    isolation = isolation_of((before[name] for name in standing), settled.observed, settled.desired)
-    return structs.replace(
-        settled,
-        desired=structs.replace(
-            settled.desired, links=after, vrfs=isolation.vrfs, rules=isolation.rules
-        ),
-        problems=(*settled.problems, *problems),
-    )
+    problems += _yield_ports(observed.links, links, standing)
+    staying = (observed.links[name] for name in standing)
+    isolation = isolation_of(staying, observed, desired)
+    became = structs.replace(desired, links=links, vrfs=isolation.vrfs, rules=isolation.rules)
+    return became, problems
 
 
 def _yield_ports(

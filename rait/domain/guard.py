@@ -6,8 +6,8 @@ that loses its session, and not only one that goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -15,6 +15,9 @@ from rait.domain.events import Event, LinkRemoved, PeerRemoved
 from rait.domain.history import done_events
 from rait.domain.records import RunRecord
 from rait.domain.topology import EMPTY, Link, Topology
+
+if TYPE_CHECKING:
+    from rait.domain.reconcile import Change
 
 MIN_LINKS = 4
 """Fewer links than this may all go: a small mesh changes by halves in ordinary use."""
@@ -44,6 +47,22 @@ class Removal(Struct, frozen=True, omit_defaults=True):
     limit: int
     reasons: Mapping[str, Reason] = {}
     earlier: tuple[str, ...] = ()
+
+
+def removal(
+    change: Change, max_removals: int | None, recent: Callable[[], Losses]
+) -> Removal | None:
+    """What the change would cost that it must not without being asked for, or None.
+
+    ``recent`` tells what recent runs cost, and is asked only if this one costs anything.
+    """
+    before, after, known = change.observed, change.desired, change.known.topology
+    if not lost_sessions(before, after, known, change.dead):
+        return None
+    earlier = merged(recent(), losses_of(change.leftover))
+    return excessive_removal(
+        before, after, max_removals, known=known, earlier=earlier, dead=change.dead
+    )
 
 
 def excessive_removal(

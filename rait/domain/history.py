@@ -12,12 +12,11 @@ before the one after it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from msgspec import Struct, field, structs
 
 from rait.domain.endpoints import Departed, depart
-from rait.domain.errors import HistoryError, Problem
+from rait.domain.errors import ConfigError, HistoryError
 from rait.domain.events import (
     Event,
     LinkAdded,
@@ -32,9 +31,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
-from rait.domain.topology import EMPTY, Link, Origin, Topology
-
-T = TypeVar("T")
+from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 
 SLACK = 60 * 10**9
 """Nanoseconds from a run's start until it is written down, unless one of the two is not true."""
@@ -279,63 +276,64 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
     Each link that the run touched becomes what the inverted events make of it: what it was before
     them, whatever has happened to it since. Raises MismatchError if ``after`` is of another run.
     """
-    names = touched(run)
     before = replay(after, inverted(done_events(run)))
-    tables = Topology.__struct_fields__
-    return Topology(*(only(names, getattr(now, each), getattr(before, each)) for each in tables))
+    return now.with_parts_of(before, touched(run))
 
 
-def recreated(run: RunRecord, after: Topology) -> dict[str, tuple[Origin, Origin]]:
-    """Where links were born that the run made again, before it and after it, by name.
+def as_made_now(topology: Topology, origins: Mapping[str, Origin]) -> Topology:
+    """The topology with its links as they would be made now; ``origins`` are by target namespace.
 
-    ``after`` is as it was right after the run. A move to another target is none of these: that
-    can be taken back. Raises as ``undo``.
+    A restart of the machine gives namespaces new identities, and may bring another backend;
+    neither is a reason to make again what is already there, or to refuse.
+    """
+    links = {
+        name: structs.replace(link, origin=origins[link.origin.netns])
+        for name, link in topology.links.items()
+    }
+    return structs.replace(topology, links=links)
+
+
+def require_own_key(own_key: str, run_key: str, links: Iterable[Link], what: str) -> None:
+    """Refuse to bring links back that had another key: their peers would not know this node.
+
+    ``run_key`` alone does not tell: a run that changes the key is itself made under the new one.
+    Raises ConfigError.
+    """
+    for public_key in (run_key, *(link.device.public_key for link in links)):
+        if public_key not in ("", own_key):
+            raise ConfigError(
+                f"{what} was made under another key: public key {public_key}, and the "
+                f"configuration's private key is of {own_key}. The journal holds no "
+                "private keys; put the old one back into the configuration to restore it"
+            )
+
+
+def require_own_setup(run: RunRecord, after: Topology, backend: BackendKind, transit: str) -> None:
+    """Refuse to take back what rait.conf decides alone: where new links are made, and of what kind.
+
+    To make the links as they would be made today would leave them as the run has made them.
+    ``after`` is as it was right after the run. A move to another target can be taken back. Raises
+    ConfigError, and MismatchError as ``undo``.
     """
     before = replay(after, inverted(done_events(run))).links
-    pairs = {
-        name: (before[name].origin, after.links[name].origin)
-        for name in touched(run)
-        if name in before and name in after.links
-    }
-    return {name: (old, new) for name, (old, new) in pairs.items() if _birth(old) != _birth(new)}
-
-
-def without_unknown_psks(
-    before: Mapping[str, Link], after: Mapping[str, Link]
-) -> tuple[dict[str, Link], tuple[Problem, ...]]:
-    """The links of ``after`` with no preshared key that would have to be brought back.
-
-    With an error for each link that was to have one. Of a preshared key that somebody had set the
-    journal has only the digest; one that is still there may stay.
-    """
-    links: dict[str, Link] = {}
-    problems: list[Problem] = []
-    for name, link in after.items():
-        old = before.get(name)
-        there = old.peers if old is not None and old.origin == link.origin else ()
-        known = {(peer.public_key, peer.psk_digest) for peer in there}
-        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in known]
-        peers = tuple(structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
-        links[name] = structs.replace(link, peers=peers) if lost else link
-        problems += (_unknown_psk(name, peer.public_key) for peer in lost)
-    return links, tuple(problems)
-
-
-def _unknown_psk(name: str, public_key: str) -> Problem:
-    text = (
-        f"the preshared key that peer {public_key} had cannot be brought back: somebody else had "
-        "set it, and the journal holds no keys"
+    pairs = (
+        (name, before[name].origin, after.links[name].origin)
+        for name in sorted(touched(run) & before.keys() & after.links.keys())
     )
-    return Problem(text, "error", (), name)
+    made_again = [pair for pair in pairs if _setup(pair[1]) != _setup(pair[2])]
+    for name, old, new in made_again:
+        if _setup(old) != (backend, transit):
+            what = "transit namespace" if old.transit != new.transit else "backend"
+            number = len(made_again)
+            links = f"the link {name}" if number == 1 else f"{number} links, {name} among them,"
+            raise ConfigError(
+                f"run {run.id} made {links} again, because the "
+                f"{what} had changed. rait.conf sets it, and a rollback does not change rait.conf; "
+                f"nothing was touched. Change the {what} back in rait.conf, and run `rait up`"
+            )
 
 
-def only(names: frozenset[str], now: Mapping[str, T], goal: Mapping[str, T]) -> dict[str, T]:
-    """What there is now, but what has one of these names as it is in the goal."""
-    kept = {name: value for name, value in now.items() if name not in names}
-    return kept | {name: value for name, value in goal.items() if name in names}
-
-
-def _birth(origin: Origin) -> tuple[str, str]:
+def _setup(origin: Origin) -> tuple[BackendKind, str]:
     return origin.backend, origin.transit
 
 

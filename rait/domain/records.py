@@ -52,6 +52,9 @@ Kind = Literal[
 Status = Literal["done", "partial", "failed"]
 """How a run ended: all its events happened, some of them, or none."""
 
+BABELD: Literal["babeld"] = "babeld"
+"""What stands for babeld where else a link is named."""
+
 ExtraCmd = Literal["sent", "owed"]
 """What became of babeld's ``extra_cmd`` in a run: it was taken, or is still to be sent."""
 

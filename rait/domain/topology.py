@@ -130,5 +130,14 @@ class Topology(Struct, frozen=True):
     vrfs: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
+    def with_parts_of(self, goal: Topology, names: frozenset[str]) -> Topology:
+        """This one, but all that has one of these names as it is in the goal."""
+        tables = (
+            {name: value for name, value in getattr(self, table).items() if name not in names}
+            | {name: value for name, value in getattr(goal, table).items() if name in names}
+            for table in self.__struct_fields__
+        )
+        return Topology(*tables)
+
 
 EMPTY = Topology()

@@ -38,7 +38,7 @@ class Isolated(Struct, frozen=True):
     rules: Mapping[str, Rule] = {}
 
 
-class SettledIsolation(Struct, frozen=True):
+class IsolationChange(Struct, frozen=True):
     """``observed`` is what there is of ours, ``desired`` what there should be.
 
     A problem that is an error means that nothing at all may be touched; a warning is for the user.
@@ -113,7 +113,7 @@ def reconcile_isolation(
     memory: LastKnown,
     desired_links: Mapping[str, Link],
     our_links: Iterable[str],
-) -> SettledIsolation:
+) -> IsolationChange:
     """What there is of our VRFs and rules, and what should be, given the links that there will be.
 
     What others made is used, and is none of ours. A VRF of ours stays while interfaces are in it
@@ -137,7 +137,7 @@ def reconcile_isolation(
     for name, links in needed.items():
         rules[name] = observed.rules[name]
         problems.append(Problem(_rule_kept(name, links), "warning"))
-    return SettledIsolation(observed, Isolated(vrfs, rules), tuple(problems))
+    return IsolationChange(observed, Isolated(vrfs, rules), tuple(problems))
 
 
 def _without_those_of_others(

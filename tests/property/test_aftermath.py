@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.aftermath import half_done, told_apart
+from rait.domain.aftermath import known_after_failures, told_apart
 from rait.domain.diff import diff
 from rait.domain.events import Event, may_be_half_done, replay
+from rait.domain.history import LastKnown
 from rait.domain.topology import Topology
 from tests.property import strategies as some
+
+
+def half_done(known: Topology, seen: Topology, failed: Sequence[Event]) -> tuple[Event, ...]:
+    """What the failed events did all the same, as the second look of a run finds it."""
+    return told_apart(known, seen, known_after_failures(LastKnown(), known, failed).leftover)[0]
 
 
 def split(data: st.DataObject, events: tuple[Event, ...]) -> tuple[list[Event], list[Event]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +11,9 @@ from msgspec import structs
 
 from rait.domain.config.schema import Transport
 from rait.domain.diff import diff
-from rait.domain.doubt import Doubt, judge
+from rait.domain.doubt import Doubt, Doubts, Kept, keep_doubtful
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import replay
-from rait.domain.reconcile import Settled
 from rait.domain.topology import (
     Device,
     Link,
@@ -27,6 +27,11 @@ from tests.property import strategies as some
 
 TRANSPORTS = (Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w"),)
 """The names that topologies are drawn with are "w" and a number, which stands for a port here."""
+
+
+def about(found: Sequence[Doubt]) -> Doubts:
+    return Doubts(found, TRANSPORTS, lambda problem: problem.message, 1000)
+
 
 entries = st.builds(
     SkippedEntry,
@@ -60,9 +65,9 @@ def may_be(doubt: Doubt, link: Link) -> bool:
 def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    judged = judge(Settled(before, after), found, TRANSPORTS, str)
-    now = judged.settled.desired.links
-    told = {problem.link for problem in judged.settled.problems}
+    kept = keep_doubtful(before, after, about(found))
+    now = kept.desired.links
+    told = {problem.link for problem in kept.problems}
     for name, link in before.links.items():
         keyed = [d for d in found if d.entry.public_key is not None and may_be(d, link)]
         if loses(link, after) and any(not doubt.readable for doubt in keyed):
@@ -79,16 +84,15 @@ def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
 def test_what_is_not_in_doubt_goes_its_way(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    judged = judge(Settled(before, after), found, TRANSPORTS, str)
-    now = judged.settled.desired
-    told = {problem.link for problem in judged.settled.problems}
+    kept = keep_doubtful(before, after, about(found))
+    now = kept.desired
+    told = {problem.link for problem in kept.problems}
     untold = (before.links.keys() | after.links.keys()) - told
     assert {n: now.links.get(n) for n in untold} == {n: after.links.get(n) for n in untold}
     assert now.babel == after.babel
     vrfs = {*now.vrfs.items()}
     assert {*after.vrfs.items()} <= vrfs <= {*before.vrfs.items(), *after.vrfs.items()}
     assert {*after.rules} <= {*now.rules} <= {*before.rules, *after.rules}
-    assert judged.settled.observed == before
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
@@ -96,17 +100,17 @@ def test_a_link_that_an_entry_may_cost_is_told(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
     """The run has not done well then: the problem or the loss shows in its status."""
-    judged = judge(Settled(before, after), found, TRANSPORTS, str)
+    kept = keep_doubtful(before, after, about(found))
     for link in before.links.values():
-        if not loses(link, after) or judged.settled.desired.links.get(link.name) == link:
+        if not loses(link, after) or kept.desired.links.get(link.name) == link:
             continue
         telling = (d for d in found if d.entry.public_key or d.entry.send_port is not None)
         if any(may_be(doubt, link) for doubt in telling):
-            assert any(link.name in loss for loss in judged.losses)
+            assert any(link.name in loss for loss in kept.losses)
         elif any(d.entry.public_key is None and d.entry.send_port is None for d in found):
-            assert judged.losses
-    if judged.losses:
-        assert any(loses(link, judged.settled.desired) for link in before.links.values())
+            assert kept.losses
+    if kept.losses:
+        assert any(loses(link, kept.desired) for link in before.links.values())
 
 
 def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
@@ -125,12 +129,12 @@ def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
 
     before, after = topology("old", 1, 1, 2), topology("new", 2, 1)
     doubt = Doubt(SkippedEntry("2", None, None), Problem("wrong", "warning"))
-    now = judge(Settled(before, after), (doubt,), TRANSPORTS, str).settled.desired
+    now = keep_doubtful(before, after, about((doubt,))).desired
     assert now.links == {"w1": after.links["w1"], "w2": before.links["w2"]}
     assert now.vrfs == {"old": 1, "new": 2}
     assert now.rules == {**before.rules, **after.rules}
     same_mark = structs.replace(after, rules={}, links=topology("new", 1, 1).links)
-    now = judge(Settled(before, same_mark), (doubt,), TRANSPORTS, str).settled.desired
+    now = keep_doubtful(before, same_mark, about((doubt,))).desired
     assert now.rules == {}, "the mark's rules are those of the links that are to be"
 
 
@@ -143,9 +147,9 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
 
     before, after = Topology({"w5": link("there")}), Topology({"w5": link("newcomer")})
     doubt = Doubt(SkippedEntry(None, "ip4", 5), Problem("no key", "warning"))
-    judged = judge(Settled(before, after), (doubt,), TRANSPORTS, lambda p: p.message)
-    assert judged.settled.desired == after
-    (loss,) = judged.losses
+    kept = keep_doubtful(before, after, about((doubt,)))
+    assert kept.desired == after
+    (loss,) = kept.losses
     entry = "an entry that cannot be read may be that of this peer"
     assert loss == f"link w5 loses its peer, and {entry}: no key"
 
@@ -154,15 +158,14 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
 def test_links_that_stay_leave_a_valid_state_to_reach(
     before: Topology, after: Topology, found: list[Doubt]
 ) -> None:
-    settled = judge(Settled(before, after), found, TRANSPORTS, str).settled
-    ports = Counter(link.device.listen_port for link in settled.desired.links.values())
+    desired = keep_doubtful(before, after, about(found)).desired
+    ports = Counter(link.device.listen_port for link in desired.links.values())
     ports.pop(0, None)
     assert all(count == 1 for count in ports.values())
-    assert all(name == link.name for name, link in settled.desired.links.items())
-    assert replay(before, diff(before, settled.desired)) == settled.desired
+    assert all(name == link.name for name, link in desired.links.items())
+    assert replay(before, diff(before, desired)) == desired
 
 
 @given(some.topologies(), some.topologies())
 def test_without_doubt_nothing_changes(before: Topology, after: Topology) -> None:
-    settled = Settled(before, after)
-    assert judge(settled, (), TRANSPORTS, str).settled is settled
+    assert keep_doubtful(before, after, about(())) == Kept(after)

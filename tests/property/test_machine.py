@@ -1,7 +1,8 @@
 """Whatever happens to a machine and however runs end, a sync makes it what the plan says.
 
 A state machine changes configuration, registry and machine at random, has runs fail and be killed
-at any event, and looks at the machine after each run as a whole.
+at any event, and looks at the machine after each run as a whole. What a run does is what reconcile
+decides; there is no adapter, and no other decision, in between.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct, structs
 
-from rait.app.execution import Aftermath
-from rait.domain.aftermath import half_done, memory_for_a_second_look, told_apart
+from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, Outcome
 from rait.domain.config.peers import Peer
 from rait.domain.config.schema import PRIVATE_GROUPS, Config, Isolation, Transport
-from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (
     DeviceUpdated,
@@ -33,7 +32,6 @@ from rait.domain.events import (
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
-    may_be_half_done,
     replay,
 )
 from rait.domain.history import (
@@ -42,13 +40,13 @@ from rait.domain.history import (
     fold,
     last_known,
     links_made,
-    only,
     touched,
     undo,
     with_leftovers,
 )
+from rait.domain.ownership import Scope, doubtful
 from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.reconcile import Scope, Settled, doubtful, reconcile, unread_of_ours
+from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,
@@ -59,6 +57,7 @@ from rait.domain.topology import (
     LinkSettings,
     Topology,
 )
+from rait.domain.verdict import Results
 from tests.property import strategies as some
 from tests.property.machine_model import MachineModel, RefusedError, Wire
 
@@ -130,14 +129,14 @@ class Journal:
         events: tuple[Event, ...],
         outcomes: list[Outcome],
         finished: bool,
-        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+        results: Results = Results(),  # noqa: B008 (immutable)
         carried: tuple[Event, ...] = (),
     ) -> None:
         if not drift and not events:
             return  # rait leaves no trace of such a run
         start = self._last + 1
         seen_from = start + len(drift) + len(events) + len(outcomes) + finished
-        self._last = seen_from + len(aftermath.half_done)
+        self._last = seen_from + len(results.half_done)
         self._runs.setdefault(scope, []).append(
             RunRecord(
                 id=start,
@@ -147,8 +146,8 @@ class Journal:
                 intended=events,
                 outcomes={outcome.index: outcome for outcome in outcomes},
                 status="done" if finished else None,
-                half_done=dict(enumerate(aftermath.half_done, seen_from)),
-                unsure=unsure_of(aftermath, events, outcomes),
+                half_done=dict(enumerate(results.half_done, seen_from)),
+                unsure=unsure_of(results, events, outcomes),
             )
         )
 
@@ -161,27 +160,28 @@ class Journal:
 
 
 def unsure_of(
-    aftermath: Aftermath, events: Sequence[Event], outcomes: Sequence[Outcome]
+    results: Results, events: Sequence[Event], outcomes: Sequence[Outcome]
 ) -> tuple[int, ...]:
     """The events that nobody could look at after they had failed, by index."""
     failed = (outcome.index for outcome in outcomes if outcome.error is not None)
-    return tuple(index for index in failed if events[index] in aftermath.unsure)
+    return tuple(index for index in failed if events[index] in results.unsure)
 
 
 class Run(Struct):
     """What a run decided before it did anything."""
 
     desired: Topology
-    memory: LastKnown
-    settled: Settled
-    left: tuple[Event, ...]
-    others: tuple[Event, ...]
-    events: tuple[Event, ...]
-    carried: tuple[Event, ...] = ()
+    change: Change
 
     @property
-    def drift(self) -> tuple[Event, ...]:
-        return (*self.left, *self.others)
+    def events(self) -> tuple[Event, ...]:
+        return self.change.events
+
+    @property
+    def others(self) -> tuple[Event, ...]:
+        """What of the drift is the doing of others."""
+        change = self.change
+        return tuple(event for event in change.drift if event not in change.leftover)
 
 
 class Side(Struct):
@@ -502,9 +502,10 @@ class OneNode(RuleBasedStateMachine):
         self.machine.hidden = {names[who % len(names)]} if names else set()
         run = self.begin_run(self.plan())
         outcomes = self.machine.apply(run.events, lambda _: False)
-        aftermath = self.look_again(run, outcomes, blind=False)
-        self.write(run, outcomes, finished=True, aftermath=aftermath)
-        self.killed = self.killed and bool(run.carried or not (run.drift or run.events))
+        results = self.look_again(run, outcomes, blind=False)
+        self.write(run, outcomes, finished=True, results=results)
+        change = run.change
+        self.killed = self.killed and bool(change.carried or not (change.drift or change.events))
         self.machine.hidden.clear()
 
     def begin_run(self, desired: Topology) -> Run:
@@ -535,18 +536,19 @@ class OneNode(RuleBasedStateMachine):
         halves = {index: part for index, part in refused.items() if part is not None}
         return self.machine.apply(events, lambda index: index in refused, halves)
 
-    def look_again(self, run: Run, outcomes: Sequence[Outcome], blind: bool) -> Aftermath:
+    def look_again(self, run: Run, outcomes: Sequence[Outcome], blind: bool) -> Results:
         """As a run does where events failed; ``blind`` if it cannot."""
         failed = [run.events[outcome.index] for outcome in outcomes if outcome.error]
         if not failed:
-            return Aftermath()
-        if blind:
-            return Aftermath((), tuple(filter(may_be_half_done, failed)))
+            return Results()
         happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
-        known = replay(run.memory.topology, (*run.drift, *happened))
-        memory = memory_for_a_second_look(run.memory, known, failed)
-        seen = self.reconcile(run.desired, memory).observed
-        return Aftermath(half_done(known, seen, failed))
+        topology = replay(run.change.known.topology, (*run.change.drift, *happened))
+        known = known_after_failures(run.change.known, topology, failed)
+        if blind:
+            return Results(unsure=known.leftover)
+        seen = self.reconcile(run.change.goal, known)
+        half_done = tuple(event for event in seen.drift if event in seen.leftover)
+        return Results(half_done=half_done, unsure=seen.carried)
 
     def roll_back(self, run: Run) -> None:
         """Take the last run back, where nothing stands in the way."""
@@ -558,29 +560,26 @@ class OneNode(RuleBasedStateMachine):
         now = memory.topology
         names = touched(record)
         goal = undo(now, record, self.journal.topology_after(record))
-        restored = only(names, {}, goal.links)
+        restored = [link for name, link in goal.links.items() if name in names]
         origin = self.node.origin
         if any(
             link.device.public_key != self.node.public_key
             or (link.origin.backend, link.origin.transit) != (origin.backend, origin.transit)
-            for link in restored.values()
+            for link in restored
         ):
             return
-        change = self.decide(self.born_today(goal))
-        before, after = change.settled.observed, change.settled.desired
-        links = only(names, before.links, after.links)
-        settled = structs.replace(change.settled, desired=Topology(links))
-        blamed = {event.name for event in change.others if not self.chosen_port(event)}
+        back = self.decide(self.born_today(goal), names)
+        blamed = {event.name for event in back.others if not self.chosen_port(event)}
         assert blamed <= self.touched
-        assert change.left == ()
-        back = structs.replace(change, settled=settled, events=diff(before, settled.desired))
+        assert not back.change.leftover
+        assert {event.name for event in back.events} <= names
         outcomes = self.machine.apply(back.events, lambda _: False)
-        aftermath = self.look_again(back, outcomes, blind=False)
-        self.write(structs.replace(back, left=()), outcomes, finished=True, aftermath=aftermath)
-        self.check_journal(self.born_today(goal), aftermath)
+        results = self.look_again(back, outcomes, blind=False)
+        self.write(back, outcomes, finished=True, results=results)
+        self.check_journal(self.born_today(goal), results)
         failed = {back.events[outcome.index].name for outcome in outcomes if outcome.error}
-        found = run.settled.observed.links
-        for name in names - failed - {problem.link for problem in change.settled.problems}:
+        found = run.change.observed.links
+        for name in names - failed - {problem.link for problem in back.change.problems}:
             self.check_taken_back(found.get(name), self.machine.wires.get(name))
 
     def check_taken_back(self, found: Link | None, wire: Wire | None) -> None:
@@ -608,14 +607,9 @@ class OneNode(RuleBasedStateMachine):
         """Which links have a peer with a name, where that was planned."""
         return self.planned.names if desired is self.planned.topology else NO_NAMES
 
-    def decide(self, desired: Topology) -> Run:
-        memory = self.journal.last_known(self.me)
-        settled = self.reconcile(desired, memory)
-        left, others = told_apart(memory.topology, settled.observed, memory.leftover)
-        events = diff(settled.observed, settled.desired)
-        hidden = unread_of_ours(self.observe(memory), memory, self.scope())
-        carried = tuple(event for event in memory.leftover if event.name in hidden)
-        return Run(desired, memory, settled, left, others, events, carried)
+    def decide(self, desired: Topology, only: frozenset[str] | None = None) -> Run:
+        goal = Goal(desired, self.names_of(desired), only=only)
+        return Run(desired, self.reconcile(goal, self.journal.last_known(self.me)))
 
     def write(
         self,
@@ -623,23 +617,22 @@ class OneNode(RuleBasedStateMachine):
         outcomes: list[Outcome],
         *,
         finished: bool,
-        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+        results: Results = Results(),  # noqa: B008 (immutable)
     ) -> None:
         self.journal.write(
             self.me,
-            run.drift,
+            run.change.drift,
             run.events,
             outcomes,
             finished=finished,
-            aftermath=aftermath,
-            carried=run.carried,
+            results=results,
+            carried=run.change.carried,
         )
 
-    def reconcile(self, desired: Topology, memory: LastKnown) -> Settled:
-        seen, scope = self.observe(memory), self.scope()
-        claimed = self.journal.claims(self.me, doubtful(seen, memory, scope))
-        scope = structs.replace(scope, claimed=claimed)
-        return reconcile(seen, desired, memory, scope, self.names_of(desired))
+    def reconcile(self, goal: Goal, known: LastKnown) -> Change:
+        seen, scope = self.observe(known), self.scope()
+        claimed = self.journal.claims(self.me, doubtful(seen, known, scope))
+        return reconcile(seen, goal, known, structs.replace(scope, claimed=claimed))
 
     def finish(
         self, run: Run, refused: Mapping[int, int | None] = NONE, blind: bool = False
@@ -653,11 +646,11 @@ class OneNode(RuleBasedStateMachine):
         }
         outcomes = self.apply(run.events, refused)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
-        aftermath = self.look_again(run, outcomes, blind)
-        self.write(run, outcomes, finished=True, aftermath=aftermath)
-        self.killed = bool(aftermath.unsure or run.carried)
+        results = self.look_again(run, outcomes, blind)
+        self.write(run, outcomes, finished=True, results=results)
+        self.killed = bool(results.unsure or run.change.carried)
         self.check_refusals(failed)
-        self.check_journal(run.desired, aftermath)
+        self.check_journal(run.desired, results)
         self.check_links(run, failed, known)
         # A link that was made again may have an endpoint from then on that the plan did not know.
         planned = run.desired is self.planned.topology and run.desired is not EMPTY
@@ -687,15 +680,15 @@ class OneNode(RuleBasedStateMachine):
                     or holder.chosen
                 )
 
-    def check_journal(self, desired: Topology, aftermath: Aftermath) -> None:
+    def check_journal(self, desired: Topology, results: Results) -> None:
         """What the journal adds up to is what there is, or others are not blamed for it."""
         again = self.decide(desired)
         others = [event for event in again.others if not self.of_endpoint_elsewhere(event)]
         assert all(map(self.chosen_port, others))
-        if aftermath.unsure or again.others:
+        if results.unsure or again.others:
             return
-        assert again.left == ()
-        assert again.settled.observed == self.journal.last_known(self.me).topology
+        assert not again.change.leftover
+        assert again.change.observed == self.journal.last_known(self.me).topology
 
     def check_second_run(self, desired: Topology, failed: set[str]) -> None:
         """A run right after this one would do nothing, or try again what was refused."""
@@ -710,7 +703,7 @@ class OneNode(RuleBasedStateMachine):
 
     def check_links(self, run: Run, failed: set[str], known: Endpoints) -> None:
         """Whatever could be had is there, just as planned, and nothing more."""
-        troubled = failed | {problem.link for problem in run.settled.problems}
+        troubled = failed | {problem.link for problem in run.change.problems}
         assert troubled - failed <= self.not_ours.keys() | self.theirs.keys() | self.unreachable()
         assert set(self.ours()) - run.desired.links.keys() <= failed
         for name, wanted in run.desired.links.items():

@@ -18,12 +18,12 @@ from msgspec import structs
 
 from rait.adapters.journal import store as sqlite_journal
 from rait.adapters.journal.reader import JournalReader
-from rait.app.execution import Aftermath
 from rait.domain.backend import Outcome
 from rait.domain.events import Event
 from rait.domain.history import LastKnown
 from rait.domain.records import RunRecord
 from rait.domain.topology import Topology
+from rait.domain.verdict import Results
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
 from tests.unit.test_journal import entries_of
 
@@ -56,7 +56,7 @@ class Kept:
         events: tuple[Event, ...],
         outcomes: list[Outcome],
         finished: bool,
-        aftermath: Aftermath = Aftermath(),  # noqa: B008 (immutable)
+        results: Results = Results(),  # noqa: B008 (immutable)
         carried: tuple[Event, ...] = (),
     ) -> None:
         if not drift and not events:
@@ -66,8 +66,8 @@ class Kept:
         run = self._journal.begin(header, drift, events)
         run.record(outcomes)
         if finished:
-            unsure = unsure_of(aftermath, events, outcomes)
-            run.finish("done", half_done=aftermath.half_done, unsure=unsure)
+            unsure = unsure_of(results, events, outcomes)
+            run.finish("done", half_done=results.half_done, unsure=unsure)
         assert self._journal.verify().ok
         assert JournalReader(self.path).last_known(scope) == self.last_known(scope)
         self.check_times(scope)

@@ -16,7 +16,6 @@ from msgspec import structs
 from rait.domain.backend import Observation
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import placed
 from rait.domain.topology import EMPTY, Topology
 from tests.property import strategies as some
 from tests.property.machine_model import Wire
@@ -149,11 +148,11 @@ class NamespacesComeAndGo(OneNode):
             return run
         self.machine.make()
         self.arrive(self.machine)
-        settled, events = placed(run.settled, run.events, {some.NETNS: self.machine.instance})
+        change = run.change.placed({some.NETNS: self.machine.instance})
         desired = self.born_today(run.desired)
         if run.desired is self.planned.topology:
             self.planned = structs.replace(self.planned, topology=desired)
-        return structs.replace(run, desired=desired, settled=settled, events=events)
+        return Run(desired, change)
 
     def born_today(self, goal: Topology) -> Topology:
         instance = self.machine.instance

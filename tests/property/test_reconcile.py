@@ -21,7 +21,8 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import Scope, doubtful, reconcile
+from rait.domain.ownership import Scope, doubtful
+from rait.domain.reconcile import Goal, reconcile
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -66,7 +67,7 @@ def machines(draw: st.DrawFn) -> MachineModel:
 def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
     machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
-    settled = reconcile(machine.observe(), desired, memory, SCOPE)
+    change = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
     remembered = {**memory.leftover_links, **memory.topology.links}
     keys = {some.OWN_KEY, *(link.device.public_key for link in remembered.values())}
     keys |= {link.device.public_key for link in memory.leftover_links.values()}
@@ -76,10 +77,10 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
         for name, wire in in_our_group.items()
         if name in remembered or wire.link.device.public_key in keys
     }
-    assert ours <= settled.observed.links.keys()
-    assert {stranger.link for stranger in settled.strangers} == in_our_group.keys() - ours
-    impossible = {problem.link for problem in settled.problems}
-    assert settled.desired.links.keys() == desired.links.keys() - impossible
+    assert ours <= change.observed.links.keys()
+    assert {stranger.link for stranger in change.strangers} == in_our_group.keys() - ours
+    impossible = {problem.link for problem in change.problems}
+    assert change.desired.links.keys() == desired.links.keys() - impossible
     assert impossible <= desired.links.keys()
 
 
@@ -94,29 +95,29 @@ def test_what_is_not_ours_is_never_touched(
         if wire.link.settings.group != some.IFGROUP and name not in known
     }
     foreign |= machine.others.keys()
-    foreign |= {s.link for s in reconcile(machine.observe(), EMPTY, memory, SCOPE).strangers}
+    foreign |= {s.link for s in reconcile(machine.observe(), Goal(EMPTY), memory, SCOPE).strangers}
     for goal in (desired, EMPTY):
-        settled = reconcile(machine.observe(), goal, memory, SCOPE)
-        events = diff(settled.observed, settled.desired)
+        change = reconcile(machine.observe(), Goal(goal), memory, SCOPE)
+        events = change.events
         assert not foreign & {event.name for event in events}
-        assert {problem.link for problem in settled.problems} >= foreign & goal.links.keys()
+        assert {problem.link for problem in change.problems} >= foreign & goal.links.keys()
 
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_after_a_run_there_is_nothing_left_to_do(
     machine: MachineModel, desired: Topology, memory: LastKnown
 ) -> None:
-    settled = reconcile(machine.observe(), desired, memory, SCOPE)
-    events = diff(settled.observed, settled.desired)
+    change = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
+    events = change.events
     outcomes = machine.apply(events, lambda _: False)
     done = [events[outcome.index] for outcome in outcomes if outcome.error is None]
     refused = {events[outcome.index].name for outcome in outcomes if outcome.error}
-    drift = diff(memory.topology, settled.observed)
+    drift = diff(memory.topology, change.observed)
     memory = LastKnown(topology=replay(memory.topology, [*drift, *done]))
-    again = reconcile(machine.observe(), desired, memory, SCOPE)
+    again = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
     assert again.observed == memory.topology
     if not refused:
-        assert diff(again.observed, again.desired) == ()
+        assert again.events == ()
 
 
 @given(machines(), some.wanted_topologies(), some.memories(), st.data())
@@ -132,14 +133,14 @@ def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
     links = {name: link for name, link in seen.links.items() if name not in names}
     tuns = dict.fromkeys(names, "tun")
     blind = structs.replace(seen, links=links, unread=unread, others={**seen.others, **tuns})
-    settled = reconcile(blind, desired, memory, SCOPE)
+    change = reconcile(blind, Goal(desired), memory, SCOPE)
 
-    events = diff(settled.observed, settled.desired)
+    events = change.events
     assert not names & {event.name for event in events}
-    problems = {problem.link: problem.message for problem in settled.problems}
+    problems = {problem.link: problem.message for problem in change.problems}
     ours = {name for name in names if unread[name].group == some.IFGROUP}
     assert all("it sleeps" in problems[name] for name in ours)
-    drift = diff(memory.topology, settled.observed)
+    drift = diff(memory.topology, change.observed)
     assert not ours & {event.name for event in drift}
     strangers = names - ours - memory.topology.links.keys() - memory.leftover_links.keys()
     assert problems.keys() & strangers == desired.links.keys() & strangers
@@ -178,8 +179,8 @@ def what_happens(
     )
     goal = wanted if isinstance(wanted, Topology) else Topology({wanted.name: wanted})
     memory = LastKnown(topology=Topology({last.name: last}))
-    settled = reconcile(observation, goal, memory, SCOPE, names)
-    return diff(settled.observed, settled.desired)
+    change = reconcile(observation, Goal(goal, names), memory, SCOPE)
+    return change.events
 
 
 def written(events: tuple[Event, ...]) -> Endpoint | None:
@@ -381,8 +382,8 @@ def test_a_link_cut_off_while_it_was_remade_elsewhere_is_made_again(
         leftover_links={} if pending is None else {"w1": link(transit=pending)},
     )
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
-    settled = reconcile(observation, Topology({"w1": wanted}), memory, SCOPE)
-    kinds = [type(event) for event in diff(settled.observed, settled.desired)]
+    change = reconcile(observation, Goal(Topology({"w1": wanted})), memory, SCOPE)
+    kinds = [type(event) for event in change.events]
     certain = {known, pending} <= {some.TRANSITS[0], None}
     assert kinds == ([] if certain else [LinkRemoved, LinkAdded])
 
@@ -396,9 +397,9 @@ def test_the_instance_of_a_link_of_an_earlier_rait_is_recorded_and_is_no_change(
     told = structs.replace(there, origin=structs.replace(there.origin, transit=""))
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
     memory = LastKnown(topology=Topology({"w1": known}))
-    settled = reconcile(observation, Topology({"w1": there}), memory, SCOPE)
-    assert diff(memory.topology, settled.observed) == (LinkPlaced("w1", "", instance),)
-    assert diff(settled.observed, settled.desired) == ()
+    change = reconcile(observation, Goal(Topology({"w1": there})), memory, SCOPE)
+    assert diff(memory.topology, change.observed) == (LinkPlaced("w1", "", instance),)
+    assert change.events == ()
 
 
 def test_a_link_in_a_namespace_that_is_lost_is_neither_touched_nor_made_elsewhere() -> None:
@@ -408,9 +409,9 @@ def test_a_link_in_a_namespace_that_is_lost_is_neither_touched_nor_made_elsewher
     observation = Observation(now=NOW, lost={"boot/1": "nobody knows"})
     memory = LastKnown(topology=Topology({"w1": known}))
     for goal in (Topology({"w1": wanted}), EMPTY):
-        settled = reconcile(observation, goal, memory, SCOPE)
-        assert settled.observed == settled.desired == memory.topology
-        (problem,) = settled.problems
+        change = reconcile(observation, Goal(goal), memory, SCOPE)
+        assert change.observed == change.desired == memory.topology
+        (problem,) = change.problems
         assert problem.link == "w1"
         assert "nobody knows" in problem.message
 
@@ -421,8 +422,8 @@ def test_allowed_ips_of_a_link_that_nobody_knew_are_journaled_in_the_order_of_ou
     there = structs.replace(link(), peers=(peer,))
     told = structs.replace(there, origin=Origin("kernel", some.NETNS))
     observation = Observation(now=NOW, links={"w1": ObservedLink(link=told)})
-    settled = reconcile(observation, EMPTY, LastKnown(), SCOPE)
-    (seen,) = settled.observed.links["w1"].peers
+    change = reconcile(observation, Goal(EMPTY), LastKnown(), SCOPE)
+    (seen,) = change.observed.links["w1"].peers
     assert seen.allowed_ips == ("0.0.0.0/0", "::/0")
 
 
@@ -457,9 +458,11 @@ def test_a_claim_on_a_link_is_none_on_ours_of_that_name_elsewhere() -> None:
     doubles = (ObservedLink(link=ours),)
     seen = Observation(now=NOW, links={"w5": ObservedLink(link=theirs)}, doubles=doubles)
     scope = structs.replace(SCOPE, claimed={"w5": "/other.conf"})
-    down = reconcile(seen, EMPTY, memory, scope)
-    assert diff(down.observed, down.desired) == (LinkRemoved(ours),)
-    up = reconcile(seen, Topology({"w5": in_namespace(some.NETNS, some.OWN_KEY)}), memory, scope)
+    down = reconcile(seen, Goal(EMPTY), memory, scope)
+    assert down.events == (LinkRemoved(ours),)
+    up = reconcile(
+        seen, Goal(Topology({"w5": in_namespace(some.NETNS, some.OWN_KEY)})), memory, scope
+    )
     assert up.observed == up.desired == memory.topology, (
         "it works where it is, and is not forgotten"
     )
@@ -472,7 +475,30 @@ def test_a_link_that_cannot_move_to_the_target_stays_where_it_works() -> None:
     memory = LastKnown(topology=Topology({"w5": ours}))
     seen = Observation(now=NOW, links={"w5": ObservedLink(link=ours)})
     taken = structs.replace(seen, others={"w5": "veth"})
-    settled = reconcile(taken, wanted, memory, SCOPE)
-    assert settled.observed == settled.desired == memory.topology
-    assert ["kind veth" in problem.message for problem in settled.problems] == [True]
-    assert reconcile(seen, wanted, memory, SCOPE).desired == wanted
+    change = reconcile(taken, Goal(wanted), memory, SCOPE)
+    assert change.observed == change.desired == memory.topology
+    assert ["kind veth" in problem.message for problem in change.problems] == [True]
+    assert reconcile(seen, Goal(wanted), memory, SCOPE).desired == wanted
+
+
+def test_a_preshared_key_that_is_gone_stays_gone_and_one_that_is_there_may_stay() -> None:
+    """Somebody had set it, and the journal has no more of it than a digest."""
+
+    def links(*transits: str, **digests: str) -> Topology:
+        made = {}
+        for name, digest in digests.items():
+            one = link(name=name, port=0, transit=transits[0] if name == "w3" else some.TRANSITS[0])
+            peers = (structs.replace(one.peers[0], psk_digest=digest),)
+            made[name] = structs.replace(one, peers=peers)
+        return Topology(made)
+
+    there = links(some.TRANSITS[0], w1="", w2="a", w3="a")
+    past = links(some.TRANSITS[1], w1="a", w2="a", w3="a", w4="a", w5="")
+    observed = {name: ObservedLink(link=each) for name, each in there.links.items()}
+    change = reconcile(
+        Observation(now=NOW, links=observed), Goal(past), LastKnown(topology=there), SCOPE
+    )
+    digests = {name: each.peers[0].psk_digest for name, each in change.desired.links.items()}
+    assert digests == {"w1": "", "w2": "a", "w3": "", "w4": "", "w5": ""}
+    assert [problem.link for problem in change.problems] == ["w1", "w3", "w4"]
+    assert all("cannot be brought back" in problem.message for problem in change.problems)

@@ -10,7 +10,8 @@ from rait.domain.backend import Observation, ObservedVrf
 from rait.domain.diff import diff
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved, replay
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import Scope, Settled, reconcile
+from rait.domain.ownership import Scope
+from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.topology import EMPTY, Rule, Topology
 
 SCOPE = Scope(public_key="our key", netns="", ifgroup=54)
@@ -67,8 +68,8 @@ def carried_out(observation: Observation, events: tuple[Event, ...]) -> Observat
     return structs.replace(observation, vrfs=found, rules=marked, others=others)
 
 
-def is_forbidden(settled: Settled) -> bool:
-    return any(p.severity == "error" and p.link is None for p in settled.problems)
+def is_forbidden(change: Change) -> bool:
+    return any(p.severity == "error" and p.link is None for p in change.problems)
 
 
 def known(memory: LastKnown) -> set[str]:
@@ -80,35 +81,31 @@ def known(memory: LastKnown) -> set[str]:
 def test_a_run_leaves_what_was_wanted_and_the_next_has_nothing_to_do(
     there: Observation, desired: Topology, memory: LastKnown
 ) -> None:
-    settled = reconcile(there, desired, memory, SCOPE)
-    if is_forbidden(settled):
+    change = reconcile(there, Goal(desired), memory, SCOPE)
+    if is_forbidden(change):
         return
-    events = diff(settled.observed, settled.desired)
+    events = change.events
     then = carried_out(there, events)
     for name, table in desired.vrfs.items():
         assert then.vrfs[name].table == table
     assert desired.rules.keys() <= then.rules.keys()
-    remembered = replay(replay(memory.topology, diff(memory.topology, settled.observed)), events)
-    again = reconcile(then, desired, LastKnown(topology=remembered), SCOPE)
-    assert diff(again.observed, again.desired) == ()
+    remembered = replay(replay(memory.topology, diff(memory.topology, change.observed)), events)
+    again = reconcile(then, Goal(desired), LastKnown(topology=remembered), SCOPE)
+    assert again.events == ()
     assert again.observed == remembered, "the journal tells what there is of ours"
 
 
 @given(observations(), topologies, memories)
 def test_only_ours_is_removed(there: Observation, desired: Topology, memory: LastKnown) -> None:
-    settled = reconcile(there, desired, memory, SCOPE)
-    if is_forbidden(settled):
+    change = reconcile(there, Goal(desired), memory, SCOPE)
+    if is_forbidden(change):
         return
-    gone = [
-        event.name
-        for event in diff(settled.observed, settled.desired)
-        if isinstance(event, VrfRemoved | RuleRemoved)
-    ]
+    gone = [event.name for event in change.events if isinstance(event, VrfRemoved | RuleRemoved)]
     assert set(gone) <= known(memory)
     assert not set(gone) & (desired.vrfs.keys() | desired.rules.keys())
-    warned = " ".join(problem.message for problem in settled.problems)
+    warned = " ".join(problem.message for problem in change.problems)
     for name, vrf in there.vrfs.items():
-        if name in settled.observed.vrfs and name not in desired.vrfs and name not in gone:
+        if name in change.observed.vrfs and name not in desired.vrfs and name not in gone:
             assert vrf.members
             assert all(member in warned for member in vrf.members)
 
@@ -117,12 +114,12 @@ def test_only_ours_is_removed(there: Observation, desired: Topology, memory: Las
 def test_down_and_up_leave_what_is_of_others_as_it_was(
     there: Observation, memory: LastKnown
 ) -> None:
-    settled = reconcile(there, EMPTY, memory, SCOPE)
-    then = carried_out(there, diff(settled.observed, settled.desired))
+    change = reconcile(there, Goal(EMPTY), memory, SCOPE)
+    then = carried_out(there, change.events)
     for name, vrf in there.vrfs.items():
-        if name not in settled.observed.vrfs:
+        if name not in change.observed.vrfs:
             assert then.vrfs[name] == vrf
-    for name in there.rules.keys() - settled.observed.rules.keys():
+    for name in there.rules.keys() - change.observed.rules.keys():
         assert name in then.rules
 
 
@@ -130,10 +127,10 @@ def test_down_and_up_leave_what_is_of_others_as_it_was(
 def test_it_is_forbidden_just_where_a_name_is_taken_by_something_else(
     there: Observation, desired: Topology
 ) -> None:
-    settled = reconcile(there, desired, LastKnown(), SCOPE)
+    change = reconcile(there, Goal(desired), LastKnown(), SCOPE)
     taken = [
         name
         for name, table in desired.vrfs.items()
         if name in there.others and (name not in there.vrfs or there.vrfs[name].table != table)
     ]
-    assert is_forbidden(settled) == bool(taken)
+    assert is_forbidden(change) == bool(taken)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from rait.adapters.journal.store import Journal
-from rait.commands.rollback import CLASHES_SHOWN, _clash_lines, _links_with
+from rait.commands.rollback import CLASHES_SHOWN, _clash_lines
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
 from rait.domain.history import Conflict
 from rait.domain.records import RunRecord
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
-
-
-def test_one_is_not_many() -> None:
-    assert _links_with("w1", 1) == "the link w1"
-    assert _links_with("w1", 3) == "3 links, w1 among them,"
 
 
 def clashes(number: int) -> list[str]:

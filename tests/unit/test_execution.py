@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.journal.store import Journal
-from rait.app.execution import Aftermath, Change, Execution, ending_in_order, planned
+from rait.app.execution import Execution, ending_in_order
 from rait.app.render import summary
-from rait.app.report import Report
+from rait.app.report import Report, planned
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.errors import MachineError, Problem
 from rait.domain.events import Event
-from rait.domain.reconcile import Settled
+from rait.domain.reconcile import Change
 from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
@@ -54,13 +54,13 @@ def raising(error: BaseException) -> Callable[[], object]:
 
 def carry_out(journal: Journal, machine: Breaking) -> None:
     after = links("a", "b", "c", "d")
-    change = Change(settled=Settled(EMPTY, after), events=diff(EMPTY, after), drift=())
+    change = Change(observed=EMPTY, desired=after, events=diff(EMPTY, after))
     execution = Execution(
         machine,
         change,
         None,
         lambda _: None,
-        look_again=lambda *_: Aftermath(),  # type: ignore[arg-type]
+        look_again=lambda *_: ((), ()),  # type: ignore[arg-type]
     )
     execution.perform(journal.begin(HEADER, (), change.events))
 
@@ -120,7 +120,7 @@ def test_who_handles_sigterm_or_ignores_it_is_not_overruled() -> None:
 
 
 def unable(problem: Problem) -> Report:
-    change = Change(settled=Settled(EMPTY, EMPTY, (problem,)), events=(), drift=())
+    change = Change(observed=EMPTY, desired=EMPTY, problems=(problem,))
     return planned("plan", change, None)
 
 
@@ -139,8 +139,6 @@ def test_a_plan_that_leaves_links_as_they_are_has_nothing_to_do() -> None:
 
 
 def test_a_plan_that_babeld_cannot_be_told_of_does_not_call_that_nothing_to_do() -> None:
-    change = Change(
-        settled=Settled(EMPTY, links("a")), events=(), drift=(), routing_problem="no babeld"
-    )
+    change = Change(observed=EMPTY, desired=links("a"), babeld_problem="no babeld")
     told = summary(planned("plan", change, None))
     assert told == "rait plan: 1 that cannot be; 1 link wanted"

@@ -6,6 +6,7 @@ import pytest
 from msgspec import structs
 
 from rait.domain.backend import Outcome
+from rait.domain.errors import ConfigError
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -16,7 +17,17 @@ from rait.domain.events import (
     MismatchError,
     replay,
 )
-from rait.domain.history import Conflict, conflicts, done_events, only_told_babeld, touched, undo
+from rait.domain.history import (
+    Conflict,
+    as_made_now,
+    conflicts,
+    done_events,
+    only_told_babeld,
+    require_own_key,
+    require_own_setup,
+    touched,
+    undo,
+)
 from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
@@ -147,3 +158,40 @@ def test_what_babeld_was_told_of_a_link_since_stands_in_no_ones_way() -> None:
     assert only_told_babeld(restarted)
     assert not only_told_babeld(record)
     assert not only_told_babeld(run(301, NARROWED, BabelInterfaceAdded("w1", "")))
+
+
+def made_again(*names: str, old: Origin, new: Origin) -> tuple[RunRecord, Topology]:
+    """A run that made these links again, and the topology after it."""
+    before = [structs.replace(link(name), origin=old) for name in names]
+    after = [structs.replace(link(name), origin=new) for name in names]
+    record = run(7, *map(LinkRemoved, before), *map(LinkAdded, after))
+    return record, topology(*after)
+
+
+def test_where_links_are_made_and_of_what_kind_is_not_taken_back() -> None:
+    kernel, elsewhere = Origin("kernel", "mesh", "1"), Origin("kernel", "mesh", "2")
+    record, after = made_again("w1", "w2", old=kernel, new=elsewhere)
+    require_own_setup(record, after, "kernel", "1")
+    with pytest.raises(
+        ConfigError, match="made 2 links, w1 among them, again, because the transit"
+    ):
+        require_own_setup(record, after, "kernel", "2")
+    record, after = made_again("w1", old=kernel, new=Origin("userspace", "mesh", "1"))
+    with pytest.raises(ConfigError, match="made the link w1 again, because the backend had"):
+        require_own_setup(record, after, "userspace", "1")
+    record, after = made_again("w1", old=kernel, new=Origin("kernel", "other", "1"))
+    require_own_setup(record, after, "userspace", "9")
+
+
+def test_links_of_another_key_are_not_brought_back() -> None:
+    require_own_key("own", "own", [link("w1")], "it")
+    require_own_key("own", "", [], "it")
+    for run_key, links in (("own", [link("w1")]), ("other", [])):
+        with pytest.raises(ConfigError, match="^it was made under another key: public key o"):
+            require_own_key("new", run_key, links, "it")
+
+
+def test_links_are_brought_back_as_they_would_be_made_now() -> None:
+    then = topology(link("w1"))
+    now = Origin("userspace", "", "3", "boot/1")
+    assert as_made_now(then, {"": now}).links["w1"] == structs.replace(link("w1"), origin=now)

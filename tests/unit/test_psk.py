@@ -11,10 +11,8 @@ from rait.adapters.wireguard.uapi import decode_get, encode_set
 from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.errors import RaitError
 from rait.domain.events import PeerAdded, PeerUpdated
-from rait.domain.history import without_unknown_psks
-from rait.domain.topology import Link, LinkPeer
+from rait.domain.topology import LinkPeer
 from rait.domain.writes import DeviceWrite, PeerWrite, write_of
-from tests.unit.test_history import link
 
 PSK = bytes(range(32))
 KEY = base64.b64encode(bytes([7]) * 32).decode()
@@ -71,32 +69,3 @@ def test_a_program_that_tells_one_is_understood_and_it_is_not_shown() -> None:
     assert state.peers[0].psk == Secret(base64.b64encode(PSK).decode())
     assert PSK.hex() not in repr(state)
     assert base64.b64encode(PSK).decode() not in repr(state)
-
-
-def with_psk(name: str, digest: str, transit: str = "") -> Link:
-    bare = link(name)
-    origin = type(bare.origin)("kernel", "", transit)
-    return type(bare)(
-        name, origin, bare.settings, bare.device, (LinkPeer("far", psk_digest=digest),)
-    )
-
-
-def test_what_is_gone_stays_gone_and_what_is_there_may_stay() -> None:
-    before = {"w1": with_psk("w1", ""), "w2": with_psk("w2", "a"), "w3": with_psk("w3", "a")}
-    after = {
-        "w1": with_psk("w1", "a"),
-        "w2": with_psk("w2", "a"),
-        "w3": with_psk("w3", "a", transit="elsewhere"),
-        "w4": with_psk("w4", "a"),
-        "w5": with_psk("w5", ""),
-    }
-    links, problems = without_unknown_psks(before, after)
-    assert {name: each.peers[0].psk_digest for name, each in links.items()} == {
-        "w1": "",
-        "w2": "a",
-        "w3": "",
-        "w4": "",
-        "w5": "",
-    }
-    assert [problem.link for problem in problems] == ["w1", "w3", "w4"]
-    assert all("cannot be brought back" in problem.message for problem in problems)

@@ -17,7 +17,7 @@ from rait.app.render import (
     report_object,
     summary,
 )
-from rait.app.report import Failure, Report
+from rait.app.report import Report
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -45,6 +45,7 @@ from rait.domain.topology import (
     Origin,
     Rule,
 )
+from rait.domain.verdict import Failure
 from rait.terminal import to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
@@ -250,7 +251,7 @@ def test_what_others_did_is_told_first_and_marked() -> None:
 
 def test_what_an_unfinished_run_left_is_told_from_what_others_did() -> None:
     drift = (LinkAdded(LINK), LinkAdded(DYNAMIC))
-    told = report(drift=drift, left=frozenset(drift[:1]), links=2, status="unchanged")
+    told = report(drift=drift, leftover=frozenset(drift[:1]), links=2, status="unchanged")
     first, second, _ = report_lines(told)
     assert first == "! + w1 port 50221 peer KEY endpoint 192.0.2.1:50153 " + (
         "(left by a run that did not finish)"

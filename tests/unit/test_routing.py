@@ -6,7 +6,7 @@ import pytest
 
 from rait.adapters.babeld import BabeldError, BabeldRefusedError
 from rait.app.routing import Routing
-from rait.domain.aftermath import half_done
+from rait.domain.aftermath import told_apart
 from rait.domain.babel import BabelInterface
 from rait.domain.config.schema import Babeld, Config, Transport
 from rait.domain.diff import diff
@@ -123,8 +123,8 @@ def test_what_babeld_did_without_an_answer_is_found_by_asking_it_again(babeld: F
     events = diff(before, Topology(babel=after.babel))
     errors = [outcome.error for outcome in routing.apply(events, set())]
     assert errors == ["no answer to flush w1", "no to flush w3", f"no answer to w4 {OLD}"]
-    seen, _ = routing.compare(Topology(links), Topology(links), before)
-    found = half_done(before, seen, events)
+    has, _ = routing.look().compare(before, links)
+    found, _ = told_apart(before, Topology(links, has), events)
     assert found == (events[0], events[2])
     assert replay(before, found).babel == babeld.has
 

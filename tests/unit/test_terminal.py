@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import rait.__main__ as program
 from rait.adapters.journal.store import Journal
-from rait.app.report import Failure, Report
+from rait.app.report import Report
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
+from rait.domain.verdict import Failure
 from rait.terminal import clean, print_result, print_text
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"

@@ -12,7 +12,6 @@ from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome,
 from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import (
-    Event,
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
@@ -22,8 +21,9 @@ from rait.domain.events import (
     VrfRemoved,
 )
 from rait.domain.history import LastKnown, last_known, undo
+from rait.domain.ownership import Scope
 from rait.domain.plan import Node, plan
-from rait.domain.reconcile import Scope, Settled, reconcile
+from rait.domain.reconcile import Goal, reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,
@@ -74,10 +74,6 @@ def remembered(topology: Topology) -> LastKnown:
     return LastKnown(topology=topology)
 
 
-def events_of(settled: Settled) -> tuple[Event, ...]:
-    return diff(settled.observed, settled.desired)
-
-
 def test_the_target_is_planned_with_its_table() -> None:
     assert plan(config(), node(), []).topology == MESH
 
@@ -114,46 +110,46 @@ def test_another_target_moves_links_between_the_coming_and_the_going_vrf() -> No
 
 
 def test_a_missing_vrf_is_to_be_made() -> None:
-    settled = reconcile(seen(), MESH, LastKnown(), SCOPE)
-    assert events_of(settled) == (VrfAdded("mesh", 100),)
+    change = reconcile(seen(), Goal(MESH), LastKnown(), SCOPE)
+    assert change.events == (VrfAdded("mesh", 100),)
 
 
 def test_a_vrf_that_is_not_ours_is_used_and_left() -> None:
     there = seen(vrfs={"mesh": ObservedVrf(100)})
-    assert events_of(reconcile(there, MESH, LastKnown(), SCOPE)) == ()
-    assert events_of(reconcile(there, EMPTY, LastKnown(), SCOPE)) == ()
+    assert reconcile(there, Goal(MESH), LastKnown(), SCOPE).events == ()
+    assert reconcile(there, Goal(EMPTY), LastKnown(), SCOPE).events == ()
 
 
 def test_a_vrf_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
     known = LastKnown(topology=MESH, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
     for wanted in (MESH, EMPTY):
-        settled = reconcile(there, wanted, known, SCOPE)
-        assert events_of(settled) == ()
-        assert settled.observed.vrfs == {}
+        change = reconcile(there, Goal(wanted), known, SCOPE)
+        assert change.events == ()
+        assert change.observed.vrfs == {}
     marked = seen(vrfs={"mesh": ObservedVrf(100, marked=True)})
-    assert events_of(reconcile(marked, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+    assert reconcile(marked, Goal(EMPTY), known, SCOPE).events == (VrfRemoved("mesh", 100),)
 
 
 def test_a_vrf_of_a_run_that_was_cut_off_before_it_was_marked_is_ours() -> None:
     known = LastKnown(leftover_vrfs={"mesh": 100}, home="boot/1")
     there = seen(vrfs={"mesh": ObservedVrf(100, marked=False)})
-    assert events_of(reconcile(there, EMPTY, known, SCOPE)) == (VrfRemoved("mesh", 100),)
+    assert reconcile(there, Goal(EMPTY), known, SCOPE).events == (VrfRemoved("mesh", 100),)
 
 
 def test_a_rule_that_others_made_in_the_place_of_ours_is_used_and_left() -> None:
     (name, *_) = RULES.rules
     there = structs.replace(seen(rules=RULES.rules), rules_of_others=frozenset((name,)))
-    settled = reconcile(there, EMPTY, remembered(RULES), SCOPE)
-    assert name not in {event.name for event in events_of(settled)}
-    assert settled.observed.rules.keys() == RULES.rules.keys() - {name}
+    change = reconcile(there, Goal(EMPTY), remembered(RULES), SCOPE)
+    assert name not in {event.name for event in change.events}
+    assert change.observed.rules.keys() == RULES.rules.keys() - {name}
 
 
 def test_our_vrf_goes_with_our_links() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
-    settled = reconcile(there, EMPTY, remembered(MESH), SCOPE)
-    assert [type(event) for event in events_of(settled)] == [LinkRemoved, VrfRemoved]
-    assert settled.problems == ()
+    change = reconcile(there, Goal(EMPTY), remembered(MESH), SCOPE)
+    assert [type(event) for event in change.events] == [LinkRemoved, VrfRemoved]
+    assert change.problems == ()
 
 
 def test_our_rule_stays_while_a_link_of_ours_that_cannot_be_read_has_its_mark() -> None:
@@ -164,17 +160,17 @@ def test_our_rule_stays_while_a_link_of_ours_that_cannot_be_read_has_its_mark() 
     known = remembered(structs.replace(RULES, links={"w1": hidden}))
     other = Rule("ip4", 55, 200, 900)
     for wanted in (EMPTY, Topology(rules={other.name: other})):
-        settled = reconcile(there, wanted, known, SCOPE)
-        assert settled.desired.rules == {**RULES.rules, **wanted.rules}
-        assert settled.desired.links == {"w1": hidden}
+        change = reconcile(there, Goal(wanted), known, SCOPE)
+        assert change.desired.rules == {**RULES.rules, **wanted.rules}
+        assert change.desired.links == {"w1": hidden}
 
 
 def test_our_vrf_stays_while_others_are_in_it() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("guest", "w1"))})
-    settled = reconcile(there, EMPTY, remembered(MESH), SCOPE)
-    assert [type(event) for event in events_of(settled)] == [LinkRemoved]
-    assert settled.desired.vrfs == MESH.vrfs, "it stays ours"
-    (problem,) = settled.problems
+    change = reconcile(there, Goal(EMPTY), remembered(MESH), SCOPE)
+    assert [type(event) for event in change.events] == [LinkRemoved]
+    assert change.desired.vrfs == MESH.vrfs, "it stays ours"
+    (problem,) = change.problems
     assert (problem.severity, problem.link) == ("warning", None)
     assert "guest" in problem.message
     assert "w1" not in problem.message
@@ -182,15 +178,15 @@ def test_our_vrf_stays_while_others_are_in_it() -> None:
 
 def test_our_vrf_stays_while_a_link_of_ours_stays_in_it() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",))})
-    settled = reconcile(there, Topology({"w1": link("w1")}), remembered(MESH), SCOPE)
-    assert events_of(settled) == ()
-    assert settled.desired.vrfs == MESH.vrfs
+    change = reconcile(there, Goal(Topology({"w1": link("w1")})), remembered(MESH), SCOPE)
+    assert change.events == ()
+    assert change.desired.vrfs == MESH.vrfs
 
 
 def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
     there = seen(link("w1"), vrfs={"mesh": ObservedVrf(100, ("w1",)), "other": ObservedVrf(101)})
-    settled = reconcile(there, Topology({"w1": link("w1", "other")}), remembered(MESH), SCOPE)
-    assert [type(event) for event in events_of(settled)] == [LinkUpdated, VrfRemoved]
+    change = reconcile(there, Goal(Topology({"w1": link("w1", "other")})), remembered(MESH), SCOPE)
+    assert [type(event) for event in change.events] == [LinkUpdated, VrfRemoved]
 
 
 @pytest.mark.parametrize(
@@ -203,30 +199,32 @@ def test_our_vrf_goes_when_its_links_move_elsewhere() -> None:
     ],
 )
 def test_what_is_in_the_way_of_a_vrf_forbids_everything(there: Observation, named: str) -> None:
-    (problem,) = (p for p in reconcile(there, MESH, LastKnown(), SCOPE).problems if p.link is None)
+    (problem,) = (
+        p for p in reconcile(there, Goal(MESH), LastKnown(), SCOPE).problems if p.link is None
+    )
     assert problem.severity == "error"
     assert named in problem.message
     assert "mesh" in problem.message
 
 
 def test_a_vrf_made_anew_by_another_with_another_table_is_not_ours_any_more() -> None:
-    settled = reconcile(seen(vrfs={"mesh": ObservedVrf(77)}), EMPTY, remembered(MESH), SCOPE)
-    assert settled.observed.vrfs == {}
-    assert events_of(settled) == ()
+    change = reconcile(seen(vrfs={"mesh": ObservedVrf(77)}), Goal(EMPTY), remembered(MESH), SCOPE)
+    assert change.observed.vrfs == {}
+    assert change.events == ()
 
 
 def test_what_vanished_is_noticed_and_made_again() -> None:
     both = Topology(vrfs=MESH.vrfs, rules=RULES.rules)
-    settled = reconcile(seen(), both, remembered(both), SCOPE)
-    assert diff(both, settled.observed) == (RuleRemoved(RULE), VrfRemoved("mesh", 100))
-    assert events_of(settled) == (VrfAdded("mesh", 100), RuleAdded(RULE))
+    change = reconcile(seen(), Goal(both), remembered(both), SCOPE)
+    assert diff(both, change.observed) == (RuleRemoved(RULE), VrfRemoved("mesh", 100))
+    assert change.events == (VrfAdded("mesh", 100), RuleAdded(RULE))
 
 
 def test_our_rule_goes_and_the_same_of_another_stays() -> None:
     there = seen(rules=RULES.rules)
-    assert events_of(reconcile(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
-    assert events_of(reconcile(there, EMPTY, LastKnown(), SCOPE)) == ()
-    assert events_of(reconcile(there, RULES, LastKnown(), SCOPE)) == ()
+    assert reconcile(there, Goal(EMPTY), remembered(RULES), SCOPE).events == (RuleRemoved(RULE),)
+    assert reconcile(there, Goal(EMPTY), LastKnown(), SCOPE).events == ()
+    assert reconcile(there, Goal(RULES), LastKnown(), SCOPE).events == ()
 
 
 def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
@@ -234,18 +232,18 @@ def test_our_rule_stays_while_a_link_that_is_not_ours_has_its_mark() -> None:
     device = Device("another's key", 50002, RULE.fwmark)
     other = structs.replace(link("other"), device=device)
     there = seen(link("w1"), other, rules=RULES.rules)
-    settled = reconcile(there, EMPTY, remembered(RULES), SCOPE)
-    assert [event.name for event in events_of(settled)] == ["w1"]
-    assert settled.desired.rules == RULES.rules, "it stays ours"
-    (problem,) = settled.problems
+    change = reconcile(there, Goal(EMPTY), remembered(RULES), SCOPE)
+    assert [event.name for event in change.events] == ["w1"]
+    assert change.desired.rules == RULES.rules, "it stays ours"
+    (problem,) = change.problems
     assert (problem.severity, problem.link) == ("warning", None)
     assert "other" in problem.message
     assert RULE.name in problem.message
     moved = Topology(rules={(new := Rule("ip4", 54, 300, 900)).name: new})
-    assert events_of(reconcile(there, moved, remembered(RULES), SCOPE))[-1] == RuleRemoved(RULE)
+    assert reconcile(there, Goal(moved), remembered(RULES), SCOPE).events[-1] == RuleRemoved(RULE)
     unmarked = structs.replace(other, device=Device("another's key", 50002))
     there = seen(unmarked, rules=RULES.rules)
-    assert events_of(reconcile(there, EMPTY, remembered(RULES), SCOPE)) == (RuleRemoved(RULE),)
+    assert reconcile(there, Goal(EMPTY), remembered(RULES), SCOPE).events == (RuleRemoved(RULE),)
 
 
 def test_what_a_killed_run_made_is_ours() -> None:
@@ -253,12 +251,12 @@ def test_what_a_killed_run_made_is_ours() -> None:
     killed = RunRecord(id=1, last_id=3, header=HEADER, intended=intended)
     memory = last_known(Snapshot(), [killed])
     there = seen(vrfs={"mesh": ObservedVrf(100)}, rules=RULES.rules)
-    assert events_of(reconcile(there, EMPTY, memory, SCOPE)) == (
+    assert reconcile(there, Goal(EMPTY), memory, SCOPE).events == (
         RuleRemoved(RULE),
         VrfRemoved("mesh", 100),
     )
     told = structs.replace(killed, outcomes={0: Outcome(0, "refused"), 1: Outcome(1, "refused")})
-    assert events_of(reconcile(there, EMPTY, last_known(Snapshot(), [told]), SCOPE)) == ()
+    assert reconcile(there, Goal(EMPTY), last_known(Snapshot(), [told]), SCOPE).events == ()
 
 
 def test_undo_takes_back_vrfs_and_rules_whatever_else_has_changed() -> None:

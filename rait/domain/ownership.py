@@ -1,0 +1,237 @@
+"""Whose a link is: what of all that is observed this configuration may touch.
+
+Links of one namespace may be of several configurations, which may even share a group and a key, of
+other programs, and of people. The rules, in their order:
+
+1. A link is *among ours* if it is in our group in our target, or in the group and namespace in
+   which the journal knows one of its name (the configuration has changed since), or on its way out
+   of there. No other link is looked at twice.
+2. Of those, one that the journal has as another configuration's (``claimed``) is that one's,
+   unless it is the very link that we made.
+3. One that has our key, or a key that was ours, or that the journal knows by its name, is ours.
+4. The rest are strangers: the user hears of them, and they are left alone.
+5. What cannot be read, but would be among ours, and what was made in a namespace that cannot be
+   looked at, is ours and unknown: nothing is inferred of it.
+6. Of two links of ours with one name neither is touched, as events know a link by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from rait.domain.backend import Observation, ObservedLink, UnreadLink
+from rait.domain.config.schema import PRIVATE_GROUPS
+from rait.domain.events import LinkRemoved
+from rait.domain.history import LastKnown
+from rait.domain.topology import Link
+
+
+class Scope(Struct, frozen=True, kw_only=True):
+    """Which links are this node's: those in its ifgroup in its target namespace, with its key.
+
+    Several configurations may share the group and the namespace, so ``claimed`` names the links
+    that the journal knows to be another one's, each with that configuration. ``public_key`` is ""
+    where nobody asked for the private key.
+    """
+
+    public_key: str
+    netns: str
+    ifgroup: int
+    claimed: Mapping[str, str] = {}
+
+
+class Stranger(Struct, frozen=True):
+    """A WireGuard link where ours are that is not ours, and why not.
+
+    ``claimed`` tells that the journal knows whose it is.
+    """
+
+    link: str
+    why: str
+    claimed: bool
+
+
+class Holdings(Struct, frozen=True):
+    """What there is of ours by name, and the strangers beside it.
+
+    ``unknown`` are links of ours of which nobody can tell how they are, each with the reason.
+    """
+
+    links: Mapping[str, ObservedLink]
+    unknown: Mapping[str, str]
+    strangers: tuple[Stranger, ...]
+
+
+def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdings:
+    """Sort out what is ours, by the rules above."""
+    unread = unread_of_ours(observation, known, scope)
+    ours: dict[str, ObservedLink] = {}
+    twice: dict[str, str] = {}
+    for seen in (*observation.links.values(), *observation.doubles):
+        name = seen.link.name
+        if name in unread or not is_ours(seen, known, scope):
+            continue
+        if name in ours:
+            places = sorted(each.link.origin.instance for each in (ours[name], seen))
+            twice[name] = (
+                f"there are two links of this name, in the namespaces {' and '.join(places)}: "
+                "remove the one that is not in the target"
+            )
+        ours.setdefault(name, seen)
+    return Holdings(
+        {name: seen for name, seen in ours.items() if name not in twice},
+        unread | twice,
+        strangers_among(observation, known, scope),
+    )
+
+
+def is_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
+    """Whether a WireGuard link may be touched."""
+    return _is_among_ours(observed, known, scope) and not _why_not_ours(observed, known, scope)
+
+
+def strangers_among(
+    observation: Observation, known: LastKnown, scope: Scope
+) -> tuple[Stranger, ...]:
+    """The links that are where ours are, and are not ours."""
+    found = (
+        Stranger(name, _why_not_ours(seen, known, scope), name in scope.claimed)
+        for name, seen in sorted(observation.links.items())
+        if _is_among_ours(seen, known, scope)
+    )
+    return tuple(stranger for stranger in found if stranger.why)
+
+
+def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[str, str]:
+    """The links that another configuration may have made, for all that our own runs tell.
+
+    In nearly all runs there are none. Of these the rest of the journal has to be asked. Each is
+    told with the instance of the namespace in which it is, "" where that is not known, or where
+    there are several of the name.
+    """
+    found: dict[str, str] = {}
+    for seen in (*observation.links.values(), *observation.doubles):
+        name, instance = seen.link.name, seen.link.origin.instance
+        if (
+            not _is_as_made(seen.link, known.topology.links.get(name))
+            and _is_among_ours(seen, known, scope)
+            and not _is_made_by_us(seen, known, scope)
+        ):
+            found[name] = instance if name not in found else ""
+    for name, unread in observation.unread.items():
+        if name not in known.topology.links and _may_be_ours(name, unread, known, scope):
+            found[name] = ""
+    return found
+
+
+def unread_of_ours(observation: Observation, known: LastKnown, scope: Scope) -> dict[str, str]:
+    """The links that are ours as far as one can tell without reading them, and why one cannot."""
+    return {
+        name: unread.why
+        for name, unread in observation.unread.items()
+        if name not in scope.claimed and _may_be_ours(name, unread, known, scope)
+    } | {link.name: observation.lost[link.origin.instance] for link in _lost(observation, known)}
+
+
+def is_in_place(link: Link, last: Link) -> bool:
+    """Whether a link is where one was made that is known, as far as it is known where that is."""
+    here, there = link.origin, last.origin
+    return here.netns == there.netns and there.instance in ("", here.instance)
+
+
+def is_in_one_place(one: Link, other: Link) -> bool:
+    """Whether two links are in one instance of one namespace."""
+    return (one.origin.netns, one.origin.instance) == (other.origin.netns, other.origin.instance)
+
+
+def _known_as(name: str, netns: str, known: LastKnown) -> list[Link]:
+    """The links of a name in a namespace that we made, or may have made."""
+    sources = (known.topology.links, known.leftover_links)
+    found = (last for source in sources if (last := source.get(name)) is not None)
+    return [last for last in found if last.origin.netns == netns]
+
+
+def _is_as_made(link: Link, last: Link | None) -> bool:
+    """Whether we made it, and it has its key: true of nearly all links in nearly all runs."""
+    return (
+        last is not None
+        and last.device.public_key == link.device.public_key != ""
+        and is_in_place(link, last)
+    )
+
+
+def _is_made_by_us(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
+    """Whether we made a link of this name here, and it has a key that we gave it.
+
+    Without a key it may be what another configuration left half made under a name that was ours.
+    """
+    link, key = observed.link, observed.link.device.public_key
+    return bool(key) and any(
+        key in (last.device.public_key, scope.public_key) and is_in_place(link, last)
+        for last in _known_as(link.name, link.origin.netns, known)
+    )
+
+
+def _is_among_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
+    link, key = observed.link, observed.link.device.public_key
+    group, is_in_target = link.settings.group, link.origin.netns == scope.netns
+    if is_in_target and group == scope.ifgroup:
+        return True
+    is_leaving = group >= PRIVATE_GROUPS
+    if is_leaving and is_in_target and key == scope.public_key:
+        return True
+    return any(
+        (is_leaving or group == last.settings.group)
+        and key in ("", last.device.public_key, scope.public_key)
+        for last in _known_as(link.name, link.origin.netns, known)
+    )
+
+
+def _why_not_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> str:
+    """Why a link that is among ours is not ours; "" if it is."""
+    link, key = observed.link, observed.link.device.public_key
+    claimant = scope.claimed.get(link.name)
+    # Of several links of one name, the claim is not on the one that we made.
+    if claimant is not None and not _is_made_by_us(observed, known, scope):
+        return f"made by another configuration, {claimant}, according to the journal"
+    if scope.public_key in ("", key) or _known_as(link.name, link.origin.netns, known):
+        return ""
+    if not key:
+        return "without a key, and the journal does not say that this configuration made it"
+    former = (*known.topology.links.values(), *known.leftover_links.values())
+    if any(key == last.device.public_key for last in former):
+        return ""
+    return f"public key {key} is neither this node's key nor a former one in the journal"
+
+
+def _may_be_ours(name: str, unread: UnreadLink, known: LastKnown, scope: Scope) -> bool:
+    if unread.netns == scope.netns and unread.group == scope.ifgroup:
+        return True
+    return any(last.settings.group == unread.group for last in _known_as(name, unread.netns, known))
+
+
+def _lost(observation: Observation, known: LastKnown) -> Iterator[Link]:
+    """The links that are, or may be, in a namespace that could not be looked at."""
+    if not observation.lost:
+        return
+    for source in (known.leftover_links, known.topology.links):
+        for name, link in source.items():
+            if link.origin.instance in observation.lost and not _was_recreated(
+                name, observation, known
+            ):
+                yield link
+
+
+def _was_recreated(name: str, observation: Observation, known: LastKnown) -> bool:
+    """Whether a run that was cut off had made the link anew, in a place that can be looked at.
+
+    Then it had removed the former one before.
+    """
+    new = known.leftover_links.get(name)
+    if new is None or not any(
+        isinstance(event, LinkRemoved) and event.name == name for event in known.leftover
+    ):
+        return False
+    return any(is_in_one_place(seen.link, new) for seen in observation.named(name))

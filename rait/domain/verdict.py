@@ -1,0 +1,98 @@
+"""How a run ended: of what it was to change, and what became of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from rait.domain.events import Event, ToBabeld
+from rait.domain.reconcile import Change
+from rait.domain.records import BABELD, ExtraCmd
+from rait.domain.records import Status as RunStatus
+
+
+class Failure(Struct, frozen=True):
+    """A link that is not as it should be, and why.
+
+    ``left`` says that the link stays as it is, as it is unknown what it should be.
+    """
+
+    link: str
+    error: str
+    left: bool = False
+
+
+class Results(Struct, frozen=True, kw_only=True):
+    """What became of a change.
+
+    ``happened`` are the events that did, and ``errors`` says what went wrong with which of them, by
+    their position. ``half_done`` is what those did all the same, as a second look has shown, and
+    ``unsure`` those of which it could not tell. ``ended`` are the leftover links that were ended,
+    and ``stuck`` says why others could not be. ``extra_cmd_error`` says why babeld has not taken
+    ``extra_cmd``.
+    """
+
+    happened: tuple[Event, ...] = ()
+    errors: Mapping[int, str] = {}
+    half_done: tuple[Event, ...] = ()
+    unsure: tuple[Event, ...] = ()
+    ended: tuple[str, ...] = ()
+    stuck: Mapping[str, str] = {}
+    extra_cmd: ExtraCmd | None = None
+    extra_cmd_error: str | None = None
+
+
+NO_RESULTS = Results()
+
+
+class Verdict(Struct, frozen=True):
+    """How a run ended, and the first thing that went wrong with each link.
+
+    ``status`` is for the journal, and ``outcome`` for the user: a run that had nothing to do is
+    unchanged, and one has not done well that cost links by a mistake in the peers list.
+    ``problems`` are what no outcome of an event tells of, by link or for babeld.
+    """
+
+    status: RunStatus
+    outcome: RunStatus | Literal["unchanged"]
+    failures: tuple[Failure, ...]
+    problems: Mapping[str, str]
+
+
+def verdict(
+    change: Change, results: Results = NO_RESULTS, *, babeld_alone: bool = False
+) -> Verdict:
+    """Judge a run by its change and what became of it.
+
+    It has failed where nothing is as it should be. The tunnels do not wait for babeld, so what is
+    the matter with babeld alone is no more than a part, unless the run is about ``babeld_alone``.
+    """
+    problems = {p.link: p.message for p in change.problems if p.link is not None}
+    left = {p.link for p in change.problems if p.severity == "warning"}
+    broken = problems.keys() - left | results.stuck.keys()
+    if change.babeld_problem is not None:
+        problems[BABELD] = change.babeld_problem
+    for name, error in results.stuck.items():
+        problems.setdefault(name, error)
+    failed = dict(problems)
+    for index, error in results.errors.items():
+        event = change.events[index]
+        failed.setdefault(event.name, error)
+        if not isinstance(event, ToBabeld):
+            broken.add(event.name)
+    if results.extra_cmd_error is not None:
+        problems[BABELD] = failed[BABELD] = results.extra_cmd_error
+    bad = failed.keys() if babeld_alone else broken
+    good = change.desired.links.keys() - bad
+    status: RunStatus = "done"
+    if failed:
+        status = "partial" if good or results.happened or not bad else "failed"
+    outcome: RunStatus | Literal["unchanged"] = status
+    if not (change.events or failed or results.ended):
+        outcome = "unchanged"
+    if outcome == "done" and change.losses:
+        outcome = "partial"
+    failures = tuple(Failure(link, error, link in left) for link, error in failed.items())
+    return Verdict(status, outcome, failures, problems)
