@@ -111,7 +111,7 @@ def _leaving(known: Link | None, seen: Link | None) -> Link | None:
     """A link that was to go. One of another origin is not the same one, so this one is gone."""
     if known is None or seen is None:
         return None
-    if seen.origin != known.origin and not known.origin.is_placed_by(seen.origin):
+    if not known.origin.may_become(seen.origin):
         return None
     if seen.settings.group < PRIVATE_GROUPS:
         return known

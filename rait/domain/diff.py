@@ -77,7 +77,7 @@ def _sort_out(
         new = after.get(name)
         if new is None:
             removed.append(name)
-        elif new.origin != (old := before[name].origin) and not old.is_placed_by(new.origin):
+        elif not before[name].origin.may_become(new.origin):
             removed.append(name)
             added.append(name)
         elif new != before[name]:
@@ -108,8 +108,10 @@ def _device_updates(changed: Iterable[tuple[Link, Link]]) -> list[Event]:
 class _PortMoves:
     """Orders device updates so that a port is free before another link takes it.
 
-    A link waits for the one that holds the port it wants. Where they wait in a circle, one of
-    them lets go of its port first (0 is the kernel's choice) and takes the new one later.
+    A link waits for the one that holds the port it wants. Of a chain (a wants b's port, b wants
+    c's, c wants a free one) the last goes first: c, b, a. Where they wait in a circle, one of them
+    lets go of its port first (0 is the kernel's choice) and takes the new one later: for a and b
+    that swap ports 1 and 2, a gets 0, then b gets 1, then a gets 2.
     """
 
     def __init__(self, before: dict[str, Device], after: dict[str, Device]) -> None:
@@ -158,8 +160,8 @@ class _PortMoves:
         self._holder.pop(old.listen_port, None)
         if device.listen_port:
             self._holder[device.listen_port] = name
-        heir = self._wanting.get(old.listen_port)
-        return [heir] if heir is not None else []
+        waiting = self._wanting.get(old.listen_port)
+        return [waiting] if waiting is not None else []
 
 
 def _come(

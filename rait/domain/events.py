@@ -25,27 +25,23 @@ class _Event(Struct, frozen=True, tag=True, gc=False):
     pass
 
 
-class LinkAdded(_Event, frozen=True, gc=False):
+class _OfLink(_Event, frozen=True, gc=False):
+    link: Link
+
+    @property
+    def name(self) -> str:
+        return self.link.name
+
+
+class LinkAdded(_OfLink, frozen=True, gc=False):
     """A link came to be, with all its peers.
 
     In journals of before, it has none, and a PeerAdded follows for each.
     """
 
-    link: Link
 
-    @property
-    def name(self) -> str:
-        return self.link.name
-
-
-class LinkRemoved(_Event, frozen=True, gc=False):
+class LinkRemoved(_OfLink, frozen=True, gc=False):
     """A link went, with all its peers."""
-
-    link: Link
-
-    @property
-    def name(self) -> str:
-        return self.link.name
 
 
 class LinkUpdated(_Event, frozen=True, gc=False):
@@ -72,18 +68,17 @@ class DeviceUpdated(_Event, frozen=True, gc=False):
     after: Device
 
 
-class PeerAdded(_Event, frozen=True, gc=False):
+class _OfPeer(_Event, frozen=True, gc=False):
+    name: str
+    peer: LinkPeer
+
+
+class PeerAdded(_OfPeer, frozen=True, gc=False):
     """A link got a peer."""
 
-    name: str
-    peer: LinkPeer
 
-
-class PeerRemoved(_Event, frozen=True, gc=False):
+class PeerRemoved(_OfPeer, frozen=True, gc=False):
     """A link lost a peer."""
-
-    name: str
-    peer: LinkPeer
 
 
 class PeerUpdated(_Event, frozen=True, gc=False):
@@ -94,55 +89,50 @@ class PeerUpdated(_Event, frozen=True, gc=False):
     after: LinkPeer
 
 
-class BabelInterfaceAdded(_Event, frozen=True, gc=False):
+class ToBabeld(_Event, frozen=True, gc=False):
+    """babeld was told of an interface, with its parameters."""
+
+    name: str
+    param: str
+
+
+class BabelInterfaceAdded(ToBabeld, frozen=True, gc=False):
     """babeld was told to speak on an interface, with these parameters."""
 
-    name: str
-    param: str
 
-
-class BabelInterfaceFlushed(_Event, frozen=True, gc=False):
+class BabelInterfaceFlushed(ToBabeld, frozen=True, gc=False):
     """babeld was told to forget an interface, which it had with these parameters."""
 
+
+class _OfVrf(_Event, frozen=True, gc=False):
     name: str
-    param: str
+    table: int
 
 
-class VrfAdded(_Event, frozen=True, gc=False):
+class VrfAdded(_OfVrf, frozen=True, gc=False):
     """A VRF interface came to be, with its routing table."""
 
-    name: str
-    table: int
 
-
-class VrfRemoved(_Event, frozen=True, gc=False):
+class VrfRemoved(_OfVrf, frozen=True, gc=False):
     """A VRF interface that rait had made went."""
 
-    name: str
-    table: int
+
+class _OfRule(_Event, frozen=True, gc=False):
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
 
 
-class RuleAdded(_Event, frozen=True, gc=False):
+class RuleAdded(_OfRule, frozen=True, gc=False):
     """A policy routing rule came to be."""
 
-    rule: Rule
 
-    @property
-    def name(self) -> str:
-        return self.rule.name
-
-
-class RuleRemoved(_Event, frozen=True, gc=False):
+class RuleRemoved(_OfRule, frozen=True, gc=False):
     """A policy routing rule that rait had made went."""
 
-    rule: Rule
 
-    @property
-    def name(self) -> str:
-        return self.rule.name
-
-
-ToBabeld = BabelInterfaceAdded | BabelInterfaceFlushed
 IsolationEvent = VrfAdded | VrfRemoved | RuleAdded | RuleRemoved
 
 Event = (

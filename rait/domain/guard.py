@@ -161,7 +161,7 @@ def _losses(events: Iterable[Event]) -> Iterator[tuple[str, frozenset[str]]]:
 def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:
     if new is None:
         return "removed"
-    if new.origin != link.origin and not link.origin.is_placed_by(new.origin):
+    if not link.origin.may_become(new.origin):
         return "made again"
     own = link.device.public_key
     if new.device.public_key != own and own and known_key(known, own):

@@ -87,11 +87,6 @@ def plan(
     return Plan(topology, tuple(planner.problems), planner.names)
 
 
-def in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
-    """Whether rait.conf lets a peers list ask for the port."""
-    return not ranges or any(low <= port <= high for low, high in ranges)
-
-
 def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
     """How many links the node with this key is asked to have, before any of them is planned.
 
@@ -105,7 +100,7 @@ def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
         for peer in peers
         if peer.public_key != public_key
         for endpoint in peer.endpoints
-        if in_port_range(config.port_range, endpoint.send_port)
+        if _in_port_range(config.port_range, endpoint.send_port)
         for prefix in prefixes.get(endpoint.address_family, ())
     }
     return len(names)
@@ -233,7 +228,7 @@ class _Planner:
     def _obstacle(self, route: _Route) -> str | None:
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if self._port_range and not in_port_range(self._port_range, port):
+        if not _in_port_range(self._port_range, port):
             return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
@@ -299,6 +294,11 @@ class _Planner:
         if found is None:
             return (host,) if _is_literal(host) else ()
         return found
+
+
+def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
+    """Whether rait.conf lets a peers list ask for the port."""
+    return not ranges or any(low <= port <= high for low, high in ranges)
 
 
 def _is_in_family(endpoint: Endpoint, transport: Transport) -> bool:

@@ -89,6 +89,10 @@ class Origin(Struct, frozen=True, gc=False):
             return False
         return structs.replace(other, instance="") == self
 
+    def may_become(self, other: Origin) -> bool:
+        """Whether a link that has this origin can have the other without being made again."""
+        return self == other or self.is_placed_by(other)
+
 
 class Link(Struct, frozen=True, gc=False):
     """One tunnel. ``peers`` are in the order of their public keys; rait's own links have one."""
