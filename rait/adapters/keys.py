@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
 
+from msgspec import Struct
+
 from rait.domain.config.schema import Secret
 from rait.domain.digests import blake2b
+from rait.domain.errors import MachineError
 
 
 def public_key(secret: Secret) -> str:
@@ -39,3 +42,40 @@ def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
     key = a2b_base64(secret.reveal())
     told = peer.encode() + b"\0" + psk
     return blake2b(told, digest_size=PSK_DIGEST_BYTES, key=key, person=b"rait psk").hexdigest()
+
+
+class KeyPair(Struct, frozen=True):
+    """The node's key pair, as far as it is at hand: what only removes links needs no ``secret``."""
+
+    secret: Secret | None
+    public: str
+
+    def secret_of(self, public_key: str) -> Secret:
+        """The private key for a device that is to have this public one. Raises MachineError."""
+        if self.secret is None:
+            raise MachineError("there is no private key to give it")
+        if public_key != self.public:
+            raise MachineError(
+                f"it is to have public key {public_key}, "
+                f"but the private key at hand belongs to {self.public}"
+            )
+        return self.secret
+
+    def public_of(self, private: bytes) -> str:
+        """The public key of a private one; "" for the all-zero key, which stands for none."""
+        if not any(private):
+            return ""
+        # To derive a public key takes a library that is slow to load, and most devices have ours.
+        own = None if self.secret is None else a2b_base64(self.secret.reveal())
+        if own is not None and clamped(own) == clamped(private):
+            return self.public
+        return public_key(Secret(b2a_base64(private, newline=False).decode("ascii")))
+
+    def psk_digest(self, peer: str, psk: bytes) -> str:
+        """What stands for the preshared key of the peer with this public key."""
+        return psk_digest(self.secret, peer, psk)
+
+
+def clamped(private: bytes) -> bytes:
+    """A private key of 32 bytes as X25519 uses it (RFC 7748, section 5): programs tell it so."""
+    return bytes((private[0] & 0xF8, *private[1:31], private[31] & 0x7F | 0x40))

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 from rait.adapters.netns import Netns, describe, find_netns
 from rait.domain.errors import MachineError
-from rait.domain.topology import Link
-
-Where = tuple[str, str]
-"""A target namespace: how it is spelt, and its instance."""
-
-
-def where_of(link: Link) -> Where:
-    """The target namespace that a link lives in."""
-    return link.origin.netns, link.origin.instance
 
 
 class Namespaces:

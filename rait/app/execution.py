@@ -100,7 +100,7 @@ class Execution:
 
     def _end_leftover_links(self) -> None:
         if self._change.leftover_links:
-            ended, stuck = self._machine.end_strays(self._change.leftover_links)
+            ended, stuck = self._machine.end_leftovers(self._change.leftover_links)
             self._note(ended=ended, stuck=stuck)
 
     def _look_at_what_failed(self) -> None:
@@ -139,16 +139,10 @@ class Execution:
             if error is None:
                 self._happened.append(event)
             else:
-                error = _without_name(error, event.name)
                 self._errors[outcome.index] = error
             told = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {told}")
             yield Outcome(outcome.index, error)
-
-
-def _without_name(error: str, link: str) -> str:
-    """What went wrong, to be told after the link's name, with which backends begin."""
-    return error.removeprefix(f"link {link}").removeprefix(":").lstrip()
 
 
 class _Waiting:

@@ -1,19 +1,27 @@
-"""Both backends as one machine: observes all that is there, and hands each event to its backend."""
+"""Both backends as one machine: what is there, and changes of it in batches.
+
+This is the one place that cuts a run's events into what is done together, remembers which links
+failed, and says of which link a backend's bare reason is.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+
 from rait.adapters import netns
+from rait.adapters.keys import KeyPair
 from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard.kernel import KernelBackend
 from rait.adapters.wireguard.kernel import available as kernel_available
+from rait.adapters.wireguard.sockets import TUN, Sockets
 from rait.domain.backend import (
     Backend,
     Interface,
@@ -26,16 +34,16 @@ from rait.domain.backend import (
 from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
-    BabelInterfaceAdded,
-    BabelInterfaceFlushed,
     Event,
     IsolationEvent,
     LinkAdded,
     LinkRemoved,
+    ToBabeld,
 )
 from rait.domain.records import BABELD
-from rait.domain.topology import BackendKind, Link, Rule
+from rait.domain.topology import BackendKind, Link, Origin, Rule
 from rait.domain.vrf import vrfs_among
+from rait.domain.writes import PeerEvent
 
 if TYPE_CHECKING:
     from rait.adapters.wireguard.userspace import UserspaceBackend
@@ -43,8 +51,16 @@ if TYPE_CHECKING:
 
 ISOLATION: Literal["isolation"] = "isolation"
 LEFT_ALONE = "left alone, as an earlier change of it failed"
-TUN = "tun"
-WIREGUARD = "wireguard"
+
+
+class _Step(Struct, frozen=True):
+    """An event to carry out: by whom, in which way, and in which namespace its link lives."""
+
+    index: int
+    event: Event
+    who: str
+    way: str = ""
+    home: tuple[str, str] = ("", "")
 
 
 class Machine:
@@ -57,12 +73,11 @@ class Machine:
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
         self.namespaces = Namespaces()
         self._transit = transit
-        self._secret = secret
-        self._public_key = public_key
-        self._backends: dict[BackendKind, Backend[Netns]] = {}
+        self._sockets: dict[Netns, Sockets] = {}
+        self._key = KeyPair(secret, public_key)
         self._kernel: KernelBackend | None = None
         self._userspace: UserspaceBackend | None = None
-        self._kinds: dict[str, BackendKind] = {}
+        self._origins: dict[str, Origin] = {}
 
     def __enter__(self) -> Machine:
         return self
@@ -73,6 +88,8 @@ class Machine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for sockets in self._sockets.values():
+            sockets.close()
         self._transit.close()
         self.namespaces.close()
 
@@ -100,11 +117,11 @@ class Machine:
             return "kernel"
         if wanted == "kernel":
             raise MachineError(f'backend = "kernel": {_NO_KERNEL}')
-        from rait.adapters.wireguard import userspace
+        from rait.adapters.wireguard import process
 
-        if userspace.available():
+        why = process.why_not()
+        if not why:
             return "userspace"
-        why = userspace.why_not()
         if wanted == "userspace":
             raise MachineError(f'backend = "userspace": {why}')
         raise MachineError(f"there is no WireGuard on this machine. {_NO_KERNEL} Or: {why}")
@@ -124,7 +141,7 @@ class Machine:
         vrfs: dict[str, ObservedVrf] = {}
         # The target comes last: of two links with one name, the one in there is the one to change.
         for ns in (*elsewhere, target) if target is not None else elsewhere:
-            interfaces = rtnl.interfaces(ns)
+            interfaces = rtnl.read_interfaces(self._in(ns).rtnl)
             found, puzzling = self._observe_one(ns, interfaces)
             doubles += _replaced(links, found)
             links |= found
@@ -164,7 +181,7 @@ class Machine:
         for link in missing:
             if link.origin.backend == "userspace":
                 try:
-                    seen = self._userspace_backend().trace(link)
+                    seen = self._userspace_backend().trace(link, self.namespaces)
                 except (OSError, RaitError) as error:
                     place = link.origin.netns, link.settings.group
                     unread[link.name] = UnreadLink(*place, str(error))
@@ -172,7 +189,7 @@ class Machine:
                 found += [seen] if seen is not None else []
         in_kernel = [link for link in missing if link.origin.backend == "kernel"]
         found += self._moved_in_kernel(in_kernel, looked_at) if in_kernel else []
-        self._kinds.update((seen.link.name, seen.link.origin.backend) for seen in found)
+        self._origins.update((seen.link.name, seen.link.origin) for seen in found)
         return found, unread
 
     def _moved_in_kernel(
@@ -187,44 +204,92 @@ class Machine:
             for spec in {link.origin.netns for link in missing}:
                 wanted = {link.name: link for link in missing if link.origin.netns == spec}
                 here = self.namespaces.keep(netns.copied(ns, spec))
-                yield from self._kernel_backend().trace(here, wanted).values()
+                with Sockets(here) as sockets:
+                    yield from self._kernel_backend().trace(sockets, wanted).values()
             ns.close()
 
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
-        """Carry out events, each by the backend of its link, or by babeld; see Backend.apply."""
+        """Carry out events in order, each by the backend of its link, or by babeld.
+
+        Outcomes come as each batch is done. Once an event of a link has failed, the later ones fail
+        too. What babeld refuses holds up no tunnel.
+        """
         broken: set[str] = set()
-        for kind, group in groupby(enumerate(events), key=lambda item: self._kind_of(item[1])):
-            batch = tuple(group)
+        for batch in _batches(map(self._step, count(), events)):
+            who = batch[0].who
+            group = [step.event for step in batch]
             outcomes: Iterable[Outcome]
-            if kind == BABELD:
-                outcomes = routing.apply(_events(batch), broken) if routing is not None else ()
-            elif kind == ISOLATION:
+            if who == BABELD:
+                outcomes = routing.apply(group, broken) if routing is not None else ()
+            elif who == ISOLATION:
                 from rait.adapters import vrf
 
-                outcomes = vrf.apply(_events(batch))
+                outcomes = vrf.apply(group)
             else:
-                yield from (Outcome(i, LEFT_ALONE) for i, event in batch if event.name in broken)
-                batch = tuple(item for item in batch if item[1].name not in broken)
-                outcomes = self._backend(kind).apply(_events(batch)) if batch else ()
+                outcomes = self._change(self._backend(who), batch, broken)
             for outcome in outcomes:
-                index, event = batch[outcome.index]
-                # What babeld refuses holds up no tunnel.
-                if outcome.error is not None and kind != BABELD:
-                    broken.add(event.name)
-                yield Outcome(index, outcome.error)
+                step = batch[outcome.index]
+                if outcome.error is not None and who != BABELD:
+                    broken.add(step.event.name)
+                yield Outcome(step.index, outcome.error)
 
-    def strays(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the names under which there is a link that is half made, or may be.
+    def _step(self, index: int, event: Event) -> _Step:
+        if isinstance(event, ToBabeld):
+            return _Step(index, event, BABELD)
+        if isinstance(event, IsolationEvent):
+            return _Step(index, event, ISOLATION)
+        if isinstance(event, LinkAdded | LinkRemoved):
+            self._origins[event.name] = event.link.origin
+        origin = self._origins[event.name]
+        way = "peers" if isinstance(event, PeerEvent) else type(event).__name__
+        return _Step(index, event, origin.backend, way, (origin.netns, origin.instance))
+
+    def _change(
+        self, backend: Backend[Sockets], batch: Sequence[_Step], broken: Container[str]
+    ) -> Iterator[Outcome]:
+        """Have a backend carry out one batch, namespace by namespace."""
+        homes: dict[tuple[str, str], dict[int, Event]] = {}
+        for index, step in enumerate(batch):
+            if step.event.name in broken:
+                yield Outcome(index, LEFT_ALONE)
+            else:
+                homes.setdefault(step.home, {})[index] = step.event
+        for home, events in homes.items():
+            group = list(events.values())
+            reasons: Iterable[str | None]
+            try:
+                reasons = backend.apply(self._sockets_for(home, group[0]), group)
+            except MachineError as error:
+                reasons = [str(error)] * len(group)
+            for index, reason in zip(events, reasons, strict=True):
+                yield Outcome(index, reason)
+
+    def _sockets_for(self, home: tuple[str, str], event: Event) -> Sockets | None:
+        """For the namespace where links live; None if links to remove went with it.
+
+        Raises MachineError.
+        """
+        if isinstance(event, LinkRemoved) and self.namespaces.is_gone(*home):
+            return None
+        return self._in(self.namespaces.open(*home))
+
+    def _in(self, ns: Netns) -> Sockets:
+        if ns not in self._sockets:
+            self._sockets[ns] = Sockets(ns)
+        return self._sockets[ns]
+
+    def leftovers(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the names under which a killed run left a half-made link, or may have.
 
         That is a program in the transit namespace, which ``observe`` does not see.
         """
         if not names or not self._transit.is_open:
             return ()
         backend = self._userspace_backend()
-        return tuple(name for name in names if _may_be_stray(backend, name))
+        return tuple(name for name in names if _may_be_leftover(backend, name))
 
-    def end_strays(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-        """End what a run that was cut off left half made under these names.
+    def end_leftovers(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """End what a killed run left half made under these names.
 
         The names of those that were ended, and why others could not be.
         """
@@ -235,7 +300,7 @@ class Machine:
         backend = self._userspace_backend()
         for name in names:
             try:
-                if backend.end_stray(name):
+                if backend.end_leftover(name):
                     ended.append(name)
             except RaitError as error:
                 failed[name] = f"what a run left of it half made could not be ended: {error}"
@@ -247,46 +312,50 @@ class Machine:
         kinds = {interface.kind for interface in interfaces.values()}
         found: dict[str, ObservedLink] = {}
         unread: dict[str, UnreadLink] = {}
-        if WIREGUARD in kinds:
-            found.update(self._backend("kernel").observe(ns, interfaces))
-        if TUN in kinds:
-            tunnels, unread = self._userspace_backend().look(ns, interfaces)
-            found.update(tunnels)
-        self._kinds.update((name, link.link.origin.backend) for name, link in found.items())
+        for backend, kind in (("kernel", rtnl.WIREGUARD), ("userspace", TUN)):
+            if kind in kinds:
+                links, puzzling = self._backend(backend).observe(self._in(ns), interfaces)
+                found |= links
+                unread |= puzzling
+        self._origins.update((name, seen.link.origin) for name, seen in found.items())
         return found, unread
 
-    def _kind_of(self, event: Event) -> BackendKind | Literal["babeld", "isolation"]:
-        if isinstance(event, IsolationEvent):
-            return ISOLATION
-        if isinstance(event, BabelInterfaceAdded | BabelInterfaceFlushed):
-            return BABELD
-        if isinstance(event, LinkAdded | LinkRemoved):
-            self._kinds[event.name] = event.link.origin.backend
-        return self._kinds[event.name]
-
-    def _backend(self, kind: BackendKind) -> Backend[Netns]:
-        if kind not in self._backends:
-            self._backends[kind] = self._make(kind)
-        return self._backends[kind]
-
-    def _make(self, kind: BackendKind) -> Backend[Netns]:
-        if kind == "kernel":
-            return self._kernel_backend()
-        return self._userspace_backend()
+    def _backend(self, kind: str) -> Backend[Sockets]:
+        return self._kernel_backend() if kind == "kernel" else self._userspace_backend()
 
     def _kernel_backend(self) -> KernelBackend:
         if self._kernel is None:
-            key = self._secret, self._public_key
-            self._kernel = KernelBackend(self._transit, *key, self.namespaces)
+            self._kernel = KernelBackend(self._in(self._transit), self._key)
         return self._kernel
 
     def _userspace_backend(self) -> UserspaceBackend:
         if self._userspace is None:
             from rait.adapters.wireguard.userspace import UserspaceBackend
 
-            key = self._secret, self._public_key
-            self._userspace = UserspaceBackend(self._transit, *key, self.namespaces)
+            self._userspace = UserspaceBackend(self._in(self._transit), self._key)
         return self._userspace
+
+
+def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
+    """Cut steps, in their order, into what is done together.
+
+    Links' events go together if one backend does them in one way, and each is of another link: so
+    a link's later events can see that an earlier one failed.
+    """
+    batch: list[_Step] = []
+    names: set[str] = set()
+    for step in steps:
+        is_of_links = step.who not in (BABELD, ISOLATION)
+        if batch and (
+            (step.who, step.way) != (batch[0].who, batch[0].way)
+            or (is_of_links and step.event.name in names)
+        ):
+            yield batch
+            batch, names = [], set()
+        batch.append(step)
+        names.add(step.event.name)
+    if batch:
+        yield batch
 
 
 _NO_KERNEL = (
@@ -295,15 +364,11 @@ _NO_KERNEL = (
 )
 
 
-def _may_be_stray(backend: UserspaceBackend, name: str) -> bool:
+def _may_be_leftover(backend: UserspaceBackend, name: str) -> bool:
     try:
-        return bool(backend.strays((name,)))
+        return backend.is_leftover(name)
     except RaitError:
         return True
-
-
-def _events(batch: Sequence[tuple[int, Event]]) -> tuple[Event, ...]:
-    return tuple(event for _, event in batch)
 
 
 def _replaced(

@@ -180,7 +180,7 @@ class Session:
             return stop
         require_places(change.events)
         change = self._with_namespaces(change, makes_target)
-        leftover_links = self.machine.strays(change.leftover_links)
+        leftover_links = self.machine.leftovers(change.leftover_links)
         change = structs.replace(change, leftover_links=leftover_links)
         isolation.mark_known(change.observed, change.known)
         look_again = partial(self._look_again, change, routing)
@@ -241,7 +241,7 @@ class Session:
             for name in seen.leftover_links
             if known.leftover_links[name].origin.backend == "userspace"
         ]
-        hidden = self.machine.strays(missing)
+        hidden = self.machine.leftovers(missing)
         unsure = (e for e in known.leftover if e in seen.carried or e.name in hidden)
         half_done = (event for event in seen.drift if event in seen.leftover)
         return tuple(half_done), tuple(unsure)

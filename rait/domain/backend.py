@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct, structs
 
 from rait.domain.events import Event
-from rait.domain.topology import BackendKind, Link, Rule
+from rait.domain.topology import BackendKind, Device, Link, LinkPeer, LinkSettings, Origin, Rule
 
 REJECT_AFTER_SECONDS = 180
 """A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""
@@ -30,6 +30,19 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     sent: Mapping[str, int] = {}
     renamed: bool = False
     dead: bool = False
+
+
+class DeviceState(Struct, frozen=True):
+    """A WireGuard device as it is, but for its private key.
+
+    ``peers`` are in the order of their keys; times and counters are as in ObservedLink.
+    """
+
+    device: Device
+    peers: tuple[LinkPeer, ...] = ()
+    handshakes: Mapping[str, int] = {}
+    received: Mapping[str, int] = {}
+    sent: Mapping[str, int] = {}
 
 
 class UnreadLink(Struct, frozen=True):
@@ -112,6 +125,27 @@ class Interface(Struct, frozen=True, kw_only=True):
     carrier: bool = True
 
 
+def observed(
+    interface: Interface,
+    origin: Origin,
+    state: DeviceState,
+    *,
+    renamed: bool = False,
+    dead: bool = False,
+) -> ObservedLink:
+    """The link that an interface and its WireGuard device are."""
+    i = interface
+    settings = LinkSettings(i.mtu, i.group, i.master, i.up, i.address)
+    return ObservedLink(
+        link=Link(i.name, origin, settings, state.device, state.peers),
+        handshakes=state.handshakes,
+        received=state.received,
+        sent=state.sent,
+        renamed=renamed,
+        dead=dead,
+    )
+
+
 class Outcome(Struct, frozen=True):
     """What became of the event at ``index`` of those applied; ``error`` is None if it is done."""
 
@@ -120,11 +154,14 @@ class Outcome(Struct, frozen=True):
 
 
 Namespace = TypeVar("Namespace", contravariant=True)
-"""An open network namespace, whatever the adapters take for one."""
+"""A network namespace, and whatever the adapters need to work in it."""
 
 
 class Backend(Protocol[Namespace]):
-    """Makes links of one kind, as events say; adapters/wireguard/ has two."""
+    """Makes links of one kind; adapters/wireguard/ has two.
+
+    Of what goes wrong it tells the bare reason: Machine names the link.
+    """
 
     @property
     def kind(self) -> BackendKind:
@@ -132,20 +169,20 @@ class Backend(Protocol[Namespace]):
         ...
 
     def observe(
-        self, ns: Namespace, interfaces: Mapping[str, Interface]
-    ) -> Mapping[str, ObservedLink]:
-        """The WireGuard links of this kind among a namespace's interfaces, whatever their group.
+        self, via: Namespace, interfaces: Mapping[str, Interface]
+    ) -> tuple[Mapping[str, ObservedLink], Mapping[str, UnreadLink]]:
+        """The links of this kind among a namespace's interfaces, whatever their group.
 
-        What was observed also tells ``apply`` where links live that an event knows by name alone.
+        With them come the interfaces of which it cannot tell whether they are some.
         """
         ...
 
-    def apply(self, events: Sequence[Event]) -> Iterable[Outcome]:
-        """Carry out the events in order; one outcome each, in order.
+    def apply(self, via: Namespace | None, events: Sequence[Event]) -> Iterable[str | None]:
+        """Carry out events of one sort, each of a different link; why each failed, in order.
 
-        Of an update, only the fields that differ between its two states are written: the others
-        may have moved on (an endpoint by roaming), or stand for a choice of the kernel (port 0).
-        A failed event never stops the events of other links; the later events of its own link
-        then fail too. A link whose LinkAdded fails is not left behind.
+        All the links live in one namespace; it is None for links to remove that went with theirs.
+        No event that fails stops those of other links. Of an update, only the fields that differ
+        between its two states are written; see ``write_of``. A link that cannot be made whole is
+        not left behind.
         """
         ...

@@ -86,7 +86,7 @@ def _update(before: LinkPeer, after: LinkPeer) -> tuple[PeerWrite, ...]:
     update = PeerWrite(
         after.public_key,
         update_only=True,
-        psk=_psk(before.psk_digest, after.psk_digest),
+        psk=_psk(before.psk_digest, after),
         endpoint=_changed(before.endpoint, after.endpoint),
         keepalive=_changed(before.keepalive, after.keepalive),
         allowed_ips=_changed(before.allowed_ips, after.allowed_ips),
@@ -98,19 +98,19 @@ def _whole(peer: LinkPeer) -> PeerWrite:
     """A peer that is not there yet."""
     return PeerWrite(
         peer.public_key,
-        psk=_psk("", peer.psk_digest),
+        psk=_psk("", peer),
         endpoint=peer.endpoint,
         keepalive=peer.keepalive or None,
         allowed_ips=peer.allowed_ips,
     )
 
 
-def _psk(before: str, after: str) -> Secret | None:
-    """The preshared key that leads from one digest to another."""
-    if before == after:
+def _psk(before: str, peer: LinkPeer) -> Secret | None:
+    """The preshared key that leads from one digest to that of the peer."""
+    if before == peer.psk_digest:
         return None
-    if after:
-        raise RaitError("rait does not know the preshared key that the peer should have")
+    if peer.psk_digest:
+        raise RaitError(f"rait does not know the preshared key of peer {peer.public_key}")
     return NO_PSK
 
 

@@ -19,8 +19,8 @@ from rait.adapters import netns
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.adapters.netlink.socket import NetlinkSocket
-from rait.adapters.wireguard import uapi, userspace_process
-from rait.adapters.wireguard.userspace_birth import Birth
+from rait.adapters.wireguard import process, uapi
+from rait.adapters.wireguard.userspace_setup import Setup
 from rait.domain.records import RunRecord
 from tests.integration import machine
 from tests.integration.command import Result
@@ -52,7 +52,7 @@ EFFECTS: tuple[tuple[object, str], ...] = (
     (NetlinkSocket, "_perform_batch"),
     (NetlinkSocket, "ask"),
     (uapi.Client, "_exchange"),
-    (userspace_process, "Start"),
+    (process, "Start"),
     (Path, "unlink"),
 )
 """What a run does to the world, piece by piece (and some of the questions it asks)."""
@@ -174,22 +174,22 @@ def test_told_to_end_a_run_takes_back_what_is_half_made_and_writes_down_the_rest
     node: Node, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_peers(node, A, B, C)
-    finish, test = Birth.finish, os.getpid()
+    finish, test = Setup.finish, os.getpid()
     finished: list[str] = []
 
-    def finish_one(birth: Birth, *args: Any) -> None:
+    def finish_one(setup: Setup, *args: Any) -> None:
         if os.getpid() != test and finished:
             signal.raise_signal(number)
-        finish(birth, *args)
+        finish(setup, *args)
         finished.append("one")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Birth, "finish", finish_one)
+        patch.setattr(Setup, "finish", finish_one)
         status = node.rait("up").status
     assert status == (-number if number == signal.SIGTERM else 1)
     node.assert_has_exactly(links_of(node, A))
     (run,) = history(node)
-    assert (run.status, run.done, run.failed, run.unknown) == (None, 2, 0, 4)
+    assert (run.status, run.done, run.failed, run.unknown) == (None, 1, 0, 2)
     assert node.rait("plan", "--json").json["drift"] == []
     node.up()
     node.assert_has_exactly(links_of(node, A, B, C))
@@ -306,7 +306,7 @@ def test_down_tells_what_a_killed_run_left_half_made(
     write_peers(node, A, B)
     names = links_of(node, A, B)
     with monkeypatch.context() as patch:
-        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Setup, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the programs are up")
 
@@ -325,17 +325,17 @@ def test_what_ends_half_made_links_is_written_down_first(
     write_peers(node, A, B)
     names = sorted(links_of(node, A, B))
     with monkeypatch.context() as patch:
-        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Setup, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: machine.uapi_sockets(node.tag) == names, "the programs are up")
-    end = userspace_process.end
+    end = process.end
 
     def end_one(*args: Any) -> None:
         end(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(userspace_process, "end", end_one)
+        patch.setattr(process, "end", end_one)
         assert node.rait("down").status == -signal.SIGKILL
     (_, cut_off) = history(node)
     assert cut_off.header.leftover_links == tuple(names)
@@ -363,7 +363,7 @@ def test_a_half_made_link_is_not_forgotten_while_nobody_looks_where_it_is(
     write_peers(node, A, B)
     names = links_of(node, A, B)
     with monkeypatch.context() as patch:
-        patch.setattr(Birth, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Setup, "finish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the program is up")
 

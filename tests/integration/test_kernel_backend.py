@@ -14,9 +14,9 @@ from msgspec import structs
 
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import socket as netlink
-from rait.adapters.netns import Netns, open_netns
-from rait.adapters.wireguard import kernel, kernel_place
-from rait.adapters.wireguard.kernel import KernelBackend
+from rait.adapters.netns import Netns, copied, open_netns
+from rait.adapters.wireguard import kernel
+from rait.app.machine import LEFT_ALONE, Machine
 from rait.domain.backend import ObservedLink
 from rait.domain.config.schema import Secret
 from rait.domain.events import (
@@ -64,9 +64,14 @@ class Node:
             ip("netns", "add", name)
         self.transit_ns: Netns = open_netns(self.transit)
         self.target_ns: Netns = open_netns(self.target)
-        self.backend = KernelBackend(self.transit_ns, self.secret, self.public_key)
+        self.rait = self.new_run(self.secret, self.public_key)
+
+    def new_run(self, secret: Secret, public_key: str) -> Machine:
+        """The machine as a run of rait has it, with this key."""
+        return Machine(copied(self.transit_ns, self.transit), secret, public_key)
 
     def close(self) -> None:
+        self.rait.__exit__(None, None, None)
         self.transit_ns.close()
         self.target_ns.close()
         for name in (self.target, self.transit):
@@ -101,14 +106,13 @@ class Node:
         return self.link(number, peers=[peer], **changes)  # type: ignore[arg-type]
 
     def observe(self) -> dict[str, ObservedLink]:
-        with open_netns(self.target) as ns:
-            return dict(self.backend.observe(ns, rtnl.interfaces(ns)))
+        return dict(self.rait.observe(self.target_ns).links)
 
     def topology(self) -> Topology:
         return Topology({name: each.link for name, each in self.observe().items()})
 
     def apply(self, *events: Event) -> list[str | None]:
-        outcomes = list(self.backend.apply(events))
+        outcomes = list(self.rait.apply(events))
         assert [outcome.index for outcome in outcomes] == list(range(len(events)))
         return [outcome.error for outcome in outcomes]
 
@@ -234,7 +238,8 @@ def test_ports_trade_places_by_way_of_port_zero(node: Node) -> None:
 def test_a_new_private_key_keeps_the_peers(node: Node) -> None:
     now = node.change(*added(node.peered(0))).links["rt0"].device
     secret, public_key = new_key()
-    node.backend = KernelBackend(node.transit_ns, secret, public_key)
+    node.rait = node.new_run(secret, public_key)
+    node.observe()
     node.change(DeviceUpdated("rt0", now, structs.replace(now, public_key=public_key)))
 
 
@@ -282,7 +287,7 @@ def test_a_taken_port_fails_its_link_alone_and_leaves_nothing_behind(node: Node)
     first, clash, third = node.peered(0), node.peered(1, port=20000), node.peered(2)
     errors = node.apply(*added(first, clash, third))
     assert errors[::2] == [None, None]
-    for text in ("rt1", "20000", "ss -ulpn", node.transit):
+    for text in ("20000", "ss -ulpn", node.transit):
         assert text in (errors[1] or "")
     assert node.topology().links == {"rt0": first, "rt2": third}
 
@@ -292,7 +297,6 @@ def test_a_taken_port_leaves_a_living_link_as_it_was(node: Node) -> None:
     device = before.links["rt1"].device
     taken = structs.replace(device, listen_port=20000)
     (error,) = node.apply(DeviceUpdated("rt1", device, taken))
-    assert "rt1" in (error or "")
     assert "20000" in (error or "")
     assert node.topology() == before
 
@@ -308,7 +312,6 @@ def test_raising_a_link_whose_port_was_taken_meanwhile_names_the_port(node: Node
 def test_a_foreign_interface_in_the_way_is_reported_and_stays(node: Node) -> None:
     ip("-n", node.target, "link", "add", "rt0", "type", "bridge")
     errors = node.apply(*added(node.peered(0), node.peered(1)))
-    assert "rt0" in (errors[0] or "")
     assert "not ours" in (errors[0] or "")
     assert errors[1:] == [None]
     assert node.kinds() == {"lo": "", "rt0": "bridge", "rt1": "wireguard"}
@@ -340,7 +343,7 @@ def test_a_group_that_cannot_be_removed_is_removed_link_by_link(
 ) -> None:
     links = node.change(*added(*[node.peered(number) for number in range(4)])).links
 
-    monkeypatch.setattr(kernel_place, "_remove_groups", lambda _, groups: set(groups))
+    monkeypatch.setattr(kernel, "_remove_groups", lambda _, groups: set(groups))
     assert node.apply(*[LinkRemoved(link) for link in links.values()]) == [None] * 4
     assert node.kinds() == {"lo": ""}
 
@@ -357,7 +360,7 @@ def test_later_events_of_a_failed_link_fail_and_others_do_not(node: Node) -> Non
     )
     assert [error is None for error in errors] == [False, True, False, True]
     assert "gone" in (errors[0] or "")
-    assert "rt0" in (errors[2] or "")
+    assert errors[2] == LEFT_ALONE
 
 
 def test_no_event_and_no_change_send_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,8 +389,8 @@ def test_a_device_for_another_key_fails_and_no_error_shows_the_private_key(node:
     assert node.public_key in (errors[0] or "")
     assert [error is None for error in errors] == [False, False, True]
     assert node.secret.reveal() not in repr(errors)
-    bad = KernelBackend(node.transit_ns, Secret("c2VjcmV0IGJ1dCB0b28gc2hvcnQ="), node.public_key)
-    (outcome,) = bad.apply([LinkAdded(node.link(5))])
+    with node.new_run(Secret("c2VjcmV0IGJ1dCB0b28gc2hvcnQ="), node.public_key) as bad:
+        (outcome,) = bad.apply([LinkAdded(node.link(5))])
     assert "private key" in (outcome.error or "")
     assert "c2VjcmV0" not in (outcome.error or "")
     assert "rt5" not in node.kinds()

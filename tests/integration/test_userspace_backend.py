@@ -16,14 +16,14 @@ import pytest
 from msgspec import structs
 
 from rait.adapters import systemd
+from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
-from rait.adapters.netns import Netns, open_netns
-from rait.adapters.wireguard import uapi, userspace_birth, userspace_process
-from rait.adapters.wireguard.userspace import UserspaceBackend
-from rait.domain.backend import ObservedLink
+from rait.adapters.netns import Netns, copied, open_netns
+from rait.adapters.wireguard import process, uapi, userspace_setup
+from rait.app.machine import Machine
+from rait.domain.backend import DeviceState, ObservedLink
 from rait.domain.config.schema import Secret
 from rait.domain.events import (
-    BabelInterfaceAdded,
     DeviceUpdated,
     Event,
     LinkAdded,
@@ -55,14 +55,16 @@ class Node:
             machine.run(["ip", "netns", "add", name])
         self.transit_ns: Netns = open_netns(self.transit)
         self.target_ns: Netns = open_netns(self.target)
-        self.backend = self.new_backend()
+        self.key = KeyPair(Secret(self.private_key), self.public_key)
+        self.rait = self.new_run()
 
-    def new_backend(self) -> UserspaceBackend:
-        """A backend as another run of rait would have it."""
-        return UserspaceBackend(self.transit_ns, Secret(self.private_key), self.public_key)
+    def new_run(self) -> Machine:
+        """The machine as another run of rait would have it."""
+        return Machine(copied(self.transit_ns, self.transit), self.key.secret, self.public_key)
 
     def close(self) -> None:
         machine.remove_wireguard(self.tag)
+        self.rait.__exit__(None, None, None)
         self.transit_ns.close()
         self.target_ns.close()
         for name in (self.target, self.transit):
@@ -82,7 +84,7 @@ class Node:
         )
 
     def apply(self, *events: Event) -> list[str | None]:
-        outcomes = list(self.backend.apply(events))
+        outcomes = list(self.rait.apply(events))
         assert [outcome.index for outcome in outcomes] == list(range(len(events)))
         return [outcome.error for outcome in outcomes]
 
@@ -90,7 +92,8 @@ class Node:
         assert self.apply(*events) == [None] * len(events)
 
     def observe(self) -> dict[str, ObservedLink]:
-        return dict(self.new_backend().observe(self.target_ns, rtnl.interfaces(self.target_ns)))
+        with self.new_run() as run:
+            return dict(run.observe(self.target_ns).links)
 
     def links(self) -> dict[str, Link]:
         return {name: observed.link for name, observed in self.observe().items()}
@@ -130,7 +133,7 @@ def peer(key: str, **changes: object) -> LinkPeer:
     return structs.replace(LinkPeer(key, Endpoint("192.0.2.7", 4500)), **changes)
 
 
-def births(*links: Link) -> list[Event]:
+def added(*links: Link) -> list[Event]:
     return [LinkAdded(link) for link in links]
 
 
@@ -139,10 +142,10 @@ def pid_of(link: Link) -> int:
     return pid
 
 
-def started_but_not_moved(node: Node, link: Link) -> userspace_process.Start:
+def started_but_not_moved(node: Node, link: Link) -> process.Start:
     """What a run leaves that was killed before it could move the tun."""
-    start = userspace_process.Start(link.name, node.transit_ns)
-    start.client().close()
+    start = process.Start(link.name, node.transit_ns)
+    start.client(node.key).close()
     return start
 
 
@@ -153,7 +156,7 @@ def test_links_are_as_their_events_say(node: Node, peer_keys: list[str]) -> None
         node.link(1, port=20001, peers=[peer(peer_keys[0]), second]),
         node.link(2, port=20002, peers=[peer(peer_keys[0], endpoint=Endpoint("2001:db8::7", 1))]),
     ]
-    events = births(*links)
+    events = added(*links)
 
     node.must(*events)
 
@@ -196,8 +199,8 @@ def test_nodes_ping_each_other(make_node: Callable[[], Node]) -> None:
     to_b = a.link(0, port=30001, peers=[LinkPeer(b.public_key, Endpoint("10.7.0.2", 30002))])
     to_a = b.link(1, port=30002, peers=[LinkPeer(a.public_key, Endpoint("10.7.0.1", 30001))])
 
-    a.must(*births(to_b))
-    b.must(*births(to_a))
+    a.must(*added(to_b))
+    b.must(*added(to_a))
 
     begun = int(time.time())
     assert machine.answers(a.target, "-6", f"fe80::2%{to_b.name}")
@@ -211,7 +214,7 @@ def test_each_kind_of_update(node: Node, peer_keys: list[str]) -> None:
     first = peer(peer_keys[0])
     link = node.link(0, port=20000, peers=[first])
     device, settings, name = link.device, link.settings, link.name
-    chain: list[Event] = births(link)
+    chain: list[Event] = added(link)
     for change in (
         {"mtu": 1300},
         {"group": 77},
@@ -250,11 +253,11 @@ def test_an_update_leaves_the_session_alone(make_node: Callable[[], Node]) -> No
     machine.run(["ip", "link", "set", "lo", "up"], a.transit)
     b.transit_ns.close()
     b.transit_ns = open_netns(a.transit)
-    b.backend = b.new_backend()
+    b.rait = b.new_run()
     link = a.link(0, port=30001, peers=[LinkPeer(b.public_key, Endpoint("127.0.0.1", 30002))])
     other = b.link(1, port=30002, peers=[LinkPeer(a.public_key)])
-    a.must(*births(link))
-    b.must(*births(other))
+    a.must(*added(link))
+    b.must(*added(other))
     assert machine.answers(a.target, "-6", f"fe80::2%{link.name}")
     before = a.observe()[link.name].handshakes
 
@@ -273,10 +276,9 @@ def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) ->
     bad, good = node.link(0, port=20000, peers=[peer(peer_keys[0])]), node.link(1, port=20001)
     with machine.socket_in(node.transit, socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("", 20000))
-        errors = node.apply(*births(bad, good))
+        errors = node.apply(*added(bad, good))
 
     assert errors[0] is not None
-    assert bad.name in errors[0]
     assert "20000" in errors[0]
     assert "ss -ulpn" in errors[0]
     assert errors[1] is None
@@ -288,7 +290,7 @@ def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) ->
 def test_a_peer_that_cannot_be_set_fails_its_link_alone(node: Node, peer_keys: list[str]) -> None:
     bad = node.link(0, peers=[peer(peer_keys[0], psk_digest="of a key that rait does not know")])
     good = node.link(1, port=20001, peers=[peer(peer_keys[1])])
-    errors = node.apply(*births(bad, good))
+    errors = node.apply(*added(bad, good))
 
     assert "preshared key" in (errors[0] or "")
     assert errors[1] is None
@@ -313,7 +315,7 @@ def test_a_port_in_use_leaves_the_old_one(node: Node) -> None:
 
 def test_a_removed_link_leaves_nothing(node: Node, peer_keys: list[str]) -> None:
     links = [node.link(n, port=20000 + n, peers=[peer(peer_keys[0])]) for n in range(3)]
-    node.must(*births(*links))
+    node.must(*added(*links))
 
     node.must(*(LinkRemoved(link) for link in links))
 
@@ -340,7 +342,7 @@ def test_a_killed_program_is_seen_as_gone_and_made_again(node: Node) -> None:
 
     (error,) = node.apply(LinkUpdated(link.name, link.settings, link.settings))
     assert error is not None
-    node.backend = node.new_backend()
+    node.rait = node.new_run()
     node.must(LinkAdded(link))
 
     assert node.links() == {link.name: link}
@@ -350,23 +352,23 @@ def test_a_half_made_link_is_found_and_made_whole(node: Node) -> None:
     link, other = node.link(0, port=20000), node.link(1)
     started_but_not_moved(node, link)
     half_made = pid_of(link)
-    assert list(node.backend.strays([link.name, other.name])) == [link.name]
+    assert node.rait.leftovers([link.name, other.name]) == (link.name,)
 
     node.must(LinkAdded(link))
 
     assert node.links() == {link.name: link}
     assert pid_of(link) != half_made
-    assert node.backend.strays([link.name, other.name]) == {}
+    assert node.rait.leftovers([link.name, other.name]) == ()
 
 
 def test_a_half_made_link_can_be_ended(node: Node) -> None:
     link = node.link(0)
     started_but_not_moved(node, link)
 
-    assert node.backend.end_stray(link.name)
+    assert node.rait.end_leftovers([link.name]) == ((link.name,), {})
 
     assert node.traces() == []
-    assert not node.backend.end_stray(link.name)
+    assert node.rait.end_leftovers([link.name]) == ((), {})
 
 
 def test_a_program_of_somebody_else_is_left_alone(make_node: Callable[[], Node]) -> None:
@@ -375,8 +377,8 @@ def test_a_program_of_somebody_else_is_left_alone(make_node: Callable[[], Node])
     started_but_not_moved(theirs, link)
     pid = pid_of(link)
 
-    assert ours.backend.strays([link.name]) == {}
-    assert not ours.backend.end_stray(link.name)
+    assert ours.rait.leftovers([link.name]) == ()
+    assert ours.rait.end_leftovers([link.name]) == ((), {})
     (error,) = ours.apply(LinkAdded(link))
 
     assert error is not None
@@ -388,12 +390,12 @@ def test_a_half_made_link_with_another_key_is_not_ours(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It answers, so it is not waited for: that would outlast the test.
-    monkeypatch.setattr(userspace_birth, "_STRAY_SECONDS", math.inf)
+    monkeypatch.setattr(userspace_setup, "_LEFTOVER_SECONDS", math.inf)
     link = node.link(0)
     started_but_not_moved(node, link)
     machine.wg("set", link.name, "private-key", "/dev/stdin", stdin=machine.genkey()[0])
 
-    assert node.backend.strays([link.name]) == {}
+    assert node.rait.leftovers([link.name]) == ()
     assert node.apply(LinkAdded(link)) != [None]
     assert len(machine.wireguard_processes(link.name)) == 1
 
@@ -425,14 +427,14 @@ def test_nor_is_one_where_links_are_born(
     before = machine.links(node.transit)[link.name]
 
     # What no program holds is not waited for: that would outlast the test.
-    monkeypatch.setattr(userspace_birth, "_STRAY_SECONDS", math.inf)
+    monkeypatch.setattr(userspace_setup, "_LEFTOVER_SECONDS", math.inf)
     error, good = node.apply(LinkAdded(link), LinkAdded(other))
 
     assert error is not None
     assert f"of kind {kind} already has this name in network namespace {node.transit}" in error
     assert good is None
-    assert node.backend.strays([link.name]) == {}
-    assert not node.backend.end_stray(link.name)
+    assert node.rait.leftovers([link.name]) == ()
+    assert node.rait.end_leftovers([link.name]) == ((), {})
     assert machine.links(node.transit)[link.name] == before
     assert node.links() == {other.name: other}
     assert machine.wireguard_processes(link.name) == []
@@ -440,7 +442,7 @@ def test_nor_is_one_where_links_are_born(
 
 def test_links_begun_end_when_the_run_is_cut_short(node: Node) -> None:
     links = [node.link(n) for n in range(3)]
-    outcomes = node.backend.apply(births(*links))
+    outcomes = node.rait.apply(added(*links))
     next(iter(outcomes))
 
     outcomes.close()  # type: ignore[attr-defined]
@@ -477,12 +479,6 @@ def test_another_public_key_than_ours_is_refused(node: Node, peer_keys: list[str
     assert node.links()[link.name].device.public_key == node.public_key
 
 
-def test_what_is_not_of_wireguard_is_refused(node: Node) -> None:
-    (error,) = node.apply(BabelInterfaceAdded("x", ""))
-
-    assert error is not None
-
-
 def program(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -493,7 +489,7 @@ def test_a_program_that_does_not_start(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = program(tmp_path / "broken", "echo out of luck >&2; exit 3")
-    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, broken)
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, broken)
 
     (error,) = node.apply(LinkAdded(node.link(0)))
 
@@ -507,7 +503,7 @@ def test_a_program_that_goes_to_the_background(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapper = program(tmp_path / "daemon", 'unset WG_PROCESS_FOREGROUND; wireguard-go "$1"')
-    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, wrapper)
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, wrapper)
     link = node.link(0, port=20000)
 
     node.must(LinkAdded(link))
@@ -522,13 +518,13 @@ def test_a_zone_that_a_program_tells_by_name_is_kept_by_number(
 ) -> None:
     """The wireguard-go of Debian 12 drops the zone of an endpoint; later ones tell its name."""
 
-    def later(answer: bytes) -> uapi.DeviceState:
-        return decode_get(answer.replace(b"[fe80::7]", b"[fe80::7%under]"))
+    def later(answer: bytes, key: KeyPair) -> DeviceState:
+        return decode_get(answer.replace(b"[fe80::7]", b"[fe80::7%under]"), key)
 
     decode_get = uapi.decode_get
     machine.run(["ip", "link", "add", "under", "type", "bridge"], node.transit)
     link = node.link(0, peers=[LinkPeer(peer_keys[0], Endpoint("fe80::7", 5))])
-    node.must(*births(link))
+    node.must(*added(link))
     monkeypatch.setattr(uapi, "decode_get", later)
 
     index = machine.links(node.transit)["under"]["ifindex"]

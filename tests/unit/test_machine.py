@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import pytest
+from msgspec import structs
 
 from rait.adapters import netns
+from rait.adapters.wireguard.sockets import Sockets
 from rait.app.machine import LEFT_ALONE, Machine
-from rait.domain.backend import Outcome
-from rait.domain.events import Event, LinkAdded, LinkRemoved
-from rait.domain.topology import BackendKind, Device, Link, LinkSettings, Origin
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    PeerAdded,
+    PeerRemoved,
+)
+from rait.domain.topology import BackendKind, Device, Link, LinkPeer, LinkSettings, Origin
 
 
 class Recorder:
     """A backend that fails for some links, and remembers what it was asked to do."""
 
+    kind: BackendKind = "kernel"
+
     def __init__(self, *failing: str) -> None:
         self.failing = failing
-        self.asked: list[Event] = []
+        self.batches: list[list[Event]] = []
 
-    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
-        self.asked += events
-        for index, event in enumerate(events):
-            yield Outcome(index, "refused" if event.name in self.failing else None)
+    def apply(self, _: Sockets | None, events: Sequence[Event]) -> Iterator[str | None]:
+        self.batches.append(list(events))
+        for event in events:
+            yield "refused" if event.name in self.failing else None
 
 
 def link(name: str, backend: BackendKind) -> Link:
     return Link(name, Origin(backend), LinkSettings(1420, 54), Device("key"))
+
+
+def use(machine: Machine, kernel: Recorder, userspace: Recorder) -> None:
+    machine._kernel, machine._userspace = kernel, userspace  # type: ignore[assignment]
+
+
+def errors(machine: Machine, *events: Event) -> list[str | None]:
+    outcomes = {outcome.index: outcome.error for outcome in machine.apply(events)}
+    return [outcomes[index] for index in range(len(events))]
 
 
 @pytest.fixture
@@ -38,13 +59,60 @@ def machine() -> Iterator[Machine]:
 
 def test_a_link_that_cannot_go_is_not_made_again_by_the_other_backend(machine: Machine) -> None:
     kernel, userspace = Recorder("stuck"), Recorder()
-    machine._backends = {"kernel": kernel, "userspace": userspace}  # type: ignore[dict-item]
+    use(machine, kernel, userspace)
     events = (
         LinkRemoved(link("free", "kernel")),
         LinkRemoved(link("stuck", "kernel")),
         LinkAdded(link("free", "userspace")),
         LinkAdded(link("stuck", "userspace")),
     )
-    outcomes = {outcome.index: outcome.error for outcome in machine.apply(events)}
-    assert outcomes == {0: None, 1: "refused", 2: None, 3: LEFT_ALONE}
-    assert userspace.asked == [events[2]]
+    assert errors(machine, *events) == [None, "refused", None, LEFT_ALONE]
+    assert userspace.batches == [[events[2]]]
+
+
+def test_what_is_of_one_sort_goes_together_and_a_link_never_twice(machine: Machine) -> None:
+    kernel = Recorder()
+    use(machine, kernel, Recorder())
+    one, two = link("one", "kernel"), link("two", "kernel")
+    peer, other = LinkPeer("peer"), LinkPeer("other")
+    changed = structs.replace(one.device, fwmark=7)
+    batches: list[list[Event]] = [
+        [LinkAdded(one), LinkAdded(two)],
+        [DeviceUpdated("one", one.device, changed)],
+        [DeviceUpdated("one", changed, one.device)],
+        [PeerAdded("one", peer), PeerAdded("two", peer)],
+        [PeerAdded("one", other), PeerRemoved("two", peer)],
+        [LinkRemoved(one), LinkRemoved(two)],
+    ]
+    assert set(errors(machine, *chain.from_iterable(batches))) == {None}
+    assert kernel.batches == batches
+
+
+def test_the_later_events_of_a_link_that_failed_fail_too(machine: Machine) -> None:
+    kernel = Recorder("one")
+    use(machine, kernel, Recorder())
+    one, two = link("one", "kernel"), link("two", "kernel")
+    events = [LinkAdded(one), LinkAdded(two)]
+    later = [PeerAdded("one", LinkPeer("peer")), PeerAdded("two", LinkPeer("peer"))]
+    assert errors(machine, *events, *later) == ["refused", None, LEFT_ALONE, None]
+    assert kernel.batches == [events, later[1:]]
+
+
+def test_a_link_that_moves_is_removed_where_it_was(machine: Machine) -> None:
+    """And its namespace, which is not to be had, fails it alone."""
+    kernel = Recorder()
+    use(machine, kernel, Recorder())
+    here, stays = link("moves", "kernel"), link("stays", "kernel")
+    there = structs.replace(here, origin=Origin("kernel", "no-such-namespace"))
+    events = [LinkRemoved(here), LinkAdded(there), LinkAdded(stays)]
+    removed, moved, stayed = errors(machine, *events)
+    assert (removed, stayed) == (None, None)
+    assert "network namespace no-such-namespace does not exist" in (moved or "")
+    assert kernel.batches == [[events[0]], [events[2]]]
+
+
+def test_what_is_of_babeld_reaches_no_backend(machine: Machine) -> None:
+    kernel, userspace = Recorder(), Recorder()
+    use(machine, kernel, userspace)
+    assert list(machine.apply([BabelInterfaceAdded("x", "")])) == []
+    assert kernel.batches == userspace.batches == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import threading
@@ -10,23 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from rait.adapters.keys import KeyPair, public_key
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.uapi import (
-    DeviceState,
-    PeerState,
     RefusedError,
     UapiError,
     decode_get,
     decode_set,
     encode_set,
 )
+from rait.domain.backend import DeviceState
 from rait.domain.config.schema import Secret
-from rait.domain.topology import Endpoint
+from rait.domain.topology import Device, Endpoint, LinkPeer
 from rait.domain.writes import DeviceWrite, PeerWrite
 
 SECRET = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 SECRET_HEX = "289257983b405d2acc1ae209572ff678feb98179b53d3cbbbc247fe0efef1042"
 KEY = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+OWN = KeyPair(Secret(SECRET), "ours")
 KEY_HEX = "f98db7975aabf6810ce1696a3efa78206d933d774d09ad75b708a90ef3874f7c"
 
 ANSWER = f"""private_key={SECRET_HEX}
@@ -49,32 +51,30 @@ errno=0
 
 
 def test_an_answer_is_read_whole() -> None:
-    assert decode_get(ANSWER) == DeviceState(
-        private_key=Secret(SECRET),
-        listen_port=50221,
-        fwmark=54,
-        peers=(
-            PeerState(
-                public_key=KEY,
-                endpoint=Endpoint("2001:db8::1", 50153),
-                keepalive=111,
-                allowed_ips=("0.0.0.0/0", "::/0"),
-                handshake=1700000000,
-                received=2224,
-                sent=38333,
-            ),
-        ),
+    assert decode_get(ANSWER, OWN) == DeviceState(
+        Device("ours", 50221, 54),
+        (LinkPeer(KEY, Endpoint("2001:db8::1", 50153), 111),),
+        handshakes={KEY: 1700000000},
+        received={KEY: 2224},
+        sent={KEY: 38333},
     )
 
 
+def test_a_device_with_another_key_is_told_by_its_public_key() -> None:
+    other = bytes(range(1, 33))
+    state = decode_get(f"private_key={other.hex()}\nerrno=0\n\n".encode(), OWN)
+    assert state.device.public_key == public_key(Secret(base64.b64encode(other).decode()))
+
+
 def test_a_bare_device() -> None:
-    assert decode_get(b"errno=0\n\n") == DeviceState()
+    assert decode_get(b"errno=0\n\n", OWN) == DeviceState(Device(""))
     no_key = f"private_key={'0' * 64}\nerrno=0\n\n".encode()
-    assert decode_get(no_key) == DeviceState()
+    assert decode_get(no_key, OWN) == DeviceState(Device(""))
 
 
 def test_keys_unknown_here_are_passed_over() -> None:
-    assert decode_get(b"colour=blue\nlisten_port=1\nerrno=0\n\n") == DeviceState(listen_port=1)
+    state = decode_get(b"colour=blue\nlisten_port=1\nerrno=0\n\n", OWN)
+    assert state == DeviceState(Device("", 1))
 
 
 def test_a_change_is_written_in_the_protocols_words() -> None:
@@ -152,7 +152,7 @@ def test_a_peer_is_removed_by_its_key() -> None:
 )
 def test_a_malformed_answer_is_an_error(answer: bytes) -> None:
     with pytest.raises(UapiError):
-        decode_get(answer)
+        decode_get(answer, OWN)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_malformed_answer_is_an_error(answer: bytes) -> None:
 )
 def test_a_malformed_private_key_is_not_quoted(bad: str) -> None:
     with pytest.raises(UapiError) as caught:
-        decode_get(f"{bad}\nerrno=0\n\n".encode())
+        decode_get(f"{bad}\nerrno=0\n\n".encode(), OWN)
 
     assert SECRET_HEX[:16] not in str(caught.value)
     assert SECRET_HEX[:16] not in repr(caught.value.__context__)
@@ -243,7 +243,7 @@ def test_a_client_asks_and_tells(program: Program) -> None:
     program.serve(ANSWER)
     with uapi.Client("wg9") as client:
         assert client.pid == os.getpid()
-        assert client.get() == decode_get(ANSWER)
+        assert client.get(OWN) == decode_get(ANSWER, OWN)
     program.serve(b"errno=0\n\n")
     with uapi.Client("wg9") as client:
         client.set(DeviceWrite(fwmark=7))
@@ -262,14 +262,14 @@ def test_a_program_that_hangs_is_given_up(program: Program) -> None:
     program.serve(b"listen_port=1\n", hang=True)
 
     with uapi.Client("wg9", 0.1) as client, pytest.raises(UapiError, match=r"0\.1 s"):
-        client.get()
+        client.get(OWN)
 
 
 def test_a_program_that_hangs_up_is_an_error(program: Program) -> None:
     program.serve(b"listen_port=1\n")
 
     with uapi.Client("wg9") as client, pytest.raises(UapiError, match=r"wg9\.sock.*hung up"):
-        client.get()
+        client.get(OWN)
 
 
 def test_an_endless_answer_is_given_up(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_an_endless_answer_is_given_up(program: Program, monkeypatch: pytest.Mon
     program.serve(b"x=1\n" * 5000, hang=True)
 
     with uapi.Client("wg9") as client, pytest.raises(UapiError, match="1000 bytes"):
-        client.get()
+        client.get(OWN)
 
 
 def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

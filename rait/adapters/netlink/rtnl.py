@@ -198,12 +198,12 @@ def decode_address(body: bytes) -> tuple[int, str | None]:
     return index, f"{socket.inet_ntop(socket.AF_INET6, raw)}/{prefix}"
 
 
-def indexes(rtnl: NetlinkSocket) -> Iterator[tuple[str, int]]:
-    """Names and indexes of the WireGuard links in the socket's namespace."""
-    for body in rtnl.dump(list_links(WIREGUARD)):
+def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:
+    """Names and indexes of the links of one kind in the socket's namespace."""
+    for body in rtnl.dump(list_links(kind)):
         index, _, found = attributes_of_link(body)
         # Kernels before 4.6 do not filter.
-        if IFLA_IFNAME in found and kind_of(found) == WIREGUARD:
+        if IFLA_IFNAME in found and kind_of(found) == kind:
             yield _text(found[IFLA_IFNAME]), index
 
 

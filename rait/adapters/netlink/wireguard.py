@@ -10,8 +10,6 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Any
 
-from msgspec import Struct as Record
-
 from rait.adapters.netlink.picker import BYTES, U16, U32, U64, Picker
 from rait.adapters.netlink.socket import (
     MalformedError,
@@ -21,6 +19,7 @@ from rait.adapters.netlink.socket import (
     attributes,
     nested,
 )
+from rait.domain.backend import DeviceState
 from rait.domain.config.hosts import ifname_bytes
 from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, counted
@@ -97,19 +96,6 @@ PskDigest = Callable[[str, bytes], str]
 _ALLOWED_IPS_AT_ONCE = 512
 _PEERS_BYTES = 32 << 10
 """A nested attribute ends at 64 KiB; a peer with the most allowed IPs at once takes 20 KiB."""
-
-
-class DeviceState(Record, frozen=True):
-    """A WireGuard device as the kernel tells it, but for its private key.
-
-    ``peers`` are in the order of their keys; times and counters as in ObservedLink.
-    """
-
-    device: Device
-    peers: tuple[LinkPeer, ...]
-    handshakes: dict[str, int]
-    received: dict[str, int]
-    sent: dict[str, int]
 
 
 def find_family(generic: NetlinkSocket) -> int:

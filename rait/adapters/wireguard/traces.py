@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from rait.adapters import netns
 from rait.adapters.netns import Netns
-from rait.adapters.wireguard import uapi
-from rait.adapters.wireguard import userspace_process as programs
-from rait.domain.config.hosts import ifname_text
+from rait.adapters.wireguard import process, uapi
 from rait.domain.topology import Link
 
 _TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
@@ -23,45 +20,11 @@ def home_of(link: Link) -> Netns | None:
     if link.origin.backend != "userspace":
         return None
     try:
-        for home, _ in tuns_served(link.name, link.origin.netns):
+        for home, _ in process.tuns_served(link.name, link.origin.netns):
             return home
     except (OSError, uapi.UapiError):
         return None
     return None
-
-
-def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
-    """The tuns of the program that listens under a link's name: where each is, and its name now.
-
-    The caller closes the namespaces, which have the spelling ``spec``. Raises OSError or UapiError
-    if the program cannot be looked at.
-    """
-    try:
-        with uapi.Client(name) as client:
-            pid = client.pid
-    except (FileNotFoundError, ConnectionRefusedError):
-        return
-    with programs.Process(pid) as process:
-        if not programs.is_trusted(pid):
-            return  # the one that made the socket ended, and another user's has its id
-        for descriptor, now in _tuns_of(pid):
-            home = process.home_descriptor(descriptor)
-            if home is not None:
-                yield netns.adopt(spec, home), now
-
-
-def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            if programs.target_of(f"/proc/{pid}/fd/{name}") != programs.TUN:
-                continue
-            with open(f"/proc/{pid}/fdinfo/{name}", "rb") as file:
-                info = file.read()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for line in info.split(b"\n"):
-            if line.startswith(b"iff:\t"):
-                yield int(name), ifname_text(line[5:])
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:

@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from msgspec import Struct
-
+from rait.adapters.keys import KeyPair
+from rait.domain.backend import DeviceState
 from rait.domain.config.hosts import ifname_bytes, ip_literal
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
-from rait.domain.topology import Endpoint
+from rait.domain.topology import Device, Endpoint, LinkPeer
 from rait.domain.writes import DeviceWrite, PeerWrite
 
 _T = TypeVar("_T")
@@ -42,7 +42,7 @@ TIMEOUT = 5.0
 """Seconds for one request and its answer."""
 
 _KEY_BYTES = 32
-_NO_KEY = bytes(_KEY_BYTES)
+_NO_KEY = "00" * _KEY_BYTES
 _ALL_ADDRESSES = frozenset({"0.0.0.0/0", "::/0"})
 """The allowed IPs of our peers, both."""
 
@@ -59,40 +59,6 @@ class RefusedError(UapiError):
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
         self.errno = number
-
-
-class PeerState(Struct, frozen=True, kw_only=True):
-    """A peer as the program tells it; ``psk`` is its preshared key, None where it has none.
-
-    ``handshake`` is the unix time of the last one in seconds (0 for never); ``received`` and
-    ``sent`` are bytes, ``keepalive`` is seconds.
-    """
-
-    public_key: str
-    psk: Secret | None = None
-    endpoint: Endpoint | None = None
-    keepalive: int = 0
-    allowed_ips: tuple[str, ...] = ()
-    handshake: int = 0
-    received: int = 0
-    sent: int = 0
-
-
-class DeviceState(Struct, frozen=True, kw_only=True):
-    """A device as the program tells it; ``private_key`` is None while it has none."""
-
-    private_key: Secret | None = None
-    listen_port: int = 0
-    fwmark: int = 0
-    peers: tuple[PeerState, ...] = ()
-
-
-def clamped(secret: Secret) -> bytes:
-    """The private key as X25519 uses it (RFC 7748, section 5), which is how programs tell it."""
-    key = bytearray.fromhex(_hex_key(secret.reveal()))
-    key[0] &= 0xF8
-    key[31] = key[31] & 0x7F | 0x40
-    return bytes(key)
 
 
 def encode_set(write: DeviceWrite, secret: Secret | None = None) -> bytes:
@@ -122,29 +88,35 @@ def decode_set(answer: bytes) -> None:
         raise UapiError(f"the answer to a change holds {shown(pairs[0][0])}")
 
 
-def decode_get(answer: bytes) -> DeviceState:
-    """The device that the answer to ``get=1`` tells of.
+def decode_get(answer: bytes, key: KeyPair) -> DeviceState:
+    """The device that the answer to ``get=1`` tells of, with what stands for its secret keys.
 
     Keys unknown here are passed over, as the protocol asks. Raises RefusedError for its errno and
     UapiError for an answer that is not well formed.
     """
-    device: dict[str, str] = {}
-    peers: list[dict[str, str]] = []
-    allowed: list[list[str]] = []
-    for key, value in _pairs(answer):
-        if key == "public_key":
-            peers.append({key: value})
-            allowed.append([])
-        elif key == "allowed_ip" and peers:
-            allowed[-1].append(value)
+    fields = device = dict[str, str]()
+    peers: dict[str, dict[str, str]] = {}
+    allowed: dict[str, list[str]] = {}
+    peer = ""
+    for name, value in _pairs(answer):
+        if name == "public_key":
+            peer = _text_key(value)
+            fields = peers.setdefault(peer, {})
+            allowed.setdefault(peer, [])
+        elif name == "allowed_ip" and peer:
+            allowed[peer].append(value)
         else:
-            (peers[-1] if peers else device)[key] = value
-    private_key = device.get("private_key")
+            fields[name] = value
     return DeviceState(
-        private_key=None if private_key is None else _secret("private_key", private_key),
-        listen_port=_number(device, "listen_port", 0xFFFF),
-        fwmark=_number(device, "fwmark", 0xFFFFFFFF),
-        peers=tuple(_peer(peer, ips) for peer, ips in zip(peers, allowed, strict=True)),
+        Device(
+            key.public_of(_raw_key("private_key", device.get("private_key", _NO_KEY))),
+            _number(device, "listen_port", 0xFFFF),
+            _number(device, "fwmark", 0xFFFFFFFF),
+        ),
+        tuple(_peer(name, peers[name], allowed[name], key) for name in sorted(peers)),
+        _numbers(peers, "last_handshake_time_sec", 2**63 - 1),
+        _numbers(peers, "rx_bytes", 2**64 - 1),
+        _numbers(peers, "tx_bytes", 2**64 - 1),
     )
 
 
@@ -196,9 +168,9 @@ class Client:
         """Close the connection."""
         self._socket.close()
 
-    def get(self) -> DeviceState:
-        """The device as it is. Raises UapiError."""
-        return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n")))
+    def get(self, key: KeyPair) -> DeviceState:
+        """The device as it is; ``key`` is the node's own. Raises UapiError."""
+        return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n"), key))
 
     def set(self, write: DeviceWrite, secret: Secret | None = None) -> None:
         """Write to the device. Raises RefusedError, or UapiError when the talk itself fails."""
@@ -286,17 +258,16 @@ def _check_errno(line: str) -> None:
         raise RefusedError(f"refused with errno {number} ({name}, {os.strerror(number)})", number)
 
 
-def _peer(fields: dict[str, str], allowed_ips: list[str]) -> PeerState:
-    psk = fields.get("preshared_key")
-    return PeerState(
-        public_key=_text_key("public_key", fields["public_key"]),
-        psk=None if psk is None else _secret("preshared_key", psk),
-        endpoint=_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
-        keepalive=_number(fields, "persistent_keepalive_interval", 0xFFFF),
-        allowed_ips=_networks(allowed_ips),
-        handshake=_number(fields, "last_handshake_time_sec", 2**63 - 1),
-        received=_number(fields, "rx_bytes", 2**64 - 1),
-        sent=_number(fields, "tx_bytes", 2**64 - 1),
+def _peer(
+    public_key: str, fields: dict[str, str], allowed_ips: list[str], key: KeyPair
+) -> LinkPeer:
+    psk = _raw_key("preshared_key", fields.get("preshared_key", _NO_KEY))
+    return LinkPeer(
+        public_key,
+        _endpoint(fields["endpoint"]) if "endpoint" in fields else None,
+        _number(fields, "persistent_keepalive_interval", 0xFFFF),
+        _networks(allowed_ips),
+        key.psk_digest(public_key, psk),
     )
 
 
@@ -320,13 +291,12 @@ def _raw_key(field: str, value: str) -> bytes:
         raise UapiError(f"{field} is not {2 * _KEY_BYTES} hexadecimal digits") from None
 
 
-def _text_key(field: str, value: str) -> str:
-    return binascii.b2a_base64(_raw_key(field, value), newline=False).decode()
+def _text_key(value: str) -> str:
+    return binascii.b2a_base64(_raw_key("public_key", value), newline=False).decode()
 
 
-def _secret(field: str, value: str) -> Secret | None:
-    key = _raw_key(field, value)
-    return None if key == _NO_KEY else Secret(binascii.b2a_base64(key, newline=False).decode())
+def _numbers(peers: dict[str, dict[str, str]], field: str, most: int) -> dict[str, int]:
+    return {key: _number(fields, field, most) for key, fields in peers.items()}
 
 
 def _number(fields: dict[str, str], key: str, most: int) -> int:

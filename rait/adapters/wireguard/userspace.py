@@ -1,6 +1,6 @@
 """WireGuard links of a program in userspace, for machines whose kernel has no WireGuard.
 
-A link is born in the transit namespace, where its program keeps the UDP socket, and its tun is
+A link is made in the transit namespace, where its program keeps the UDP socket, and its tun is
 then moved to the target one. wireguard-go learns of a new mtu in its own namespace alone, so the
 mtu is set before the move; one that is changed later costs at most 15 bytes of padding too many.
 
@@ -12,184 +12,193 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Literal, Protocol
 
 from msgspec import structs
 
-from rait.adapters.namespaces import Namespaces, Where
+from rait.adapters.keys import KeyPair
+from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import rtnl
-from rait.adapters.netns import Netns, describe, entered, reason
-from rait.adapters.wireguard import traces, uapi
-from rait.adapters.wireguard import userspace_process as programs
-from rait.adapters.wireguard.userspace_birth import (
+from rait.adapters.netlink.socket import NetlinkError
+from rait.adapters.netns import Netns, entered, reason
+from rait.adapters.wireguard import process as programs
+from rait.adapters.wireguard import uapi
+from rait.adapters.wireguard.sockets import TUN, Sockets, update_settings
+from rait.adapters.wireguard.userspace_setup import (
     ANSWER_SECONDS,
-    TUN,
-    Key,
-    awaited_half_born,
-    end_half_born,
+    Setup,
+    end_leftover,
+    find_leftover,
+    set_port,
 )
-from rait.adapters.wireguard.userspace_session import Session, Step
-from rait.domain.backend import Interface, ObservedLink, Outcome, UnreadLink
-from rait.domain.config.schema import Secret
-from rait.domain.errors import MachineError
-from rait.domain.events import Event, LinkAdded, LinkRemoved
-from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.backend import Interface, ObservedLink, UnreadLink, observed
+from rait.domain.errors import MachineError, RaitError
+from rait.domain.events import (
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    PeerUpdated,
+)
+from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
+from rait.domain.writes import NOTHING, DeviceWrite, PeerEvent, write_of
 
-_MOST_STARTS = 64
+_AT_ONCE = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
 
 _ENDING_SECONDS = 3.0
 """A program that hung up in the middle of a talk is given so long to end: then it is no link."""
 
 
-def available() -> bool:
-    """Whether userspace links can be made here; ``why_not`` tells what is missing."""
-    return not why_not()
-
-
-def why_not() -> str:
-    """What is missing for userspace links, and how to get it; "" if nothing is."""
-    return programs.why_not()
-
-
 class UserspaceBackend:
-    """Links of userspace programs with their UDP sockets in ``transit``, all with one key.
-
-    ``public_key`` belongs to ``secret``; without a secret, links can be neither made nor given a
-    key. ``transit`` and ``namespaces`` stay the caller's to close.
-    """
+    """Links of userspace programs with their UDP sockets in ``transit``, all with one key."""
 
     kind: Literal["userspace"] = "userspace"
 
-    def __init__(
-        self,
-        transit: Netns,
-        secret: Secret | None,
-        public_key: str,
-        namespaces: Namespaces | None = None,
-    ) -> None:
+    def __init__(self, transit: Sockets, key: KeyPair) -> None:
         self._transit = transit
-        self._key = Key(secret, public_key)
-        self._namespaces = namespaces or Namespaces()
-        self._where: dict[str, Where] = {}
-        self._served: dict[str, str] = {}
+        self._key = key
+        self._made_as: dict[str, str] = {}
 
-    def observe(self, ns: Netns, interfaces: Mapping[str, Interface]) -> Mapping[str, ObservedLink]:
-        """See Backend, and ``look``."""
-        return self.look(ns, interfaces)[0]
-
-    def look(
-        self, ns: Netns, interfaces: Mapping[str, Interface]
+    def observe(
+        self, via: Sockets, interfaces: Mapping[str, Interface]
     ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
-        """What ``observe`` finds, and the tuns of which it cannot tell whether they are links.
+        """See Backend. Raises MachineError where nothing can be told at all.
 
         A tun is WireGuard if the program that holds it answers on its socket, and it is not if
-        nobody listens there. Raises MachineError where nothing can be told at all.
+        nobody listens there.
         """
         found: dict[str, ObservedLink] = {}
         unread: dict[str, UnreadLink] = {}
-        tuns = [interface for interface in interfaces.values() if interface.kind == TUN]
-        for tun in tuns:
+        for tun in interfaces.values():
+            if tun.kind != TUN:
+                continue
             try:
-                link = _observed(tun, ns, self._transit, self._key)
+                link = self._link_of(tun, via.ns, tun.name)
             except (OSError, uapi.UapiError) as error:
-                unread[tun.name] = UnreadLink(ns.spec, tun.group, _why_unread(tun, error))
+                unread[tun.name] = UnreadLink(via.ns.spec, tun.group, _why_unread(tun, error))
             else:
                 if link is not None:
                     found[tun.name] = link
-        self._where.update(dict.fromkeys(found, (ns.spec, ns.instance)))
         return found, unread
 
-    def trace(self, link: Link) -> ObservedLink | None:
+    def trace(self, link: Link, namespaces: Namespaces) -> ObservedLink | None:
         """A link that is no longer where it was, or has another name there: as it is now.
 
         Its program tells, which listens under the name that the link was made with. None where
-        there is none, or it is not ours. Raises OSError or UapiError where one cannot tell.
+        there is none, or it is not ours. Raises OSError or RaitError where one cannot tell.
         """
-        for home, name in traces.tuns_served(link.name, link.origin.netns):
-            ns = self._namespaces.keep(home)
+        for home, name in programs.tuns_served(link.name, link.origin.netns):
+            ns = namespaces.keep(home)
             tun = rtnl.interfaces(ns).get(name)
-            seen = None if tun is None else _observed(tun, ns, self._transit, self._key, link.name)
-            if seen is not None and seen.link.device.public_key in ("", *self._keys_of(link)):
-                self._where[name] = (ns.spec, ns.instance)
-                self._served[name] = link.name
+            seen = None if tun is None else self._link_of(tun, ns, link.name)
+            ours = ("", link.device.public_key, self._key.public)
+            if seen is not None and seen.link.device.public_key in ours:
+                self._made_as[name] = link.name
                 return seen
         return None
 
-    def _keys_of(self, link: Link) -> tuple[str, str]:
-        return link.device.public_key, self._key.public
+    def _link_of(self, tun: Interface, ns: Netns, made_as: str) -> ObservedLink | None:
+        """The link that a tun is; None if it is none. Raises OSError or UapiError: one cannot say.
 
-    def apply(self, events: Sequence[Event]) -> Iterator[Outcome]:
-        """See Backend. New links start together, and removed ones end together."""
-        if not events:
-            return
-        places = self._where, self._namespaces, self._served
-        session = Session(self._transit, self._key, *places)
-        try:
-            for run in _runs(events):
-                yield from session.carry_out(run)
-        finally:
-            session.close()
-
-    def strays(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Those of the names for which a killed run left a half-made link, and what it is.
-
-        That is a program in our transit namespace with its tun still there, in no group, and with
-        no key or ours. Once the tun is in the target namespace, ``observe`` sees the link.
+        ``made_as`` is the name that it was made with.
         """
-        found = {}
-        for name in names:
-            process = awaited_half_born(name, self._transit, self._key)
-            if process is not None:
-                process.close()
-                found[name] = f"process {process.pid} in {describe(self._transit.spec)}"
-        return found
-
-    def end_stray(self, name: str) -> bool:
-        """End the half-made link of this name; whether there was one. Raises RaitError."""
-        return end_half_born(name, self._transit, self._key)
-
-
-def _observed(
-    tun: Interface, target: Netns, transit: Netns, key: Key, made_as: str | None = None
-) -> ObservedLink | None:
-    """The link that a tun is; None if it is none. Raises OSError or UapiError if one cannot say.
-
-    ``made_as`` is the name that it was made with, if that is another one.
-    """
-    try:
-        client = uapi.Client(made_as or tun.name, ANSWER_SECONDS)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    with client:
-        held = programs.hold_owner(tun.name, client.pid, lambda o: o.is_home_in(target))
-        if held is None:
+        try:
+            client = uapi.Client(made_as, ANSWER_SECONDS)
+        except (FileNotFoundError, ConnectionRefusedError):
             return None
-        process, owner = held
-        with process:
-            try:
-                state = client.get()
-            except uapi.UapiError as error:
-                if process.ended(_ENDING_SECONDS):
-                    return None
-                raise uapi.UapiError(
-                    f"{error}; process {owner.pid} serves it: let that one go on "
-                    f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
-                ) from None
-    return ObservedLink(
-        link=Link(
-            name=tun.name,
-            origin=Origin("userspace", target.spec, owner.transit, target.instance),
-            settings=LinkSettings(tun.mtu, tun.group, tun.master, tun.up, tun.address),
-            device=Device(key.public_of(state.private_key), state.listen_port, state.fwmark),
-            peers=_peers(state, key, transit if owner.transit == transit.identity else None),
-        ),
-        handshakes={peer.public_key: peer.handshake for peer in state.peers},
-        received={peer.public_key: peer.received for peer in state.peers},
-        sent={peer.public_key: peer.sent for peer in state.peers},
-        renamed=made_as not in (None, tun.name),
-    )
+        with client:
+            held = programs.hold_owner(tun.name, client.pid, lambda o: o.is_home_in(ns))
+            if held is None:
+                return None
+            process, owner = held
+            with process:
+                try:
+                    state = client.get(self._key)
+                except uapi.UapiError as error:
+                    if process.ended(_ENDING_SECONDS):
+                        return None
+                    raise uapi.UapiError(
+                        f"{error}; process {owner.pid} serves it: let that one go on "
+                        f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
+                    ) from None
+        if owner.transit == self._transit.ns.identity:
+            state = structs.replace(state, peers=tuple(map(self._numbered, state.peers)))
+        origin = Origin(self.kind, ns.spec, owner.transit, ns.instance)
+        return observed(tun, origin, state, renamed=made_as != tun.name)
+
+    def _numbered(self, peer: LinkPeer) -> LinkPeer:
+        """The peer whose endpoint has its zone's index for its name, as the kernel's has it."""
+        address, _, zone = peer.endpoint.address.partition("%") if peer.endpoint else ("", "", "")
+        if peer.endpoint is None or not zone or zone.isdecimal():
+            return peer
+        try:
+            with entered(self._transit.ns):
+                index = socket.if_nametoindex(zone)
+        except OSError:  # the interface is gone
+            return peer
+        endpoint = Endpoint(f"{address}%{index}", peer.endpoint.port)
+        return structs.replace(peer, endpoint=endpoint)
+
+    def apply(self, via: Sockets | None, events: Sequence[Event]) -> Iterator[str | None]:
+        """See Backend. New links start together, and removed ones end together."""
+        if via is None or isinstance(events[0], LinkRemoved):
+            names = [(event.name, self._made_as.get(event.name, event.name)) for event in events]
+            yield from _side_by_side([_Removal(name, made_as, via) for name, made_as in names])
+        elif isinstance(events[0], LinkUpdated):
+            updates = [event for event in events if isinstance(event, LinkUpdated)]
+            errors = update_settings(via, TUN, updates)
+            yield from (str(errors[e.name]) if e.name in errors else None for e in events)
+        elif isinstance(events[0], LinkAdded):
+            links = [event.link for event in events if isinstance(event, LinkAdded)]
+            for start in range(0, len(links), _AT_ONCE):
+                some = links[start : start + _AT_ONCE]
+                yield from _side_by_side([Setup(x, self._key, self._transit, via) for x in some])
+        else:
+            writes = [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)]
+            yield from (_failure(partial(self._write, event)) for event in writes)
+
+    def is_leftover(self, name: str) -> bool:
+        """Whether a killed run left a half-made link of this name. Raises RaitError."""
+        process = find_leftover(name, self._transit, self._key)
+        if process is not None:
+            process.close()
+        return process is not None
+
+    def end_leftover(self, name: str) -> bool:
+        """End the half-made link of this name; whether there was one. Raises RaitError."""
+        return end_leftover(name, self._transit, self._key)
+
+    def _write(self, event: DeviceUpdated | PeerEvent) -> None:
+        """Have the program of a link carry out what an event changes. Raises RaitError."""
+        write = write_of(event)
+        secret = self._key.secret_of(write.public_key) if write.public_key is not None else None
+        with _client(event.name) as client:
+            if isinstance(event, PeerUpdated):
+                # A program passes over an update of a peer that it does not have, and says nothing.
+                known = {peer.public_key for peer in client.get(self._key).peers}
+                if event.before.public_key not in known:
+                    raise RaitError(f"it has no peer {event.before.public_key}")
+            rest = structs.replace(write, listen_port=None)
+            if rest != NOTHING:
+                client.set(rest, secret)
+            if write.listen_port is not None:
+                self._change_port(client, write.listen_port)
+
+    def _change_port(self, client: uapi.Client, port: int) -> None:
+        # The event's own idea of it may be 0, for a port that the program chose.
+        old = client.get(self._key).device.listen_port
+        try:
+            set_port(client, port, self._transit.ns)
+        except RaitError:
+            # The program gave its old socket up before it knew that it gets no new one.
+            with suppress(RaitError):
+                client.set(DeviceWrite(listen_port=old))
+            raise
 
 
 def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
@@ -201,56 +210,109 @@ def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
     return f"{uapi.socket_path(tun.name)}: {reason(error)}"
 
 
-def _peers(state: uapi.DeviceState, key: Key, transit: Netns | None) -> tuple[LinkPeer, ...]:
-    peers = [
-        LinkPeer(
-            peer.public_key,
-            _numbered(peer.endpoint, transit),
-            peer.keepalive,
-            peer.allowed_ips,
-            key.psk_digest(peer.public_key, peer.psk),
-        )
-        for peer in state.peers
-    ]
-    return tuple(sorted(peers, key=lambda peer: peer.public_key))
-
-
-def _numbered(endpoint: Endpoint | None, transit: Netns | None) -> Endpoint | None:
-    """The endpoint with the index of its zone for its name, as the kernel's WireGuard has it."""
-    if endpoint is None or transit is None:
-        return endpoint
-    address, _, zone = endpoint.address.partition("%")
-    if not zone or zone.isdecimal():
-        return endpoint
+def _client(name: str) -> uapi.Client:
     try:
-        with entered(transit):
-            return structs.replace(endpoint, address=f"{address}%{socket.if_nametoindex(zone)}")
-    except OSError:  # the interface is gone
-        return endpoint
+        return uapi.Client(name)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise RaitError(
+            f"no program serves {uapi.socket_path(name)}: it ended; the next sync makes it anew"
+        ) from None
 
 
-def _runs(events: Iterable[Event]) -> Iterator[list[Step]]:
-    """Cut the events, in their order, into what is done together.
+class _Task(Protocol):
+    """Something that takes a while, and no work of ours meanwhile. ``close`` is harmless twice."""
 
-    Removals go together, and so do new links; anything else goes alone.
+    def begin(self) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def _side_by_side(tasks: Sequence[_Task]) -> Iterator[str | None]:
+    """Begin all the tasks, then finish one after the other; why each failed.
+
+    One that is not finished, as this one is not iterated to its end, is taken back.
     """
-    run: list[Step] = []
-    names: set[str] = set()
-    for step in enumerate(events):
-        if run and not _joins(run, step[1], names):
-            yield run
-            run, names = [], set()
-        run.append(step)
-        names.add(step[1].name)
-    if run:
-        yield run
+    try:
+        begun = [_failure(task.begin) for task in tasks]
+        for task, error in zip(tasks, begun, strict=True):
+            yield error or _failure(task.finish)
+    finally:
+        for task in tasks:
+            task.close()
 
 
-def _joins(run: Sequence[Step], event: Event, names: set[str]) -> bool:
-    first = run[0][1]
-    if isinstance(first, LinkRemoved):
-        return isinstance(event, LinkRemoved) and event.name not in names
-    if isinstance(first, LinkAdded):
-        fits = event.name not in names and len(names) < _MOST_STARTS
-        return isinstance(event, LinkAdded) and fits
-    return False
+def _failure(action: Callable[[], None]) -> str | None:
+    try:
+        action()
+    except RaitError as error:
+        return str(error)
+    except OSError as error:
+        return reason(error)
+    return None
+
+
+class _Removal:
+    """A link on its way out; without a namespace if that went before it, and its tun with it.
+
+    Its program is told to end, and its tun goes with it: programs end side by side, whereas the
+    kernel deletes one tun after the other, with a grace period for each.
+    """
+
+    def __init__(self, name: str, made_as: str, via: Sockets | None) -> None:
+        self._name = name
+        self._made_as = made_as
+        self._via = via
+        self._process: programs.Process | None = None
+
+    def begin(self) -> None:
+        """Tell the program to end and do not wait for it. Raises RaitError."""
+        if self._via is None:
+            return
+        found = self._via.find(self._name)
+        if found is None:
+            self._via = None
+        elif found.kind != TUN:
+            raise RaitError(f"it is of kind {found.kind or 'physical'} now, so it is left alone")
+        else:
+            self._process = _process_of(self._name, self._made_as, self._via.ns)
+            if self._process is not None:
+                self._process.signal(programs.SIGTERM)
+
+    def finish(self) -> None:
+        """Wait until nothing is left of it, by force if need be. Raises RaitError."""
+        if self._process is not None:
+            programs.end(self._made_as, self._process, programs.END_SECONDS)
+        if self._via is not None:
+            _delete_tun(self._name, self._via)
+        programs.listening(self._made_as)
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self._process is not None:
+            self._process.close()
+
+
+def _delete_tun(name: str, via: Sockets) -> None:
+    """Delete a tun that its program did not take along, or that had no program any more."""
+    found = via.find(name)
+    if found is None or found.kind != TUN:
+        return
+    try:
+        via.perform(rtnl.delete_link(found.index))
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+
+
+def _process_of(name: str, made_as: str, ns: Netns) -> programs.Process | None:
+    """The program whose tun this is, or None: its socket may belong to a link elsewhere.
+
+    None where one cannot tell, too: a program ends by itself when its tun is deleted.
+    """
+    try:
+        with uapi.Client(made_as) as client:
+            pid = client.pid
+        held = programs.hold_owner(name, pid, lambda owner: owner.is_home_in(ns))
+    except (OSError, uapi.UapiError):
+        return None
+    return None if held is None else held[0]

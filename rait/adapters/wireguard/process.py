@@ -26,10 +26,11 @@ from contextlib import suppress
 from msgspec import Struct
 
 from rait.adapters import netns
+from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.adapters.systemd import out_of_service
 from rait.adapters.wireguard import uapi
-from rait.domain.config.hosts import ifname_bytes
+from rait.domain.config.hosts import ifname_bytes, ifname_text
 from rait.domain.errors import RaitError
 
 PROGRAM_VARIABLE = "WG_USERSPACE_IMPLEMENTATION"
@@ -144,9 +145,11 @@ class Process:
 
         Nothing if it belongs to another user than root or ours, or has ended.
         """
-        if not is_trusted(self.pid):
+        if not _is_trusted(self.pid):
             return
-        for fd in _tun_descriptors(self.pid, name):
+        for fd, own_name in _tuns_of(self.pid):
+            if own_name != name:
+                continue
             transit = _transit_of(self.pid)
             home = self._home_of(fd)
             # Until here, what was read may have been that of a later process of the same id.
@@ -300,21 +303,21 @@ class Start:
             os.close(self._log)
             raise StartError(f"cannot run {program}: {error.strerror}") from error
 
-    def client(self) -> uapi.Client:
+    def client(self, key: KeyPair) -> uapi.Client:
         """Wait until the program answers. Raises StartError, and then nothing of it is left."""
         try:
-            client = self._connected(time.monotonic() + START_SECONDS)
+            client = self._connected(key, time.monotonic() + START_SECONDS)
         except BaseException:
             self.abort()
             raise
-        self._hush()
+        self._seal_log()
         return client
 
     def abort(self) -> None:
         """End the program."""
         with suppress(OSError, RaitError):
             self._abort()
-        self._hush()
+        self._seal_log()
 
     def _abort(self) -> None:
         if self._child.poll() is None:
@@ -332,22 +335,20 @@ class Start:
     def _is_of_ours(self, owner: Owner) -> bool:
         return self._transit.identity in (owner.transit, owner.home)
 
-    def _connected(self, deadline: float) -> uapi.Client:
+    def _connected(self, key: KeyPair, deadline: float) -> uapi.Client:
         while True:
             status = self._child.poll()
             try:
-                return self._checked(uapi.Client(self.name), deadline)
+                return self._checked(uapi.Client(self.name), key, deadline)
             except (FileNotFoundError, ConnectionRefusedError):
                 pass
             if status:
-                raise StartError(f"{self._program} ended with status {status}{self._said()}")
+                raise self._failed(f"ended with status {status}")
             if time.monotonic() > deadline:
-                raise StartError(
-                    f"{self._program} did not answer within {START_SECONDS:g} s{self._said()}"
-                )
+                raise self._failed(f"did not answer within {START_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
 
-    def _checked(self, client: uapi.Client, deadline: float) -> uapi.Client:
+    def _checked(self, client: uapi.Client, key: KeyPair, deadline: float) -> uapi.Client:
         """The client, if it is our program that answers and not one that was there before."""
         try:
             while self._child.poll() is None and client.pid != self._child.pid:
@@ -358,14 +359,15 @@ class Start:
                     )
                 time.sleep(_POLL_SECONDS)
             if self._child.poll():
-                raise StartError(f"{self._program} ended{self._said()}")
-            client.get()
+                raise self._failed("ended")
+            client.get(key)
         except BaseException:
             client.close()
             raise
         return client
 
-    def _said(self) -> str:
+    def _failed(self, how: str) -> StartError:
+        """What went wrong, with the last line of the program's log and what to do about it."""
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         said = f": {without_time(lines[-1])}" if lines else ""
@@ -373,9 +375,9 @@ class Start:
             said += "; run rait as root"
         if "too many open files" in said:
             said += "; raise the limit fs.inotify.max_user_instances (sysctl)"
-        return said
+        return StartError(f"{self._program} {how}{said}")
 
-    def _hush(self) -> None:
+    def _seal_log(self) -> None:
         """Keep the program's log, which nobody will read any more, from growing in memory."""
         if self._log < 0:
             return
@@ -402,8 +404,8 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
-    """The descriptors by which a process holds the tun of this name. Raises OSError."""
+def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
+    """The descriptors by which a process holds tuns, each with the tun's name. Raises OSError."""
     # A descriptor may be closed, and the process end, at any moment.
     gone = (FileNotFoundError, ProcessLookupError)
     try:
@@ -413,11 +415,16 @@ def _tun_descriptors(pid: int, name: str) -> Iterator[int]:
     with entries:
         for entry in entries:
             with suppress(*gone):
-                if target_of(entry.path) == TUN and _is_tun(pid, entry.name, name):
-                    yield int(entry.name)
+                if _target_of(entry.path) != TUN:
+                    continue
+                with open(f"/proc/{pid}/fdinfo/{entry.name}", "rb") as file:
+                    info = file.read()
+                for line in info.split(b"\n"):
+                    if line.startswith(b"iff:\t"):
+                        yield int(entry.name), ifname_text(line[5:])
 
 
-def target_of(link: str) -> str:
+def _target_of(link: str) -> str:
     """What a link in /proc/PID/fd leads to. Raises OSError."""
     try:
         return os.readlink(link)
@@ -427,13 +434,27 @@ def target_of(link: str) -> str:
         return ""  # a path longer than the kernel tells is not that of a tun
 
 
-def _is_tun(pid: int, descriptor: str, name: str) -> bool:
-    wanted = b"iff:\t" + ifname_bytes(name)
-    with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as file:
-        return wanted in file.read().split(b"\n")
+def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
+    """The tuns of the program that listens under a link's name: where each is, and its name now.
+
+    The caller closes the namespaces, which have the spelling ``spec``. Raises OSError or UapiError
+    if the program cannot be looked at.
+    """
+    try:
+        with uapi.Client(name) as client:
+            pid = client.pid
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    with Process(pid) as process:
+        if not _is_trusted(pid):
+            return  # the one that made the socket ended, and another user's has its id
+        for descriptor, now in _tuns_of(pid):
+            home = process.home_descriptor(descriptor)
+            if home is not None:
+                yield netns.adopt(spec, home), now
 
 
-def is_trusted(pid: int) -> bool:
+def _is_trusted(pid: int) -> bool:
     """Whether a process is root's or our user's in all its ids: no program that others started.
 
     The owner of /proc/PID does not tell: to all that may not be dumped, that is root (proc(5)).

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.wireguard import userspace, userspace_process
+from rait.adapters.wireguard import process
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory on PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv(userspace_process.PROGRAM_VARIABLE, raising=False)
-    monkeypatch.setattr(userspace_process, "TUN", "/dev/null")
+    monkeypatch.delenv(process.PROGRAM_VARIABLE, raising=False)
+    monkeypatch.setattr(process, "TUN", "/dev/null")
     return tmp_path
 
 
@@ -24,33 +24,31 @@ def put(directory: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("programs")
 def test_without_a_program_it_says_what_to_install() -> None:
-    assert not userspace.available()
-    assert "wireguard-go" in userspace.why_not()
-    assert "install" in userspace.why_not()
+    assert "wireguard-go" in process.why_not()
+    assert "install" in process.why_not()
 
 
 def test_wireguard_go_is_enough(programs: Path) -> None:
     put(programs, "wireguard-go")
 
-    assert userspace.available()
-    assert userspace.why_not() == ""
+    assert process.why_not() == ""
 
 
 def test_another_program_may_stand_in(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(userspace_process.PROGRAM_VARIABLE, "boringtun-cli")
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, "boringtun-cli")
     put(programs, "wireguard-go")
-    assert "boringtun-cli" in userspace.why_not()
+    assert "boringtun-cli" in process.why_not()
 
     put(programs, "boringtun-cli")
 
-    assert userspace.available()
+    assert process.why_not() == ""
 
 
 def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(programs, "wireguard-go")
-    monkeypatch.setattr(userspace_process, "TUN", "/dev/net/no-such-tun")
+    monkeypatch.setattr(process, "TUN", "/dev/net/no-such-tun")
 
-    assert "modprobe tun" in userspace.why_not()
+    assert "modprobe tun" in process.why_not()
 
 
 @pytest.mark.parametrize(
@@ -67,4 +65,4 @@ def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_a_program_said_is_the_same_at_each_run(line: str, said: str) -> None:
-    assert userspace_process.without_time(line) == said
+    assert process.without_time(line) == said
