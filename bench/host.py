@@ -162,9 +162,9 @@ def userspace_is_missing() -> str:
     """Why there can be no userspace links here, or ""."""
     if os.geteuid() != 0:
         return "it takes root"
-    from rait.adapters.wireguard import userspace
+    from rait.adapters.wireguard import process
 
-    return userspace.why_not()
+    return process.why_not()
 
 
 def clock(step: Callable[[], object], repeat: int) -> float:
