@@ -1,0 +1,147 @@
+"""What a run loads that has nothing to do: no library that it does not need.
+
+A run is started for each sync, and mostly finds nothing to do, so its start is most of what it
+takes. Which modules it loads is held here, and `just bench --only host` measures the time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
+PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
+HCL = f"""\
+private_key = "{PRIVATE}"
+peers = "peers.hcl"
+journal = "journal.db"
+transport {{
+  address_family = "ip4"
+  send_port = 50153
+  mtu = 1420
+  ifprefix = "raitstart"
+}}
+"""
+PEERS_HCL = f"""\
+peers {{
+  public_key = "{PUBLIC}"
+  endpoint {{
+    address_family = "ip4"
+    send_port = 50153
+    address = "192.0.2.1"
+  }}
+}}
+"""
+TOML = f"""\
+private_key = "{PRIVATE}"
+peers = "peers.toml"
+journal = "journal.db"
+
+[[transport]]
+address_family = "ip4"
+send_port = 50153
+mtu = 1420
+ifprefix = "raitstart"
+"""
+PEERS_TOML = f"""\
+[[Peers]]
+PublicKey = "{PUBLIC}"
+AddressFamily = "ip4"
+SendPort = 50153
+Endpoint = "192.0.2.1"
+"""
+
+PROLOGUE = """\
+import sys
+
+there = set(sys.modules)
+from rait.__main__ import run
+"""
+# What the kernel is asked for, anybody may ask for: this needs no root and makes no link.
+STAND_INS = """
+import rait.commands
+from rait.adapters import netns, privilege
+from rait.adapters.config import cache_file
+from rait.app import machine
+
+cache = sys.argv.pop(1)
+cache_file.cache_directory = lambda: cache
+machine.Machine.choose = lambda *_: "kernel"
+netns._raise_loopback = lambda _: None
+privilege.may_change_networks = lambda: True
+"""
+EPILOGUE = """
+status = run()
+print(*sorted(set(sys.modules) - there))
+sys.exit(status)
+"""
+
+UNNEEDED = {
+    "cryptography": "derives a public key that an earlier run derived already",
+    "hashlib": "loads OpenSSL",
+    "httpx": "is for lists that come over the network",
+    "inspect": "comes with typing_extensions",
+    "ipaddress": "is for IPv6",
+    "json": "is msgspec's",
+    "locale": "comes with translations, of which there are none",
+    "logging": "is not used",
+    "pathlib": "is slow to import; paths are text",
+    "pyroute2": "is for VRFs, rules and namespaces that are to be made",
+    "rait.adapters.babeld": "is for sync = true",
+    "rait.adapters.config.formats": "reads a text that is not known yet",
+    "rait.adapters.config.hcl": "reads a text that is not known yet",
+    "rait.adapters.vrf": "is for VRFs",
+    "rait.domain.config.decode_config": "reads a text that is not known yet",
+    "rait.domain.config.decode_peers": "reads a text that is not known yet",
+    "shutil": "loads libraries for archives",
+    "signal": "guards a run that changes something",
+    "ssl": "is for lists that come over the network",
+    "subprocess": "starts the program of a new link",
+    "tempfile": "is not used",
+    "threading": "is for names that are looked up, and links that are removed",
+    "tomli": "reads a text that is not known yet",
+    "typing_extensions": "has nothing that typing lacks for us",
+    "urllib": "is for URLs",
+}
+
+
+def loaded(script: str, *arguments: str) -> set[str]:
+    """The modules that a process of its own loads for this command."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", ["up", "plan"])
+@pytest.mark.parametrize(
+    ("form", "conf", "peers"), [("hcl", HCL, PEERS_HCL), ("toml", TOML, PEERS_TOML)]
+)
+def test_a_run_with_nothing_to_do_loads_nothing_that_it_does_not_need(
+    tmp_path: Path, command: str, form: str, conf: str, peers: str
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    path = tmp_path / f"rait.{form}"
+    path.write_text(conf)
+    path.chmod(0o600)
+    (tmp_path / f"peers.{form}").write_text(peers)
+    script = PROLOGUE + STAND_INS + EPILOGUE
+    first = loaded(script, str(cache), "-c", str(path), "up")
+    assert first >= {"cryptography", "rait.adapters.config.formats"}, "else this shows nothing"
+    again = loaded(script, str(cache), "-c", str(path), command)
+    assert {name: why for name, why in UNNEEDED.items() if name in again} == {}
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_help_and_version_load_no_command(argument: str) -> None:
+    unneeded = {"contextlib", "msgspec", "rait.app", "rait.commands", "rait.domain", "typing"}
+    assert not unneeded & loaded(PROLOGUE + EPILOGUE, argument)
