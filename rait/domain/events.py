@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct, structs
 
 from rait.domain.errors import RaitError
-from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Rule, Topology
+from rait.domain.topology import U32, Device, Link, LinkPeer, LinkSettings, Rule, Topology
 
 S = TypeVar("S", bound=Struct)
 
@@ -106,7 +106,7 @@ class BabelInterfaceFlushed(ToBabeld, frozen=True, gc=False):
 
 class _OfVrf(_Event, frozen=True, gc=False):
     name: str
-    table: int
+    table: U32
 
 
 class VrfAdded(_OfVrf, frozen=True, gc=False):

@@ -411,8 +411,9 @@ def decode(entry: Entry) -> Payload:
     try:
         payload: Payload = _decoder(entry.kind).decode(entry.payload)
     except _UNREADABLE as error:
+        run = "" if entry.kind == "snapshot" or not entry.run else f" (run {entry.run})"
         raise HistoryError(
-            f"entry {entry.id} ({entry.kind}) of the journal cannot be read: {error}; a later "
+            f"entry {entry.id} ({entry.kind}) of the journal{run} cannot be read: {error}; a later "
             "rait wrote it, or it is damaged, which `rait log verify` can tell"
         ) from None
     return payload

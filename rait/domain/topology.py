@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field, structs
+from msgspec import Meta, Struct, field, structs
 
 Family = Literal["ip4", "ip6"]
 BackendKind = Literal["kernel", "userspace"]
+
+U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+"""What the kernel has room for: what is decoded with more was damaged or forged."""
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""
@@ -23,7 +27,7 @@ class Endpoint(Struct, frozen=True, gc=False, order=True):
     """
 
     address: str
-    port: int
+    port: U16
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -39,7 +43,7 @@ class LinkPeer(Struct, frozen=True, gc=False):
 
     public_key: str
     endpoint: Endpoint | None = None
-    keepalive: int = 0
+    keepalive: U16 = 0
     allowed_ips: tuple[str, ...] = ANYWHERE
     psk_digest: str = ""
 
@@ -51,8 +55,8 @@ class Device(Struct, frozen=True, gc=False):
     """
 
     public_key: str
-    listen_port: int = 0
-    fwmark: int = 0
+    listen_port: U16 = 0
+    fwmark: U32 = 0
 
 
 class LinkSettings(Struct, frozen=True, gc=False):
@@ -62,8 +66,8 @@ class LinkSettings(Struct, frozen=True, gc=False):
     ``address`` the IPv6 link-local address with its prefix length, as ``fe80::1/64``.
     """
 
-    mtu: int
-    group: int
+    mtu: U32
+    group: U32
     master: str | None = None
     up: bool = True
     address: str | None = None
@@ -112,9 +116,9 @@ class Rule(Struct, frozen=True, gc=False, order=True):
     """A policy routing rule (ip-rule(8)): packets with the mark are looked up in the table."""
 
     family: Family
-    fwmark: int
-    table: int
-    priority: int
+    fwmark: U32
+    table: U32
+    priority: U32
 
     @property
     def name(self) -> str:
@@ -131,7 +135,7 @@ class Topology(Struct, frozen=True):
 
     links: Mapping[str, Link] = field(default_factory=dict)
     babel: Mapping[str, str] = field(default_factory=dict)
-    vrfs: Mapping[str, int] = field(default_factory=dict)
+    vrfs: Mapping[str, U32] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def with_parts_of(self, goal: Topology, names: frozenset[str]) -> Topology:

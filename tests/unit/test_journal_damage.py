@@ -23,6 +23,12 @@ from tests.unit.test_journal_verify import cells, changes, update
 
 VERIFY = "`rait log verify`"
 
+NEGATIVE = """
+    UPDATE entries SET payload = CAST(replace(CAST(payload AS TEXT), '"key":', '"key":-') AS BLOB)
+    WHERE id = 3
+"""
+"""What makes a number in an event less than nothing."""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -73,6 +79,9 @@ def read_all(path: Path) -> None:
             "'\"started_at\":1000000000000000000000000000000') AS BLOB) WHERE id = 1",
             r"entry 1 \(run_started\) .* cannot be read",
         ),
+        (NEGATIVE.replace("key", "mtu"), r"entry 3 .*\(run 1\) cannot be read: .*>= 0.*mtu"),
+        (NEGATIVE.replace("key", "group"), r"entry 3 .*\(run 1\) cannot be read: .*>= 0.*group"),
+        (NEGATIVE.replace("key", "listen_port"), r"entry 3 .*cannot be read: .*>= 0.*listen_port"),
         ("UPDATE entries SET at = 'noon' WHERE id = 7", "entry 7 .* has no time"),
         ("UPDATE entries SET kind = 'bogus' WHERE id = 3", "entry 3 .*'bogus'.*upgrade rait"),
     ],
