@@ -26,6 +26,7 @@ from rait.adapters.netlink.socket import (
     NetlinkSocket,
     Request,
     attributes,
+    number_in,
 )
 from rait.adapters.netns import open_netns
 from rait.domain.backend import Outcome
@@ -63,7 +64,6 @@ NO_VRF = (
 )
 
 _RULE_HEADER = Struct("=BBBBBBBBI")
-_U32 = Struct("=I")
 _FAMILIES: Mapping[Family, int] = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
 _SUPPRESSING = (FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN)
 _PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PAD, FRA_PROTOCOL, *_SUPPRESSING}
@@ -101,30 +101,20 @@ def decode_rule(body: bytes) -> Rule | None:
     # Of the flags, FIB_RULE_INVERT is the only one that a rule can have that was added.
     if not families or dst or src or tos or flags or action != FR_ACT_TO_TBL:
         return None
-    if not found.keys() <= _PLAIN or _u32(found, FRA_FWMASK, 0) != WHOLE_MASK:
+    if not found.keys() <= _PLAIN or number_in(found, FRA_FWMASK, 0) != WHOLE_MASK:
         return None
-    if any(_u32(found, kind, WHOLE_MASK) != WHOLE_MASK for kind in _SUPPRESSING):
+    if any(number_in(found, kind, WHOLE_MASK) != WHOLE_MASK for kind in _SUPPRESSING):
         return None
     return Rule(
         families[0],
-        _u32(found, FRA_FWMARK, 0),
-        _u32(found, FRA_TABLE, table),
-        _u32(found, FRA_PRIORITY, 0),
+        number_in(found, FRA_FWMARK, 0),
+        number_in(found, FRA_TABLE, table),
+        number_in(found, FRA_PRIORITY, 0),
     )
 
 
 def _is_marked(rule: bytes) -> bool:
     return dict(attributes(rule, _RULE_HEADER.size)).get(FRA_PROTOCOL) == bytes([PROTOCOL])
-
-
-def _u32(found: dict[int, bytes], kind: int, default: int) -> int:
-    data = found.get(kind)
-    if data is None:
-        return default
-    if len(data) != _U32.size:
-        raise MalformedError(f"rtnetlink rule attribute {kind} of {counted(len(data), 'byte')}")
-    number: int = _U32.unpack(data)[0]
-    return number
 
 
 def find(name: str) -> tuple[str, int | None] | None:

@@ -14,17 +14,17 @@ from rait.adapters.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    MalformedError,
     NetlinkSocket,
     Request,
     attribute,
     attributes,
     nested,
+    number,
+    number_in,
 )
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
 from rait.domain.config.hosts import ifname_bytes, ifname_text
-from rait.domain.errors import counted
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
 RTM_NEWLINK = 16
@@ -62,8 +62,7 @@ VRF = "vrf"
 
 _IFINFO = Struct("=BxHiII")
 _IFADDR = Struct("=BBBBI")
-_U32 = Struct("=I")
-_SKIP_STATS = attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
+_SKIP_STATS = number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 _of_link = Picker(
     {
         IFLA_IFNAME: BYTES,
@@ -126,13 +125,13 @@ def new_wireguard(name: str, target_fd: int, mtu: int, group: int, master: int |
     body = (
         _ifinfo()
         + _name(name)
-        + attribute(IFLA_MTU, _U32.pack(mtu))
-        + attribute(IFLA_GROUP, _U32.pack(group))
-        + attribute(IFLA_NET_NS_FD, _U32.pack(target_fd))
+        + number(IFLA_MTU, mtu)
+        + number(IFLA_GROUP, group)
+        + number(IFLA_NET_NS_FD, target_fd)
         + nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, WIREGUARD.encode())])
     )
     if master is not None:
-        body += attribute(IFLA_MASTER, _U32.pack(master))
+        body += number(IFLA_MASTER, master)
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
@@ -148,8 +147,29 @@ def set_link(
     body = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
     for kind, value in ((IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_MASTER, master)):
         if value is not None:
-            body += attribute(kind, _U32.pack(value))
+            body += number(kind, value)
     return Request(RTM_SETLINK, 0, body)
+
+
+def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
+    """Move a link into the namespace behind ``target_fd``, where it arrives down.
+
+    The kernel will make no link-local address of its own when the link is raised there, as it
+    else does for tun devices: it is to have the one that we give it alone.
+    """
+    body = (
+        _ifinfo(index)
+        + number(IFLA_NET_NS_FD, target_fd)
+        + number(IFLA_MTU, mtu)
+        + number(IFLA_GROUP, group)
+        + _no_generated_address()
+    )
+    return Request(RTM_SETLINK, 0, body)
+
+
+def no_generated_address(index: int) -> Request:
+    """Keep the kernel from giving the link a link-local address of its own (addrconf.c)."""
+    return Request(RTM_SETLINK, 0, _ifinfo(index) + _no_generated_address())
 
 
 def delete_link(index: int) -> Request:
@@ -159,7 +179,7 @@ def delete_link(index: int) -> Request:
 
 def delete_group(group: int) -> Request:
     """Delete all the links of a group in the socket's namespace."""
-    return Request(RTM_DELLINK, 0, _ifinfo() + attribute(IFLA_GROUP, _U32.pack(group)))
+    return Request(RTM_DELLINK, 0, _ifinfo() + number(IFLA_GROUP, group))
 
 
 def add_address(index: int, address: str) -> Request:
@@ -167,7 +187,7 @@ def add_address(index: int, address: str) -> Request:
 
     Without duplicate address detection: a tunnel's far side has an address of its own.
     """
-    flags = attribute(IFA_FLAGS, _U32.pack(IFA_F_PERMANENT | IFA_F_NODAD))
+    flags = number(IFA_FLAGS, IFA_F_PERMANENT | IFA_F_NODAD)
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address) + flags)
 
 
@@ -224,7 +244,7 @@ def vrf_table(found: dict[int, Any]) -> int | None:
         return None
     info = dict(attributes(found[IFLA_LINKINFO]))
     data = dict(attributes(info.get(IFLA_INFO_DATA, b"")))
-    return _number(data.get(IFLA_VRF_TABLE))
+    return number_in(data, IFLA_VRF_TABLE, 0)
 
 
 def _interface(
@@ -256,6 +276,12 @@ def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
 
+def _no_generated_address() -> bytes:
+    """IFLA_AF_SPEC that sets IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)."""
+    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
+    return nested(IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])
+
+
 def _name(name: str) -> bytes:
     return attribute(IFLA_IFNAME, ifname_bytes(name) + b"\0")
 
@@ -267,41 +293,5 @@ def _address(index: int, address: str) -> bytes:
     return header + attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
 
 
-def _number(data: bytes | None) -> int:
-    if data is None:
-        return 0
-    if len(data) != _U32.size:
-        raise MalformedError(f"rtnetlink number of {counted(len(data), 'byte')}")
-    number: int = _U32.unpack(data)[0]
-    return number
-
-
 def _text(data: bytes) -> str:
     return ifname_text(data.rstrip(b"\0"))
-
-
-def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
-    """Move a link into the namespace behind ``target_fd``, where it arrives down.
-
-    The kernel will make no link-local address of its own when the link is raised there, as it
-    else does for tun devices: it is to have the one that we give it alone.
-    """
-    body = (
-        _ifinfo(index)
-        + attribute(IFLA_NET_NS_FD, _U32.pack(target_fd))
-        + attribute(IFLA_MTU, _U32.pack(mtu))
-        + attribute(IFLA_GROUP, _U32.pack(group))
-        + _no_generated_address()
-    )
-    return Request(RTM_SETLINK, 0, body)
-
-
-def no_generated_address(index: int) -> Request:
-    """Keep the kernel from giving the link a link-local address of its own (addrconf.c)."""
-    return Request(RTM_SETLINK, 0, _ifinfo(index) + _no_generated_address())
-
-
-def _no_generated_address() -> bytes:
-    """IFLA_AF_SPEC that sets IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)."""
-    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
-    return nested(IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])

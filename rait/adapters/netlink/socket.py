@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 
 from msgspec import Struct as Record
@@ -43,6 +43,7 @@ _SO_RCVBUFFORCE = 33
 _HEADER = Struct("=IHHII")
 _ATTRIBUTE = Struct("=HH")
 _INT = Struct("=i")
+_U32 = Struct("=I")
 HEADER_SIZE = _HEADER.size
 ERROR_HEADER_END = _INT.size + HEADER_SIZE
 
@@ -98,6 +99,11 @@ def attribute(kind: int, data: bytes) -> bytes:
     return _ATTRIBUTE.pack(size, kind) + data + b"\0" * (-size % 4)
 
 
+def number(kind: int, value: int) -> bytes:
+    """One attribute that is a number of 32 bits, without a sign."""
+    return attribute(kind, _U32.pack(value))
+
+
 def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
     """One attribute that holds others."""
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
@@ -119,6 +125,19 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
         found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
         offset += (size + 3) & ~3
     return found
+
+
+def number_in(found: Mapping[int, bytes], kind: int, default: int) -> int:
+    """An attribute's number of 32 bits. Raises MalformedError where it is not as long."""
+    data = found.get(kind)
+    if data is None:
+        return default
+    if len(data) != _U32.size:
+        raise MalformedError(
+            f"netlink attribute {kind} has a value of {counted(len(data), 'byte')}"
+        )
+    value: int = _U32.unpack(data)[0]
+    return value
 
 
 def encode(request: Request, sequence: int, flags: int = 0) -> bytes:

@@ -18,6 +18,7 @@ from rait.adapters.netlink.socket import (
     attribute,
     attributes,
     nested,
+    number,
 )
 from rait.domain.backend import DeviceState
 from rait.domain.config.hosts import ifname_bytes
@@ -61,7 +62,6 @@ WGALLOWEDIP_A_CIDR_MASK = 3
 
 _GENL = Struct("=BBH")
 _U16 = Struct("=H")
-_U32 = Struct("=I")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
 # Not the private key: it is never read further than the kernel's message. A preshared key becomes
@@ -131,7 +131,7 @@ def set_device(
     if write.listen_port is not None:
         body += attribute(WGDEVICE_A_LISTEN_PORT, _U16.pack(write.listen_port))
     if write.fwmark is not None:
-        body += attribute(WGDEVICE_A_FWMARK, _U32.pack(write.fwmark))
+        body += number(WGDEVICE_A_FWMARK, write.fwmark)
     requests = []
     for part in _parts(write.peers):
         requests.append(Request(family, 0, body + nested(WGDEVICE_A_PEERS, part)))
@@ -208,9 +208,9 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
         flags |= WGPEER_F_UPDATE_ONLY
     first = head
     if peer.allowed_ips is not None:
-        first += attribute(WGPEER_A_FLAGS, _U32.pack(flags | WGPEER_F_REPLACE_ALLOWEDIPS))
+        first += number(WGPEER_A_FLAGS, flags | WGPEER_F_REPLACE_ALLOWEDIPS)
     elif flags:
-        first += attribute(WGPEER_A_FLAGS, _U32.pack(flags))
+        first += number(WGPEER_A_FLAGS, flags)
     if peer.psk is not None:
         first += attribute(WGPEER_A_PRESHARED_KEY, _secret_key(peer.psk, "a preshared key"))
     if peer.endpoint is not None:
@@ -220,7 +220,7 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
     networks = peer.allowed_ips or ()
     yield _peer_entry(first, networks[:_ALLOWED_IPS_AT_ONCE])
     # What follows must not replace the allowed IPs that went before.
-    rest = head + (attribute(WGPEER_A_FLAGS, _U32.pack(flags)) if flags else b"")
+    rest = head + (number(WGPEER_A_FLAGS, flags) if flags else b"")
     for start in range(_ALLOWED_IPS_AT_ONCE, len(networks), _ALLOWED_IPS_AT_ONCE):
         yield _peer_entry(rest, networks[start : start + _ALLOWED_IPS_AT_ONCE])
 
