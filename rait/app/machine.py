@@ -19,9 +19,7 @@ from rait.adapters.keys import KeyPair
 from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns
-from rait.adapters.wireguard.kernel import KernelBackend
-from rait.adapters.wireguard.kernel import available as kernel_available
-from rait.adapters.wireguard.sockets import TUN, Sockets
+from rait.adapters.wireguard.sockets import TUN, Sockets, kernel_has_wireguard
 from rait.domain.backend import (
     Backend,
     Interface,
@@ -46,6 +44,7 @@ from rait.domain.vrf import vrfs_among
 from rait.domain.writes import PeerEvent
 
 if TYPE_CHECKING:
+    from rait.adapters.wireguard.kernel import KernelBackend
     from rait.adapters.wireguard.userspace import UserspaceBackend
     from rait.app.routing import Routing
 
@@ -113,7 +112,7 @@ class Machine:
 
         Raises MachineError with what to install where there is none.
         """
-        if wanted in ("auto", "kernel") and kernel_available():
+        if wanted in ("auto", "kernel") and kernel_has_wireguard():
             return "kernel"
         if wanted == "kernel":
             raise MachineError(f'backend = "kernel": {_NO_KERNEL}')
@@ -325,6 +324,8 @@ class Machine:
 
     def _kernel_backend(self) -> KernelBackend:
         if self._kernel is None:
+            from rait.adapters.wireguard.kernel import KernelBackend
+
             self._kernel = KernelBackend(self._in(self._transit), self._key)
         return self._kernel
 

@@ -11,7 +11,7 @@ from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import wireguard as wg
 from rait.adapters.netlink.socket import NETLINK_ROUTE, NetlinkError, NetlinkSocket, Request
-from rait.adapters.netns import describe, open_netns
+from rait.adapters.netns import describe
 from rait.adapters.wireguard.sockets import (
     Sockets,
     check_is_for,
@@ -40,15 +40,6 @@ _AT_ONCE = 16
 """So many groups of links are removed side by side."""
 
 _FEW_REMOVALS = 2
-
-
-def available() -> bool:
-    """Whether this kernel has WireGuard; its module is loaded if need be."""
-    try:
-        with open_netns("") as here, Sockets(here) as sockets:
-            return sockets.family > 0
-    except MachineError:
-        return False
 
 
 class KernelBackend:

@@ -13,7 +13,6 @@ tun that it holds lives where the link does.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -25,10 +24,9 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from rait.adapters import netns
+from rait.adapters import netns, syscalls
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
-from rait.adapters.systemd import out_of_service
 from rait.adapters.wireguard import uapi
 from rait.domain.config.hosts import ifname_bytes, ifname_text
 from rait.domain.errors import RaitError
@@ -50,8 +48,6 @@ _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
 """As wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) and boringtun write it."""
-_SYS_PIDFD_GETFD = 438
-"""pidfd_getfd(2), Linux 5.6; the number is the same on every architecture."""
 _TUNGETDEVNETNS = 0x54E3
 """_IO('T', 227) in linux/if_tun.h: a descriptor of the namespace that a tun lives in."""
 
@@ -161,18 +157,16 @@ class Process:
 
         None where the kernel does not tell. Raises OSError where we may open no more files.
         """
-        libc = ctypes.CDLL(None, use_errno=True)
-        copy = libc.syscall(_SYS_PIDFD_GETFD, self._fd, descriptor, 0)
-        if copy < 0:
-            _require_descriptors(ctypes.get_errno())
-            return None
         try:
-            return fcntl.ioctl(copy, _TUNGETDEVNETNS)
+            copy = syscalls.pidfd_getfd(self._fd, descriptor)
+            try:
+                return fcntl.ioctl(copy, _TUNGETDEVNETNS)
+            finally:
+                os.close(copy)
         except OSError as error:
-            _require_descriptors(error.errno)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             return None
-        finally:
-            os.close(copy)
 
     def _home_of(self, descriptor: int) -> str:
         home = self.home_descriptor(descriptor)
@@ -288,6 +282,8 @@ class Start:
         self._log = os.memfd_create(f"{name}.log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             import subprocess
+
+            from rait.adapters.systemd import out_of_service
 
             with netns.entered(transit):
                 self._child = subprocess.Popen(
@@ -469,12 +465,6 @@ def _is_trusted(pid: int) -> bool:
     return any(
         line.startswith(b"Uid:") and ours.issuperset(map(int, line.split()[1:])) for line in lines
     )
-
-
-def _require_descriptors(code: int | None) -> None:
-    """Raise OSError if an errno means that we may open no more files: that is no answer."""
-    if code in (errno.EMFILE, errno.ENFILE):
-        raise OSError(code, os.strerror(code))
 
 
 def _transit_of(pid: int) -> str | None:

@@ -22,7 +22,7 @@ from rait.adapters.netlink.socket import (
     NetlinkSocket,
     Request,
 )
-from rait.adapters.netns import Netns, describe
+from rait.adapters.netns import Netns, describe, open_netns
 from rait.domain.errors import MachineError
 from rait.domain.events import LinkUpdated
 from rait.domain.topology import Link, LinkSettings
@@ -39,6 +39,15 @@ class Found(Struct, frozen=True):
     index: int
     kind: str
     group: int
+
+
+def kernel_has_wireguard() -> bool:
+    """Whether this kernel has WireGuard; its module is loaded if need be."""
+    try:
+        with open_netns("") as here, Sockets(here) as sockets:
+            return sockets.family > 0
+    except MachineError:
+        return False
 
 
 class Sockets:
