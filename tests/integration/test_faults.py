@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from rait.adapters import netns
+from rait.adapters import netns_names
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.journal.store import Journal
+from rait.adapters.journal.store import Journal, Run
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.adapters.wireguard import process, uapi
 from rait.adapters.wireguard.userspace_setup import Setup
@@ -46,9 +46,9 @@ HERE, THERE = (A, C), (B, C.moved())
 
 EFFECTS: tuple[tuple[object, str], ...] = (
     (Journal, "begin"),
-    (Journal, "_record"),
-    (Journal, "_finish"),
-    (netns, "_create"),
+    (Run, "record"),
+    (Run, "finish"),
+    (netns_names, "make"),
     (NetlinkSocket, "_perform_batch"),
     (NetlinkSocket, "ask"),
     (uapi.Client, "_exchange"),
@@ -251,20 +251,20 @@ def test_a_full_disk_stops_a_run_before_it_touches_anything(node: Node, disk: Di
 
 
 @in_both_tiers
-@pytest.mark.parametrize("moment", ["_record", "_finish"])
+@pytest.mark.parametrize("moment", ["record", "finish"])
 def test_a_disk_that_fills_up_during_a_run(
     node: Node, disk: Disk, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync(node, *HERE)
     write_peers(node, *THERE)
-    proceed = getattr(Journal, moment)
+    proceed = getattr(Run, moment)
 
-    def fill_first(*args: Any) -> Any:
+    def fill_first(*args: Any, **options: Any) -> Any:
         disk.fill()
-        return proceed(*args)
+        return proceed(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, moment, fill_first)
+        patch.setattr(Run, moment, fill_first)
         result = node.rait("up")
     assert_refused(result, str(node.journal), "no space left")
     (_, cut_off) = history(node)
