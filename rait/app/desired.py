@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from rait.adapters.journal.reader import JournalReader
 from rait.app import isolation
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
 from rait.app.options import Options
-from rait.app.report import Report, planned
-from rait.app.session import Session, read_only, require_places, synced_routing
+from rait.app.report import Report
+from rait.app.session import Session, read_only, synced_routing
 from rait.domain.config.schema import Config
 from rait.domain.doubt import Doubts, doubts_of
-from rait.domain.history import LastKnown, with_leftovers
+from rait.domain.history import with_leftovers
 from rait.domain.plan import Node, Plan, plan
 from rait.domain.reconcile import Goal
 
@@ -22,28 +21,26 @@ def plan_up(options: Options) -> Report:
     Raises RaitError as ``up`` does.
     """
     with read_only(options, peers=True) as session, synced_routing(session) as routing:
-        memory = JournalReader(session.journal_path).last_known(session.name)
-        wanted, warnings = planned_topology(session, memory)
+        wanted, warnings = planned_topology(session)
         goal = goal_of(wanted, session.registry.peers, session.config)
-        change = session.compare(goal, memory, routing)
-        require_places(change.events)
+        change = session.compare(goal, routing)
         warnings += isolation.vrf_warnings(change.events)
         if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
             command = session.config.babeld.extra_cmd.strip()
             warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")
-        return planned("plan", change, session.removal(change), warnings)
+        return session.planned("plan", change, warnings)
 
 
-def planned_topology(session: Session, memory: LastKnown) -> tuple[Plan, list[str]]:
+def planned_topology(session: Session) -> tuple[Plan, list[str]]:
     """Plan from the session's registry; with the warnings that came of it. Raises MachineError."""
-    config, registry = session.config, session.registry
+    config, registry, known = session.config, session.registry, session.known
     kind = session.machine.choose(config.backend)
     session.options.debug(f"backend {kind}")
     origin = session.origin(kind, session.target)
     table = isolation.transit_table(config)
     node = Node(public_key=session.public_key, origin=origin, transit_table=table)
     peers, addresses = registry.peers.peers, registry.addresses
-    planned = plan(config, node, peers, addresses, with_leftovers(memory), memory.departed)
+    planned = plan(config, node, peers, addresses, with_leftovers(known), known.departed)
     warnings = plan_warnings(session.loaded, registry, planned)
     return planned, [*warnings, *isolation.kernel_warnings(config)]
 

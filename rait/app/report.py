@@ -50,8 +50,17 @@ class Report(Struct, frozen=True, kw_only=True):
     losses: tuple[str, ...] = ()
 
 
-def report_on(command: str, status: Status, change: Change, warnings: Sequence[str] = ()) -> Report:
-    """A report of what is to be done, and of the links that cannot be."""
+def report_on(
+    command: str,
+    status: Status,
+    change: Change,
+    warnings: Sequence[str] = (),
+    removal: Removal | None = None,
+) -> Report:
+    """A report of what is to be done, and of the links that cannot be.
+
+    ``removal`` is what it would cost, where that is too much.
+    """
     told = {p.link for p in change.problems}
     strangers = [stranger for stranger in change.strangers if stranger.link not in told]
     wanted = change.desired.links.keys() | {p.link for p in change.problems if p.link is not None}
@@ -69,6 +78,7 @@ def report_on(command: str, status: Status, change: Change, warnings: Sequence[s
             *_left_alone(strangers),
         ),
         links=len(wanted),
+        removal=removal,
         losses=change.losses,
     )
 
@@ -95,16 +105,7 @@ def planned(
         p.link and p.severity == "error" for p in change.problems
     )
     status: Status = "planned" if change.events or missing else "unchanged"
-    return structs.replace(report_on(command, status, change, warnings), removal=removal)
-
-
-def stopped(
-    command: str, change: Change, removal: Removal | None, warnings: Sequence[str] = ()
-) -> Report | None:
-    """The report of a run that must not go on unasked, as it would cost too much, or None."""
-    if removal is None:
-        return None
-    return structs.replace(report_on(command, "stopped", change, warnings), removal=removal)
+    return report_on(command, status, change, warnings, removal)
 
 
 def carried_out(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -21,7 +21,7 @@ from rait.app.execution import Execution
 from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
 from rait.app.machine import Machine
 from rait.app.options import Options
-from rait.app.report import Report, carried_out, stopped
+from rait.app.report import Report, carried_out, planned, report_on
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.turn import prepared
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
@@ -49,9 +49,9 @@ class Session:
     ) -> None:
         self.options = options
         self.loaded = inputs.loaded
-        self.secret = inputs.secret
         self.public_key = inputs.public_key
         self.machine = machine
+        self.journal = journal
         self.spelt = scope_name(options.config, inputs.public_key)
         self.name = filed_under(journal, self.spelt)
         self._registry = inputs.registry
@@ -86,9 +86,10 @@ class Session:
         targets = {link.origin.netns for link in topology.links.values()}
         return {target: self.origin(kind, target) for target in targets}
 
-    @property
-    def journal_path(self) -> str:
-        return self.config.journal
+    @cached_property
+    def known(self) -> LastKnown:
+        """What the journal knows of our links, before this run adds to it. Raises RaitError."""
+        return self.journal.last_known(self.name)
 
     def observe(self, known: LastKnown) -> Observation:
         """What there is in the target, and wherever else the journal says that we have links.
@@ -112,33 +113,28 @@ class Session:
         seen = doubtful(observation, known, scope)
         if not seen:
             return scope
-        claimed = claimed_by_others(self.options.config, self.journal_path, self.name, seen)
+        claimed = claimed_by_others(self.options.config, self.config.journal, self.name, seen)
         return structs.replace(scope, claimed=claimed)
 
-    def compare(self, goal: Goal, known: LastKnown, routing: Routing | None = None) -> Change:
+    def compare(self, goal: Goal, routing: Routing | None = None) -> Change:
         """Look at the machine, and find what to do for the goal. Changes nothing.
 
         With ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing
         may be touched at all.
         """
-        change = self._look(goal, known, routing)
+        change = self._look(goal, self.known, routing)
         if change.refusal is not None:
             raise MachineError(change.refusal)
         return change
-
-    def removal(self, change: Change) -> Removal | None:
-        """What the change would cost that it must not without being asked for, or None."""
-        return removal(change, self.config.max_removals, self.recent_losses)
 
     def recent_losses(self) -> Losses:
         """The links that runs of the last hours cost their sessions; see the guard.
 
         A clock that was set back, or not set yet, is behind the journal: its last entry is now.
         """
-        journal = JournalReader(self.journal_path)
-        now = max(time.time_ns(), journal.last_at())
+        now = max(time.time_ns(), self.journal.last_at())
         since = now - WINDOW_HOURS * 3600 * 10**9
-        return recent_losses(journal.runs(since=since, scope=self.name))
+        return recent_losses(self.journal.runs(since=since, scope=self.name))
 
     def _look(self, goal: Goal, known: LastKnown, routing: Routing | None) -> Change:
         observation = self.observe(known)
@@ -159,7 +155,6 @@ class Session:
         self,
         command: str,
         change: Change,
-        journal: Journal,
         *,
         peers_digest: Callable[[], str] = str,
         makes_target: bool = False,
@@ -176,13 +171,10 @@ class Session:
         costs whatever it does, one that costs too much is stopped. Raises MachineError, with
         nothing touched, where there is no place for the links.
         """
-        if not accepted and (stop := stopped(command, change, self.removal(change), warnings)):
-            return stop
-        require_places(change.events)
-        change = self._with_namespaces(change, makes_target)
-        leftover_links = self.machine.leftovers(change.leftover_links)
-        change = structs.replace(change, leftover_links=leftover_links)
-        isolation.mark_known(change.observed, change.known)
+        assert isinstance(self.journal, Journal)  # noqa: S101 - a mistake of ours
+        if not accepted and (cost := self._removal(change)) is not None:
+            return report_on(command, "stopped", change, warnings, cost)
+        change = self._prepared(change, makes_target)
         look_again = partial(self._look_again, change, routing)
         debug = self.options.debug
         execution = Execution(self.machine, change, routing, debug, look_again=look_again)
@@ -190,25 +182,40 @@ class Session:
         resent = False
         if change.events or change.drift or change.leftover_links:
             header = self._header(command, peers_digest, change, accepted=accepted)
-            run = journal.begin(header, change.drift, change.events)
+            run = self.journal.begin(header, change.drift, change.events)
             execution.perform(run)
             # By now its number is known if it only repeats an earlier one.
-            warnings = (*warnings, *self._prune(journal, run.id))
+            warnings = (*warnings, *self._prune(self.journal, run.id))
         elif change.extra_cmd_owed and execution.send_extra_cmd():
             resent = True
             header = self._header(command, peers_digest, change, accepted=accepted)
-            run = journal.begin(header, (), ())
+            run = self.journal.begin(header, (), ())
             run.finish("done", extra_cmd="sent")
         report = carried_out(command, change, execution.results, execution.verdict, warnings)
         number = None if run is None else run.id
         return structs.replace(report, run=number, extra_cmd_sent=resent)
 
-    def _with_namespaces(self, change: Change, makes_target: bool) -> Change:
-        """Make the namespaces, and tell each new link in which instance of its own it will be."""
+    def planned(self, command: str, change: Change, warnings: Sequence[str] = ()) -> Report:
+        """Report what ``carry_out`` would do, and whether it would be stopped.
+
+        Raises MachineError as that does.
+        """
+        require_places(change.events)
+        return planned(command, change, self._removal(change), warnings)
+
+    def _removal(self, change: Change) -> Removal | None:
+        return removal(change, self.config.max_removals, self.recent_losses)
+
+    def _prepared(self, change: Change, makes_target: bool) -> Change:
+        """Make the namespaces; the change with all that is known of the machine by then."""
+        require_places(change.events)
         specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
         for spec in sorted(specs | {self.target} if makes_target else specs):
             netns.ensure_netns(spec).close()
-        return change.placed({spec: self.machine.instance_of(spec) for spec in specs})
+        change = change.placed({spec: self.machine.instance_of(spec) for spec in specs})
+        isolation.mark_known(change.observed, change.known)
+        leftover_links = self.machine.leftovers(change.leftover_links)
+        return structs.replace(change, leftover_links=leftover_links)
 
     def _prune(self, journal: Journal, newest: int) -> Iterator[str]:
         """Drop what is older than ``journal_keep``; why not, where that cannot be."""
@@ -295,7 +302,7 @@ def require_places(events: Sequence[Event]) -> None:
 @contextmanager
 def read_write(
     options: Options, command: str, *, needs_transit: bool = True, peers: bool = False
-) -> Iterator[tuple[Session, Journal]]:
+) -> Iterator[Session]:
     """Gather what the command acts upon, wait for our turn, and open journal and machine.
 
     Unless it ``needs_transit``, that namespace may be gone: enough to remove links. With
@@ -308,7 +315,7 @@ def read_write(
         _machine_for(inputs, needs_transit=needs_transit) as machine,
         Journal.open(inputs.loaded.config.journal) as journal,
     ):
-        yield Session(options, inputs, machine, journal), journal
+        yield Session(options, inputs, machine, journal)
 
 
 @contextmanager
@@ -327,7 +334,7 @@ def routing_of(
 
 @contextmanager
 def synced_routing(session: Session) -> Iterator[Routing | None]:
-    """The same if babeld is to hear of each change (``sync = true``), else None."""
+    """A talk with babeld if it is to hear of each change (``sync = true``), else None."""
     if not session.config.babeld.sync:
         yield None
         return

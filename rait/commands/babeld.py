@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from rait.adapters.journal.reader import JournalReader
 from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.report import Report
@@ -74,9 +73,9 @@ class BabelListing(Struct, frozen=True):
 def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
     """The interfaces that babeld has. Raises RaitError."""
     with read_only(options) as session, routing_of(session) as routing:
-        memory = JournalReader(session.journal_path).last_known(session.name).topology
+        known = session.known.topology
         return tuple(
-            BabelListing(interface, routing.is_ours(interface.name, memory))
+            BabelListing(interface, routing.is_ours(interface.name, known))
             for interface in routing.interfaces()
         )
 
@@ -87,14 +86,14 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
     With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
     """
     with (
-        read_write(options, "babeld sync") as (session, journal),
+        read_write(options, "babeld sync") as session,
         routing_of(session, exclusive=exclusive) as routing,
     ):
-        change = session.compare(Goal(None), journal.last_known(session.name), routing)
+        change = session.compare(Goal(None), routing)
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)
         return session.carry_out(
-            "babeld sync", change, journal, routing=routing, warnings=session.loaded.warnings
+            "babeld sync", change, routing=routing, warnings=session.loaded.warnings
         )
 
 

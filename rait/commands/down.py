@@ -41,16 +41,15 @@ def down(options: Options) -> Report:
     Raises RaitError, with nothing touched, if the configuration cannot be read.
     """
     with (
-        read_write(options, "down", needs_transit=False) as (session, journal),
+        read_write(options, "down", needs_transit=False) as session,
         synced_routing(session) as routing,
     ):
-        change = session.compare(Goal(EMPTY), journal.last_known(session.name), routing)
+        change = session.compare(Goal(EMPTY), routing)
         nobodys = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *nobodys))
         return session.carry_out(
             "down",
             change,
-            journal,
             routing=routing,
             warnings=session.loaded.warnings,
             accepted=True,

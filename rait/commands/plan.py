@@ -11,7 +11,6 @@ from msgspec import Struct, structs
 
 from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import cache_file, source
-from rait.adapters.journal.reader import JournalReader
 from rait.app import desired, isolation
 from rait.app.desired import goal_of, plan_warnings
 from rait.app.inputs import configured, registry_of
@@ -126,17 +125,17 @@ def _plan_against(options: Options, state: State) -> Report:
 def export_state(options: Options) -> State:
     """This node's state, for ``plan --against``. Raises RaitError."""
     with read_only(options) as session:
-        memory = JournalReader(session.journal_path).last_known(session.name)
-        observation = session.observe(memory)
-        scope = session.scope_among(observation, memory)
+        known = session.known
+        observation = session.observe(known)
+        scope = session.scope_among(observation, known)
         kind = session.machine.choose(session.config.backend)
         return State(
             format=STATE_FORMAT,
             exported_at=int(time.time()),
             public_key=session.public_key,
             origin=session.origin(kind, session.target),
-            observation=without_strangers(observation, memory, scope),
-            memory=memory,
+            observation=without_strangers(observation, known, scope),
+            memory=known,
             claimed=scope.claimed,
             recent=session.recent_losses(),
         )

@@ -12,9 +12,9 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.moments import moment, written
 from rait.app.options import Options, add_yes
 from rait.app.render import link_text, print_plan, print_report
-from rait.app.report import Report, planned
+from rait.app.report import Report
 from rait.app.scopes import journal_of, others_text
-from rait.app.session import Session, read_only, read_write, require_places, synced_routing
+from rait.app.session import Session, read_only, read_write, synced_routing
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Change, Goal
@@ -91,12 +91,10 @@ def past(options: Options, at: str | None) -> Past:
 def compare_past(options: Options, at: str | None) -> Report:
     """How the live system differs from the past: what a restore would do. Changes nothing."""
     with read_only(options) as session:
-        journal = JournalReader(session.journal_path)
-        wanted = _past(journal, session.name, at)
-        change = _towards(session, journal, wanted, None)
+        wanted = _past(session.journal, session.name, at)
+        change = _towards(session, wanted, None)
         warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
-        require_places(change.events)
-        return planned(_replay(at), change, session.removal(change), warnings)
+        return session.planned(_replay(at), change, warnings)
 
 
 def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Report:
@@ -104,15 +102,15 @@ def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Re
 
     Unless ``assume_yes``, one that would remove most of the links is stopped, as ``up`` is.
     """
-    with read_write(options, "replay") as (session, journal), synced_routing(session) as routing:
-        wanted = _past(journal, session.name, at)
+    with read_write(options, "replay") as session, synced_routing(session) as routing:
+        wanted = _past(session.journal, session.name, at)
         if wanted.unknown:
             raise MachineError(
                 f"{wanted.unknown}, and nothing was touched. `rait log` shows the runs that one "
                 "can go back to; `rait down` removes all links"
             )
-        change = _towards(session, journal, wanted, routing)
-        return session.carry_out(_replay(at), change, journal, routing=routing, accepted=assume_yes)
+        change = _towards(session, wanted, routing)
+        return session.carry_out(_replay(at), change, routing=routing, accepted=assume_yes)
 
 
 def _replay(at: str | None) -> str:
@@ -165,14 +163,12 @@ def _number(digits: str) -> int:
         raise ConfigError(f"no run or event has a number of {len(digits)} digits") from None
 
 
-def _towards(
-    session: Session, journal: JournalReader, wanted: Past, routing: Routing | None
-) -> Change:
+def _towards(session: Session, wanted: Past, routing: Routing | None) -> Change:
     past = wanted.topology
     what = f"the topology as of {wanted.at}"
     require_own_key(session.public_key, wanted.public_key, past.links.values(), what)
     goal = Goal(as_made_now(past, session.origins(past)))
-    return session.compare(goal, journal.last_known(session.name), routing)
+    return session.compare(goal, routing)
 
 
 def past_lines(past: Past) -> list[str]:

@@ -6,12 +6,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rait.adapters.journal.reader import JournalReader
 from rait.app.options import Options, add_dry_run, add_yes
 from rait.app.render import print_plan, print_report
-from rait.app.report import Report, planned
+from rait.app.report import Report
 from rait.app.scopes import others_text
-from rait.app.session import Session, read_only, read_write, require_places, synced_routing
+from rait.app.session import Session, read_only, read_write, synced_routing
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -71,11 +70,11 @@ def rollback(options: Options, run: int | None, *, force: bool, assume_yes: bool
     links become what they were before the run. Unless ``assume_yes``, a rollback that would remove
     most of the links is stopped, as ``up`` is.
     """
-    with read_write(options, "rollback") as (session, journal), synced_routing(session) as routing:
-        record = _run_to_undo(session, journal, run)
-        change = _undoing(session, journal, record, force, routing)
+    with read_write(options, "rollback") as session, synced_routing(session) as routing:
+        record = _run_to_undo(session, run)
+        change = _undoing(session, record, force, routing)
         return session.carry_out(
-            f"rollback {record.id}", change, journal, routing=routing, accepted=assume_yes
+            f"rollback {record.id}", change, routing=routing, accepted=assume_yes
         )
 
 
@@ -85,14 +84,13 @@ def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
     Raises the errors of ``rollback``.
     """
     with read_only(options) as session, synced_routing(session) as routing:
-        journal = JournalReader(session.journal_path)
-        record = _run_to_undo(session, journal, run)
-        change = _undoing(session, journal, record, force, routing)
-        require_places(change.events)
-        return planned(f"rollback {record.id}", change, session.removal(change))
+        record = _run_to_undo(session, run)
+        change = _undoing(session, record, force, routing)
+        return session.planned(f"rollback {record.id}", change)
 
 
-def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -> RunRecord:
+def _run_to_undo(session: Session, number: int | None) -> RunRecord:
+    journal = session.journal
     if number is not None:
         record = journal.run(number)
         if record.header.scope != session.name:
@@ -119,27 +117,21 @@ def _run_to_undo(session: Session, journal: JournalReader, number: int | None) -
     return record
 
 
-def _undoing(
-    session: Session,
-    journal: JournalReader,
-    record: RunRecord,
-    force: bool,
-    routing: Routing | None,
-) -> Change:
+def _undoing(session: Session, record: RunRecord, force: bool, routing: Routing | None) -> Change:
     """The inverted events, and nothing else: what differs in other links is left as it is."""
+    journal = session.journal
     clashes = conflicts(record, journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(*_clash_lines(record, clashes))
-    known = journal.last_known(session.name)
     then, _ = journal.topology_at(session.name, run=record.id)
     kind = session.machine.choose(session.config.backend)
     require_own_setup(record, then, kind, session.machine.transit)
-    goal, names = undo(known.topology, record, then), touched(record)
+    goal, names = undo(session.known.topology, record, then), touched(record)
     restored = (link for name, link in goal.links.items() if name in names)
     what = f"what was there before run {record.id}"
     require_own_key(session.public_key, record.header.public_key, restored, what)
     goal = as_made_now(goal, session.origins(goal))
-    return session.compare(Goal(goal, only=names), known, routing)
+    return session.compare(Goal(goal, only=names), routing)
 
 
 def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:

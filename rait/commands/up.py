@@ -60,17 +60,15 @@ def up(options: Options, *, assume_yes: bool = False) -> Report:
     be had.
     """
     with (
-        read_write(options, "up", peers=True) as (session, journal),
+        read_write(options, "up", peers=True) as session,
         synced_routing(session) as routing,
     ):
-        memory = journal.last_known(session.name)
-        planned, warnings = planned_topology(session, memory)
+        planned, warnings = planned_topology(session)
         goal = goal_of(planned, session.registry.peers, session.config)
-        change = session.compare(goal, memory, routing)
+        change = session.compare(goal, routing)
         return session.carry_out(
             "up",
             change,
-            journal,
             peers_digest=session.registry.peers.digest,
             makes_target=True,
             routing=routing,
