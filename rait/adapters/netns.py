@@ -49,7 +49,7 @@ class Netns:
 
     @property
     def instance(self) -> str:
-        """The identity that stays unique even after a restart of the machine; see boot_of."""
+        """The identity that stays unique even after a restart of the machine."""
         return f"{_boot()}/{self.identity}" if self.identity else ""
 
     @property
@@ -68,6 +68,62 @@ class Netns:
 
 _held: dict[tuple[int, int], Netns] = {}
 """Namespaces that are open, by device and inode, which no other namespace has for as long."""
+
+
+class Namespaces:
+    """The namespaces of one run, each opened once and told apart by its instance.
+
+    What was looked at stays open, so that a run changes the very namespace that it has seen,
+    whatever takes its name meanwhile, or whether it has a name at all. They are closed together.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Netns] = {}
+
+    def close(self) -> None:
+        """Close all of them."""
+        for ns in self._kept.values():
+            ns.close()
+        self._kept.clear()
+
+    def keep(self, ns: Netns) -> Netns:
+        """Hold an open namespace from now on; return the one held before it, if it is the same."""
+        held = self._kept.setdefault((ns.spec, ns.instance), ns)
+        if held is not ns:
+            ns.close()
+        return held
+
+    def find(self, spec: str, instance: str = "") -> Netns | None:
+        """The namespace; None if it does not exist, or its spelling names a different one now.
+
+        Without an instance, take whichever namespace has the spelling now. Raises
+        MachineError if it must not be opened.
+        """
+        if instance and (held := self._kept.get((spec, instance))) is not None:
+            return held
+        found = find_netns(spec)
+        if found is None:
+            return None
+        held = self.keep(found)
+        return held if instance in ("", held.instance) else None
+
+    def is_gone(self, spec: str, instance: str) -> bool:
+        """Whether neither the instance nor any other namespace of this spelling can be found.
+
+        Raises MachineError where it must not be opened.
+        """
+        return self.find(spec) is None and self.find(spec, instance) is None
+
+    def open(self, spec: str, instance: str = "") -> Netns:
+        """The namespace that ``find`` finds. Raises MachineError if there is none."""
+        ns = self.find(spec, instance)
+        if ns is not None:
+            return ns
+        if instance and self.find(spec) is not None:
+            raise MachineError(
+                f"{describe(spec)} was replaced since rait looked at it; run rait again"
+            )
+        raise MachineError(f"{describe(spec)} does not exist")
 
 
 def describe(spec: str) -> str:
@@ -156,27 +212,22 @@ def lacks_process(spec: str) -> bool:
     """
     if not _is_pid(spec):
         return False
-    ns = find_netns(spec)
-    if ns is None:
-        return True
-    ns.close()
-    return False
+    found = find_netns(spec)
+    if found is not None:
+        found.close()
+    return found is None
 
 
-def ensure_netns(spec: str) -> Netns:
-    """Open a namespace, with its loopback up; one with a name is made where it is missing.
+def ensure_netns(spec: str) -> None:
+    """Raise a namespace's loopback; one with a name is made where it is missing.
 
-    It is made as ``ip netns add`` does, so that ``ip netns`` shows it. Raises MachineError.
+    Raises MachineError.
     """
-    ns = find_netns(spec)
-    if ns is None:
-        ns = _make(spec)
-    try:
-        _raise_loopback(ns)
-    except OSError as error:
-        ns.close()
-        raise MachineError(f"cannot raise lo in {describe(spec)}: {reason(error)}") from error
-    return ns
+    with find_netns(spec) or _make(spec) as ns:
+        try:
+            _raise_loopback(ns)
+        except OSError as error:
+            raise MachineError(f"cannot raise lo in {describe(spec)}: {reason(error)}") from error
 
 
 @contextmanager
@@ -226,14 +277,9 @@ def cookie_of(probe: socket.socket) -> str:
     return str(int.from_bytes(cookie, sys.byteorder))
 
 
-def boot_of(instance: str) -> str:
-    """Which start of the machine an instance is of: a namespace does not outlive a restart."""
-    return instance.partition("/")[0]
-
-
-def booted() -> str:
-    """This start of the machine, as ``boot_of`` returns it."""
-    return _boot()
+def is_of_this_boot(instance: str) -> bool:
+    """Whether an instance is of this start of the machine: a namespace outlives no restart."""
+    return instance.partition("/")[0] == _boot()
 
 
 @cache

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rait.adapters import netns
-from rait.adapters.namespaces import Namespaces
+from rait.adapters.netns import Namespaces, is_of_this_boot
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, VrfMissingError
@@ -113,7 +112,7 @@ def mark_known(before: Topology, memory: LastKnown) -> None:
 
 def require_home(memory: LastKnown, namespaces: Namespaces) -> None:
     """Raise MachineError where our VRFs and rules are in another namespace than rait runs in."""
-    if not memory.home or not made_here(memory) or netns.boot_of(memory.home) != netns.booted():
+    if not memory.home or not made_here(memory) or not is_of_this_boot(memory.home):
         return
     if namespaces.open("").instance == memory.home:
         return

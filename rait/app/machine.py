@@ -16,9 +16,8 @@ from msgspec import Struct
 
 from rait.adapters import netns
 from rait.adapters.keys import KeyPair
-from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import rtnl
-from rait.adapters.netns import Netns
+from rait.adapters.netns import Namespaces, Netns
 from rait.adapters.wireguard.sockets import TUN, Sockets, kernel_has_wireguard
 from rait.domain.backend import (
     Backend,

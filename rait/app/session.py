@@ -211,7 +211,7 @@ class Session:
         require_places(change.events)
         specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
         for spec in sorted(specs | {self.target} if makes_target else specs):
-            netns.ensure_netns(spec).close()
+            netns.ensure_netns(spec)
         change = change.placed({spec: self.machine.instance_of(spec) for spec in specs})
         isolation.mark_known(change.observed, change.known)
         leftover_links = self.machine.leftovers(change.leftover_links)

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.namespaces import Namespaces
-from rait.adapters.netns import Netns
+from rait.adapters.netns import Namespaces, Netns
 from rait.app import isolation
 from rait.app.machine import Machine
 from rait.domain.backend import Observation
@@ -128,7 +127,7 @@ def whereabouts(
 
 def is_of_this_boot(link: Link) -> bool:
     """Whether the link may be there still: none outlives a restart of the machine."""
-    return not link.origin.instance or netns.boot_of(link.origin.instance) == netns.booted()
+    return not link.origin.instance or netns.is_of_this_boot(link.origin.instance)
 
 
 def _look_for(
@@ -142,10 +141,9 @@ def _look_for(
     while True:
         rest = {instance: links for instance, links in missing.items() if instance not in found}
         result = netns_search.search({instance.partition("/")[2] for instance in rest})
-        for identity, ns in result.namespaces.items():
-            instance = f"{netns.booted()}/{identity}"
-            ns.spec = rest[instance][0].origin.netns
-            found[instance] = namespaces.keep(ns)
+        for ns in result.namespaces.values():
+            ns.spec = rest[ns.instance][0].origin.netns
+            found[ns.instance] = namespaces.keep(ns)
         lost = {
             instance: _told(links, why)
             for instance, links in rest.items()

@@ -17,7 +17,7 @@ from rait.domain.errors import MachineError
 pytestmark = pytest.mark.userspace
 
 PREFIX = f"rait-test-ns{os.getpid()}"
-MAKE = "import sys; from rait.adapters.netns import ensure_netns; print(ensure_netns(sys.argv[1]))"
+MAKE = "import sys; from rait.adapters.netns import ensure_netns; ensure_netns(sys.argv[1])"
 
 
 @pytest.fixture

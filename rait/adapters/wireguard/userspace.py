@@ -20,10 +20,9 @@ from typing import Literal, Protocol
 from msgspec import structs
 
 from rait.adapters.keys import KeyPair
-from rait.adapters.namespaces import Namespaces
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import NetlinkError
-from rait.adapters.netns import Netns, entered, reason
+from rait.adapters.netns import Namespaces, Netns, entered, reason
 from rait.adapters.wireguard import process as programs
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.sockets import TUN, Sockets, update_settings
