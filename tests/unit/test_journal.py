@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from rait.adapters.journal import file as journal_file
 from rait.adapters.journal import store as journal_module
-from rait.adapters.journal import tables
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.domain import records
@@ -415,8 +415,8 @@ def test_an_old_journal_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch)
     def add_note(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE head ADD COLUMN note TEXT")
 
-    now = len(tables.STEPS)
-    monkeypatch.setattr(tables, "STEPS", (*tables.STEPS, add_note))
+    now = len(journal_file.STEPS)
+    monkeypatch.setattr(journal_file, "STEPS", (*journal_file.STEPS, add_note))
     before = path.read_bytes()
     assert set(JournalReader(path).last_known(SCOPE).topology.links) == {"a"}
     assert path.read_bytes() == before

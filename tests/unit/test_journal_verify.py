@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from rait.adapters.journal.file import read_head, write_head
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
-from rait.adapters.journal.tables import read_head, write_head
 from rait.adapters.journal.verify import verify
 from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError

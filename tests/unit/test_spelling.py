@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.config.spelling import is_same, normal
-from rait.adapters.journal.reader import scopes_by_age
+from rait.adapters.journal.reader import Log
 from rait.adapters.journal.store import Journal
 from rait.app.scopes import filed_under
 from rait.cli import main
@@ -193,7 +193,7 @@ def steps(path: Path) -> int:
 
     with closing(sqlite3.connect(path)) as connection:
         connection.set_progress_handler(step, 1)
-        scopes_by_age(connection)
+        Log(connection).scopes()
     return done
 
 

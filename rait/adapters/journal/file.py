@@ -1,4 +1,9 @@
-"""The journal's file: opened to write or to read, and its troubles explained."""
+"""The journal's file: its tables and how they grow, opened to write or to read, troubles explained.
+
+``entries`` is append-only and holds all that happened; ``head`` is its one row of bounds, and
+``repeats`` counts runs that did nothing new (see Appender in store.py). The indexes hold nothing of
+their own, and the verification compares them with their table.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TypeVar
 
-from rait.adapters.journal import tables
+from msgspec import structs
+
 from rait.adapters.lock import kind_of_file
+from rait.domain import records
 from rait.domain.config.keytext import without_whole_keys
 from rait.domain.errors import HistoryError, MachineError
+from rait.domain.records import Head, seal
 
 _PLAIN = frozenset(b"/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 """What stands for itself in a URI (RFC 3986, section 2.3), and the slash."""
@@ -36,6 +44,120 @@ _ADVICE = {
     "damaged; it was left as it is. If it is not rait's, set `journal` to another file",
     "IOERR": "its file system reports an input or output error",
 }
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """CREATE TABLE entries (
+            id INTEGER PRIMARY KEY,
+            run INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            at INTEGER NOT NULL,
+            payload BLOB NOT NULL,
+            hash BLOB NOT NULL
+        )"""
+    )
+    connection.execute("CREATE INDEX entries_by_run ON entries (run)")
+    connection.execute("CREATE INDEX entries_by_kind ON entries (kind, scope)")
+    # Every later version keeps this table's name and its version column: an older rait reads
+    # them to know that it is older.
+    connection.execute(
+        """CREATE TABLE head (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            version INTEGER NOT NULL,
+            dropped INTEGER NOT NULL,
+            anchor BLOB NOT NULL,
+            count INTEGER NOT NULL,
+            hash BLOB NOT NULL,
+            seal BLOB NOT NULL
+        )"""
+    )
+    head = Head(version=1)
+    connection.execute(
+        "INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?)",
+        (head.version, head.dropped, head.anchor, head.count, head.hash, seal(head)),
+    )
+
+
+def _add_repeats(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE repeats (scope TEXT PRIMARY KEY, payload BLOB NOT NULL)")
+    connection.execute("ALTER TABLE head ADD COLUMN repeats BLOB NOT NULL DEFAULT X''")
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _add_repeats)
+"""Step n takes a journal of version n to version n + 1; version 0 is an empty file."""
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The schema's version, 0 if there is no schema yet.
+
+    Raises HistoryError for a newer one than this rait knows, and for what is no journal.
+    """
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if not tables:
+        return 0
+    if "head" not in tables:
+        raise HistoryError("it is an SQLite database, but not a journal of rait")
+    row = connection.execute("SELECT version FROM head").fetchone()
+    if row is None:
+        raise HistoryError("the journal's head is gone")
+    version = row[0]
+    if not isinstance(version, int) or version < 1:
+        raise HistoryError(f"the journal's version, {version!r}, is none that ever was")
+    if version > len(STEPS):
+        raise HistoryError(
+            f"the journal has version {version}, and this rait knows versions up to {len(STEPS)}: "
+            "upgrade rait"
+        )
+    return version
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the journal to the newest version, all or nothing; raises what ``version_of`` does."""
+    if version_of(connection) == len(STEPS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        for step in STEPS[version_of(connection) :]:
+            step(connection)
+        write_head(connection, structs.replace(read_head(connection), version=len(STEPS)))
+
+
+def empty_journal() -> sqlite3.Connection:
+    """A journal in memory: what there is to read where there is no file."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection)
+    return connection
+
+
+def read_head(connection: sqlite3.Connection) -> Head:
+    """The head. Raises HistoryError if it is not what was written."""
+    row = connection.execute(
+        "SELECT version, dropped, anchor, count, hash, repeats, seal FROM head"
+    ).fetchone()
+    if row is None:
+        raise HistoryError("the journal's head is gone; move the journal aside to begin a new one")
+    head = Head(*row[:-1])
+    if row[-1] != seal(head):
+        # To append to it would bury the evidence.
+        raise HistoryError("the journal's head was changed; move the journal aside to begin anew")
+    return head
+
+
+def write_head(connection: sqlite3.Connection, head: Head) -> None:
+    """Store the head with its seal, within the caller's transaction."""
+    connection.execute(
+        "UPDATE head SET version = ?, dropped = ?, anchor = ?, count = ?, hash = ?, repeats = ?, "
+        "seal = ?",
+        (*structs.astuple(head), seal(head)),
+    )
+
+
+def repeats_hash(connection: sqlite3.Connection) -> bytes:
+    """The hash of the whole table of repeats, for the head."""
+    rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
+    return records.repeats_hash(rows)
 
 
 @contextmanager
@@ -86,12 +208,12 @@ def open_to_write(path: str) -> sqlite3.Connection:
             _make_private(file)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
-            tables.version_of(connection)
+            version_of(connection)
             # Where a file system cannot do WAL, SQLite stays with its rollback journal: just slower
             connection.execute("PRAGMA journal_mode = WAL")
             # The intended events must be on disk before the first effect, power failure or not.
             connection.execute("PRAGMA synchronous = FULL")
-            tables.migrate(connection)
+            migrate(connection)
         except BaseException:
             connection.close()
             raise
@@ -128,7 +250,7 @@ def _check(path: str) -> None:
 def _answer(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
     stamp = _stamp(path)
     if stamp is None:
-        with closing(tables.empty_journal()) as connection:
+        with closing(empty_journal()) as connection:
             return question(connection)
     if _at_rest(path):
         # A plain read-only connection would leave -wal and -shm files behind, and fail on a
@@ -180,12 +302,12 @@ def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
     uri = f"file:{quoted}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        if tables.version_of(connection) == len(tables.STEPS):
+        if version_of(connection) == len(STEPS):
             return connection
         # An old one is migrated in memory, and on disk when someone next writes to it.
         copy = sqlite3.connect(":memory:", isolation_level=None)
         connection.backup(copy)
-        tables.migrate(copy)
+        migrate(copy)
     except BaseException:
         connection.close()
         raise

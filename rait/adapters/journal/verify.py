@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 
 from msgspec import Struct
 
-from rait.adapters.journal.tables import empty_journal, repeats_hash
+from rait.adapters.journal.file import empty_journal, repeats_hash
 from rait.domain import records
 from rait.domain.records import Entry, Head, Value, row_hash, seal
 
