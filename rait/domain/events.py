@@ -207,7 +207,7 @@ def replay(topology: Topology, events: Iterable[Event]) -> Topology:
 
 
 def evolve(topology: Topology, event: Event) -> Topology:
-    """The topology after one event. Raises MismatchError as ``replay`` does."""
+    """The topology after one event. Raises MismatchError where the event does not fit it."""
     return replay(topology, (event,))
 
 

@@ -92,16 +92,14 @@ def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
 
     Entries that ask for one and the same link count once.
     """
-    prefixes: dict[str, list[str]] = {}
-    for transport in config.transports:
-        prefixes.setdefault(transport.address_family, []).append(transport.ifprefix)
+    transports = _by_family(config)
     names = {
-        (prefix, endpoint.send_port)
+        (transport.ifprefix, endpoint.send_port)
         for peer in peers
         if peer.public_key != public_key
         for endpoint in peer.endpoints
         if _in_port_range(config.port_range, endpoint.send_port)
-        for prefix in prefixes.get(endpoint.address_family, ())
+        for transport in transports.get(endpoint.address_family, ())
     }
     return len(names)
 
@@ -144,23 +142,30 @@ class _Planner:
         self._port_range = config.port_range
         self._group = config.isolation.ifgroup
         self._master = config.isolation.target if config.isolation.type == "vrf" else None
-        self._transports: dict[str, list[Transport]] = {}
-        for transport in config.transports:
-            self._transports.setdefault(transport.address_family, []).append(transport)
+        self._transports = _by_family(config)
         self._listening: dict[int, str] = {}
         self._met: dict[tuple[str, str], str] = {}
         self._later: tuple[list[_Route], list[_Route]] = ([], [])
+
+    # Who has a link keeps it, so routes to peers are taken in three turns: first those whose link
+    # is there with this peer, then those to another endpoint of such a peer, and at last all
+    # others. Within a turn the order of the list decides.
 
     def offer(self, peer: Peer) -> None:
         """Add the links to a peer that were there already; its new ones wait for ``finish``."""
         if peer.public_key == self._node.public_key:
             self._check_own(peer)
             return
-        for transport, endpoint in self._routes(peer):
-            name = f"{transport.ifprefix}{endpoint.send_port}"
-            route = (name, peer, transport, endpoint)
+        for route in self._routes(peer):
+            name, _, transport, endpoint = route
             if endpoint.send_port == transport.send_port:
-                self._warn_of_own_port(peer, endpoint)
+                self._warn(
+                    endpoint,
+                    f"{_title(peer)}: its SendPort {endpoint.send_port} "
+                    f"({endpoint.address_family}) is this node's own send_port too. Any other node "
+                    "can have a link to only one of the two, as it names and finds its links by "
+                    "that port: give one of the two nodes another port",
+                )
             known = self._applied.get(name)
             if not self._applied:
                 self._add(route)  # all links are new, so the order of the list decides at once
@@ -204,26 +209,20 @@ class _Planner:
             family, port = endpoint.address_family, endpoint.send_port
             own = [transport.send_port for transport in self._transports.get(family, ())]
             if own and port not in own:
-                message = (
+                self._warn(
+                    endpoint,
                     f"this node's own entry has SendPort {port} ({family}), and rait.conf has "
                     f"send_port {' and '.join(map(str, own))}: other nodes listen for this one on "
-                    "the port in the list, so make the two agree"
+                    "the port in the list, so make the two agree",
                 )
-                self.problems.append(Problem(message, "warning", endpoint.path))
 
-    def _warn_of_own_port(self, peer: Peer, endpoint: PeerEndpoint) -> None:
-        message = (
-            f"{_title(peer)}: its SendPort {endpoint.send_port} ({endpoint.address_family}) is "
-            "this node's own send_port too. Any other node "
-            "can have a link to only one of the two, as it names and finds its links by that "
-            "port: give one of the two nodes another port"
-        )
+    def _warn(self, endpoint: PeerEndpoint, message: str) -> None:
         self.problems.append(Problem(message, "warning", endpoint.path))
 
-    def _routes(self, peer: Peer) -> Iterator[tuple[Transport, PeerEndpoint]]:
+    def _routes(self, peer: Peer) -> Iterator[_Route]:
         for endpoint in peer.endpoints:
             for transport in self._transports.get(endpoint.address_family, ()):
-                yield transport, endpoint
+                yield f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint
 
     def _obstacle(self, route: _Route) -> str | None:
         name, peer, transport, endpoint = route
@@ -294,6 +293,13 @@ class _Planner:
         if found is None:
             return (host,) if _is_literal(host) else ()
         return found
+
+
+def _by_family(config: Config) -> dict[Family, list[Transport]]:
+    found: dict[Family, list[Transport]] = {}
+    for transport in config.transports:
+        found.setdefault(transport.address_family, []).append(transport)
+    return found
 
 
 def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
