@@ -47,7 +47,7 @@ def prepare() -> None:
 
 
 def clean(line: str) -> str:
-    """The line with all that is not printable as \\uXXXX, which in JSON means the character itself.
+    """Spell out all that is not printable as \\uXXXX, which in JSON means the character itself.
 
     That is control characters (C0 with line feeds and tabs, DEL, C1), separators of lines and
     paragraphs, what turns the direction of text, invisible characters, and bytes that are no text
@@ -59,23 +59,23 @@ def clean(line: str) -> str:
 
 
 def warn(text: str) -> None:
-    """Tell the user something that is no result; if nobody can be told, it is left at that."""
+    """Print a line that is no result to standard error, and go on if that cannot be written."""
     _say(f"rait: {clean(text)}\n")
 
 
 def warn_of(error: BaseException) -> None:
-    """Tell the user what an error says: a line for each of its arguments."""
+    """Print what an error says to standard error, a line for each of its arguments."""
     for argument in error.args:
         warn(str(argument))
 
 
 def warn_text(text: str) -> None:
-    """Print text on standard error whose line feeds are all our own: usage, or a traceback."""
+    """Print text to standard error whose line feeds are all our own: usage, or a traceback."""
     _say(_clean_lines(text))
 
 
 def warn_of_crash() -> None:
-    """Print the traceback of the exception that is being handled, which nobody foresaw."""
+    """Print the traceback of the exception that is being handled to standard error."""
     import traceback
 
     warn_text(traceback.format_exc())
@@ -170,7 +170,7 @@ def _print(text: str) -> None:
 
 
 def report_lost(error: OutputError) -> None:
-    """Tell the user that a result could not be written, unless it was not wanted any more."""
+    """Print that a result could not be written, unless whoever read it wanted no more."""
     if not isinstance(error, ReaderGoneError):
         warn(f"the result could not be written to standard output: {error}")
 
