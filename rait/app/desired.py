@@ -1,4 +1,4 @@
-"""What the links should be by the configuration and the peers list, and what `up` would change."""
+"""What the links should be by the configuration and the peers list, and making them so."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers
 from rait.app.options import Options
 from rait.app.report import Report
-from rait.app.session import Session, read_only, synced_routing
+from rait.app.session import Session, opened
 from rait.domain.config.schema import Config
 from rait.domain.doubt import Doubts, doubts_of
 from rait.domain.history import with_leftovers
 from rait.domain.plan import Node, Plan, plan
-from rait.domain.reconcile import Goal
+from rait.domain.reconcile import Change, Goal
 
 
-def plan_up(options: Options) -> Report:
-    """What ``rait up`` would do now. Writes nothing anywhere, and waits for nobody.
+def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> Report:
+    """Create, change and remove links until they are as planned; see Report for what it tells.
 
-    Raises RaitError as ``up`` does.
+    A ``dry_run`` only tells what would be done. Unless ``assume_yes``, a run that would end most of
+    the sessions does nothing, and its report says ``stopped``. Raises RaitError, with nothing
+    touched, where configuration or peers cannot be had.
     """
-    with read_only(options, peers=True) as session, synced_routing(session) as routing:
-        wanted, warnings = planned_topology(session)
-        goal = goal_of(wanted, session.registry.peers, session.config)
-        change = session.compare(goal, routing)
-        warnings += isolation.vrf_warnings(change.events)
-        if change.extra_cmd_owed and routing is not None and routing.has_extra_cmd:
-            command = session.config.babeld.extra_cmd.strip()
-            warnings.append(f"babeld has not taken extra_cmd yet, and gets it again: {command}")
-        return session.planned("plan", change, warnings)
+    with opened(options, "up", dry_run=dry_run, peers=True) as session:
+        wanted, warnings = _planned(session)
+        change = session.compare(goal_of(wanted, session.registry.peers, session.config))
+        if dry_run:
+            warnings += isolation.vrf_warnings(change.events)
+            warnings += _extra_cmd_warnings(session, change)
+        return session.conclude(
+            "plan" if dry_run else "up",
+            change,
+            makes_target=True,
+            warnings=warnings,
+            accepted=assume_yes,
+        )
 
 
-def planned_topology(session: Session) -> tuple[Plan, list[str]]:
+def _planned(session: Session) -> tuple[Plan, list[str]]:
     """Plan from the session's registry; with the warnings that came of it. Raises MachineError."""
     config, registry, known = session.config, session.registry, session.known
     kind = session.machine.choose(config.backend)
@@ -43,6 +49,13 @@ def planned_topology(session: Session) -> tuple[Plan, list[str]]:
     planned = plan(config, node, peers, addresses, with_leftovers(known), known.departed)
     warnings = plan_warnings(session.loaded, registry, planned)
     return planned, [*warnings, *isolation.kernel_warnings(config)]
+
+
+def _extra_cmd_warnings(session: Session, change: Change) -> list[str]:
+    if not change.extra_cmd_owed or session.routing is None or not session.routing.has_extra_cmd:
+        return []
+    command = session.config.babeld.extra_cmd.strip()
+    return [f"babeld has not taken extra_cmd yet, and gets it again: {command}"]
 
 
 def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str]:

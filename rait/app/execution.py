@@ -57,7 +57,7 @@ class Execution:
     @property
     def verdict(self) -> Verdict:
         """How the change ended, as far as it is carried out."""
-        alone = self._routing is not None and self._routing.asked
+        alone = self._routing is not None and self._routing.explicit
         return verdict(self._change, self.results, babeld_alone=alone)
 
     def perform(self, run: Run) -> None:

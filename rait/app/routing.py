@@ -26,14 +26,14 @@ UNMADE = "babeld was not told of it, as the link could not be made"
 class Routing:
     """One run's talk with babeld. Parameters that babeld refused once are not tried again.
 
-    ``target`` is the namespace in which babeld runs, and ``asked`` says that the user asked for a
-    sync, where else babeld is left in peace if there are no links, nor were any.
+    ``target`` is the namespace in which babeld runs, and ``explicit`` says that the user asked for
+    a sync: else babeld is left in peace if there are no links, nor were any.
     """
 
     def __init__(
-        self, config: Config, target: str, *, asked: bool = True, exclusive: bool = False
+        self, config: Config, target: str, *, explicit: bool = True, exclusive: bool = False
     ) -> None:
-        self.asked = asked
+        self.explicit = explicit
         self._babeld = config.babeld
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
         self._target = target

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import structs
 
@@ -41,17 +41,31 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 
+Babeld = Literal["never", "synced", "explicit", "exclusive"]
+"""When a run talks to babeld: never; at each change if rait.conf has ``sync = true``; because the
+user asked for it; and then also to flush what is not ours."""
+
+
 class Session:
-    """A node's configuration at work; see ``read_write``."""
+    """A node's configuration at work; see ``read_only`` and ``read_write``.
+
+    ``routing`` is its talk with babeld, if there is any.
+    """
 
     def __init__(
-        self, options: Options, inputs: Inputs, machine: Machine, journal: JournalReader
+        self,
+        options: Options,
+        inputs: Inputs,
+        machine: Machine,
+        journal: JournalReader,
+        routing: Routing | None,
     ) -> None:
         self.options = options
         self.loaded = inputs.loaded
         self.public_key = inputs.public_key
         self.machine = machine
         self.journal = journal
+        self.routing = routing
         self.spelt = scope_name(options.config, inputs.public_key)
         self.name = filed_under(journal, self.spelt)
         self._registry = inputs.registry
@@ -116,13 +130,13 @@ class Session:
         claimed = claimed_by_others(self.options.config, self.config.journal, self.name, seen)
         return structs.replace(scope, claimed=claimed)
 
-    def compare(self, goal: Goal, routing: Routing | None = None) -> Change:
+    def compare(self, goal: Goal) -> Change:
         """Look at the machine, and find what to do for the goal. Changes nothing.
 
         With ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing
         may be touched at all.
         """
-        change = self._look(goal, self.known, routing)
+        change = self._look(goal, self.known, self.routing)
         if change.refusal is not None:
             raise MachineError(change.refusal)
         return change
@@ -141,7 +155,7 @@ class Session:
         scope = self.scope_among(observation, known)
         babeld = None
         if routing is not None and (
-            routing.asked or concerns_babeld(observation, goal, known, scope)
+            routing.explicit or concerns_babeld(observation, goal, known, scope)
         ):
             babeld = routing.look()
         change = reconcile(observation, goal, known, scope, babeld)
@@ -151,57 +165,61 @@ class Session:
         )
         return change
 
-    def carry_out(
+    def conclude(
         self,
         command: str,
         change: Change,
         *,
-        peers_digest: Callable[[], str] = str,
         makes_target: bool = False,
-        routing: Routing | None = None,
         warnings: Sequence[str] = (),
         accepted: bool = False,
     ) -> Report:
-        """Journal what shall happen, do it, and journal what became of it.
+        """Carry the change out; a session that is read-only tells what would be done.
 
         First the namespaces are made that new links need, and with ``makes_target`` the target in
-        any case, so that the journal can say in which instance of one each new link is made. A run
-        with nothing to do and nothing new to tell leaves no trace in the journal, and one that
-        fails just as the last one did is counted there. Unless it is ``accepted`` that the run
-        costs whatever it does, one that costs too much is stopped. Raises MachineError, with
-        nothing touched, where there is no place for the links.
+        any case, so that the journal can say in which instance of one each new link is made. Unless
+        it is ``accepted`` that the run costs whatever it does, one that costs too much is stopped.
+        Raises MachineError, with nothing touched, where there is no place for the links.
         """
-        assert isinstance(self.journal, Journal)  # noqa: S101 - a mistake of ours
+        if not isinstance(self.journal, Journal):
+            require_places(change.events)
+            return planned(command, change, self._removal(change), warnings)
         if not accepted and (cost := self._removal(change)) is not None:
             return report_on(command, "stopped", change, warnings, cost)
         change = self._prepared(change, makes_target)
-        look_again = partial(self._look_again, change, routing)
+        return self._carry_out(self.journal, command, change, warnings, accepted)
+
+    def _carry_out(
+        self,
+        journal: Journal,
+        command: str,
+        change: Change,
+        warnings: Sequence[str],
+        accepted: bool,
+    ) -> Report:
+        """Journal what shall happen, do it, and journal what became of it.
+
+        A run with nothing to do and nothing new to tell leaves no trace in the journal, and one
+        that fails just as the last one did is counted there.
+        """
+        look_again = partial(self._look_again, change)
         debug = self.options.debug
-        execution = Execution(self.machine, change, routing, debug, look_again=look_again)
+        execution = Execution(self.machine, change, self.routing, debug, look_again=look_again)
         run: Run | None = None
         resent = False
         if change.events or change.drift or change.leftover_links:
-            header = self._header(command, peers_digest, change, accepted=accepted)
-            run = self.journal.begin(header, change.drift, change.events)
+            header = self._header(command, change, accepted)
+            run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             # By now its number is known if it only repeats an earlier one.
-            warnings = (*warnings, *self._prune(self.journal, run.id))
+            warnings = (*warnings, *self._prune(journal, run.id))
         elif change.extra_cmd_owed and execution.send_extra_cmd():
             resent = True
-            header = self._header(command, peers_digest, change, accepted=accepted)
-            run = self.journal.begin(header, (), ())
+            run = journal.begin(self._header(command, change, accepted), (), ())
             run.finish("done", extra_cmd="sent")
         report = carried_out(command, change, execution.results, execution.verdict, warnings)
         number = None if run is None else run.id
         return structs.replace(report, run=number, extra_cmd_sent=resent)
-
-    def planned(self, command: str, change: Change, warnings: Sequence[str] = ()) -> Report:
-        """Report what ``carry_out`` would do, and whether it would be stopped.
-
-        Raises MachineError as that does.
-        """
-        require_places(change.events)
-        return planned(command, change, self._removal(change), warnings)
 
     def _removal(self, change: Change) -> Removal | None:
         return removal(change, self.config.max_removals, self.recent_losses)
@@ -230,15 +248,15 @@ class Session:
             self.options.debug(f"{counted(pruning.runs, 'old run')} pruned from the journal")
 
     def _look_again(
-        self, change: Change, routing: Routing | None, topology: Topology, failed: Sequence[Event]
+        self, change: Change, topology: Topology, failed: Sequence[Event]
     ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
         """What became of the links of events that failed, and of babeld's interfaces if need be."""
         from rait.domain.aftermath import known_after_failures
 
         known = known_after_failures(change.known, topology, failed)
-        asked = routing if any(isinstance(event, ToBabeld) for event in failed) else None
+        routing = self.routing if any(isinstance(e, ToBabeld) for e in failed) else None
         try:
-            seen = self._look(change.goal, known, asked)
+            seen = self._look(change.goal, known, routing)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return (), known.leftover
@@ -253,9 +271,7 @@ class Session:
         half_done = (event for event in seen.drift if event in seen.leftover)
         return tuple(half_done), tuple(unsure)
 
-    def _header(
-        self, command: str, peers_digest: Callable[[], str], change: Change, *, accepted: bool
-    ) -> RunHeader:
+    def _header(self, command: str, change: Change, accepted: bool) -> RunHeader:
         hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
         hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
         return RunHeader(
@@ -266,7 +282,7 @@ class Session:
             started_at=time.time_ns(),
             public_key=self.public_key,
             config_digest=self.loaded.digest(),
-            peers_digest=peers_digest(),
+            peers_digest=self._registry.peers.digest() if self._registry is not None else "",
             leftover_noticed=tuple(
                 index for index, event in enumerate(change.drift) if event in change.leftover
             ),
@@ -299,9 +315,28 @@ def require_places(events: Sequence[Event]) -> None:
             )
 
 
+def opened(
+    options: Options,
+    command: str,
+    *,
+    dry_run: bool = False,
+    peers: bool = False,
+    babeld: Babeld = "synced",
+) -> AbstractContextManager[Session]:
+    """A session for a command, which only looks if it is a ``dry_run``."""
+    if dry_run:
+        return read_only(options, peers=peers, babeld=babeld)
+    return read_write(options, command, peers=peers, babeld=babeld)
+
+
 @contextmanager
 def read_write(
-    options: Options, command: str, *, needs_transit: bool = True, peers: bool = False
+    options: Options,
+    command: str,
+    *,
+    needs_transit: bool = True,
+    peers: bool = False,
+    babeld: Babeld = "synced",
 ) -> Iterator[Session]:
     """Gather what the command acts upon, wait for our turn, and open journal and machine.
 
@@ -314,46 +349,41 @@ def read_write(
         prepared(options, f"rait {command}", preparation) as inputs,
         _machine_for(inputs, needs_transit=needs_transit) as machine,
         Journal.open(inputs.loaded.config.journal) as journal,
+        _routing(inputs.loaded.config, babeld) as routing,
     ):
-        yield Session(options, inputs, machine, journal)
+        yield Session(options, inputs, machine, journal, routing)
 
 
 @contextmanager
-def routing_of(
-    session: Session, *, asked: bool = True, exclusive: bool = False
-) -> Iterator[Routing]:
-    """A talk with babeld, for as long as the block lasts; see Routing."""
-    from rait.app.routing import Routing
-
-    routing = Routing(session.config, session.target, asked=asked, exclusive=exclusive)
-    try:
-        yield routing
-    finally:
-        routing.close()
-
-
-@contextmanager
-def synced_routing(session: Session) -> Iterator[Routing | None]:
-    """A talk with babeld if it is to hear of each change (``sync = true``), else None."""
-    if not session.config.babeld.sync:
-        yield None
-        return
-    with routing_of(session, asked=False) as routing:
-        yield routing
-
-
-@contextmanager
-def read_only(options: Options, *, peers: bool = False) -> Iterator[Session]:
-    """A session for looking only: it takes no lock and writes nothing.
+def read_only(
+    options: Options, *, peers: bool = False, babeld: Babeld = "never"
+) -> Iterator[Session]:
+    """Open a session that only looks: it takes no lock, waits for nobody and writes nothing.
 
     With ``peers``, it has the registry. Raises as ``read_write``.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
     with cache_file.left_alone():
         inputs = preparation.complete(preparation.configuration())
-        with _machine_for(inputs) as machine:
-            journal = JournalReader(inputs.loaded.config.journal)
-            yield Session(options, inputs, machine, journal)
+        config = inputs.loaded.config
+        with _machine_for(inputs) as machine, _routing(config, babeld) as routing:
+            yield Session(options, inputs, machine, JournalReader(config.journal), routing)
+
+
+@contextmanager
+def _routing(config: Config, babeld: Babeld) -> Iterator[Routing | None]:
+    """A talk with babeld for as long as the block lasts, or None."""
+    if babeld == "never" or (babeld == "synced" and not config.babeld.sync):
+        yield None
+        return
+    from rait.app.routing import Routing
+
+    explicit, exclusive = babeld != "synced", babeld == "exclusive"
+    routing = Routing(config, target_netns(config), explicit=explicit, exclusive=exclusive)
+    try:
+        yield routing
+    finally:
+        routing.close()
 
 
 def _machine_for(inputs: Inputs, *, needs_transit: bool = True) -> Machine:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.report import Report
-from rait.app.session import read_only, read_write, routing_of
+from rait.app.session import Babeld, read_only, read_write
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
 from rait.domain.reconcile import Goal
@@ -72,10 +72,11 @@ class BabelListing(Struct, frozen=True):
 
 def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
     """The interfaces that babeld has. Raises RaitError."""
-    with read_only(options) as session, routing_of(session) as routing:
-        known = session.known.topology
+    with read_only(options, babeld="explicit") as session:
+        routing = session.routing
+        assert routing is not None  # noqa: S101 - as it is explicit
         return tuple(
-            BabelListing(interface, routing.is_ours(interface.name, known))
+            BabelListing(interface, routing.is_ours(interface.name, session.known.topology))
             for interface in routing.interfaces()
         )
 
@@ -85,16 +86,12 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
 
     With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
     """
-    with (
-        read_write(options, "babeld sync") as session,
-        routing_of(session, exclusive=exclusive) as routing,
-    ):
-        change = session.compare(Goal(None), routing)
+    babeld: Babeld = "exclusive" if exclusive else "explicit"
+    with read_write(options, "babeld sync", babeld=babeld) as session:
+        change = session.compare(Goal(None))
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)
-        return session.carry_out(
-            "babeld sync", change, routing=routing, warnings=session.loaded.warnings
-        )
+        return session.conclude("babeld sync", change, warnings=session.loaded.warnings)
 
 
 def babel_lines(listing: Sequence[BabelListing]) -> list[str]:

@@ -9,7 +9,7 @@ from msgspec import structs
 from rait.app.options import Options, add_assume_gone
 from rait.app.render import print_report
 from rait.app.report import Report
-from rait.app.session import read_write, synced_routing
+from rait.app.session import read_write
 from rait.domain.errors import Problem
 from rait.domain.ownership import Stranger
 from rait.domain.reconcile import Goal
@@ -40,20 +40,11 @@ def down(options: Options) -> Report:
 
     Raises RaitError, with nothing touched, if the configuration cannot be read.
     """
-    with (
-        read_write(options, "down", needs_transit=False) as session,
-        synced_routing(session) as routing,
-    ):
-        change = session.compare(Goal(EMPTY), routing)
+    with read_write(options, "down", needs_transit=False) as session:
+        change = session.compare(Goal(EMPTY))
         nobodys = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *nobodys))
-        return session.carry_out(
-            "down",
-            change,
-            routing=routing,
-            warnings=session.loaded.warnings,
-            accepted=True,
-        )
+        return session.conclude("down", change, warnings=session.loaded.warnings, accepted=True)
 
 
 def _left(stranger: Stranger) -> Problem:

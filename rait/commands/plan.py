@@ -59,7 +59,7 @@ def declare_export(parser: ArgumentParser) -> None:
 
 def run(options: Options, arguments: Namespace) -> int:
     if arguments.against is None:
-        return print_plan(desired.plan_up(options), arguments)
+        return print_plan(desired.up(options, dry_run=True), arguments)
     return print_plan(plan_against(options, arguments.against), arguments)
 
 

@@ -14,15 +14,15 @@ from rait.app.options import Options, add_yes
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.report import Report
 from rait.app.scopes import journal_of, others_text
-from rait.app.session import Session, read_only, read_write, synced_routing
+from rait.app.session import Babeld, opened
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import as_made_now, require_own_key
-from rait.domain.reconcile import Change, Goal
+from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_json, print_result, warn
 
 if TYPE_CHECKING:
-    from rait.app.routing import Routing
+    pass
 
 HELP = """\
 Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
@@ -56,7 +56,7 @@ def run(options: Options, arguments: Namespace) -> int:
     if arguments.apply:
         return print_report(restore(options, arguments.at, assume_yes=arguments.yes), arguments)
     if arguments.diff:
-        return print_plan(compare_past(options, arguments.at), arguments)
+        return print_plan(restore(options, arguments.at, dry_run=True), arguments)
     found = past(options, arguments.at)
     if found.unknown and arguments.at is not None:
         warn(f"warning: {found.unknown}")
@@ -88,34 +88,28 @@ def past(options: Options, at: str | None) -> Past:
     return _past(JournalReader(where.path), where.name, at)
 
 
-def compare_past(options: Options, at: str | None) -> Report:
-    """How the live system differs from the past: what a restore would do. Changes nothing."""
-    with read_only(options) as session:
-        wanted = _past(session.journal, session.name, at)
-        change = _towards(session, wanted, None)
-        warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
-        return session.planned(_replay(at), change, warnings)
-
-
-def restore(options: Options, at: str | None, *, assume_yes: bool = False) -> Report:
+def restore(
+    options: Options, at: str | None, *, dry_run: bool = False, assume_yes: bool = False
+) -> Report:
     """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError.
 
-    Unless ``assume_yes``, one that would remove most of the links is stopped, as ``up`` is.
+    A ``dry_run`` only tells how the live system differs, babeld aside. Unless ``assume_yes``, a run
+    that would end most of the sessions is stopped, as ``up`` is.
     """
-    with read_write(options, "replay") as session, synced_routing(session) as routing:
+    babeld: Babeld = "never" if dry_run else "synced"
+    with opened(options, "replay", dry_run=dry_run, babeld=babeld) as session:
         wanted = _past(session.journal, session.name, at)
-        if wanted.unknown:
+        if wanted.unknown and not dry_run:
             raise MachineError(
                 f"{wanted.unknown}, and nothing was touched. `rait log` shows the runs that one "
                 "can go back to; `rait down` removes all links"
             )
-        change = _towards(session, wanted, routing)
-        return session.carry_out(_replay(at), change, routing=routing, accepted=assume_yes)
-
-
-def _replay(at: str | None) -> str:
-    """The command as the journal shall have it."""
-    return "replay" if at is None else f"replay --at {at}"
+        warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
+        past, what = wanted.topology, f"the topology as of {wanted.at}"
+        require_own_key(session.public_key, wanted.public_key, past.links.values(), what)
+        change = session.compare(Goal(as_made_now(past, session.origins(past))))
+        command = "replay" if at is None else f"replay --at {at}"
+        return session.conclude(command, change, warnings=warnings, accepted=assume_yes)
 
 
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
@@ -161,14 +155,6 @@ def _number(digits: str) -> int:
     except ValueError:
         # Python reads some thousands of digits at the most.
         raise ConfigError(f"no run or event has a number of {len(digits)} digits") from None
-
-
-def _towards(session: Session, wanted: Past, routing: Routing | None) -> Change:
-    past = wanted.topology
-    what = f"the topology as of {wanted.at}"
-    require_own_key(session.public_key, wanted.public_key, past.links.values(), what)
-    goal = Goal(as_made_now(past, session.origins(past)))
-    return session.compare(goal, routing)
 
 
 def past_lines(past: Past) -> list[str]:

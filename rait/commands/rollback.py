@@ -10,7 +10,7 @@ from rait.app.options import Options, add_dry_run, add_yes
 from rait.app.render import print_plan, print_report
 from rait.app.report import Report
 from rait.app.scopes import others_text
-from rait.app.session import Session, read_only, read_write, synced_routing
+from rait.app.session import Session, opened
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -23,11 +23,11 @@ from rait.domain.history import (
     touched,
     undo,
 )
-from rait.domain.reconcile import Change, Goal
+from rait.domain.reconcile import Goal
 from rait.domain.records import RunRecord
 
 if TYPE_CHECKING:
-    from rait.app.routing import Routing
+    pass
 
 HELP = """\
 Take one run back, by default the last that changed something. Where later runs touched the same
@@ -52,41 +52,38 @@ def declare(parser: ArgumentParser) -> None:
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    number, force = arguments.number, arguments.force
-    if arguments.dry_run:
-        return print_plan(plan_rollback(options, number, force=force), arguments)
-    report = rollback(options, number, force=force, assume_yes=arguments.yes)
-    return print_report(report, arguments)
+    report = rollback(
+        options,
+        arguments.number,
+        force=arguments.force,
+        dry_run=arguments.dry_run,
+        assume_yes=arguments.yes,
+    )
+    return (print_plan if arguments.dry_run else print_report)(report, arguments)
 
 
 class ConflictError(RaitError):
     """Later runs touched what is to be taken back."""
 
 
-def rollback(options: Options, run: int | None, *, force: bool, assume_yes: bool = False) -> Report:
+def rollback(
+    options: Options,
+    number: int | None,
+    *,
+    force: bool,
+    dry_run: bool = False,
+    assume_yes: bool = False,
+) -> Report:
     """Take one run back, by default the last of this node that changed a link.
 
-    Raises ConflictError, unless ``force``, where later runs touched the same links: then those
-    links become what they were before the run. Unless ``assume_yes``, a rollback that would remove
-    most of the links is stopped, as ``up`` is.
+    A ``dry_run`` only tells what would be done. Raises ConflictError, unless ``force``, where later
+    runs touched the same links: then those links become what they were before the run. Unless
+    ``assume_yes``, a rollback that would end most of the sessions is stopped, as ``up`` is.
     """
-    with read_write(options, "rollback") as session, synced_routing(session) as routing:
-        record = _run_to_undo(session, run)
-        change = _undoing(session, record, force, routing)
-        return session.carry_out(
-            f"rollback {record.id}", change, routing=routing, accepted=assume_yes
-        )
-
-
-def plan_rollback(options: Options, run: int | None, *, force: bool) -> Report:
-    """What ``rollback`` would do. Writes nothing anywhere, and waits for nobody.
-
-    Raises the errors of ``rollback``.
-    """
-    with read_only(options) as session, synced_routing(session) as routing:
-        record = _run_to_undo(session, run)
-        change = _undoing(session, record, force, routing)
-        return session.planned(f"rollback {record.id}", change)
+    with opened(options, "rollback", dry_run=dry_run) as session:
+        record = _run_to_undo(session, number)
+        change = session.compare(_goal(session, record, force))
+        return session.conclude(f"rollback {record.id}", change, accepted=assume_yes)
 
 
 def _run_to_undo(session: Session, number: int | None) -> RunRecord:
@@ -117,21 +114,19 @@ def _run_to_undo(session: Session, number: int | None) -> RunRecord:
     return record
 
 
-def _undoing(session: Session, record: RunRecord, force: bool, routing: Routing | None) -> Change:
+def _goal(session: Session, record: RunRecord, force: bool) -> Goal:
     """The inverted events, and nothing else: what differs in other links is left as it is."""
-    journal = session.journal
-    clashes = conflicts(record, journal.runs(scope=session.name))
+    clashes = conflicts(record, session.journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(*_clash_lines(record, clashes))
-    then, _ = journal.topology_at(session.name, run=record.id)
+    then, _ = session.journal.topology_at(session.name, run=record.id)
     kind = session.machine.choose(session.config.backend)
     require_own_setup(record, then, kind, session.machine.transit)
     goal, names = undo(session.known.topology, record, then), touched(record)
     restored = (link for name, link in goal.links.items() if name in names)
     what = f"what was there before run {record.id}"
     require_own_key(session.public_key, record.header.public_key, restored, what)
-    goal = as_made_now(goal, session.origins(goal))
-    return session.compare(Goal(goal, only=names), routing)
+    return Goal(as_made_now(goal, session.origins(goal)), only=names)
 
 
 def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:

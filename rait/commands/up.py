@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from rait.app import desired
-from rait.app.desired import goal_of, planned_topology
 from rait.app.options import (
     Options,
     add_assume_gone,
@@ -14,8 +13,6 @@ from rait.app.options import (
     add_yes,
 )
 from rait.app.render import print_plan, print_report
-from rait.app.report import Report
-from rait.app.session import read_write, synced_routing
 from rait.domain.errors import ConfigError
 
 HELP = """\
@@ -46,32 +43,7 @@ def declare(parser: ArgumentParser) -> None:
 
 def run(options: Options, arguments: Namespace) -> int:
     if arguments.dry_run:
-        return print_plan(desired.plan_up(options), arguments)
+        return print_plan(desired.up(options, dry_run=True), arguments)
     if arguments.detailed_exitcode:
         raise ConfigError("--detailed-exitcode works with `rait plan` and `rait up --dry-run` only")
-    return print_report(up(options, assume_yes=arguments.yes), arguments)
-
-
-def up(options: Options, *, assume_yes: bool = False) -> Report:
-    """Create, change and remove links until they are as planned; see Report for what it tells.
-
-    Unless ``assume_yes``, a run that would end most of the sessions does nothing, and its report
-    says ``stopped``. Raises RaitError, with nothing touched, where configuration or peers cannot
-    be had.
-    """
-    with (
-        read_write(options, "up", peers=True) as session,
-        synced_routing(session) as routing,
-    ):
-        planned, warnings = planned_topology(session)
-        goal = goal_of(planned, session.registry.peers, session.config)
-        change = session.compare(goal, routing)
-        return session.carry_out(
-            "up",
-            change,
-            peers_digest=session.registry.peers.digest,
-            makes_target=True,
-            routing=routing,
-            warnings=warnings,
-            accepted=assume_yes,
-        )
+    return print_report(desired.up(options, assume_yes=arguments.yes), arguments)

@@ -112,7 +112,7 @@ def test_what_becomes_of_a_run_is_the_status(
             raise outcome
         return Report(command="up", status=outcome)
 
-    monkeypatch.setattr("rait.commands.up.up", up)
+    monkeypatch.setattr("rait.app.desired.up", up)
     said = rait("up")
     assert said.status == status
     assert bool(said.err) == isinstance(outcome, BaseException)
@@ -204,7 +204,7 @@ def test_what_was_done_stays_the_status_if_it_cannot_be_told(
     rait: Rait, monkeypatch: pytest.MonkeyPatch, outcome: Status
 ) -> None:
     monkeypatch.setattr(
-        "rait.commands.up.up", lambda *_, **__: Report(command="up", status=outcome)
+        "rait.app.desired.up", lambda *_, **__: Report(command="up", status=outcome)
     )
     monkeypatch.setattr(sys, "stdout", None)
     said = rait("up")
@@ -244,7 +244,7 @@ def test_an_empty_name_of_a_configuration(rait: Rait, monkeypatch: pytest.Monkey
     assert "argument -c/--config: is empty: name a file" in said.err
     monkeypatch.setenv("RAIT_CONFIG", "")
     main(["--help"])
-    monkeypatch.setattr("rait.commands.up.up", lambda options, **_: pytest.fail(options.config))
+    monkeypatch.setattr("rait.app.desired.up", lambda options, **_: pytest.fail(options.config))
     with pytest.raises(pytest.fail.Exception, match=r"^/etc/rait/rait\.conf$"):
         main(["up"])
 

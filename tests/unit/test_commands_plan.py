@@ -356,7 +356,7 @@ def test_a_plan_that_cannot_be_carried_out_whole_is_no_success(
 ) -> None:
     failures = (Failure("babeld", "it does not run"),) if failed else ()
     report = Report(command="plan", status="unchanged", failures=failures)
-    monkeypatch.setattr("rait.app.desired.plan_up", lambda _: report)
+    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: report)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == (3 if failed else 0)
         assert rait(*command, "--detailed-exitcode").status == (1 if failed else 0)
@@ -366,7 +366,7 @@ def test_a_dry_run_has_the_detailed_statuses_of_a_plan(
     rait: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = Report(command="plan", status="planned", events=(LinkAdded(link("w1")),))
-    monkeypatch.setattr("rait.app.desired.plan_up", lambda _: report)
+    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: report)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == 0
         assert rait(*command, "--detailed-exitcode").status == 2

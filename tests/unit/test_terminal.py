@@ -134,7 +134,7 @@ def test_a_report_tells_what_others_named_in_its_own_lines_only(
         options.debug(f"step {text}")  # type: ignore[attr-defined]
         return report
 
-    monkeypatch.setattr("rait.commands.up.up", up)
+    monkeypatch.setattr("rait.app.desired.up", up)
     assert main(["-c", str(conf), "-d", "up"]) == 3
     out, err = capsys.readouterr()
     assert is_harmless(out)
