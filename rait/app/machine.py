@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import count
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -73,19 +73,12 @@ class Machine:
         self._transit = transit
         self._sockets: dict[Netns, Sockets] = {}
         self._key = KeyPair(secret, public_key)
-        self._kernel: KernelBackend | None = None
-        self._userspace: UserspaceBackend | None = None
         self._origins: dict[str, Origin] = {}
 
     def __enter__(self) -> Machine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for sockets in self._sockets.values():
             sockets.close()
         self._transit.close()
@@ -93,7 +86,7 @@ class Machine:
 
     @property
     def transit(self) -> str:
-        """The identity of the namespace in which sockets are born."""
+        """The identity of the namespace in which new links' UDP sockets are."""
         return self._transit.identity
 
     def instance_of(self, spec: str) -> str:
@@ -179,10 +172,10 @@ class Machine:
         for link in missing:
             if link.origin.backend == "userspace":
                 try:
-                    seen = self._userspace_backend().trace(link, self.namespaces)
+                    seen = self._userspace.trace(link, self.namespaces)
                 except (OSError, RaitError) as error:
-                    place = link.origin.netns, link.settings.group
-                    unread[link.name] = UnreadLink(*place, str(error))
+                    origin, group = link.origin, link.settings.group
+                    unread[link.name] = UnreadLink(origin.netns, group, str(error))
                     continue
                 found += [seen] if seen is not None else []
         in_kernel = [link for link in missing if link.origin.backend == "kernel"]
@@ -203,7 +196,7 @@ class Machine:
                 wanted = {link.name: link for link in missing if link.origin.netns == spec}
                 here = self.namespaces.keep(netns.copied(ns, spec))
                 with Sockets(here) as sockets:
-                    yield from self._kernel_backend().trace(sockets, wanted).values()
+                    yield from self._kernel.trace(sockets, wanted).values()
             ns.close()
 
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
@@ -281,10 +274,9 @@ class Machine:
 
         That is a program in the transit namespace, which ``observe`` does not see.
         """
-        if not names or not self._transit.is_open:
+        if not self._transit.is_open:
             return ()
-        backend = self._userspace_backend()
-        return tuple(name for name in names if _may_be_leftover(backend, name))
+        return tuple(name for name in names if self._userspace.may_be_leftover(name))
 
     def end_leftovers(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """End what a killed run left half made under these names.
@@ -293,12 +285,9 @@ class Machine:
         """
         ended: list[str] = []
         failed: dict[str, str] = {}
-        if not names or not self._transit.is_open:
-            return (), {}
-        backend = self._userspace_backend()
-        for name in names:
+        for name in names if self._transit.is_open else ():
             try:
-                if backend.end_leftover(name):
+                if self._userspace.end_leftover(name):
                     ended.append(name)
             except RaitError as error:
                 failed[name] = f"what a run left of it half made could not be ended: {error}"
@@ -319,21 +308,17 @@ class Machine:
         return found, unread
 
     def _backend(self, kind: str) -> Backend[Sockets]:
-        return self._kernel_backend() if kind == "kernel" else self._userspace_backend()
+        return self._kernel if kind == "kernel" else self._userspace
 
-    def _kernel_backend(self) -> KernelBackend:
-        if self._kernel is None:
-            from rait.adapters.wireguard.kernel import KernelBackend
+    @cached_property
+    def _kernel(self) -> KernelBackend:
+        return KernelBackend(self._in(self._transit), self._key)
 
-            self._kernel = KernelBackend(self._in(self._transit), self._key)
-        return self._kernel
+    @cached_property
+    def _userspace(self) -> UserspaceBackend:
+        from rait.adapters.wireguard.userspace import UserspaceBackend
 
-    def _userspace_backend(self) -> UserspaceBackend:
-        if self._userspace is None:
-            from rait.adapters.wireguard.userspace import UserspaceBackend
-
-            self._userspace = UserspaceBackend(self._in(self._transit), self._key)
-        return self._userspace
+        return UserspaceBackend(self._in(self._transit), self._key)
 
 
 def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
@@ -362,13 +347,6 @@ _NO_KERNEL = (
     "This kernel has no WireGuard: it is in Linux 5.6 and later; try `modprobe wireguard`, and on "
     "Debian install a linux-image package that has the module."
 )
-
-
-def _may_be_leftover(backend: UserspaceBackend, name: str) -> bool:
-    try:
-        return backend.is_leftover(name)
-    except RaitError:
-        return True
 
 
 def _replaced(

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct, structs
 
 from rait.domain.events import Event
-from rait.domain.topology import BackendKind, Device, Link, LinkPeer, LinkSettings, Origin, Rule
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin, Rule
 
 REJECT_AFTER_SECONDS = 180
 """A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""
@@ -162,11 +162,6 @@ class Backend(Protocol[Namespace]):
 
     Of what goes wrong it tells the bare reason: Machine names the link.
     """
-
-    @property
-    def kind(self) -> BackendKind:
-        """Which kind of links it makes."""
-        ...
 
     def observe(
         self, via: Namespace, interfaces: Mapping[str, Interface]

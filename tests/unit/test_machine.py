@@ -26,8 +26,6 @@ from rait.domain.topology import BackendKind, Device, Link, LinkPeer, LinkSettin
 class Recorder:
     """A backend that fails for some links, and remembers what it was asked to do."""
 
-    kind: BackendKind = "kernel"
-
     def __init__(self, *failing: str) -> None:
         self.failing = failing
         self.batches: list[list[Event]] = []

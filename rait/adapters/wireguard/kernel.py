@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
@@ -45,8 +44,6 @@ _FEW_REMOVALS = 2
 class KernelBackend:
     """WireGuard links of the kernel, with their UDP sockets in ``transit``, all with one key."""
 
-    kind: Literal["kernel"] = "kernel"
-
     def __init__(self, transit: Sockets, key: KeyPair) -> None:
         self._transit = transit
         self._key = key
@@ -58,7 +55,7 @@ class KernelBackend:
         wanted = [each for each in interfaces.values() if each.kind == rtnl.WIREGUARD]
         if not wanted:
             return {}, {}
-        origin = Origin(self.kind, via.ns.spec, instance=via.ns.instance)
+        origin = Origin("kernel", via.ns.spec, instance=via.ns.instance)
         states = self._read(via, [each.name for each in wanted])
         links = {
             # WireGuard takes the carrier away with the namespace in which the link was made.

@@ -57,13 +57,12 @@ class StartError(RaitError):
 
 
 class Owner(Struct, frozen=True):
-    """The process that holds a tun.
+    """What is known of a process that holds a tun.
 
     ``transit`` identifies the namespace that the process is in, so where its UDP socket is, and
     ``home`` the one that the tun lives in ("" where the kernel does not tell).
     """
 
-    pid: int
     transit: str
     home: str
 
@@ -150,7 +149,7 @@ class Process:
             home = self._home_of(fd)
             # Until here, what was read may have been that of a later process of the same id.
             if transit is not None and not self.ended(0):
-                yield Owner(self.pid, transit, home)
+                yield Owner(transit, home)
 
     def home_descriptor(self, descriptor: int) -> int | None:
         """A descriptor of the namespace that a tun lives in, by the process's own for the tun.
@@ -322,14 +321,11 @@ class Start:
             self._child.poll()
             return
         # Either it failed by itself, or it went to the background under another id.
-        found = hold_owner(self.name, 0, self._is_of_ours)
-        if found is None:
-            return
-        with found[0] as process:
-            end(self.name, process)
-
-    def _is_of_ours(self, owner: Owner) -> bool:
-        return self._transit.identity in (owner.transit, owner.home)
+        own = self._transit.identity
+        found = hold_owner(self.name, 0, lambda owner: own in (owner.transit, owner.home))
+        if found is not None:
+            with found[0] as process:
+                end(self.name, process)
 
     def _connected(self, key: KeyPair, deadline: float) -> uapi.Client:
         while True:

@@ -5,8 +5,8 @@ A program such as wireguard-go serves it on /var/run/wireguard/NAME.sock: a requ
 lowercase hexadecimal, and a boolean is either ``true`` or left out.
 
 What a program answers is checked like any other input from outside: its size, its shape and each
-value. A private key leaves this module only in the write to the socket, which goes to nobody but
-a process of root's or of our own user.
+value. A private key is written to nobody but a process of root's or of our own user, and one that
+is read goes no further than to the node's KeyPair, which tells the public key.
 """
 
 from __future__ import annotations

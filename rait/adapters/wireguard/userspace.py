@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import structs
 
@@ -55,8 +55,6 @@ _ENDING_SECONDS = 3.0
 
 class UserspaceBackend:
     """Links of userspace programs with their UDP sockets in ``transit``, all with one key."""
-
-    kind: Literal["userspace"] = "userspace"
 
     def __init__(self, transit: Sockets, key: KeyPair) -> None:
         self._transit = transit
@@ -122,12 +120,12 @@ class UserspaceBackend:
                     if process.ended(_ENDING_SECONDS):
                         return None
                     raise uapi.UapiError(
-                        f"{error}; process {owner.pid} serves it: let that one go on "
-                        f"(`kill -CONT {owner.pid}`), or end it (`kill -KILL {owner.pid}`)"
+                        f"{error}; process {process.pid} serves it: let that one go on "
+                        f"(`kill -CONT {process.pid}`), or end it (`kill -KILL {process.pid}`)"
                     ) from None
         if owner.transit == self._transit.ns.identity:
             state = structs.replace(state, peers=tuple(map(self._numbered, state.peers)))
-        origin = Origin(self.kind, ns.spec, owner.transit, ns.instance)
+        origin = Origin("userspace", ns.spec, owner.transit, ns.instance)
         return observed(tun, origin, state, renamed=made_as != tun.name)
 
     def _numbered(self, peer: LinkPeer) -> LinkPeer:
@@ -161,9 +159,12 @@ class UserspaceBackend:
             writes = [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)]
             yield from (_failure(partial(self._write, event)) for event in writes)
 
-    def is_leftover(self, name: str) -> bool:
-        """Whether a killed run left a half-made link of this name. Raises RaitError."""
-        process = find_leftover(name, self._transit, self._key)
+    def may_be_leftover(self, name: str) -> bool:
+        """Whether a killed run left a half-made link of this name, or may have."""
+        try:
+            process = find_leftover(name, self._transit, self._key)
+        except RaitError:
+            return True
         if process is not None:
             process.close()
         return process is not None
