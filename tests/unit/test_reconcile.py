@@ -1,0 +1,191 @@
+"""What is decided besides the links themselves: babeld, drift, doubts, what a rollback leaves."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from rait.domain.babel import BabeldState
+from rait.domain.backend import Observation, ObservedLink, UnreadLink
+from rait.domain.config.schema import Transport
+from rait.domain.doubt import Doubt, Doubts
+from rait.domain.errors import Problem, SkippedEntry
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    BabelInterfaceFlushed,
+    DeviceUpdated,
+    Event,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+)
+from rait.domain.history import LastKnown
+from rait.domain.ownership import Scope
+from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
+from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
+
+SCOPE = Scope(public_key="own", netns="mesh", ifgroup=54)
+PARAM = "rxcost 32"
+
+
+def link(number: int, *, mtu: int = 1420, mark: int = 0, instance: str = "boot/1") -> Link:
+    origin = Origin("kernel", "mesh", "transit", instance)
+    device, peers = Device("own", number, mark), (LinkPeer(f"peer {number}"),)
+    return Link(f"w{number}", origin, LinkSettings(mtu, 54), device, peers)
+
+
+def topology(*links: Link, **babel: str) -> Topology:
+    return Topology({each.name: each for each in links}, babel)
+
+
+def seen(*links: Link, **fields: object) -> Observation:
+    observation = Observation(now=0, links={each.name: ObservedLink(link=each) for each in links})
+    return structs.replace(observation, **fields)
+
+
+def known(*links: Link, leftover: tuple[Event, ...] = (), **babel: str) -> LastKnown:
+    made = {event.name: event.link for event in leftover if isinstance(event, LinkAdded)}
+    return LastKnown(topology=topology(*links, **babel), leftover=leftover, leftover_links=made)
+
+
+ONE, TWO = link(1), link(2)
+BOTH = topology(ONE, TWO)
+HAS = BabeldState(present=("w1", "eth0"), param=PARAM, ifprefixes=("w",))
+UNASKED = BabeldState(problem="no babeld", param=PARAM)
+
+
+def test_babeld_gets_the_links_that_are_up_and_loses_ours_that_are_gone() -> None:
+    down = structs.replace(TWO, settings=structs.replace(TWO.settings, up=False))
+    remembered = structs.replace(known(ONE, TWO, w1=PARAM), extra_cmd_owed=True)
+    change = reconcile(seen(ONE, TWO), Goal(BOTH), remembered, SCOPE, HAS)
+    assert change.events == (BabelInterfaceAdded("w2", PARAM),)
+    assert change.extra_cmd_owed
+    change = reconcile(seen(ONE, TWO), Goal(topology(ONE, down)), remembered, SCOPE, HAS)
+    assert change.desired.babel == {"w1": PARAM}
+    change = reconcile(seen(TWO), Goal(topology(TWO)), known(TWO, w1=PARAM), SCOPE, HAS)
+    assert change.events == (BabelInterfaceFlushed("w1", PARAM), BabelInterfaceAdded("w2", PARAM))
+    assert not change.extra_cmd_owed
+
+
+@pytest.mark.parametrize("babeld", [None, UNASKED])
+def test_where_babeld_is_not_asked_it_is_left_as_it_is_remembered(
+    babeld: BabeldState | None,
+) -> None:
+    told = BabelInterfaceAdded("w2", PARAM)
+    remembered = known(ONE, leftover=(told,), w1=PARAM, w7=PARAM)
+    remembered = structs.replace(remembered, extra_cmd_owed=True)
+    change = reconcile(seen(ONE), Goal(BOTH), remembered, SCOPE, babeld)
+    assert change.observed.babel == change.desired.babel == {"w1": PARAM, "w7": PARAM}
+    assert change.events == (LinkAdded(TWO),)
+    assert change.carried == (told,), "whether babeld heard it is for a later run to find"
+    assert not change.extra_cmd_owed
+    assert change.babeld_problem == (babeld and "no babeld")
+    assert reconcile(seen(ONE), Goal(BOTH), remembered, SCOPE, HAS).carried == ()
+
+
+def test_babeld_is_left_in_peace_where_there_are_no_links_nor_were_any() -> None:
+    stranger = structs.replace(ONE, device=Device("else"))
+    hidden = seen(unread={"w1": UnreadLink("mesh", 54, "it hangs")})
+    nothing, none = LastKnown(), Goal(EMPTY)
+    assert not concerns_babeld(seen(stranger), none, nothing, SCOPE)
+    assert not concerns_babeld(seen(), Goal(None), nothing, SCOPE)
+    assert concerns_babeld(seen(ONE), none, nothing, SCOPE)
+    assert concerns_babeld(seen(ONE), Goal(None), nothing, SCOPE)
+    assert concerns_babeld(seen(), Goal(BOTH), nothing, SCOPE)
+    assert concerns_babeld(seen(), none, known(w1=PARAM), SCOPE)
+    assert concerns_babeld(hidden, none, nothing, SCOPE)
+
+
+def test_a_run_that_wants_links_as_they_are_changes_none_and_complains_of_none() -> None:
+    wide = link(1, mtu=9000)
+    there = seen(wide, unread={"w2": UnreadLink("mesh", 54, "it hangs")})
+    change = reconcile(there, Goal(None), known(ONE, TWO), SCOPE)
+    assert change.events == change.problems == ()
+    assert change.desired == topology(wide, TWO)
+    assert change.drift == (LinkUpdated("w1", ONE.settings, wide.settings),)
+
+
+def test_drift_is_told_from_what_a_run_left_over() -> None:
+    marked = DeviceUpdated("w1", ONE.device, Device("own", 1, 9))
+    remembered = known(ONE, TWO, leftover=(marked, LinkAdded(link(3)), LinkAdded(link(4))))
+    there = seen(link(1, mark=9), link(2, mtu=9000), link(4))
+    change = reconcile(there, Goal(BOTH), remembered, SCOPE)
+    assert change.leftover == {marked, LinkAdded(link(4))}
+    widened = LinkUpdated("w2", TWO.settings, link(2, mtu=9000).settings)
+    assert change.drift == (marked, LinkAdded(link(4)), widened)
+    assert change.leftover_links == ("w3",), "it may be half made"
+    assert change.carried == ()
+
+
+def test_what_cannot_be_looked_at_is_carried_on_to_the_next_run() -> None:
+    marked = DeviceUpdated("w1", ONE.device, Device("own", 1, 9))
+    elsewhere = DeviceUpdated("w2", TWO.device, Device("own", 2, 9))
+    remembered = known(ONE, TWO, leftover=(marked, elsewhere))
+    there = seen(TWO, unread={"w1": UnreadLink("mesh", 54, "it hangs")})
+    change = reconcile(there, Goal(BOTH), remembered, SCOPE)
+    assert change.carried == (marked,)
+    assert change.leftover == frozenset()
+    assert change.events == ()
+    assert [problem.link for problem in change.problems] == ["w1"]
+
+
+def test_a_run_that_is_confined_leaves_all_else_for_a_later_one() -> None:
+    forgotten = DeviceUpdated("w2", TWO.device, Device("own", 2, 9))
+    remembered = known(ONE, TWO, link(3), leftover=(forgotten,))
+    there = seen(link(1, mtu=9000), link(2, mtu=9000), others={"w4": "veth", "w5": "veth"})
+    wanted = topology(ONE, TWO, link(3), link(4), link(5))
+    whole = reconcile(there, Goal(wanted), remembered, SCOPE)
+    assert {event.name for event in whole.events} == {"w1", "w2", "w3"}
+    assert whole.carried == ()
+    change = reconcile(there, Goal(wanted, only=frozenset(("w1", "w4"))), remembered, SCOPE)
+    assert [event.name for event in change.events] == ["w1"]
+    assert [event.name for event in change.drift] == ["w1"]
+    assert [problem.link for problem in change.problems] == ["w4"]
+    assert change.carried == (forgotten,)
+    assert change.desired.links.keys() == {"w1", "w2"}
+
+
+def doubts(most: int = 9) -> Doubts:
+    entry = SkippedEntry("peer 2", None, None)
+    transport = Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w")
+    found = Doubt(entry, Problem("no port", "warning"))
+    return Doubts((found,), (transport,), lambda problem: problem.message, most)
+
+
+def test_a_link_stays_whose_entry_cannot_be_read_unless_that_makes_too_many() -> None:
+    goal = Goal(topology(ONE, link(3)), doubts=doubts())
+    change = reconcile(seen(ONE, TWO), goal, known(ONE, TWO), SCOPE)
+    assert change.events == (LinkAdded(link(3)),)
+    assert [(p.link, p.severity) for p in change.problems] == [("w2", "warning")]
+    assert change.refusal is None
+    change = reconcile(
+        seen(ONE, TWO), structs.replace(goal, doubts=doubts(2)), known(ONE, TWO), SCOPE
+    )
+    assert "there would be 3 links" in (change.refusal or "")
+    goal = Goal(topology(ONE), doubts=doubts(1))
+    change = reconcile(seen(ONE, TWO), goal, known(ONE, TWO), SCOPE)
+    assert change.refusal is None, "none is new"
+
+
+def test_only_an_error_of_no_link_forbids_everything() -> None:
+    def refusal(*problems: Problem) -> str | None:
+        return Change(observed=EMPTY, desired=EMPTY, problems=problems).refusal
+
+    assert refusal(Problem("a VRF stays", "warning"), Problem("taken", link="w1")) is None
+    assert refusal(Problem("taken", link="w1"), Problem("no"), Problem("nor that")) == "no"
+
+
+def test_new_links_are_placed_in_the_namespace_that_was_made_for_them() -> None:
+    new = link(3, instance="")
+    change = reconcile(seen(ONE), Goal(topology(new)), known(ONE), SCOPE)
+    assert change.events == (LinkRemoved(ONE), LinkAdded(new))
+    placed = change.placed({"mesh": "boot/7"})
+    assert placed.events == (LinkRemoved(ONE), LinkAdded(link(3, instance="boot/7")))
+    assert placed.desired == topology(link(3, instance="boot/7"))
+    assert reconcile(seen(), Goal(BOTH), LastKnown(), SCOPE).placed({}).desired == BOTH
+
+
+def test_links_without_a_socket_have_no_session_to_lose() -> None:
+    dead = {"w1": ObservedLink(link=ONE, dead=True), "w2": ObservedLink(link=TWO)}
+    change = reconcile(seen(links=dead), Goal(EMPTY), known(ONE, TWO), SCOPE)
+    assert change.dead == {"w1"}

@@ -1,0 +1,93 @@
+"""How a run ended, by what it was to change and what became of that."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from rait.domain.errors import Problem
+from rait.domain.events import BabelInterfaceAdded, LinkAdded
+from rait.domain.reconcile import Change
+from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
+from rait.domain.verdict import Failure, Results, verdict
+
+
+def link(name: str) -> Link:
+    return Link(name, Origin("kernel"), LinkSettings(1420, 54), Device("own"))
+
+
+ONE, TWO = LinkAdded(link("w1")), LinkAdded(link("w2"))
+TOLD = BabelInterfaceAdded("w1", "")
+BOTH = Topology({name: link(name) for name in ("w1", "w2")})
+CHANGE = Change(observed=EMPTY, desired=BOTH, events=(ONE, TWO, TOLD))
+QUIET = Change(observed=BOTH, desired=BOTH)
+WRONG = Problem("it is taken", link="w3")
+LEFT = Problem("nobody can tell", "warning", (), "w1")
+
+
+@pytest.mark.parametrize(
+    ("change", "results", "status", "outcome"),
+    [
+        (QUIET, Results(), "done", "unchanged"),
+        (QUIET, Results(ended=("w9",)), "done", "done"),
+        (structs.replace(QUIET, losses=("w1 goes",)), Results(), "done", "unchanged"),
+        (CHANGE, Results(happened=(ONE, TWO, TOLD)), "done", "done"),
+        (structs.replace(CHANGE, losses=("w1 goes",)), Results(happened=(ONE,)), "done", "partial"),
+        (CHANGE, Results(happened=(ONE, TOLD), errors={1: "no"}), "partial", "partial"),
+        (CHANGE, Results(errors={0: "no", 1: "no"}), "failed", "failed"),
+        (CHANGE, Results(errors={0: "no", 1: "no", 2: "no"}), "failed", "failed"),
+        (CHANGE, Results(happened=(TOLD,), errors={0: "no", 1: "no"}), "partial", "partial"),
+        (CHANGE, Results(errors={2: "no"}), "partial", "partial"),
+        (structs.replace(QUIET, problems=(WRONG,)), Results(), "partial", "partial"),
+        (structs.replace(QUIET, problems=(LEFT,)), Results(), "partial", "partial"),
+        (structs.replace(QUIET, babeld_problem="none"), Results(), "partial", "partial"),
+        (Change(observed=EMPTY, desired=EMPTY, problems=(WRONG,)), Results(), "failed", "failed"),
+        (Change(observed=EMPTY, desired=EMPTY, problems=(LEFT,)), Results(), "partial", "partial"),
+        (QUIET, Results(stuck={"w1": "busy", "w2": "busy"}), "failed", "failed"),
+        (QUIET, Results(stuck={"w1": "busy"}), "partial", "partial"),
+        (QUIET, Results(extra_cmd="owed", extra_cmd_error="no"), "partial", "partial"),
+    ],
+)
+def test_a_run_has_failed_where_nothing_is_as_it_should_be(
+    change: Change, results: Results, status: str, outcome: str
+) -> None:
+    judged = verdict(change, results)
+    assert (judged.status, judged.outcome) == (status, outcome)
+
+
+def test_a_run_that_is_about_babeld_alone_fails_with_it() -> None:
+    told = Change(observed=BOTH, desired=Topology({"w1": link("w1")}), events=(TOLD,))
+    failed = Results(errors={0: "no"})
+    assert verdict(told, failed).status == "partial"
+    assert verdict(told, failed, babeld_alone=True).status == "failed"
+    both = structs.replace(told, desired=BOTH)
+    assert verdict(both, failed, babeld_alone=True).status == "partial"
+
+
+def test_the_first_thing_that_went_wrong_with_each_link_is_told() -> None:
+    change = structs.replace(CHANGE, problems=(WRONG, LEFT), babeld_problem="no babeld")
+    results = Results(
+        errors={0: "first", 1: "second", 2: "third"},
+        stuck={"w3": "busy", "w4": "busy"},
+        extra_cmd_error="no extra_cmd",
+    )
+    judged = verdict(change, results)
+    assert judged.failures == (
+        Failure("w3", "it is taken"),
+        Failure("w1", "nobody can tell", left=True),
+        Failure("babeld", "no extra_cmd"),
+        Failure("w4", "busy"),
+        Failure("w2", "second"),
+    )
+    assert judged.problems == {
+        "w3": "it is taken",
+        "w1": "nobody can tell",
+        "babeld": "no extra_cmd",
+        "w4": "busy",
+    }
+
+
+def test_a_problem_of_no_link_is_no_failure_of_one() -> None:
+    change = structs.replace(QUIET, problems=(Problem("a VRF stays", "warning"),))
+    assert verdict(change).failures == ()
+    assert verdict(change).outcome == "unchanged"
