@@ -122,16 +122,11 @@ def new_wireguard(name: str, target_fd: int, mtu: int, group: int, master: int |
     Its UDP socket stays in the namespace of the netlink socket that this is sent on. ``master`` is
     an index in the target namespace. The kernel undoes the link when enslaving it fails.
     """
-    body = (
-        _ifinfo()
-        + _name(name)
-        + number(IFLA_MTU, mtu)
-        + number(IFLA_GROUP, group)
-        + number(IFLA_NET_NS_FD, target_fd)
-        + nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, WIREGUARD.encode())])
+    numbers = _numbers(
+        (IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_NET_NS_FD, target_fd), (IFLA_MASTER, master)
     )
-    if master is not None:
-        body += number(IFLA_MASTER, master)
+    kind = nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, WIREGUARD.encode())])
+    body = _ifinfo() + _name(name) + numbers + kind
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
@@ -144,11 +139,9 @@ def set_link(
     master: int | None = None,
 ) -> Request:
     """Change what is not None of a link; ``master`` 0 frees it from the one it has."""
-    body = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
-    for kind, value in ((IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_MASTER, master)):
-        if value is not None:
-            body += number(kind, value)
-    return Request(RTM_SETLINK, 0, body)
+    head = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
+    numbers = _numbers((IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_MASTER, master))
+    return Request(RTM_SETLINK, 0, head + numbers)
 
 
 def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
@@ -157,14 +150,8 @@ def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
     The kernel will make no link-local address of its own when the link is raised there, as it
     else does for tun devices: it is to have the one that we give it alone.
     """
-    body = (
-        _ifinfo(index)
-        + number(IFLA_NET_NS_FD, target_fd)
-        + number(IFLA_MTU, mtu)
-        + number(IFLA_GROUP, group)
-        + _no_generated_address()
-    )
-    return Request(RTM_SETLINK, 0, body)
+    numbers = _numbers((IFLA_NET_NS_FD, target_fd), (IFLA_MTU, mtu), (IFLA_GROUP, group))
+    return Request(RTM_SETLINK, 0, _ifinfo(index) + numbers + _no_generated_address())
 
 
 def no_generated_address(index: int) -> Request:
@@ -280,6 +267,10 @@ def _no_generated_address() -> bytes:
     """IFLA_AF_SPEC that sets IN6_ADDR_GEN_MODE_NONE (linux/if_link.h)."""
     mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
     return nested(IFLA_AF_SPEC, [nested(socket.AF_INET6, [mode])])
+
+
+def _numbers(*pairs: tuple[int, int | None]) -> bytes:
+    return b"".join(number(kind, value) for kind, value in pairs if value is not None)
 
 
 def _name(name: str) -> bytes:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
+from typing import TypeVar
 
 from msgspec import Struct as Record
 
@@ -39,6 +41,8 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+
+T = TypeVar("T")
 
 _HEADER = Struct("=IHHII")
 _ATTRIBUTE = Struct("=HH")
@@ -236,7 +240,7 @@ class NetlinkSocket:
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
         """Send all the requests, in few datagrams; what became of each, in order."""
         results: list[NetlinkError | None] = []
-        for batch in _batches(requests):
+        for batch in chunks(requests, _length, _BATCH_BYTES, _BATCH_MESSAGES):
             results += self._perform_batch(batch)
         return results
 
@@ -355,15 +359,22 @@ class NetlinkSocket:
         return decode(bytes(self._view[:size]))
 
 
-def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    batch: list[Request] = []
-    size = 0
-    for request in requests:
-        length = HEADER_SIZE + len(request.body) + 3
-        if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_MESSAGES):
-            yield batch
-            batch, size = [], 0
-        batch.append(request)
-        size += length
-    if batch:
-        yield batch
+def chunks(
+    items: Iterable[T], size: Callable[[T], int], most_bytes: int, most_items: int = sys.maxsize
+) -> Iterator[list[T]]:
+    """The items in order, as many at once as these limits let; one at least."""
+    chunk: list[T] = []
+    total = 0
+    for item in items:
+        length = size(item)
+        if chunk and (total + length > most_bytes or len(chunk) == most_items):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += length
+    if chunk:
+        yield chunk
+
+
+def _length(request: Request) -> int:
+    return HEADER_SIZE + len(request.body) + 3  # padding at most

@@ -6,6 +6,7 @@ import binascii
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Any
@@ -17,6 +18,7 @@ from rait.adapters.netlink.socket import (
     Request,
     attribute,
     attributes,
+    chunks,
     nested,
     number,
 )
@@ -133,7 +135,8 @@ def set_device(
     if write.fwmark is not None:
         body += number(WGDEVICE_A_FWMARK, write.fwmark)
     requests = []
-    for part in _parts(write.peers):
+    entries = chain.from_iterable(map(_encode_peer, write.peers))
+    for part in chunks(entries, len, _PEERS_BYTES):
         requests.append(Request(family, 0, body + nested(WGDEVICE_A_PEERS, part)))
         body = head
     return requests or [Request(family, 0, body)]
@@ -182,20 +185,6 @@ def _device_state(
         device.get(WGDEVICE_A_FWMARK, 0),
     )
     return DeviceState(told, tuple(peers), handshakes, received, sent)
-
-
-def _parts(peers: Iterable[PeerWrite]) -> Iterator[list[bytes]]:
-    part: list[bytes] = []
-    size = 0
-    for peer in peers:
-        for entry in _encode_peer(peer):
-            if part and size + len(entry) > _PEERS_BYTES:
-                yield part
-                part, size = [], 0
-            part.append(entry)
-            size += len(entry)
-    if part:
-        yield part
 
 
 def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
