@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
 from msgspec import Struct
 
@@ -45,8 +44,8 @@ MAX_COMMAND = 1024
 _INTERFACE_LINE = "add interface "
 """How each line begins that tells of an interface in the answer to ``dump``."""
 
-_NO_SUCH_INTERFACE = "No such interface"
-"""babeld's reason for refusing to flush an interface that it does not have."""
+_NO_SUCH_INTERFACE = "no No such interface"
+"""babeld's answer where it is to flush an interface that it does not have."""
 
 _PROBE = "flush interface rait-no-such-interface"
 """Changes nothing: no interface has so long a name. babeld answers ``no`` where it may be written
@@ -82,14 +81,13 @@ class BabeldReadOnlyError(BabeldRefusedError):
 
 
 class Answer(Struct, frozen=True):
-    """A complete answer. ``lines`` are the data lines that tell of interfaces."""
+    """What an answer ends in: ``ok``, ``no`` with a reason, or ``bad``.
 
-    verdict: Literal["ok", "no", "bad"]
-    reason: str = ""
+    ``lines`` are those that tell of interfaces.
+    """
+
+    verdict: str
     lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.verdict} {self.reason}".rstrip()
 
 
 class BabeldClient:
@@ -134,7 +132,7 @@ class BabeldClient:
         """Have babeld forget an interface, which it need not have."""
         command = f"flush interface {_checked(name)}"
         answer = self._ask(command)
-        if answer.verdict != "no" or answer.reason != _NO_SUCH_INTERFACE:
+        if answer.verdict != _NO_SUCH_INTERFACE:
             self._expect_ok(command, answer)
 
     def command(self, text: str) -> None:
@@ -232,7 +230,7 @@ class Connection:
             break
         answer = self._answer(_BANNER)
         if answer.verdict != "ok":
-            raise BabeldError(f"babeld turned us away: its banner ends in {quoted(str(answer))}")
+            raise BabeldError(f"babeld turned us away: its banner ends in {quoted(answer.verdict)}")
 
     def ask(self, command: str, until: float) -> Answer:
         """Send a command and read its answer; that to ``quit`` is the end of the connection."""
@@ -252,13 +250,8 @@ class Connection:
                 # neighbour that outlived the flush of that interface (jech/babeld#124).
                 continue
             line = _text(raw, subject)
-            verdict, _, reason = line.partition(" ")
-            if line == "ok":
-                return Answer("ok", lines=tuple(lines))
-            if line == "bad":
-                return Answer("bad")
-            if verdict == "no":
-                return Answer("no", reason)
+            if _is_verdict(line):
+                return Answer(line, tuple(lines))
             if line.startswith(_INTERFACE_LINE):
                 lines.append(line)
         if may_end:
@@ -318,10 +311,11 @@ class Connection:
 
     def _expect_no_answer_in_advance(self) -> None:
         # Data lines may come unasked, after `monitor`; an answer may not.
-        *lines, _ = bytes(self._buffer).split(b"\n")
-        for line in lines:
-            if line in (b"ok", b"bad") or line.split(b" ")[0] == b"no":
-                raise BabeldError(f"babeld sent an answer that nobody had asked for: {line!r}")
+        for line in self._buffer.decode(errors="replace").split("\n")[:-1]:
+            if _is_verdict(line):
+                raise BabeldError(
+                    f"babeld sent {quoted(line)}, an answer that nobody had asked for"
+                )
 
 
 def encode_command(command: str) -> bytes:
@@ -378,6 +372,10 @@ def _checked(name: str) -> str:
     if not is_interface_name(name):
         raise BabeldError(f"{quoted(name)} is no interface name that babeld could be told")
     return name
+
+
+def _is_verdict(line: str) -> bool:
+    return line in ("ok", "bad") or line.split(" ")[0] == "no"
 
 
 def _quits(command: str) -> bool:
@@ -478,5 +476,5 @@ def _refused(command: str, answer: Answer, babeld: Babeld) -> BabeldRefusedError
     meaning = "; see babeld(8) for what it takes at run time" if answer.verdict == "bad" else ""
     return BabeldRefusedError(
         f"babeld at {babeld.socket_addr} refused the command {quoted(command)}: "
-        f"it answered {quoted(str(answer))}{meaning}"
+        f"it answered {quoted(answer.verdict)}{meaning}"
     )
