@@ -301,7 +301,12 @@ class Start:
     def client(self, key: KeyPair) -> uapi.Client:
         """Wait until the program answers. Raises StartError, and then nothing of it is left."""
         try:
-            client = self._connected(key, time.monotonic() + START_SECONDS)
+            client = self._connected()
+            try:
+                client.get(key)
+            except BaseException:
+                client.close()
+                raise
         except BaseException:
             self.abort()
             raise
@@ -327,36 +332,27 @@ class Start:
             with found[0] as process:
                 end(self.name, process)
 
-    def _connected(self, key: KeyPair, deadline: float) -> uapi.Client:
+    def _connected(self) -> uapi.Client:
+        """Wait until our program listens, and not one that was there before."""
+        deadline = time.monotonic() + START_SECONDS
         while True:
             status = self._child.poll()
-            try:
-                return self._checked(uapi.Client(self.name), key, deadline)
-            except (FileNotFoundError, ConnectionRefusedError):
-                pass
             if status:
                 raise self._failed(f"ended with status {status}")
+            other = None
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                client = uapi.Client(self.name)
+                # One that goes to the background ends where we see it, and listens as another.
+                if status == 0 or client.pid == self._child.pid:
+                    return client
+                client.close()
+                other = client.pid
             if time.monotonic() > deadline:
+                if other is not None:
+                    path = uapi.socket_path(self.name)
+                    raise StartError(f"process {other} serves {path} already")
                 raise self._failed(f"did not answer within {START_SECONDS:g} s")
             time.sleep(_POLL_SECONDS)
-
-    def _checked(self, client: uapi.Client, key: KeyPair, deadline: float) -> uapi.Client:
-        """The client, if it is our program that answers and not one that was there before."""
-        try:
-            while self._child.poll() is None and client.pid != self._child.pid:
-                # A program that goes to the background ends where we see it.
-                if time.monotonic() > deadline:
-                    raise StartError(
-                        f"process {client.pid} serves {uapi.socket_path(self.name)} already"
-                    )
-                time.sleep(_POLL_SECONDS)
-            if self._child.poll():
-                raise self._failed("ended")
-            client.get(key)
-        except BaseException:
-            client.close()
-            raise
-        return client
 
     def _failed(self, how: str) -> StartError:
         """What went wrong, with the last line of the program's log and what to do about it."""
