@@ -155,3 +155,23 @@ def test_a_preshared_key_that_others_set_is_refused(peer: LinkPeer, before: str)
     ):
         with pytest.raises(RaitError, match="does not know"):
             write_of(event)
+
+
+def test_of_preshared_keys_none_can_be_written_and_nothing_else() -> None:
+    bare, set_by_others = LinkPeer(PEER_KEYS[0]), LinkPeer(PEER_KEYS[0], psk_digest="digest")
+    (write,) = write_of(PeerUpdated("w1", set_by_others, bare)).peers
+    assert write == PeerWrite(PEER_KEYS[0], update_only=True, psk=NO_PSK)
+    (write,) = write_of(
+        PeerUpdated("w1", set_by_others, LinkPeer(PEER_KEYS[0], keepalive=5, psk_digest="digest"))
+    ).peers
+    assert write.psk is None
+    (write,) = write_of(PeerAdded("w1", bare)).peers
+    assert write.psk is None
+    other = LinkPeer(PEER_KEYS[0], psk_digest="another")
+    for event in (
+        PeerUpdated("w1", bare, set_by_others),
+        PeerUpdated("w1", other, set_by_others),
+        PeerAdded("w1", set_by_others),
+    ):
+        with pytest.raises(RaitError, match="does not know"):
+            write_of(event)

@@ -21,7 +21,7 @@ from rait.adapters.wireguard.uapi import (
     encode_set,
 )
 from rait.domain.backend import DeviceState
-from rait.domain.config.schema import Secret
+from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.topology import Device, Endpoint, LinkPeer
 from rait.domain.writes import DeviceWrite, PeerWrite
 
@@ -29,6 +29,7 @@ SECRET = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 SECRET_HEX = "289257983b405d2acc1ae209572ff678feb98179b53d3cbbbc247fe0efef1042"
 KEY = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
 OWN = KeyPair(Secret(SECRET), "ours")
+PSK = bytes(range(32))
 KEY_HEX = "f98db7975aabf6810ce1696a3efa78206d933d774d09ad75b708a90ef3874f7c"
 
 ANSWER = f"""private_key={SECRET_HEX}
@@ -120,6 +121,19 @@ def test_a_peer_is_removed_by_its_key() -> None:
     request = encode_set(DeviceWrite(peers=(PeerWrite(public_key=KEY, remove=True),)))
 
     assert request == f"set=1\npublic_key={KEY_HEX}\nremove=true\n\n".encode()
+
+
+def test_a_program_is_told_to_forget_a_preshared_key() -> None:
+    change = DeviceWrite(peers=(PeerWrite(KEY, update_only=True, psk=NO_PSK),))
+    assert f"preshared_key={'0' * 64}" in encode_set(change).decode().splitlines()
+
+
+def test_a_program_that_tells_one_is_understood_and_it_is_not_shown() -> None:
+    answer = f"public_key={KEY_HEX}\npreshared_key={PSK.hex()}\nerrno=0\n\n"
+    state = decode_get(answer.encode(), OWN)
+    assert state.peers[0].psk_digest == OWN.psk_digest(KEY, PSK)
+    assert PSK.hex() not in repr(state)
+    assert base64.b64encode(PSK).decode() not in repr(state)
 
 
 @pytest.mark.parametrize(
