@@ -44,8 +44,8 @@ class Found(Struct, frozen=True):
 
 
 def search(wanted: Collection[str]) -> Found:
-    """Look for the namespaces with these identities; the caller closes those that are found."""
-    looking = _Search(frozenset(wanted))
+    """Look for the namespaces that are these instances; the caller closes those that are found."""
+    looking = _Search(frozenset(instance.partition("/")[2] for instance in wanted))
     looking.go_through(_names, _processes, _threads, _descriptors, _mounts)
     looking.go_through_sockets()
     return looking.result()

@@ -80,49 +80,49 @@ def vrf_warnings(events: Iterable[Event]) -> list[str]:
     return []
 
 
-def needs_rules(config: Config, memory: LastKnown) -> bool:
+def needs_rules(config: Config, known: LastKnown) -> bool:
     """Whether a run has to look at the policy routing rules."""
-    return has_transit(config) or bool(memory.topology.rules or memory.leftover_rules)
+    return has_transit(config) or bool(known.topology.rules or known.leftover_rules)
 
 
-def made_here(memory: LastKnown) -> bool:
+def made_here(known: LastKnown) -> bool:
     """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
-    topology = memory.topology
-    return bool(topology.vrfs or topology.rules or memory.leftover_vrfs or memory.leftover_rules)
+    topology = known.topology
+    return bool(topology.vrfs or topology.rules or known.leftover_vrfs or known.leftover_rules)
 
 
-def home(config: Config, memory: LastKnown, namespaces: Namespaces) -> str:
+def home(config: Config, known: LastKnown, namespaces: Namespaces) -> str:
     """The instance of the namespace that rait runs in, where that is to be remembered."""
-    if config.isolation.type != "vrf" and not made_here(memory):
+    if config.isolation.type != "vrf" and not made_here(known):
         return ""
     return namespaces.open("").instance
 
 
-def mark_known(before: Topology, memory: LastKnown) -> None:
-    """Mark VRFs that an earlier rait made, which marked none, or a run that was cut off.
+def mark_ours(observed: Topology, known: LastKnown) -> None:
+    """Mark our VRFs that an earlier rait made, which marked none, or a run that was cut off.
 
     Raises MachineError.
     """
-    unmarked = before.vrfs.keys() & memory.leftover_vrfs.keys() if memory.home else before.vrfs
+    unmarked = observed.vrfs.keys() & known.leftover_vrfs.keys() if known.home else observed.vrfs
     if unmarked:
         from rait.adapters import vrf
 
         vrf.mark(unmarked)
 
 
-def require_home(memory: LastKnown, namespaces: Namespaces) -> None:
+def require_home(known: LastKnown, namespaces: Namespaces) -> None:
     """Raise MachineError where our VRFs and rules are in another namespace than rait runs in."""
-    if not memory.home or not made_here(memory) or not is_of_this_boot(memory.home):
+    if not known.home or not made_here(known) or not is_of_this_boot(known.home):
         return
-    if namespaces.open("").instance == memory.home:
+    if namespaces.open("").instance == known.home:
         return
     from rait.adapters import netns_search
 
-    found = netns_search.search({memory.home.partition("/")[2]})
+    found = netns_search.search({known.home})
     found.close()
     if not found.namespaces and not found.unseen:
         return  # it is gone, and they with it
-    names = sorted((*memory.topology.vrfs, *memory.topology.rules))
+    names = sorted((*known.topology.vrfs, *known.topology.rules))
     what = ", ".join(names) or "VRFs or rules"
     raise MachineError(
         f"rait made {what} in a different network namespace from the one it runs in now: run it "

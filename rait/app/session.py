@@ -231,7 +231,7 @@ class Session:
         for spec in sorted(specs | {self.target} if makes_target else specs):
             netns.ensure_netns(spec)
         change = change.placed({spec: self.machine.instance_of(spec) for spec in specs})
-        isolation.mark_known(change.observed, change.known)
+        isolation.mark_ours(change.observed, change.known)
         leftover_links = self.machine.leftovers(change.leftover_links)
         return structs.replace(change, leftover_links=leftover_links)
 

@@ -140,7 +140,7 @@ def _look_for(
     found: dict[str, Netns] = _homes(namespaces, missing)
     while True:
         rest = {instance: links for instance, links in missing.items() if instance not in found}
-        result = netns_search.search({instance.partition("/")[2] for instance in rest})
+        result = netns_search.search(rest)
         for ns in result.namespaces.values():
             ns.spec = rest[ns.instance][0].origin.netns
             found[ns.instance] = namespaces.keep(ns)

@@ -110,7 +110,7 @@ def missing_transit(name: str, kind: str | None) -> str:
 def reconcile_isolation(
     observation: Observation,
     desired: Topology,
-    memory: LastKnown,
+    known: LastKnown,
     desired_links: Mapping[str, Link],
     our_links: Iterable[str],
 ) -> IsolationChange:
@@ -119,7 +119,7 @@ def reconcile_isolation(
     What others made is used, and is none of ours. A VRF of ours stays while interfaces are in it
     that are to stay, and a rule while links that are not ours have its mark.
     """
-    observed = Isolated(_our_vrfs(observation, memory), _our_rules(observation, memory))
+    observed = Isolated(_our_vrfs(observation, known), _our_rules(observation, known))
     problems = list(_obstacles(observation, desired.vrfs))
     ours = frozenset(our_links)
     vrfs = _without_those_of_others(desired.vrfs, observed.vrfs, observation.vrfs)
@@ -186,25 +186,25 @@ def _needed_by_others(
     }
 
 
-def _our_vrfs(observation: Observation, memory: LastKnown) -> dict[str, int]:
+def _our_vrfs(observation: Observation, known: LastKnown) -> dict[str, int]:
     """Those that rait made: what others made in their place bears no mark.
 
     A run that was cut off may not have come to mark what it made, and one of an earlier rait
     marked none.
     """
-    known = {**memory.leftover_vrfs, **memory.topology.vrfs}
+    made = {**known.leftover_vrfs, **known.topology.vrfs}
     return {
         name: table
-        for name, table in known.items()
+        for name, table in made.items()
         if (seen := observation.vrfs.get(name)) is not None
         and seen.table == table
-        and (seen.marked or name in memory.leftover_vrfs or not memory.home)
+        and (seen.marked or name in known.leftover_vrfs or not known.home)
     }
 
 
-def _our_rules(observation: Observation, memory: LastKnown) -> dict[str, Rule]:
-    known = memory.leftover_rules | memory.topology.rules.keys()
-    names = known - observation.rules_of_others
+def _our_rules(observation: Observation, known: LastKnown) -> dict[str, Rule]:
+    made = known.leftover_rules | known.topology.rules.keys()
+    names = made - observation.rules_of_others
     return {name: rule for name, rule in observation.rules.items() if name in names}
 
 
