@@ -6,12 +6,12 @@ that loses its session, and not only one that goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from rait.domain.events import Event, LinkRemoved, PeerRemoved
+from rait.domain.events import Event, LinkRemoved, PeerRemoved, peers_named
 from rait.domain.history import done_events
 from rait.domain.records import RunRecord
 from rait.domain.topology import EMPTY, Link, Topology
@@ -145,17 +145,10 @@ def merged(one: Losses, other: Losses) -> Losses:
 def losses_of(events: Iterable[Event]) -> Losses:
     """The sessions that ended with these events."""
     lost: dict[str, frozenset[str]] = {}
-    for name, peers in _losses(events):
-        lost[name] = lost.get(name, frozenset()) | peers
-    return lost
-
-
-def _losses(events: Iterable[Event]) -> Iterator[tuple[str, frozenset[str]]]:
     for event in events:
-        if isinstance(event, LinkRemoved):
-            yield event.name, frozenset(peer.public_key for peer in event.link.peers)
-        elif isinstance(event, PeerRemoved):
-            yield event.name, frozenset((event.peer.public_key,))
+        if isinstance(event, LinkRemoved | PeerRemoved):
+            lost[event.name] = lost.get(event.name, frozenset()) | peers_named(event)
+    return lost
 
 
 def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:

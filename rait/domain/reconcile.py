@@ -337,7 +337,7 @@ def _link_views(
         last = _last(seen, known.topology.links.get(name))
         leftover = known.leftover_links.get(name)
         want = after.get(name)
-        if want is not None and want == last and leftover is None and _is_as(seen.link, want):
+        if want is not None and want == last and leftover is None and _is_as(seen.link, last):
             before[name] = want  # as nearly all links are in nearly all runs
             continue
         pair = _Pair(seen, want, last, leftover, goal.names.get(name))
@@ -356,17 +356,17 @@ def _last(observed: ObservedLink, link: Link | None) -> Link | None:
     return link if link.origin.backend == observed.link.origin.backend else None
 
 
-def _is_as(seen: Link, wanted: Link) -> bool:
-    """Whether all that can be seen of a link is as wanted; not every machine shows its transit."""
-    origin = seen.origin
+def _is_as(seen: Link, last: Link) -> bool:
+    """Whether all that can be seen of a link is as we last knew it.
+
+    Not every machine shows its transit namespace.
+    """
     return (
-        seen.settings == wanted.settings
-        and seen.device == wanted.device
-        and seen.peers == wanted.peers
-        and origin.backend == wanted.origin.backend
-        and origin.netns == wanted.origin.netns
-        and origin.instance == wanted.origin.instance
-        and origin.transit in ("", wanted.origin.transit)
+        seen.settings == last.settings
+        and seen.device == last.device
+        and seen.peers == last.peers
+        and seen.origin.instance == last.origin.instance
+        and seen.origin.transit in ("", last.origin.transit)
     )
 
 

@@ -162,6 +162,8 @@ def test_a_link_stays_whose_entry_cannot_be_read_unless_that_makes_too_many() ->
         seen(ONE, TWO), structs.replace(goal, doubts=doubts(2)), known(ONE, TWO), SCOPE
     )
     assert "there would be 3 links" in (change.refusal or "")
+    goal = structs.replace(goal, doubts=doubts(3))
+    assert reconcile(seen(ONE, TWO), goal, known(ONE, TWO), SCOPE).refusal is None
     goal = Goal(topology(ONE), doubts=doubts(1))
     change = reconcile(seen(ONE, TWO), goal, known(ONE, TWO), SCOPE)
     assert change.refusal is None, "none is new"
@@ -189,3 +191,62 @@ def test_links_without_a_socket_have_no_session_to_lose() -> None:
     dead = {"w1": ObservedLink(link=ONE, dead=True), "w2": ObservedLink(link=TWO)}
     change = reconcile(seen(links=dead), Goal(EMPTY), known(ONE, TWO), SCOPE)
     assert change.dead == {"w1"}
+
+
+def test_others_interfaces_in_babeld_are_left_unless_ours_alone_shall_be_there() -> None:
+    """One that was to be flushed, and was not, is in the journal with no parameters."""
+    has = structs.replace(HAS, present=("eth0", "eth9", "x1", "w1"))
+    remembered = known(ONE, w1=PARAM, x1=PARAM, eth9="")
+    change = reconcile(seen(ONE), Goal(topology(ONE)), remembered, SCOPE, has)
+    assert change.events == (BabelInterfaceFlushed("x1", PARAM),)
+    alone = structs.replace(has, exclusive=True)
+    change = reconcile(seen(ONE), Goal(topology(ONE)), remembered, SCOPE, alone)
+    assert {event.name for event in change.events} == {"eth0", "eth9", "x1"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Origin("userspace", "mesh", "transit", "boot/1"),
+        Origin("kernel", "mesh", "transit", "boot/2"),
+    ],
+)
+def test_what_is_known_of_another_link_of_the_name_is_not_of_this_one(other: Origin) -> None:
+    """That the kernel chose the port of the former one says nothing of the port of this one."""
+    chosen = structs.replace(ONE, device=Device("own", 0))
+    (gone,) = reconcile(seen(ONE), Goal(EMPTY), known(chosen), SCOPE).events
+    assert gone == LinkRemoved(chosen)
+    there = structs.replace(ONE, origin=other)
+    (gone,) = reconcile(seen(there), Goal(EMPTY), known(chosen), SCOPE).events
+    assert gone == LinkRemoved(there)
+
+
+def test_a_link_that_others_made_in_another_transit_is_made_again() -> None:
+    """All else of it is as it was."""
+    there = structs.replace(ONE, origin=structs.replace(ONE.origin, transit="elsewhere"))
+    change = reconcile(seen(there), Goal(topology(ONE)), known(ONE), SCOPE)
+    assert change.events == (LinkRemoved(there), LinkAdded(ONE))
+
+
+FOREIGN = structs.replace(ONE, settings=LinkSettings(1420, 7), device=Device("else", 9))
+STRANGE = structs.replace(ONE, device=Device("else", 9))
+ELSEWHERE = structs.replace(STRANGE, origin=structs.replace(ONE.origin, netns="other"))
+
+
+@pytest.mark.parametrize(
+    ("there", "why"),
+    [
+        (seen(others={"w1": "veth"}), "an interface of kind veth"),
+        (seen(others={"w1": ""}), "an interface of kind physical"),
+        (seen(FOREIGN), "a WireGuard interface of group 7"),
+        (seen(STRANGE), "that is not ours already has this name (public key else"),
+        (seen(ELSEWHERE), ""),
+        (seen(others={"w2": "veth"}), ""),
+    ],
+)
+def test_a_link_cannot_be_where_its_name_is_taken(there: Observation, why: str) -> None:
+    change = reconcile(there, Goal(topology(ONE)), LastKnown(), SCOPE)
+    problems = [(p.link, p.severity) for p in change.problems]
+    assert problems == ([("w1", "error")] if why else [])
+    assert change.events == (() if why else (LinkAdded(ONE),))
+    assert all(why in p.message and "use another ifprefix" in p.message for p in change.problems)
