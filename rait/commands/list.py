@@ -66,20 +66,20 @@ def list_links(options: Options) -> Listing:
     config = loaded.config
     target = target_netns(config)
     scope = scope_of(config, "")
-    memory = _memory(options, config.journal)
-    if netns.lacks_process(target) and not memory.topology.links:
+    known = _memory(options, config.journal)
+    if netns.lacks_process(target) and not known.topology.links:
         raise MachineError(
             f"there is no process {target}, so its network namespace cannot be looked at: set "
             "`target` to the id of a process that is in it, or to a name"
         )
     with machine_of(config, None, "", needs_transit=False) as machine:
-        observation = observe(machine, target, memory)
-    doubts = doubtful(observation, memory, scope)
+        observation = observe(machine, target, known)
+    doubts = doubtful(observation, known, scope)
     claimed = _claimed(options, loaded, doubts) if doubts else {}
     scope = structs.replace(scope, claimed=claimed)
-    unread = unread_of_ours(observation, memory, scope)
+    unread = unread_of_ours(observation, known, scope)
     seen = (*observation.links.values(), *observation.doubles)
-    ours = (link for link in seen if is_ours(link, memory, scope))
+    ours = (link for link in seen if is_ours(link, known, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
     titles: dict[str, str] = {}
     if not has_no_path(config.peers):

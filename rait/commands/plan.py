@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import cache_file, source
@@ -79,7 +79,7 @@ class State(Struct, frozen=True, kw_only=True):
     public_key: str
     origin: Origin
     observation: Observation
-    memory: LastKnown
+    known: LastKnown = field(name="memory")
     claimed: Mapping[str, str] = {}
     recent: Losses = {}
 
@@ -109,12 +109,12 @@ def _plan_against(options: Options, state: State) -> Report:
         node,
         registry.peers.peers,
         registry.addresses,
-        with_leftovers(state.memory),
-        state.memory.departed,
+        with_leftovers(state.known),
+        state.known.departed,
     )
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
     goal = goal_of(wanted, registry.peers, loaded.config)
-    change = reconcile(state.observation, goal, state.memory, scope)
+    change = reconcile(state.observation, goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)
     warnings = plan_warnings(loaded, registry, wanted)
@@ -135,25 +135,25 @@ def export_state(options: Options) -> State:
             public_key=session.public_key,
             origin=session.origin(kind, session.target),
             observation=without_strangers(observation, known, scope),
-            memory=known,
+            known=known,
             claimed=scope.claimed,
             recent=session.recent_losses(),
         )
 
 
-def without_strangers(observation: Observation, memory: LastKnown, scope: Scope) -> Observation:
+def without_strangers(observation: Observation, known: LastKnown, scope: Scope) -> Observation:
     """What planning needs of an observation: of links that are not ours, the names and kinds.
 
     The peers, keys and endpoints of others' links are nobody's business elsewhere.
     """
-    ours = {n: o for n, o in observation.links.items() if is_ours(o, memory, scope)}
-    for stranger in strangers_among(observation, memory, scope):
+    ours = {n: o for n, o in observation.links.items() if is_ours(o, known, scope)}
+    for stranger in strangers_among(observation, known, scope):
         ours[stranger.link] = _bare(observation.links[stranger.link])
     foreign = dict.fromkeys(observation.links.keys() - ours.keys(), "wireguard")
     return structs.replace(
         observation,
         links=ours,
-        doubles=tuple(o for o in observation.doubles if is_ours(o, memory, scope)),
+        doubles=tuple(o for o in observation.doubles if is_ours(o, known, scope)),
         others=dict(observation.others) | foreign,
     )
 

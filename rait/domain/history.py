@@ -107,22 +107,22 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
     )
 
 
-def with_leftovers(memory: LastKnown) -> Topology:
+def with_leftovers(known: LastKnown) -> Topology:
     """What is known, with the links and peers that a run which was cut off may have made.
 
     For a plan: who may have a port keeps it, and an endpoint that may have been applied is better
     than none. In journals of before, a new link has its peers by events of their own.
     """
-    if not memory.leftover:
-        return memory.topology
-    links = dict(memory.topology.links)
-    for event in memory.leftover:
+    if not known.leftover:
+        return known.topology
+    links = dict(known.topology.links)
+    for event in known.leftover:
         link = links.get(event.name)
         if isinstance(event, LinkAdded) and link is None:
             links[event.name] = event.link
         elif isinstance(event, PeerAdded) and link is not None and not link.peers:
             links[event.name] = structs.replace(link, peers=(event.peer,))
-    return structs.replace(memory.topology, links=links)
+    return structs.replace(known.topology, links=links)
 
 
 def links_made(
@@ -136,8 +136,8 @@ def links_made(
     HistoryError as ``fold`` does.
     """
     sequence = tuple(runs)
-    memory = last_known(start, sequence)
-    known = (*memory.topology.links.values(), *memory.leftover_links.values())
+    now = last_known(start, sequence)
+    known = (*now.topology.links.values(), *now.leftover_links.values())
     entries = {link.name: upto for link in known if _may_be_in(link, seen.get(link.name))}
     for run in sequence:
         intended = ((run.intended_id(i), event) for i, event in enumerate(run.intended))
