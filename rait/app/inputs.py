@@ -17,8 +17,7 @@ from rait.adapters.config import names_cache, source
 from rait.adapters.config.resolve import Addresses, resolve
 from rait.adapters.config.texts import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
-from rait.domain.config.peers import Peer
-from rait.domain.config.schema import Config, Secret
+from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.topology import Family
 

@@ -17,8 +17,7 @@ from rait.adapters.config.config_cache import Known
 from rait.adapters.config.document import Document
 from rait.adapters.config.texts import Read
 from rait.domain.config.keytext import brief
-from rait.domain.config.peers import Peer
-from rait.domain.config.schema import Config, Secret
+from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
@@ -322,7 +321,7 @@ def path_text(path: Iterable[str | int]) -> str:
 
 def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, ...]:
     """A line for each error, in the order of the file; many errors are counted in the end."""
-    from rait.domain.config.reader import UNKNOWN
+    from rait.domain.config.decoding import UNKNOWN
 
     errors = [problem for problem in problems if problem.severity == "error"]
 
@@ -335,7 +334,7 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
 
 def _key_place(document: Document, wanted: str) -> str:
     """Where the document has a key; the key alone, with its default meant, where it has not."""
-    from rait.domain.config.reader import key_id
+    from rait.domain.config.decoding import key_id
 
     spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
     if spelt is None:

@@ -12,8 +12,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import MAX_IFNAME, Config, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
 from rait.domain.errors import Problem, SkippedEntry

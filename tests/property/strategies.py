@@ -7,8 +7,7 @@ from itertools import permutations
 
 from hypothesis import strategies as st
 
-from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import Config, Isolation, Transport
+from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Transport
 from rait.domain.history import LastKnown
 from rait.domain.plan import Node
 from rait.domain.topology import (

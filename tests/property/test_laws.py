@@ -7,8 +7,7 @@ from collections import Counter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import MAX_IFNAME, Config, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
 from rait.domain.errors import Problem
 from rait.domain.events import evolve, inverted, replay

@@ -21,8 +21,7 @@ from msgspec import Struct, structs
 
 from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, Outcome
-from rait.domain.config.peers import Peer
-from rait.domain.config.schema import PRIVATE_GROUPS, Config, Isolation, Transport
+from rait.domain.config.schema import PRIVATE_GROUPS, Config, Isolation, Peer, Transport
 from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (
     DeviceUpdated,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rait.domain.config.decode_peers import decode_peers
-from rait.domain.config.peers import Peer, PeerEndpoint
+from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import SkippedEntry
 
 A, B, C = (b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
@@ -113,15 +113,19 @@ def test_brackets_around_an_address_are_taken_off():
         (flat(7), ("PublicKey",), "must be a key"),
         (flat("A" * 43 + "="), ("PublicKey",), "all-zero"),
         (flat(SendPort=...), (), "send_port is missing"),
-        (flat(SendPort=0), ("SendPort",), "0 is not from 1 to 65535"),
-        (flat(SendPort=65536), ("SendPort",), "65536 is not"),
-        (flat(SendPort="1"), ("SendPort",), "not text"),
-        (flat(SendPort=True), ("SendPort",), "must be a whole number"),
+        (
+            flat(SendPort=0),
+            ("SendPort",),
+            "must be a port from 1 to 65535 (the one that the peer sends to), not 0",
+        ),
+        (flat(SendPort=65536), ("SendPort",), "not 65536"),
+        (flat(SendPort="1"), ("SendPort",), "leave out the quotes"),
+        (flat(SendPort=True), ("SendPort",), "not true"),
         (flat(AddressFamily=...), (), "address_family is missing"),
-        (flat(AddressFamily="inet"), ("AddressFamily",), "not one of ip4, ip6"),
-        (flat(AddressFamily=4), ("AddressFamily",), "not one of ip4, ip6"),
+        (flat(AddressFamily="inet"), ("AddressFamily",), "must be ip4 or ip6"),
+        (flat(AddressFamily=4), ("AddressFamily",), "must be ip4 or ip6"),
         (flat(Endpoint="2001:db8::1"), ("Endpoint",), "not an address of family ip4"),
-        (flat(Endpoint=1), ("Endpoint",), "must be text"),
+        (flat(Endpoint=1), ("Endpoint",), "an IP address or a host name in quotes"),
         (flat(Endpoint="under score.example"), ("Endpoint",), "nor a host name"),
         (flat(Endpoint="a..b"), ("Endpoint",), "nor a host name"),
         (flat(Endpoint="x" * 64 + ".org"), ("Endpoint",), "nor a host name"),
@@ -137,7 +141,7 @@ def test_brackets_around_an_address_are_taken_off():
         (flat(AddressFamily="ip6", Endpoint="::ffff:1.2.3.4"), ("Endpoint",), "not the address"),
         (flat(AddressFamily="ip6", Endpoint="fe80::1%eth0"), ("Endpoint",), "zone"),
         ({"public_key": C}, (), "no endpoint"),
-        (nested(C, endpoint(send_port=-1)), ("endpoint", 0, "send_port"), "-1 is not"),
+        (nested(C, endpoint(send_port=-1)), ("endpoint", 0, "send_port"), "not -1"),
         (nested(C, 5), ("endpoint", 0), "must be a block"),  # type: ignore[arg-type]
     ],
 )

@@ -7,8 +7,7 @@ from ipaddress import IPv6Interface
 import pytest
 from msgspec import structs
 
-from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.schema import Config, Isolation, Transport
+from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
 from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from rait.adapters.config import cache_file
-from rait.domain.config.peers import Peer
+from rait.domain.config.schema import Peer
 from rait.domain.errors import Path as DocumentPath
 from rait.domain.errors import Problem
 

@@ -17,71 +17,33 @@ with endpoint blocks of address_family, send_port and address.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TypeGuard
+from typing import Any
 
+from msgspec import ValidationError, convert
+
+from rait.domain.config.decoding import key_id, mistakes
 from rait.domain.config.hosts import checked_address
-from rait.domain.config.keytext import canonical_key, kind_of, shown, without_whole_keys
-from rait.domain.config.peers import Peer, PeerEndpoint
-from rait.domain.config.reader import key_id
+from rait.domain.config.keytext import canonical_key, kind_of, without_whole_keys
+from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, SkippedEntry
 from rait.domain.topology import Family
 
-MAX_PORT = 65535
 MAX_NAME = 255
 _LISTS = ("peers", "peer")
-_FLAT = ("addressfamily", "sendport")
-_NESTED = ("endpoint", "endpoints")
-_MEANINGFUL = frozenset(("publickey", "address", *_FLAT, *_NESTED))
+_COMMON = {"addressfamily": "address_family", "sendport": "send_port"}
+_OF_ENTRY = {
+    "publickey": "public_key",
+    "name": "name",
+    "endpoint": "address",
+    "endpoints": "endpoints",
+    **_COMMON,
+}
+_OF_ENDPOINT = {"address": "address", **_COMMON}
+_NESTED = (list, tuple, Mapping)
 _SKIPPED = "; skipped"
 _TWICE = "is given twice, in two spellings and with two values"
 
-
-class _KeyIds(dict[str, str]):
-    """Remembers ``key_id`` of the few keys that ten thousand entries repeat."""
-
-    def __missing__(self, key: str) -> str:
-        self[key] = found = key_id(str(key))
-        return found
-
-
-class _Registry:
-    """Peers in the making, by key in the order of first appearance."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, str | None] = {}
-        self.endpoints: dict[str, dict[_Reach, PeerEndpoint]] = {}
-        self.problems: list[Problem] = []
-        self.ids = _KeyIds()
-
-    def skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
-        self.problems.append(Problem(message + _SKIPPED, "warning", path, None, entries))
-
-    def fields(self, entry: Mapping[str, object]) -> dict[str, tuple[str, object]]:
-        """Spelling and value by ``key_id``; see ``contradiction`` for two spellings of one."""
-        ids = self.ids
-        return {ids[key]: (key, value) for key, value in entry.items()}
-
-    def contradiction(self, entry: Mapping[str, object], fields: _Fields) -> str | None:
-        """The spelling of a key that another spelling gives another value.
-
-        Programs would differ in which of the two they believe, so neither is believed.
-        """
-        if len(fields) == len(entry):
-            return None
-        for key, value in entry.items():
-            name = self.ids[key]
-            if name in _MEANINGFUL and fields[name][1] != value:
-                return fields[name][0]
-        return None
-
-    def peers(self) -> tuple[Peer, ...]:
-        return tuple(
-            Peer(public_key=key, endpoints=tuple(found.values()), name=self.names.get(key))
-            for key, found in self.endpoints.items()
-        )
-
-
-_Fields = Mapping[str, tuple[str, object]]
+_Values = dict[str, Any]
 _Reach = tuple[Family, int, str | None]
 """All of an endpoint but its place in the list."""
 
@@ -91,19 +53,19 @@ def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
 
     An error comes with no peers. Each entry that is left out is among the ``skipped`` of a warning.
     """
-    registry = _Registry()
     lists = [(key, value) for key, value in document.items() if key_id(str(key)) in _LISTS]
     if not lists:
         message = "this is not a peers list: there is no peers entry"
         if not document:
             message = "the peers list is empty: write `peers = []` if there is to be no peer"
         return (), (Problem(message),)
+    registry = _Registry()
     for key, value in lists:
-        if not isinstance(value, Mapping | list | tuple):
+        if not isinstance(value, _NESTED):
             message = f"peers must be a list of blocks, not {kind_of(value)}"
             return (), (Problem(message, "error", (key,)),)
         for path, entry in _items(value, (key,)):
-            _entry(registry, entry, path)
+            registry.read(entry, path)
     peers = registry.peers()
     if not peers and registry.problems:
         return (), (_nothing_usable(registry.problems),)
@@ -127,173 +89,162 @@ def _items(value: object, path: Path) -> Iterator[tuple[Path, object]]:
         yield path, value
 
 
-def _entry(registry: _Registry, entry: object, path: Path) -> None:
-    if not isinstance(entry, Mapping):
-        registry.skip(f"must be a block, not {kind_of(entry)}", path, SkippedEntry())
-        return
-    fields = registry.fields(entry)
-    twice = registry.contradiction(entry, fields)
-    if twice is not None:
-        known = None if key_id(twice) == "publickey" else _as_key(fields)
-        registry.skip(_TWICE, (*path, twice), SkippedEntry(known))
-        return
-    key = _public_key(registry, fields, path)
-    if key is None:
-        return
-    before = len(registry.endpoints.get(key, ()))
-    nested = _nested(fields)
-    if nested:
-        for spelt, value in nested:
-            for item_path, item in _items(value, (*path, spelt)):
-                _endpoint(registry, key, item, item_path)
-    elif any(name in fields for name in (*_FLAT, *_NESTED)):
-        _add_endpoint(registry, key, fields, path, "endpoint")
-    else:
-        registry.skip("the peer has no endpoint", path, SkippedEntry(key))
-    if len(registry.endpoints.get(key, ())) > before:
-        _name(registry, key, fields, path)
+class _Keys(dict[str, str]):
+    """What the keys of an entry mean, "" where nothing; ten thousand entries repeat the same few.
+
+    Of two spellings of one key, the last counts, unless their values make a contradiction.
+    """
+
+    def __init__(self, meanings: Mapping[str, str]) -> None:
+        self._meanings = meanings
+
+    def __missing__(self, key: str) -> str:
+        self[key] = found = self._meanings.get(key_id(str(key)), "")
+        return found
+
+    def spelling(self, entry: Mapping[str, object], name: str) -> str:
+        return [key for key in entry if self[key] == name][-1]
+
+    def contradiction(self, entry: Mapping[str, object], values: _Values) -> str | None:
+        """The name of a key that two spellings give two values.
+
+        Programs would differ in which of the two they believe, so neither is believed.
+        """
+        names = ((self[key], value) for key, value in entry.items())
+        return next((n for n, value in names if n not in ("", "name") and values[n] != value), None)
 
 
-def _nested(fields: _Fields) -> list[tuple[str, object]]:
-    """The lists of endpoint blocks in an entry, each with its key."""
-    return [fields[name] for name in _NESTED if _is_nested(fields.get(name))]
+class _Registry:
+    """Peers in the making, by key in the order of first appearance."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._names: dict[str, str | None] = {}
+        self._endpoints: dict[str, dict[_Reach, PeerEndpoint]] = {}
+        self._entry_keys = _Keys(_OF_ENTRY)
+        self._endpoint_keys = _Keys(_OF_ENDPOINT)
+
+    def peers(self) -> tuple[Peer, ...]:
+        return tuple(
+            Peer(public_key=key, endpoints=tuple(found.values()), name=self._names.get(key))
+            for key, found in self._endpoints.items()
+        )
+
+    def read(self, entry: object, path: Path) -> None:
+        """Take in what an entry of the list says."""
+        keys = self._entry_keys
+        if not isinstance(entry, Mapping):
+            self._skip(f"must be a block, not {kind_of(entry)}", path, SkippedEntry())
+            return
+        values = {keys[key]: value for key, value in entry.items()}
+        # Most entries have each key but once, and there are very many entries.
+        twice = keys.contradiction(entry, values) if len(values) < len(entry) else None
+        if twice is not None:
+            known = None if twice == "public_key" else _readable_key(values)
+            self._skip(_TWICE, (*path, keys.spelling(entry, twice)), SkippedEntry(known))
+            return
+        try:
+            key = canonical_key(values["public_key"])
+        except KeyError:
+            self._skip("public_key is missing", path, *self._whose(values))
+            return
+        except ValueError as error:
+            where = (*path, keys.spelling(entry, "public_key"))
+            self._skip(str(error), where, *self._whose(values))
+            return
+        before = len(self._endpoints.get(key, ()))
+        blocks = _blocks(values)
+        if blocks:
+            for name in blocks:
+                for at, item in _items(values[name], (*path, keys.spelling(entry, name))):
+                    self._read_endpoint(key, item, at)
+        elif values.keys() & PeerEndpoint.__struct_fields__ or "endpoints" in values:
+            self._add(key, keys, entry, values, path)
+        else:
+            self._skip("the peer has no endpoint", path, SkippedEntry(key))
+        if "name" in values and len(self._endpoints.get(key, ())) > before:
+            self._name(key, values["name"], entry, path)
+
+    def _skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
+        self.problems.append(Problem(message + _SKIPPED, "warning", path, None, entries))
+
+    def _read_endpoint(self, key: str, item: object, path: Path) -> None:
+        keys = self._endpoint_keys
+        if not isinstance(item, Mapping):
+            self._skip(f"must be a block, not {kind_of(item)}", path, SkippedEntry(key))
+            return
+        values = {keys[spelt]: value for spelt, value in item.items()}
+        twice = keys.contradiction(item, values) if len(values) < len(item) else None
+        if twice is not None:
+            self._skip(_TWICE, (*path, keys.spelling(item, twice)), SkippedEntry(key))
+        else:
+            self._add(key, keys, item, values, path)
+
+    def _add(
+        self, key: str, keys: _Keys, block: Mapping[str, object], values: _Values, path: Path
+    ) -> None:
+        try:
+            found = convert(values, PeerEndpoint)
+            family, port = found.address_family, found.send_port
+            address = checked_address(found.address, family) if found.address else None
+        except (ValidationError, ValueError) as error:
+            # What msgspec has nothing against is an address, which checked_address refused.
+            wrong = mistakes(PeerEndpoint, values) or {"address": str(error)}
+            name, message = next(iter(wrong.items()))
+            where = (*path, keys.spelling(block, name)) if name in values else path
+            self._skip(message, where, _readable(key, values, wrong))
+            return
+        endpoints = self._endpoints.setdefault(key, {})
+        if (family, port, address) in endpoints:
+            message = f"the peer has this very endpoint ({family}) already{_SKIPPED}"
+            self.problems.append(Problem(message, "warning", path))
+            return
+        endpoints[family, port, address] = PeerEndpoint(
+            address_family=family, send_port=port, address=address, path=path
+        )
+
+    def _name(self, key: str, name: object, entry: Mapping[str, object], path: Path) -> None:
+        if name is None or name == "":
+            return
+        problem = None
+        if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
+            problem = f"the name is not printable text of up to {MAX_NAME} characters; left out"
+        elif name != key and without_whole_keys(name) != name:
+            problem = "the name holds a key, which may be a private one; left out"
+        if problem is not None:
+            where = (*path, self._entry_keys.spelling(entry, "name"))
+            self.problems.append(Problem(problem, "warning", where))
+            return
+        self._names[key] = self._names.get(key) or str(name)
+
+    def _whose(self, values: _Values) -> list[SkippedEntry]:
+        """What can be told of an entry, for each of its endpoints, whose key cannot be read."""
+        keys = self._endpoint_keys
+        items = [item for name in _blocks(values) for _, item in _items(values[name], ())]
+        endpoints = [
+            {keys[key]: value for key, value in item.items()} if isinstance(item, Mapping) else {}
+            for item in items
+        ]
+        return [
+            _readable(None, found, mistakes(PeerEndpoint, found)) for found in endpoints or [values]
+        ]
 
 
-def _is_nested(field: tuple[str, object] | None) -> bool:
-    if field is None or isinstance(field[1], str):
-        return False
-    return isinstance(field[1], Mapping | list | tuple)
+def _blocks(values: _Values) -> list[str]:
+    """The keys of an entry that have endpoint blocks, as the nested spelling has them."""
+    return [name for name in ("address", "endpoints") if isinstance(values.get(name), _NESTED)]
 
 
-def _public_key(registry: _Registry, fields: _Fields, path: Path) -> str | None:
-    if "publickey" not in fields:
-        registry.skip("public_key is missing", path, *_whose(registry, fields))
-        return None
-    spelt, value = fields["publickey"]
+def _readable(key: str | None, values: _Values, wrong: Mapping[str, str]) -> SkippedEntry:
+    """The parts of an endpoint that can be read."""
+    family, port = (
+        None if name in wrong else values[name] for name in ("address_family", "send_port")
+    )
+    return SkippedEntry(key, family, port)
+
+
+def _readable_key(values: _Values) -> str | None:
     try:
-        return canonical_key(value)
-    except ValueError as error:
-        registry.skip(str(error), (*path, spelt), *_whose(registry, fields))
-        return None
-
-
-def _whose(registry: _Registry, fields: _Fields) -> list[SkippedEntry]:
-    """What can be told of an entry whose public key cannot be read: of each of its endpoints."""
-    blocks = [item for _, value in _nested(fields) for _, item in _items(value, ())]
-    if not blocks:
-        return [_readable(None, fields)]
-    return [
-        _readable(None, registry.fields(block)) if isinstance(block, Mapping) else SkippedEntry()
-        for block in blocks
-    ]
-
-
-def _readable(key: str | None, fields: _Fields) -> SkippedEntry:
-    """The parts of an endpoint that can be read; their problems are not reported again."""
-    family, port = (fields.get(name, ("", None))[1] for name in _FLAT)
-    return SkippedEntry(key, _as_family(family), port if _is_port(port) else None)
-
-
-def _as_key(fields: _Fields) -> str | None:
-    try:
-        return canonical_key(fields.get("publickey", ("", None))[1])
+        return canonical_key(values.get("public_key"))
     except ValueError:
         return None
-
-
-def _as_family(value: object) -> Family | None:
-    if value == "ip4":
-        return "ip4"
-    return "ip6" if value == "ip6" else None
-
-
-def _is_port(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT
-
-
-def _name(registry: _Registry, key: str, fields: _Fields, path: Path) -> None:
-    spelt, value = fields.get("name", ("name", None))
-    if value is None or value == "":
-        registry.names.setdefault(key, None)
-        return
-    problem = None
-    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_NAME:
-        problem = f"the name is not printable text of up to {MAX_NAME} characters; left out"
-    elif value != key and without_whole_keys(value) != value:
-        problem = "the name holds a key, which may be a private one; left out"
-    if problem is not None:
-        registry.problems.append(Problem(problem, "warning", (*path, spelt)))
-        return
-    registry.names[key] = registry.names.get(key) or str(value)
-
-
-def _endpoint(registry: _Registry, key: str, item: object, path: Path) -> None:
-    if not isinstance(item, Mapping):
-        registry.skip(f"must be a block, not {kind_of(item)}", path, SkippedEntry(key))
-        return
-    fields = registry.fields(item)
-    twice = registry.contradiction(item, fields)
-    if twice is not None:
-        registry.skip(_TWICE, (*path, twice), SkippedEntry(key))
-        return
-    _add_endpoint(registry, key, fields, path, "address")
-
-
-def _add_endpoint(
-    registry: _Registry, key: str, fields: _Fields, path: Path, address_key: str
-) -> None:
-    try:
-        family = _family(fields)
-        port = _port(fields)
-        address = _address(fields, address_key, family)
-    except _WrongError as wrong:
-        registry.skip(str(wrong), (*path, *wrong.path), _readable(key, fields))
-        return
-    endpoints = registry.endpoints.setdefault(key, {})
-    if (family, port, address) in endpoints:
-        message = f"the peer has this very endpoint ({family}) already{_SKIPPED}"
-        registry.problems.append(Problem(message, "warning", path))
-        return
-    endpoints[family, port, address] = PeerEndpoint(
-        address_family=family, send_port=port, address=address, path=path
-    )
-
-
-class _WrongError(Exception):
-    """What is wrong with an endpoint; ``path`` leads from the endpoint to it."""
-
-    def __init__(self, message: str, *path: str) -> None:
-        super().__init__(message)
-        self.path = path
-
-
-def _family(fields: _Fields) -> Family:
-    if "addressfamily" not in fields:
-        raise _WrongError("address_family is missing")
-    spelt, value = fields["addressfamily"]
-    family = _as_family(value)
-    if family is None:
-        given = shown(value) if isinstance(value, str) else kind_of(value)
-        raise _WrongError(f"{given} is not one of ip4, ip6", spelt)
-    return family
-
-
-def _port(fields: _Fields) -> int:
-    if "sendport" not in fields:
-        raise _WrongError("send_port is missing")
-    spelt, value = fields["sendport"]
-    if _is_port(value):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _WrongError(f"must be a whole number, not {kind_of(value)}", spelt)
-    raise _WrongError(f"{shown(value)} is not from 1 to {MAX_PORT}", spelt)
-
-
-def _address(fields: _Fields, key: str, family: Family) -> str | None:
-    spelt, value = fields.get(key, (key, None))
-    if value is None or value == "":
-        return None
-    try:
-        return checked_address(value, family)
-    except ValueError as error:
-        raise _WrongError(str(error), spelt) from None

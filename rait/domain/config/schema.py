@@ -1,11 +1,13 @@
-"""The node's own configuration, after it was decoded and checked."""
+"""What rait.conf and a peers list say, after they were decoded and checked.
 
-from __future__ import annotations
+The type of each key has the limits that msgspec holds it to, and in words what it must be. These
+words are the hint to whoever gets it wrong.
+"""
 
 import re
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from rait.domain.topology import Family
 
@@ -14,7 +16,6 @@ SECOND = 1_000_000_000
 
 DAY = 86400 * SECOND
 
-DEFAULT_CONFIG = "/etc/rait/rait.conf"
 DEFAULT_PEERS = "/etc/rait/peers.conf"
 DEFAULT_JOURNAL = "/var/lib/rait/journal.db"
 DEFAULT_JOURNAL_KEEP = 365 * DAY
@@ -22,6 +23,8 @@ DEFAULT_BABELD_PARAM = (
     "type tunnel link-quality true split-horizon false rxcost 32 "
     "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
 )
+DEFAULT_MAX_LINKS = 4096
+"""Some times more than rait was measured with, and fewer than a common machine can bear."""
 
 MIN_MTU = 1280
 """RFC 8200, section 5: the least MTU of a link that carries IPv6, which babeld needs."""
@@ -32,12 +35,17 @@ MAX_MTU = 65535 - 80
 MAX_IFNAME = 15
 """IFNAMSIZ (linux/if.h) less the closing NUL, in bytes."""
 
-
-DEFAULT_MAX_LINKS = 4096
-"""Some times more than rait was measured with, and fewer than a common machine can bear."""
+MAX_PREFIX = MAX_IFNAME - 5
+"""The longest ifprefix, in bytes: it leaves five digits for the port."""
 
 PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
+
+MAX_PORT = 65535
+_A_PORT = f"a port from 1 to {MAX_PORT}"
+PORT_RANGE = f'{_A_PORT}, a range as "1024-65535", or a list of these'
+_MAX_U32 = 2**32 - 1
+
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SPAN = r"(\d{1,9})([smhdw])"
@@ -74,6 +82,16 @@ class Secret:
 NO_PSK = Secret("A" * 43 + "=")
 """The all-zero key: written as a peer's preshared key it takes away the one that is there."""
 
+Port = Annotated[int, Meta(ge=1, le=MAX_PORT)]
+_U32 = Annotated[int, Meta(ge=0, le=_MAX_U32)]
+_FILLED = r"\S"
+_Flag = Annotated[bool, Meta(description="true or false")]
+_Text = Annotated[str, Meta(description="text in quotes")]
+_Line = Annotated[str, Meta(pattern=_FILLED, description="one line of text in quotes")]
+_Path = Annotated[str, Meta(pattern=_FILLED, description="a path in quotes")]
+_Source = Annotated[str, Meta(pattern=_FILLED, description="a path or a URL in quotes")]
+_FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
+
 
 class Transport(Struct, frozen=True, kw_only=True):
     """One way to reach peers over the underlay; one link for each transport and peer endpoint.
@@ -83,14 +101,24 @@ class Transport(Struct, frozen=True, kw_only=True):
     the kernel picks the listen ports.
     """
 
-    address_family: Family
-    send_port: int
-    mtu: int
-    ifprefix: str
-    fwmark: int = 0
-    dynamic_port: bool = False
-    address: str | None = None
-    bind_addr: str | None = None
+    address_family: _FamilyKey
+    send_port: Annotated[Port, Meta(description=f"{_A_PORT} (the one that this node sends to)")]
+    mtu: Annotated[
+        int,
+        Meta(
+            ge=MIN_MTU,
+            le=MAX_MTU,
+            description=f"{MIN_MTU} to {MAX_MTU} bytes (babeld needs IPv6, whose least MTU is "
+            f"{MIN_MTU}, and WireGuard adds up to 80 bytes)",
+        ),
+    ]
+    ifprefix: Annotated[
+        str, Meta(description="text in quotes (what the names of the interfaces begin with)")
+    ]
+    fwmark: Annotated[_U32, Meta(description='a mark from 0 to 0xffffffff, or "off"')] = 0
+    dynamic_port: _Flag = False
+    address: _Text | None = None
+    bind_addr: _Text | None = None
 
 
 class Isolation(Struct, frozen=True, kw_only=True):
@@ -102,21 +130,39 @@ class Isolation(Struct, frozen=True, kw_only=True):
     ``table``, and ``transit`` a VRF that carries the underlay.
     """
 
-    type: Literal["netns", "vrf"] = "netns"
-    ifgroup: int = 54
-    transit: str = ""
-    target: str = ""
-    table: int | None = None
+    type: Annotated[Literal["netns", "vrf"], Meta(description="netns or vrf")] = "netns"
+    ifgroup: Annotated[
+        int,
+        Meta(
+            ge=1,
+            lt=PRIVATE_GROUPS,
+            description=f"a group from 1 to {PRIVATE_GROUPS - 1} (0 is the group of all interfaces "
+            "that were put in none, and the highest are for rait itself)",
+        ),
+    ] = 54
+    transit: _Text = ""
+    target: _Text = ""
+    table: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=_MAX_U32,
+                description=f"the number of the VRF's routing table, from 1 to {_MAX_U32}",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Babeld(Struct, frozen=True, kw_only=True):
     """How to reach babeld's control socket and what to tell it of each interface."""
 
-    socket_type: Literal["unix", "tcp"] = "unix"
-    socket_addr: str = "/run/babeld.ctl"
-    param: str = DEFAULT_BABELD_PARAM
-    extra_cmd: str = ""
-    sync: bool = False
+    socket_type: Annotated[Literal["unix", "tcp"], Meta(description="unix or tcp")] = "unix"
+    socket_addr: _Line = "/run/babeld.ctl"
+    param: _Line = DEFAULT_BABELD_PARAM
+    extra_cmd: _Text = ""
+    sync: _Flag = False
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -127,17 +173,57 @@ class Config(Struct, frozen=True, kw_only=True):
     nanoseconds, and None for ever.
     """
 
-    private_key: Secret | None = None
-    private_key_file: str | None = None
+    private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
+    private_key_file: _Source | None = None
     transports: tuple[Transport, ...] = ()
     isolation: Isolation = Isolation()
     babeld: Babeld = Babeld()
-    peers: str = DEFAULT_PEERS
+    peers: _Source = DEFAULT_PEERS
+    name: _Line | None = None
+    remarks: Annotated[dict[str, Any], Meta(description="a block")] = {}
+    backend: Annotated[
+        Literal["auto", "kernel", "userspace"], Meta(description="auto, kernel or userspace")
+    ] = "auto"
+    journal: _Path = DEFAULT_JOURNAL
+    journal_keep: (
+        Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
+        | None
+    ) = DEFAULT_JOURNAL_KEEP
+    max_removals: (
+        Annotated[_U32, Meta(description=f"a whole number from 0 to {_MAX_U32}")] | None
+    ) = None
+    max_links: Annotated[
+        int, Meta(ge=1, le=_MAX_U32, description=f"a whole number from 1 to {_MAX_U32}")
+    ] = DEFAULT_MAX_LINKS
+    port_range: Annotated[
+        tuple[tuple[Port, Port], ...],
+        Meta(description=PORT_RANGE),
+    ] = ()
+
+
+class PeerEndpoint(Struct, frozen=True, kw_only=True):
+    """One address family in which a peer may be reached.
+
+    ``send_port`` is the port that peer sends to, so it is the port we listen on. ``address`` is an
+    IP address or host name, or None for a peer that cannot be reached first. ``path`` leads to
+    the entry in the peers document, for messages.
+    """
+
+    address_family: _FamilyKey
+    send_port: Annotated[Port, Meta(description=f"{_A_PORT} (the one that the peer sends to)")]
+    address: Annotated[str, Meta(description="an IP address or a host name in quotes")] | None = (
+        None
+    )
+    path: tuple[str | int, ...] = ()
+
+
+class Peer(Struct, frozen=True, kw_only=True):
+    """One other node. ``public_key`` is canonical base64 of 32 bytes.
+
+    ``endpoints`` are in the order of the registry. It may list several of one family, of which a
+    link can have but one.
+    """
+
+    public_key: str
+    endpoints: tuple[PeerEndpoint, ...] = ()
     name: str | None = None
-    remarks: dict[str, object] = {}
-    backend: Literal["auto", "kernel", "userspace"] = "auto"
-    journal: str = DEFAULT_JOURNAL
-    journal_keep: int | None = DEFAULT_JOURNAL_KEEP
-    max_removals: int | None = None
-    max_links: int = DEFAULT_MAX_LINKS
-    port_range: tuple[tuple[int, int], ...] = ()

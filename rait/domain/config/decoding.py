@@ -1,0 +1,258 @@
+"""Decodes a block of a document to the struct that describes it, and tells every mistake at once.
+
+1. Fold: keys match without regard to case and underscores, and some have a second name.
+2. Convert: msgspec holds the values to the types and limits of the struct's fields. It stops at the
+   first mistake, so of a block that it refuses each field is tried by itself.
+3. Tell: a mistake is told by the words that the field's type has for what it must be. No message
+   shows a key, or more than a little of a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
+
+from msgspec import Struct, ValidationError, convert, structs
+
+from rait.domain.config.keytext import is_key, kind_of, shown
+from rait.domain.errors import Path, Problem, Severity
+
+Kind = TypeVar("Kind", bound=Struct)
+Other = TypeVar("Other", bound=Struct)
+Value = TypeVar("Value")
+
+ALIASES = {"transport": "transports", "random_port": "dynamic_port"}
+"""Other names of keys, each with the field that it means."""
+
+UNKNOWN = "unknown key"
+"""How the message about a key that no field has begins."""
+
+_WRONG = (ValidationError, UnicodeError)
+"""msgspec refuses text that is no UTF-8, as JSON may hold, by the latter."""
+
+_MAY_HAVE_LINES = ("extra_cmd",)
+_MAY_BE_KEYS = ("name",)
+"""For people: the name of a node may be its public key."""
+
+_MOST_HINTS = 100
+_ALIKE = 0.6
+"""From this ratio of difflib on, one key may be meant by another; below, no hint is better."""
+
+
+def key_id(key: str) -> str:
+    """What two spellings of one key have in common."""
+    return key.replace("_", "").lower()
+
+
+class Block(Generic[Kind]):
+    """One block of a document, to become a struct of this ``kind``.
+
+    ``values`` is what the document has, by field, but for what was refused. ``check_values`` and
+    ``read`` come before ``decoded``.
+    """
+
+    def __init__(
+        self,
+        kind: type[Kind],
+        document: Mapping[str, object],
+        problems: list[Problem],
+        path: Path = (),
+    ) -> None:
+        self.values: dict[str, object] = {}
+        self._kind = kind
+        self._path = path
+        self._problems = problems
+        self._spelt: dict[str, str] = {}
+        self._given: dict[str, object] = {}
+        known = _known_keys(kind)
+        for key, value in document.items():
+            found = known.get(key_id(str(key)))
+            if found is None:
+                self._report_unknown(str(key))
+            else:
+                self._take(found.field, str(key), value)
+
+    def _take(self, name: str, spelt: str, value: object) -> None:
+        first = self._spelt.setdefault(name, spelt)
+        if first == spelt:
+            self._given[name] = value
+            self.values[name] = value
+        elif key_id(first) == key_id(spelt):
+            self._report_at(spelt, f"is given twice, also as {shown(first)}")
+        elif value != self._given[name]:
+            self._report_at(spelt, f"contradicts {shown(first)}, which means the same")
+
+    def has(self, name: str) -> bool:
+        """Whether the document has the key, even with a wrong value."""
+        return name in self._spelt
+
+    def report(self, message: str, name: str | None = None, severity: Severity = "error") -> None:
+        """Add a problem with a key, or with the block as a whole."""
+        if name is None:
+            self._problems.append(Problem(message, severity, self._path))
+        else:
+            self._report_at(self._spelt.get(name, name), message, severity)
+
+    def refuse(self, message: str, name: str) -> None:
+        """Report the value of a key, which then counts for nothing else."""
+        self.report(message, name)
+        del self.values[name]
+
+    def require(self, name: str, meaning: str) -> None:
+        """Report a key that must be there and is not."""
+        if not self.has(name):
+            self.report(f"{name} is missing: {meaning}")
+
+    def check_values(self) -> None:
+        """Refuse null, and texts that no name, path or address is made of.
+
+        Names and paths are shown in messages, and what looks like a WireGuard key may be the
+        private one.
+        """
+        for name, value in list(self.values.items()):
+            if value is None:
+                self.refuse(_fields(self._kind)[name].refusal(None), name)
+            elif isinstance(value, str):
+                problem = _text_problem(name, value)
+                if problem is not None:
+                    self.refuse(problem, name)
+
+    def read(self, name: str, kind: type[Value], meaning: Callable[[Value], object]) -> None:
+        """Put what a value of this type means in its place, for msgspec to hold to its limits.
+
+        ``meaning`` raises ValueError where it means nothing, with the reason as the message.
+        """
+        value = self.values.get(name)
+        if name in self.values and isinstance(value, kind):
+            try:
+                self.values[name] = meaning(value)
+            except ValueError as error:
+                self.refuse(str(error), name)
+
+    def blocks(self, name: str, kind: type[Other]) -> list[Block[Other]]:
+        """Take out the blocks of this name: HCL gives a list of them, TOML a list or one alone."""
+        value = self.values.pop(name, [])
+        path = (*self._path, self._spelt.get(name, name))
+        if isinstance(value, Mapping):
+            return [Block(kind, value, self._problems, path)]
+        if not isinstance(value, list | tuple):
+            self.report(f"must be a block, not {kind_of(value)}", name)
+            return []
+        found = []
+        for index, item in enumerate(value):
+            if isinstance(item, Mapping):
+                found.append(Block(kind, item, self._problems, (*path, index)))
+            else:
+                message = f"must be a block, not {kind_of(item)}"
+                self._problems.append(Problem(message, "error", (*path, index)))
+        return found
+
+    def block(self, name: str, kind: type[Other]) -> Block[Other] | None:
+        """Take out the only block of this name, or None; a second one is a problem."""
+        found = self.blocks(name, kind)
+        for extra in found[1:]:
+            extra.report(f"there is more than one {name} block")
+        return found[0] if found else None
+
+    def decoded(self) -> Kind | None:
+        """The struct, from what is right; None where a field that it needs is missing or wrong."""
+        try:
+            return convert(self.values, self._kind)
+        except _WRONG:
+            pass
+        for name, message in mistakes(self._kind, self.values).items():
+            if name in self.values:
+                self.refuse(message, name)
+            elif not self.has(name):
+                self.report(message)
+        try:
+            return convert(self.values, self._kind)
+        except ValidationError:
+            return None
+
+    def _report_at(self, spelt: str, message: str, severity: Severity = "error") -> None:
+        self._problems.append(Problem(message, severity, (*self._path, spelt)))
+
+    def _report_unknown(self, spelt: str) -> None:
+        # The search is slow, and where so much is wrong nobody needs it.
+        hint = _hint(spelt, self._kind) if len(self._problems) < _MOST_HINTS else ""
+        self._report_at(spelt, UNKNOWN + hint)
+
+
+class _Field(Struct, frozen=True):
+    """A field of a struct: the type of its values, and what this is in words."""
+
+    type: Any
+    words: str
+    required: bool
+
+    def takes(self, value: object, *, strict: bool = True) -> bool:
+        try:
+            convert(value, self.type, strict=strict)
+        except _WRONG:
+            return False
+        return True
+
+    def refusal(self, value: object) -> str:
+        quoted = isinstance(value, str) and self.takes(value, strict=False)
+        hint = " (leave out the quotes)" if quoted else ""
+        return f"must be {self.words}, not {shown(value)}{hint}"
+
+
+def mistakes(kind: type[Struct], values: Mapping[str, object]) -> dict[str, str]:
+    """The fields that are missing or wrong, each with a message that says what it must be."""
+    found = {}
+    for name, field in _fields(kind).items():
+        if name not in values:
+            if field.required:
+                found[name] = f"{name} is missing: {field.words}"
+        elif not field.takes(values[name]):
+            found[name] = field.refusal(values[name])
+    return found
+
+
+@cache
+def _fields(kind: type[Struct]) -> Mapping[str, _Field]:
+    return {
+        field.name: _Field(field.type, _words(field.type), field.required)
+        for field in structs.fields(kind)
+    }
+
+
+def _words(kind: Any) -> str:
+    """What a type says of itself, or that of which it is an optional one."""
+    own = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
+    return own[-1] if own else next(filter(None, map(_words, get_args(kind))), "")
+
+
+class _Key(NamedTuple):
+    spelling: str
+    field: str
+
+
+@cache
+def _known_keys(kind: type[Struct]) -> Mapping[str, _Key]:
+    keys = [_Key(name, name) for name in kind.__struct_fields__]
+    keys += [_Key(other, name) for other, name in ALIASES.items() if name in kind.__struct_fields__]
+    return {key_id(key.spelling): key for key in keys}
+
+
+def _text_problem(name: str, text: str) -> str | None:
+    if any(not (c.isprintable() or c in "\n\t") for c in text):
+        return "holds a control character"
+    if "\n" in text and name not in _MAY_HAVE_LINES:
+        return "must be one line of text"
+    if name not in _MAY_BE_KEYS and is_key(text):
+        return "is a key itself; only private_key may be one"
+    return None
+
+
+def _hint(spelt: str, kind: type[Struct]) -> str:
+    """The known key that was meant, if one is near."""
+    # Only on the way to an error, so its import is not paid for otherwise.
+    from difflib import get_close_matches
+
+    known = _known_keys(kind)
+    near = get_close_matches(key_id(spelt)[:64], known, n=1, cutoff=_ALIKE)
+    return f"; did you mean {known[near[0]].spelling}?" if near else ""
