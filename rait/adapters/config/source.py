@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 from typing import BinaryIO
@@ -18,8 +17,6 @@ TIMEOUT = 20.0
 
 LIMIT = MAX_BYTES
 """The most bytes that are read where nothing else is said."""
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def read(
@@ -57,7 +54,7 @@ def display_name(url: str) -> str:
         return "standard input"
     if is_key(url):
         return "(left out: it is a key, no path)"
-    if not _SCHEME.match(url):
+    if not _scheme(url):
         return without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit
 
@@ -71,7 +68,15 @@ def display_name(url: str) -> str:
 
 def is_path(url: str) -> bool:
     """Whether a URL is a path in the file system."""
-    return url != STDIN and not _SCHEME.match(url)
+    return url != STDIN and not _scheme(url)
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a URL in lower case (RFC 3986, section 3.1), "" where there is none."""
+    scheme, found, _ = url.partition("://")
+    bare = scheme.replace("+", "").replace("-", "").replace(".", "")
+    is_scheme = found and scheme.isascii() and scheme[:1].isalpha() and bare.isalnum()
+    return scheme.lower() if is_scheme else ""
 
 
 def beside(url: str, other: str) -> str:
@@ -97,16 +102,16 @@ def readable_by_others(url: str) -> bool:
 
 def is_plain_http(url: str) -> bool:
     """Whether what is read comes over the network without TLS."""
-    return url.lower().startswith("http://")
+    return _scheme(url) == "http"
 
 
 def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, limit: int) -> bytes:
     if url == STDIN:
         return _read_stdin(stdin, limit)
-    scheme = _SCHEME.match(url)
-    if scheme is None:
+    scheme = _scheme(url)
+    if not scheme:
         return _read_file(url, name, limit)
-    if scheme[1].lower() not in ("http", "https"):
+    if scheme not in ("http", "https"):
         raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
     # Its library takes half a second to import.
     from rait.adapters.config import web

@@ -241,8 +241,8 @@ def _known_keys(kind: type[Struct]) -> Mapping[str, _Key]:
 def _text_problem(name: str, text: str) -> str | None:
     if any(not (c.isprintable() or c in "\n\t") for c in text):
         return "holds a control character"
-    if "\n" in text and name not in _MAY_HAVE_LINES:
-        return "must be one line of text"
+    if name not in _MAY_HAVE_LINES and ("\n" in text or text.isspace()):
+        return "must be one line of text, and not be blank"
     if name not in _MAY_BE_KEYS and is_key(text):
         return "is a key itself; only private_key may be one"
     return None

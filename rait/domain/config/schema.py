@@ -82,14 +82,11 @@ class Secret:
 NO_PSK = Secret("A" * 43 + "=")
 """The all-zero key: written as a peer's preshared key it takes away the one that is there."""
 
-Port = Annotated[int, Meta(ge=1, le=MAX_PORT)]
-_U32 = Annotated[int, Meta(ge=0, le=_MAX_U32)]
-_FILLED = r"\S"
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Text = Annotated[str, Meta(description="text in quotes")]
-_Line = Annotated[str, Meta(pattern=_FILLED, description="one line of text in quotes")]
-_Path = Annotated[str, Meta(pattern=_FILLED, description="a path in quotes")]
-_Source = Annotated[str, Meta(pattern=_FILLED, description="a path or a URL in quotes")]
+_Line = Annotated[str, Meta(min_length=1, description="one line of text in quotes")]
+_Path = Annotated[str, Meta(min_length=1, description="a path in quotes")]
+_Source = Annotated[str, Meta(min_length=1, description="a path or a URL in quotes")]
 _FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
 
 
@@ -102,7 +99,9 @@ class Transport(Struct, frozen=True, kw_only=True):
     """
 
     address_family: _FamilyKey
-    send_port: Annotated[Port, Meta(description=f"{_A_PORT} (the one that this node sends to)")]
+    send_port: Annotated[
+        int, Meta(ge=1, le=MAX_PORT, description=f"{_A_PORT} (the one that this node sends to)")
+    ]
     mtu: Annotated[
         int,
         Meta(
@@ -115,7 +114,9 @@ class Transport(Struct, frozen=True, kw_only=True):
     ifprefix: Annotated[
         str, Meta(description="text in quotes (what the names of the interfaces begin with)")
     ]
-    fwmark: Annotated[_U32, Meta(description='a mark from 0 to 0xffffffff, or "off"')] = 0
+    fwmark: Annotated[
+        int, Meta(ge=0, le=_MAX_U32, description='a mark from 0 to 0xffffffff, or "off"')
+    ] = 0
     dynamic_port: _Flag = False
     address: _Text | None = None
     bind_addr: _Text | None = None
@@ -190,15 +191,13 @@ class Config(Struct, frozen=True, kw_only=True):
         | None
     ) = DEFAULT_JOURNAL_KEEP
     max_removals: (
-        Annotated[_U32, Meta(description=f"a whole number from 0 to {_MAX_U32}")] | None
+        Annotated[int, Meta(ge=0, le=_MAX_U32, description=f"a whole number from 0 to {_MAX_U32}")]
+        | None
     ) = None
     max_links: Annotated[
         int, Meta(ge=1, le=_MAX_U32, description=f"a whole number from 1 to {_MAX_U32}")
     ] = DEFAULT_MAX_LINKS
-    port_range: Annotated[
-        tuple[tuple[Port, Port], ...],
-        Meta(description=PORT_RANGE),
-    ] = ()
+    port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
 
 
 class PeerEndpoint(Struct, frozen=True, kw_only=True):
@@ -210,7 +209,9 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
     """
 
     address_family: _FamilyKey
-    send_port: Annotated[Port, Meta(description=f"{_A_PORT} (the one that the peer sends to)")]
+    send_port: Annotated[
+        int, Meta(ge=1, le=MAX_PORT, description=f"{_A_PORT} (the one that the peer sends to)")
+    ]
     address: Annotated[str, Meta(description="an IP address or a host name in quotes")] | None = (
         None
     )
