@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from rait.app import isolation
 from rait.app.inputs import Registry
-from rait.app.load import Loaded, LoadedPeers
+from rait.app.load import Loaded
 from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Session, opened
-from rait.domain.config.schema import Config
 from rait.domain.doubt import Doubts, doubts_of
-from rait.domain.history import with_leftovers
-from rait.domain.plan import Node, Plan, plan
+from rait.domain.history import LastKnown, with_leftovers
+from rait.domain.plan import Node, plan
 from rait.domain.reconcile import Change, Goal
 
 
@@ -23,8 +22,16 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
     touched, where configuration or peers cannot be had.
     """
     with opened(options, "up", dry_run=dry_run, peers=True) as session:
-        wanted, warnings = _planned(session)
-        change = session.compare(goal_of(wanted, session.registry.peers, session.config))
+        kind = session.machine.choose(session.config.backend)
+        options.debug(f"backend {kind}")
+        node = Node(
+            public_key=session.public_key,
+            origin=session.origin(kind, session.target),
+            transit_table=isolation.transit_table(session.config),
+        )
+        goal, warnings = planned_goal(session.loaded, session.registry, node, session.known)
+        warnings += isolation.kernel_warnings(session.config)
+        change = session.compare(goal)
         if dry_run:
             warnings += isolation.vrf_warnings(change.events)
             warnings += _extra_cmd_warnings(session, change)
@@ -37,18 +44,19 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
         )
 
 
-def _planned(session: Session) -> tuple[Plan, list[str]]:
-    """Plan from the session's registry; with the warnings that came of it. Raises MachineError."""
-    config, registry, known = session.config, session.registry, session.known
-    kind = session.machine.choose(config.backend)
-    session.options.debug(f"backend {kind}")
-    origin = session.origin(kind, session.target)
-    table = isolation.transit_table(config)
-    node = Node(public_key=session.public_key, origin=origin, transit_table=table)
-    peers, addresses = registry.peers.peers, registry.addresses
-    planned = plan(config, node, peers, addresses, with_leftovers(known), known.departed)
-    warnings = plan_warnings(session.loaded, registry, planned)
-    return planned, [*warnings, *isolation.kernel_warnings(config)]
+def planned_goal(
+    loaded: Loaded, registry: Registry, node: Node, known: LastKnown
+) -> tuple[Goal, list[str]]:
+    """Plan what the links of a node should be; with all that this found, as lines for the user."""
+    config, peers = loaded.config, registry.peers
+    leftovers, departed = with_leftovers(known), known.departed
+    planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
+    problems = peers.describe_all((*registry.unresolved, *planned.problems))
+    # Of the entries that were skipped, some cannot be read, and the links of others not be made.
+    skipped = (*peers.doubts, *doubts_of(planned.problems, readable=True))
+    doubts = Doubts(skipped, config.transports, peers.describe, config.max_links)
+    goal = Goal(planned.topology, planned.names, doubts if skipped else None)
+    return goal, [*loaded.warnings, *peers.warnings, *problems]
 
 
 def _extra_cmd_warnings(session: Session, change: Change) -> list[str]:
@@ -56,20 +64,3 @@ def _extra_cmd_warnings(session: Session, change: Change) -> list[str]:
         return []
     command = session.config.babeld.extra_cmd.strip()
     return [f"babeld has not taken extra_cmd yet, and gets it again: {command}"]
-
-
-def plan_warnings(loaded: Loaded, registry: Registry, planned: Plan) -> list[str]:
-    """All that planning found, as lines for the user."""
-    peers = registry.peers
-    found = peers.describe_all((*registry.unresolved, *planned.problems))
-    return [*loaded.warnings, *peers.warnings, *found]
-
-
-def goal_of(planned: Plan, peers: LoadedPeers, config: Config) -> Goal:
-    """What is planned, with the entries that were skipped.
-
-    Those are the entries that cannot be read, and those whose link cannot be made.
-    """
-    entries = (*peers.doubts, *doubts_of(planned.problems, readable=True))
-    doubts = Doubts(entries, config.transports, peers.describe, config.max_links)
-    return Goal(planned.topology, planned.names, doubts if entries else None)

@@ -303,9 +303,10 @@ def _port(port: int) -> str:
 
 
 def _why_remade(old: Origin, new: Origin) -> str:
+    # The numbers that tell namespaces apart say nothing to people.
     same_place = structs.replace(new, instance=old.instance, transit=old.transit)
-    whys = (_moved(old, new), _changes(old, same_place), _other_transit(old, new))
-    return ", ".join(filter(None, whys))
+    transit = "" if old.transit == new.transit else "its transit is another namespace now"
+    return ", ".join(filter(None, (_moved(old, new), _changes(old, same_place), transit)))
 
 
 def _moved(old: Origin, new: Origin) -> str:
@@ -316,11 +317,6 @@ def _moved(old: Origin, new: Origin) -> str:
     if new.netns.isdigit():
         return f"its namespace is no longer that of process {new.netns}"
     return f"its namespace is no longer {new.netns}"
-
-
-def _other_transit(old: Origin, new: Origin) -> str:
-    """The numbers that tell namespaces apart say nothing to people."""
-    return "" if old.transit == new.transit else "its transit is another namespace now"
 
 
 def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
-from msgspec import Struct
 
 from rait.app.options import Options
 from rait.app.render import print_report
@@ -53,9 +52,9 @@ def _declare_sync(parser: ArgumentParser) -> None:
 def run_list(options: Options, arguments: Namespace) -> int:
     listing = list_interfaces(options)
     if arguments.json:
-        print_json(babel_object(listing))
+        print_json(_object(listing))
     else:
-        print_result(*babel_lines(listing))
+        print_result(*_lines(listing))
     return DONE
 
 
@@ -63,22 +62,13 @@ def run_sync(options: Options, arguments: Namespace) -> int:
     return print_report(sync(options, exclusive=arguments.exclusive), arguments)
 
 
-class BabelListing(Struct, frozen=True):
-    """An interface that babeld has, and whether it is one of ours."""
-
-    interface: BabelInterface
-    ours: bool
-
-
-def list_interfaces(options: Options) -> tuple[BabelListing, ...]:
-    """The interfaces that babeld has. Raises RaitError."""
+def list_interfaces(options: Options) -> dict[BabelInterface, bool]:
+    """The interfaces that babeld has, and whether each is one of ours. Raises RaitError."""
     with read_only(options, babeld="explicit") as session:
         routing = session.routing
         assert routing is not None  # noqa: S101 - as it is explicit
-        return tuple(
-            BabelListing(interface, routing.is_ours(interface.name, session.known.topology))
-            for interface in routing.interfaces()
-        )
+        known = session.known.topology
+        return {each: routing.is_ours(each.name, known) for each in routing.interfaces()}
 
 
 def sync(options: Options, *, exclusive: bool = False) -> Report:
@@ -94,19 +84,18 @@ def sync(options: Options, *, exclusive: bool = False) -> Report:
         return session.conclude("babeld sync", change, warnings=session.loaded.warnings)
 
 
-def babel_lines(listing: Sequence[BabelListing]) -> list[str]:
+def _lines(listing: Mapping[BabelInterface, bool]) -> list[str]:
     """A table of babeld's interfaces."""
     if not listing:
         return ["babeld has no interfaces"]
-    rows: list[tuple[str, ...]] = [("INTERFACE", "UP", "OURS")]
-    rows += [
-        (item.interface.name, "yes" if item.interface.up else "no", "yes" if item.ours else "no")
-        for item in listing
+    rows = [
+        (interface.name, "yes" if interface.up else "no", "yes" if ours else "no")
+        for interface, ours in listing.items()
     ]
-    return table(rows)
+    return table([("INTERFACE", "UP", "OURS"), *rows])
 
 
-def babel_object(listing: Sequence[BabelListing]) -> dict[str, object]:
+def _object(listing: Mapping[BabelInterface, bool]) -> dict[str, object]:
     """babeld's interfaces for programs."""
-    items = [{**msgspec.to_builtins(item.interface), "ours": item.ours} for item in listing]
+    items = [{**msgspec.to_builtins(each), "ours": ours} for each, ours in listing.items()]
     return {"interfaces": items}

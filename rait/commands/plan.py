@@ -12,7 +12,7 @@ from msgspec import Struct, field, structs
 from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import cache_file, source
 from rait.app import desired, isolation
-from rait.app.desired import goal_of, plan_warnings
+from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
 from rait.app.options import Options, add_assume_gone, add_detailed_exitcode
@@ -24,9 +24,9 @@ from rait.domain.config.keytext import is_key, shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.guard import Losses, removal
-from rait.domain.history import LastKnown, with_leftovers
+from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, is_ours, strangers_among
-from rait.domain.plan import Node, plan
+from rait.domain.plan import Node
 from rait.domain.reconcile import reconcile
 from rait.domain.topology import Origin
 from rait.terminal import DONE, print_json
@@ -104,20 +104,11 @@ def _plan_against(options: Options, state: State) -> Report:
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
-    wanted = plan(
-        loaded.config,
-        node,
-        registry.peers.peers,
-        registry.addresses,
-        with_leftovers(state.known),
-        state.known.departed,
-    )
+    goal, warnings = planned_goal(loaded, registry, node, state.known)
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
-    goal = goal_of(wanted, registry.peers, loaded.config)
     change = reconcile(state.observation, goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)
-    warnings = plan_warnings(loaded, registry, wanted)
     cost = removal(change, loaded.config.max_removals, lambda: state.recent)
     return planned("plan", change, cost, warnings)
 
