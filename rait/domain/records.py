@@ -12,7 +12,7 @@ The rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -445,74 +445,56 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
 
     Raises HistoryError as ``decode`` does, and for a run of which something is missing.
     """
-    drafts: dict[int, _Draft] = {}
+    found: dict[int, list[tuple[Entry, Any]]] = {}
     for entry in entries:
         payload = decode(entry)
         if isinstance(payload, RunHeader):
-            drafts[entry.id] = _Draft(entry.id, entry.id, payload, time_of(entry))
-        elif isinstance(payload, Repeated):
-            # It may stand after a snapshot that sums up the run itself.
-            if entry.run in drafts:
-                drafts[entry.run].repeated = payload
-        elif not isinstance(payload, (Snapshot, Pruned, Named)):
-            if entry.run not in drafts:
-                raise damage(f"entry {entry.id} of the journal is of no run that it holds")
-            drafts[entry.run].add(entry, payload)
-    return tuple(draft.record() for draft in drafts.values())
+            found[entry.id] = [(entry, payload)]
+        elif isinstance(payload, (Snapshot, Pruned, Named)):
+            continue
+        elif entry.run in found:
+            found[entry.run].append((entry, payload))
+        # What repeats a run may stand after a snapshot that sums up the run itself.
+        elif not isinstance(payload, Repeated):
+            raise damage(f"entry {entry.id} of the journal is of no run that it holds")
+    return tuple(_run_of(entries) for entries in found.values())
 
 
-class _Draft(Struct):
-    """A run while its entries are being gathered."""
-
-    id: int
-    last_id: int
-    header: RunHeader
-    recorded_at: int
-    noticed: list[Event] = []
-    intended: list[Event] = []
-    outcomes: dict[int, Outcome] = {}
-    half_done: dict[int, Event] = {}
-    finished: Finished | None = None
-    finished_at: int | None = None
-    repeated: Repeated | None = None
-
-    def add(self, entry: Entry, payload: Event | tuple[Outcome, ...] | Finished) -> None:
-        self.last_id = entry.id
-        if isinstance(payload, Finished):
-            self.finished, self.finished_at = payload, time_of(entry)
-        elif isinstance(payload, tuple):
-            self._add_outcomes(entry, payload)
-        elif entry.kind == "half_done":
-            self.half_done[entry.id] = payload
-        else:
-            self._add_event(entry, payload)
-
-    def _add_outcomes(self, entry: Entry, outcomes: tuple[Outcome, ...]) -> None:
-        if not all(0 <= outcome.index < len(self.intended) for outcome in outcomes):
-            raise damage(
-                f"entry {entry.id} of the journal names an event that run {self.id} does not have"
-            )
-        self.outcomes |= {outcome.index: outcome for outcome in outcomes}
-
-    def _add_event(self, entry: Entry, event: Event) -> None:
-        # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
-        expected = self.id + 1 + len(self.noticed) + len(self.intended)
+def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
+    """The run of these entries, each with its payload, of which the first is its header."""
+    first, header = entries[0]
+    by_kind: dict[str, list[tuple[Entry, Any]]] = {kind: [] for kind in _TYPES}
+    for entry, payload in entries:
+        by_kind[entry.kind].append((entry, payload))
+    noticed, intended = by_kind["noticed"], by_kind["intended"]
+    # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
+    for expected, (entry, _) in enumerate((*noticed, *intended), first.id + 1):
         if entry.id != expected:
-            raise damage(f"entry {expected} of the journal, an event of run {self.id}, is missing")
-        (self.noticed if entry.kind == "noticed" else self.intended).append(event)
+            raise damage(f"entry {expected} of the journal, an event of run {first.id}, is missing")
+    ends = by_kind["run_finished"]
+    return RunRecord(
+        id=first.id,
+        last_id=max(entry.id for entry, _ in entries if entry.kind != "repeated"),
+        header=header,
+        recorded_at=time_of(first),
+        noticed=tuple(event for _, event in noticed),
+        intended=tuple(event for _, event in intended),
+        outcomes=_outcomes_of(first.id, by_kind["outcomes"], len(intended)),
+        half_done={entry.id: event for entry, event in by_kind["half_done"]},
+        repeated=by_kind["repeated"][-1][1] if by_kind["repeated"] else None,
+        finished_at=time_of(ends[-1][0]) if ends else None,
+        **(structs.asdict(ends[-1][1]) if ends else {}),
+    )
 
-    def record(self) -> RunRecord:
-        finished = {} if self.finished is None else structs.asdict(self.finished)
-        return RunRecord(
-            id=self.id,
-            last_id=self.last_id,
-            header=self.header,
-            recorded_at=self.recorded_at,
-            noticed=tuple(self.noticed),
-            intended=tuple(self.intended),
-            outcomes=self.outcomes,
-            finished_at=self.finished_at,
-            repeated=self.repeated,
-            half_done=self.half_done,
-            **finished,
-        )
+
+def _outcomes_of(
+    run: int, entries: Iterable[tuple[Entry, tuple[Outcome, ...]]], intended: int
+) -> dict[int, Outcome]:
+    found: dict[int, Outcome] = {}
+    for entry, outcomes in entries:
+        if not all(0 <= outcome.index < intended for outcome in outcomes):
+            raise damage(
+                f"entry {entry.id} of the journal names an event that run {run} does not have"
+            )
+        found |= {outcome.index: outcome for outcome in outcomes}
+    return found
