@@ -189,11 +189,6 @@ class Span(Struct, frozen=True):
     earliest: int
     latest: int
 
-    @property
-    def is_certain(self) -> bool:
-        """Whether the clock fits into the order of the runs."""
-        return self.earliest == self.latest
-
 
 def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
     """When each of the runs began, which are in their order; ``now`` is the caller's clock."""
