@@ -25,7 +25,7 @@ from rait.domain.records import RunRecord
 from rait.domain.topology import Topology
 from rait.domain.verdict import Results
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
-from tests.unit.test_journal import entries_of
+from tests.unit.test_journal_store import entries_of
 
 # Where there is one, a file system in memory: the journal waits for the disk all the time.
 SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108

@@ -18,7 +18,7 @@ from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError
 from rait.domain.events import LinkAdded
 from rait.domain.records import GENESIS
-from tests.unit.test_journal import SCOPE, add, entries_of, header, link
+from tests.unit.test_journal_store import SCOPE, add, entries_of, header, link
 
 Row = tuple[str, int, str, object]
 

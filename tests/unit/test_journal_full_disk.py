@@ -17,7 +17,7 @@ PREAMBLE = """
 import subprocess, sys
 from pathlib import Path
 from rait.domain.errors import MachineError
-from tests.unit.test_journal import *
+from tests.unit.test_journal_store import *
 
 top = Path(sys.argv[1])
 path = top / "journal.db"
@@ -156,7 +156,7 @@ def test_what_a_crash_left_on_a_read_only_file_system_is_not_passed_over(tmp_pat
         """
 child = '''
 import os, sys
-from tests.unit.test_journal import *
+from tests.unit.test_journal_store import *
 add(Journal.open(sys.argv[1]), "a")
 os._exit(0)
 '''

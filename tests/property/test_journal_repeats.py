@@ -14,7 +14,7 @@ from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
-from tests.property.test_journal import journal_path, on_disk, opened
+from tests.property.test_journal_store import journal_path, on_disk, opened
 
 SCOPES = ("/etc/rait/a.conf", "/etc/rait/b.conf")
 A, B = (Link(n, Origin("kernel"), LinkSettings(1420, 54), Device("own", 1)) for n in ("a", "b"))

@@ -18,7 +18,7 @@ from rait.domain.errors import HistoryError, RaitError
 from rait.domain.events import LinkAdded, PeerAdded
 from rait.domain.topology import LinkPeer
 from tests.unit.command_line import CONF, PRIVATE
-from tests.unit.test_journal import SCOPE, header, link
+from tests.unit.test_journal_store import SCOPE, header, link
 from tests.unit.test_journal_verify import cells, changes, update
 
 VERIFY = "`rait log verify`"

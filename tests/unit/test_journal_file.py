@@ -21,7 +21,7 @@ from rait.cli import main
 from rait.domain.errors import RaitError
 from rait.domain.history import LastKnown
 from tests.unit.command_line import CONF, PRIVATE
-from tests.unit.test_journal import SCOPE, add
+from tests.unit.test_journal_store import SCOPE, add
 
 
 def text(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_is_in_the_way_of_a_journal_is_named(directory: Path) -> None:
 
 def test_who_names_a_journal_by_a_link_sees_what_a_crash_left(directory: Path) -> None:
     path, link = directory / "journal.db", directory / "link"
-    script = "import os, sys; from tests.unit.test_journal import *\n"
+    script = "import os, sys; from tests.unit.test_journal_store import *\n"
     script += "add(Journal.open(sys.argv[1]), 'a'); os._exit(0)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
     link.symlink_to(path.name)

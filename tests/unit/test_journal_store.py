@@ -387,7 +387,7 @@ def test_text_that_is_no_unicode_does_not_stop_a_run(journal: Journal) -> None:
 def test_a_killed_run_is_whole_up_to_what_it_recorded(path: Path) -> None:
     script = f"""
 import os, signal
-from tests.unit.test_journal import *
+from tests.unit.test_journal_store import *
 journal = Journal.open({str(path)!r})
 add(journal, "a")
 run = journal.begin(header(), (), [LinkAdded(link("b")), LinkAdded(link("c"))])
