@@ -124,7 +124,7 @@ uids = itertools.count()
 
 
 def header(scope: str, uid: int) -> RunHeader:
-    """Another user each time, so that no run only repeats the last one: see test_journal_repeats."""
+    """Another user each time, so that no run repeats the last one: see test_journal_repeats."""
     return RunHeader(
         scope=scope, command="up", version="1", uid=uid, started_at=1, public_key=KEYS[0]
     )
