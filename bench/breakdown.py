@@ -27,7 +27,6 @@ PARTS = (
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.desired", "plan"),
     ("diff", "rait.app.session", "reconcile"),
-    ("diff", "rait.app.session", "diff"),
 )
 
 

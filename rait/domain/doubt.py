@@ -178,10 +178,10 @@ class _Index:
         ]
 
 
-def _loses_its_peer(link: Link, after: Link | None) -> bool:
+def _loses_its_peer(link: Link, desired: Link | None) -> bool:
     # Of several peers, those that are not rait's were added by somebody else.
-    stays = after is not None and any(after.peer(peer.public_key) for peer in link.peers)
-    return after is None or bool(link.peers and not stays)
+    stays = desired is not None and any(desired.peer(peer.public_key) for peer in link.peers)
+    return desired is None or bool(link.peers and not stays)
 
 
 def _perhaps(names: list[str]) -> str:
@@ -215,27 +215,27 @@ def _with_kept(
 
 
 def _yield_ports(
-    before: Mapping[str, Link], after: dict[str, Link], standing: set[str]
+    observed: Mapping[str, Link], desired: dict[str, Link], standing: set[str]
 ) -> list[Problem]:
     """Leave out each change that would take the port of a link that stays; its link stays, too."""
     problems = []
-    ports = {after[name].device.listen_port: name for name in standing}
+    ports = {desired[name].device.listen_port: name for name in standing}
     ports.pop(0, None)
     while ports:
         clashing = [
             (name, holder)
-            for name, link in after.items()
+            for name, link in desired.items()
             if name not in standing and (holder := ports.get(link.device.listen_port)) is not None
         ]
         ports = {}
         for name, holder in clashing:
             why = f"it would listen on the port of {holder}, which is left as it is"
             problems.append(Problem(why, "error", (), name))
-            old = before.get(name)
+            old = observed.get(name)
             if old is None:
-                del after[name]
+                del desired[name]
                 continue
-            after[name] = old
+            desired[name] = old
             standing.add(name)
             if old.device.listen_port:
                 ports[old.device.listen_port] = name

@@ -56,18 +56,18 @@ def removal(
 
     ``recent`` tells what recent runs cost, and is asked only if this one costs anything.
     """
-    before, after, known = change.observed, change.desired, change.known.topology
-    if not lost_sessions(before, after, known, change.dead):
+    observed, desired, known = change.observed, change.desired, change.known.topology
+    if not lost_sessions(observed, desired, known, change.dead):
         return None
     earlier = merged(recent(), losses_of(change.leftover))
     return excessive_removal(
-        before, after, max_removals, known=known, earlier=earlier, dead=change.dead
+        observed, desired, max_removals, known=known, earlier=earlier, dead=change.dead
     )
 
 
 def excessive_removal(
-    before: Topology,
-    after: Topology,
+    observed: Topology,
+    desired: Topology,
     max_removals: int | None = None,
     *,
     known: Topology = EMPTY,
@@ -81,12 +81,12 @@ def excessive_removal(
     topology as the journal has it, and ``earlier`` what recent runs cost. Links that are ``dead``
     have no session to lose. A run that costs nothing is never stopped for what others did.
     """
-    reasons = lost_sessions(before, after, known, dead)
+    reasons = lost_sessions(observed, desired, known, dead)
     if not reasons:
         return None
-    gone = _still_lost(earlier, after) - reasons.keys()
-    back = earlier.keys() & after.links.keys()
-    of = len(before.links.keys() | gone | back)
+    gone = _still_lost(earlier, desired) - reasons.keys()
+    back = earlier.keys() & desired.links.keys()
+    of = len(observed.links.keys() | gone | back)
     if max_removals is not None:
         limit = max_removals
     elif of >= MIN_LINKS:
@@ -105,7 +105,7 @@ def excessive_removal(
 
 
 def lost_sessions(
-    before: Topology, after: Topology, known: Topology, dead: frozenset[str] = frozenset()
+    observed: Topology, desired: Topology, known: Topology, dead: frozenset[str] = frozenset()
 ) -> dict[str, Reason]:
     """The links that lose their session, and how.
 
@@ -113,8 +113,8 @@ def lost_sessions(
     is lost already, and what takes that back costs nothing.
     """
     found = {}
-    for name, link in before.links.items():
-        new = after.links.get(name)
+    for name, link in observed.links.items():
+        new = desired.links.get(name)
         if new is link or name in dead:
             continue
         why = _loss(link, new, known.links.get(name))
@@ -170,7 +170,7 @@ def known_key(known: Link | None, public_key: str) -> bool:
     return known is None or known.device.public_key == public_key
 
 
-def _still_lost(earlier: Losses, after: Topology) -> frozenset[str]:
+def _still_lost(earlier: Losses, desired: Topology) -> frozenset[str]:
     """Those that are not back: a peer that has another link now is not lost."""
-    there = {peer.public_key for link in after.links.values() for peer in link.peers}
+    there = {peer.public_key for link in desired.links.values() for peer in link.peers}
     return frozenset(name for name, peers in earlier.items() if not peers <= there)

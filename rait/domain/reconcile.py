@@ -177,16 +177,16 @@ def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdi
     wanted = goal.topology or EMPTY
     occupied = _occupied(wanted.links, ours, observation)
     problems = (*occupied, *(_unread(name, why) for name, why in ours.unknown.items()))
-    before, after = _link_views(observation, goal, known, ours, problems)
-    isolation = reconcile_isolation(observation, wanted, known, after, before)
+    links, desired_links = _link_views(observation, goal, known, ours, problems)
+    isolation = reconcile_isolation(observation, wanted, known, desired_links, links)
     was, will_be = isolation.observed, isolation.desired
     if ours.unknown:
-        staying = [link for name, link in before.items() if name in ours.unknown]
+        staying = [link for name, link in links.items() if name in ours.unknown]
         became = structs.replace(wanted, vrfs=will_be.vrfs, rules=will_be.rules)
         will_be = isolation_of(staying, Topology(vrfs=was.vrfs, rules=was.rules), became)
     babel = known.topology.babel
-    observed = Topology(before, babel, was.vrfs, was.rules)
-    desired = Topology(after, babel, will_be.vrfs, will_be.rules)
+    observed = Topology(links, babel, was.vrfs, was.rules)
+    desired = Topology(desired_links, babel, will_be.vrfs, will_be.rules)
     as_it_is = goal.topology is None
     return Change(
         observed=observed,
@@ -194,7 +194,7 @@ def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdi
         problems=() if as_it_is else (*isolation.problems, *problems),
         strangers=ours.strangers,
         dead=frozenset(name for name, seen in observation.links.items() if seen.dead),
-        leftover_links=tuple(sorted(known.leftover_links.keys() - before.keys())),
+        leftover_links=tuple(sorted(known.leftover_links.keys() - links.keys())),
         goal=goal,
         known=known,
     )
@@ -262,9 +262,9 @@ def _without_unknown_psks(change: Change) -> Change:
     links: dict[str, Link] = {}
     problems: list[Problem] = []
     for name, link in change.desired.links.items():
-        if not any(peer.psk_digest for peer in link.peers):
-            continue
         old = change.observed.links.get(name)
+        if old is link or not any(peer.psk_digest for peer in link.peers):
+            continue
         there = old.peers if old is not None and old.origin == link.origin else ()
         known = {(peer.public_key, peer.psk_digest) for peer in there}
         lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in known]
@@ -329,24 +329,24 @@ def _link_views(
 ) -> tuple[dict[str, Link], dict[str, Link]]:
     """The links that there are, and those that shall be, by name."""
     impossible = {problem.link for problem in problems}
-    before = {name: link for name, link in known.topology.links.items() if name in ours.unknown}
+    observed = {name: link for name, link in known.topology.links.items() if name in ours.unknown}
     wanted = goal.topology.links if goal.topology is not None else {}
-    after = {name: link for name, link in wanted.items() if name not in impossible} | before
-    ports = {link.device.listen_port: name for name, link in after.items()}
+    desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
+    ports = {link.device.listen_port: name for name, link in desired.items()}
     for name, seen in ours.links.items():
         last = _last(seen, known.topology.links.get(name))
         leftover = known.leftover_links.get(name)
-        want = after.get(name)
+        want = desired.get(name)
         if want is not None and want == last and leftover is None and _is_as(seen.link, last):
-            before[name] = want  # as nearly all links are in nearly all runs
+            observed[name] = want  # as nearly all links are in nearly all runs
             continue
         pair = _Pair(seen, want, last, leftover, goal.names.get(name))
-        before[name], become = pair.views(observation.now, ports)
+        observed[name], become = pair.views(observation.now, ports)
         if become is not None:
-            after[name] = become
+            desired[name] = become
         elif name in impossible:
-            after[name] = before[name]  # it is elsewhere, and cannot come here
-    return before, after
+            desired[name] = observed[name]  # it is elsewhere, and cannot come here
+    return observed, desired
 
 
 def _last(observed: ObservedLink, link: Link | None) -> Link | None:
@@ -387,22 +387,22 @@ class _Pair(Struct, frozen=True):
         """The link as diff shall see it, and what it shall become (None: it goes)."""
         link, wanted = self.observed.link, self.wanted
         peers = self._peer_views(now)
-        before = structs.replace(
+        observed = structs.replace(
             link,
             origin=self._origin(),
             device=self._device(wanted_ports),
             peers=tuple(seen for seen, _ in peers),
         )
         if wanted is None:
-            return before, None
-        if before.origin != wanted.origin:
-            return before, self._replacement(wanted)
+            return observed, None
+        if observed.origin != wanted.origin:
+            return observed, self._replacement(wanted)
         goals = {goal.public_key: goal for _, goal in peers if goal is not None}
         settings = wanted.settings
         if link.settings.address is not None:
             settings = structs.replace(settings, address=link.settings.address)
         become = tuple(goals.get(peer.public_key, peer) for peer in wanted.peers)
-        return before, structs.replace(wanted, settings=settings, peers=become)
+        return observed, structs.replace(wanted, settings=settings, peers=become)
 
     def _origin(self) -> Origin:
         """Where the machine cannot tell the transit namespace, the journal does, else the plan.
@@ -461,11 +461,11 @@ class _Pair(Struct, frozen=True):
             applied = last.endpoint
         else:
             applied = assumed_last(seen.endpoint, wanted.endpoint, self.resolved)
-        before, after = endpoint_views(
+        as_seen, wished = endpoint_views(
             seen.endpoint, wanted.endpoint, applied, fresh=fresh, resolved=self.resolved
         )
-        seen = structs.replace(seen, endpoint=before, allowed_ips=allowed)
-        return seen, _with_endpoint(wanted, after)
+        seen = structs.replace(seen, endpoint=as_seen, allowed_ips=allowed)
+        return seen, _with_endpoint(wanted, wished)
 
     def _replacement(self, wanted: Link) -> Link:
         """The link that takes the place of this one, with its endpoint if it has no better one."""
