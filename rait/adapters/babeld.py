@@ -20,7 +20,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -458,7 +457,7 @@ def _unreachable(babeld: Babeld, error: OSError) -> BabeldUnreachableError:
 
 def _is_socket(path: str) -> bool:
     try:
-        return stat.S_ISSOCK(Path(path).stat().st_mode)
+        return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
         return True  # gone in the meantime: it was one
 
