@@ -312,6 +312,8 @@ class Machine:
 
     @cached_property
     def _kernel(self) -> KernelBackend:
+        from rait.adapters.wireguard.kernel import KernelBackend
+
         return KernelBackend(self._in(self._transit), self._key)
 
     @cached_property

@@ -114,3 +114,10 @@ def test_what_is_of_babeld_reaches_no_backend(machine: Machine) -> None:
     use(machine, kernel, userspace)
     assert list(machine.apply([BabelInterfaceAdded("x", "")])) == []
     assert kernel.batches == userspace.batches == []
+
+
+def test_each_backend_is_loaded_when_it_is_needed(machine: Machine) -> None:
+    """What is removed in a namespace that is gone needs nothing but the backend itself."""
+    gone = Origin("kernel", "no-such-namespace"), Origin("userspace", "no-such-namespace")
+    links = [structs.replace(link("rait-test-gone", "kernel"), origin=origin) for origin in gone]
+    assert errors(machine, *map(LinkRemoved, links)) == [None, None]
