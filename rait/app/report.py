@@ -90,7 +90,7 @@ def _left_alone(strangers: Iterable[Stranger]) -> Iterator[str]:
         names.setdefault(stranger.why, []).append(stranger.link)
     for why, links in names.items():
         what = "link" if len(links) == 1 else "links"
-        yield f"{what} {few(links)} {'is' if len(links) == 1 else 'are'} left alone: {why}"
+        yield f"rait leaves {what} {few(links)} alone: {why}"
 
 
 def planned(

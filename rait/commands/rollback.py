@@ -130,10 +130,9 @@ def _goal(session: Session, record: RunRecord, force: bool) -> Goal:
 
 
 def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:
-    links = "link" if len({clash.link for clash in clashes}) == 1 else "links"
     more = len(clashes) - CLASHES_SHOWN
     return [
-        f"run {record.id} cannot be taken back alone, as its {links} changed since:",
+        f"run {record.id} cannot be taken back alone, as the same links changed later:",
         *(f"  {_clash_line(clash)}" for clash in clashes[:CLASHES_SHOWN]),
         *([f"  and {more} more"] if more > 0 else []),
         f"nothing was touched; --force makes all links of run {record.id} what they were before it",

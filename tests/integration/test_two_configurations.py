@@ -76,7 +76,7 @@ def test_each_leaves_the_links_of_the_other(node: Node) -> None:
     up = second.rait("up")
     assert up.status == 0, up
     first, other = sorted(links_of(node, A, B))
-    assert f"links {first}, {other} are left alone: made by another configuration" in up.err
+    assert f"rait leaves links {first}, {other} alone: made by another configuration" in up.err
     assert str(node.conf) in up.err
     both = links_of(node, A, B) | second.links(C, D)
     state = node.state()
@@ -97,7 +97,7 @@ def test_each_leaves_the_links_of_the_other(node: Node) -> None:
     assert set(node.state()) == links_of(node, B) | second.links(C)
     down = node.rait("down")
     assert down.status == 0, down
-    assert f"link {second.links(C).pop()} is left alone" in down.err
+    assert f"rait leaves link {second.links(C).pop()} alone" in down.err
     assert set(node.state()) == second.links(C)
     assert second.rait("down").status == 0
     assert node.state() == {}
@@ -228,4 +228,4 @@ def test_a_plan_elsewhere_knows_of_strangers(node: Node, tmp_path: Path) -> None
     here = node.rait("plan", "--json")
     for result in (plan, here):
         no_change(result)
-        assert f"link {second.links(C).pop()} is left alone" in result.err
+        assert f"rait leaves link {second.links(C).pop()} alone" in result.err
