@@ -27,8 +27,6 @@ Show our links as they are now: this node's link-local address on each, and the 
 last handshake and traffic.
 """
 
-NEVER = "never"
-
 
 def declare(parser: ArgumentParser) -> None:
     parser.description = HELP
@@ -66,7 +64,7 @@ def list_links(options: Options) -> Listing:
     config = loaded.config
     target = target_netns(config)
     scope = scope_of(config, "")
-    known = _memory(options, config.journal)
+    known = _last_known(options, config.journal)
     if netns.lacks_process(target) and not known.topology.links:
         raise MachineError(
             f"there is no process {target}, so its network namespace cannot be looked at: set "
@@ -81,19 +79,24 @@ def list_links(options: Options) -> Listing:
     seen = (*observation.links.values(), *observation.doubles)
     ours = (link for link in seen if is_ours(link, known, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
-    titles: dict[str, str] = {}
-    if not has_no_path(config.peers):
-        try:
-            titles = {p.public_key: p.name for p in load_peers(loaded).peers if p.name}
-        except RaitError as error:
-            options.debug(f"no names of peers: {error}")
     failures = tuple(
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
-    return Listing(links, titles, observation.now, failures)
+    return Listing(links, _names_of_peers(options, loaded), observation.now, failures)
 
 
-def _memory(options: Options, journal: str) -> LastKnown:
+def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
+    """What the peers list calls each peer, if it is a file that can be read."""
+    if has_no_path(loaded.config.peers):
+        return {}
+    try:
+        return {peer.public_key: peer.name for peer in load_peers(loaded).peers if peer.name}
+    except RaitError as error:
+        options.debug(f"no names of peers: {error}")
+        return {}
+
+
+def _last_known(options: Options, journal: str) -> LastKnown:
     """What the journal knows, if it can be read: where else our links may be."""
     if has_no_path(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
@@ -106,10 +109,7 @@ def _memory(options: Options, journal: str) -> LastKnown:
 
 
 def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
-    """The links that the journal knows as another configuration's.
-
-    None where it cannot be read: what there is is listed all the same.
-    """
+    """The links that the journal, if it can be read, knows as another configuration's."""
     url = options.config
     try:
         key = load_secret(loaded)[1] if has_no_path(url) else ""
@@ -125,11 +125,8 @@ def listing_lines(listing: Listing) -> list[str]:
     """A table of our links, a row for each peer of each."""
     if not listing.links:
         return ["no links that can be read" if listing.unread else "no links"]
-    rows: list[tuple[str, ...]] = [
-        ("LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
-    ]
-    rows += [row for observed in listing.links for row in _rows(observed, listing)]
-    return table(rows)
+    head = ("LINK", "ADDRESS", "PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
+    return table([head, *(row for link in listing.links for row in _rows(link, listing))])
 
 
 def listing_object(listing: Listing) -> dict[str, object]:
@@ -189,7 +186,7 @@ def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
 
 def _ago(now: int, then: int) -> str:
     if not then:
-        return NEVER
+        return "never"
     if then - now > REJECT_AFTER_SECONDS:
         return "in the future"  # the clock was set back since, so nobody knows how old it is
     seconds = max(now - then, 0)
