@@ -29,7 +29,7 @@ from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Secret
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
-from rait.domain.guard import WINDOW_HOURS, Losses, Removal, recent_losses, removal
+from rait.domain.guard import WINDOW_HOURS, Losses, Removal, excessive_removal, recent_losses
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
@@ -222,7 +222,7 @@ class Session:
         return structs.replace(report, run=number, extra_cmd_sent=resent)
 
     def _removal(self, change: Change) -> Removal | None:
-        return removal(change, self.config.max_removals, self.recent_losses)
+        return excessive_removal(change, self.config.max_removals, self.recent_losses)
 
     def _prepared(self, change: Change, makes_target: bool) -> Change:
         """Make the namespaces; the change with all that is known of the machine by then."""

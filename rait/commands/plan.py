@@ -23,7 +23,7 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import is_key, shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, MachineError, SourceError
-from rait.domain.guard import Losses, removal
+from rait.domain.guard import Losses, excessive_removal
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, is_ours, strangers_among
 from rait.domain.plan import Node
@@ -109,7 +109,7 @@ def _plan_against(options: Options, state: State) -> Report:
     change = reconcile(state.observation, goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)
-    cost = removal(change, loaded.config.max_removals, lambda: state.recent)
+    cost = excessive_removal(change, loaded.config.max_removals, lambda: state.recent)
     return planned("plan", change, cost, warnings)
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from rait.domain.events import Event, LinkRemoved, PeerRemoved, peers_named
 from rait.domain.history import done_events
 from rait.domain.records import RunRecord
-from rait.domain.topology import EMPTY, Link, Topology
+from rait.domain.topology import Link, Topology
 
 if TYPE_CHECKING:
     from rait.domain.reconcile import Change
@@ -49,44 +49,24 @@ class Removal(Struct, frozen=True, omit_defaults=True):
     earlier: tuple[str, ...] = ()
 
 
-def removal(
+def excessive_removal(
     change: Change, max_removals: int | None, recent: Callable[[], Losses]
 ) -> Removal | None:
     """What the change would cost that it must not without being asked for, or None.
 
-    ``recent`` tells what recent runs cost, and is asked only if this one costs anything.
-    """
-    observed, desired, known = change.observed, change.desired, change.known.topology
-    if not lost_sessions(observed, desired, known, change.dead):
-        return None
-    earlier = merged(recent(), losses_of(change.leftover))
-    return excessive_removal(
-        observed, desired, max_removals, known=known, earlier=earlier, dead=change.dead
-    )
-
-
-def excessive_removal(
-    observed: Topology,
-    desired: Topology,
-    max_removals: int | None = None,
-    *,
-    known: Topology = EMPTY,
-    earlier: Losses = NO_LOSSES,
-    dead: frozenset[str] = frozenset(),
-) -> Removal | None:
-    """The removal that should not happen unasked, or None.
-
     Without ``max_removals`` the limit is half of the links, if these are at least MIN_LINKS: a
-    peers list that is empty or cut short looks just like many peers that left. ``known`` is the
-    topology as the journal has it, and ``earlier`` what recent runs cost. Links that are ``dead``
-    have no session to lose. A run that costs nothing is never stopped for what others did.
+    peers list that is empty or cut short looks just like many peers that left. ``recent`` tells
+    what recent runs cost, and is asked only if this one costs anything, as a run that costs nothing
+    is never stopped for what others did.
     """
-    reasons = lost_sessions(observed, desired, known, dead)
+    reasons = lost_sessions(change)
     if not reasons:
         return None
+    desired = change.desired
+    earlier = merged(recent(), losses_of(change.leftover))
     gone = _still_lost(earlier, desired) - reasons.keys()
     back = earlier.keys() & desired.links.keys()
-    of = len(observed.links.keys() | gone | back)
+    of = len(change.observed.links.keys() | gone | back)
     if max_removals is not None:
         limit = max_removals
     elif of >= MIN_LINKS:
@@ -104,20 +84,20 @@ def excessive_removal(
     )
 
 
-def lost_sessions(
-    observed: Topology, desired: Topology, known: Topology, dead: frozenset[str] = frozenset()
-) -> dict[str, Reason]:
+def lost_sessions(change: Change) -> dict[str, Reason]:
     """The links that lose their session, and how.
 
-    Where somebody else gave a link another key or another peer than the journal knows, its session
-    is lost already, and what takes that back costs nothing.
+    Links that are dead have none to lose. Where somebody else gave a link another key or another
+    peer than the journal knows, its session is lost already, and what takes that back costs
+    nothing.
     """
+    known = change.known.topology.links
     found = {}
-    for name, link in observed.links.items():
-        new = desired.links.get(name)
-        if new is link or name in dead:
+    for name, link in change.observed.links.items():
+        new = change.desired.links.get(name)
+        if new is link or name in change.dead:
             continue
-        why = _loss(link, new, known.links.get(name))
+        why = _loss(link, new, known.get(name))
         if why is not None:
             found[name] = why
     return found

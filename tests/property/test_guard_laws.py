@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
-from rait.domain.guard import MIN_LINKS, excessive_removal, recent_losses
+from rait.domain.guard import MIN_LINKS, recent_losses
 from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin, Topology
+from tests.removals import excessive_removal
 
 MOST = 10
 

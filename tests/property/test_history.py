@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
-from rait.domain.guard import MIN_LINKS, excessive_removal, lost_sessions
+from rait.domain.guard import MIN_LINKS
 from rait.domain.history import conflicts, done_events, touched, undo
 from rait.domain.records import RunHeader, RunRecord
-from rait.domain.topology import EMPTY, Topology
+from rait.domain.topology import Topology
 from tests.property import strategies as some
+from tests.removals import excessive_removal, lost_sessions
 
 # Each draws two or three topologies, which takes its time; the laws they build on get more.
 fewer = settings(max_examples=max(100, settings().max_examples // 4))
@@ -118,7 +119,7 @@ def test_with_force_each_link_of_the_run_is_as_it_was_before_it(
 @fewer
 @given(some.topologies(), some.topologies(), st.none() | st.integers(0, 5))
 def test_what_may_be_removed_unasked(before: Topology, after: Topology, limit: int | None) -> None:
-    gone = sorted(lost_sessions(before, after, EMPTY))
+    gone = sorted(lost_sessions(before, after))
     assert set(gone) >= before.links.keys() - after.links.keys()
     removal = excessive_removal(before, after, limit)
     if limit is not None:

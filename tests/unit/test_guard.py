@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rait.domain import guard
 from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import LinkRemoved
-from rait.domain.guard import Losses, Removal, excessive_removal, recent_losses, removal
+from rait.domain.guard import Losses, Removal, recent_losses
 from rait.domain.reconcile import Change
 from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
+from tests.removals import excessive_removal
 
 
 def topology(*numbers: int, transit: str = "") -> Topology:
@@ -230,14 +232,16 @@ def test_what_recent_runs_cost_is_only_asked_where_this_one_costs_anything() -> 
         raise AssertionError("it takes time to read the journal")
 
     quiet = Change(observed=ABCD, desired=ABCD)
-    assert removal(quiet, None, never) is None
+    assert guard.excessive_removal(quiet, None, never) is None
     dead = Change(observed=ABCD, desired=EMPTY, dead=frozenset(ABCD.links))
-    assert removal(dead, None, never) is None
+    assert guard.excessive_removal(dead, None, never) is None
     less = Change(observed=ABCD, desired=with_peers("a", "b", "c"))
-    assert removal(less, None, dict) is None
-    assert removal(less, 0, dict) == Removal(("w4",), 4, 0)
+    assert guard.excessive_removal(less, None, dict) is None
+    assert guard.excessive_removal(less, 0, dict) == Removal(("w4",), 4, 0)
     recent = {"w5": frozenset("e"), "w6": frozenset("f")}
-    assert removal(less, None, lambda: recent) is None
+    assert guard.excessive_removal(less, None, lambda: recent) is None
     gone = with_peers("a", "b", "c", "d", "e", "f", "g").links["w7"]
     left = structs.replace(less, leftover=frozenset((LinkRemoved(gone),)))
-    assert removal(left, None, lambda: recent) == Removal(("w4",), 7, 3, {}, ("w5", "w6", "w7"))
+    assert guard.excessive_removal(left, None, lambda: recent) == Removal(
+        ("w4",), 7, 3, {}, ("w5", "w6", "w7")
+    )
