@@ -69,24 +69,24 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     With ``through``, only the events in entries up to that number count. Raises HistoryError,
     which names the run and the event, where an event does not fit.
     """
-    topology, public_key, owed = start.topology, start.public_key, start.extra_cmd_owed
-    leftover = start.leftover
-    departed = start.departed
-    home = start.home
+    now = start
     for run in runs:
         if through is not None and run.id > through:
             break
         events = [e for number, e in run.happened() if through is None or number <= through]
         try:
-            topology = replay(topology, events)
+            topology = replay(now.topology, events)
         except MismatchError:
-            raise _misfit(topology, run) from None
-        departed = depart(departed, events)
-        public_key = run.header.public_key
-        owed = _owed_after(run, owed)
-        leftover = tuple(run.leftover())
-        home = run.header.home or home
-    return Snapshot(topology, public_key, owed, leftover, departed, home)
+            raise _misfit(now.topology, run) from None
+        now = Snapshot(
+            topology=topology,
+            public_key=run.header.public_key,
+            extra_cmd_owed=_owed_after(run, now.extra_cmd_owed),
+            leftover=tuple(run.leftover()),
+            departed=depart(now.departed, events),
+            home=run.header.home or now.home,
+        )
+    return now
 
 
 def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
@@ -191,7 +191,11 @@ class Span(Struct, frozen=True):
 
 
 def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
-    """When each of the runs began, which are in their order; ``now`` is the caller's clock."""
+    """When each of the runs began, which are in their order; ``now`` is the caller's clock.
+
+    Forwards, no run began before those before it; backwards, none began after the next one whose
+    clock fits in. A run with a clock that fits began when that says.
+    """
     now = _credible(starts, now)
     floor = FIRST_JOURNAL if any(start.clock >= FIRST_JOURNAL for start in starts) else LONG_AGO
     earliest: list[int] = []

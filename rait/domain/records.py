@@ -49,7 +49,7 @@ Kind = Literal[
 ]
 """What an entry is of; its payload is the type that ``_TYPES`` has for the kind."""
 
-Status = Literal["done", "partial", "failed"]
+RunStatus = Literal["done", "partial", "failed"]
 """How a run ended: all its events happened, some of them, or none."""
 
 BABELD: Literal["babeld"] = "babeld"
@@ -132,7 +132,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
 class Finished(Struct, frozen=True, omit_defaults=True):
     """The end of a run; see RunRecord."""
 
-    status: Status
+    status: RunStatus
     problems: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None
     unsure: tuple[int, ...] = ()
@@ -230,7 +230,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     noticed: tuple[Event, ...] = ()
     intended: tuple[Event, ...] = ()
     outcomes: Mapping[int, Outcome] = {}
-    status: Status | None = None
+    status: RunStatus | None = None
     finished_at: int | None = None
     problems: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None

@@ -9,8 +9,7 @@ from msgspec import Struct
 
 from rait.domain.events import Event, ToBabeld
 from rait.domain.reconcile import Change
-from rait.domain.records import BABELD, ExtraCmd
-from rait.domain.records import Status as RunStatus
+from rait.domain.records import BABELD, ExtraCmd, RunStatus
 
 
 class Failure(Struct, frozen=True):

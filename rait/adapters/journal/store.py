@@ -35,7 +35,7 @@ from rait.domain.records import (
     Repeats,
     RunHeader,
     RunRecord,
-    Status,
+    RunStatus,
 )
 
 SNAPSHOT_EVERY = 2000
@@ -331,7 +331,7 @@ class Run:
 
     def finish(
         self,
-        status: Status,
+        status: RunStatus,
         problems: Mapping[str, str] | None = None,
         extra_cmd: ExtraCmd | None = None,
         *,
