@@ -9,8 +9,8 @@ from msgspec import structs
 
 from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
-from rait.domain.endpoints import MOST_DEPARTED, NONE_DEPARTED, Departed, depart
-from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.endpoints import NONE_DEPARTED, Departed, depart
+from rait.domain.events import LinkRemoved
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, count_wanted, link_local, plan
 from rait.domain.topology import (
@@ -189,28 +189,6 @@ def test_a_name_that_resolves_again_counts() -> None:
     planned = plan(CONFIG, NODE, NAMED, found, None, REMOVED)
     assert endpoint_of(planned) == Endpoint("192.0.2.9", 50153)
     assert planned.names == {"rait4x50221": True}
-
-
-def test_departed_endpoints_are_forgotten_when_the_topology_has_them_again() -> None:
-    (link,) = THERE.links.values()
-    (far,) = link.peers
-    assert depart(REMOVED, [PeerAdded(link.name, far)]) == {}
-    assert depart(REMOVED, [LinkAdded(link)]) == {}
-    assert depart(REMOVED, [LinkAdded(structs.replace(link, peers=()))]) == REMOVED
-    bare = structs.replace(far, endpoint=None)
-    assert depart(REMOVED, [PeerAdded(link.name, bare)]) == REMOVED
-    assert depart({}, [PeerUpdated(link.name, far, bare)]) == REMOVED
-    assert depart({}, [PeerRemoved(link.name, far)]) == REMOVED
-
-
-def test_no_link_remembers_any_number_of_peers() -> None:
-    events = [
-        PeerRemoved("w1", LinkPeer(f"key {number}", Endpoint("192.0.2.1", 1)))
-        for number in range(1000)
-    ]
-    left = depart({}, events)["w1"]
-    assert len(left) <= MOST_DEPARTED
-    assert "key 999" in left
 
 
 # Who has a link keeps it
