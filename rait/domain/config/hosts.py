@@ -41,13 +41,11 @@ def _unbracketed(text: str) -> str:
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
-def checked_address(value: object, family: Family) -> str:
+def checked_address(value: str, family: Family) -> str:
     """An IP address of that family in canonical text, or a plausible host name.
 
     Raises ``ValueError`` with a text that says what is wrong.
     """
-    if not isinstance(value, str):
-        raise ValueError("must be text: an IP address or a host name")
     if ":" in value and "%" in value:
         raise ValueError("an IPv6 address with a zone (%) means nothing on another machine")
     literal = ip_literal(value)
