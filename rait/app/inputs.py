@@ -8,13 +8,12 @@ somebody edited a file. So the run calls ``stands`` before it acts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.config import names_cache, source
-from rait.adapters.config.resolve import Addresses, resolve
+from rait.adapters.config import source
+from rait.adapters.config.resolve import Addresses, keep_order, resolve
 from rait.adapters.config.texts import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config.schema import Config, Peer, Secret
@@ -123,11 +122,10 @@ def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | 
 
 
 def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, *, keep: bool = False) -> Registry:
-    order = partial(names_cache.in_order, source=peers.source)
     with netns.open_netns(transit) as namespace:
-        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, order)
+        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.source)
     if keep:
-        names_cache.keep(peers.source, answer)
+        keep_order(peers.source, answer)
     return Registry(
         peers=peers,
         addresses=answer.addresses,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct, structs
 
 from rait.adapters.bounds import MAX_CONFIG_BYTES
-from rait.adapters.config import config_cache, peers_cache, source
-from rait.adapters.config.config_cache import Known
+from rait.adapters.config import caches, source
+from rait.adapters.config.caches import KnownConfig
 from rait.adapters.config.document import Document
 from rait.adapters.config.texts import Read
 from rait.domain.config.keytext import brief
@@ -80,11 +80,11 @@ def load_config(
     """
     text = read(url, limit=MAX_CONFIG_BYTES)
     name = source.display_name(url)
-    known = config_cache.find_config(text, url)
+    known = caches.find_config(text, url)
     if known is None:
         known = _checked(text, url, key_required=key_required)
         if keep:
-            config_cache.keep_config(text, url, known)
+            caches.keep_config(text, url, known)
     config, warnings = known.config, list(known.warnings)
     if source.is_plain_http(url):
         warnings.append(f"{name}: the configuration {_PLAIN_HTTP}")
@@ -113,7 +113,7 @@ def load_config(
     )
 
 
-def _checked(text: str, url: str, *, key_required: bool) -> Known:
+def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
     """What the text of a configuration says by itself, wherever its files are."""
     from rait.domain.config.decode_config import decode_config
 
@@ -124,7 +124,7 @@ def _checked(text: str, url: str, *, key_required: bool) -> Known:
     _check_stdin(url, config, document)
     has_file = config.private_key_file is not None
     key_place = _key_place(document, _KEY_FILE) if has_file else _KEY_FILE
-    return Known(config, describe_all(problems, document), key_place)
+    return KnownConfig(config, describe_all(problems, document), key_place)
 
 
 def _parse(text: str, name: str) -> Document:
@@ -190,7 +190,7 @@ def load_peers(
     name = source.display_name(url)
     if secret is not None:
         _refuse_text_with(secret, text, name)
-    known = peers_cache.find(text, name)
+    known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
         document = Document(name, {}, lambda: known.lines() or _parse(text, name).lines())
@@ -207,7 +207,7 @@ def load_peers(
     # Described first, so that what is kept has the lines that this took to find out.
     warnings = describe_all(problems, document)
     if known is None and keep:
-        peers_cache.keep(text, name, peers, problems, document.known_lines)
+        caches.keep_peers(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
         peers=peers,
         source=document.name,
@@ -276,14 +276,14 @@ def load_secret(
 
 
 def _public_key(secret: Secret, keep: bool) -> str:
-    known = config_cache.find_public_key(secret)
+    known = caches.find_public_key(secret)
     if known is not None:
         return known
     from rait.adapters import keys
 
     public_key = keys.public_key(secret)
     if keep:
-        config_cache.keep_public_key(secret, public_key)
+        caches.keep_public_key(secret, public_key)
     return public_key
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, peers_cache
+from rait.adapters.config import cache_file, caches
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.cli import main
@@ -105,10 +105,10 @@ def test_a_peers_list_that_was_kept_is_read_or_passed_over(
     """It lies under the name that this rait would look for, as if the versions were one."""
     text, name = (written / "peers.conf").read_text(), "/opt/rait/peers.conf"
     monkeypatch.setattr(cache_file, "cache_directory", lambda: str(tmp_path))
-    peers_cache.keep(text, name, (), (), None)
+    caches.keep_peers(text, name, (), (), None)
     (path,) = tmp_path.glob("*.peers")
     shutil.copy(written / "list.peers", path)
-    known = peers_cache.find(text, name)
+    known = caches.find_peers(text, name)
     wanted = re.findall(r'PublicKey = "(.*)"', text)
     assert known is None or [peer.public_key for peer in known.peers] == wanted
 

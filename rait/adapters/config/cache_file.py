@@ -11,16 +11,21 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import msgspec
 
 from rait import __version__
 from rait.domain.digests import blake2b
+
+Content = TypeVar("Content")
 
 KEPT = 8
 """So many files of one kind are kept: the newest of all nodes on this machine."""
 
 _ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
-_FAILURES = (OSError, ValueError)
+_FAILURES = (OSError, ValueError, TypeError, msgspec.MsgspecError)
 _may_be_written = True
 
 
@@ -38,33 +43,32 @@ def left_alone() -> Iterator[None]:
         _may_be_written = before
 
 
-def find(kind: str, *made_from: str) -> bytes | None:
+def find(kind: str, content: type[Content], *made_from: str) -> Content | None:
     """What ``keep`` was given for these texts; None if that is nothing, not ours, or damaged."""
     path = _path(kind, made_from)
     if path is None:
         return None
-    try:
+    with suppress(*_FAILURES):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
-            if os.fstat(fd).st_uid != os.geteuid():
-                return None
-            digest, content = file.read(_DIGEST_BYTES), file.read()
-    except _FAILURES:
-        return None
-    return content if _digest(content) == digest else None
+            digest, packed = file.read(_DIGEST_BYTES), file.read()
+            if os.fstat(fd).st_uid == os.geteuid() and _digest(packed) == digest:
+                return msgspec.msgpack.decode(packed, type=content)
+    return None
 
 
-def keep(kind: str, content: bytes, *made_from: str) -> None:
+def keep(kind: str, content: object, *made_from: str) -> None:
     """Keep what was made from these texts, and of all that is of this kind the newest few."""
     path = _path(kind, made_from)
     if path is None or not _may_be_written:
         return
     new = f"{path}.{os.getpid()}"
     with suppress(*_FAILURES):
+        packed = msgspec.msgpack.encode(content)
         try:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(_digest(content) + content)
+                file.write(_digest(packed) + packed)
             os.replace(new, path)
         finally:
             with suppress(FileNotFoundError):

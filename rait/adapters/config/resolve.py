@@ -6,7 +6,8 @@ namespace needs another resolver, run rait itself by `ip netns exec`, with an em
 
 A name whose servers do not answer keeps getaddrinfo(3) for 10 seconds and more, and nothing can
 interrupt it. So a worker that takes longer than its share counts no more as one, and another takes
-its place: dead names hold up nobody but themselves.
+its place: dead names hold up nobody but themselves. Of a list with more names than are looked up
+at a time, those that answered the last time go first.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from rait.adapters.config import cache_file
 from rait.domain.config.hosts import ip_literal, is_nobody
 from rait.domain.config.keytext import shown
 from rait.domain.errors import Path, Problem, RaitError
@@ -43,6 +45,7 @@ NAME_SECONDS = 6.0
 _TICK_SECONDS = 0.05
 _MAX_SHARE_SECONDS = 0.5
 _AF = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
+_KIND, _FORMAT = "names", "2"
 _NOWHERE: Mapping[Host, Path] = {}
 
 
@@ -65,9 +68,9 @@ def resolve(
     transit: Netns,
     timeout: float,
     places: Mapping[Host, Path] = _NOWHERE,
-    order: Callable[[list[Host]], list[Host]] = list,
+    source: str = "",
 ) -> LookUp:
-    """Look the hosts up, and those of them that are names in the order that ``order`` gives them.
+    """Look the hosts of the peers list ``source`` up.
 
     ``timeout`` is in seconds and for all of them together; one name takes NAME_SECONDS of it at
     the most. ``places`` is where the peers document has each, for the warnings.
@@ -83,7 +86,7 @@ def resolve(
             found[host] = (literal[1],)
     if not names:
         return LookUp(found)
-    crew = _Crew(order(names), transit, timeout)
+    crew = _Crew(in_order(names, source), transit, timeout)
     crew.work()
     addresses, failures, unasked = crew.results()
     problems = [
@@ -96,6 +99,36 @@ def resolve(
         if host in failures
     ]
     return LookUp(found | addresses, tuple(problems), tuple(names), unasked)
+
+
+class _LastTime(Struct, frozen=True):
+    answered: frozenset[Host] = frozenset()
+    failed: frozenset[Host] = frozenset()
+
+
+def in_order(names: list[Host], source: str) -> list[Host]:
+    """The names of this list as they are to be looked up: those that answered the last time, then
+    those that were not asked, then those that failed; each in the order of the list.
+    """
+    if len(names) <= WORKERS:
+        return names
+    last = _last_time(source)
+    return sorted(names, key=lambda host: (host not in last.answered) + (host in last.failed))
+
+
+def keep_order(source: str, answer: LookUp) -> None:
+    """Keep which names of this list answered, for ``in_order``. Never fails."""
+    if len(answer.names) <= WORKERS:
+        return
+    names = frozenset(answer.names)
+    answered = names & answer.addresses.keys()
+    now = _LastTime(answered, names - answered - answer.unasked)
+    if now != _last_time(source):
+        cache_file.keep(_KIND, now, _FORMAT, source)
+
+
+def _last_time(source: str) -> _LastTime:
+    return cache_file.find(_KIND, _LastTime, _FORMAT, source) or _LastTime()
 
 
 class _Crew:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, names_cache
-from rait.adapters.config.resolve import WORKERS, Host, LookUp
+from rait.adapters.config import cache_file
+from rait.adapters.config.resolve import WORKERS, Host, LookUp, in_order, keep_order
 
 LIST = "https://example.org/peers.toml"
 
@@ -32,42 +32,42 @@ def an_answer(names: list[Host], unasked: list[Host] = []) -> LookUp:  # noqa: B
 
 def test_who_answered_goes_first_and_who_failed_last() -> None:
     names = [*named("dead"), *named("unasked"), *named("good")]
-    assert names_cache.in_order(names, LIST) == names
-    names_cache.keep(LIST, an_answer(names, named("unasked")))
+    assert in_order(names, LIST) == names
+    keep_order(LIST, an_answer(names, named("unasked")))
     expected = [*named("good"), *named("unasked"), *named("dead")]
-    assert names_cache.in_order(names, LIST) == expected
+    assert in_order(names, LIST) == expected
 
 
 def test_names_that_are_new_come_after_those_that_answered() -> None:
-    names_cache.keep(LIST, an_answer([*named("dead"), *named("good")]))
+    keep_order(LIST, an_answer([*named("dead"), *named("good")]))
     names = [*named("new", 1000), *named("dead"), *named("good")]
     expected = [*named("good"), *named("new", 1000), *named("dead")]
-    assert names_cache.in_order(names, LIST) == expected
+    assert in_order(names, LIST) == expected
 
 
 def test_lists_are_kept_apart() -> None:
     names = [*named("dead"), *named("good")]
-    names_cache.keep(LIST, an_answer(names))
-    assert names_cache.in_order(names, "/etc/rait/peers.conf") == names
+    keep_order(LIST, an_answer(names))
+    assert in_order(names, "/etc/rait/peers.conf") == names
 
 
 def test_few_names_are_all_asked_at_once_so_nothing_is_kept(kept: Path) -> None:
-    names_cache.keep(LIST, an_answer(named("good")))
+    keep_order(LIST, an_answer(named("good")))
     assert list(kept.iterdir()) == []
 
 
 def test_what_is_damaged_is_as_good_as_not_there(kept: Path) -> None:
     names = [*named("dead"), *named("good")]
-    names_cache.keep(LIST, an_answer(names))
+    keep_order(LIST, an_answer(names))
     (file,) = kept.iterdir()
     whole = file.read_bytes()
     for damaged in (whole[:-1], b"", whole[:32] + b"\xc1"):
         file.write_bytes(damaged)
-        assert names_cache.in_order(names, LIST) == names
+        assert in_order(names, LIST) == names
 
 
 def test_no_directory_that_is_safe_means_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
     names = [*named("dead"), *named("good")]
-    names_cache.keep(LIST, an_answer(names))
-    assert names_cache.in_order(names, LIST) == names
+    keep_order(LIST, an_answer(names))
+    assert in_order(names, LIST) == names

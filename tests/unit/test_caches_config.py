@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters import keys
-from rait.adapters.config import cache_file, config_cache, formats
+from rait.adapters.config import cache_file, caches, formats
 from rait.app.load import Loaded, load_config, load_secret
 from rait.domain.config.schema import Secret
 from rait.domain.errors import ConfigError
@@ -216,6 +216,6 @@ def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):
 
 def test_a_rait_that_knows_other_settings_reads_anew(load, parsed, monkeypatch):
     load()
-    monkeypatch.setattr(config_cache, "Transport", config_cache.Babeld)  # type: ignore[attr-defined]
+    monkeypatch.setattr(caches, "Transport", caches.Babeld)  # type: ignore[attr-defined]
     load()
     assert len(parsed) == 2

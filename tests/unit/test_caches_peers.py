@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, formats, peers_cache
+from rait.adapters.config import cache_file, caches, formats
 from rait.adapters.config.document import Document
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
 from rait.domain.errors import Problem, SourceError
@@ -128,8 +128,8 @@ def test_another_version_of_rait_reads_anew(node, parsed, monkeypatch):
 
 def test_the_same_text_by_a_name_of_another_format_is_another(node, tmp_path):
     read(node, TOML)
-    assert peers_cache.find(TOML, node.config.peers) is not None
-    assert peers_cache.find(TOML, str(tmp_path / "peers.hcl")) is None
+    assert caches.find_peers(TOML, node.config.peers) is not None
+    assert caches.find_peers(TOML, str(tmp_path / "peers.hcl")) is None
 
 
 def test_the_configuration_is_never_kept(node, kept):
