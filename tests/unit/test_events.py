@@ -14,6 +14,7 @@ from rait.domain.events import (
     DeviceUpdated,
     Event,
     LinkAdded,
+    LinkPlaced,
     LinkRemoved,
     LinkUpdated,
     MismatchError,
@@ -26,6 +27,8 @@ from rait.domain.events import (
     VrfRemoved,
     evolve,
     invert,
+    may_be_half_done,
+    peers_named,
     replay,
 )
 from rait.domain.topology import (
@@ -81,6 +84,7 @@ OTHER_SETTINGS = LinkSettings(1280, 54)
         LinkRemoved(BARE),
         LinkUpdated("rait4x1", OTHER_SETTINGS, BARE.settings),
         DeviceUpdated("rait4x1", OTHER_DEVICE, BARE.device),
+        LinkPlaced("rait4x1", "boot/1", "boot/2"),
         PeerAdded("rait4x1", PEER),
         PeerRemoved("rait4x1", LinkPeer("peer")),
         PeerUpdated("rait4x1", LinkPeer("peer"), PEER),
@@ -127,6 +131,7 @@ def test_a_rule_in_the_place_of_another_does_not_fit() -> None:
         LinkRemoved(LINK),
         LinkUpdated("rait4x1", BARE.settings, OTHER_SETTINGS),
         DeviceUpdated("rait4x1", BARE.device, OTHER_DEVICE),
+        LinkPlaced("rait4x1", "", "boot/1"),
         PeerRemoved("rait4x1", PEER),
         PeerUpdated("rait4x1", PEER, LinkPeer("peer")),
         BabelInterfaceAdded("rait4x1", ""),
@@ -138,3 +143,37 @@ def test_an_event_and_its_inverse_cancel_out(event: Event) -> None:
     changed = evolve(ONE, event)
     assert changed != ONE
     assert evolve(changed, invert(event)) == ONE
+
+
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        (LinkAdded(BARE), "^LinkAdded for rait4x1, which is already there$"),
+        (DeviceUpdated("w9", OTHER_DEVICE, BARE.device), "for w9, which is not there$"),
+        (VrfRemoved("vrf0", 100), "for vrf0, which is not there$"),
+        (LinkRemoved(BARE), "^LinkRemoved for rait4x1 does not fit its state$"),
+    ],
+)
+def test_what_does_not_fit_is_told(event: Event, why: str) -> None:
+    with pytest.raises(MismatchError, match=why):
+        evolve(ONE, event)
+
+
+def test_the_peers_that_an_event_is_about() -> None:
+    other = LinkPeer("another")
+    both = Link("rait4x1", BARE.origin, BARE.settings, BARE.device, (other, PEER))
+    for event in (LinkAdded(both), LinkRemoved(both)):
+        assert peers_named(event) == {"another", "peer"}
+    for event in (
+        PeerAdded("rait4x1", PEER),
+        PeerRemoved("rait4x1", PEER),
+        PeerUpdated("rait4x1", PEER, LinkPeer("peer")),
+    ):
+        assert peers_named(event) == {"peer"}
+    assert peers_named(VrfAdded("vrf0", 100)) == frozenset()
+
+
+def test_a_vrf_and_a_rule_are_made_whole_or_not_at_all() -> None:
+    rule = Rule("ip4", 54, 100, 32000)
+    assert not any(map(may_be_half_done, (VrfAdded("vrf0", 100), RuleAdded(rule))))
+    assert all(map(may_be_half_done, (VrfRemoved("vrf0", 100), LinkAdded(BARE))))
