@@ -26,7 +26,7 @@ PARTS = (
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.desired", "plan"),
-    ("diff", "rait.app.session", "reconcile"),
+    ("reconcile", "rait.app.session", "reconcile"),
 )
 
 
