@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from struct import Struct, calcsize
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct as Record
 
 from rait.adapters.netlink.socket import NLA_TYPE_MASK, MalformedError
 from rait.domain.errors import counted
@@ -27,7 +29,7 @@ _MOST_LAYOUTS = 64
 """Names and endpoints differ in length, so a dump has a few layouts; foreign links add more."""
 
 
-class _Layout(NamedTuple):
+class _Layout(Record, frozen=True):
     """Where the attributes of a message lie: each Struct spans the whole message."""
 
     headers: Struct

@@ -12,8 +12,7 @@ from rait.domain.config.schema import MAX_IFNAME
 from rait.domain.topology import Family
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IP4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+_OCTETS = frozenset(map(str, range(256)))
 _MAX_HOST_NAME = 253
 _BYTE = "\\x"
 _WRITTEN_BYTE = r"\\x([0-9a-f]{2})"
@@ -34,7 +33,8 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
         except ValueError:
             return None
     # Not IPv4Address: ten thousand peers are decoded at each start, and this is the slowest step.
-    return ("ip4", text) if _IP4.fullmatch(text) else None
+    octets = text.split(".")
+    return ("ip4", text) if len(octets) == 4 and _OCTETS.issuperset(octets) else None
 
 
 def _unbracketed(text: str) -> str:
