@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -177,6 +178,19 @@ def test_runs_end_as_an_earlier_rait_wrote_it() -> None:
     assert ending == records.Finished("partial")
     snapshot = records.decode(Entry(1, 1, "snapshot", SCOPE, 0, b'{"topology":{},"public_key":""}'))
     assert snapshot == Snapshot()
+
+
+def test_what_runs_left_over_is_stored_under_the_names_that_it_always_had() -> None:
+    """An earlier rait would pass over any other name, and so forget it."""
+    stray = LinkAdded(link("stray"))
+    head = structs.replace(header(), leftover_noticed=(1,), leftover_links=("w1",))
+    stored = json.loads(records.encode(head))
+    assert (stored["left"], stored["strays"]) == ([1], ["w1"])
+    stored = json.loads(records.encode(Snapshot(leftover=(stray,))))
+    assert [event["type"] for event in stored["undecided"]] == ["LinkAdded"]
+    for payload, kind in ((head, "run_started"), (Snapshot(leftover=(stray,)), "snapshot")):
+        data = records.encode(payload)
+        assert records.decode(Entry(1, 1, kind, SCOPE, 0, data)) == payload
 
 
 def test_what_failed_did_not_happen(journal: Journal) -> None:
