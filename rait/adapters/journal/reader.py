@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from msgspec import structs
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rait.adapters.journal.verify import VerifyReport
 
 Answer = TypeVar("Answer")
+Stored = TypeVar("Stored", Named, Repeated, RunHeader, Snapshot)
 P = ParamSpec("P")
 
 LEAST, MOST = -(2**63), 2**63 - 1
@@ -91,12 +92,8 @@ class Log:
 
         Only where that is another name; of several scopes for a path, the last one counts.
         """
-        found = {}
-        for entry in self._entries("WHERE kind = 'named' ORDER BY id"):
-            payload = records.decode(entry)
-            if isinstance(payload, Named):
-                found[payload.path] = entry.scope
-        return found
+        found = self._payloads(Named, "WHERE kind = 'named' ORDER BY id")
+        return {named.path: entry.scope for entry, named in found}
 
     def run_counts(self) -> Mapping[str, int]:
         """How many runs of each scope there are."""
@@ -153,10 +150,10 @@ class Log:
 
     def run_spans(self) -> dict[int, Span]:
         """When each run began, as far as that can be told; in the order of the runs."""
-        entries = self._entries("WHERE kind = 'run_started' ORDER BY id")
-        starts = [Start(records.time_of(entry), _clock_of(entry)) for entry in entries]
+        runs = list(self._payloads(RunHeader, "WHERE kind = 'run_started' ORDER BY id"))
+        starts = [Start(records.time_of(entry), header.started_at) for entry, header in runs]
         found = spans(starts, time.time_ns())
-        return {entry.id: span for entry, span in zip(entries, found, strict=True)}
+        return {entry.id: span for (entry, _), span in zip(runs, found, strict=True)}
 
     def pruned(self) -> int:
         """The number of the last entry that was pruned, 0 for none."""
@@ -206,17 +203,14 @@ class Log:
 
         With the number of the last entry that it does sum up; 0 and nothing where there is none.
         """
-        found = self._entries(
+        found = self._payloads(
+            Snapshot,
             "WHERE id = (SELECT id FROM entries WHERE kind = 'snapshot' AND scope = ? AND run <= ? "
             "ORDER BY run DESC, id DESC LIMIT 1)",
             scope,
             self._last_id() if last is None else last,
         )
-        for entry in found:
-            payload = records.decode(entry)
-            if isinstance(payload, Snapshot):
-                return entry.run, payload
-        return 0, Snapshot()
+        return next(((entry.run, snapshot) for entry, snapshot in found), (0, Snapshot()))
 
     def _known(self, scope: str) -> tuple[int, Snapshot, tuple[RunRecord, ...]]:
         """The last entry that the last snapshot sums up, that snapshot, and all runs since."""
@@ -256,12 +250,10 @@ class Log:
 
     def _repeated_since(self, since: int) -> list[int]:
         """The runs repeated at that time or later, so that what they tell of lasted till then."""
-        found = [repeats.run for _, repeats in self.all_repeats() if repeats.total.until >= since]
-        for entry in self._entries("WHERE kind = 'repeated'"):
-            payload = records.decode(entry)
-            if isinstance(payload, Repeated) and payload.until >= since:
-                found.append(entry.run)
-        return found
+        still = ((repeats.run, repeats.total) for _, repeats in self.all_repeats())
+        found = self._payloads(Repeated, "WHERE kind = 'repeated'")
+        ended = ((entry.run, total) for entry, total in found)
+        return [run for run, total in (*still, *ended) if total.until >= since]
 
     def _run_of(self, scope: str, run: int) -> RunRecord:
         record = self.run(run)
@@ -329,17 +321,20 @@ class Log:
         where = f"{where} AND kind != 'snapshot' ORDER BY id"
         return records.gather(self._entries(where, *values, hint=hint))
 
+    def _payloads(
+        self, kind: type[Stored], where: str, *values: int | str
+    ) -> Iterator[tuple[Entry, Stored]]:
+        for entry in self._entries(where, *values):
+            payload = records.decode(entry)
+            if isinstance(payload, kind):
+                yield entry, payload
+
     def _entries(
         self, where: str, *values: int | str, hint: str = "NOT INDEXED"
     ) -> tuple[Entry, ...]:
         # Without the hint SQLite takes the index on scope, which sorts all that the scope ever did.
         rows = f"SELECT id, run, kind, scope, at, payload FROM entries {hint} {where}"  # noqa: S608
         return tuple(Entry(*row) for row in self.connection.execute(rows, values))
-
-
-def _clock_of(entry: Entry) -> int:
-    header = records.decode(entry)
-    return header.started_at if isinstance(header, RunHeader) else records.time_of(entry)
 
 
 def _asked(
