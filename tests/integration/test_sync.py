@@ -12,6 +12,7 @@ from tests.integration.command import trace
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node, ping
 from tests.integration.netlink_tap import Tap
+from tests.unit.test_startup import UNNEEDED
 
 pytestmark = pytest.mark.userspace  # and in the kernel tier those that depend on the kernel
 
@@ -67,6 +68,21 @@ def test_a_second_up_sends_nothing_that_sets(make_mesh: MakeMesh, tmp_path: Path
     trace(node.netns, arguments, second)
     assert "get=1" in second.read_text(), "the trace sees what a second up asks"
     assert sets(second.read_text()) == []
+
+
+@pytest.mark.kernel
+def test_a_second_up_loads_no_library_that_it_does_not_need(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_mesh(2).nodes[0]
+    node.up()
+    node.up(exec_=True)  # and what it found is kept
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    result = node.up(exec_=True)
+    loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    assert {"msgspec", "rait.adapters.netlink.rtnl", "sqlite3"} <= loaded
+    # Some links are over IPv6, and msgspec asks for typing_extensions in vain.
+    assert (UNNEEDED.keys() - {"ipaddress", "typing_extensions"}) & loaded == set()
 
 
 def sets(trace_text: str) -> list[str]:
