@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from msgspec import structs
 
 from rait.app.render import describe, event_object, report_lines
 from rait.app.report import Report
-from rait.domain.backend import Observation, ObservedLink, ObservedVrf, Outcome, UnreadLink
+from rait.domain.backend import (
+    Interface,
+    Observation,
+    ObservedLink,
+    ObservedVrf,
+    Outcome,
+    UnreadLink,
+)
 from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import (
@@ -34,7 +43,7 @@ from rait.domain.topology import (
     Rule,
     Topology,
 )
-from rait.domain.vrf import missing_transit
+from rait.domain.vrf import VRF_MARK, has_transit, missing_transit, vrfs_among, wanted_vrfs
 
 KEY = "our key"
 SCOPE = Scope(public_key=KEY, netns="", ifgroup=54)
@@ -76,6 +85,43 @@ def remembered(topology: Topology) -> LastKnown:
 
 def test_the_target_is_planned_with_its_table() -> None:
     assert plan(config(), node(), []).topology == MESH
+
+
+def interface(name: str, **fields: Any) -> Interface:
+    common = {"index": 1, "kind": "", "mtu": 1500, "group": 0, "up": True}
+    return Interface(name=name, **common | fields)
+
+
+def test_vrfs_are_told_with_their_members_and_by_whom_they_were_made() -> None:
+    there = [
+        interface("mesh", kind="vrf", table=100, alias=VRF_MARK),
+        interface("w2", master="mesh"),
+        interface("under", kind="vrf", table=200, alias="the underlay", master="mesh"),
+        interface("br0", kind="bridge"),
+        interface("w1", master="mesh"),
+        interface("tap0", master="br0"),
+    ]
+    assert vrfs_among(there) == {
+        "mesh": ObservedVrf(100, ("under", "w1", "w2"), marked=True),
+        "under": ObservedVrf(200),
+    }
+
+
+@pytest.mark.parametrize(("type_", "table"), [("netns", 100), ("vrf", None)])
+def test_only_vrf_isolation_with_a_table_wants_a_vrf(type_: str, table: int | None) -> None:
+    isolation = Isolation(type=type_, target="mesh", table=table)
+    assert wanted_vrfs(Config(isolation=isolation)) == {}
+
+
+def test_a_transport_without_a_mark_has_no_rule() -> None:
+    assert plan(config("under", (0,)), node(200), []).topology.rules == {}
+
+
+def test_our_rule_goes_with_our_links_that_have_its_mark() -> None:
+    own = structs.replace(link("w1"), device=Device(KEY, 50001, RULE.fwmark))
+    change = reconcile(seen(own, rules=RULES.rules), Goal(EMPTY), remembered(RULES), SCOPE)
+    assert [type(event) for event in change.events] == [LinkRemoved, RuleRemoved]
+    assert change.problems == ()
 
 
 def test_netns_isolation_plans_neither_vrf_nor_rule() -> None:
@@ -292,3 +338,10 @@ def test_the_summary_does_not_count_vrfs_as_links() -> None:
 def test_a_missing_transit_vrf_is_told_with_the_commands_that_make_it() -> None:
     assert "ip link add under type vrf table" in missing_transit("under", None)
     assert "bridge" in missing_transit("under", "bridge")
+    assert "physical" in missing_transit("under", "")
+
+
+def test_only_vrf_isolation_with_a_transit_has_its_underlay_in_a_vrf() -> None:
+    assert has_transit(config("under"))
+    assert not has_transit(config(""))
+    assert not has_transit(Config(isolation=Isolation(type="netns", transit="under")))
