@@ -12,6 +12,9 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_CONFIG_BYTES = 1024 * 1024
 """Bytes of rait.conf."""
 
+MAX_KEY_BYTES = 4096
+"""Bytes of a file with a private key: more than any has."""
+
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Bytes of a state from `rait export-state`: 8,000 links and more."""
 

@@ -51,10 +51,10 @@ def planned_goal(
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed
     planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
-    problems = peers.describe_all((*registry.unresolved, *planned.problems))
+    problems = peers.document.describe_all((*registry.unresolved, *planned.problems))
     # Of the entries that were skipped, some cannot be read, and the links of others not be made.
     skipped = (*peers.doubts, *doubts_of(planned.problems, readable=True))
-    doubts = Doubts(skipped, config.transports, peers.describe, config.max_links)
+    doubts = Doubts(skipped, config.transports, peers.document.describe, config.max_links)
     goal = Goal(planned.topology, planned.names, doubts if skipped else None)
     return goal, [*loaded.warnings, *peers.warnings, *problems]
 

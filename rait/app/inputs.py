@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from rait.adapters import netns
 from rait.adapters.config import source
 from rait.adapters.config.resolve import Addresses, keep_order, resolve
-from rait.adapters.config.texts import Read, Texts
+from rait.adapters.config.source import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted

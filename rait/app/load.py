@@ -7,16 +7,16 @@ directory of the configuration file, or to the working directory where it is no 
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct, structs
 
-from rait.adapters.bounds import MAX_CONFIG_BYTES
+from rait.adapters.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config import caches, source
 from rait.adapters.config.caches import KnownConfig
 from rait.adapters.config.document import Document
-from rait.adapters.config.texts import Read
-from rait.domain.config.keytext import brief
+from rait.adapters.config.source import Read
+from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.doubt import Doubt, doubts_of
@@ -25,8 +25,6 @@ from rait.domain.plan import count_wanted
 
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
-_MOST_PROBLEMS = 50
-_LONGEST_KEY = 80
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; use https or a file"
 
@@ -59,14 +57,6 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     document: Document
     doubts: tuple[Doubt, ...] = ()
-
-    def describe(self, problem: Problem) -> str:
-        """One line for a problem whose path, if any, leads into the peers document."""
-        return describe(problem, self.document)
-
-    def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:
-        """A line for each of the first problems, and one that counts the others."""
-        return describe_all(problems, self.document)
 
 
 def load_config(
@@ -124,7 +114,7 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
     _check_stdin(url, config, document)
     has_file = config.private_key_file is not None
     key_place = _key_place(document, _KEY_FILE) if has_file else _KEY_FILE
-    return KnownConfig(config, describe_all(problems, document), key_place)
+    return KnownConfig(config, document.describe_all(problems), key_place)
 
 
 def _parse(text: str, name: str) -> Document:
@@ -151,7 +141,7 @@ def load_registry(
     peers = load_peers(loaded, keep=keep, read=read, secret=secret)
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
-        first = peers.describe(peers.doubts[0].problem)
+        first = peers.document.describe(peers.doubts[0].problem)
         raise SourceError(
             f"{first.removesuffix('; skipped')}; and besides this node's own, no other entry of "
             "the list can be used, so nothing is done"
@@ -201,11 +191,11 @@ def load_peers(
         peers, problems = decode_peers(document.data)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
-            raise SourceError(describe(errors[0], document))
+            raise SourceError(document.describe(errors[0]))
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
     # Described first, so that what is kept has the lines that this took to find out.
-    warnings = describe_all(problems, document)
+    warnings = document.describe_all(problems)
     if known is None and keep:
         caches.keep_peers(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
@@ -240,7 +230,7 @@ def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> No
     for peer in peers:
         if peer.public_key == key:
             problem = Problem(_PUBLISHED, "error", peer.endpoints[0].path)
-            raise SourceError(describe(problem, document))
+            raise SourceError(document.describe(problem))
 
 
 def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
@@ -266,13 +256,20 @@ def load_secret(
     """
     secret = loaded.config.private_key
     if secret is None:
-        from rait.adapters.config import key_file
-
         try:
-            secret = key_file.read_private_key(loaded.config.private_key_file or "", read)
+            secret = _read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_place}: {error}") from None
     return secret, _public_key(secret, keep)
+
+
+def _read_private_key(url: str, read: Read) -> Secret:
+    """The private key in a file as `wg genkey` makes it; no error shows any of the content."""
+    text = read(url, limit=MAX_KEY_BYTES)
+    try:
+        return Secret(canonical_key(text))
+    except ValueError as error:
+        raise ConfigError(f"{source.display_name(url)}: the content {error}") from None
 
 
 def _public_key(secret: Secret, keep: bool) -> str:
@@ -287,38 +284,6 @@ def _public_key(secret: Secret, keep: bool) -> str:
     return public_key
 
 
-def describe(problem: Problem, document: Document) -> str:
-    """``FILE:LINE: key: message``, as much of it as is known."""
-    return f"{place(document, problem.path)}: {problem.message}"
-
-
-def describe_all(problems: Sequence[Problem], document: Document) -> tuple[str, ...]:
-    """A line for each of the first problems, and one that counts the others."""
-    lines = [describe(problem, document) for problem in problems[:_MOST_PROBLEMS]]
-    more = len(problems) - len(lines)
-    return (*lines, f"{document.name}: and {more} more") if more else tuple(lines)
-
-
-def place(document: Document, path: Path) -> str:
-    """``FILE:LINE: key``, as much of it as is known."""
-    line = document.locate(path) if path else None
-    where = document.name if line is None else f"{document.name}:{line}"
-    key = path_text(path)
-    return f"{where}: {key}" if key else where
-
-
-def path_text(path: Iterable[str | int]) -> str:
-    """A path as people write it, counted from 0: ``transport[1].mtu``."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            shown = "".join(c if c.isprintable() else "?" for c in brief(part, _LONGEST_KEY))
-            text += f".{shown}" if text else shown
-    return text
-
-
 def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, ...]:
     """A line for each error, in the order of the file; many errors are counted in the end."""
     from rait.domain.config.decoding import UNKNOWN
@@ -329,7 +294,7 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
         # A key that is spelt wrong makes another one missing: the cause comes first.
         return not problem.message.startswith(UNKNOWN), document.locate(problem.path) or 0
 
-    return describe_all(sorted(errors, key=position), document)
+    return document.describe_all(sorted(errors, key=position))
 
 
 def _key_place(document: Document, wanted: str) -> str:
@@ -339,7 +304,7 @@ def _key_place(document: Document, wanted: str) -> str:
     spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
     if spelt is None:
         return f"{document.name}: {wanted} is not set, so it is the default"
-    return place(document, (spelt,))
+    return document.place((spelt,))
 
 
 def _check_stdin(url: str, config: Config, document: Document) -> None:
@@ -347,7 +312,7 @@ def _check_stdin(url: str, config: Config, document: Document) -> None:
         if url == source.STDIN and value == source.STDIN:
             path: Path = (key,)
             message = "cannot be - (standard input): the configuration itself came from there"
-            raise ConfigError(describe(Problem(message, "error", path), document))
+            raise ConfigError(document.describe(Problem(message, "error", path)))
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from rait.adapters.config.spelling import is_link, is_same, normal
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_secret
@@ -135,3 +134,43 @@ def others_text(journal: JournalReader, own: Collection[str]) -> str:
     whose = "another configuration" if len(counts) == 1 else f"{len(counts)} other configurations"
     shows = "shows it" if runs == 1 else "shows them"
     return f"the journal has {counted(runs, 'run')} of {whose}: `rait log --all` {shows}"
+
+
+def normal(path: str) -> str:
+    """The path made absolute, without ``.`` and ``..``.
+
+    Links stay as they are spelt: a configuration manager may let one lead to another file at each
+    change, and it names the same configuration all the time. Only what ``..`` leaves is followed,
+    as the system itself would follow it.
+    """
+    parts: list[str] = []
+    whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
+    for part in whole.split("/"):
+        if part == "..":
+            parts = _resolved(parts)[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two absolute paths are spellings of each other, or lead to one file now."""
+    try:
+        return normal(one) == normal(other) or os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(path: str) -> bool:
+    """Whether an absolute path leads through a symbolic link, so that it may lead elsewhere."""
+    try:
+        return os.path.realpath(path) != path
+    except (OSError, ValueError):
+        return False
+
+
+def _resolved(parts: list[str]) -> list[str]:
+    path = "/" + "/".join(parts)
+    if not os.path.islink(path):
+        return parts
+    return os.path.realpath(path).strip("/").split("/")

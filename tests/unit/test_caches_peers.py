@@ -84,7 +84,7 @@ def read(node: Loaded, text: str = HCL) -> LoadedPeers:
 def told(peers: LoadedPeers) -> object:
     """All that a run makes of a peers list."""
     doubtful = [Problem("?", path=e.path) for peer in peers.peers for e in peer.endpoints]
-    return peers.peers, peers.warnings, peers.digest(), list(map(peers.describe, doubtful))
+    return peers.peers, peers.warnings, peers.digest(), list(map(peers.document.describe, doubtful))
 
 
 @pytest.mark.parametrize(("text", "line"), [(HCL, 9), (TOML, 7)])
@@ -108,7 +108,9 @@ def test_a_list_without_faults_is_parsed_again_for_what_is_found_later_alone(nod
         peers = read(node, good)
         assert len(peers.peers) == 1
     assert parsed == [good]
-    assert peers.describe(Problem("?", path=peers.peers[0].endpoints[0].path)).endswith("?")
+    assert peers.document.describe(Problem("?", path=peers.peers[0].endpoints[0].path)).endswith(
+        "?"
+    )
     assert parsed == [good, good]
 
 

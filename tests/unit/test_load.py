@@ -111,10 +111,10 @@ def test_peers_come_with_warnings_that_name_the_line(directory):
 def test_later_findings_about_a_peer_name_its_line_too(directory):
     peers = load_peers(load(directory))
     path = peers.peers[0].endpoints[0].path
-    assert peers.describe(Problem("port taken", "warning", path)).endswith(
+    assert peers.document.describe(Problem("port taken", "warning", path)).endswith(
         "peers.toml:1: Peers[0]: port taken"
     )
-    assert peers.describe(Problem("no address")).endswith("peers.toml: no address")
+    assert peers.document.describe(Problem("no address")).endswith("peers.toml: no address")
 
 
 def test_an_error_names_file_line_and_key(directory):
@@ -414,4 +414,4 @@ def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, m
     assert first.doubts == second.doubts
     (doubt,) = first.doubts
     assert doubt.entry.family == "ip4"
-    assert first.describe(doubt.problem) == first.warnings[0]
+    assert first.document.describe(doubt.problem) == first.warnings[0]

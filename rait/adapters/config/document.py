@@ -1,29 +1,38 @@
-"""A parsed text, and where in it things stand."""
+"""A parsed text, and how to speak of what is in it: by file, line and key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rait.domain.errors import Path
+from rait.domain.config.keytext import brief
+from rait.domain.errors import Path, Problem
+
+MOST_PROBLEMS = 50
+_LONGEST_KEY = 80
 
 
 class Document:
     """A parsed text. ``data`` is plain mappings, lists and values.
 
-    ``lines`` finds the lines of what is in it, which may be known already.
+    ``find_lines`` finds the lines, from 1, of what is in it, when they are asked for first.
     """
 
     def __init__(
         self,
         name: str,
         data: Mapping[str, object],
-        lines: Callable[[], Mapping[Path, int]],
-        known: Mapping[Path, int] | None = None,
+        find_lines: Callable[[], Mapping[Path, int]],
     ) -> None:
         self.name = name
         self.data = data
-        self.known_lines = known
-        self._find = lines
+        self.known_lines: Mapping[Path, int] | None = None
+        self._find_lines = find_lines
+
+    def lines(self) -> Mapping[Path, int]:
+        """The lines, from 1, by the path of what stands there."""
+        if self.known_lines is None:
+            self.known_lines = self._find_lines()
+        return self.known_lines
 
     def locate(self, path: Path) -> int | None:
         """The line, from 1, of what a path leads to, or of the nearest thing around it."""
@@ -34,8 +43,30 @@ class Document:
             path = path[:-1]
         return None
 
-    def lines(self) -> Mapping[Path, int]:
-        """The lines, from 1, by the path of what stands there."""
-        if self.known_lines is None:
-            self.known_lines = self._find()
-        return self.known_lines
+    def place(self, path: Path) -> str:
+        """``FILE:LINE: key``, as much of it as is known."""
+        line = self.locate(path) if path else None
+        where = self.name if line is None else f"{self.name}:{line}"
+        return f"{where}: {_path_text(path)}" if path else where
+
+    def describe(self, problem: Problem) -> str:
+        """``FILE:LINE: key: message``, as much of it as is known."""
+        return f"{self.place(problem.path)}: {problem.message}"
+
+    def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:
+        """A line for each of the first problems, and one that counts the others."""
+        lines = [self.describe(problem) for problem in problems[:MOST_PROBLEMS]]
+        more = len(problems) - len(lines)
+        return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
+
+
+def _path_text(path: Iterable[str | int]) -> str:
+    """A path as people write it, counted from 0: ``transport[1].mtu``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = "".join(c if c.isprintable() else "?" for c in brief(part, _LONGEST_KEY))
+            text += f".{shown}" if text else shown
+    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from rait.adapters.bounds import MAX_BYTES
 from rait.domain.config.keytext import is_key, without_whole_keys
@@ -17,6 +17,14 @@ TIMEOUT = 20.0
 
 LIMIT = MAX_BYTES
 """The most bytes that are read where nothing else is said."""
+
+
+class Read(Protocol):
+    """``read``, or what stands in for it."""
+
+    def __call__(self, url: str, *, limit: int = ...) -> str:
+        """Read the text behind a URL of at most ``limit`` bytes. Raises SourceError."""
+        ...
 
 
 def read(
@@ -103,6 +111,64 @@ def readable_by_others(url: str) -> bool:
 def is_plain_http(url: str) -> bool:
     """Whether what is read comes over the network without TLS."""
     return _scheme(url) == "http"
+
+
+class Texts:
+    """Reads texts as ``source.read`` does, and can tell later which of them changed since.
+
+    A source that gives its text only once (standard input, a pipe of the shell's ``<(...)``) is
+    read once, and its text is kept.
+    """
+
+    def __init__(self) -> None:
+        self._once: dict[str, str] = {}
+        self._files: dict[str, tuple[int, str]] = {}
+        self._remote = False
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether a text came over the network, so that only another transfer shows a change."""
+        return self._remote
+
+    def forget(self) -> None:
+        """Begin anew: read each text again, unless it can be read only once."""
+        self._files.clear()
+        self._remote = False
+
+    def read(self, url: str, *, limit: int = LIMIT) -> str:
+        """The text behind a URL of at most ``limit`` bytes. Raises SourceError."""
+        if url in self._once:
+            return self._once[url]
+        again = _is_file(url)
+        text = read(url, limit=limit)
+        if again:
+            self._files[url] = limit, text
+        elif url == STDIN or is_path(url):
+            self._once[url] = text
+        else:
+            self._remote = True
+        return text
+
+    def unchanged(self) -> bool:
+        """Whether each file that was read holds now what it held then."""
+        return all(_holds(url, limit, text) for url, (limit, text) in self._files.items())
+
+
+def _holds(url: str, limit: int, text: str) -> bool:
+    try:
+        return read(url, limit=limit) == text
+    except SourceError:
+        return False
+
+
+def _is_file(url: str) -> bool:
+    """Whether the URL is the path of what can be read again, or may come to be there."""
+    if not is_path(url):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(url).st_mode)
+    except (OSError, ValueError):
+        return True  # to read it is an error that says why
 
 
 def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, limit: int) -> bytes:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.config.spelling import is_same, normal
 from rait.adapters.journal.reader import Log
 from rait.adapters.journal.store import Journal
-from rait.app.scopes import filed_under
+from rait.app.scopes import filed_under, is_same, normal
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
