@@ -69,8 +69,7 @@ def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[D
 def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept:
     """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
-    If that makes too many links, it is an error of no link. Returns at once if no link loses its
-    peer.
+    If that makes too many links, there is an error of no link.
     """
     losing = {
         name: link
@@ -96,13 +95,16 @@ def _sort_out(
     losses: list[str] = []
     unexplained: list[str] = []
     for name, link in losing.items():
-        unread = index.unreadable(link, replaced=name in desired.links)
+        perhaps = index.of_port(link)
+        # If another peer gets the link, that peer's entry for the port can be read: then an
+        # unreadable entry that has only the port does not keep the link.
+        unread = index.of_peer(link) or (None if name in desired.links else perhaps)
         if unread is not None:
             kept[name] = describe(unread.problem)
-        elif (lost := index.unavailable(link)) is not None:
+        elif (lost := index.of_peer(link, readable=True)) is not None:
             why = describe(lost.problem)
             losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
-        elif (perhaps := index.of_port(link)) is not None:
+        elif perhaps is not None:
             losses.append(_perhaps([name]) + describe(perhaps.problem))
         else:
             unexplained.append(name)
@@ -124,44 +126,28 @@ class _Index:
 
     def __init__(self, doubts: Sequence[Doubt], transports: Sequence[Transport]) -> None:
         self._transports = transports
-        self._unreadable: dict[str, list[Doubt]] = {}
-        self._unavailable: dict[str, list[Doubt]] = {}
+        self._by_key: dict[tuple[str, bool], list[Doubt]] = {}
         self._by_name: dict[str, Doubt] = {}
         self.anyone: list[Doubt] = []
         for doubt in doubts:
-            self._file(doubt)
+            entry = doubt.entry
+            if entry.public_key is not None:
+                self._by_key.setdefault((entry.public_key, doubt.readable), []).append(doubt)
+            elif entry.send_port is None:
+                self.anyone.append(doubt)
+            else:
+                for prefix in self._prefixes(entry):
+                    self._by_name.setdefault(f"{prefix}{entry.send_port}", doubt)
 
-    def _file(self, doubt: Doubt) -> None:
-        entry = doubt.entry
-        if entry.public_key is not None:
-            index = self._unavailable if doubt.readable else self._unreadable
-            index.setdefault(entry.public_key, []).append(doubt)
-        elif entry.send_port is None:
-            self.anyone.append(doubt)
-        else:
-            for prefix in self._prefixes(entry):
-                self._by_name.setdefault(f"{prefix}{entry.send_port}", doubt)
-
-    def unreadable(self, link: Link, *, replaced: bool) -> Doubt | None:
-        """The entry that could not be read, and may be that of the link's peer.
-
-        If another peer gets the link (``replaced``), that peer's entry for the port can be read, so
-        an unreadable entry that has only the port does not keep this link.
-        """
-        found = self._of_peer(link, self._unreadable)
-        return found if found is not None or replaced else self.of_port(link)
+    def of_peer(self, link: Link, *, readable: bool = False) -> Doubt | None:
+        """The entry of the link's peer: one that cannot be read, or whose link cannot be made."""
+        keys = ((peer.public_key, readable) for peer in link.peers)
+        doubts = (doubt for key in keys for doubt in self._by_key.get(key, ()))
+        return next((d for d in doubts if self._fits(d.entry, link.name)), None)
 
     def of_port(self, link: Link) -> Doubt | None:
         """The entry whose key could not be read, with the port that the link is named after."""
         return self._by_name.get(link.name)
-
-    def unavailable(self, link: Link) -> Doubt | None:
-        """The entry of the link's peer that could be read, but whose link cannot be made."""
-        return self._of_peer(link, self._unavailable)
-
-    def _of_peer(self, link: Link, index: Mapping[str, list[Doubt]]) -> Doubt | None:
-        doubts = (doubt for peer in link.peers for doubt in index.get(peer.public_key, ()))
-        return next((d for d in doubts if self._fits(d.entry, link.name)), None)
 
     def _fits(self, entry: SkippedEntry, name: str) -> bool:
         """Whether the link is of a transport that the entry may be for."""
