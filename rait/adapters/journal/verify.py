@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from rait.adapters.journal.file import empty_journal, repeats_hash
 from rait.domain import records
-from rait.domain.records import Entry, Head, Value, row_hash, seal
+from rait.domain.records import Entry, Head, Pruned, Value, row_hash, seal
 
 
 class VerifyReport(Struct, frozen=True, kw_only=True):
@@ -42,46 +42,91 @@ class _FindingError(Exception):
         self.entry = entry
 
 
-class _Walk:
-    """How far the verification has come."""
+def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyReport:
+    """Examine every row, and that the chain contains the hash ``expect_head`` (in hex)."""
+    chain: _Chain | None = None
+    try:
+        with _raw_text(connection):
+            chain = _Chain(_sound_head(connection))
+            rows = connection.execute(
+                "SELECT id, run, kind, scope, at, payload, hash FROM entries NOT INDEXED "
+                "ORDER BY id"
+            )
+            for *columns, stored in rows:
+                chain.follow(tuple(columns), stored)
+            chain.check_bounds()
+            _check_the_rest(connection, chain.head)
+        chain.check_contains(expect_head)
+    except _FindingError as finding:
+        return _report(chain, str(finding), finding.entry)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return _report(chain, f"SQLite cannot read it: {error}", chain.next_id if chain else None)
+    return _report(chain, "", None)
+
+
+class _Chain:
+    """The entries so far, which are sound."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.hash = head.anchor
         self.count = 0
-        self.seen = {head.anchor.hex()}
-        self.anchor_stated = head.dropped == 0
+        self._hashes = {head.anchor.hex()}
+        self._accounts_for_pruning = head.dropped == 0
 
     @property
     def next_id(self) -> int:
         return self.head.dropped + self.count + 1
 
+    def follow(self, columns: tuple[Value, ...], stored: Value) -> None:
+        number = self.next_id
+        if columns[0] != number:
+            raise _FindingError(
+                f"entry {number} is missing; entry {columns[0]!r} is in its place", number
+            )
+        if self.count == self.head.count:
+            raise _FindingError(f"entry {number} is beyond the end that the head names", number)
+        computed = row_hash(self.hash, columns)
+        if stored != computed:
+            raise _FindingError(
+                f"entry {number} was changed, or the one before it: wrong hash", number
+            )
+        self.hash = computed
+        self.count += 1
+        self._hashes.add(computed.hex())
+        if columns[2] == "pruned":
+            pruned = records.decode(Entry(*columns))  # type: ignore[arg-type]  # its hash vouches
+            stated = Pruned(self.head.dropped, self.head.anchor.hex())
+            self._accounts_for_pruning = pruned == stated
 
-def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyReport:
-    """Examine every row, and that the chain contains the hash ``expect_head`` (in hex)."""
-    walk: _Walk | None = None
-    try:
-        with _raw_text(connection):
-            walk = _Walk(_sound_head(connection))
-            _walk_chain(connection, walk)
-            _check_bounds(walk)
-            _check_repeats(connection, walk)
-            _check_layout(connection)
-            _check_indexes(connection)
-        _check_expected(walk, expect_head)
-    except _FindingError as finding:
-        return _report(walk, str(finding), finding.entry)
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        return _report(walk, f"SQLite cannot read it: {error}", walk.next_id if walk else None)
-    return _report(walk, "", None)
+    def check_bounds(self) -> None:
+        if self.count != self.head.count:
+            missing = self.head.count - self.count
+            many = f"{missing} entries are" if missing != 1 else "entry is"
+            raise _FindingError(f"the last {many} missing", self.next_id)
+        if self.hash != self.head.hash:
+            raise _FindingError("the head names another last entry", self.next_id - 1)
+        if not self._accounts_for_pruning:
+            raise _FindingError(
+                "the first entries are missing, and no pruning accounts for them", 1
+            )
+
+    def check_contains(self, expect_head: str | None) -> None:
+        if expect_head is not None and expect_head.strip().lower() not in self._hashes:
+            raise _FindingError(
+                "no entry has the expected head hash: the journal was rewritten, replaced or cut "
+                "off" + (", or the entry was pruned since" if self.head.dropped else "")
+            )
 
 
-def _report(walk: _Walk | None, why: str, entry: int | None) -> VerifyReport:
+def _report(chain: _Chain | None, why: str, entry: int | None) -> VerifyReport:
+    if chain is None:
+        return VerifyReport(ok=False, head="", entries=0, why=why)
     return VerifyReport(
         ok=not why,
-        head=walk.hash.hex() if walk else "",
-        entries=walk.count if walk else 0,
-        dropped=walk.head.dropped if walk else 0,
+        head=chain.hash.hex(),
+        entries=chain.count,
+        dropped=chain.head.dropped,
         bad_entry=entry,
         why=why,
     )
@@ -110,72 +155,15 @@ def _sound_head(connection: sqlite3.Connection) -> Head:
     return head
 
 
-def _check_layout(connection: sqlite3.Connection) -> None:
+def _check_the_rest(connection: sqlite3.Connection, head: Head) -> None:
+    """Examine what is not in the chain: counts of repetitions, layout and indexes."""
+    if repeats_hash(connection) != head.repeats:
+        raise _FindingError("the count of repeated runs was changed")
     everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     with closing(empty_journal()) as wanted:
         layouts = [each.execute(everything).fetchall() for each in (connection, wanted)]
     if layouts[0] != layouts[1]:
         raise _FindingError("tables or indexes were added, removed or changed")
-
-
-def _walk_chain(connection: sqlite3.Connection, walk: _Walk) -> None:
-    rows = connection.execute(
-        "SELECT id, run, kind, scope, at, payload, hash FROM entries NOT INDEXED ORDER BY id"
-    )
-    for row in rows:
-        _step(walk, row[:-1], row[-1])
-
-
-def _step(walk: _Walk, columns: tuple[Value, ...], stored: Value) -> None:
-    number = walk.next_id
-    if columns[0] != number:
-        raise _FindingError(
-            f"entry {number} is missing; entry {columns[0]!r} is in its place", number
-        )
-    if walk.count == walk.head.count:
-        raise _FindingError(f"entry {number} is beyond the end that the head names", number)
-    computed = row_hash(walk.hash, columns)
-    if stored != computed:
-        raise _FindingError(f"entry {number} was changed, or the one before it: wrong hash", number)
-    walk.hash = computed
-    walk.count += 1
-    walk.seen.add(computed.hex())
-    if columns[2] == "pruned":
-        _note_pruning(walk, Entry(*columns))  # type: ignore[arg-type]  # its hash vouches for it
-
-
-def _note_pruning(walk: _Walk, entry: Entry) -> None:
-    payload = records.decode(entry)
-    if isinstance(payload, records.Pruned):
-        stated = (payload.dropped, payload.anchor)
-        walk.anchor_stated = stated == (walk.head.dropped, walk.head.anchor.hex())
-
-
-def _check_bounds(walk: _Walk) -> None:
-    if walk.count != walk.head.count:
-        missing = walk.head.count - walk.count
-        many = f"{missing} entries are" if missing != 1 else "entry is"
-        raise _FindingError(f"the last {many} missing", walk.next_id)
-    if walk.hash != walk.head.hash:
-        raise _FindingError("the head names another last entry", walk.next_id - 1)
-    if not walk.anchor_stated:
-        raise _FindingError("the first entries are missing, and no pruning accounts for them", 1)
-
-
-def _check_repeats(connection: sqlite3.Connection, walk: _Walk) -> None:
-    if repeats_hash(connection) != walk.head.repeats:
-        raise _FindingError("the count of repeated runs was changed")
-
-
-def _check_indexes(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise _FindingError(f"the file is damaged: {verdict}")
-
-
-def _check_expected(walk: _Walk, expect_head: str | None) -> None:
-    if expect_head is not None and expect_head.strip().lower() not in walk.seen:
-        raise _FindingError(
-            "no entry has the expected head hash: the journal was rewritten, replaced or cut off"
-            + (", or the entry was pruned since" if walk.head.dropped else "")
-        )
