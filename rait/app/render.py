@@ -112,9 +112,9 @@ def _print(report: Report, arguments: Namespace) -> None:
 
 def report_lines(report: Report) -> list[str]:
     """A line for each change that was found, one for each event, then one that sums up."""
-    left = [event for event in report.drift if event in report.leftover]
+    leftover = [event for event in report.drift if event in report.leftover]
     others = [event for event in report.drift if event not in report.leftover]
-    noticed = [f"! {line} ({LEFT})" for line in event_lines(left)]
+    noticed = [f"! {line} ({LEFT})" for line in event_lines(leftover)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
     ended = [f"- {name} ({HALF_MADE})" for name in report.ended]
     events = event_lines(report.events, report.errors)
@@ -198,9 +198,9 @@ def event_object(event: Event) -> dict[str, object]:
     return {"type": kind, what: fields.pop("name"), **fields}
 
 
-def noticed_object(event: Event, left: bool) -> dict[str, object]:
+def noticed_object(event: Event, is_leftover: bool) -> dict[str, object]:
     """A noticed event for programs, and whether a run that did not finish left it behind."""
-    return {**event_object(event), "left_by_unfinished_run": left}
+    return {**event_object(event), "left_by_unfinished_run": is_leftover}
 
 
 _OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed
@@ -219,12 +219,12 @@ def summary(report: Report) -> str:
     if report.extra_cmd_sent:
         return f"rait {report.command}: extra_cmd sent to babeld, which had not taken it before"
     failed = {failure.link for failure in report.failures}
-    left = {failure.link for failure in report.failures if failure.left}
-    if report.status == "unchanged" and not left:
+    kept = {failure.link for failure in report.failures if failure.kept}
+    if report.status == "unchanged" and not kept:
         return f"rait {report.command}: nothing to do; {counted(report.links, 'link')}"
     counts = _changed_links(report, failed - _only_in_babeld(report)) | {
-        "failed": len(failed - left),
-        "left as it is" if len(left) == 1 else "left as they are": len(left),
+        "failed": len(failed - kept),
+        "left as it is" if len(kept) == 1 else "left as they are": len(kept),
     }
     words = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
     if report.ended:

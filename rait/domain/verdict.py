@@ -15,12 +15,12 @@ from rait.domain.records import BABELD, ExtraCmd, RunStatus
 class Failure(Struct, frozen=True):
     """A link that is not as it should be, and why.
 
-    ``left`` says that the link stays as it is, as it is unknown what it should be.
+    ``kept`` says that the link stays as it is, as it is unknown what it should be.
     """
 
     link: str
     error: str
-    left: bool = False
+    kept: bool = False
 
 
 class Results(Struct, frozen=True, kw_only=True):
@@ -69,8 +69,8 @@ def verdict(
     the matter with babeld alone is no more than a part, unless the run is about ``babeld_alone``.
     """
     problems = {p.link: p.message for p in change.problems if p.link is not None}
-    left = {p.link for p in change.problems if p.severity == "warning"}
-    broken = problems.keys() - left | results.stuck.keys()
+    kept = {p.link for p in change.problems if p.severity == "warning"}
+    broken = problems.keys() - kept | results.stuck.keys()
     if change.babeld_problem is not None:
         problems[BABELD] = change.babeld_problem
     for name, error in results.stuck.items():
@@ -93,5 +93,5 @@ def verdict(
         outcome = "unchanged"
     if outcome == "done" and change.losses:
         outcome = "partial"
-    failures = tuple(Failure(link, error, link in left) for link, error in failed.items())
+    failures = tuple(Failure(link, error, link in kept) for link, error in failed.items())
     return Verdict(status, outcome, failures, problems)

@@ -336,7 +336,7 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
 
 
 def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
-    left = (Failure("w1", "its entry cannot be read", left=True),)
+    left = (Failure("w1", "its entry cannot be read", kept=True),)
     told = report(status="unchanged", links=2, failures=left)
     assert summary(told) == "rait up: 1 left as it is; 2 links wanted"
     broken = (*left, Failure("w2", "EBUSY"))

@@ -74,7 +74,7 @@ def test_the_first_thing_that_went_wrong_with_each_link_is_told() -> None:
     judged = verdict(change, results)
     assert judged.failures == (
         Failure("w3", "it is taken"),
-        Failure("w1", "nobody can tell", left=True),
+        Failure("w1", "nobody can tell", kept=True),
         Failure("babeld", "no extra_cmd"),
         Failure("w4", "busy"),
         Failure("w2", "second"),
