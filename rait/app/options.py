@@ -11,7 +11,14 @@ from rait.terminal import warn
 
 LOCK_SECONDS = 60.0
 
-DETAILED = "--detailed-exitcode"
+_FLAGS = {
+    "--yes": "go on however many links lose their sessions",
+    "--dry-run": "only show what would be done",
+    "--assume-gone": "treat links as removed if their network namespace cannot be found",
+    "--detailed-exitcode": "for a plan or a dry run: exit status 0 says that there is nothing "
+    "to do, 1 any error (also wrong usage or configuration) or a link that cannot be made, and 2 "
+    "that there are changes",
+}
 
 
 def _silent(_: str) -> None:
@@ -44,32 +51,7 @@ def options_of(arguments: Namespace) -> Options:
     return options
 
 
-def add_yes(parser: ArgumentParser) -> None:
-    """Add ``--yes``, which lets a command go on that the guard would stop."""
-    parser.add_argument(
-        "--yes", action="store_true", help="go on however many links lose their sessions"
-    )
-
-
-def add_dry_run(parser: ArgumentParser) -> None:
-    """Add ``--dry-run``."""
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
-
-
-def add_assume_gone(parser: ArgumentParser) -> None:
-    """Add ``--assume-gone``."""
-    parser.add_argument(
-        "--assume-gone",
-        action="store_true",
-        help="treat links as removed if their network namespace cannot be found",
-    )
-
-
-def add_detailed_exitcode(parser: ArgumentParser, when: str = "") -> None:
-    """Add ``--detailed-exitcode``; ``when`` begins its help, and says when it counts."""
-    parser.add_argument(
-        DETAILED,
-        action="store_true",
-        help=f"{when}exit status 0: nothing to do, 1: any error (wrong usage and configuration "
-        "too), or a link that cannot be made, 2: there are changes",
-    )
+def add_flags(parser: ArgumentParser, *names: str) -> None:
+    """Add options of ``_FLAGS`` to those of a command."""
+    for name in names:
+        parser.add_argument(name, action="store_true", help=_FLAGS[name])

@@ -77,7 +77,7 @@ def print_report(report: Report, arguments: Namespace) -> int:
 def print_plan(report: Report, arguments: Namespace) -> int:
     """Print what a run would do; the exit status.
 
-    It says whether all of it can be done, as that of the run itself would, and with
+    The status says whether all of it can be done, as that of the run itself would, and with
     ``--detailed-exitcode`` whether there is anything to do.
     """
     _print(report, arguments)
@@ -88,7 +88,7 @@ def print_plan(report: Report, arguments: Namespace) -> int:
 
 @contextmanager
 def done_already() -> Iterator[None]:
-    """Print what was done: if that fails, it is done all the same, and so is the exit status."""
+    """Go on if what was done cannot be printed: the exit status says what was done."""
     try:
         yield
     except OutputError as error:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from msgspec import structs
 
-from rait.app.options import Options, add_assume_gone
+from rait.app.options import Options, add_flags
 from rait.app.render import print_report
 from rait.app.report import Report
 from rait.app.session import read_write
@@ -24,7 +24,7 @@ touched; where there are none, nothing is done.
 def declare(parser: ArgumentParser) -> None:
     parser.description = HELP
     parser.set_defaults(run=run)
-    add_assume_gone(parser)
+    add_flags(parser, "--assume-gone")
 
 
 def run(options: Options, arguments: Namespace) -> int:

@@ -34,7 +34,7 @@ from rait.domain.config.keytext import canonical_key, is_key, without_whole_keys
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
-from rait.terminal import DONE, FAILED, print_json, print_result, print_text, to_json
+from rait.terminal import DONE, FAILED, print_json, print_result, to_json
 
 HELP = """\
 Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
@@ -80,8 +80,10 @@ def declare(parser: ArgumentParser) -> None:
     parser.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
     parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
     parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
-    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with each new run")
+    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="wait for new runs, and show them too"
+    )
     parser.add_argument("--oneline", action="store_true", help="a line for each run")
     more = parser.add_subparsers(title="of the journal", metavar="")
     more.add_parser("show", help="show one run whole", declare=_declare_show)
@@ -137,7 +139,7 @@ def run(options: Options, arguments: Namespace) -> int:
 def run_show(options: Options, arguments: Namespace) -> int:
     record = JournalReader(_journal(options, arguments).path).run(arguments.number)
     if arguments.json:
-        print_text(run_json(record, Query()))
+        print_result(run_json(record, Query()))
     else:
         print_result(*run_whole(record))
     return DONE
@@ -256,7 +258,7 @@ def _no_runs(journal: JournalRef) -> str:
 
 def _show(run: RunRecord, query: Query, arguments: Namespace) -> None:
     if arguments.json:
-        print_text(run_json(run, query))
+        print_result(run_json(run, query))
     else:
         print_result(*run_lines(run, query, brief=arguments.oneline))
 

@@ -15,7 +15,7 @@ from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
-from rait.app.options import Options, add_assume_gone, add_detailed_exitcode
+from rait.app.options import Options, add_flags
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
 from rait.app.session import read_only, scope_of, target_netns
@@ -47,9 +47,8 @@ STATE_FORMAT = "rait-state-1"
 def declare(parser: ArgumentParser) -> None:
     parser.description = HELP
     parser.set_defaults(run=run)
-    add_detailed_exitcode(parser)
+    add_flags(parser, "--assume-gone", "--detailed-exitcode")
     parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
-    add_assume_gone(parser)
 
 
 def declare_export(parser: ArgumentParser) -> None:

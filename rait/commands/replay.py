@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.moments import moment, written
-from rait.app.options import Options, add_yes
+from rait.app.options import Options, add_flags
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.report import Report
 from rait.app.scopes import journal_of, others_text
@@ -20,9 +19,6 @@ from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_json, print_result, warn
-
-if TYPE_CHECKING:
-    pass
 
 HELP = """\
 Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
@@ -49,7 +45,7 @@ def declare(parser: ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--diff", action="store_true", help="show how the live system differs")
     what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
-    add_yes(parser)
+    add_flags(parser, "--yes")
 
 
 def run(options: Options, arguments: Namespace) -> int:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rait.app.options import Options, add_dry_run, add_yes
+from rait.app.options import Options, add_flags
 from rait.app.render import print_plan, print_report
 from rait.app.report import Report
 from rait.app.scopes import others_text
@@ -45,10 +45,11 @@ CLASHES_SHOWN = 20
 def declare(parser: ArgumentParser) -> None:
     parser.description = HELP
     parser.set_defaults(run=run)
-    parser.add_argument("number", metavar="RUN", type=int, nargs="?", help="default: the last")
-    parser.add_argument("--force", action="store_true", help="even if later runs touched them")
-    add_dry_run(parser)
-    add_yes(parser)
+    parser.add_argument(
+        "number", metavar="RUN", type=int, nargs="?", help="its number (default: the last)"
+    )
+    parser.add_argument("--force", action="store_true", help="even if later runs touched its links")
+    add_flags(parser, "--dry-run", "--yes")
 
 
 def run(options: Options, arguments: Namespace) -> int:

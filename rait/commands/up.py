@@ -5,13 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from rait.app import desired
-from rait.app.options import (
-    Options,
-    add_assume_gone,
-    add_detailed_exitcode,
-    add_dry_run,
-    add_yes,
-)
+from rait.app.options import Options, add_flags
 from rait.app.render import print_plan, print_report
 from rait.domain.errors import ConfigError
 
@@ -35,10 +29,7 @@ max_removals in rait.conf sets another limit.
 def declare(parser: ArgumentParser) -> None:
     parser.description = HELP
     parser.set_defaults(run=run)
-    add_dry_run(parser)
-    add_yes(parser)
-    add_assume_gone(parser)
-    add_detailed_exitcode(parser, "with --dry-run, ")
+    add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
 
 
 def run(options: Options, arguments: Namespace) -> int:
