@@ -105,7 +105,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps our line breaks. argparse would import shutil just to learn the terminal's width."""
+    """Keep our line breaks. argparse would import shutil just to learn the terminal's width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=_width())
@@ -119,7 +119,7 @@ def _width() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells of wrong usage without showing a private key that was given in the place of a word."""
+    """Explain wrong usage without a private key that was given in the place of a word."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **settings)

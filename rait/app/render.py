@@ -166,7 +166,7 @@ def _guarded(command: str, removal: Removal) -> tuple[str, str]:
 
 
 def report_object(report: Report) -> dict[str, object]:
-    """The report for programs."""
+    """The report as a value for JSON."""
     return {
         "command": report.command,
         "status": report.status,
@@ -187,7 +187,7 @@ def report_object(report: Report) -> dict[str, object]:
 
 
 def event_object(event: Event) -> dict[str, object]:
-    """An event for programs: its type, its link, and all its fields."""
+    """An event as a value for JSON: its type, its link, and all its fields."""
     fields = msgspec.to_builtins(event)
     kind = fields.pop("type")
     if isinstance(event, RuleAdded | RuleRemoved):
@@ -199,7 +199,7 @@ def event_object(event: Event) -> dict[str, object]:
 
 
 def noticed_object(event: Event, is_leftover: bool) -> dict[str, object]:
-    """A noticed event for programs, and whether a run that did not finish left it behind."""
+    """A noticed event for JSON, and whether a run that did not finish left it behind."""
     return {**event_object(event), "left_by_unfinished_run": is_leftover}
 
 
@@ -250,7 +250,7 @@ def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
 
 
 def _only_in_babeld(report: Report) -> set[str]:
-    """The links that are as they should be themselves, and not so in babeld."""
+    """The links that are right themselves, and of which only babeld is not told."""
     failed = [report.events[index] for index in report.errors]
     links = {event.name for event in failed if not isinstance(event, _OF_NO_LINK)}
     return {event.name for event in failed} - links
@@ -271,7 +271,7 @@ def _to_be(what: str, report: Report) -> str:
 
 
 def _outcome(report: Report, position: int) -> dict[str, str]:
-    """That an event failed, as ``rait log`` tells it; else an event is just as it was planned."""
+    """What ``rait log`` too adds to an event that failed; nothing where it did not."""
     error = report.errors.get(position)
     return {} if error is None else {"outcome": "failed", "error": error}
 

@@ -96,6 +96,6 @@ def _lines(listing: Mapping[BabelInterface, bool]) -> list[str]:
 
 
 def _object(listing: Mapping[BabelInterface, bool]) -> dict[str, object]:
-    """babeld's interfaces for programs."""
+    """babeld's interfaces as a value for JSON."""
     items = [{**msgspec.to_builtins(each), "ours": ours} for each, ours in listing.items()]
     return {"interfaces": items}

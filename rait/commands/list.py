@@ -97,7 +97,7 @@ def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
 
 
 def _last_known(options: Options, journal: str) -> LastKnown:
-    """What the journal knows, if it can be read: where else our links may be."""
+    """What the journal knows of our links; nothing where it cannot be read."""
     if has_no_path(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
@@ -130,7 +130,7 @@ def listing_lines(listing: Listing) -> list[str]:
 
 
 def listing_object(listing: Listing) -> dict[str, object]:
-    """The links for programs; times are unix seconds, counters bytes."""
+    """The links as a value for JSON; times are unix seconds, counters bytes."""
     return {
         "links": [_link_object(link, listing) for link in listing.links],
         "failed": [{"link": f.link, "error": f.error} for f in listing.unread],

@@ -430,7 +430,7 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
-    """What else became of the run: what is of none of its events."""
+    """What became of a run beside its events."""
     for name in run.header.leftover_links:
         if link in (None, name):
             ended = "" if name in run.ended else " (not known to have ended)"
@@ -452,7 +452,7 @@ def _repeats(run: RunRecord) -> Iterator[str]:
 
 
 def _last_digests(run: RunRecord) -> Iterator[str]:
-    """What the last repetition had read, where that was not what the run itself had."""
+    """The digests of what the last repetition read, where the run itself read something else."""
     if run.repeated is None:
         return
     last, header = run.repeated, run.header

@@ -154,7 +154,7 @@ def _bare(stranger: ObservedLink) -> ObservedLink:
 
 
 def _origin(origin: Origin, config: Config) -> Origin:
-    """Where links would be born: the configuration may want another place than when exported."""
+    """How links would be made: the configuration may want another place than when exported."""
     backend = origin.backend if config.backend == "auto" else config.backend
     target = target_netns(config)
     instance = origin.instance if target == origin.netns else ""

@@ -161,5 +161,5 @@ def past_lines(past: Past) -> list[str]:
 
 
 def past_object(past: Past) -> dict[str, object]:
-    """The topology for programs."""
+    """The topology as a value for JSON."""
     return {"at": past.at, "public_key": past.public_key, "topology": past.topology}
