@@ -21,7 +21,7 @@ import journal
 import measure
 import node
 
-from rait.adapters.config import formats
+from rait.adapters.config import cache_file, formats
 from rait.app.load import load_config, load_peers
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
@@ -98,7 +98,8 @@ def loading(directory: Path, repeat: int) -> dict[str, float]:
             label = f"{count} peers, {form}"
             seconds[label] = clock(partial(_parsed, peers), repeat)
             loaded = load_config(str(config))
-            load_peers(loaded, keep=True)
+            with cache_file.keeping():
+                load_peers(loaded)
             known = partial(load_peers, loaded)
             seconds[f"{label}, known from the last time"] = clock(known, repeat)
     return seconds

@@ -51,16 +51,13 @@ class Inputs(Struct, frozen=True, kw_only=True):
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether it needs the registry, and ``keep`` is that of load_config.
+    ``peers`` says whether it needs the registry.
     """
 
-    def __init__(
-        self, url: str, debug: Callable[[str], None], *, peers: bool = False, keep: bool = False
-    ) -> None:
+    def __init__(self, url: str, debug: Callable[[str], None], *, peers: bool = False) -> None:
         self._url = url
         self._debug = debug
         self._peers = peers
-        self._keep = keep
         self._texts = Texts()
         self._hosts: Hosts = {}
         self._found: Registry | None = None
@@ -68,20 +65,18 @@ class Preparation:
     def configuration(self) -> Loaded:
         """Begin: read the configuration alone. Raises ConfigError."""
         self._texts.forget()
-        return configured(self._url, keep=self._keep, read=self._texts.read)
+        return configured(self._url, read=self._texts.read)
 
     def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
         """Add the key and, where it is asked for, the registry. Raises RaitError.
 
         Unless ``names_again``, names that were looked up before are not looked up again.
         """
-        secret, public_key = load_secret(loaded, keep=self._keep, read=self._texts.read)
+        secret, public_key = load_secret(loaded, read=self._texts.read)
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
         if self._peers:
             before = None if names_again else self._found
-            peers = load_registry(
-                loaded, public_key, secret, keep=self._keep, read=self._texts.read
-            )
+            peers = load_registry(loaded, public_key, secret, read=self._texts.read)
             self._found = self._registry(loaded, peers, before)
         return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
 
@@ -101,7 +96,7 @@ class Preparation:
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
-        found = _looked_up(peers, new, transit_netns(loaded.config), keep=self._keep)
+        found = _looked_up(peers, new, transit_netns(loaded.config))
         if before is None:
             return found
         return structs.replace(
@@ -121,11 +116,10 @@ def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | 
     return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
 
 
-def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, *, keep: bool = False) -> Registry:
+def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
     with netns.open_netns(transit) as namespace:
         answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.source)
-    if keep:
-        keep_order(peers.source, answer)
+    keep_order(peers.source, answer)
     return Registry(
         peers=peers,
         addresses=answer.addresses,
@@ -134,12 +128,10 @@ def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, *, keep: bool = F
     )
 
 
-def configured(
-    url: str, *, key_required: bool = True, keep: bool = False, read: Read = source.read
-) -> Loaded:
+def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
     """Load our own configuration: whatever is wrong with it is a ConfigError."""
     try:
-        return load_config(url, key_required=key_required, keep=keep, read=read)
+        return load_config(url, key_required=key_required, read=read)
     except SourceError as error:
         raise ConfigError(*error.args) from None
 

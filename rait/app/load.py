@@ -59,22 +59,18 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
 
 
-def load_config(
-    url: str, *, key_required: bool = True, keep: bool = False, read: Read = source.read
-) -> Loaded:
+def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
     """Read, parse, decode and check the configuration; it may lack a key that is not required.
 
-    What it says, but for the key, is kept for the next time if ``keep``, so by runs that may write
-    at all. Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it
-    has a line for each problem. Neither shows a key.
+    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
+    line for each problem. Neither shows a key.
     """
     text = read(url, limit=MAX_CONFIG_BYTES)
     name = source.display_name(url)
     known = caches.find_config(text, url)
     if known is None:
         known = _checked(text, url, key_required=key_required)
-        if keep:
-            caches.keep_config(text, url, known)
+        caches.keep_config(text, url, known)
     config, warnings = known.config, list(known.warnings)
     if source.is_plain_http(url):
         warnings.append(f"{name}: the configuration {_PLAIN_HTTP}")
@@ -129,7 +125,6 @@ def load_registry(
     public_key: str,
     secret: Secret | None,
     *,
-    keep: bool = False,
     read: Read = source.read,
 ) -> LoadedPeers:
     """Load the peers list of the node with this public key, and this private key if known.
@@ -138,7 +133,7 @@ def load_registry(
     holds this node's private key, has no entry of another node that can be used, or asks for more
     links than the configuration allows. No message shows the private key.
     """
-    peers = load_peers(loaded, keep=keep, read=read, secret=secret)
+    peers = load_peers(loaded, read=read, secret=secret)
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
         first = peers.document.describe(peers.doubts[0].problem)
@@ -162,14 +157,12 @@ def load_registry(
 def load_peers(
     loaded: Loaded,
     *,
-    keep: bool = False,
     read: Read = source.read,
     secret: Secret | None = None,
 ) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
-    What it says is kept for the next time if ``keep``, so by runs that may write at all. Entries
-    that are wrong are left out, with a warning each. Raises SourceError where the list as
+    Entries that are wrong are left out, with a warning each. Raises SourceError where the list as
     a whole cannot be read, or holds the private key ``secret``.
     """
     url = loaded.config.peers
@@ -196,7 +189,7 @@ def load_peers(
         _refuse_peer_with(secret.reveal(), peers, document)
     # Described first, so that what is kept has the lines that this took to find out.
     warnings = document.describe_all(problems)
-    if known is None and keep:
+    if known is None:
         caches.keep_peers(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
         peers=peers,
@@ -246,13 +239,10 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
 
 
-def load_secret(
-    loaded: Loaded, *, keep: bool = False, read: Read = source.read
-) -> tuple[Secret, str]:
+def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:
     """The private key, from the configuration or the file it names, and its public key.
 
-    The public key is kept for the next time if ``keep``. Raises ConfigError where there is none to
-    be had.
+    Raises ConfigError where there is none to be had.
     """
     secret = loaded.config.private_key
     if secret is None:
@@ -260,7 +250,7 @@ def load_secret(
             secret = _read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_place}: {error}") from None
-    return secret, _public_key(secret, keep)
+    return secret, _public_key(secret)
 
 
 def _read_private_key(url: str, read: Read) -> Secret:
@@ -272,15 +262,14 @@ def _read_private_key(url: str, read: Read) -> Secret:
         raise ConfigError(f"{source.display_name(url)}: the content {error}") from None
 
 
-def _public_key(secret: Secret, keep: bool) -> str:
+def _public_key(secret: Secret) -> str:
     known = caches.find_public_key(secret)
     if known is not None:
         return known
     from rait.adapters import keys
 
     public_key = keys.public_key(secret)
-    if keep:
-        caches.keep_public_key(secret, public_key)
+    caches.keep_public_key(secret, public_key)
     return public_key
 
 

@@ -344,8 +344,9 @@ def read_write(
     ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
     anything is touched.
     """
-    preparation = Preparation(options.config, options.debug, peers=peers, keep=True)
+    preparation = Preparation(options.config, options.debug, peers=peers)
     with (
+        cache_file.keeping(),
         prepared(options, f"rait {command}", preparation) as inputs,
         _machine_for(inputs, needs_transit=needs_transit) as machine,
         Journal.open(inputs.loaded.config.journal) as journal,
@@ -363,11 +364,10 @@ def read_only(
     With ``peers``, it has the registry. Raises as ``read_write``.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
-    with cache_file.left_alone():
-        inputs = preparation.complete(preparation.configuration())
-        config = inputs.loaded.config
-        with _machine_for(inputs) as machine, _routing(config, babeld) as routing:
-            yield Session(options, inputs, machine, JournalReader(config.journal), routing)
+    inputs = preparation.complete(preparation.configuration())
+    config = inputs.loaded.config
+    with _machine_for(inputs) as machine, _routing(config, babeld) as routing:
+        yield Session(options, inputs, machine, JournalReader(config.journal), routing)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from rait.adapters.bounds import MAX_STATE_BYTES
-from rait.adapters.config import cache_file, source
+from rait.adapters.config import source
 from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
@@ -89,11 +89,7 @@ def plan_against(options: Options, state_path: str) -> Report:
     The private key may be missing from the configuration: the state says which node it is. Raises
     RaitError.
     """
-    with cache_file.left_alone():
-        return _plan_against(options, _read_state(state_path))
-
-
-def _plan_against(options: Options, state: State) -> Report:
+    state = _read_state(state_path)
     loaded = configured(options.config, key_required=False)
     secret = None
     if loaded.config.private_key is not None:

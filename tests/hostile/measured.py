@@ -70,8 +70,9 @@ def _read(url: str, timeout: float) -> dict[str, Any]:
 
 def _load(conf: str, cache: str) -> dict[str, Any]:
     cache_file.cache_directory = lambda: cache
-    loaded = load_config(conf)
-    peers = load_peers(loaded, keep=True)
+    with cache_file.keeping():
+        loaded = load_config(conf)
+        peers = load_peers(loaded)
     return {"peers": len(peers.peers), "warnings": [*loaded.warnings, *peers.warnings]}
 
 

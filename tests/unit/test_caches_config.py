@@ -95,9 +95,15 @@ def load(tmp_path: Path) -> Callable[[str], Loaded]:
         path = tmp_path / "rait.conf"
         path.write_text(text)
         path.chmod(0o600)
-        return load_config(str(path), keep=True)
+        with cache_file.keeping():
+            return load_config(str(path))
 
     return load
+
+
+def kept_secret(loaded: Loaded) -> tuple[Secret, str]:
+    with cache_file.keeping():
+        return load_secret(loaded)
 
 
 def told(loaded: Loaded) -> object:
@@ -121,15 +127,15 @@ def test_a_configuration_that_is_known_says_the_same(load, parsed, text):
 
 @pytest.mark.parametrize("text", [HCL, FILE])
 def test_the_public_key_is_derived_once(load, derived, text):
-    answers = {load_secret(load(text), keep=True) for _ in range(3)}
+    answers = {kept_secret(load(text)) for _ in range(3)}
     assert answers == {(Secret(PRIVATE), keys.public_key(Secret(PRIVATE)))}
     assert len(derived) == 2, "once by us"
 
 
 def test_a_key_file_with_another_key_has_another_public_key(load, tmp_path):
-    load_secret(load(FILE), keep=True)
+    kept_secret(load(FILE))
     (tmp_path / "own.key").write_text(OTHER)
-    assert load_secret(load(FILE), keep=True) == (Secret(OTHER), keys.public_key(Secret(OTHER)))
+    assert kept_secret(load(FILE)) == (Secret(OTHER), keys.public_key(Secret(OTHER)))
 
 
 def test_a_changed_configuration_is_another(load, parsed):
@@ -141,7 +147,7 @@ def test_a_changed_configuration_is_another(load, parsed):
 
 @pytest.mark.parametrize("text", [HCL, FILE])
 def test_the_private_key_is_not_kept_in_any_spelling(load, kept, text):
-    load_secret(load(text), keep=True)
+    kept_secret(load(text))
     raw = a2b_base64(PRIVATE)
     for file in kept.iterdir():
         content = file.name.encode() + file.read_bytes()
@@ -172,9 +178,8 @@ def test_who_may_read_the_file_is_looked_at_each_time(load, tmp_path):
     assert any("chmod" in warning for warning in loaded.warnings)
 
 
-def test_a_command_that_only_looks_keeps_nothing(load, kept, tmp_path):
-    with cache_file.left_alone():
-        load_secret(load(), keep=True)
+def test_a_command_that_only_looks_keeps_nothing(kept, tmp_path):
+    (tmp_path / "rait.conf").write_text(HCL)
     load_secret(load_config(str(tmp_path / "rait.conf")))
     assert list(kept.iterdir()) == []
 
@@ -198,7 +203,7 @@ def test_a_wrong_configuration_is_an_error_each_time(load, kept):
 )
 def test_what_is_damaged_is_as_good_as_not_there(load, kept, parsed, derived, damage):
     good = load()
-    answer = load_secret(good, keep=True)
+    answer = kept_secret(good)
     for file in kept.iterdir():
         file.write_bytes(damage(file.read_bytes()))
     assert told(load()) == told(good)

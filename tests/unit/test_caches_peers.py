@@ -78,7 +78,8 @@ def node(tmp_path: Path) -> Loaded:
 
 def read(node: Loaded, text: str = HCL) -> LoadedPeers:
     Path(node.config.peers).write_text(text)
-    return load_peers(node, keep=True)
+    with cache_file.keeping():
+        return load_peers(node)
 
 
 def told(peers: LoadedPeers) -> object:

@@ -91,7 +91,8 @@ def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
     planning = f"{prologue}from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"
     keeping = (
         f"{prologue}from rait.app.load import load_config, load_peers\n"
-        "load_peers(load_config(sys.argv[2], key_required=False), keep=True)\n"
+        "with cache_file.keeping():\n"
+        "    load_peers(load_config(sys.argv[2], key_required=False))\n"
     )
 
     def run_in(script: str) -> None:

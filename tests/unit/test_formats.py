@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, formats
+from rait.adapters.config import formats
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Babeld, Isolation, Secret, Transport
@@ -288,29 +288,6 @@ def test_lines_of_toml():
 
 def test_windows_line_ends():
     assert data('a = "x"\r\nb {\r\n  c = 1\r\n}\r\n') == {"a": "x", "b": [{"c": 1}]}
-
-
-def test_a_cache_directory_is_made_for_us_alone(tmp_path):
-    tmp_path.chmod(0o755)
-    made = tmp_path / "cache"
-    assert cache_file.is_safe_directory(made)
-    assert made.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_cache_directory_that_others_could_write_to_is_not_used(tmp_path):
-    tmp_path.chmod(0o755)
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o770)
-    assert not cache_file.is_safe_directory(shared)
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "elsewhere")
-    assert not cache_file.is_safe_directory(link)
-    (tmp_path / "file").touch()
-    assert not cache_file.is_safe_directory(tmp_path / "file")
-    assert not cache_file.is_safe_directory(Path("relative"))
-    tmp_path.chmod(0o777)
-    assert not cache_file.is_safe_directory(tmp_path / "replaceable")
 
 
 @pytest.mark.parametrize("text", ['{"peers": [1], "peers": []}', '{"a": {"b": 1, "b": 2}}'])

@@ -410,7 +410,8 @@ def test_a_list_may_ask_for_so_many_links_and_no_more(directory):
 def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_file, "cache_directory", lambda: tmp_path)
     loaded = load(directory)
-    first, second = load_peers(loaded, keep=True), load_peers(loaded, keep=True)
+    with cache_file.keeping():
+        first, second = load_peers(loaded), load_peers(loaded)
     assert first.doubts == second.doubts
     (doubt,) = first.doubts
     assert doubt.entry.family == "ip4"

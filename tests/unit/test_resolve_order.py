@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ LIST = "https://example.org/peers.toml"
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(cache_file, "cache_directory", lambda: path)
-    return path
+    with cache_file.keeping():
+        yield path
 
 
 def named(kind: str, count: int = WORKERS) -> list[Host]:

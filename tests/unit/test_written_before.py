@@ -105,7 +105,8 @@ def test_a_peers_list_that_was_kept_is_read_or_passed_over(
     """It lies under the name that this rait would look for, as if the versions were one."""
     text, name = (written / "peers.conf").read_text(), "/opt/rait/peers.conf"
     monkeypatch.setattr(cache_file, "cache_directory", lambda: str(tmp_path))
-    caches.keep_peers(text, name, (), (), None)
+    with cache_file.keeping():
+        caches.keep_peers(text, name, (), (), None)
     (path,) = tmp_path.glob("*.peers")
     shutil.copy(written / "list.peers", path)
     known = caches.find_peers(text, name)

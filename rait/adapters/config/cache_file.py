@@ -26,17 +26,17 @@ KEPT = 8
 _ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
 _FAILURES = (OSError, ValueError, TypeError, msgspec.MsgspecError)
-_may_be_written = True
+_may_be_written = False
 
 
 @contextmanager
-def left_alone() -> Iterator[None]:
-    """Within this block nothing is kept, for a command that promises to write nothing anywhere.
+def keeping() -> Iterator[None]:
+    """Within this block, what is found out is kept for the next run.
 
-    It may still read what earlier commands kept.
+    Outside of it, in a command that only looks, what earlier runs kept is read and nothing written.
     """
     global _may_be_written
-    before, _may_be_written = _may_be_written, False
+    before, _may_be_written = _may_be_written, True
     try:
         yield
     finally:
