@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from rait.domain.babel import BabeldState
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
 from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
@@ -144,6 +145,55 @@ def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
     assert not ours & {event.name for event in drift}
     strangers = names - ours - memory.topology.links.keys() - memory.leftover_links.keys()
     assert problems.keys() & strangers == desired.links.keys() & strangers
+
+
+params = st.dictionaries(st.sampled_from((*some.NAMES, "eth0")), st.sampled_from(("a", "")))
+babelds = st.none() | st.builds(
+    BabeldState,
+    present=st.frozensets(st.sampled_from((*some.NAMES, "eth0"))).map(tuple),
+    problem=st.sampled_from((None, None, None, "no babeld")),
+    param=st.sampled_from(("a", "b")),
+    ifprefixes=st.just(("w",)),
+    exclusive=st.booleans(),
+)
+
+
+@given(
+    machine=machines(),
+    wanted=st.none() | some.wanted_topologies(),
+    memory=some.memories(),
+    cut_off=some.wanted_topologies(),
+    babel=params,
+    babeld=babelds,
+    only=st.none() | st.frozensets(st.sampled_from(some.NAMES)),
+)
+def test_what_is_decided_leads_from_what_is_known_to_what_there_is_and_shall_be(
+    machine: MachineModel,
+    wanted: Topology | None,
+    memory: LastKnown,
+    cut_off: Topology,
+    babel: dict[str, str],
+    babeld: BabeldState | None,
+    only: frozenset[str] | None,
+) -> None:
+    topology = structs.replace(memory.topology, babel=babel)
+    left_over = diff(topology, structs.replace(cut_off, babel=babel))
+    known = structs.replace(memory, topology=topology, leftover=left_over)
+    change = reconcile(machine.observe(), Goal(wanted, only=only), known, SCOPE, babeld)
+    assert replay(change.observed, change.events) == change.desired
+    if only is None:
+        assert replay(topology, change.drift) == change.observed
+        assert change.leftover <= {*change.drift}
+    else:
+        assert {event.name for event in (*change.events, *change.drift)} <= only
+        assert {event for event in left_over if event.name not in only} <= {*change.carried}
+    if wanted is None and babeld is None:
+        assert change.events == ()
+    if babeld is None or babeld.problem is not None:
+        assert change.observed.babel == change.desired.babel == babel
+    elif only is None:
+        up = {n for n, link in change.desired.links.items() if link.settings.up}
+        assert change.desired.babel == dict.fromkeys(up, babeld.param)
 
 
 # One link, in a state that can be told in a few words
