@@ -39,9 +39,8 @@ def observe(
 
     Raises MachineError.
     """
-    links = (*known.topology.links.values(), *known.leftover_links.values())
     places = whereabouts(
-        machine.namespaces, target, links, machine.namespace, assume_gone=assume_gone
+        machine.namespaces, target, known.links(), machine.namespace, assume_gone=assume_gone
     )
     elsewhere = list(places.elsewhere)
     if target and isolation.made_here(known) and all(ns.spec for ns in elsewhere):
@@ -67,8 +66,7 @@ def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bo
 
 def require_target(target: str, known: LastKnown) -> None:
     """Raise MachineError if the target cannot be found and the journal has links in it."""
-    links = (*known.topology.links.values(), *known.leftover_links.values())
-    origins = {link.name: link.origin for link in links}
+    origins = {link.name: link.origin for link in known.links()}
     # Where the instance is known, it is looked for elsewhere.
     names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
     if names and netns.lacks_process(target):

@@ -62,6 +62,10 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     departed: Departed = {}
     home: str = ""
 
+    def links(self) -> tuple[Link, ...]:
+        """All links that there may be: those that were made, and those that are left over."""
+        return (*self.topology.links.values(), *self.leftover_links.values())
+
 
 def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None) -> Snapshot:
     """Add up what the runs of one scope, in order, made of a topology.
@@ -136,8 +140,7 @@ def links_made(
     HistoryError as ``fold`` does.
     """
     sequence = tuple(runs)
-    now = last_known(start, sequence)
-    known = (*now.topology.links.values(), *now.leftover_links.values())
+    known = last_known(start, sequence).links()
     entries = {link.name: upto for link in known if _may_be_in(link, seen.get(link.name))}
     for run in sequence:
         intended = ((run.intended_id(i), event) for i, event in enumerate(run.intended))

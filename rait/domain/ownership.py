@@ -200,8 +200,7 @@ def _why_not_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> str
         return ""
     if not key:
         return "without a key, and the journal does not say that this configuration made it"
-    former = (*known.topology.links.values(), *known.leftover_links.values())
-    if any(key == last.device.public_key for last in former):
+    if any(key == last.device.public_key for last in known.links()):
         return ""
     return f"public key {key} is neither this node's key nor a former one in the journal"
 
