@@ -73,24 +73,26 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     With ``through``, only the events in entries up to that number count. Raises HistoryError,
     which names the run and the event, where an event does not fit.
     """
-    now = start
-    for run in runs:
-        if through is not None and run.id > through:
-            break
-        events = [e for number, e in run.happened() if through is None or number <= through]
-        try:
-            topology = replay(now.topology, events)
-        except MismatchError:
-            raise _misfit(now.topology, run) from None
-        now = Snapshot(
-            topology=topology,
-            public_key=run.header.public_key,
-            extra_cmd_owed=_owed_after(run, now.extra_cmd_owed),
-            leftover=tuple(run.leftover()),
-            departed=depart(now.departed, events),
-            home=run.header.home or now.home,
-        )
-    return now
+    limit = EVER if through is None else through
+    told = [run for run in runs if run.id <= limit]
+    happened = [(number, e) for run in told for number, e in run.happened() if number <= limit]
+    events = [event for _, event in happened]
+    try:
+        topology = replay(start.topology, events)
+    except MismatchError:
+        raise _misfit(start.topology, happened, told) from None
+    owed, home = start.extra_cmd_owed, start.home
+    for run in told:
+        owed = _owed_after(run, owed)
+        home = run.header.home or home
+    return Snapshot(
+        topology=topology,
+        public_key=told[-1].header.public_key if told else start.public_key,
+        extra_cmd_owed=owed,
+        leftover=tuple(told[-1].leftover()) if told else start.leftover,
+        departed=depart(start.departed, events),
+        home=home,
+    )
 
 
 def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
@@ -165,16 +167,19 @@ def _owed_after(run: RunRecord, before: bool) -> bool:
     return before or any(isinstance(event, ToBabeld) for event in run.intended)
 
 
-def _misfit(topology: Topology, run: RunRecord) -> HistoryError:
+def _misfit(
+    topology: Topology, happened: Iterable[tuple[int, Event]], runs: Sequence[RunRecord]
+) -> HistoryError:
     """Say which event it was; slower than one replay of all, so it is left until it is needed."""
-    for number, event in run.happened():
+    for number, event in happened:
         try:
             topology = evolve(topology, event)
         except MismatchError as error:
+            run = max(run.id for run in runs if run.id <= number)
             return HistoryError(
-                f"the journal contradicts itself: entry {number} of run {run.id}: {error}. `rait "
-                "log verify` tells whether it was changed, and if it was not, this is a bug of "
-                "rait to report. To begin a new journal, move this one aside"
+                f"the journal contradicts itself: entry {number} of run {run}: {error}. `rait log "
+                "verify` tells whether it was changed, and if it was not, this is a bug of rait to "
+                "report. To begin a new journal, move this one aside"
             )
     raise AssertionError("a replay that fails has an event that fails")
 

@@ -463,38 +463,45 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
 def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
     """The run of these entries, each with its payload, of which the first is its header."""
     first, header = entries[0]
-    by_kind: dict[str, list[tuple[Entry, Any]]] = {kind: [] for kind in _TYPES}
-    for entry, payload in entries:
-        by_kind[entry.kind].append((entry, payload))
-    noticed, intended = by_kind["noticed"], by_kind["intended"]
-    # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
-    for expected, (entry, _) in enumerate((*noticed, *intended), first.id + 1):
-        if entry.id != expected:
-            raise damage(f"entry {expected} of the journal, an event of run {first.id}, is missing")
-    ends = by_kind["run_finished"]
+    last_id = expected = first.id
+    noticed, intended = list[Event](), list[Event]()
+    outcomes, half_done = dict[int, Outcome](), dict[int, Event]()
+    ending: dict[str, Any] = {}
+    repeated: Repeated | None = None
+    for entry, payload in entries[1:]:
+        kind = entry.kind
+        if kind == "repeated":
+            repeated = payload
+            continue
+        last_id = entry.id
+        if kind in ("noticed", "intended"):
+            # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
+            expected += 1
+            if entry.id != expected:
+                raise damage(
+                    f"entry {expected} of the journal, an event of run {first.id}, is missing"
+                )
+            (noticed if kind == "noticed" else intended).append(payload)
+        elif kind == "outcomes":
+            if not all(0 <= outcome.index < len(intended) for outcome in payload):
+                raise damage(
+                    f"entry {entry.id} of the journal names an event that run {first.id} does not "
+                    "have"
+                )
+            outcomes |= {outcome.index: outcome for outcome in payload}
+        elif kind == "half_done":
+            half_done[entry.id] = payload
+        else:
+            ending = {"finished_at": time_of(entry), **structs.asdict(payload)}
     return RunRecord(
         id=first.id,
-        last_id=max(entry.id for entry, _ in entries if entry.kind != "repeated"),
+        last_id=last_id,
         header=header,
         recorded_at=time_of(first),
-        noticed=tuple(event for _, event in noticed),
-        intended=tuple(event for _, event in intended),
-        outcomes=_outcomes_of(first.id, by_kind["outcomes"], len(intended)),
-        half_done={entry.id: event for entry, event in by_kind["half_done"]},
-        repeated=by_kind["repeated"][-1][1] if by_kind["repeated"] else None,
-        finished_at=time_of(ends[-1][0]) if ends else None,
-        **(structs.asdict(ends[-1][1]) if ends else {}),
+        noticed=tuple(noticed),
+        intended=tuple(intended),
+        outcomes=outcomes,
+        half_done=half_done,
+        repeated=repeated,
+        **ending,
     )
-
-
-def _outcomes_of(
-    run: int, entries: Iterable[tuple[Entry, tuple[Outcome, ...]]], intended: int
-) -> dict[int, Outcome]:
-    found: dict[int, Outcome] = {}
-    for entry, outcomes in entries:
-        if not all(0 <= outcome.index < intended for outcome in outcomes):
-            raise damage(
-                f"entry {entry.id} of the journal names an event that run {run} does not have"
-            )
-        found |= {outcome.index: outcome for outcome in outcomes}
-    return found
