@@ -123,13 +123,19 @@ class Execution:
             raise
 
     def _apply_and_record(self, run: Run) -> None:
-        waiting = _Waiting(run)
+        """Apply the events; the outcomes of a moment are written to the journal together."""
+        waiting: list[Outcome] = []
+        since = time.monotonic()
         try:
             for outcome in self._apply():
-                waiting.add(outcome)
+                waiting.append(outcome)
+                if time.monotonic() - since > RECORD_SECONDS:
+                    outcomes, waiting = waiting, []
+                    run.record(outcomes)
+                    since = time.monotonic()
         finally:
             # Whatever was raised, Ctrl-C among it: what is known is on disk first.
-            waiting.record()
+            run.record(waiting)
 
     def _apply(self) -> Iterator[Outcome]:
         events = self._change.events
@@ -143,27 +149,6 @@ class Execution:
             told = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {told}")
             yield Outcome(outcome.index, error)
-
-
-class _Waiting:
-    """Outcomes on their way to the journal: those of a moment are written together."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._outcomes: list[Outcome] = []
-        self._since = time.monotonic()
-
-    def add(self, outcome: Outcome) -> None:
-        """Take one more, and write down all of them if it is time."""
-        self._outcomes.append(outcome)
-        if time.monotonic() - self._since > RECORD_SECONDS:
-            self.record()
-
-    def record(self) -> None:
-        """Write down what waits."""
-        outcomes, self._outcomes = self._outcomes, []
-        self._run.record(outcomes)
-        self._since = time.monotonic()
 
 
 class _TerminatedError(BaseException):
