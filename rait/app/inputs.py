@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.config import source
-from rait.adapters.config.resolve import Addresses, keep_order, resolve
+from rait.adapters.config.resolve import Addresses, resolve
 from rait.adapters.config.source import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config.schema import Config, Peer, Secret
@@ -92,7 +92,7 @@ class Preparation:
         return self._texts.unchanged()
 
     def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
-        self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.source}")
+        self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
@@ -118,8 +118,7 @@ def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | 
 
 def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
     with netns.open_netns(transit) as namespace:
-        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.source)
-    keep_order(peers.source, answer)
+        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.document.name)
     return Registry(
         peers=peers,
         addresses=answer.addresses,

@@ -7,7 +7,7 @@ directory of the configuration file, or to the working directory where it is no 
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct, structs
 
@@ -33,26 +33,26 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
     ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
-    ``key_place`` is where it names the file of the private key, for messages, and ``peers_place``
-    tells where it names the list of peers.
+    For messages, ``key_location`` is where it names the file of the private key, and
+    ``peers_location`` tells where it names the list of peers.
     """
 
     config: Config
     source: str
     digest: Callable[[], str]
     warnings: tuple[str, ...] = ()
-    key_place: str = _KEY_FILE
-    peers_place: Callable[[], str] = lambda: _PEERS
+    key_location: str = _KEY_FILE
+    peers_location: Callable[[], str] = lambda: _PEERS
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
-    """The peers and where they are from; ``digest`` and ``warnings`` as in Loaded.
+    """The peers, and the document that they are from.
 
+    ``digest`` gives the SHA-256 of its text in hex, ``warnings`` are lines for the user, and
     ``doubts`` are the entries that could not be read.
     """
 
     peers: tuple[Peer, ...]
-    source: str
     digest: Callable[[], str]
     warnings: tuple[str, ...]
     document: Document
@@ -71,32 +71,33 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
     if known is None:
         known = _checked(text, url, key_required=key_required)
         caches.keep_config(text, url, known)
-    config, warnings = known.config, list(known.warnings)
-    if source.is_plain_http(url):
-        warnings.append(f"{name}: the configuration {_PLAIN_HTTP}")
-    if config.private_key is not None and source.readable_by_others(url):
-        warnings.append(f"{name}: {_CLOSE_IT}")
-    key_file = config.private_key_file
-    if key_file is not None:
-        key_file = source.beside(key_file, url)
-        if source.is_plain_http(key_file):
-            warnings.append(f"{source.display_name(key_file)}: the private key {_PLAIN_HTTP}")
-        if source.readable_by_others(key_file):
-            warnings.append(f"{key_file}: {_CLOSE_IT}")
+    config = known.config
     config = structs.replace(
         config,
         peers=source.beside(config.peers, url),
         journal=source.beside(config.journal, url),
-        private_key_file=key_file,
+        private_key_file=config.private_key_file and source.beside(config.private_key_file, url),
     )
     return Loaded(
         config=config,
         source=name,
         digest=lambda: _digest(text),
-        warnings=tuple(warnings),
-        key_place=known.key_place,
-        peers_place=lambda: _key_place(_parse(text, name), _PEERS),
+        warnings=(*known.warnings, *_exposed(config, url)),
+        key_location=known.key_location,
+        peers_location=lambda: _key_location(_parse(text, name), _PEERS),
     )
+
+
+def _exposed(config: Config, url: str) -> Iterator[str]:
+    """Warnings of what others can read, or change on its way."""
+    if source.is_plain_http(url):
+        yield f"{source.display_name(url)}: the configuration {_PLAIN_HTTP}"
+    key_file = config.private_key_file
+    if key_file is not None and source.is_plain_http(key_file):
+        yield f"{source.display_name(key_file)}: the private key {_PLAIN_HTTP}"
+    has_key = url if config.private_key is not None else key_file
+    if has_key is not None and source.readable_by_others(has_key):
+        yield f"{source.display_name(has_key)}: {_CLOSE_IT}"
 
 
 def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
@@ -109,8 +110,8 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
         raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
     has_file = config.private_key_file is not None
-    key_place = _key_place(document, _KEY_FILE) if has_file else _KEY_FILE
-    return KnownConfig(config, document.describe_all(problems), key_place)
+    key_location = _key_location(document, _KEY_FILE) if has_file else _KEY_FILE
+    return KnownConfig(config, document.describe_all(problems), key_location)
 
 
 def _parse(text: str, name: str) -> Document:
@@ -144,7 +145,7 @@ def load_registry(
     wanted = count_wanted(loaded.config, public_key, peers.peers)
     if wanted > loaded.config.max_links:
         raise SourceError(
-            f"{peers.source}: the list asks for {wanted} links, but max_links is "
+            f"{peers.document.name}: the list asks for {wanted} links, but max_links is "
             f"{loaded.config.max_links}, so nothing is done. If the list is right, raise max_links "
             "in rait.conf"
         )
@@ -169,7 +170,7 @@ def load_peers(
     try:
         text = read(url)
     except SourceError as error:
-        raise SourceError(f"{loaded.peers_place()}: {error}") from None
+        raise SourceError(f"{loaded.peers_location()}: {error}") from None
     name = source.display_name(url)
     if secret is not None:
         _refuse_text_with(secret, text, name)
@@ -193,7 +194,6 @@ def load_peers(
         caches.keep_peers(text, name, peers, problems, document.known_lines)
     return LoadedPeers(
         peers=peers,
-        source=document.name,
         digest=lambda: _digest(text),
         warnings=warnings,
         document=document,
@@ -249,7 +249,7 @@ def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, st
         try:
             secret = _read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
-            raise ConfigError(f"{loaded.key_place}: {error}") from None
+            raise ConfigError(f"{loaded.key_location}: {error}") from None
     return secret, _public_key(secret)
 
 
@@ -286,14 +286,14 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
     return document.describe_all(sorted(errors, key=position))
 
 
-def _key_place(document: Document, wanted: str) -> str:
+def _key_location(document: Document, wanted: str) -> str:
     """Where the document has a key; the key alone, with its default meant, where it has not."""
     from rait.domain.config.decoding import key_id
 
     spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
     if spelt is None:
         return f"{document.name}: {wanted} is not set, so it is the default"
-    return document.place((spelt,))
+    return document.location((spelt,))
 
 
 def _check_stdin(url: str, config: Config, document: Document) -> None:

@@ -110,8 +110,8 @@ def told(loaded: Loaded) -> object:
     """All that a run makes of a configuration, but for the remarks, which nobody reads."""
     config = {**{f: getattr(loaded.config, f) for f in loaded.config.__struct_fields__}}
     config.pop("remarks")
-    places = loaded.key_place, loaded.peers_place()
-    return config, loaded.source, loaded.digest(), loaded.warnings, places, load_secret(loaded)
+    locations = loaded.key_location, loaded.peers_location()
+    return config, loaded.source, loaded.digest(), loaded.warnings, locations, load_secret(loaded)
 
 
 @pytest.mark.parametrize("text", [HCL, TOML, FILE])

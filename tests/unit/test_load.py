@@ -96,7 +96,7 @@ def test_paths_are_relative_to_the_configuration(directory, monkeypatch):
     assert loaded.config.peers == str(directory / "peers.toml")
     assert loaded.config.journal == str(directory / "state/journal.db")
     assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
-    assert load_peers(loaded).source == str(directory / "peers.toml")
+    assert load_peers(loaded).document.name == str(directory / "peers.toml")
 
 
 def test_peers_come_with_warnings_that_name_the_line(directory):

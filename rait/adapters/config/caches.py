@@ -32,7 +32,7 @@ class KnownConfig(Struct, frozen=True):
 
     config: Config
     warnings: tuple[str, ...]
-    key_place: str
+    key_location: str
     key_at: tuple[int, int] | None = None
 
 

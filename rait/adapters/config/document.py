@@ -43,7 +43,7 @@ class Document:
             path = path[:-1]
         return None
 
-    def place(self, path: Path) -> str:
+    def location(self, path: Path) -> str:
         """``FILE:LINE: key``, as much of it as is known."""
         line = self.locate(path) if path else None
         where = self.name if line is None else f"{self.name}:{line}"
@@ -51,7 +51,7 @@ class Document:
 
     def describe(self, problem: Problem) -> str:
         """``FILE:LINE: key: message``, as much of it as is known."""
-        return f"{self.place(problem.path)}: {problem.message}"
+        return f"{self.location(problem.path)}: {problem.message}"
 
     def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:
         """A line for each of the first problems, and one that counts the others."""

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal
 
 from rait.adapters.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
 from rait.adapters.config.document import Document
 from rait.domain.config.keytext import brief, shown
 from rait.domain.errors import Path, SourceError
 
-Format = Literal["hcl", "toml", "json"]
-
-_SUFFIXES: dict[str, Format] = {".hcl": "hcl", ".toml": "toml", ".json": "json"}
 _TWICE = "Cannot overwrite a value"
 """What tomli says of a key that is there already."""
 
@@ -41,11 +37,9 @@ def parse(text: str, name: str) -> Document:
     Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
     of the text but keys.
     """
-    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), None)
+    parsers = (parser for suffix, parser in _PARSERS.items() if name.lower().endswith(suffix))
     try:
-        if suffix is not None:
-            return _PARSERS[_SUFFIXES[suffix]](text, name)
-        return _guess(text, name)
+        return next(parsers, _guess)(text, name)
     except RecursionError:
         raise SourceError(f"{name}: lists or blocks are nested too deep") from None
 
@@ -162,10 +156,10 @@ def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object
     return found
 
 
-_PARSERS: dict[Format, Callable[[str, str], Document]] = {
-    "hcl": _hcl,
-    "toml": _toml,
-    "json": _json,
+_PARSERS: dict[str, Callable[[str, str], Document]] = {
+    ".hcl": _hcl,
+    ".toml": _toml,
+    ".json": _json,
 }
 
 

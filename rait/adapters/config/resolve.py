@@ -67,13 +67,13 @@ def resolve(
     hosts: Iterable[Host],
     transit: Netns,
     timeout: float,
-    places: Mapping[Host, Path] = _NOWHERE,
+    locations: Mapping[Host, Path] = _NOWHERE,
     source: str = "",
 ) -> LookUp:
     """Look the hosts of the peers list ``source`` up.
 
     ``timeout`` is in seconds and for all of them together; one name takes NAME_SECONDS of it at
-    the most. ``places`` is where the peers document has each, for the warnings.
+    the most. ``locations`` is where the peers document has each, for the warnings.
     """
     wanted = dict.fromkeys(hosts)
     found: Addresses = {}
@@ -93,12 +93,14 @@ def resolve(
         Problem(
             f"{shown(host[0])} has no {host[1]} address: {failures[host]}",
             "warning",
-            places.get(host, ()),
+            locations.get(host, ()),
         )
         for host in names
         if host in failures
     ]
-    return LookUp(found | addresses, tuple(problems), tuple(names), unasked)
+    answer = LookUp(found | addresses, tuple(problems), tuple(names), unasked)
+    keep_order(source, answer)
+    return answer
 
 
 class _LastTime(Struct, frozen=True):

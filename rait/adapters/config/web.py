@@ -21,10 +21,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import httpx
 
 from rait.domain.config.keytext import shown
+from rait.domain.config.schema import MAX_PORT
 from rait.domain.errors import SourceError
 
 REDIRECTS = 5
-MAX_PORT = 65535
 MAX_SHOWN = 500
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
