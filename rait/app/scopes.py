@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
+from rait.adapters.config.source import is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_secret
@@ -53,18 +54,13 @@ def _is_another(name: str, url: str) -> bool:
         return True  # ours has no path, or that one cannot be looked at
 
 
-def has_no_path(url: str) -> bool:
-    """Whether a configuration is from standard input or a URL, so that it goes by its key."""
-    return url == "-" or "://" in url
-
-
 def scope_name(url: str, public_key: str) -> str:
     """What a new journal files this node's runs under: the configuration's absolute path.
 
     A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
     path that are no text are spelt out, as SQLite and JSON take none.
     """
-    if has_no_path(url):
+    if not is_path(url):
         return f"{KEY_SCOPE}{public_key}"
     return normal(url).encode("utf-8", "backslashreplace").decode()
 
@@ -114,7 +110,7 @@ class JournalRef(Struct, frozen=True):
 def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
     """The journal that the configuration names. Raises RaitError."""
     loaded = configured(options.config)
-    key = "" if everyone or not has_no_path(options.config) else load_secret(loaded)[1]
+    key = "" if everyone or is_path(options.config) else load_secret(loaded)[1]
     path = loaded.config.journal
     spelt = scope_name(options.config, key)
     if everyone:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from rait.adapters import netns
+from rait.adapters.config.source import is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
-from rait.app.scopes import claimed_by_others, filed_under, has_no_path, scope_name
+from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.session import machine_of, scope_of, target_netns
 from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
@@ -87,7 +88,7 @@ def list_links(options: Options) -> Listing:
 
 def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
     """What the peers list calls each peer, if it is a file that can be read."""
-    if has_no_path(loaded.config.peers):
+    if not is_path(loaded.config.peers):
         return {}
     try:
         return {peer.public_key: peer.name for peer in load_peers(loaded).peers if peer.name}
@@ -98,7 +99,7 @@ def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
 
 def _last_known(options: Options, journal: str) -> LastKnown:
     """What the journal knows of our links; nothing where it cannot be read."""
-    if has_no_path(options.config):
+    if not is_path(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
         reader = JournalReader(journal)
@@ -112,7 +113,7 @@ def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[
     """The links that the journal, if it can be read, knows as another configuration's."""
     url = options.config
     try:
-        key = load_secret(loaded)[1] if has_no_path(url) else ""
+        key = "" if is_path(url) else load_secret(loaded)[1]
         journal = loaded.config.journal
         name = filed_under(JournalReader(journal), scope_name(url, key))
         return claimed_by_others(url, journal, name, seen)
