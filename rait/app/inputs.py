@@ -96,7 +96,7 @@ class Preparation:
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
-        found = _looked_up(peers, new, transit_netns(loaded.config))
+        found = _looked_up(peers, new, loaded.config.isolation.transit_netns)
         if before is None:
             return found
         return structs.replace(
@@ -147,8 +147,3 @@ def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
             if endpoint.address is not None and endpoint.address_family in families:
                 hosts.setdefault((endpoint.address, endpoint.address_family), endpoint.path)
     return hosts
-
-
-def transit_netns(config: Config) -> str:
-    """The namespace of the underlay: in VRF isolation it is the current one."""
-    return config.isolation.transit if config.isolation.type == "netns" else ""

@@ -18,7 +18,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.app import isolation
 from rait.app.execution import Execution
-from rait.app.inputs import Inputs, Preparation, Registry, transit_netns
+from rait.app.inputs import Inputs, Preparation, Registry
 from rait.app.machine import Machine
 from rait.app.options import Options
 from rait.app.report import Report, carried_out, planned, report_on
@@ -83,7 +83,7 @@ class Session:
     @property
     def target(self) -> str:
         """The namespace in which the links live, as the configuration spells it."""
-        return target_netns(self.config)
+        return self.config.isolation.target_netns
 
     @property
     def scope(self) -> Scope:
@@ -379,7 +379,7 @@ def _routing(config: Config, babeld: Babeld) -> Iterator[Routing | None]:
     from rait.app.routing import Routing
 
     explicit, exclusive = babeld != "synced", babeld == "exclusive"
-    routing = Routing(config, target_netns(config), explicit=explicit, exclusive=exclusive)
+    routing = Routing(config, config.isolation.target_netns, explicit=explicit, exclusive=exclusive)
     try:
         yield routing
     finally:
@@ -398,17 +398,12 @@ def machine_of(
 
     Raises MachineError if that is missing, where it is needed.
     """
-    transit = transit_netns(config)
+    transit = config.isolation.transit_netns
     found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
     return Machine(found or netns.gone(transit), secret, public_key)
 
 
-def target_netns(config: Config) -> str:
-    """The namespace that holds the links: in VRF isolation it is the current one."""
-    return config.isolation.target if config.isolation.type == "netns" else ""
-
-
 def scope_of(config: Config, public_key: str) -> Scope:
     """Which links belong to the node with this configuration and key."""
-    group = config.isolation.ifgroup
-    return Scope(public_key=public_key, netns=target_netns(config), ifgroup=group)
+    target, group = config.isolation.target_netns, config.isolation.ifgroup
+    return Scope(public_key=public_key, netns=target, ifgroup=group)

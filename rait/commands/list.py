@@ -14,7 +14,7 @@ from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
-from rait.app.session import machine_of, scope_of, target_netns
+from rait.app.session import machine_of, scope_of
 from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.errors import MachineError, RaitError
@@ -63,7 +63,7 @@ def list_links(options: Options) -> Listing:
     """Observe our links; changes nothing and waits for nobody. Raises RaitError."""
     loaded = configured(options.config)
     config = loaded.config
-    target = target_netns(config)
+    target = config.isolation.target_netns
     scope = scope_of(config, "")
     known = _last_known(options, config.journal)
     if netns.lacks_process(target) and not known.topology.links:

@@ -18,7 +18,7 @@ from rait.app.load import load_secret
 from rait.app.options import Options, add_flags
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
-from rait.app.session import read_only, scope_of, target_netns
+from rait.app.session import read_only, scope_of
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import is_key, shown
 from rait.domain.config.schema import Config
@@ -152,7 +152,7 @@ def _bare(stranger: ObservedLink) -> ObservedLink:
 def _origin(origin: Origin, config: Config) -> Origin:
     """How links would be made: the configuration may want another place than when exported."""
     backend = origin.backend if config.backend == "auto" else config.backend
-    target = target_netns(config)
+    target = config.isolation.target_netns
     instance = origin.instance if target == origin.netns else ""
     return structs.replace(origin, backend=backend, netns=target, instance=instance)
 

@@ -155,6 +155,16 @@ class Isolation(Struct, frozen=True, kw_only=True):
         | None
     ) = None
 
+    @property
+    def target_netns(self) -> str:
+        """The namespace that holds the links: in VRF isolation it is the current one."""
+        return self.target if self.type == "netns" else ""
+
+    @property
+    def transit_netns(self) -> str:
+        """The namespace of the underlay: in VRF isolation it is the current one."""
+        return self.transit if self.type == "netns" else ""
+
 
 class Babeld(Struct, frozen=True, kw_only=True):
     """How to reach babeld's control socket and what to tell it of each interface."""
