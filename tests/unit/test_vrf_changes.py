@@ -15,10 +15,12 @@ import pyroute2
 import pytest
 
 from rait.adapters import vrf
-from rait.domain.backend import Outcome
+from rait.adapters.netlink import rtnl
+from rait.domain.backend import Interface, Outcome
 from rait.domain.errors import MachineError, VrfMissingError
 from rait.domain.events import BabelInterfaceFlushed, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved
 from rait.domain.topology import Rule
+from rait.domain.vrf import VRF_MARK
 
 RULE = Rule("ip4", 54, 200, 900)
 Answer = Callable[[str, str, dict[str, Any]], int]
@@ -37,7 +39,7 @@ class FakeRoute:
             code = self.answer(what, command, fields)
             if code:
                 raise pyroute2.NetlinkError(code, self.text)
-            name = fields.get("ifname", fields.get("family"))
+            name = fields.get("ifname", fields.get("index", fields.get("family")))
             self.done.append((what, command, name))
 
         return call
@@ -93,9 +95,7 @@ def test_a_vrf_that_cannot_be_made_leaves_the_table_as_it_was(play) -> None:
     added, removed = (("add", 2), ("add", 10)), (("del", 10), ("del", 2))
     assert fake.done == [("route", *each) for each in (*added, *removed)]
     fake = play(
-        lambda what, command, fields: (
-            errno.EEXIST if (what, command) == ("link", "add") or fields.get("family") == 2 else 0
-        )
+        lambda *call: errno.EEXIST if call[1] == "add" and call[2].get("family") != 10 else 0
     )
     assert "EEXIST" in error_of(VrfAdded("mesh", 77))
     assert fake.done == [("route", "add", 10), ("route", "del", 10)], "the other was there before"
@@ -110,6 +110,51 @@ def test_a_vrf_that_cannot_be_marked_is_removed_again(play) -> None:
         ("route", "del"),
         ("route", "del"),
     ]
+
+
+def there(monkeypatch: pytest.MonkeyPatch, table: int, *members: str) -> None:
+    """Play that VRF mesh is there, with this table and these interfaces in it."""
+    common = {"mtu": 1500, "group": 0, "up": True}
+    mesh = Interface(name="mesh", index=7, kind="vrf", table=table, **common)
+    others = [Interface(name=m, index=8, kind="veth", master="mesh", **common) for m in members]
+    found = {each.name: each for each in (mesh, *others)}
+    monkeypatch.setattr(rtnl, "interfaces", lambda _: found)
+
+
+def test_a_vrf_goes_by_its_number_and_its_table_after_it(play, monkeypatch) -> None:
+    there(monkeypatch, 77)
+    fake = play(lambda *_: 0)
+    assert vrf.apply([VrfRemoved("mesh", 77)]) == [Outcome(0)]
+    assert fake.done == [("link", "del", 7), ("route", "del", 2), ("route", "del", 10)]
+    play(refusing("link", "del", errno.ENODEV))
+    assert vrf.apply([VrfRemoved("mesh", 77)]) == [Outcome(0)], "it went meanwhile"
+
+
+def test_a_vrf_with_another_table_is_anothers(play, monkeypatch) -> None:
+    there(monkeypatch, 78, "guest")
+    fake = play(lambda *_: 0)
+    assert vrf.apply([VrfRemoved("mesh", 77)]) == [Outcome(0)]
+    assert ("link", "del", 7) not in fake.done
+
+
+def test_a_vrf_with_interfaces_in_it_stays(play, monkeypatch) -> None:
+    there(monkeypatch, 77, "guest")
+    fake = play(lambda *_: 0)
+    expected = "VRF mesh: it stays, as interfaces are in it: guest"
+    assert error_of(VrfRemoved("mesh", 77)) == expected
+    assert fake.done == []
+
+
+def test_what_marks_rules_and_routes_as_ours_stays_what_it_was() -> None:
+    """Else a later rait would take for others' what an earlier one made."""
+    assert (vrf.PROTOCOL, vrf.LAST_METRIC, VRF_MARK) == (84, 4278198272, "made by rait")
+
+
+def test_an_interface_is_found_by_its_name() -> None:
+    assert vrf.find("lo") == ("", None)
+    assert vrf.find("not-there") is None
+    with pytest.raises(MachineError, match="ERANGE"):
+        vrf.find("a-name-of-more-than-15-bytes")
 
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EOPNOTSUPP])
