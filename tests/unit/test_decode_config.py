@@ -141,13 +141,13 @@ def test_what_a_transport_needs(key):
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("send_port", 0, "a port from 1 to 65535 (the one that this node sends to), not 0"),
+        ("send_port", 0, "a port from 1 to 65535 (to which this node sends), not 0"),
         ("send_port", 65536, "not 65536"),
         ("send_port", "50153", "leave out the quotes"),
         (
             "send_port",
             True,
-            "must be a port from 1 to 65535 (the one that this node sends to), not true",
+            "must be a port from 1 to 65535 (to which this node sends), not true",
         ),
         ("send_port", 1.0, "not 1.0"),
         ("send_port", 10**4000, "a huge number"),
@@ -165,7 +165,7 @@ def test_what_a_transport_needs(key):
         ("ifprefix", "eleven-byte", "longer than 10 bytes"),
         ("ifprefix", "sixteen-bytes-xy", "longer than 15 bytes"),
         ("ifprefix", 7, "must be text in quotes"),
-        ("fwmark", -1, 'must be a mark from 0 to 0xffffffff, or "off", not -1'),
+        ("fwmark", -1, 'must be a mark from 0 to 4294967295, or "off", not -1'),
         ("fwmark", 2**32, "must be a mark"),
         ("fwmark", "0x100000000", "must be a mark"),
         ("fwmark", "4294967296", "must be a mark"),

@@ -116,7 +116,7 @@ def test_brackets_around_an_address_are_taken_off():
         (
             flat(SendPort=0),
             ("SendPort",),
-            "must be a port from 1 to 65535 (the one that the peer sends to), not 0",
+            "must be a port from 1 to 65535 (to which the peer sends), not 0",
         ),
         (flat(SendPort=65536), ("SendPort",), "not 65536"),
         (flat(SendPort="1"), ("SendPort",), "leave out the quotes"),

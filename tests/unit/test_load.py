@@ -54,7 +54,7 @@ PublicKey = "WLkgNBmW9GdP2LjwIRDb5yOP2/UfMw3Iu6lWW1y9PSo="
 SendPort = 0
 AddressFamily = "ip4"
 """
-NO_PORT = "must be a port from 1 to 65535 (the one that the peer sends to), not 0"
+NO_PORT = "must be a port from 1 to 65535 (to which the peer sends), not 0"
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_later_findings_about_a_peer_name_its_line_too(directory):
 
 def test_an_error_names_file_line_and_key(directory):
     message = refused(directory, GOOD.replace("1420", "1200"))
-    assert message.startswith("rait.conf:7: transport[0].mtu: must be 1280 to")
+    assert message.startswith("rait.conf:7: transport[0].mtu: must be a number of bytes from 1280")
 
 
 def test_of_several_errors_each_is_a_line_with_its_place(directory):

@@ -42,8 +42,7 @@ PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
 
 MAX_PORT = 65535
-_A_PORT = f"a port from 1 to {MAX_PORT}"
-PORT_RANGE = f'{_A_PORT}, a range as "1024-65535", or a list of these'
+PORT_RANGE = f'a port from 1 to {MAX_PORT}, a range as "1024-65535", or a list of these'
 _MAX_U32 = 2**32 - 1
 
 
@@ -82,12 +81,28 @@ class Secret:
 NO_PSK = Secret("A" * 43 + "=")
 """The all-zero key: written as a peer's preshared key it takes away the one that is there."""
 
+
+def _filled(what: str) -> Meta:
+    """Hold a text to at least one character."""
+    return Meta(min_length=1, description=f"{what} in quotes")
+
+
+def _between(low: int, high: int, what: str, why: str = "") -> Meta:
+    """Hold a number to a range, which the words for it tell."""
+    return Meta(ge=low, le=high, description=f"{what} from {low} to {high}{why}")
+
+
+_MTU_REASON = f" (babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes)"
+_GROUP_REASON = (
+    " (0 is the group of all interfaces that were put in none, and the highest are for rait itself)"
+)
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Text = Annotated[str, Meta(description="text in quotes")]
-_Line = Annotated[str, Meta(min_length=1, description="one line of text in quotes")]
-_Path = Annotated[str, Meta(min_length=1, description="a path in quotes")]
-_Source = Annotated[str, Meta(min_length=1, description="a path or a URL in quotes")]
+_Line = Annotated[str, _filled("one line of text")]
+_Source = Annotated[str, _filled("a path or a URL")]
+_Address = Annotated[str, Meta(description="an IP address or a host name in quotes")]
 _FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
+_Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
 
 
 class Transport(Struct, frozen=True, kw_only=True):
@@ -99,27 +114,13 @@ class Transport(Struct, frozen=True, kw_only=True):
     """
 
     address_family: _FamilyKey
-    send_port: Annotated[
-        int, Meta(ge=1, le=MAX_PORT, description=f"{_A_PORT} (the one that this node sends to)")
-    ]
-    mtu: Annotated[
-        int,
-        Meta(
-            ge=MIN_MTU,
-            le=MAX_MTU,
-            description=f"{MIN_MTU} to {MAX_MTU} bytes (babeld needs IPv6, whose least MTU is "
-            f"{MIN_MTU}, and WireGuard adds up to 80 bytes)",
-        ),
-    ]
-    ifprefix: Annotated[
-        str, Meta(description="text in quotes (what the names of the interfaces begin with)")
-    ]
-    fwmark: Annotated[
-        int, Meta(ge=0, le=_MAX_U32, description='a mark from 0 to 0xffffffff, or "off"')
-    ] = 0
+    send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which this node sends)")]
+    mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _MTU_REASON)]
+    ifprefix: Annotated[str, Meta(description="text in quotes (how interface names begin)")]
+    fwmark: Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')] = 0
     dynamic_port: _Flag = False
-    address: _Text | None = None
-    bind_addr: _Text | None = None
+    address: _Address | None = None
+    bind_addr: _Address | None = None
 
 
 class Isolation(Struct, frozen=True, kw_only=True):
@@ -132,28 +133,10 @@ class Isolation(Struct, frozen=True, kw_only=True):
     """
 
     type: Annotated[Literal["netns", "vrf"], Meta(description="netns or vrf")] = "netns"
-    ifgroup: Annotated[
-        int,
-        Meta(
-            ge=1,
-            lt=PRIVATE_GROUPS,
-            description=f"a group from 1 to {PRIVATE_GROUPS - 1} (0 is the group of all interfaces "
-            "that were put in none, and the highest are for rait itself)",
-        ),
-    ] = 54
+    ifgroup: Annotated[int, _between(1, PRIVATE_GROUPS - 1, "a group", _GROUP_REASON)] = 54
     transit: _Text = ""
     target: _Text = ""
-    table: (
-        Annotated[
-            int,
-            Meta(
-                ge=1,
-                le=_MAX_U32,
-                description=f"the number of the VRF's routing table, from 1 to {_MAX_U32}",
-            ),
-        ]
-        | None
-    ) = None
+    table: Annotated[int, _between(1, _MAX_U32, "the number of a routing table")] | None = None
 
     @property
     def target_netns(self) -> str:
@@ -195,18 +178,10 @@ class Config(Struct, frozen=True, kw_only=True):
     backend: Annotated[
         Literal["auto", "kernel", "userspace"], Meta(description="auto, kernel or userspace")
     ] = "auto"
-    journal: _Path = DEFAULT_JOURNAL
-    journal_keep: (
-        Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
-        | None
-    ) = DEFAULT_JOURNAL_KEEP
-    max_removals: (
-        Annotated[int, Meta(ge=0, le=_MAX_U32, description=f"a whole number from 0 to {_MAX_U32}")]
-        | None
-    ) = None
-    max_links: Annotated[
-        int, Meta(ge=1, le=_MAX_U32, description=f"a whole number from 1 to {_MAX_U32}")
-    ] = DEFAULT_MAX_LINKS
+    journal: Annotated[str, _filled("a path")] = DEFAULT_JOURNAL
+    journal_keep: _Span | None = DEFAULT_JOURNAL_KEEP
+    max_removals: Annotated[int, _between(0, _MAX_U32, "a whole number")] | None = None
+    max_links: Annotated[int, _between(1, _MAX_U32, "a whole number")] = DEFAULT_MAX_LINKS
     port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
 
 
@@ -219,12 +194,8 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
     """
 
     address_family: _FamilyKey
-    send_port: Annotated[
-        int, Meta(ge=1, le=MAX_PORT, description=f"{_A_PORT} (the one that the peer sends to)")
-    ]
-    address: Annotated[str, Meta(description="an IP address or a host name in quotes")] | None = (
-        None
-    )
+    send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which the peer sends)")]
+    address: _Address | None = None
     path: tuple[str | int, ...] = ()
 
 
