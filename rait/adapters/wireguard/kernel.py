@@ -14,6 +14,7 @@ from rait.adapters.netns import describe
 from rait.adapters.wireguard.sockets import (
     Sockets,
     check_is_for,
+    first_update,
     name_is_taken,
     perform,
     port_is_taken,
@@ -176,7 +177,7 @@ class _Addition:
         try:
             self._make()
             self._configure(writes)
-            self._raise_up()
+            self._set_up()
         except MachineError as error:
             for name in self._links:
                 self._errors.setdefault(name, str(error))
@@ -207,34 +208,22 @@ class _Addition:
 
     def _configure(self, writes: Mapping[str, Sequence[Request]]) -> None:
         alive = {name: writes[name] for name in self._alive()}
-        self._note("WireGuard's settings", perform(self._via.wireguard, alive))
-        addresses = {
-            name: [rtnl.add_address(index, address)]
-            for name, index in self._alive().items()
-            if (address := self._links[name].settings.address) is not None
-        }
-        self._note("its link-local address", perform(self._via.rtnl, addresses))
+        for name, error in perform(self._via.wireguard, alive).items():
+            self._errors[name] = f"WireGuard's settings could not be set: {error}"
 
-    def _raise_up(self) -> None:
-        """Raise the links, which is when the kernel binds their listen ports."""
-        requests = {
-            name: [rtnl.set_link(index, up=True)]
-            for name, index in self._alive().items()
-            if self._links[name].settings.up
-        }
-        for name, error in perform(self._via.rtnl, requests).items():
-            if error.code == errno.EADDRINUSE:
+    def _set_up(self) -> None:
+        """Raise the links, which is when the kernel binds their listen ports, with an address."""
+        alive = self._alive()
+        updates = [first_update(self._links[n], self._links[n].settings.master) for n in alive]
+        for name, error in update_settings(self._via, rtnl.WIREGUARD, updates, alive).items():
+            if isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE:
                 port = self._links[name].device.listen_port
                 self._errors[name] = port_is_taken(port, self._transit.ns)
             else:
-                self._errors[name] = f"it could not be raised: {error}"
+                self._errors[name] = f"its settings could not be changed: {error}"
 
     def _alive(self) -> dict[str, int]:
         return {name: index for name, index in self._made.items() if name not in self._errors}
-
-    def _note(self, what: str, errors: Mapping[str, NetlinkError]) -> None:
-        for name, error in errors.items():
-            self._errors[name] = f"{what} could not be set: {error}"
 
     def _not_made(self, error: NetlinkError) -> str:
         if error.code == errno.EEXIST:

@@ -140,10 +140,14 @@ def perform(
 
 
 def update_settings(
-    via: Sockets, kind: str, events: Sequence[LinkUpdated]
+    via: Sockets, kind: str, events: Sequence[LinkUpdated], indexes: Mapping[str, int] | None = None
 ) -> dict[str, MachineError]:
-    """Change interfaces of one kind: of each no more than what differs. Raises MachineError."""
-    indexes = via.indexes([event.name for event in events], kind)
+    """Change interfaces of one kind: of each no more than what differs. Raises MachineError.
+
+    Their indexes are looked up where the caller does not know them.
+    """
+    if indexes is None:
+        indexes = via.indexes([event.name for event in events], kind)
     errors: dict[str, MachineError] = {}
     requests: dict[str, list[Request]] = {}
     for event in events:
@@ -189,6 +193,13 @@ def _requests(
     if after.address is not None and (lost or after.address != before.address):
         requests.append(rtnl.add_address(index, after.address))
     return requests
+
+
+def first_update(link: Link, master: str | None) -> LinkUpdated:
+    """What is left to do for a new interface, which is down, has no address, and this master."""
+    wanted = link.settings
+    bare = structs.replace(wanted, master=master, up=False, address=None)
+    return LinkUpdated(link.name, bare, wanted)
 
 
 def check_is_for(link: Link, transit: Netns, key: KeyPair) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import time
 
-from msgspec import structs
-
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import NetlinkError
@@ -17,12 +15,13 @@ from rait.adapters.wireguard.sockets import (
     TUN,
     Sockets,
     check_is_for,
+    first_update,
     name_is_taken,
     port_is_taken,
     update_settings,
 )
 from rait.domain.errors import RaitError
-from rait.domain.events import LinkAdded, LinkUpdated
+from rait.domain.events import LinkAdded
 from rait.domain.topology import Link
 from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
@@ -113,10 +112,7 @@ class Setup:
         secret = self._key.secret_of(self._link.device.public_key)
         client.set(DeviceWrite(write.public_key, fwmark=write.fwmark), secret)
         self._move(found.index)
-        arrived = structs.replace(wanted, master=None, up=False, address=None)
-        for error in update_settings(
-            self._target, TUN, [LinkUpdated(name, arrived, wanted)]
-        ).values():
+        for error in update_settings(self._target, TUN, [first_update(self._link, None)]).values():
             raise error
         if wanted.up:
             _await_bind(client, self._key)
