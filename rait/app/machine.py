@@ -35,12 +35,12 @@ from rait.domain.events import (
     IsolationEvent,
     LinkAdded,
     LinkRemoved,
+    PeerEvent,
     ToBabeld,
 )
 from rait.domain.records import BABELD
 from rait.domain.topology import BackendKind, Link, Origin, Rule
 from rait.domain.vrf import vrfs_among
-from rait.domain.writes import PeerEvent
 
 if TYPE_CHECKING:
     from rait.adapters.wireguard.kernel import KernelBackend

@@ -27,6 +27,7 @@ from rait.domain.events import (
     LinkRemoved,
     LinkUpdated,
     PeerAdded,
+    PeerEvent,
     PeerRemoved,
     PeerUpdated,
     may_be_half_done,
@@ -141,9 +142,7 @@ def _device(before: Device, after: Device, known: Device, seen: Device) -> Devic
     return merged
 
 
-def _peers(
-    event: PeerAdded | PeerRemoved | PeerUpdated, known: Link, seen: Link
-) -> tuple[LinkPeer, ...]:
+def _peers(event: PeerEvent, known: Link, seen: Link) -> tuple[LinkPeer, ...]:
     peers = {peer.public_key: peer for peer in known.peers}
     if isinstance(event, PeerAdded):
         key = event.peer.public_key

@@ -133,6 +133,7 @@ class RuleRemoved(_OfRule, frozen=True, gc=False):
     """A policy routing rule that rait had made went."""
 
 
+PeerEvent = PeerAdded | PeerRemoved | PeerUpdated
 IsolationEvent = VrfAdded | VrfRemoved | RuleAdded | RuleRemoved
 
 Event = (

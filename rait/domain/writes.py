@@ -8,12 +8,17 @@ from msgspec import Struct
 
 from rait.domain.config.schema import NO_PSK, Secret
 from rait.domain.errors import RaitError
-from rait.domain.events import DeviceUpdated, LinkAdded, PeerAdded, PeerRemoved, PeerUpdated
+from rait.domain.events import (
+    DeviceUpdated,
+    LinkAdded,
+    PeerAdded,
+    PeerEvent,
+    PeerRemoved,
+    PeerUpdated,
+)
 from rait.domain.topology import Endpoint, LinkPeer
 
 _T = TypeVar("_T")
-
-PeerEvent = PeerAdded | PeerRemoved | PeerUpdated
 
 
 class PeerWrite(Struct, frozen=True):

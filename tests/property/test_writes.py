@@ -9,7 +9,15 @@ from msgspec import structs
 
 from rait.domain.config.schema import NO_PSK
 from rait.domain.errors import RaitError
-from rait.domain.events import DeviceUpdated, LinkAdded, PeerAdded, PeerRemoved, PeerUpdated, replay
+from rait.domain.events import (
+    DeviceUpdated,
+    LinkAdded,
+    PeerAdded,
+    PeerEvent,
+    PeerRemoved,
+    PeerUpdated,
+    replay,
+)
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -19,7 +27,7 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
-from rait.domain.writes import NOTHING, DeviceWrite, PeerEvent, PeerWrite, write_of
+from rait.domain.writes import NOTHING, DeviceWrite, PeerWrite, write_of
 from tests.property.strategies import OWN_KEY, PEER_KEYS, PORTS, peer_keys
 
 devices = st.builds(

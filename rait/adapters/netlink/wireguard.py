@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import chain
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rait.adapters.netlink.picker import BYTES, U16, U32, U64, Picker
 from rait.adapters.netlink.socket import (
@@ -27,7 +27,9 @@ from rait.domain.config.hosts import ifname_bytes
 from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, counted
 from rait.domain.topology import Device, Endpoint, LinkPeer
-from rait.domain.writes import DeviceWrite, PeerWrite
+
+if TYPE_CHECKING:
+    from rait.domain.writes import DeviceWrite, PeerWrite
 
 # linux/genetlink.h
 GENL_ID_CTRL = 16

@@ -29,10 +29,11 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
+    PeerEvent,
     peers_named,
 )
 from rait.domain.topology import Link, Origin
-from rait.domain.writes import NOTHING, PeerEvent, write_of
+from rait.domain.writes import NOTHING, write_of
 
 Errors = dict[str, str]
 

@@ -41,10 +41,11 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
+    PeerEvent,
     PeerUpdated,
 )
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
-from rait.domain.writes import NOTHING, DeviceWrite, PeerEvent, write_of
+from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
 _AT_ONCE = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
