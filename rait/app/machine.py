@@ -246,14 +246,12 @@ class Machine:
             else:
                 homes.setdefault(step.home, {})[index] = step.event
         for home, events in homes.items():
-            group = list(events.values())
-            reasons: Iterable[str | None]
+            group, left = list(events.values()), iter(events)
             try:
-                reasons = backend.apply(self._sockets_for(home, group[0]), group)
+                for reason in backend.apply(self._sockets_for(home, group[0]), group):
+                    yield Outcome(next(left), reason)
             except MachineError as error:
-                reasons = [str(error)] * len(group)
-            for index, reason in zip(events, reasons, strict=True):
-                yield Outcome(index, reason)
+                yield from (Outcome(index, str(error)) for index in left)
 
     def _sockets_for(self, home: tuple[str, str], event: Event) -> Sockets | None:
         """For the namespace where links live; None if links to remove went with it.

@@ -178,6 +178,6 @@ class Backend(Protocol[Namespace]):
         All the links live in one namespace; it is None for links to remove that went with theirs.
         No event that fails stops those of other links. Of an update, only the fields that differ
         between its two states are written; see ``write_of``. A link that cannot be made whole is
-        not left behind.
+        not left behind. Raises MachineError with what fails all events that it has not told of.
         """
         ...

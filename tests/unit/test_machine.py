@@ -11,6 +11,7 @@ from msgspec import structs
 from rait.adapters import netns
 from rait.adapters.wireguard.sockets import Sockets
 from rait.app.machine import LEFT_ALONE, Machine
+from rait.domain.errors import MachineError
 from rait.domain.events import (
     BabelInterfaceAdded,
     DeviceUpdated,
@@ -33,6 +34,8 @@ class Recorder:
     def apply(self, _: Sockets | None, events: Sequence[Event]) -> Iterator[str | None]:
         self.batches.append(list(events))
         for event in events:
+            if event.name == "breaks":
+                raise MachineError("the kernel does not answer")
             yield "refused" if event.name in self.failing else None
 
 
@@ -94,6 +97,14 @@ def test_the_later_events_of_a_link_that_failed_fail_too(machine: Machine) -> No
     later = [PeerAdded("one", LinkPeer("peer")), PeerAdded("two", LinkPeer("peer"))]
     assert errors(machine, *events, *later) == ["refused", None, LEFT_ALONE, None]
     assert kernel.batches == [events, later[1:]]
+
+
+def test_what_breaks_in_the_midst_of_a_batch_fails_the_rest_of_it(machine: Machine) -> None:
+    kernel = Recorder()
+    use(machine, kernel, Recorder())
+    events = [LinkAdded(link(name, "kernel")) for name in ("made", "breaks", "later")]
+    text = "the kernel does not answer"
+    assert errors(machine, *events, LinkRemoved(link("made", "kernel"))) == [None, text, text, None]
 
 
 def test_a_link_that_moves_is_removed_where_it_was(machine: Machine) -> None:

@@ -81,7 +81,7 @@ class KernelBackend:
         }
 
     def apply(self, via: Sockets | None, events: Sequence[Event]) -> list[str | None]:
-        """See Backend. Raises MachineError where that tells the reason for all of them.
+        """See Backend.
 
         Listen port 0 of a new link is the kernel's choice, made when the link is raised.
         """
