@@ -50,8 +50,13 @@ class KeyPair(Struct, frozen=True):
     secret: Secret | None
     public: str
 
-    def secret_of(self, public_key: str) -> Secret:
-        """The private key for a device that is to have this public one. Raises MachineError."""
+    def secret_of(self, public_key: str | None) -> Secret | None:
+        """The private key for a device that is to get this public one; None if it is to get none.
+
+        Raises MachineError.
+        """
+        if public_key is None:
+            return None
         if self.secret is None:
             raise MachineError("there is no private key to give it")
         if public_key != self.public:

@@ -146,7 +146,7 @@ class KernelBackend:
         write = write_of(event)
         if write == NOTHING:
             return []
-        secret = self._key.secret_of(write.public_key) if write.public_key is not None else None
+        secret = self._key.secret_of(write.public_key)
         return wg.set_device(via.family, event.name, write, secret)
 
     def _read(self, via: Sockets, names: Sequence[str]) -> list[DeviceState | None]:

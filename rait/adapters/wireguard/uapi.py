@@ -38,8 +38,9 @@ MAX_ANSWER = 16 * 2**20
 TRUSTED_USERS = frozenset({0})
 """Whose programs may get a private key, beside our own user's: root's."""
 
-TIMEOUT = 5.0
-"""Seconds for one request and its answer."""
+ANSWER_SECONDS = 5.0
+"""For one request and its answer. On a busy machine a program may wait for a processor, but one
+that hangs holds up each run for so long."""
 
 _KEY_BYTES = 32
 _NO_KEY = "00" * _KEY_BYTES
@@ -140,13 +141,12 @@ class Client:
     where one does that belongs to another user.
     """
 
-    def __init__(self, name: str, timeout: float = TIMEOUT) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._timeout = timeout
         path = socket_path(name)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(timeout)
+            self._socket.settimeout(ANSWER_SECONDS)
             self._socket.connect(socket_file(name))
             credentials = self._socket.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
@@ -185,13 +185,13 @@ class Client:
             raise UapiError(f"{socket_path(self._name)}: {error}") from None
 
     def _exchange(self, request: bytes) -> bytes:
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + ANSWER_SECONDS
         try:
-            self._socket.settimeout(self._timeout)
+            self._socket.settimeout(ANSWER_SECONDS)
             self._socket.sendall(request)
             return self._answer(deadline)
         except TimeoutError:
-            raise UapiError(f"no answer within {self._timeout:g} s") from None
+            raise UapiError(f"no answer within {ANSWER_SECONDS:g} s") from None
         except OSError as error:
             raise UapiError(f"the connection broke: {error.strerror or error}") from None
 

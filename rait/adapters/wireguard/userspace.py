@@ -27,7 +27,6 @@ from rait.adapters.wireguard import process as programs
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.sockets import TUN, Sockets, update_settings
 from rait.adapters.wireguard.userspace_setup import (
-    ANSWER_SECONDS,
     Setup,
     end_leftover,
     find_leftover,
@@ -106,7 +105,7 @@ class UserspaceBackend:
         ``made_as`` is the name that it was made with.
         """
         try:
-            client = uapi.Client(made_as, ANSWER_SECONDS)
+            client = uapi.Client(made_as)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         with client:
@@ -177,7 +176,7 @@ class UserspaceBackend:
     def _write(self, event: DeviceUpdated | PeerEvent) -> None:
         """Have the program of a link carry out what an event changes. Raises RaitError."""
         write = write_of(event)
-        secret = self._key.secret_of(write.public_key) if write.public_key is not None else None
+        secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
             if isinstance(event, PeerUpdated):
                 # A program passes over an update of a peer that it does not have, and says nothing.

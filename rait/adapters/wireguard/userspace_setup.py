@@ -25,10 +25,6 @@ from rait.domain.events import LinkAdded
 from rait.domain.topology import Link
 from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
-ANSWER_SECONDS = 5.0
-"""For a program that we did not just start. On a busy machine it may wait for a processor, but
-one that hangs holds up each run for so long."""
-
 _POLL_SECONDS = 0.02
 _LEFTOVER_SECONDS = programs.START_SECONDS
 """A program that a killed run started has as long to come up as one of ours."""
@@ -109,7 +105,7 @@ class Setup:
             raise RaitError(f"there is no tun interface in {describe(self._transit.ns.spec)}")
         self._transit.perform(rtnl.set_link(found.index, mtu=wanted.mtu))
         # With its key in before it moves, the link is known as ours wherever a kill interrupts.
-        secret = self._key.secret_of(self._link.device.public_key)
+        secret = self._key.secret_of(write.public_key)
         client.set(DeviceWrite(write.public_key, fwmark=write.fwmark), secret)
         self._move(found.index)
         for error in update_settings(self._target, TUN, [first_update(self._link, None)]).values():
@@ -139,7 +135,7 @@ def _with_our_key(name: str, key: KeyPair) -> str:
     found.
     """
     try:
-        with uapi.Client(name, ANSWER_SECONDS) as client:
+        with uapi.Client(name) as client:
             pid, public_key = client.pid, client.get(key).device.public_key
         if public_key != key.public:
             return ""
@@ -216,7 +212,7 @@ def end_leftover(name: str, transit: Sockets, key: KeyPair) -> bool:
 def _asked(name: str, key: KeyPair) -> tuple[str | None, int]:
     """Public key ("" for none) and process of the program that serves a link; None: no answer."""
     try:
-        with uapi.Client(name, ANSWER_SECONDS) as client:
+        with uapi.Client(name) as client:
             return client.get(key).device.public_key, client.pid
     except (OSError, uapi.UapiError):
         return None, 0
