@@ -9,7 +9,6 @@ import msgspec
 
 from rait.app.options import Options
 from rait.app.render import print_report
-from rait.app.report import Report
 from rait.app.session import Babeld, read_only, read_write
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
@@ -50,7 +49,11 @@ def _declare_sync(parser: ArgumentParser) -> None:
 
 
 def run_list(options: Options, arguments: Namespace) -> int:
-    listing = list_interfaces(options)
+    with read_only(options, babeld="explicit") as session:
+        routing = session.routing
+        assert routing is not None  # noqa: S101 - as it is explicit
+        known = session.known.topology
+        listing = {each: routing.is_ours(each.name, known) for each in routing.interfaces()}
     if arguments.json:
         print_json(_object(listing))
     else:
@@ -59,33 +62,17 @@ def run_list(options: Options, arguments: Namespace) -> int:
 
 
 def run_sync(options: Options, arguments: Namespace) -> int:
-    return print_report(sync(options, exclusive=arguments.exclusive), arguments)
-
-
-def list_interfaces(options: Options) -> dict[BabelInterface, bool]:
-    """The interfaces that babeld has, and whether each is one of ours. Raises RaitError."""
-    with read_only(options, babeld="explicit") as session:
-        routing = session.routing
-        assert routing is not None  # noqa: S101 - as it is explicit
-        known = session.known.topology
-        return {each: routing.is_ours(each.name, known) for each in routing.interfaces()}
-
-
-def sync(options: Options, *, exclusive: bool = False) -> Report:
-    """Have babeld speak on just our live links, among the interfaces that are ours.
-
-    With ``exclusive``, other interfaces are flushed as well. Raises RaitError.
-    """
-    babeld: Babeld = "exclusive" if exclusive else "explicit"
+    babeld: Babeld = "exclusive" if arguments.exclusive else "explicit"
     with read_write(options, "babeld sync", babeld=babeld) as session:
         change = session.compare(Goal(None))
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)
-        return session.conclude("babeld sync", change, warnings=session.loaded.warnings)
+        report = session.conclude("babeld sync", change, warnings=session.loaded.warnings)
+    return print_report(report, arguments)
 
 
 def _lines(listing: Mapping[BabelInterface, bool]) -> list[str]:
-    """A table of babeld's interfaces."""
+    """A table of babeld's interfaces, and whether each is one of ours."""
     if not listing:
         return ["babeld has no interfaces"]
     rows = [

@@ -8,7 +8,6 @@ from msgspec import structs
 
 from rait.app.options import Options, add_flags
 from rait.app.render import print_report
-from rait.app.report import Report
 from rait.app.session import read_write
 from rait.domain.errors import Problem
 from rait.domain.ownership import Stranger
@@ -28,26 +27,18 @@ def declare(parser: ArgumentParser) -> None:
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    return print_report(down(options), arguments)
-
-
-def down(options: Options) -> Report:
-    """Remove all links of ours; where there are none, do nothing.
-
-    They live in the target namespace, so they can go when the transit one is gone. A link in our
-    group that is not known to be another configuration's, and has a key that is not known to be
-    ours, is left, and counts as one that could not be removed.
-
-    Raises RaitError, with nothing touched, if the configuration cannot be read.
-    """
+    # The links live in the target namespace, so they can go when the transit one is gone.
     with read_write(options, "down", needs_transit=False) as session:
         change = session.compare(Goal(EMPTY))
         nobodys = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *nobodys))
-        return session.conclude("down", change, warnings=session.loaded.warnings, accepted=True)
+        warnings = session.loaded.warnings
+        report = session.conclude("down", change, warnings=warnings, accepted=True)
+    return print_report(report, arguments)
 
 
 def _left(stranger: Stranger) -> Problem:
+    """That a link of our group stays which nobody claims, as its key is not known to be ours."""
     text = (
         f"it is left alone: {stranger.why}. If it is a leftover, remove it "
         f"(`ip link del {stranger.link}` in its namespace); if not, set another ifgroup for it"

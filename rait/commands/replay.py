@@ -11,7 +11,6 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.moments import moment, written
 from rait.app.options import Options, add_flags
 from rait.app.render import link_text, print_plan, print_report
-from rait.app.report import Report
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld, opened
 from rait.domain.errors import ConfigError, MachineError, counted
@@ -49,18 +48,38 @@ def declare(parser: ArgumentParser) -> None:
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    if arguments.apply:
-        return print_report(restore(options, arguments.at, assume_yes=arguments.yes), arguments)
-    if arguments.diff:
-        return print_plan(restore(options, arguments.at, dry_run=True), arguments)
-    found = past(options, arguments.at)
-    if found.unknown and arguments.at is not None:
-        warn(f"warning: {found.unknown}")
+    if arguments.apply or arguments.diff:
+        return _restore(options, arguments)
+    # The journal alone is looked at, which needs neither root nor WireGuard.
+    journal = journal_of(options)
+    past = _past(JournalReader(journal.path), journal.name, arguments.at)
+    if past.unknown and arguments.at is not None:
+        warn(f"warning: {past.unknown}")
     if arguments.json:
-        print_json(past_object(found))
+        print_json(past_object(past))
     else:
-        print_result(*past_lines(found))
+        print_result(*past_lines(past))
     return DONE
+
+
+def _restore(options: Options, arguments: Namespace) -> int:
+    """Make the tunnels what they were, or show how the live system differs, babeld aside."""
+    at, dry_run = arguments.at, arguments.diff
+    babeld: Babeld = "never" if dry_run else "synced"
+    with opened(options, "replay", dry_run=dry_run, babeld=babeld) as session:
+        past = _past(session.journal, session.name, at)
+        if past.unknown and not dry_run:
+            raise MachineError(
+                f"{past.unknown}, and nothing was touched. `rait log` shows the runs that one can "
+                "go back to; `rait down` removes all links"
+            )
+        warnings = [f"{past.unknown}; `--apply` would be refused"] if past.unknown else []
+        topology, what = past.topology, f"the topology as of {past.at}"
+        require_own_key(session.public_key, past.public_key, topology.links.values(), what)
+        change = session.compare(Goal(as_made_now(topology, session.origins(topology))))
+        command = "replay" if at is None else f"replay --at {at}"
+        report = session.conclude(command, change, warnings=warnings, accepted=arguments.yes)
+    return (print_plan if dry_run else print_report)(report, arguments)
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -75,40 +94,8 @@ class Past(Struct, frozen=True, kw_only=True):
     unknown: str = ""
 
 
-def past(options: Options, at: str | None) -> Past:
-    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError.
-
-    This looks at the journal alone, so it needs neither root nor WireGuard.
-    """
-    where = journal_of(options)
-    return _past(JournalReader(where.path), where.name, at)
-
-
-def restore(
-    options: Options, at: str | None, *, dry_run: bool = False, assume_yes: bool = False
-) -> Report:
-    """Make the tunnels what they were, as an ordinary journaled run. Raises RaitError.
-
-    A ``dry_run`` only tells how the live system differs, babeld aside. Unless ``assume_yes``, a run
-    that would end most of the sessions is stopped, as ``up`` is.
-    """
-    babeld: Babeld = "never" if dry_run else "synced"
-    with opened(options, "replay", dry_run=dry_run, babeld=babeld) as session:
-        wanted = _past(session.journal, session.name, at)
-        if wanted.unknown and not dry_run:
-            raise MachineError(
-                f"{wanted.unknown}, and nothing was touched. `rait log` shows the runs that one "
-                "can go back to; `rait down` removes all links"
-            )
-        warnings = [f"{wanted.unknown}; `--apply` would be refused"] if wanted.unknown else []
-        past, what = wanted.topology, f"the topology as of {wanted.at}"
-        require_own_key(session.public_key, wanted.public_key, past.links.values(), what)
-        change = session.compare(Goal(as_made_now(past, session.origins(past))))
-        command = "replay" if at is None else f"replay --at {at}"
-        return session.conclude(command, change, warnings=warnings, accepted=assume_yes)
-
-
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
+    """Fold the journal up to a run, an event or a time; None is now. Raises RaitError."""
     if at is None:
         topology, key = journal.topology_at(scope)
         unknown = "" if key else _unknown(journal, scope, "")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rait.app.options import Options, add_flags
 from rait.app.render import print_plan, print_report
-from rait.app.report import Report
 from rait.app.scopes import others_text
 from rait.app.session import Session, opened
 from rait.domain.errors import ConfigError, MachineError, RaitError
@@ -53,13 +52,10 @@ def declare(parser: ArgumentParser) -> None:
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    report = rollback(
-        options,
-        arguments.number,
-        force=arguments.force,
-        dry_run=arguments.dry_run,
-        assume_yes=arguments.yes,
-    )
+    with opened(options, "rollback", dry_run=arguments.dry_run) as session:
+        record = _run_to_undo(session, arguments.number)
+        change = session.compare(_goal(session, record, arguments.force))
+        report = session.conclude(f"rollback {record.id}", change, accepted=arguments.yes)
     return (print_plan if arguments.dry_run else print_report)(report, arguments)
 
 
@@ -67,27 +63,8 @@ class ConflictError(RaitError):
     """Later runs touched what is to be taken back."""
 
 
-def rollback(
-    options: Options,
-    number: int | None,
-    *,
-    force: bool,
-    dry_run: bool = False,
-    assume_yes: bool = False,
-) -> Report:
-    """Take one run back, by default the last of this node that changed a link.
-
-    A ``dry_run`` only tells what would be done. Raises ConflictError, unless ``force``, where later
-    runs touched the same links: then those links become what they were before the run. Unless
-    ``assume_yes``, a rollback that would end most of the sessions is stopped, as ``up`` is.
-    """
-    with opened(options, "rollback", dry_run=dry_run) as session:
-        record = _run_to_undo(session, number)
-        change = session.compare(_goal(session, record, force))
-        return session.conclude(f"rollback {record.id}", change, accepted=assume_yes)
-
-
 def _run_to_undo(session: Session, number: int | None) -> RunRecord:
+    """The run of this number, by default the last of this node that changed a link."""
     journal = session.journal
     if number is not None:
         record = journal.run(number)
@@ -116,7 +93,11 @@ def _run_to_undo(session: Session, number: int | None) -> RunRecord:
 
 
 def _goal(session: Session, record: RunRecord, force: bool) -> Goal:
-    """The inverted events, and nothing else: what differs in other links is left as it is."""
+    """The inverted events, and nothing else: what differs in other links is left as it is.
+
+    Raises ConflictError where later runs touched the same links. With ``force``, these become what
+    they were before the run.
+    """
     clashes = conflicts(record, session.journal.runs(scope=session.name))
     if clashes and not force:
         raise ConflictError(*_clash_lines(record, clashes))
