@@ -7,9 +7,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
+from rait.domain.config.schema import Babeld, Config, Isolation, Transport
 
 KEYS = st.binary(min_size=32, max_size=32).filter(any).map(lambda raw: b64encode(raw).decode())
 FAMILIES = st.sampled_from(["ip4", "ip6"])
@@ -106,6 +108,43 @@ def test_config_is_total_and_errors_say_why(document):
     config, problems = decode_config(document)
     assert (config is None) == any(problem.severity == "error" for problem in problems)
     assert all(problem.message for problem in problems)
+
+
+BLOCKS: dict[tuple[str | int, ...], type[Struct]] = {
+    (): Config,
+    ("transport", 0): Transport,
+    ("isolation",): Isolation,
+    ("babeld",): Babeld,
+}
+FIELDS = [
+    (*path, name)
+    for path, kind in BLOCKS.items()
+    for name in kind.__struct_fields__
+    if name not in ("transports", "isolation", "babeld")
+]
+WRONG = st.sampled_from([1.5, -1, [[]], {"a": {}}, None]) | st.dates()
+"""Values that no key takes, but for a block, which may be remarks."""
+
+
+@given(KEYS, st.dictionaries(st.sampled_from(FIELDS), WRONG, min_size=1))
+def test_every_mistake_is_told_at_once_and_by_its_key(key, wrong):
+    document: dict[str, Any] = {
+        "private_key": key,
+        "transport": [
+            {"address_family": "ip4", "send_port": 1, "mtu": 1420, "ifprefix": "r"},
+        ],
+        "isolation": {},
+        "babeld": {},
+    }
+    for (*path, name), value in wrong.items():
+        block = document
+        for part in path:
+            block = block[part]
+        block[name] = value
+    config, problems = decode_config(document)
+    good = {path for path, value in wrong.items() if path == ("remarks",) and type(value) is dict}
+    assert {problem.path for problem in problems} == wrong.keys() - good
+    assert (config is None) == bool(wrong.keys() - good)
 
 
 @given(KEYS, DOCUMENTS)
