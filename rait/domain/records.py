@@ -483,12 +483,7 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
                 )
             (noticed if kind == "noticed" else intended).append(payload)
         elif kind == "outcomes":
-            if not all(0 <= outcome.index < len(intended) for outcome in payload):
-                raise damage(
-                    f"entry {entry.id} of the journal names an event that run {first.id} does not "
-                    "have"
-                )
-            outcomes |= {outcome.index: outcome for outcome in payload}
+            outcomes |= _by_index(entry, payload, len(intended))
         elif kind == "half_done":
             half_done[entry.id] = payload
         else:
@@ -505,3 +500,11 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
         repeated=repeated,
         **ending,
     )
+
+
+def _by_index(entry: Entry, outcomes: tuple[Outcome, ...], intended: int) -> dict[int, Outcome]:
+    if not all(0 <= outcome.index < intended for outcome in outcomes):
+        raise damage(
+            f"entry {entry.id} of the journal names an event that run {entry.run} does not have"
+        )
+    return {outcome.index: outcome for outcome in outcomes}
