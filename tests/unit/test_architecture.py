@@ -1,0 +1,59 @@
+"""The maps of the code are true: each path in them exists, and each module is tested somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+MAPS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "tests/README.md")
+FOLDERS = ("unit", "property", "integration", "hostile")
+PATH = re.compile(r"(?<![\w./-])(?:rait|tests|docs|bench|scripts)/[\w./-]*\w/?")
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_every_path_in_a_map_is_there(name: str) -> None:
+    paths = PATH.findall((TOP / name).read_text())
+    assert paths
+    assert [path for path in paths if not (TOP / path).exists()] == []
+
+
+def modules() -> list[str]:
+    """All modules, as paths below rait/ without their ending."""
+    package = TOP / "rait"
+    found = (path.relative_to(package) for path in package.rglob("*.py"))
+    return sorted(str(path.with_suffix("")) for path in found if path.name != "__init__.py")
+
+
+def tests_by_name() -> set[str]:
+    return {test.stem for folder in FOLDERS for test in (TOP / "tests" / folder).glob("test_*.py")}
+
+
+def is_namesake(test: str, module: str) -> bool:
+    """Whether a test file has a module's name, alone or after its folder's, and maybe more."""
+    folder, _, name = module.rpartition("/")
+    heads = (f"test_{name}", f"test_{folder.rpartition('/')[2]}_{name}")
+    return any(test == head or test.startswith(f"{head}_") for head in heads)
+
+
+def told() -> dict[str, str]:
+    """By module, where tests/README.md says that it is tested."""
+    text = (TOP / "tests" / "README.md").read_text()
+    return dict(re.findall(r"^\| `([\w/]+)` \| (.+?) \|$", text, re.M))
+
+
+def test_each_module_has_a_test_of_its_name_or_a_line_that_says_where_it_is_tested() -> None:
+    tests = tests_by_name()
+    alone = [m for m in modules() if not any(is_namesake(test, m) for test in tests)]
+    assert sorted(set(alone) - set(told())) == []
+
+
+def test_what_is_told_of_modules_is_true() -> None:
+    tests, known = tests_by_name(), set(modules())
+    for module, where in told().items():
+        assert module in known
+        named = re.findall(r"`(test_\w+)`", where)
+        assert named, module
+        assert set(named) <= tests, module
