@@ -5,7 +5,7 @@ other programs, and of people. The rules, in their order:
 
 1. A link is *among ours* if it is in our group in our target, or in the group and namespace in
    which the journal knows one of its name (the configuration has changed since), or on its way out
-   of there. No other link is looked at twice.
+   of there.
 2. Of those, one that the journal has as another configuration's (``claimed``) is that one's,
    unless it is the very link that we made.
 3. One that has our key, or a key that was ours, or that the journal knows by its name, is ours.

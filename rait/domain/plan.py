@@ -34,7 +34,7 @@ Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """What planning needs to know of this machine: our key, and how links are born here.
+    """What planning needs to know of this machine: our key, and how links are made here.
 
     ``transit_table`` is the routing table of the VRF that carries the underlay, if one does.
     """

@@ -74,7 +74,7 @@ class LinkSettings(Struct, frozen=True, gc=False):
 
 
 class Origin(Struct, frozen=True, gc=False):
-    """How a link was born; none of it can be changed but by making the link again.
+    """How a link was made; none of it can be changed but by making the link again.
 
     ``netns`` is the target namespace as it is spelt in the configuration, and ``instance`` tells
     this one from any other that was ever spelt so; it is "" in what a rait recorded that did not
