@@ -146,8 +146,14 @@ def run_show(options: Options, arguments: Namespace) -> int:
 
 
 def run_verify(options: Options, arguments: Namespace) -> int:
-    journal = _journal(options, arguments)
-    report = verify(journal, arguments.expect_head)
+    journal, head = _journal(options, arguments), arguments.expect_head
+    if head is not None and not _HASH.fullmatch(head.strip()):
+        given = without_whole_keys(repr(head))
+        raise ConfigError(
+            f"--expect-head: {given} is no head; give the 64 hexadecimal digits that "
+            "`rait log verify` printed after `head`"
+        )
+    report = JournalReader(journal.path).verify(head)
     if arguments.json:
         print_json(report)
     elif report.ok and not report.entries and JournalReader(journal.path).absence():
@@ -161,7 +167,7 @@ def run_verify(options: Options, arguments: Namespace) -> int:
 
 
 def run_prune(options: Options, arguments: Namespace) -> int:
-    pruning = prune(options, _journal(options, arguments), span(arguments.keep))
+    pruning = _prune(options, _journal(options, arguments), span(arguments.keep))
     with done_already():
         if arguments.json:
             print_json({"runs": pruning.runs, "entries": pruning.entries})
@@ -263,21 +269,7 @@ def _show(run: RunRecord, query: Query, arguments: Namespace) -> None:
         print_result(*run_lines(run, query, brief=arguments.oneline))
 
 
-def verify(journal: JournalRef, expect_head: str | None) -> VerifyReport:
-    """Examine the whole journal. Raises MachineError if it cannot be read.
-
-    Raises ConfigError if ``expect_head`` is no head at all.
-    """
-    if expect_head is not None and not _HASH.fullmatch(expect_head.strip()):
-        given = without_whole_keys(repr(expect_head))
-        raise ConfigError(
-            f"--expect-head: {given} is no head; give the 64 hexadecimal digits that "
-            "`rait log verify` printed after `head`"
-        )
-    return JournalReader(journal.path).verify(expect_head)
-
-
-def prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
+def _prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
     """Drop runs that ended more than ``keep`` nanoseconds ago. Raises RaitError.
 
     Where there is no journal yet, none is made.

@@ -63,7 +63,22 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 def run_export(options: Options, _: Namespace) -> int:
-    print_json(export_state(options))
+    with read_only(options) as session:
+        known = session.known
+        observation = session.observe(known)
+        scope = session.scope_among(observation, known)
+        kind = session.machine.choose(session.config.backend)
+        state = State(
+            format=STATE_FORMAT,
+            exported_at=int(time.time()),
+            public_key=session.public_key,
+            origin=session.origin(kind, session.target),
+            observation=without_strangers(observation, known, scope),
+            known=known,
+            claimed=scope.claimed,
+            recent=session.recent_losses(),
+        )
+    print_json(state)
     return DONE
 
 
@@ -106,25 +121,6 @@ def plan_against(options: Options, state_path: str) -> Report:
         raise MachineError(change.refusal)
     cost = excessive_removal(change, loaded.config.max_removals, lambda: state.recent)
     return planned("plan", change, cost, warnings)
-
-
-def export_state(options: Options) -> State:
-    """This node's state, for ``plan --against``. Raises RaitError."""
-    with read_only(options) as session:
-        known = session.known
-        observation = session.observe(known)
-        scope = session.scope_among(observation, known)
-        kind = session.machine.choose(session.config.backend)
-        return State(
-            format=STATE_FORMAT,
-            exported_at=int(time.time()),
-            public_key=session.public_key,
-            origin=session.origin(kind, session.target),
-            observation=without_strangers(observation, known, scope),
-            known=known,
-            claimed=scope.claimed,
-            recent=session.recent_losses(),
-        )
 
 
 def without_strangers(observation: Observation, known: LastKnown, scope: Scope) -> Observation:
