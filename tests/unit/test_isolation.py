@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -185,7 +186,8 @@ def test_what_was_made_elsewhere_stops_a_run_while_it_may_be_there(search) -> No
     with pytest.raises(MachineError, match=r"rait made mesh in a different network namespace"):
         isolation.require_home(known, here("boot/2"))
     search.unseen = ""
-    search.found = {"1": netns.Netns("", -1, "1")}
+    search.found = {"1": (former := netns.Netns("", os.open(os.devnull, os.O_RDONLY), "1"))}
     leftover = LastKnown(leftover_vrfs={"mesh": 100}, home="boot/1")
     with pytest.raises(MachineError, match="rait made VRFs or rules in a different"):
         isolation.require_home(leftover, here("boot/2"))
+    assert not former.is_open
