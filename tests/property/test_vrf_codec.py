@@ -30,7 +30,7 @@ CHANGE = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
 EXCLUSIVE = CHANGE | netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 u32 = st.integers(0, 2**32 - 1)
 tables = st.integers(1, 2**32 - 1) | st.sampled_from((1, 255, 256))
-names = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-_", min_size=1, max_size=15)
+names = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-_äß", min_size=1, max_size=7)
 rules = st.builds(Rule, st.sampled_from(sorted(FAMILIES)), u32, tables, st.integers(1, 2**32 - 1))
 
 
