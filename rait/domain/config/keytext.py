@@ -78,7 +78,7 @@ def shown(value: object) -> str:
 
 
 def _short(value: object) -> str:
-    if value is None or isinstance(value, bool | float):
+    if isinstance(value, bool | float):
         return str(value).lower()
     if isinstance(value, int):
         # Digits of a huge number take long to work out, and Python refuses them past 4300.
