@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from msgspec import Struct, structs
 
+from rait.adapters.config.source import display_name, is_path
+from rait.domain.config.keytext import is_key
+from rait.domain.errors import ConfigError
 from rait.terminal import warn
 
 LOCK_SECONDS = 60.0
@@ -55,3 +58,13 @@ def add_flags(parser: ArgumentParser, *names: str) -> None:
     """Add options of ``_FLAGS`` to those of a command."""
     for name in names:
         parser.add_argument(name, action="store_true", help=_FLAGS[name])
+
+
+def require_path(option: str, what: str, given: str) -> str:
+    """The path that an option was given, as messages show it. Raises ConfigError."""
+    if is_key(given):
+        raise ConfigError(f"{option} takes the path of {what}, but this is a key (not shown)")
+    name = display_name(given)
+    if not is_path(given):
+        raise ConfigError(f"{option} takes the path of {what}, but {name} is not a path")
+    return name

@@ -61,8 +61,8 @@ def report_on(
 
     ``removal`` is what it would cost, where that is too much.
     """
-    told = {p.link for p in change.problems}
-    strangers = [stranger for stranger in change.strangers if stranger.link not in told]
+    named = {p.link for p in change.problems}
+    strangers = [stranger for stranger in change.strangers if stranger.link not in named]
     wanted = change.desired.links.keys() | {p.link for p in change.problems if p.link is not None}
     return Report(
         command=command,

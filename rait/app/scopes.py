@@ -27,10 +27,10 @@ def claimed_by_others(
     Raises RaitError.
     """
     claims = JournalReader(journal).claims(scope, seen)
-    return {name: _told(other) for name, other in claims.items() if _is_another(other, url)}
+    return {name: _described(other) for name, other in claims.items() if _is_another(other, url)}
 
 
-def _told(scope: str) -> str:
+def _described(scope: str) -> str:
     """A configuration as messages speak of it."""
     if not scope.startswith(KEY_SCOPE):
         return scope

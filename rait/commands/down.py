@@ -30,8 +30,8 @@ def run(options: Options, arguments: Namespace) -> int:
     # The links live in the target namespace, so they can go when the transit one is gone.
     with read_write(options, "down", needs_transit=False) as session:
         change = session.compare(Goal(EMPTY))
-        nobodys = [_left(s) for s in change.strangers if not s.claimed]
-        change = structs.replace(change, problems=(*change.problems, *nobodys))
+        unclaimed = [_left(s) for s in change.strangers if not s.claimed]
+        change = structs.replace(change, problems=(*change.problems, *unclaimed))
         warnings = session.loaded.warnings
         report = session.conclude("down", change, warnings=warnings, accepted=True)
     return print_report(report, arguments)

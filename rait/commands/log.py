@@ -11,13 +11,12 @@ from contextlib import suppress
 import msgspec
 from msgspec import Struct
 
-from rait.adapters.config.source import display_name, is_path
 from rait.adapters.journal.file import check_is_journal
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal, Pruning
 from rait.adapters.journal.verify import VerifyReport
 from rait.app.moments import moment, span, written
-from rait.app.options import Options
+from rait.app.options import Options, require_path
 from rait.app.render import (
     HALF_DONE,
     HALF_MADE,
@@ -30,7 +29,7 @@ from rait.app.render import (
 )
 from rait.app.scopes import JournalRef, journal_of, others_text
 from rait.app.turn import lock_path, locked
-from rait.domain.config.keytext import canonical_key, is_key, without_whole_keys
+from rait.domain.config.keytext import canonical_key, without_whole_keys
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
@@ -216,11 +215,7 @@ def _journal(options: Options, arguments: Namespace) -> JournalRef:
     path = arguments.journal
     if path is None:
         return journal_of(options, everyone=arguments.all)
-    if is_key(path):
-        raise ConfigError("--journal takes the path of a journal, but this is a key (not shown)")
-    name = display_name(path)
-    if not is_path(path):
-        raise ConfigError(f"--journal takes the path of a journal, but {name} is not a path")
+    name = require_path("--journal", "a journal", path)
     if reason := JournalReader(path).absence():
         raise MachineError(f"there is no journal {name}: {reason}")
     return JournalRef(path, "", None)

@@ -15,12 +15,12 @@ from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
-from rait.app.options import Options, add_flags
+from rait.app.options import Options, add_flags, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
 from rait.app.session import read_only, scope_of
 from rait.domain.backend import Observation, ObservedLink
-from rait.domain.config.keytext import is_key, shown
+from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.guard import Losses, excessive_removal
@@ -154,11 +154,7 @@ def _origin(origin: Origin, config: Config) -> Origin:
 
 
 def _read_state(path: str) -> State:
-    if is_key(path):
-        raise ConfigError("--against takes the path of a state, but this is a key (not shown)")
-    name = source.display_name(path)
-    if not source.is_path(path):
-        raise ConfigError(f"--against takes the path of a state, but {name} is not a path")
+    name = require_path("--against", "a state", path)
     try:
         text = source.read(path, limit=MAX_STATE_BYTES)
     except SourceError as error:
