@@ -7,7 +7,7 @@ from rait.app.inputs import Registry
 from rait.app.load import Loaded
 from rait.app.options import Options
 from rait.app.report import Report
-from rait.app.session import Session, opened
+from rait.app.session import Session, open_session
 from rait.domain.doubt import Doubts, doubts_of
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
@@ -21,7 +21,7 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
     the sessions does nothing, and its report says ``stopped``. Raises RaitError, with nothing
     touched, where configuration or peers cannot be had.
     """
-    with opened(options, "up", dry_run=dry_run, peers=True) as session:
+    with open_session(options, "up", read_only=dry_run, peers=True) as session:
         kind = session.machine.choose(session.config.backend)
         options.debug(f"backend {kind}")
         node = Node(

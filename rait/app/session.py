@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +47,7 @@ user asked for it; and then also to flush what is not ours."""
 
 
 class Session:
-    """A node's configuration at work; see ``read_only`` and ``read_write``.
+    """A node's configuration at work; see ``open_session``.
 
     ``routing`` is its talk with babeld, if there is any.
     """
@@ -315,80 +315,49 @@ def require_places(events: Sequence[Event]) -> None:
             )
 
 
-def opened(
-    options: Options,
-    command: str,
-    *,
-    dry_run: bool = False,
-    peers: bool = False,
-    babeld: Babeld = "synced",
-) -> AbstractContextManager[Session]:
-    """A session for a command, which only looks if it is a ``dry_run``."""
-    if dry_run:
-        return read_only(options, peers=peers, babeld=babeld)
-    return read_write(options, command, peers=peers, babeld=babeld)
-
-
 @contextmanager
-def read_write(
+def open_session(
     options: Options,
     command: str,
     *,
+    read_only: bool = False,
     needs_transit: bool = True,
     peers: bool = False,
     babeld: Babeld = "synced",
 ) -> Iterator[Session]:
-    """Gather what the command acts upon, wait for our turn, and open journal and machine.
+    """Gather what a command acts upon, and open journal and machine, when it is our turn.
 
-    Unless it ``needs_transit``, that namespace may be gone: enough to remove links. With
-    ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
-    anything is touched.
+    A ``read_only`` session takes no lock, waits for nobody and writes nothing. Unless it
+    ``needs_transit``, that namespace may be gone: enough to remove links. With ``peers``, the
+    session has the registry. Raises ConfigError, SourceError or MachineError before anything is
+    touched.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
-    with (
-        cache_file.keeping(),
-        prepared(options, f"rait {command}", preparation) as inputs,
-        _machine_for(inputs, needs_transit=needs_transit) as machine,
-        Journal.open(inputs.loaded.config.journal) as journal,
-        _routing(inputs.loaded.config, babeld) as routing,
-    ):
+    with ExitStack() as stack:
+        if read_only:
+            inputs = preparation.complete(preparation.configuration())
+        else:
+            stack.enter_context(cache_file.keeping())
+            inputs = stack.enter_context(prepared(options, f"rait {command}", preparation))
+        config, keys = inputs.loaded.config, (inputs.secret, inputs.public_key)
+        machine = stack.enter_context(machine_of(config, *keys, needs_transit=needs_transit))
+        journal = JournalReader(config.journal)
+        if not read_only:
+            journal = stack.enter_context(Journal.open(config.journal))
+        routing = _routing(config, babeld)
+        if routing is not None:
+            stack.callback(routing.close)
         yield Session(options, inputs, machine, journal, routing)
 
 
-@contextmanager
-def read_only(
-    options: Options, *, peers: bool = False, babeld: Babeld = "never"
-) -> Iterator[Session]:
-    """Open a session that only looks: it takes no lock, waits for nobody and writes nothing.
-
-    With ``peers``, it has the registry. Raises as ``read_write``.
-    """
-    preparation = Preparation(options.config, options.debug, peers=peers)
-    inputs = preparation.complete(preparation.configuration())
-    config = inputs.loaded.config
-    with _machine_for(inputs) as machine, _routing(config, babeld) as routing:
-        yield Session(options, inputs, machine, JournalReader(config.journal), routing)
-
-
-@contextmanager
-def _routing(config: Config, babeld: Babeld) -> Iterator[Routing | None]:
-    """A talk with babeld for as long as the block lasts, or None."""
+def _routing(config: Config, babeld: Babeld) -> Routing | None:
     if babeld == "never" or (babeld == "synced" and not config.babeld.sync):
-        yield None
-        return
+        return None
     from rait.app.routing import Routing
 
     explicit, exclusive = babeld != "synced", babeld == "exclusive"
-    routing = Routing(config, config.isolation.target_netns, explicit=explicit, exclusive=exclusive)
-    try:
-        yield routing
-    finally:
-        routing.close()
-
-
-def _machine_for(inputs: Inputs, *, needs_transit: bool = True) -> Machine:
-    config = inputs.loaded.config
-    return machine_of(config, inputs.secret, inputs.public_key, needs_transit=needs_transit)
+    target = config.isolation.target_netns
+    return Routing(config, target, explicit=explicit, exclusive=exclusive)
 
 
 def machine_of(

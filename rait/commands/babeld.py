@@ -9,7 +9,7 @@ import msgspec
 
 from rait.app.options import Options
 from rait.app.render import print_report
-from rait.app.session import Babeld, read_only, read_write
+from rait.app.session import Babeld, open_session
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
 from rait.domain.reconcile import Goal
@@ -49,7 +49,7 @@ def _declare_sync(parser: ArgumentParser) -> None:
 
 
 def run_list(options: Options, arguments: Namespace) -> int:
-    with read_only(options, babeld="explicit") as session:
+    with open_session(options, "babeld list", read_only=True, babeld="explicit") as session:
         routing = session.routing
         assert routing is not None  # noqa: S101 - as it is explicit
         known = session.known.topology
@@ -63,7 +63,7 @@ def run_list(options: Options, arguments: Namespace) -> int:
 
 def run_sync(options: Options, arguments: Namespace) -> int:
     babeld: Babeld = "exclusive" if arguments.exclusive else "explicit"
-    with read_write(options, "babeld sync", babeld=babeld) as session:
+    with open_session(options, "babeld sync", babeld=babeld) as session:
         change = session.compare(Goal(None))
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)

@@ -18,7 +18,7 @@ from rait.app.load import load_secret
 from rait.app.options import Options, add_flags, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
-from rait.app.session import read_only, scope_of
+from rait.app.session import open_session, scope_of
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config
@@ -63,7 +63,7 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 def run_export(options: Options, _: Namespace) -> int:
-    with read_only(options) as session:
+    with open_session(options, "export-state", read_only=True, babeld="never") as session:
         known = session.known
         observation = session.observe(known)
         scope = session.scope_among(observation, known)

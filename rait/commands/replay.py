@@ -12,7 +12,7 @@ from rait.app.moments import moment, written
 from rait.app.options import Options, add_flags
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.scopes import journal_of, others_text
-from rait.app.session import Babeld, opened
+from rait.app.session import Babeld, open_session
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Goal
@@ -66,7 +66,7 @@ def _restore(options: Options, arguments: Namespace) -> int:
     """Make the tunnels what they were, or show how the live system differs, babeld aside."""
     at, dry_run = arguments.at, arguments.diff
     babeld: Babeld = "never" if dry_run else "synced"
-    with opened(options, "replay", dry_run=dry_run, babeld=babeld) as session:
+    with open_session(options, "replay", read_only=dry_run, babeld=babeld) as session:
         past = _past(session.journal, session.name, at)
         if past.unknown and not dry_run:
             raise MachineError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rait.app.options import Options, add_flags
 from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
-from rait.app.session import Session, opened
+from rait.app.session import Session, open_session
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -52,7 +52,7 @@ def declare(parser: ArgumentParser) -> None:
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    with opened(options, "rollback", dry_run=arguments.dry_run) as session:
+    with open_session(options, "rollback", read_only=arguments.dry_run) as session:
         record = _run_to_undo(session, arguments.number)
         change = session.compare(_goal(session, record, arguments.force))
         report = session.conclude(f"rollback {record.id}", change, accepted=arguments.yes)
