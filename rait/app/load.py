@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct, structs
 
-from rait.adapters.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config import caches, source
+from rait.adapters.config.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config.caches import KnownConfig
 from rait.adapters.config.document import Document
 from rait.adapters.config.source import Read

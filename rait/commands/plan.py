@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, field, structs
 
-from rait.adapters.bounds import MAX_STATE_BYTES
 from rait.adapters.config import source
+from rait.adapters.config.bounds import MAX_STATE_BYTES
 from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of

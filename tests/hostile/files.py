@@ -11,7 +11,13 @@ from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
 
-from rait.adapters.bounds import MAX_BYTES, MAX_CONFIG_BYTES, MAX_DOTS, MAX_ITEMS, MAX_STATE_BYTES
+from rait.adapters.config.bounds import (
+    MAX_BYTES,
+    MAX_CONFIG_BYTES,
+    MAX_DOTS,
+    MAX_ITEMS,
+    MAX_STATE_BYTES,
+)
 
 Case = tuple[str, Callable[[], str], str | int]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from rait.adapters.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
+from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
 from rait.adapters.config.document import Document
 from rait.domain.config.keytext import brief, shown
 from rait.domain.errors import Path, SourceError

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rait.adapters.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS
+from rait.adapters.config.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS
 from rait.domain.config.keytext import shown
 from rait.domain.errors import Path
 

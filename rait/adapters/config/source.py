@@ -7,7 +7,7 @@ import stat
 import sys
 from typing import BinaryIO, Protocol
 
-from rait.adapters.bounds import MAX_BYTES
+from rait.adapters.config.bounds import MAX_BYTES
 from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.errors import SourceError
 
