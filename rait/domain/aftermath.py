@@ -46,8 +46,6 @@ def told_apart(
 
     The second part applies to the topology that the first part leads to.
     """
-    if not leftover:
-        return (), diff(known, seen)
     between = _with_traces(known, seen, leftover)
     return diff(known, between), diff(between, seen)
 

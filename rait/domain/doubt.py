@@ -78,11 +78,11 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
     }
     kept: dict[str, str] = {}
     losses: list[str] = []
-    if losing and doubts.entries:
+    if losing:
         kept, losses = _sort_out(losing, desired, doubts)
-    became, problems = _with_kept(observed, desired, kept) if kept else (desired, [])
+    became, problems = _with_kept(observed, desired, kept)
     if len(became.links) > doubts.max_links and became.links.keys() - observed.links.keys():
-        problems.insert(0, _too_many(len(became.links), doubts.max_links))
+        problems.append(_too_many(len(became.links), doubts.max_links))
     return Kept(became, tuple(problems), tuple(losses))
 
 

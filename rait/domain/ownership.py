@@ -213,8 +213,6 @@ def _may_be_ours(name: str, unread: UnreadLink, known: LastKnown, scope: Scope) 
 
 def _lost(observation: Observation, known: LastKnown) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
-    if not observation.lost:
-        return
     for source in (known.leftover_links, known.topology.links):
         for name, link in source.items():
             if link.origin.instance in observation.lost and not _was_recreated(

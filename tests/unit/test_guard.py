@@ -245,3 +245,14 @@ def test_what_recent_runs_cost_is_only_asked_where_this_one_costs_anything() -> 
     assert guard.excessive_removal(left, None, lambda: recent) == Removal(
         ("w4",), 7, 3, {}, ("w5", "w6", "w7")
     )
+
+
+def test_a_link_that_is_to_have_no_peer_is_not_given_to_another_one() -> None:
+    assert excessive_removal(ABCD, with_peers("", "", "", "")) is None
+
+
+def test_the_only_peer_that_there_is_may_be_the_one_that_was_lost() -> None:
+    """It has another link now, so it is not lost; the limit is of the links that there were."""
+    earlier = {"w8": frozenset("a")}
+    removal = excessive_removal(ABCD, with_peers("a"), earlier=earlier)
+    assert removal == Removal(("w2", "w3", "w4"), 4, 2)

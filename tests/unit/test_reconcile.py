@@ -143,6 +143,9 @@ def test_a_run_that_is_confined_leaves_all_else_for_a_later_one() -> None:
     assert [problem.link for problem in change.problems] == ["w4"]
     assert change.carried == (forgotten,)
     assert change.desired.links.keys() == {"w1", "w2"}
+    hidden = seen(ONE, unread={"w2": UnreadLink("mesh", 54, "it hangs")})
+    change = reconcile(hidden, Goal(BOTH, only=frozenset(("w2",))), remembered, SCOPE)
+    assert change.carried == (forgotten,)
 
 
 def doubts(most: int = 9) -> Doubts:
