@@ -154,6 +154,22 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
     assert loss == f"link w5 loses its peer, and {entry}: no key"
 
 
+def test_a_port_that_the_kernel_chose_is_nobody_elses() -> None:
+    """A link whose new port is taken stays with a random one, and any other may have one too."""
+
+    def link(name: str, port: int, key: str) -> Link:
+        settings, device = LinkSettings(1420, 54), Device("own", port)
+        return Link(name, Origin("kernel"), settings, device, (LinkPeer(key),))
+
+    unread, before, random = link("w5", 5, "unread"), link("x5", 0, "moved"), link("x6", 0, "new")
+    observed = Topology({"w5": unread, "x5": before})
+    desired = Topology({"x5": link("x5", 5, "moved"), "x6": random})
+    doubt = Doubt(SkippedEntry("unread", None, None), Problem("wrong", "warning"))
+    kept = keep_doubtful(observed, desired, about((doubt,)))
+    assert kept.desired.links == {"w5": unread, "x5": before, "x6": random}
+    assert [problem.link for problem in kept.problems] == ["w5", "x5"]
+
+
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
 def test_links_that_stay_leave_a_valid_state_to_reach(
     before: Topology, after: Topology, found: list[Doubt]

@@ -332,6 +332,8 @@ def test_a_vrf_as_transit_needs_marks():
         ({"socket_type": "tcp", "socket_addr": True}, "must be a port"),
         ({"socket_type": "unix", "socket_addr": 33123}, "must be one line of text in quotes"),
         ({"socket_type": "tcp", "socket_addr": "::1:33123"}, "brackets"),
+        ({"socket_type": "tcp", "socket_addr": "[::1:33123"}, "brackets"),
+        ({"socket_type": "tcp", "socket_addr": "::1]:33123"}, "brackets"),
         ({"socket_type": "tcp", "socket_addr": "h:0"}, "HOST:PORT"),
         ({"socket_addr": "/" + "x" * 107}, "107 bytes"),
         ({"param": "a\nflush"}, "one line"),
@@ -437,6 +439,11 @@ def test_what_is_no_port_range_is_refused(value):
     found = error(port_range=value)
     assert found.path == ("port_range",)
     assert '"1024-65535"' in found.message
+
+
+def test_what_was_written_for_a_port_range_is_named():
+    assert error(port_range=True).message.endswith(", not true")
+    assert error(port_range=[1, "x"]).message.endswith(', not "x"')
 
 
 def test_limits_have_defaults():
