@@ -99,6 +99,13 @@ def test_an_event_refuses_a_state_that_it_does_not_fit(event: Event) -> None:
         evolve(ONE, event)
 
 
+def test_no_update_makes_another_peer_of_a_peer() -> None:
+    """Whichever of the two keys is looked at first: many, as their order is that of a set."""
+    for number in range(16):
+        with pytest.raises(MismatchError, match="does not fit"):
+            evolve(ONE, PeerUpdated("rait4x1", PEER, LinkPeer(f"another {number}")))
+
+
 RULE = Rule("ip4", 54, 100, 900)
 ISOLATED = Topology(vrfs={"vrf0": 100}, rules={RULE.name: RULE})
 
