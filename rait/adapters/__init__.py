@@ -1,1 +1,1 @@
-"""The imperative shell: one module for each thing outside of the process."""
+"""The imperative shell: one module or folder for each thing outside of the process."""

@@ -1,4 +1,4 @@
-"""babeld's control socket, by unix path or TCP, and what is said over it.
+"""A client of babeld's control socket, which is a unix socket or a TCP port.
 
 The protocol is that of babeld(8), sections "Local Configuration Protocol" and "Configuration File
 Format". babeld greets with a banner that ends in ``ok``. Each command is a line; its answer is any
@@ -7,9 +7,8 @@ number of data lines and then ``ok``, ``no`` with a reason, or ``bad``.
 The rules of this module:
 
 1. One command at a time: babeld mixes up the answers to pipelined ones.
-2. Nothing is believed of the bytes: any bytes give an answer or a BabeldError, in bounded memory
-   and time.
-3. Nothing reaches babeld that could be read as two commands, or that is known to crash it.
+2. Whatever bytes arrive, they give an answer or a BabeldError, in bounded memory and time.
+3. Nothing is sent that babeld could read as two commands, or that is known to crash babeld.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ from rait.domain.config.schema import Babeld
 from rait.domain.errors import RaitError
 
 ANSWER_SECONDS = 10.0
-"""How long babeld may take to answer, with all that it takes to connect to it."""
+"""The time for one answer of babeld's, connecting included."""
 
 TOTAL_SECONDS = 60.0
-"""After so long in all, babeld is asked no more. The time between two questions does not count:
-links are made in it."""
+"""The time for all answers of babeld's in one run. The time between two questions, in which links
+are made, does not count."""
 
 MOST_BYTES = 64 * 1024 * 1024
-"""How long an answer may be: one to ``dump`` has a line for each route of each neighbour."""
+"""The longest answer: the one to ``dump`` has a line for each route of each neighbour."""
 
 MAX_COMMAND = 1024
-"""Bytes of a command with its newline (LOCAL_BUFSIZE of babeld): it hangs up on longer ones."""
+"""Bytes of a command with its newline: babeld hangs up on a longer one (its LOCAL_BUFSIZE)."""
 
 _INTERFACE_LINE = "add interface "
-"""How each line begins that tells of an interface in the answer to ``dump``."""
+"""Begins each line about an interface in the answer to ``dump``."""
 
 _NO_SUCH_INTERFACE = "no No such interface"
-"""babeld's answer where it is to flush an interface that it does not have."""
+"""babeld's answer to a flush of an interface that it does not have."""
 
 _PROBE = "flush interface rait-no-such-interface"
-"""Changes nothing: no interface has so long a name. babeld answers ``no`` where it may be written
-to and ``bad`` where it may only be read (babeld 1.12.1)."""
+"""A command that changes nothing, as no interface has so long a name. babeld 1.12.1 answers ``no``
+on a control socket that takes changes, and ``bad`` on one that is read-only."""
 
 _BANNER = "its banner"
 _DATA = (b"add ", b"change ", b"flush ")
@@ -64,25 +63,18 @@ MakeSocket = Callable[[int], socket.socket]
 
 
 class BabeldError(RaitError):
-    """babeld could not be reached, was not understood, or did not do as told."""
-
-
-class BabeldUnreachableError(BabeldError):
-    """Nobody serves the control socket, or we may not use it."""
+    """babeld cannot be reached, does not speak its protocol, or refused a command."""
 
 
 class BabeldRefusedError(BabeldError):
     """babeld answered a command with ``no`` or ``bad``."""
 
 
-class BabeldReadOnlyError(BabeldRefusedError):
-    """The control socket answers questions but takes no changes."""
-
-
 class Answer(Struct, frozen=True):
-    """What an answer ends in: ``ok``, ``no`` with a reason, or ``bad``.
+    """One answer of babeld's.
 
-    ``lines`` are those that tell of interfaces.
+    ``verdict`` is its last line: ``ok``, ``no`` with a reason, or ``bad``. ``lines`` are its lines
+    about interfaces.
     """
 
     verdict: str
@@ -90,13 +82,14 @@ class Answer(Struct, frozen=True):
 
 
 class BabeldClient:
-    """One run's talk with babeld. Every method raises BabeldError, in bounded time.
+    """A client for the time of one run. Every method raises BabeldError, in bounded time.
 
-    Interfaces are asked for on a connection of their own, and commands share another, so that an
-    answer gone wrong never spoils the other. Ask before the first flush: babeld 1.12.1 prints
-    freed memory in a ``dump`` that comes after one (jech/babeld#124).
-    babeld's TCP socket listens in babeld's own network namespace: ``make_socket`` makes the
-    sockets there. A unix socket is reached from any namespace.
+    A question for interfaces has a connection of its own, and all commands share another: so a
+    malformed answer on one of them never spoils the other. Call ``interfaces`` before the first
+    ``flush``: after a flush, babeld 1.12.1 prints freed memory in a ``dump`` (jech/babeld#124).
+
+    ``make_socket`` makes sockets in babeld's network namespace, where its TCP port listens. A unix
+    socket is reached from any namespace.
     """
 
     def __init__(self, babeld: Babeld, make_socket: MakeSocket = socket.socket) -> None:
@@ -106,13 +99,13 @@ class BabeldClient:
         self._commands: Connection | None = None
 
     def close(self) -> None:
-        """Close the connection; the client may be used again, with what is left of its time."""
+        """Close the connection. The client can still be used, within the rest of its time."""
         if self._commands is not None:
             self._commands.close()
             self._commands = None
 
     def interfaces(self) -> tuple[BabelInterface, ...]:
-        """The interfaces that babeld has, in its order."""
+        """The interfaces that babeld has, in babeld's order."""
         with self._talking() as until:
             connection = self._connect(until)
             try:
@@ -124,11 +117,11 @@ class BabeldClient:
         return tuple(map(parse_interface, answer.lines))
 
     def add(self, name: str, param: str) -> None:
-        """Have babeld speak on an interface, now or as soon as there is one of this name."""
+        """Have babeld speak on an interface, which need not exist yet."""
         self.command(f"interface {_checked(name)} {param}".rstrip(" "))
 
     def flush(self, name: str) -> None:
-        """Have babeld forget an interface, which it need not have."""
+        """Have babeld forget an interface. One that babeld does not have is no error."""
         command = f"flush interface {_checked(name)}"
         answer = self._ask(command)
         if answer.verdict != _NO_SUCH_INTERFACE:
@@ -137,20 +130,19 @@ class BabeldClient:
     def command(self, text: str) -> None:
         """Send one command.
 
-        Raises BabeldRefusedError, which names the command, if babeld does not take it, and
-        BabeldReadOnlyError if that is because the socket takes no changes.
+        Raises BabeldRefusedError, which names the command, if babeld does not take it.
         """
         self._expect_ok(text, self._ask(text))
 
     def _ask(self, command: str) -> Answer:
-        encode_command(command)  # what must not be sent makes no connection
+        encode_command(command)  # raises for one that must not be sent, before anything connects
         with self._talking() as until:
             if self._commands is None:
                 self._commands = self._connect(until)
             try:
                 answer = self._commands.ask(command, until)
             except BaseException:
-                self.close()  # what would come next on this connection is anybody's guess
+                self.close()  # the rest of the answer may still come on this connection
                 raise
         if _quits(command):
             self.close()
@@ -171,11 +163,11 @@ class BabeldClient:
 
     @contextmanager
     def _talking(self) -> Iterator[float]:
-        """The moment by which babeld must have answered one question."""
+        """Count the block's time; gives the monotonic time by which babeld must have answered."""
         if self._left <= 0:
             raise BabeldError(
-                f"babeld at {self._babeld.socket_addr} took over {TOTAL_SECONDS:g} s for what was "
-                "asked of it, so it is asked no more"
+                f"babeld at {self._babeld.socket_addr} took more than {TOTAL_SECONDS:g} s for the "
+                "commands of this run, so rait sends it no more of them"
             )
         began = time.monotonic()
         try:
@@ -200,10 +192,10 @@ class BabeldClient:
 
 
 class Connection:
-    """One connected socket, and what is said over it; one that has raised cannot go on.
+    """One connected socket. Do not use it any more after a method has raised.
 
-    Methods raise BabeldError if what comes is not babeld's protocol, too much, cut short, or not
-    there by ``until``, a time of the monotonic clock.
+    Methods raise BabeldError if an answer is not in babeld's protocol, too long, cut short, or not
+    complete by ``until``, a time of the monotonic clock.
     """
 
     def __init__(self, connected: socket.socket, where: str) -> None:
@@ -232,11 +224,11 @@ class Connection:
             raise BabeldError(f"babeld turned us away: its banner ends in {quoted(answer.verdict)}")
 
     def ask(self, command: str, until: float) -> Answer:
-        """Send a command and read its answer; that to ``quit`` is the end of the connection."""
+        """Send a command and read its answer, which for ``quit`` is the end of the connection."""
         self._until = until
         line, subject = encode_command(command), f"the answer to {quoted(command)}"
         self._expect_no_answer_in_advance()
-        # Where it hung up, what it said before is still to be read.
+        # If babeld hung up, its last words may still wait to be read.
         with suppress(ConnectionError), self._waiting(subject):
             self._socket.sendall(line)
         return self._answer(subject, may_end=_quits(command))
@@ -245,8 +237,8 @@ class Connection:
         lines: list[str] = []
         for raw in self._lines(subject):
             if raw.startswith(_DATA) and not raw.startswith(_INTERFACE_LINE.encode()):
-                # Not looked at, for babeld 1.12.1 may print freed memory there: the interface of a
-                # neighbour that outlived the flush of that interface (jech/babeld#124).
+                # Not decoded: babeld 1.12.1 may print freed memory in a neighbour's line, if the
+                # neighbour outlived the flush of its interface (jech/babeld#124).
                 continue
             line = _text(raw, subject)
             if _is_verdict(line):
@@ -259,16 +251,17 @@ class Connection:
         raise BabeldError(f"babeld closed the connection before {subject} was complete{rest}")
 
     def _lines(self, subject: str) -> Iterator[bytes]:
-        """The lines that come, without their newlines, until babeld hangs up."""
+        """Lines from babeld without their newlines, until babeld hangs up."""
         size = scanned = 0
         while True:
-            # The search goes on where it stopped, or single bytes would cost the square of all.
+            # Search on from where the last search stopped: else, an answer that comes byte by byte
+            # would take time that grows with the square of its length.
             end = self._buffer.find(b"\n", scanned)
             size += (end + 1 or len(self._buffer)) - scanned
             if size > MOST_BYTES:
                 raise BabeldError(
-                    f"babeld sent over {MOST_BYTES} bytes for {subject}, without an end; "
-                    "is it babeld that listens there?"
+                    f"babeld sent more than {MOST_BYTES} bytes for {subject}, and no end; "
+                    "check that it is babeld that listens there"
                 )
             if end >= 0:
                 line = bytes(self._buffer[:end])
@@ -286,8 +279,11 @@ class Connection:
 
     @contextmanager
     def _waiting(self, subject: str) -> Iterator[None]:
-        """Let the socket wait until the deadline; a ConnectionError is that babeld hung up."""
-        # A deadline for the whole answer: a byte now and then must not hold up the run.
+        """Let the block wait for babeld until the deadline, and explain what goes wrong.
+
+        A ConnectionError passes as it is: babeld hung up. The deadline is one for the whole answer,
+        so that a byte now and then does not hold up the run.
+        """
         left = self._until - time.monotonic()
         try:
             if left <= 0:
@@ -299,8 +295,8 @@ class Connection:
         except TimeoutError:
             text = f"babeld at {self._where} did not send {subject} within {ANSWER_SECONDS:g} s"
             if subject == _BANNER:
-                text += "; it serves four control connections at a time: is another program "
-                text += "holding them?"
+                text += "; babeld serves four control connections at a time: check whether other "
+                text += "programs hold them"
             raise BabeldError(text) from None
         except OSError as error:
             raise BabeldError(
@@ -309,16 +305,16 @@ class Connection:
             ) from error
 
     def _expect_no_answer_in_advance(self) -> None:
-        # Data lines may come unasked, after `monitor`; an answer may not.
+        # After `monitor`, babeld sends data lines by itself, but never a verdict.
         for line in self._buffer.decode(errors="replace").split("\n")[:-1]:
             if _is_verdict(line):
                 raise BabeldError(
-                    f"babeld sent {quoted(line)}, an answer that nobody had asked for"
+                    f"babeld sent the answer {quoted(line)} before rait sent a command"
                 )
 
 
 def encode_command(command: str) -> bytes:
-    """A command as the line to send. Raises BabeldError for one that must not be sent."""
+    """The line to send for a command. Raises BabeldError for one that must not be sent."""
     if not command.isprintable():
         raise BabeldError(
             f"a command for babeld is one line without control characters, not {quoted(command)}"
@@ -336,19 +332,19 @@ def encode_command(command: str) -> bytes:
 
 
 def parse_interface(line: str) -> BabelInterface:
-    """An interface from a line of an answer to ``dump``. Raises BabeldError."""
+    """The interface in a line of the answer to ``dump``. Raises BabeldError if it is malformed."""
     name, _, state = line.removeprefix(_INTERFACE_LINE).partition(" up ")
     up, *pairs = state.split(" ")
     if up not in ("true", "false"):
         raise BabeldError(f"babeld describes an interface in an unknown way: {quoted(line)}")
-    said = dict(zip(pairs[::2], pairs[1::2], strict=False))
-    return BabelInterface(name, up == "true", said.get("ipv6"), said.get("ipv4"))
+    fields = dict(zip(pairs[::2], pairs[1::2], strict=False))
+    return BabelInterface(name, up == "true", fields.get("ipv6"), fields.get("ipv4"))
 
 
 def parse_tcp_address(text: str) -> tuple[str, int]:
-    """Address and port from ``[::1]:port``, ``127.0.0.1:port``, or a port on babeld's own ::1.
+    """Address and port from ``[::1]:port``, ``127.0.0.1:port``, or a port on ::1 alone.
 
-    Names are not looked up, save ``localhost``. Raises BabeldUnreachableError for anything else.
+    No name is looked up; ``localhost`` stands for ::1. Raises BabeldError for any other text.
     """
     host, colon, port = text.rpartition(":")
     if not colon or host == "localhost":
@@ -363,13 +359,13 @@ def parse_tcp_address(text: str) -> tuple[str, int]:
 
 
 def quoted(text: str) -> str:
-    """Text from or for babeld as it may stand in a message: short, and no control characters."""
+    """A text from or for babeld in quotes, short and without control characters, for a message."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
 def _checked(name: str) -> str:
     if not is_interface_name(name):
-        raise BabeldError(f"{quoted(name)} is no interface name that babeld could be told")
+        raise BabeldError(f"{quoted(name)} is no interface name that babeld can read")
     return name
 
 
@@ -378,7 +374,7 @@ def _is_verdict(line: str) -> bool:
 
 
 def _quits(command: str) -> bool:
-    """Whether babeld answers a command by hanging up."""
+    """Whether babeld answers a command by closing the connection."""
     return command.split()[:1] == ["quit"]
 
 
@@ -395,7 +391,7 @@ def _ends_in_quotes(command: str) -> bool:
 
 
 def _text(raw: bytes, subject: str) -> str:
-    # Foreign interfaces may bear any bytes in their names, so only control bytes are refused.
+    # The name of another's interface may hold any bytes, so only control bytes are refused.
     if len(raw.translate(None, _CONTROL)) != len(raw):
         shown = raw if len(raw) <= _SHOWN else raw[:_SHOWN] + b"..."
         raise BabeldError(f"babeld sent bytes that are no text in {subject}: {shown!r}")
@@ -406,9 +402,9 @@ def _address_of(babeld: Babeld) -> tuple[int, _Address]:
     where = babeld.socket_addr
     if babeld.socket_type == "unix":
         if not 0 < len(os.fsencode(where)) <= _MAX_UNIX_PATH or "\0" in where:
-            raise BabeldUnreachableError(
-                f"{quoted(where)} can be no unix socket's path: "
-                f"it must have 1 to {_MAX_UNIX_PATH} bytes; set socket_addr in the babeld block"
+            raise BabeldError(
+                f"{quoted(where)} is no unix socket's path: "
+                f"such a path has 1 to {_MAX_UNIX_PATH} bytes; set socket_addr in the babeld block"
             )
         return socket.AF_UNIX, where
     host, port = parse_tcp_address(where)
@@ -416,55 +412,55 @@ def _address_of(babeld: Babeld) -> tuple[int, _Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         raise _no_tcp_address(where) from None
-    family, _, _, _, address = found[0]  # an address in digits is one
+    family, _, _, _, address = found[0]
     return family, address
 
 
-def _no_tcp_address(text: str) -> BabeldUnreachableError:
-    return BabeldUnreachableError(
-        f"{quoted(text)} is no TCP address of babeld's; set socket_addr in the babeld block to "
-        'its port, as "33123", or to an IP address and port, as "[::1]:33123"'
+def _no_tcp_address(text: str) -> BabeldError:
+    return BabeldError(
+        f"{quoted(text)} is no TCP address of babeld; set socket_addr in the babeld block to "
+        'babeld\'s port, as "33123", or to an IP address and port, as "[::1]:33123"'
     )
 
 
-def _unreachable(babeld: Babeld, error: OSError) -> BabeldUnreachableError:
+def _unreachable(babeld: Babeld, error: OSError) -> BabeldError:
     where = babeld.socket_addr
     option = f"`babeld -G {where}`"
     match error:
         case FileNotFoundError():
-            return BabeldUnreachableError(
-                f"there is no babeld control socket at {where}: start it as {option}, or set "
+            return BabeldError(
+                f"there is no babeld control socket at {where}: start babeld as {option}, or set "
                 f"`local-path-readwrite {where}` in babeld.conf and start babeld again"
             )
         case TimeoutError():
-            why = f"nobody took the connection within {ANSWER_SECONDS:g} s"
+            why = f"nobody accepted the connection within {ANSWER_SECONDS:g} s"
         case BlockingIOError():
-            why = "too many others wait for it; babeld serves four control connections at a time"
+            why = "too many programs wait for it; babeld serves four connections at a time"
         case PermissionError():
             why = "permission denied; run rait as root, or as a user who may write to the socket"
         case ConnectionRefusedError() if babeld.socket_type == "tcp":
             why = f"nobody listens there; start babeld as `babeld -G {parse_tcp_address(where)[1]}`"
-            why += ". It listens on ::1 of the network namespace that it runs in"
+            why += ". babeld listens on ::1 of the network namespace that it runs in"
         case ConnectionRefusedError() if _is_socket(where):
-            why = "babeld does not run any more and left it behind; "
+            why = "babeld does not run any more and left the file behind; "
             why += f"remove the file, then start babeld (as {option})"
         case ConnectionRefusedError():
             why = "it is not a socket; set socket_addr in the babeld block"
         case _:
             why = error.strerror or str(error)
-    return BabeldUnreachableError(f"babeld's control socket {where} cannot be used: {why}")
+    return BabeldError(f"babeld's control socket {where} cannot be used: {why}")
 
 
 def _is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
-        return True  # gone in the meantime: it was one
+        return True  # it was one, and is gone meanwhile
 
 
-def _read_only(command: str, babeld: Babeld) -> BabeldReadOnlyError:
+def _read_only(command: str, babeld: Babeld) -> BabeldRefusedError:
     way, argument = ("path", "PATH") if babeld.socket_type == "unix" else ("port", "PORT")
-    return BabeldReadOnlyError(
+    return BabeldRefusedError(
         f"babeld refused {quoted(command)}: its control socket {babeld.socket_addr} is read-only; "
         f"start babeld with `-G {argument}` in place of `-g {argument}`, or use "
         f"`local-{way}-readwrite` in place of `local-{way}` in babeld.conf"
@@ -472,7 +468,7 @@ def _read_only(command: str, babeld: Babeld) -> BabeldReadOnlyError:
 
 
 def _refused(command: str, answer: Answer, babeld: Babeld) -> BabeldRefusedError:
-    meaning = "; see babeld(8) for what it takes at run time" if answer.verdict == "bad" else ""
+    meaning = "; see babeld(8) for its run-time commands" if answer.verdict == "bad" else ""
     return BabeldRefusedError(
         f"babeld at {babeld.socket_addr} refused the command {quoted(command)}: "
         f"it answered {quoted(answer.verdict)}{meaning}"

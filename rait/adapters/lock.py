@@ -1,4 +1,4 @@
-"""One rait at a time: a lock that goes with the process that holds it, however it ends."""
+"""The lock that lets one rait run at a time. It ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ _NOTE = rb"\d+ \d+ .*"
 
 
 class HeldError(MachineError):
-    """Another process held the lock all the time; ``holder`` says who, where, and how long."""
+    """Another process held the lock to the end of the timeout.
+
+    ``holder`` says which process, which lock, and how long rait waited.
+    """
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
-        super().__init__(f"{holder}; try again when it is done")
+        super().__init__(f"{holder}; try again when that process is done")
 
 
 Stamp = tuple[int, ...] | None
-"""What changes each time that somebody takes or lets go of a lock; None where there is none yet."""
+"""Changes each time that a process takes or releases a lock. None stands for no lock file."""
 
 
 def stamp(path: str) -> Stamp:
-    """The lock's stamp as it is now, to compare with what ``hold`` found."""
+    """The present stamp of the lock, to compare with the one that ``hold`` gives."""
     try:
         return _stamp_of(os.stat(path))
     except (OSError, ValueError):
@@ -47,12 +50,14 @@ def stamp(path: str) -> Stamp:
 
 @contextmanager
 def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
-    """Hold the lock at the path (made, 0600, if not there), waiting up to ``timeout`` seconds.
+    """Hold the lock at the path, and make its file (0600) if there is none.
 
-    ``what`` is the command that holds it, for the message to those who wait in vain. The lock is
-    a flock(2): the kernel lets go of it when the process ends. Programs that are started while it
-    is held do not inherit it. Gives the stamp that it had when it became ours. Raises HeldError
-    when the time is up, and MachineError where there can be no lock.
+    ``timeout`` is how many seconds to wait for another holder, and ``what`` the command that others
+    are told of if they wait in vain. Gives the stamp that the lock had just before.
+
+    The lock is a flock(2): the kernel releases it when the process ends, and programs started
+    meanwhile do not inherit it. Raises HeldError when the time is up, and MachineError where the
+    file cannot be a lock.
     """
     fd, found = _taken(path, timeout)
     try:
@@ -66,7 +71,7 @@ def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
 
 
 def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
-    """The open lock, which is ours, and its stamp before that."""
+    """Open and take the lock; gives its descriptor, and the stamp that it had before."""
     deadline = time.monotonic() + timeout
     while True:
         fd, is_new = _opened(path)
@@ -79,7 +84,7 @@ def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
         except BaseException:
             os.close(fd)
             raise
-        # Somebody removed the file, so that others who lock do not meet us there.
+        # Somebody removed or replaced the file: other processes would lock a different one.
         os.close(fd)
 
 
@@ -91,15 +96,15 @@ def _is_at(path: str, fd: int) -> bool:
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:
-    # Both to write a note and to empty it change these times, on a full disk too.
+    # Both writing and emptying the note change these times, even on a full disk.
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _opened(path: str) -> tuple[int, bool]:
-    """Open the lock's file, and tell whether it was made here. What is no lock is not touched."""
+    """Open the lock's file, and say whether it is new. A file that is no lock stays as it is."""
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        # To open a device may do something to it, so it is looked at before.
+        # Opening a device may have effects, so look before opening.
         with suppress(FileNotFoundError):
             if kind := kind_of_file(os.lstat(path).st_mode):
                 raise _no_lock(path, f"is {kind}")
@@ -118,7 +123,8 @@ def _opened(path: str) -> tuple[int, bool]:
 
 
 def _made_or_opened(path: str) -> tuple[int, bool]:
-    # Not through a link, which may lead to any file; and what came in between must not block.
+    # Never through a symbolic link, which may lead to any file, and never waiting, as on a FIFO:
+    # either may have come here since the look.
     how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, how | os.O_EXCL, 0o600), True
@@ -128,20 +134,20 @@ def _made_or_opened(path: str) -> tuple[int, bool]:
 
 def _no_lock(path: str, reason: str) -> MachineError:
     return MachineError(
-        f"cannot take {path} as the lock: it {reason}; it was left as it is. Move it away, "
+        f"cannot take {path} as the lock: it {reason}. rait left it as it is; move it away, "
         "and run rait again"
     )
 
 
 def kind_of_file(mode: int) -> str:
-    """What a file of this mode (stat(2)) is, in words; "" for a regular one."""
+    """The kind of a file by its mode (stat(2)), in words; "" for a regular file."""
     return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def _why_no_lock(fd: int) -> str:
-    """Why a file that is open is no lock of rait, and so not to be written to; "" for a lock.
+    """Why an open file is no lock of rait, so that rait must not write to it; "" for a lock.
 
-    A lock is empty or holds one note; zeros are what a power failure may leave of a note.
+    A lock is empty or holds one note. A power failure may leave zeros in place of a note.
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
@@ -160,9 +166,9 @@ def _acquire(fd: int, path: str, timeout: float, deadline: float) -> None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise HeldError(
-                    f"{_holder(fd)} holds the lock {path}, and did so for {timeout:g} s"
+                    f"{_holder(fd)} holds the lock {path}, and rait waited {timeout:g} s for it"
                 ) from None
-            # Polled, because a blocking flock has no timeout but by way of signals.
+            # Polled, because only a signal can end a blocking flock after some time.
             time.sleep(min(_POLL_SECONDS, left))
         except OSError as error:
             raise MachineError(f"cannot take the lock {path}: {error.strerror}") from None
@@ -175,7 +181,7 @@ def _write_note(fd: int, note: str) -> None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode("utf-8", "backslashreplace")[:_MAX_NOTE], 0)
     except OSError:
-        # A full disk must not keep rait from its work; the holder then has no name.
+        # A full disk must not stop rait. Others are then told of no holder by name.
         return
 
 

@@ -1,4 +1,4 @@
-"""Network namespaces, as network_namespaces(7) and ip-netns(8) have them."""
+"""Network namespaces: network_namespaces(7), ip-netns(8)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _IFF_UP = 0x1
 class Netns:
     """An open network namespace.
 
-    ``spec`` is how the configuration spells it, and ``identity`` tells this instance from any
-    other since the machine started, even from a later one with the same name.
+    ``spec`` is its spelling in the configuration. ``identity`` tells this namespace from any other
+    since the machine started, even from a later one with this name.
     """
 
     __slots__ = ("fd", "identity", "spec")
@@ -49,12 +49,12 @@ class Netns:
 
     @property
     def instance(self) -> str:
-        """The identity that stays unique even after a restart of the machine."""
+        """Boot id and identity, which are unique across restarts; "" without an identity."""
         return f"{_boot()}/{self.identity}" if self.identity else ""
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be used: it is there, and was not closed."""
+        """Whether the namespace exists and is not closed, so that it can be used."""
         return self.fd >= 0
 
     def close(self) -> None:
@@ -67,14 +67,14 @@ class Netns:
 
 
 _held: dict[tuple[int, int], Netns] = {}
-"""Namespaces that are open, by device and inode, which no other namespace has for as long."""
+"""Open namespaces by device and inode, which no other namespace has while they are open."""
 
 
 class Namespaces:
-    """The namespaces of one run, each opened once and told apart by its instance.
+    """The namespaces of one run, each opened once, by spelling and instance.
 
-    What was looked at stays open, so that a run changes the very namespace that it has seen,
-    whatever takes its name meanwhile, or whether it has a name at all. They are closed together.
+    Each stays open until ``close``. So a run changes the very namespace that it has looked at,
+    whatever takes that namespace's name meanwhile, and even if it has no name any more.
     """
 
     def __init__(self) -> None:
@@ -87,17 +87,19 @@ class Namespaces:
         self._kept.clear()
 
     def keep(self, ns: Netns) -> Netns:
-        """Hold an open namespace from now on; return the one held before it, if it is the same."""
+        """Take an open namespace over. Gives the one to use: where the same is held already, the
+        held one, and the other is closed.
+        """
         held = self._kept.setdefault((ns.spec, ns.instance), ns)
         if held is not ns:
             ns.close()
         return held
 
     def find(self, spec: str, instance: str = "") -> Netns | None:
-        """The namespace; None if it does not exist, or its spelling names a different one now.
+        """The namespace of this spelling and instance; None if there is none.
 
-        Without an instance, take whichever namespace has the spelling now. Raises
-        MachineError if it must not be opened.
+        Without an instance, whichever namespace has the spelling now. Raises MachineError if the
+        namespace cannot be opened.
         """
         if instance and (held := self._kept.get((spec, instance))) is not None:
             return held
@@ -110,12 +112,12 @@ class Namespaces:
     def is_gone(self, spec: str, instance: str) -> bool:
         """Whether neither the instance nor any other namespace of this spelling can be found.
 
-        Raises MachineError where it must not be opened.
+        Raises MachineError if a namespace cannot be opened.
         """
         return self.find(spec) is None and self.find(spec, instance) is None
 
     def open(self, spec: str, instance: str = "") -> Netns:
-        """The namespace that ``find`` finds. Raises MachineError if there is none."""
+        """The namespace of this spelling and instance. Raises MachineError if there is none."""
         ns = self.find(spec, instance)
         if ns is not None:
             return ns
@@ -127,7 +129,7 @@ class Namespaces:
 
 
 def describe(spec: str) -> str:
-    """A namespace's spelling in the words of an error message."""
+    """A namespace in the words of an error message, by its spelling."""
     if spec == "":
         return "the current network namespace"
     if _is_pid(spec):
@@ -136,19 +138,19 @@ def describe(spec: str) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says, and what to do about it where that is plain."""
-    said = error.strerror or str(error)
+    """The system's own text for an error and, where that is plain, what to do about it."""
+    text = error.strerror or str(error)
     if error.errno in (errno.EPERM, errno.EACCES):
-        return f"{said}; run rait as root"
+        return f"{text}; run rait as root"
     if error.errno == errno.EMFILE:
-        return f"{said}; raise the limit of this process (`ulimit -n`)"
-    return said
+        return f"{text}; raise the limit of this process (`ulimit -n`)"
+    return text
 
 
 def open_netns(spec: str) -> Netns:
     """Open a namespace: "" is the current one, digits a process id, else a name in /run/netns.
 
-    Raises MachineError where it does not exist or must not be opened.
+    Raises MachineError if the namespace does not exist or cannot be opened.
     """
     ns = find_netns(spec)
     if ns is None:
@@ -157,10 +159,11 @@ def open_netns(spec: str) -> Netns:
 
 
 def find_netns(spec: str) -> Netns | None:
-    """``open_netns``, but None where the namespace does not exist.
+    """Open a namespace by its spelling, as ``open_netns`` has it; None if it does not exist.
 
-    Nor does it where a file of its name is all there is: what makes a namespace makes the file
-    first, and was cut off then.
+    A file of its name in /run/netns with nothing mounted on it is no namespace: the program that
+    made the file was cut off before it could mount one. Raises MachineError if the namespace cannot
+    be opened.
     """
     path = _path(spec)
     try:
@@ -186,7 +189,7 @@ def find_netns(spec: str) -> Netns | None:
 
 
 def adopt(spec: str, fd: int) -> Netns:
-    """A namespace that is open already. Raises OSError, and then it is closed."""
+    """A namespace by its open descriptor, which is closed in case of an error. Raises OSError."""
     try:
         return Netns(spec, fd, identity_of(fd))
     except BaseException:
@@ -195,20 +198,20 @@ def adopt(spec: str, fd: int) -> Netns:
 
 
 def copied(ns: Netns, spec: str) -> Netns:
-    """The same namespace opened once more, with another spelling."""
+    """A namespace opened once more, with another spelling."""
     return Netns(spec, os.dup(ns.fd), ns.identity)
 
 
 def gone(spec: str) -> Netns:
-    """What stands for a namespace that is not there: it is closed, and has no identity."""
+    """Stands for a namespace that does not exist: closed, and without an identity."""
     return Netns(spec, -1, "")
 
 
 def lacks_process(spec: str) -> bool:
-    """Whether a namespace is given by a process id and there is no such process.
+    """Whether the spelling is a process id and there is no such process.
 
-    It may live on then, where nobody can find it; rait cannot make it either. Raises MachineError
-    where it must not be opened.
+    The namespace may still exist then, but cannot be found by its spelling, and rait cannot make
+    it. Raises MachineError if it cannot be opened.
     """
     if not _is_pid(spec):
         return False
@@ -219,7 +222,7 @@ def lacks_process(spec: str) -> bool:
 
 
 def ensure_netns(spec: str) -> None:
-    """Raise a namespace's loopback; one with a name is made where it is missing.
+    """Raise lo in a namespace, after making the namespace if it has a name and does not exist.
 
     Raises MachineError.
     """
@@ -232,28 +235,29 @@ def ensure_netns(spec: str) -> None:
 
 @contextmanager
 def entered(ns: Netns) -> Iterator[None]:
-    """Run the block's code in the namespace: this thread alone, and back again in any case."""
+    """Have this thread in the namespace for the block, and back afterwards. Raises OSError."""
     with _entered(ns.fd):
         yield
 
 
 def socket_in(ns: Netns, family: int, kind: int, protocol: int = 0) -> socket.socket:
-    """A socket of the namespace, for use anywhere. Raises MachineError."""
+    """A socket that belongs to the namespace and may be used from any. Raises MachineError."""
     try:
         with _entered(ns.fd):
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise MachineError(f"no socket in {describe(ns.spec)}: {reason(error)}") from error
+        where = describe(ns.spec)
+        raise MachineError(f"cannot make a socket in {where}: {reason(error)}") from error
 
 
 def identity_of(fd: int) -> str:
-    """What tells the namespace behind the descriptor from all others since the machine started.
+    """The identity of a namespace by its descriptor, unique since the machine started.
 
-    It is the namespace's cookie (SO_NETNS_COOKIE, Linux 5.14), which is never used twice, or the
-    inode number where there is none. Raises OSError.
+    It is the namespace's cookie (SO_NETNS_COOKIE, Linux 5.14), which the kernel never uses twice,
+    or the inode number where the kernel has no cookies. Raises OSError.
     """
     if (held := _held.get(_inode(fd))) is not None:
-        return held.identity  # so that nobody need enter it
+        return held.identity  # which saves entering the namespace
     with _entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         return cookie_of(probe) or f"inode:{os.fstat(fd).st_ino}"
 
@@ -264,10 +268,7 @@ def _inode(fd: int) -> tuple[int, int]:
 
 
 def cookie_of(probe: socket.socket) -> str:
-    """The cookie of the namespace that a socket is in; "" where the kernel has none.
-
-    Raises OSError.
-    """
+    """The cookie of a socket's namespace; "" where the kernel has no cookies. Raises OSError."""
     try:
         cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     except OSError as error:
@@ -278,13 +279,13 @@ def cookie_of(probe: socket.socket) -> str:
 
 
 def is_of_this_boot(instance: str) -> bool:
-    """Whether an instance is of this start of the machine: a namespace outlives no restart."""
+    """Whether an instance is from this boot of the machine: no namespace outlives a restart."""
     return instance.partition("/")[0] == _boot()
 
 
 @cache
 def _boot() -> str:
-    """The first digits of the kernel's boot_id (random(4)), which is another at each start."""
+    """The first digits of the kernel's boot_id, which differs from boot to boot (random(4))."""
     try:
         with open(_BOOT_ID, encoding="utf-8") as file:
             return file.read(_BOOT_DIGITS)
@@ -312,12 +313,13 @@ def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
         return text
     if user is None:
         return (
-            f"{text}; the file is no namespace (a leftover?): `ip netns delete {spec}` removes it"
+            f"{text}; the file is no namespace but maybe a leftover: `ip netns delete {spec}` "
+            "removes it"
         )
-    # To delete the file would unmount the namespace for that process as well.
+    # Deleting the file would unmount the namespace for that process as well.
     return (
-        f"{text}; the file is no namespace here, and is one for process {user}, which has mounts "
-        f"of its own: run rait among these (`nsenter -m -t {user} rait ...`), or end that process"
+        f"{text}; the file is a namespace only in the mounts of process {user}: run rait with "
+        f"those mounts (`nsenter -m -t {user} rait ...`), or end that process"
     )
 
 
@@ -326,7 +328,7 @@ def _entered(fd: int) -> Iterator[None]:
     home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.path.samestat(os.fstat(home), os.fstat(fd)):
-            # Entering takes CAP_SYS_ADMIN even where one already is.
+            # setns(2) takes CAP_SYS_ADMIN even for the namespace that the thread is in already.
             yield
             return
         syscalls.setns(fd, syscalls.CLONE_NEWNET)

@@ -1,6 +1,6 @@
 """The names of network namespaces, which are mounts below /run/netns (ip-netns(8)).
 
-Who sees a mount is told by mountinfo in proc(5), and explained in mount_namespaces(7).
+Each process may see other mounts: mount_namespaces(7), and mountinfo in proc(5).
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from pathlib import Path
 from rait.adapters import syscalls
 
 _MAKING_SECONDS = 1.0
-"""`ip netns add` mounts a namespace at once when it has made its file."""
+"""A namespace's file that stays empty for so long is a leftover: `ip netns add` mounts a namespace
+right after it has made the file."""
 
 GONE = (FileNotFoundError, ProcessLookupError)
+"""What looking at /proc/PID raises when the process has ended."""
 
 Doubt = Callable[[OSError], None]
-"""Takes the error that kept us from looking at a process."""
+"""A function that is called with each error that kept rait from looking at a process."""
 
 
 def pids() -> list[int]:
-    """The processes that there are."""
+    """The ids of all processes."""
     with os.scandir("/proc") as entries:
         return [int(entry.name) for entry in entries if entry.name.isdigit()]
 
 
 def mount_points(doubt: Doubt) -> Iterator[tuple[int, str]]:
-    """Where network namespaces are mounted, and a process that has each mount."""
+    """Each path where a network namespace is mounted, with a process that sees the mount."""
     seen: set[int] = set()
     for pid in pids():
         try:
@@ -47,34 +49,34 @@ def mount_points(doubt: Doubt) -> Iterator[tuple[int, str]]:
             continue
         seen.add(inode)
         for line in info.split(b"\n"):
-            # proc(5): the root within the file system is the fourth field, the place the fifth.
+            # proc(5): the fourth field is the root within the file system, the fifth the path.
             fields = line.split(b" ")
             if len(fields) > 4 and fields[3].startswith(b"net:["):
                 yield pid, os.fsdecode(_unescaped(fields[4]))
 
 
 def who_has_mounted(path: str) -> int | None:
-    """A process that has a network namespace mounted at this path, if any.
+    """The id of a process that sees a network namespace mounted at the path; None if none does.
 
-    Where this process sees an empty file, a service with mounts of its own is such a process.
-    Without any, the file is a leftover.
+    A service with mounts of its own may see one where rait sees an empty file. If no process does,
+    the file is a leftover.
     """
     return next((pid for pid, where in mount_points(lambda _: None) if where == path), None)
 
 
 def is_empty_file(fd: int) -> bool:
-    """Whether this is all there is of a namespace: the file that its mount is to hide."""
+    """Whether a descriptor is of an empty file, on which a namespace was never mounted."""
     status = os.fstat(fd)
     return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def make(path: str) -> None:
-    """Make a network namespace as ``ip netns add`` does, so that ``ip netns`` shows it.
+    """Make a network namespace at a path, as ``ip netns add`` does. Raises OSError.
 
-    A file that another process left at the path without a namespace is used. The namespace is
-    made in a child, as we shall stay where we are, and in mounts where others see its name.
-    pyroute2 does neither, and gives its child a time limit that a slow machine exceeds. Raises
-    OSError.
+    An empty file that another process left at the path is used. A child process makes the
+    namespace: making one means to enter it, and the child enters the mounts where other processes
+    see the name. pyroute2 does not do the latter, and gives its child a time limit that a slow
+    machine exceeds.
     """
     mounts = _upstream(os.path.dirname(path))
     child = os.fork()
@@ -86,7 +88,7 @@ def make(path: str) -> None:
             _make_here(path)
             code = 0
         except FileExistsError:
-            code = 0  # another process made it just now
+            code = 0  # another process has just made the namespace
         except OSError as error:
             code = error.errno or errno.EIO
         finally:
@@ -99,12 +101,12 @@ def make(path: str) -> None:
 
 
 def _make_here(path: str) -> None:
-    """Make a namespace, kept by a mount in a directory that is shared, and move into it."""
+    """Enter a new namespace, and mount it on a new file at the path. Raises OSError."""
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=0o755, exist_ok=True)
     try:
         syscalls.mount("none", directory, syscalls.MS_SHARED | syscalls.MS_REC)
-    except OSError:  # only what is a mount itself can be shared
+    except OSError:  # only a mount can be shared, so make one of the directory
         syscalls.mount(directory, directory, syscalls.MS_BIND | syscalls.MS_REC)
         syscalls.mount("none", directory, syscalls.MS_SHARED | syscalls.MS_REC)
     try:
@@ -121,7 +123,7 @@ def _make_here(path: str) -> None:
 
 
 def _stays_empty(path: str) -> bool:
-    """Whether a namespace's file is a leftover, and not of another process that is about to mount.
+    """Whether a namespace's file is a leftover; False once a process mounts a namespace on it.
 
     Raises OSError.
     """
@@ -139,10 +141,11 @@ def _stays_empty(path: str) -> bool:
 
 
 def _upstream(directory: str) -> int | None:
-    """The mounts in which a new name in the directory is seen by others, if they are not our own.
+    """The mount namespace in which other processes see a new mount below the directory.
 
-    They are those of a parent process whose peer group our mount is a slave of. The caller closes
-    the descriptor. Raises OSError.
+    None if it is our own. Else it is that of the nearest ancestor of this process whose shared
+    mount ours is a slave of (mount_namespaces(7)). The caller closes the descriptor. Raises
+    OSError.
     """
     group = _propagation(os.getpid(), directory, "master")
     pid = os.getpid()
@@ -155,13 +158,14 @@ def _upstream(directory: str) -> int | None:
 
 
 def _propagation(pid: int, directory: str, kind: str) -> str:
-    """The peer group that a process's mount over the directory has, if it has one of this kind.
+    """The peer group of the mount that a process sees the directory in; "" for none of this kind.
 
-    Below ``ip netns exec``, and in services with mounts of their own, mounts are slaves: names that
-    are made there are seen by nobody else.
+    ``kind`` is the tag in mountinfo: "shared", or "master" for a slave. Under ``ip netns exec``,
+    and in services with mounts of their own, mounts are slaves: nobody else sees a mount that is
+    made below them.
     """
     best, found = 0, ""
-    # Others mount too, and name their mount points as they like: only these two bytes part fields.
+    # Other users' mount points may hold any bytes: only a newline and a blank separate fields.
     for line in Path(f"/proc/{pid}/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
         fields = os.fsdecode(line).split(" ")
         depth = len(Path(fields[4]).parts)
@@ -173,11 +177,11 @@ def _propagation(pid: int, directory: str, kind: str) -> str:
 
 
 def _parent(pid: int) -> int:
-    # The program's name, in brackets, may hold anything (proc(5)); the state and parent follow.
+    # proc(5): the program's name, in brackets, may hold any text; state and parent follow it.
     stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "surrogateescape")
     return int(stat.rpartition(")")[2].split()[1])
 
 
 def _unescaped(path: bytes) -> bytes:
-    """A path of mountinfo, where blanks and backslashes are written in octal."""
+    """A path of mountinfo, which has blanks, newlines and backslashes in octal, as it is."""
     return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)

@@ -1,8 +1,10 @@
-"""Looking for a network namespace that no longer has the name by which rait knew it.
+"""The search for a network namespace that no longer has the name by which rait knew it.
 
-A namespace lives as long as something refers to it: a process in it, a mount, an open descriptor,
-or a socket (network_namespaces(7)). All of these are looked at, in that order, as far as /proc
-shows them. One that none of them refers to was destroyed by the kernel, with its interfaces.
+A namespace lives as long as something refers to it (network_namespaces(7)). The search goes from
+what is cheap to look at to what is dear, as far as /proc shows it, and stops when all wanted
+namespaces are found: names in /run/netns, processes, other threads, open descriptors, mounts that
+other processes see, and last sockets, which are copied from their process to be asked for their
+namespace. If none of these refers to a namespace, the kernel has destroyed it with its interfaces.
 """
 
 from __future__ import annotations
@@ -23,66 +25,65 @@ from rait.adapters.netns import NAMED, Netns
 from rait.adapters.netns_names import GONE, Doubt, mount_points, pids
 
 SEARCH_SECONDS = 10.0
-"""A machine with so many processes that looking takes longer is looked at in part."""
+"""A search that takes longer ends with what it has found."""
 
 _SIOCGSKNS = 0x894C
-"""linux/sockios.h: a descriptor of the namespace that a socket is in."""
+"""The ioctl for a descriptor of a socket's namespace (linux/sockios.h)."""
 _FIRST_INODE = 0xF0000000
-"""Those of namespaces begin here (PROC_DYNAMIC_FIRST in the kernel's proc_ns.h)."""
+"""The lowest inode of a namespace (PROC_DYNAMIC_FIRST in the kernel's proc_fs)."""
 
 
-class Found(Struct, frozen=True):
-    """Open namespaces by their identity, and why there may be more of them ("": there are not)."""
+class SearchResult(Struct, frozen=True):
+    """Open namespaces by identity. ``unseen`` says why there may be more, "" if that cannot be."""
 
     namespaces: dict[str, Netns]
     unseen: str = ""
 
     def close(self) -> None:
-        """Close all of them; harmless for those that are closed already."""
+        """Close the namespaces; harmless for those that are closed already."""
         for ns in self.namespaces.values():
             ns.close()
 
 
-def search(wanted: Collection[str]) -> Found:
-    """Look for the namespaces that are these instances; the caller closes those that are found."""
-    looking = _Search(frozenset(instance.partition("/")[2] for instance in wanted))
-    looking.go_through(_names, _processes, _threads, _descriptors, _mounts)
-    looking.go_through_sockets()
-    return looking.result()
+def search(wanted: Collection[str]) -> SearchResult:
+    """Search for the namespaces of these instances. The caller closes the result."""
+    searching = _Search(frozenset(instance.partition("/")[2] for instance in wanted))
+    searching.try_paths(_names, _processes, _threads, _descriptors, _mounts)
+    searching.try_sockets()
+    return searching.result()
 
 
-def in_use() -> Found:
-    """All namespaces that have a name, or a process in them; the caller closes them."""
-    looking = _Search(None)
-    looking.go_through(_names, _processes)
-    return looking.result()
+def in_use() -> SearchResult:
+    """All namespaces that have a name or a process. The caller closes the result."""
+    searching = _Search(None)
+    searching.try_paths(_names, _processes)
+    return searching.result()
 
 
 class _Search:
-    """One search, and how far it is; ``wanted`` None is for all there are."""
+    """A search under way for the identities ``wanted``, or for all namespaces if that is None."""
 
     def __init__(self, wanted: frozenset[str] | None) -> None:
         self._wanted = wanted
         self._found: dict[str, Netns] = {}
         self._unseen = ""
-        self._looked_at: set[int] = set()
+        self._inodes_tried: set[int] = set()
         self._device = Path("/proc/self/ns/net").stat().st_dev
         self._deadline = time.monotonic() + SEARCH_SECONDS
 
-    def result(self) -> Found:
-        complete = self._wanted is not None and self._found.keys() >= self._wanted
-        return Found(self._found, "" if complete else self._unseen)
+    def result(self) -> SearchResult:
+        return SearchResult(self._found, "" if self._is_complete() else self._unseen)
 
-    def go_through(self, *sources: Callable[[Doubt], Iterator[str]]) -> None:
-        """Open the namespaces at all these paths, until there is nothing more to look for."""
+    def try_paths(self, *sources: Callable[[Doubt], Iterator[str]]) -> None:
+        """Open the namespaces at these paths, until the search is over."""
         for source in sources:
             for path in source(self._doubt):
                 if self._is_over():
                     return
                 self._open(path)
 
-    def go_through_sockets(self) -> None:
-        """Find namespaces by the cookies of the sockets that processes have."""
+    def try_sockets(self) -> None:
+        """Open the namespaces of sockets that processes have, until the search is over."""
         seen: set[str] = set()
         for pid, descriptor, target in _links_of_descriptors(self._doubt):
             if self._is_over():
@@ -91,14 +92,17 @@ class _Search:
                 continue
             seen.add(target)
             try:
-                self._open_of_socket(pid, descriptor)
+                self._open_by_socket(pid, descriptor)
             except GONE:
                 continue
             except OSError as error:
                 self._doubt(error)
 
+    def _is_complete(self) -> bool:
+        return self._wanted is not None and self._found.keys() >= self._wanted
+
     def _is_over(self) -> bool:
-        if self._wanted is not None and self._found.keys() >= self._wanted:
+        if self._is_complete():
             return True
         if time.monotonic() < self._deadline:
             return False
@@ -106,17 +110,17 @@ class _Search:
         return True
 
     def _doubt(self, error: OSError) -> None:
-        # In a container, root may not look at processes from outside of it: those know of nothing
-        # that was made inside.
+        # In a container, root may not look at processes from outside of the container. Those refer
+        # to no namespace that was made inside.
         if isinstance(error, PermissionError) and os.geteuid() == 0:
             return
-        self._unseen = self._unseen or f"not all processes can be looked at: {netns.reason(error)}"
+        self._unseen = self._unseen or f"rait cannot look at all processes: {netns.reason(error)}"
 
     def _open(self, path: str) -> None:
         try:
             status = Path(path).stat()
-            if status.st_dev == self._device and status.st_ino not in self._looked_at:
-                self._looked_at.add(status.st_ino)
+            if status.st_dev == self._device and status.st_ino not in self._inodes_tried:
+                self._inodes_tried.add(status.st_ino)
                 self._take(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except GONE:
             return
@@ -129,7 +133,7 @@ class _Search:
         if not wanted or self._found.setdefault(ns.identity, ns) is not ns:
             ns.close()
 
-    def _open_of_socket(self, pid: int, descriptor: int) -> None:
+    def _open_by_socket(self, pid: int, descriptor: int) -> None:
         process = os.pidfd_open(pid)
         try:
             copy = syscalls.pidfd_getfd(process, descriptor)
@@ -159,14 +163,17 @@ def _threads(doubt: Doubt) -> Iterator[str]:
 
 def _descriptors(doubt: Doubt) -> Iterator[str]:
     for pid, descriptor, target in _links_of_descriptors(doubt):
-        # One that was opened by a name shows that name, even when that is gone or of another.
+        # A namespace that was opened by a name shows that name, even if it has lost the name since.
         named = target.startswith("/") and _inode_of(pid, descriptor) >= _FIRST_INODE
         if named or target.startswith("net:["):
             yield f"/proc/{pid}/fd/{descriptor}"
 
 
 def _inode_of(pid: int, descriptor: int) -> int:
-    """The inode of a descriptor, without a call to its file system, which may be slow."""
+    """The inode of a process's descriptor; 0 if unknown.
+
+    From fdinfo (proc(5)), because stat(2) would ask the descriptor's file system, which may hang.
+    """
     try:
         info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes()
     except OSError:
@@ -176,7 +183,7 @@ def _inode_of(pid: int, descriptor: int) -> int:
 
 
 def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
-    """Process, descriptor, and the file it refers to, as readlink(2) gives it."""
+    """The open descriptors of all processes: process, descriptor, and the path or kind of file."""
     for pid in pids():
         for descriptor in _entries(f"/proc/{pid}/fd", doubt):
             try:
@@ -185,7 +192,7 @@ def _links_of_descriptors(doubt: Doubt) -> Iterator[tuple[int, int, str]]:
                 continue
             except OSError as error:
                 if error.errno == errno.ENAMETOOLONG:
-                    yield pid, int(descriptor), "/"  # it is of a file, by a path of any length
+                    yield pid, int(descriptor), "/"  # a file whose path is too long to read
                     continue
                 doubt(error)
                 continue

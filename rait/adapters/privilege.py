@@ -1,4 +1,4 @@
-"""What this process may do, as capabilities(7) has it."""
+"""The capabilities(7) of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CAP_NET_ADMIN = 12  # linux/capability.h
 
 
 def require(what: str) -> None:
-    """Raise MachineError where we may not change interfaces; ``what`` is the command that would."""
+    """Raise MachineError where we may not change interfaces; ``what`` names the command."""
     if not may_change_networks():
         raise MachineError(
             f"{what} must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; nothing was touched"
@@ -16,9 +16,9 @@ def require(what: str) -> None:
 
 
 def may_change_networks() -> bool:
-    """Whether we may change interfaces: CAP_NET_ADMIN is in our effective set.
+    """Whether CAP_NET_ADMIN is in our effective set, so that we may change interfaces.
 
-    Where nobody can tell, as there is no /proc, the answer is yes: the kernel refuses later.
+    Without /proc the answer is yes, and the kernel refuses later what we may not do.
     """
     try:
         with open("/proc/self/status", "rb") as status:

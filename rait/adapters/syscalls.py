@@ -1,6 +1,6 @@
-"""System calls that Python's os module lacks, by way of ctypes, which only these load.
+"""System calls that Python's os module lacks. Each raises OSError, as functions of os do.
 
-Each raises OSError as the calls of os do.
+They go through ctypes, which is imported by the first call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SYS_PIDFD_GETFD = 438
 
 
 def setns(fd: int, kind: int) -> None:
-    """Move this thread into another namespace of a kind (setns(2))."""
+    """Move this thread into the namespace ``fd`` of this kind, a CLONE_NEW* constant (setns(2))."""
     if sys.version_info >= (3, 12):
         os.setns(fd, kind)
     else:
@@ -29,17 +29,17 @@ def setns(fd: int, kind: int) -> None:
 
 
 def unshare(kind: int) -> None:
-    """Move this process into a new namespace of a kind (unshare(2))."""
+    """Move this thread into a new namespace of a kind (unshare(2))."""
     _call("unshare", kind)
 
 
 def mount(source: str, target: str, flags: int) -> None:
-    """Mount without a file system, or change how a mount is shared (mount(2))."""
+    """Mount ``source`` on ``target``, or change how a mount is shared, by ``flags`` (mount(2))."""
     _call("mount", os.fsencode(source), os.fsencode(target), b"none", flags, None)
 
 
 def pidfd_getfd(process: int, descriptor: int) -> int:
-    """A copy of a process's descriptor, by a pidfd of the process (pidfd_getfd(2))."""
+    """A copy of a descriptor of another process, which a pidfd refers to (pidfd_getfd(2))."""
     return _call("syscall", _SYS_PIDFD_GETFD, process, descriptor, 0)
 
 

@@ -1,4 +1,4 @@
-"""Start programs that outlive the service of systemd in which rait runs.
+"""How to start programs that outlive the systemd service in which rait runs.
 
 A service's processes are those in its control group. In a scope, which is a unit of its own, a
 process outlives the service that started it (systemd-run(1), systemd.scope(5)).
@@ -10,7 +10,7 @@ import os
 from functools import cache
 
 _BOOTED = "/run/systemd/system"
-"""There where systemd runs the machine (sd_booted(3))."""
+"""A directory that exists where systemd runs the machine (sd_booted(3))."""
 
 _CGROUP = "/proc/self/cgroup"
 _SCOPE = ("systemd-run", "--scope", "--quiet", "--collect", "--no-ask-password")
@@ -19,10 +19,10 @@ _SECONDS = 10.0
 
 @cache
 def out_of_service() -> tuple[str, ...]:
-    """The words to put before a program so that it outlives our service; () outside of one.
+    """The words to put before a command so that it outlives our service; () outside of a service.
 
-    systemd is tried once, with a program that does nothing: where it refuses, programs are started
-    as they are, and the service needs ``KillMode=process``.
+    They are tried once, with a program that does nothing. Where systemd refuses that, the answer is
+    () too, and the service needs ``KillMode=process``.
     """
     if not (os.path.isdir(_BOOTED) and _is_service()):
         return ()
@@ -42,9 +42,10 @@ def out_of_service() -> tuple[str, ...]:
 
 
 def _is_service() -> bool:
-    """Whether our control group is a service's: its last part is the unit that we are in.
+    """Whether the last unit in the path of our control group is a service.
 
-    A service has its own programs in a group below if it delegates, or while it starts and stops.
+    Parts after the unit do not count: a service has its programs in a group below its own if it
+    delegates, and while it starts and stops.
     """
     try:
         with open(_CGROUP, "rb") as file:

@@ -13,9 +13,7 @@ from rait.adapters import babeld as module
 from rait.adapters.babeld import (
     BabeldClient,
     BabeldError,
-    BabeldReadOnlyError,
     BabeldRefusedError,
-    BabeldUnreachableError,
 )
 from rait.domain.babel import BabelInterface, is_ours
 from rait.domain.config.schema import DEFAULT_BABELD_PARAM
@@ -117,7 +115,7 @@ def test_an_interface_made_again_is_found_again(client: BabeldClient, netns: str
 def test_wrong_parameters_are_named(client: BabeldClient, param: str) -> None:
     with pytest.raises(BabeldRefusedError, match=f"interface rait4x50001 {param}.*'bad'") as caught:
         client.add("rait4x50001", param)
-    assert not isinstance(caught.value, BabeldReadOnlyError)
+    assert "read-only" not in str(caught.value)
     client.add("rait4x50001", "")
 
 
@@ -145,9 +143,9 @@ def test_a_read_only_socket(netns: str, tmp_path: Path) -> None:
     babeld = Babeld(netns, tmp_path, writable=False)
     with closing(BabeldClient(Settings(socket_addr=babeld.socket))) as client:
         assert [interface.name for interface in client.interfaces()] == ["lo"]
-        with pytest.raises(BabeldReadOnlyError, match=r"read-only; start babeld with `-G PATH`"):
+        with pytest.raises(BabeldRefusedError, match=r"read-only; start babeld with `-G PATH`"):
             client.add("rait4x50002", "")
-        with pytest.raises(BabeldReadOnlyError):
+        with pytest.raises(BabeldRefusedError, match="read-only"):
             client.flush("lo")
         assert [interface.name for interface in client.interfaces()] == ["lo"]
     babeld.stop()
@@ -174,7 +172,7 @@ def test_tcp_is_in_babelds_own_namespace(netns: str, tmp_path: Path) -> None:
     process.wait()
     with (
         closing(BabeldClient(settings, inside)) as client,
-        pytest.raises(BabeldUnreachableError, match="babeld -G 33123"),
+        pytest.raises(BabeldError, match="babeld -G 33123"),
     ):
         client.interfaces()
 
@@ -182,7 +180,7 @@ def test_tcp_is_in_babelds_own_namespace(netns: str, tmp_path: Path) -> None:
 def test_a_babeld_that_was_killed(client: BabeldClient, babeld: Babeld) -> None:
     babeld.process.kill()
     babeld.process.wait()
-    with pytest.raises(BabeldUnreachableError, match="does not run any more"):
+    with pytest.raises(BabeldError, match="does not run any more"):
         client.interfaces()
 
 

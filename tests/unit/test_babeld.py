@@ -22,9 +22,7 @@ from rait.adapters.babeld import (
     Answer,
     BabeldClient,
     BabeldError,
-    BabeldReadOnlyError,
     BabeldRefusedError,
-    BabeldUnreachableError,
     Connection,
     encode_command,
     parse_interface,
@@ -90,7 +88,7 @@ def test_each_answer_belongs_to_its_own_command() -> None:
 def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
     babeld, socket = greeted(b"ok\nok\n")
     babeld.ask("dump", NEVER)
-    with pytest.raises(BabeldError, match="nobody had asked"):
+    with pytest.raises(BabeldError, match="before rait sent"):
         babeld.ask("flush interface v0", NEVER)
     assert socket.sent == [b"dump\n"]
 
@@ -135,7 +133,7 @@ def test_a_foreign_name_that_is_no_utf8_is_not_held_against_babeld() -> None:
 @pytest.mark.parametrize("piece", [b"add route 1\n", b"x"])
 def test_an_answer_without_end_is_cut_off(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    with pytest.raises(BabeldError, match="over 1000 bytes for the answer to 'dump'"):
+    with pytest.raises(BabeldError, match="more than 1000 bytes for the answer to 'dump'"):
         answered(*[piece] * 1001)
 
 
@@ -356,7 +354,7 @@ def test_a_refused_command_is_named_and_the_next_goes_on(
     with client(path) as babeld:
         with pytest.raises(BabeldRefusedError, match="'interface v0 rxcost x'") as caught:
             babeld.add("v0", "rxcost x")
-        assert not isinstance(caught.value, BabeldReadOnlyError)
+        assert "read-only" not in str(caught.value)
         assert repr(reply.decode().strip()) in str(caught.value)
         babeld.add("v1", "")
 
@@ -364,7 +362,7 @@ def test_a_refused_command_is_named_and_the_next_goes_on(
 def test_a_read_only_socket_is_told_from_a_bad_command(path: str, serve: Serve) -> None:
     probe = b"flush interface rait-no-such-interface"
     serve(answering({b"interface v0": b"bad\n", probe: b"bad\n"}))
-    with client(path) as babeld, pytest.raises(BabeldReadOnlyError, match="-G PATH") as caught:
+    with client(path) as babeld, pytest.raises(BabeldRefusedError, match="-G PATH") as caught:
         babeld.add("v0", "")
     assert "`-g PATH`" in str(caught.value)
     assert path in str(caught.value)
@@ -407,15 +405,18 @@ def drip(connection: socket.socket) -> None:
 
 
 MISBEHAVING = {
-    "silent": (saying(), "did not send its banner within 2 s; it serves four"),
+    "silent": (saying(), "did not send its banner within 2 s; babeld serves four"),
     "hangs up": (saying(hang_up=True), "closed the connection before its banner"),
     "another protocol": (saying(b"220 mail.example.org ESMTP\n"), "is not babeld"),
     "banner without end": (saying(BANNER[:-3]), "did not send its banner within"),
     "banner cut in mid-line": (saying(BANNER[:-9], hang_up=True), "in mid-line after b'my-id"),
     "banner of no": (saying(b"BABEL 1.0\nno room\n"), "turned us away"),
     "binary": (saying(bytes(range(256))), "no text"),
-    "one long line": (saying(b"x" * 3_000_000), "over 1000000 bytes for its banner.*is it babeld"),
-    "banner of megabytes": (saying(b"BABEL 1.0\n", b"a b\n" * 500_000), "over 1000000 bytes"),
+    "one long line": (
+        saying(b"x" * 3_000_000),
+        "more than 1000000 bytes for its banner.*check that it is babeld",
+    ),
+    "banner of megabytes": (saying(b"BABEL 1.0\n", b"a b\n" * 500_000), "more than 1000000 bytes"),
     "a byte now and then": (drip, "did not send its banner within"),
     "answer: silent": (saying(BANNER), "did not send the answer to 'dump' within 2 s$"),
     "answer: hangs up": (saying(BANNER, hang_up=True), "before the answer to 'dump'"),
@@ -424,8 +425,8 @@ MISBEHAVING = {
         "in mid-line after b'add interf'",
     ),
     "answer: binary": (saying(BANNER + b"\x7fELF\x00\n"), "no text in the answer to 'dump'"),
-    "answer: no": (saying(BANNER, b"no\n"), "refused the command 'dump'|nobody had asked"),
-    "answer: bad": (saying(BANNER, b"bad\n"), "refused the command 'dump'|nobody had asked"),
+    "answer: no": (saying(BANNER, b"no\n"), "refused the command 'dump'|before rait sent"),
+    "answer: bad": (saying(BANNER, b"bad\n"), "refused the command 'dump'|before rait sent"),
     "answer: unknown interface line": (
         answering({b"dump": b"add interface v0 is fine\nok\n"}),
         "in an unknown way: 'add interface v0 is fine'",
@@ -459,7 +460,7 @@ def test_an_answer_of_megabytes_ends_at_the_limit(
     monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
     with (
         client(path) as babeld,
-        pytest.raises(BabeldError, match="over 1000000 bytes for the answer to 'dump'"),
+        pytest.raises(BabeldError, match="more than 1000000 bytes for the answer to 'dump'"),
     ):
         babeld.interfaces()
 
@@ -474,7 +475,7 @@ def test_a_babeld_that_is_slow_each_time_is_asked_no_more(
         for _ in range(2):
             with pytest.raises(BabeldError, match=r"'interface v0' within 0\.3 s$"):
                 babeld.add("v0", "")
-        with pytest.raises(BabeldError, match=r"took over 0\.5 s .* it is asked no more"):
+        with pytest.raises(BabeldError, match=r"took more than 0\.5 s .* rait sends it no more"):
             babeld.add("v0", "")
     assert server.connections == 2
 
@@ -512,7 +513,7 @@ def test_a_large_dump_is_read_whole(path: str, serve: Serve) -> None:
 
 
 def test_no_socket_says_how_to_start_babeld(path: str) -> None:
-    with pytest.raises(BabeldUnreachableError, match="there is no babeld control socket at") as e:
+    with pytest.raises(BabeldError, match="there is no babeld control socket at") as e:
         alone(path).interfaces()
     assert f"babeld -G {path}" in str(e.value)
 
@@ -520,13 +521,13 @@ def test_no_socket_says_how_to_start_babeld(path: str) -> None:
 def test_a_socket_left_behind(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)
-    with pytest.raises(BabeldUnreachableError, match=r"does not run any more .* remove the file"):
+    with pytest.raises(BabeldError, match=r"does not run any more .* remove the file"):
         alone(path).add("v0", "")
 
 
 def test_a_file_that_is_no_socket(path: str) -> None:
     Path(path).write_text("")
-    with pytest.raises(BabeldUnreachableError, match="it is not a socket"):
+    with pytest.raises(BabeldError, match="it is not a socket"):
         alone(path).interfaces()
 
 
@@ -544,7 +545,7 @@ def test_a_socket_that_we_may_not_use(path: str, serve: Serve) -> None:
             os.setuid(65534)
             try:
                 alone(path).interfaces()
-            except BabeldUnreachableError as error:
+            except BabeldError as error:
                 status = 0 if "permission denied; run rait as root" in str(error) else 2
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -552,7 +553,7 @@ def test_a_socket_that_we_may_not_use(path: str, serve: Serve) -> None:
 
 @pytest.mark.parametrize("path_text", ["", "x" * 108, "/run/\0"])
 def test_what_can_be_no_unix_socket(path_text: str) -> None:
-    with pytest.raises(BabeldUnreachableError, match="no unix socket's path"):
+    with pytest.raises(BabeldError, match="no unix socket's path"):
         alone(path_text).interfaces()
 
 
@@ -590,7 +591,7 @@ def test_tcp_sockets_are_made_where_the_caller_says() -> None:
 def test_tcp_where_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         closed = tcp(listening)
-    with pytest.raises(BabeldUnreachableError, match=r"nobody listens there; .*babeld -G \d+"):
+    with pytest.raises(BabeldError, match=r"nobody listens there; .*babeld -G \d+"):
         BabeldClient(closed).interfaces()
 
 
@@ -625,11 +626,11 @@ def test_tcp_addresses(text: str, address: tuple[str, int]) -> None:
     ],
 )
 def test_what_is_no_tcp_address(text: str) -> None:
-    with pytest.raises(BabeldUnreachableError, match="socket_addr"):
+    with pytest.raises(BabeldError, match="socket_addr"):
         parse_tcp_address(text)
 
 
 def test_host_names_are_not_looked_up() -> None:
     babeld = Babeld(socket_type="tcp", socket_addr="router.example.org:33123")
-    with pytest.raises(BabeldUnreachableError, match=r"router\.example\.org:33123.*socket_addr"):
+    with pytest.raises(BabeldError, match=r"router\.example\.org:33123.*socket_addr"):
         BabeldClient(babeld).interfaces()

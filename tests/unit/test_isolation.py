@@ -155,9 +155,9 @@ def search(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What a search for namespaces finds; ``asked`` is what it looked for."""
     played = SimpleNamespace(found={}, unseen="", asked=[])
 
-    def looked(wanted: object) -> netns_search.Found:
+    def looked(wanted: object) -> netns_search.SearchResult:
         played.asked.append(wanted)
-        return netns_search.Found(played.found, played.unseen)
+        return netns_search.SearchResult(played.found, played.unseen)
 
     monkeypatch.setattr(netns_search, "search", looked)
     monkeypatch.setattr(netns, "_boot", lambda: "boot")
@@ -182,7 +182,7 @@ def test_what_was_made_elsewhere_stops_a_run_while_it_may_be_there(search) -> No
     known = LastKnown(topology=MESH, home="boot/1")
     isolation.require_home(known, here("boot/2"))
     assert search.asked == [{"boot/1"}], "it is gone, and the VRF with it"
-    search.unseen = "not all processes can be looked at"
+    search.unseen = "rait cannot look at all processes"
     with pytest.raises(MachineError, match=r"rait made mesh in a different network namespace"):
         isolation.require_home(known, here("boot/2"))
     search.unseen = ""
