@@ -1,7 +1,7 @@
 """The command line: arguments in, exit status out.
 
-Nothing heavy is imported here, so that ``--help`` and ``--version`` answer at once; each command
-is a module of rait/commands, imported when that command is asked for.
+Nothing heavy is imported here, so that ``--help`` and ``--version`` answer at once. The options
+of each command are in rait/usage.py; what it does is in rait/commands, imported when it runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from functools import partial
 
 from rait import __version__
 from rait.terminal import (
@@ -25,6 +24,7 @@ from rait.terminal import (
     warn_of,
     warn_text,
 )
+from rait.usage import COMMANDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from _typeshed import SupportsWrite
+
+    from rait.app.options import Options
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
@@ -54,19 +56,6 @@ sessions.
 
 `rait COMMAND --help` explains each command.
 """
-
-# Name, other names, module of rait.commands (and what declares it there), one line of help.
-_COMMANDS = (
-    ("up", ("u", "sync"), "up", "create or sync the tunnels"),
-    ("down", ("d",), "down", "remove the tunnels"),
-    ("list", ("l",), "list", "show the tunnels"),
-    ("plan", (), "plan", "show what `rait up` would do"),
-    ("export-state", (), "plan:declare_export", "print the state for `plan --against`"),
-    ("log", (), "log", "show, verify and prune the journal"),
-    ("replay", (), "replay", "show or restore the topology of an earlier time"),
-    ("rollback", (), "rollback", "take one run back"),
-    ("babeld", (), "babeld", "show and sync babeld's interfaces"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,15 +82,27 @@ def _run(words: Sequence[str]) -> int:
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return WRONG
+    run = _imported(arguments.run)
     from rait.app.options import options_of
     from rait.domain.errors import ConfigError, RaitError
 
     try:
-        status: int = arguments.run(options_of(arguments), arguments)
+        status: int = run(options_of(arguments), arguments)
     except RaitError as error:
         warn_of(error)
         return wrong if isinstance(error, ConfigError) else FAILED
     return status
+
+
+def _imported(run: str) -> Callable[[Options, argparse.Namespace], int]:
+    """What runs a command, from the name that rait/usage.py has for it."""
+    from importlib import import_module
+
+    module, _, function = run.partition(":")
+    found: Callable[[Options, argparse.Namespace], int] = getattr(
+        import_module(f"rait.commands.{module}"), function
+    )
+    return found
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -167,17 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(parser, os.environ.get("RAIT_CONFIG") or DEFAULT_CONFIG, False)
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
-    for name, aliases, declared, summary in _COMMANDS:
-        commands.add_parser(name, aliases=aliases, help=summary, declare=partial(_load, declared))
+    for name, aliases, summary, declare in COMMANDS:
+        commands.add_parser(name, aliases=aliases, help=summary, declare=declare)
     return parser
-
-
-def _load(declared: str, command: _Command) -> None:
-    """Import the module of a command, which declares its options."""
-    module, _, function = declared.partition(":")
-    import importlib
-
-    getattr(importlib.import_module(f"rait.commands.{module}"), function or "declare")(command)
 
 
 def _url(text: str) -> str:

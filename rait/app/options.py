@@ -1,8 +1,8 @@
-"""Options that several commands have."""
+"""What the command line says for every command."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 
 from msgspec import Struct, structs
@@ -13,15 +13,6 @@ from rait.domain.errors import ConfigError
 from rait.terminal import warn
 
 LOCK_SECONDS = 60.0
-
-_FLAGS = {
-    "--yes": "go on however many links lose their sessions",
-    "--dry-run": "only show what would be done",
-    "--assume-gone": "treat links as removed if their network namespace cannot be found",
-    "--detailed-exitcode": "for a plan or a dry run: exit status 0 says that there is nothing "
-    "to do, 1 any error (also wrong usage or configuration) or a link that cannot be made, and 2 "
-    "that there are changes",
-}
 
 
 def _silent(_: str) -> None:
@@ -52,12 +43,6 @@ def options_of(arguments: Namespace) -> Options:
     if arguments.debug:
         return structs.replace(options, debug=lambda line: warn(f"debug: {line}"))
     return options
-
-
-def add_flags(parser: ArgumentParser, *names: str) -> None:
-    """Add options of ``_FLAGS`` to those of a command."""
-    for name in names:
-        parser.add_argument(name, action="store_true", help=_FLAGS[name])
 
 
 def require_path(option: str, what: str, given: str) -> str:

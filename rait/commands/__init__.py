@@ -1,7 +1,7 @@
-"""One module a command: its options, its use case and its output.
+"""One module a command: its use case and its output.
 
-A module is imported when its command runs, or to show its help. Its ``declare`` says what the
-command is, and no command imports another.
+A module is imported when its command runs; rait/usage.py has its options and its help, and names
+the function that runs it. No command imports another.
 """
 
 import sys

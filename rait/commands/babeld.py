@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping
 
 import msgspec
@@ -14,38 +14,6 @@ from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
 from rait.domain.reconcile import Goal
 from rait.terminal import DONE, print_json, print_result, table
-
-HELP = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
-
-_LIST = "Show the interfaces that babeld has, and which of them are ours."
-
-_SYNC = """\
-Make babeld's interfaces among ours equal to our live links: what is missing is added, what is gone
-is flushed, and after a change extra_cmd is sent. Interfaces that are not ours are left alone. With
-sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
-"""
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    more = parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
-    more.add_parser(
-        "list", aliases=["l"], help="the interfaces that babeld has", declare=_declare_list
-    )
-    more.add_parser(
-        "sync", aliases=["s"], help="make ours equal to our links", declare=_declare_sync
-    )
-
-
-def _declare_list(parser: ArgumentParser) -> None:
-    parser.description = _LIST
-    parser.set_defaults(run=run_list)
-
-
-def _declare_sync(parser: ArgumentParser) -> None:
-    parser.description = _SYNC
-    parser.set_defaults(run=run_sync)
-    parser.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
 
 
 def run_list(options: Options, arguments: Namespace) -> int:

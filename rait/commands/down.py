@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from msgspec import structs
 
-from rait.app.options import Options, add_flags
+from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.session import open_session
 from rait.domain.errors import Problem
 from rait.domain.ownership import Stranger
 from rait.domain.reconcile import Goal
 from rait.domain.topology import EMPTY
-
-HELP = """\
-Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
-touched; where there are none, nothing is done.
-"""
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
-    add_flags(parser, "--assume-gone")
 
 
 def run(options: Options, arguments: Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping
 
 from msgspec import Struct, structs
@@ -22,16 +22,6 @@ from rait.domain.history import LastKnown
 from rait.domain.ownership import doubtful, is_ours, unread_of_ours
 from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
-
-HELP = """\
-Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
-last handshake and traffic.
-"""
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
 
 
 def run(options: Options, arguments: Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -35,88 +35,12 @@ from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
 from rait.terminal import DONE, FAILED, print_json, print_result, to_json
 
-HELP = """\
-Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
-run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
-"""
-
-_SHOW = """\
-Show one run whole, of whichever configuration it is, with the number of each event.
-"""
-
-_VERIFY = """\
-Examine every row of the journal: each entry's hash covers the one before it. The exit status is 1
-if anything was changed, removed, reordered or cut off. Whoever may write the file can also compute
-all hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
-
-  rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
-"""
-
-_PRUNE = """\
-Drop the runs that ended longer ago than --keep says, and keep a snapshot from which replay starts.
-A journal that `rait log verify` finds fault with is left as it is.
-
-  rait log prune --keep 90d
-"""
-
 POLL_SECONDS = 0.5
 
 _SHORT = 12
 """How many digits of a digest a headline shows."""
 
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
-    _add_journal(parser, None)
-    parser.add_argument(
-        "--all",
-        action="store_true",
-        help="the runs of all configurations that share the journal",
-    )
-    parser.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
-    parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
-    parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
-    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="wait for new runs, and show them too"
-    )
-    parser.add_argument("--oneline", action="store_true", help="a line for each run")
-    more = parser.add_subparsers(title="of the journal", metavar="")
-    more.add_parser("show", help="show one run whole", declare=_declare_show)
-    more.add_parser("verify", help="examine the hash chain", declare=_declare_verify)
-    more.add_parser("prune", help="drop old runs", declare=_declare_prune)
-
-
-def _declare_show(parser: ArgumentParser) -> None:
-    parser.description = _SHOW
-    parser.set_defaults(run=run_show)
-    parser.add_argument("number", metavar="RUN", type=int, help="the run's number")
-    _add_journal(parser, SUPPRESS)
-
-
-def _declare_verify(parser: ArgumentParser) -> None:
-    parser.description = _VERIFY
-    parser.set_defaults(run=run_verify)
-    parser.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
-    _add_journal(parser, SUPPRESS)
-
-
-def _declare_prune(parser: ArgumentParser) -> None:
-    parser.description = _PRUNE
-    parser.set_defaults(run=run_prune)
-    parser.add_argument(
-        "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
-    )
-    _add_journal(parser, SUPPRESS)
-
-
-def _add_journal(parser: ArgumentParser, path: str | None) -> None:
-    parser.add_argument(
-        "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
-    )
 
 
 def run(options: Options, arguments: Namespace) -> int:

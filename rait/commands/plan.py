@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping
 
 import msgspec
@@ -15,7 +15,7 @@ from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
 from rait.app.load import load_secret
-from rait.app.options import Options, add_flags, require_path
+from rait.app.options import Options, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
 from rait.app.session import open_session, scope_of
@@ -31,29 +31,7 @@ from rait.domain.reconcile import reconcile
 from rait.domain.topology import Origin
 from rait.terminal import DONE, print_json
 
-HELP = """\
-Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
-`rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
-show what a change does to each node.
-"""
-
-_EXPORT = """\
-Print this node's state as JSON for `rait plan --against`. It holds no private key.
-"""
-
 STATE_FORMAT = "rait-state-1"
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
-    add_flags(parser, "--assume-gone", "--detailed-exitcode")
-    parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
-
-
-def declare_export(parser: ArgumentParser) -> None:
-    parser.description = _EXPORT
-    parser.set_defaults(run=run_export)
 
 
 def run(options: Options, arguments: Namespace) -> int:

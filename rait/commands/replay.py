@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.moments import moment, written
-from rait.app.options import Options, add_flags
+from rait.app.options import Options
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld, open_session
@@ -18,33 +18,6 @@ from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_json, print_result, warn
-
-HELP = """\
-Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
-the live system differs from it, and --apply makes the tunnels what they were, with today's private
-key from rait.conf.
-
-As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
-of the links, where there are at least four; --yes lets it go on. It refuses a time before the
-journal began.
-
-  rait replay --at 10                            the topology after run 10
-  rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
-  rait replay --at 2h                            two hours ago
-  rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
-"""
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--diff", action="store_true", help="show how the live system differs")
-    what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
-    add_flags(parser, "--yes")
 
 
 def run(options: Options, arguments: Namespace) -> int:

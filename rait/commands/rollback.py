@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from rait.app.options import Options, add_flags
+from rait.app.options import Options
 from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
 from rait.app.session import Session, open_session
@@ -25,30 +24,8 @@ from rait.domain.history import (
 from rait.domain.reconcile import Goal
 from rait.domain.records import RunRecord
 
-if TYPE_CHECKING:
-    pass
-
-HELP = """\
-Take one run back, by default the last that changed something. Where later runs touched the same
-links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
-brings the tunnels to what it says.
-
-As `rait up` does, it stops with exit status 4 if it would end the sessions of more than half of
-the links, where there are at least four; --yes lets it go on.
-"""
-
 CLASHES_SHOWN = 20
 """How many later changes the refusal of a rollback names."""
-
-
-def declare(parser: ArgumentParser) -> None:
-    parser.description = HELP
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "number", metavar="RUN", type=int, nargs="?", help="its number (default: the last)"
-    )
-    parser.add_argument("--force", action="store_true", help="even if later runs touched its links")
-    add_flags(parser, "--dry-run", "--yes")
 
 
 def run(options: Options, arguments: Namespace) -> int:

@@ -17,7 +17,7 @@ from rait import __version__
 from rait.adapters.journal.store import Journal
 from rait.app.report import Report, Status
 from rait.app.scopes import scope_name
-from rait.cli import main
+from rait.cli import _imported, _parser, main
 from rait.domain.backend import Outcome
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.events import LinkAdded
@@ -37,6 +37,16 @@ def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
     assert said.err == ""
     assert said.out.startswith(f"usage: {' '.join(('rait', *command))} [-h]")
     assert max(map(len, said.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["up", "down", "list", "plan", "export-state", "log", "log show 1", "log verify",
+     "log prune --keep 1d", "replay", "rollback", "babeld list", "babeld sync"],
+)  # fmt: skip
+def test_every_command_names_what_runs_it(words: str) -> None:
+    run = _parser().parse_args(words.split()).run
+    assert callable(_imported(run)), run
 
 
 def test_help_names_every_command_and_every_status(rait: Rait) -> None:

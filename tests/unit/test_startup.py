@@ -141,7 +141,7 @@ def test_a_run_with_nothing_to_do_loads_nothing_that_it_does_not_need(
     assert {name: why for name, why in UNNEEDED.items() if name in again} == {}
 
 
-@pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_help_and_version_load_no_command(argument: str) -> None:
+@pytest.mark.parametrize("words", ["--version", "--help", "up --help", "log verify --help"])
+def test_help_and_version_load_no_command(words: str) -> None:
     unneeded = {"contextlib", "msgspec", "rait.app", "rait.commands", "rait.domain", "typing"}
-    assert not unneeded & loaded(PROLOGUE + EPILOGUE, argument)
+    assert not unneeded & loaded(PROLOGUE + EPILOGUE, *words.split())

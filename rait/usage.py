@@ -1,0 +1,269 @@
+"""What the command line takes: each command, its options, and the help that explains them.
+
+Nothing but argparse is needed to tell how rait is used, so that ``rait COMMAND --help`` answers at
+once. What runs is named as ``MODULE:FUNCTION`` of rait/commands, and imported when it runs.
+"""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+_FLAGS = {
+    "--yes": "go on however many links lose their sessions",
+    "--dry-run": "only show what would be done",
+    "--assume-gone": "treat links as removed if their network namespace cannot be found",
+    "--detailed-exitcode": "for a plan or a dry run: exit status 0 says that there is nothing "
+    "to do, 1 any error (also wrong usage or configuration) or a link that cannot be made, and 2 "
+    "that there are changes",
+}
+"""The options that several commands have."""
+
+
+def _add_flags(parser: ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(name, action="store_true", help=_FLAGS[name])
+
+
+_UP = """\
+Create, change and remove links until they are as rait.conf and the peers list say. Only what
+differs is written: links that are right already are left alone, with their sessions. A second
+`rait up` writes nothing.
+
+A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
+that asks for more links than max_links in rait.conf changes nothing.
+
+A run that would end the sessions of more than half of the links, where there are at least four,
+stops with exit status 4: a peers list that is empty, cut short or exchanged, or a wrong namespace,
+must not take the node off the mesh. A link loses its session if it is removed or made again, or
+gets another peer, and every link does with a new private key, which no peer knows until the
+registry has it. Sessions that runs of the last 24 hours ended count too. --yes lets the run go on;
+max_removals in rait.conf sets another limit.
+"""
+
+
+def _up(parser: ArgumentParser) -> None:
+    parser.description = _UP
+    parser.set_defaults(run="up:run")
+    _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
+
+
+_DOWN = """\
+Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
+touched; where there are none, nothing is done.
+"""
+
+
+def _down(parser: ArgumentParser) -> None:
+    parser.description = _DOWN
+    parser.set_defaults(run="down:run")
+    _add_flags(parser, "--assume-gone")
+
+
+_LIST = """\
+Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
+last handshake and traffic.
+"""
+
+
+def _list(parser: ArgumentParser) -> None:
+    parser.description = _LIST
+    parser.set_defaults(run="list:run")
+
+
+_PLAN = """\
+Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
+`rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
+show what a change does to each node.
+"""
+
+_EXPORT = """\
+Print this node's state as JSON for `rait plan --against`. It holds no private key.
+"""
+
+
+def _plan(parser: ArgumentParser) -> None:
+    parser.description = _PLAN
+    parser.set_defaults(run="plan:run")
+    _add_flags(parser, "--assume-gone", "--detailed-exitcode")
+    parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+
+
+def _export(parser: ArgumentParser) -> None:
+    parser.description = _EXPORT
+    parser.set_defaults(run="plan:run_export")
+
+
+_LOG = """\
+Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
+run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
+"""
+
+_LOG_SHOW = """\
+Show one run whole, of whichever configuration it is, with the number of each event.
+"""
+
+_LOG_VERIFY = """\
+Examine every row of the journal: each entry's hash covers the one before it. The exit status is 1
+if anything was changed, removed, reordered or cut off. Whoever may write the file can also compute
+all hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+
+  rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
+"""
+
+_LOG_PRUNE = """\
+Drop the runs that ended longer ago than --keep says, and keep a snapshot from which replay starts.
+A journal that `rait log verify` finds fault with is left as it is.
+
+  rait log prune --keep 90d
+"""
+
+
+def _log(parser: ArgumentParser) -> None:
+    parser.description = _LOG
+    parser.set_defaults(run="log:run")
+    _add_journal(parser, None)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="the runs of all configurations that share the journal",
+    )
+    parser.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
+    parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
+    parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
+    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="wait for new runs, and show them too"
+    )
+    parser.add_argument("--oneline", action="store_true", help="a line for each run")
+    more = parser.add_subparsers(title="of the journal", metavar="")
+    more.add_parser("show", help="show one run whole", declare=_log_show)
+    more.add_parser("verify", help="examine the hash chain", declare=_log_verify)
+    more.add_parser("prune", help="drop old runs", declare=_log_prune)
+
+
+def _log_show(parser: ArgumentParser) -> None:
+    parser.description = _LOG_SHOW
+    parser.set_defaults(run="log:run_show")
+    parser.add_argument("number", metavar="RUN", type=int, help="the run's number")
+    _add_journal(parser, SUPPRESS)
+
+
+def _log_verify(parser: ArgumentParser) -> None:
+    parser.description = _LOG_VERIFY
+    parser.set_defaults(run="log:run_verify")
+    parser.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
+    _add_journal(parser, SUPPRESS)
+
+
+def _log_prune(parser: ArgumentParser) -> None:
+    parser.description = _LOG_PRUNE
+    parser.set_defaults(run="log:run_prune")
+    parser.add_argument(
+        "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
+    )
+    _add_journal(parser, SUPPRESS)
+
+
+def _add_journal(parser: ArgumentParser, path: str | None) -> None:
+    parser.add_argument(
+        "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
+    )
+
+
+_REPLAY = """\
+Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
+the live system differs from it, and --apply makes the tunnels what they were, with today's private
+key from rait.conf.
+
+As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
+of the links, where there are at least four; --yes lets it go on. It refuses a time before the
+journal began.
+
+  rait replay --at 10                            the topology after run 10
+  rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
+  rait replay --at 2h                            two hours ago
+  rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
+"""
+
+
+def _replay(parser: ArgumentParser) -> None:
+    parser.description = _REPLAY
+    parser.set_defaults(run="replay:run")
+    parser.add_argument(
+        "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--diff", action="store_true", help="show how the live system differs")
+    what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
+    _add_flags(parser, "--yes")
+
+
+_ROLLBACK = """\
+Take one run back, by default the last that changed something. Where later runs touched the same
+links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
+brings the tunnels to what it says.
+
+As `rait up` does, it stops with exit status 4 if it would end the sessions of more than half of
+the links, where there are at least four; --yes lets it go on.
+"""
+
+
+def _rollback(parser: ArgumentParser) -> None:
+    parser.description = _ROLLBACK
+    parser.set_defaults(run="rollback:run")
+    parser.add_argument(
+        "number", metavar="RUN", type=int, nargs="?", help="its number (default: the last)"
+    )
+    parser.add_argument("--force", action="store_true", help="even if later runs touched its links")
+    _add_flags(parser, "--dry-run", "--yes")
+
+
+_BABELD = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
+
+_BABELD_LIST = "Show the interfaces that babeld has, and which of them are ours."
+
+_BABELD_SYNC = """\
+Make babeld's interfaces among ours equal to our live links: what is missing is added, what is gone
+is flushed, and after a change extra_cmd is sent. Interfaces that are not ours are left alone. With
+sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
+"""
+
+
+def _babeld(parser: ArgumentParser) -> None:
+    parser.description = _BABELD
+    more = parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
+    more.add_parser(
+        "list", aliases=["l"], help="the interfaces that babeld has", declare=_babeld_list
+    )
+    more.add_parser(
+        "sync", aliases=["s"], help="make ours equal to our links", declare=_babeld_sync
+    )
+
+
+def _babeld_list(parser: ArgumentParser) -> None:
+    parser.description = _BABELD_LIST
+    parser.set_defaults(run="babeld:run_list")
+
+
+def _babeld_sync(parser: ArgumentParser) -> None:
+    parser.description = _BABELD_SYNC
+    parser.set_defaults(run="babeld:run_sync")
+    parser.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
+
+
+# Name, other names, one line of help, and what declares its options.
+COMMANDS = (
+    ("up", ("u", "sync"), "create or sync the tunnels", _up),
+    ("down", ("d",), "remove the tunnels", _down),
+    ("list", ("l",), "show the tunnels", _list),
+    ("plan", (), "show what `rait up` would do", _plan),
+    ("export-state", (), "print the state for `plan --against`", _export),
+    ("log", (), "show, verify and prune the journal", _log),
+    ("replay", (), "show or restore the topology of an earlier time", _replay),
+    ("rollback", (), "take one run back", _rollback),
+    ("babeld", (), "show and sync babeld's interfaces", _babeld),
+)
