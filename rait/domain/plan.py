@@ -197,7 +197,7 @@ class _Planner:
             return
         self.links[name] = self._link(route)
         if endpoint.address is not None and not _is_literal(endpoint.address):
-            self.names[name] = bool(self._candidates(endpoint))
+            self.names[name] = bool(self._candidates(endpoint.address, endpoint.address_family))
         self._met[(peer.public_key, transport.ifprefix)] = name
         if not transport.dynamic_port:
             self._listening[endpoint.send_port] = name
@@ -274,7 +274,7 @@ class _Planner:
         name, peer, transport, endpoint = route
         if endpoint.address is None:
             return None
-        candidates = self._candidates(endpoint)
+        candidates = self._candidates(endpoint.address, endpoint.address_family)
         if len(candidates) == 1:
             return Endpoint(candidates[0], transport.send_port)
         last = self._last(name, peer.public_key)
@@ -284,11 +284,8 @@ class _Planner:
             return Endpoint(last.address, transport.send_port)
         return Endpoint(min(candidates), transport.send_port)
 
-    def _candidates(self, endpoint: PeerEndpoint) -> tuple[str, ...]:
-        host = endpoint.address
-        if host is None:
-            return ()
-        found = self._addresses.get((host, endpoint.address_family))
+    def _candidates(self, host: str, family: Family) -> tuple[str, ...]:
+        found = self._addresses.get((host, family))
         if found is None:
             return (host,) if _is_literal(host) else ()
         return found

@@ -18,7 +18,7 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""
 
 
-class Endpoint(Struct, frozen=True, gc=False, order=True):
+class Endpoint(Struct, frozen=True, gc=False):
     """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port.
 
     A link-local address that WireGuard learned has a zone, as ``fe80::1%3``: the index of an
@@ -112,7 +112,7 @@ class Link(Struct, frozen=True, gc=False):
         return next((p for p in self.peers if p.public_key == public_key), None)
 
 
-class Rule(Struct, frozen=True, gc=False, order=True):
+class Rule(Struct, frozen=True, gc=False):
     """A policy routing rule (ip-rule(8)): packets with the mark are looked up in the table."""
 
     family: Family

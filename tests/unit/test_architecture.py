@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+
+import rait.domain
 
 TOP = Path(__file__).parents[2]
 MAPS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "tests/README.md")
@@ -57,3 +63,24 @@ def test_what_is_told_of_modules_is_true() -> None:
         named = re.findall(r"`(test_\w+)`", where)
         assert named, module
         assert set(named) <= tests, module
+
+
+def structs_of_the_domain() -> Iterator[type[msgspec.Struct]]:
+    for found in pkgutil.walk_packages(rait.domain.__path__, "rait.domain."):
+        for value in vars(importlib.import_module(found.name)).values():
+            if isinstance(value, type) and issubclass(value, msgspec.Struct):
+                yield value
+
+
+def test_no_value_of_the_domain_can_be_changed() -> None:
+    kinds = set(structs_of_the_domain()) - {msgspec.Struct}
+    assert len(kinds) > 50
+    assert [kind.__name__ for kind in kinds if not kind.__struct_config__.frozen] == []
+
+
+def test_what_there_is_for_each_link_is_no_work_for_the_garbage_collector() -> None:
+    """Ten thousand links and their events are values without circles, held all at once."""
+    modules = ("rait.domain.topology", "rait.domain.events")
+    kinds = {kind for kind in structs_of_the_domain() if kind.__module__ in modules}
+    tracked = [kind.__name__ for kind in kinds if kind.__struct_config__.gc]
+    assert tracked == ["Topology"], "of which there are two or three"

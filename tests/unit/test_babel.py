@@ -17,6 +17,11 @@ def test_what_is_no_interface_name(name: str) -> None:
     assert not is_interface_name(name)
 
 
+@pytest.mark.parametrize("name", ["a", "x" * 15, "é" * 7, "wg-0.1", "..."])
+def test_what_is_an_interface_name(name: str) -> None:
+    assert is_interface_name(name)
+
+
 def test_extra_commands_are_one_a_line() -> None:
     text = "\n  redistribute local deny\r\n# why: none of it\n\ndefault type tunnel\n"
     assert extra_commands(text) == ("redistribute local deny", "default type tunnel")

@@ -78,6 +78,21 @@ def test_a_run_is_a_headline_and_its_events() -> None:
     assert run_lines(RUN, Query(), brief=True) == [head]
 
 
+def test_a_run_at_a_boot_without_a_clock_says_so() -> None:
+    unset = structs.replace(RUN.header, started_at=30 * SECOND)
+    run = structs.replace(RUN, header=unset, recorded_at=RUN.header.started_at)
+    (head,) = run_lines(run, Query(), brief=True)
+    assert head.startswith("run 7  1970-01-01")
+    assert "(the clock was not set: after 2026-01-31" in head
+    for sound in (
+        structs.replace(run, recorded_at=None),
+        structs.replace(run, recorded_at=40 * SECOND),
+        structs.replace(RUN, recorded_at=RUN.header.started_at),
+    ):
+        (head,) = run_lines(sound, Query(), brief=True)
+        assert "clock" not in head, "no earlier run had one that was set, or it is set"
+
+
 def test_a_run_says_what_went_wrong_beside_its_events() -> None:
     run = structs.replace(
         RUN, problems={"babeld": "refused 'bogus'", "w1": "the name is taken"}, extra_cmd="owed"

@@ -50,6 +50,8 @@ def test_defaults_are_those_of_the_manual():
     assert config.peers == "/etc/rait/peers.conf"
     assert config.isolation == Isolation(type="netns", ifgroup=54, transit="", target="")
     assert config.babeld == Babeld()
+    assert (config.babeld.socket_type, config.babeld.extra_cmd) == ("unix", "")
+    assert config.babeld.sync is False
     assert config.babeld.socket_addr == "/run/babeld.ctl"
     assert config.babeld.param == (
         "type tunnel link-quality true split-horizon false rxcost 32 "
@@ -448,7 +450,7 @@ def test_what_was_written_for_a_port_range_is_named():
 
 def test_limits_have_defaults():
     config = decoded()
-    assert config.max_links >= 1000
+    assert config.max_links == 4096
     assert config.port_range == ()
     assert decoded(max_links=7).max_links == 7
 

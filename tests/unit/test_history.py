@@ -265,6 +265,13 @@ def test_where_most_runs_are_later_than_now_it_is_now_that_is_wrong() -> None:
     assert list(spans(told(day(1), day(2), day(3)), BOOT)) == sure(1, 2, 3)
 
 
+def test_runs_of_this_very_moment_are_not_later_than_now() -> None:
+    """As where the clock was set back: now is then the time of the last run."""
+    one, far, two = spans(told_long_ago(NOW, FAR, NOW), NOW)
+    assert (one, two) == (Span(NOW, NOW), Span(NOW, NOW))
+    assert far == Span(NOW, NOW)
+
+
 clocks = st.lists(st.sampled_from((0, BOOT, FAR)) | st.integers(BEGAN, NOW + 10 * DAY), max_size=12)
 
 
