@@ -89,9 +89,7 @@ class Origin(Struct, frozen=True, gc=False):
 
     def is_placed_by(self, other: Origin) -> bool:
         """Whether the other is this one, with the instance known that was not known before."""
-        if self.instance or not other.instance:
-            return False
-        return structs.replace(other, instance="") == self
+        return bool(other.instance) and structs.replace(other, instance="") == self
 
     def may_become(self, other: Origin) -> bool:
         """Whether a link that has this origin can have the other without being made again."""

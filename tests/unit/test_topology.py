@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rait.domain.topology import ANYWHERE, Device, Endpoint, LinkPeer, LinkSettings, Rule
+from rait.domain.topology import ANYWHERE, Device, Endpoint, LinkPeer, LinkSettings, Origin, Rule
 
 
 @pytest.mark.parametrize("port", [0, 65535])
@@ -38,6 +38,19 @@ def test_what_a_journal_leaves_out_is_read_as_it_was_meant() -> None:
     assert msgspec.convert({"public_key": "own"}, Device) == Device("own", 0, 0)
     settings = msgspec.convert({"mtu": 1420, "group": 54}, LinkSettings)
     assert settings == LinkSettings(1420, 54, None, True, None)
+
+
+def test_an_origin_gets_its_instance_once() -> None:
+    made = Origin("kernel", "mesh", "transit")
+    placed = Origin("kernel", "mesh", "transit", "boot/1")
+    assert made.is_placed_by(placed)
+    assert made.may_become(placed)
+    assert not made.is_placed_by(made)
+    assert made.may_become(made)
+    for other in (made, Origin("kernel", "mesh", "transit", "boot/2")):
+        assert not placed.is_placed_by(other)
+        assert not placed.may_become(other)
+    assert not made.is_placed_by(Origin("kernel", "mesh", "elsewhere", "boot/1"))
 
 
 def test_endpoints_and_rules_are_written_as_ip_writes_them() -> None:
