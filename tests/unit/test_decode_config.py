@@ -239,6 +239,12 @@ def test_an_unknown_key_that_is_like_none_gets_no_hint(spelt):
     assert error(**{spelt: 1}).message == "unknown key"
 
 
+def test_after_a_hundred_mistakes_nobody_is_told_the_nearest_key():
+    found = errors(**{f"private_ke{number}": 1 for number in range(150)})
+    assert len(found) == 150
+    assert [" did you mean " in problem.message for problem in found].count(True) == 100
+
+
 def test_unknown_keys_inside_blocks():
     assert "did you mean send_port?" in transport_error(sendprt=1).message
     assert "did you mean ifgroup?" in error(isolation={"ifgrp": 1}).message

@@ -129,3 +129,5 @@ def test_no_link_remembers_any_number_of_peers() -> None:
     left = depart({}, events)["w1"]
     assert len(left) <= MOST_DEPARTED
     assert "key 999" in left
+    assert len(depart({}, events[:16])["w1"]) == 16
+    assert depart({}, events[:17])["w1"].keys() == {"key 16"}, "it begins anew"

@@ -107,6 +107,14 @@ def test_of_two_peers_with_one_port_the_first_wins_and_the_other_is_told() -> No
     assert "50221" in problem.message
 
 
+def test_a_peer_is_told_by_its_key_and_by_its_name_if_it_has_one() -> None:
+    known = structs.replace(peer("with", 50221), name="gateway")
+    offered = [peer("first", 50221), known, peer("without", 50221)]
+    with_name, without = plan(CONFIG, NODE, offered).problems
+    assert with_name.message.startswith("peer gateway (with): ")
+    assert without.message.startswith("peer without: ")
+
+
 def test_one_port_in_both_families_is_one_too_many() -> None:
     static = Transport(address_family="ip6", send_port=50154, mtu=1420, ifprefix="rait6x")
     config = Config(transports=(IP4, static))
