@@ -1,11 +1,11 @@
 """VRFs and policy routing rules of the namespace that rait runs in (vrf.rst, ip-rule(8)).
 
-What rait makes bears its own protocol number, as routing daemons mark what is theirs: the kernel
-then removes no rule or route of anybody else that is the same but for that.
+Rules and routes of rait have a protocol number of their own, as those of routing daemons have: so a
+request to delete one never deletes another's that is equal but for this number.
 
-Every run of a node with a transit VRF reads rules, so that is done with the lean codec. Changes are
-rare: pyroute2 makes them, and is loaded when there are some, as loading it takes longer than a run
-with nothing to do.
+Every run of a node with a transit VRF reads the rules, so the lean codec does that. Changes are
+rare, so pyroute2 makes them; it is imported for a change only, as its import takes longer than a
+whole run with nothing to do.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ FRA_PROTOCOL = 21
 FR_ACT_TO_TBL = 1
 
 PROTOCOL = 84
-"""Marks rules and routes as made by rait; not among those that iproute2's rt_protos names."""
+"""The protocol number of rait's rules and routes; no other program has it in iproute2's list."""
 
 LAST_METRIC = 4278198272
-"""That of the route which ends a VRF's table, as vrf.rst has it: any other route wins over it."""
+"""The metric of the route that ends a VRF's table (vrf.rst): any other route goes before it."""
 
 WHOLE_MASK = 0xFFFFFFFF
 
 NO_VRF = (
-    "this kernel has no VRF: try `modprobe vrf`; it takes a kernel with CONFIG_NET_VRF, which "
-    "Debian's linux-image-amd64 is and cloud kernels may not be. Or use netns isolation"
+    "this kernel has no VRF: try `modprobe vrf`. VRFs take a kernel with CONFIG_NET_VRF, which "
+    "Debian's linux-image-amd64 has and cloud kernels may lack. Or use netns isolation"
 )
 
 _RULE_HEADER = Struct("=BBBBBBBBI")
@@ -72,9 +72,9 @@ _NO_ROUTE = (errno.ESRCH, errno.ENOENT, *_NO_FAMILY)
 
 
 def rules() -> tuple[dict[str, Rule], frozenset[str]]:
-    """The rules that look marked packets up in a table, and no more, by name.
+    """The rules that only look marked packets up in a table, by name; the names of others' rules.
 
-    With them come the names of those that rait did not make. Raises MachineError.
+    Those rules of the first that rait did not make are named in the second. Raises MachineError.
     """
     found: dict[str, Rule] = {}
     others: set[str] = set()
@@ -89,7 +89,7 @@ def rules() -> tuple[dict[str, Rule], frozenset[str]]:
 
 
 def decode_rule(body: bytes) -> Rule | None:
-    """A rule of the kind that rait makes, whoever made it, or None for any other.
+    """A rule that only looks marked packets up in a table, whoever made it; None for any other.
 
     Raises MalformedError where lengths do not add up.
     """
@@ -98,7 +98,7 @@ def decode_rule(body: bytes) -> Rule | None:
     family, dst, src, tos, table, _, _, action, flags = _RULE_HEADER.unpack_from(body)
     found = dict(attributes(body, _RULE_HEADER.size))
     families = [name for name, number in _FAMILIES.items() if number == family]
-    # Of the flags, FIB_RULE_INVERT is the only one that a rule can have that was added.
+    # The flags of a rule that was added can only be FIB_RULE_INVERT.
     if not families or dst or src or tos or flags or action != FR_ACT_TO_TBL:
         return None
     if not found.keys() <= _PLAIN or number_in(found, FRA_FWMASK, 0) != WHOLE_MASK:
@@ -118,7 +118,7 @@ def _is_marked(rule: bytes) -> bool:
 
 
 def find(name: str) -> tuple[str, int | None] | None:
-    """An interface's kind, and its table if it is a VRF; None where there is none of that name.
+    """An interface's kind and, if it is a VRF, its table; None if there is no such interface.
 
     Raises MachineError.
     """
@@ -134,9 +134,9 @@ def find(name: str) -> tuple[str, int | None] | None:
 
 
 def accepts_from_vrfs() -> bool:
-    """Whether sockets that are bound to no VRF get what arrives through one.
+    """Whether sockets that are bound to no VRF get packets that arrive through one.
 
-    A kernel without VRFs has no such switch.
+    A kernel without VRFs has no such switch; then the answer is yes.
     """
     try:
         with open(f"/proc/sys/{ACCEPT.replace('.', '/')}", encoding="ascii") as switch:
@@ -147,10 +147,10 @@ def accepts_from_vrfs() -> bool:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let what would end rait wait for the end of the block, which is short.
+    """Hold SIGINT and SIGTERM back until the end of the block, which is short.
 
-    What a signal's handler raises within asyncio may be swallowed there, and the request that it
-    interrupts may wait for ever. Handlers run in the main thread alone.
+    An exception that a signal's handler raises within asyncio may be lost there, and the request
+    that it interrupts may wait for ever. Only the main thread runs handlers.
     """
     import signal
     import threading
@@ -173,10 +173,10 @@ def _signals_held() -> Iterator[None]:
 
 @_signals_held()
 def require(name: str) -> None:
-    """Raise MachineError where a VRF of this name could not be made here, and say why.
+    """Raise MachineError, with the reason, where a VRF of this name cannot be made.
 
-    It is VrfMissingError where the kernel has no VRFs. To find out, the kernel is asked for one
-    without a table, which it refuses if it has VRFs; who lacks CAP_NET_ADMIN may not ask.
+    If the kernel has no VRFs at all, that is VrfMissingError. To find out, rait asks the kernel for
+    a VRF without a table, which a kernel with VRFs refuses (EINVAL). That takes CAP_NET_ADMIN.
     """
     try:
         with _changes() as route:
@@ -187,7 +187,7 @@ def require(name: str) -> None:
         if error.code != errno.EINVAL:
             raise MachineError(f"VRF {name} cannot be made: {error}") from error
     else:
-        raise MachineError(f"the kernel made a VRF {name} without a table; remove it")
+        raise MachineError(f"the kernel made VRF {name} without a table; delete it")
 
 
 @_signals_held()
@@ -200,9 +200,10 @@ def mark(names: Iterable[str]) -> None:
 
 @_signals_held()
 def apply(events: Sequence[Event]) -> list[Outcome]:
-    """Make and remove VRFs and rules, in order; one outcome each. What is gone is removed.
+    """Make and remove VRFs and rules, in order, and give one outcome for each event.
 
-    Raises MachineError where the kernel cannot be talked to at all.
+    Removing what is gone already is no error. Raises MachineError where the kernel cannot be
+    reached at all.
     """
     outcomes = []
     with _changes() as route:
@@ -219,10 +220,10 @@ def apply(events: Sequence[Event]) -> list[Outcome]:
 
 @contextmanager
 def _changes() -> Iterator[IPRoute]:
-    """A socket of pyroute2's in the namespace that rait runs in.
+    """A socket of pyroute2 in the namespace that rait runs in. Raises MachineError.
 
-    Its asyncio loop runs in this thread, while a request lasts. It starts neither thread nor
-    process, as it would if it were given a namespace. Raises MachineError.
+    pyroute2 runs its asyncio loop in this thread for the time of a request. It would start a thread
+    or process for another namespace, but starts none for this one.
     """
     from pyroute2 import IPRoute
 
@@ -232,15 +233,15 @@ def _changes() -> Iterator[IPRoute]:
 
 @contextmanager
 def _refusals(*ignored: int) -> Iterator[None]:
-    """Raise what pyroute2 raises as NetlinkError, but for these codes of errno."""
+    """Turn an error of pyroute2 into NetlinkError, unless its errno is ignored."""
     import pyroute2
 
     try:
         yield
     except pyroute2.NetlinkError as error:
-        code, said = error.args
+        code, text = error.args
         if code not in ignored:
-            raise NetlinkError(code, "" if said == os.strerror(code) else said) from error
+            raise NetlinkError(code, "" if text == os.strerror(code) else text) from error
     except OSError as error:
         raise NetlinkError(error.errno or 0, "pyroute2 could not talk to the kernel") from error
 
@@ -262,11 +263,12 @@ def _carry_out(route: IPRoute, event: Event) -> None:
 
 
 def _make(route: IPRoute, name: str, table: int) -> None:
-    """Make and raise a VRF whose table ends in "unreachable": else what it has no route for would
-    be looked up in the main table, and leave by the underlay.
+    """Make and raise a VRF, with a last route "unreachable" in its table.
 
-    The table comes first, so a VRF that is there is whole, whatever cut its making off. The kernel
-    takes no description for a link that is being made: that comes right after.
+    Without that route, packets with no route in the table would be looked up in the main table, and
+    leave by the underlay. The route comes first, so that a VRF never exists without it, whatever
+    interrupts rait. The mark comes last, as the kernel takes no alias for an interface that it is
+    about to make.
     """
     with ExitStack() as undo:
         for family in FAMILIES:
@@ -304,14 +306,14 @@ def _remove(route: IPRoute, name: str, table: int) -> None:
     vrf = vrfs_among(interfaces.values()).get(name)
     if vrf is not None and vrf.table == table:
         if vrf.members:
-            raise MachineError(f"it stays, as interfaces are in it: {', '.join(vrf.members)}")
+            raise MachineError(f"it stays, as it has interfaces: {', '.join(vrf.members)}")
         _delete_link(route, index=interfaces[name].index)
     for family in FAMILIES:
         _reopen_table(route, family, table)
 
 
 def _end_table(route: IPRoute, family: Family, table: int) -> bool:
-    """Add the route that ends a table; whether there was none, and the kernel has the family."""
+    """Add the route that ends a table. False if it is there, or the kernel has no IPv6."""
     try:
         with _refusals():
             route.route("add", **_last_route_fields(family, table))

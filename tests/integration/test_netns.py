@@ -92,7 +92,7 @@ def test_a_file_that_others_have_a_namespace_on_is_not_taken_for_a_leftover(
         text=True,
     )
     assert done.returncode != 0
-    assert "the file is no namespace here, and is one for process" in done.stderr
+    assert "the file is a namespace only in the mounts of process" in done.stderr
     assert "nsenter -m -t" in done.stderr
     assert "ip netns delete" not in done.stderr, "that would take it from the process too"
 

@@ -140,7 +140,7 @@ def test_a_vrf_with_another_table_is_anothers(play, monkeypatch) -> None:
 def test_a_vrf_with_interfaces_in_it_stays(play, monkeypatch) -> None:
     there(monkeypatch, 77, "guest")
     fake = play(lambda *_: 0)
-    expected = "VRF mesh: it stays, as interfaces are in it: guest"
+    expected = "VRF mesh: it stays, as it has interfaces: guest"
     assert error_of(VrfRemoved("mesh", 77)) == expected
     assert fake.done == []
 

@@ -1,8 +1,13 @@
-"""The journal's file: its tables and how they grow, opened to write or to read, troubles explained.
+"""The journal's file: its tables and their versions, how it is opened, and what its errors mean.
 
-``entries`` is append-only and holds all that happened; ``head`` is its one row of bounds, and
-``repeats`` counts runs that did nothing new (see Appender in store.py). The indexes hold nothing of
-their own, and the verification compares them with their table.
+The table ``entries`` is append-only and holds all that happened. ``head`` has one row, with the
+bounds of the entries: where their hash chain begins and ends. ``repeats`` counts runs that only
+repeat the last one (see Appender in store.py). The indexes hold nothing that is not in a table; the
+verification compares them with it.
+
+How the journal grows: a new version of the schema is one more function in ``STEPS``. Whoever opens
+an old journal to write migrates it, in one transaction; whoever opens one to read migrates a copy
+in memory, as a reader writes nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +28,10 @@ from rait.domain.errors import HistoryError, MachineError
 from rait.domain.records import Head, seal
 
 _PLAIN = frozenset(b"/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-"""What stands for itself in a URI (RFC 3986, section 2.3), and the slash."""
+"""The bytes that a URI needs no escape for (RFC 3986, section 2.3), and the slash."""
 
 BUSY_SECONDS = 10.0
-"""How long to wait for another writer; a transaction of rait takes milliseconds."""
+"""The time to wait for another writer. A transaction of rait takes milliseconds."""
 
 Answer = TypeVar("Answer")
 
@@ -35,13 +40,13 @@ _ADVICE = {
     "READONLY": "it cannot be written; check its permissions and that its file system is not "
     "mounted read-only",
     "CANTOPEN": "it cannot be opened; check that its directory is accessible and not read-only: "
-    "what a crash left behind can only be read where SQLite may write",
-    "PERM": "permission is denied",
-    "BUSY": "another process holds it; see `fuser` on the file",
-    "LOCKED": "another process holds it; see `fuser` on the file",
+    "after a crash, SQLite can only read it where it may write",
+    "PERM": "permission is denied; run rait as root",
+    "BUSY": "another process has it locked; `fuser` on the file shows which",
+    "LOCKED": "another process has it locked; `fuser` on the file shows which",
     "CORRUPT": "it is damaged; move it aside to begin a new one",
     "NOTADB": "it is not an SQLite database: it is no journal of rait, or its beginning is "
-    "damaged; it was left as it is. If it is not rait's, set `journal` to another file",
+    "damaged; rait left it as it is. If it is not rait's, set `journal` to another file",
     "IOERR": "its file system reports an input or output error",
 }
 
@@ -60,8 +65,8 @@ def _create(connection: sqlite3.Connection) -> None:
     )
     connection.execute("CREATE INDEX entries_by_run ON entries (run)")
     connection.execute("CREATE INDEX entries_by_kind ON entries (kind, scope)")
-    # Every later version keeps this table's name and its version column: an older rait reads
-    # them to know that it is older.
+    # Every later version keeps this table's name and its column ``version``: by them, an older
+    # rait knows that it is too old.
     connection.execute(
         """CREATE TABLE head (
             id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -86,13 +91,14 @@ def _add_repeats(connection: sqlite3.Connection) -> None:
 
 
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _add_repeats)
-"""Step n takes a journal of version n to version n + 1; version 0 is an empty file."""
+"""Step n brings a journal of version n to version n + 1; version 0 is an empty file."""
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The schema's version, 0 if there is no schema yet.
+    """The version of the schema, 0 for an empty file.
 
-    Raises HistoryError for a newer one than this rait knows, and for what is no journal.
+    Raises HistoryError for a version that this rait does not know, and for a file that is no
+    journal.
     """
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if not tables:
@@ -104,7 +110,7 @@ def version_of(connection: sqlite3.Connection) -> int:
         raise HistoryError("the journal's head is gone")
     version = row[0]
     if not isinstance(version, int) or version < 1:
-        raise HistoryError(f"the journal's version, {version!r}, is none that ever was")
+        raise HistoryError(f"the journal's version, {version!r}, is not one that rait ever wrote")
     if version > len(STEPS):
         raise HistoryError(
             f"the journal has version {version}, and this rait knows versions up to {len(STEPS)}: "
@@ -114,7 +120,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the journal to the newest version, all or nothing; raises what ``version_of`` does."""
+    """Bring the journal to the newest version, in one transaction. Raises HistoryError."""
     if version_of(connection) == len(STEPS):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -125,14 +131,14 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def empty_journal() -> sqlite3.Connection:
-    """A journal in memory: what there is to read where there is no file."""
+    """An empty journal in memory, to read where there is no file."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     migrate(connection)
     return connection
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
-    """The head. Raises HistoryError if it is not what was written."""
+    """The head. Raises HistoryError if it is missing, or its seal does not fit."""
     row = connection.execute(
         "SELECT version, dropped, anchor, count, hash, repeats, seal FROM head"
     ).fetchone()
@@ -140,13 +146,13 @@ def read_head(connection: sqlite3.Connection) -> Head:
         raise HistoryError("the journal's head is gone; move the journal aside to begin a new one")
     head = Head(*row[:-1])
     if row[-1] != seal(head):
-        # To append to it would bury the evidence.
-        raise HistoryError("the journal's head was changed; move the journal aside to begin anew")
+        # To append entries would hide that somebody changed the head.
+        raise HistoryError("the journal's head was changed; move it aside to begin a new one")
     return head
 
 
 def write_head(connection: sqlite3.Connection, head: Head) -> None:
-    """Store the head with its seal, within the caller's transaction."""
+    """Store the head and its seal, within the caller's transaction."""
     connection.execute(
         "UPDATE head SET version = ?, dropped = ?, anchor = ?, count = ?, hash = ?, repeats = ?, "
         "seal = ?",
@@ -155,14 +161,17 @@ def write_head(connection: sqlite3.Connection, head: Head) -> None:
 
 
 def repeats_hash(connection: sqlite3.Connection) -> bytes:
-    """The hash of the whole table of repeats, for the head."""
+    """The hash of the whole table ``repeats``, which the head holds."""
     rows = connection.execute("SELECT scope, payload FROM repeats ORDER BY scope").fetchall()
     return records.repeats_hash(rows)
 
 
 @contextmanager
 def explained(path: str, doing: str) -> Iterator[None]:
-    """Turn the troubles of SQLite and the file system into a MachineError that says what to do."""
+    """Turn errors of SQLite and the file system into a MachineError that says what to do.
+
+    ``doing`` is the verb of "cannot ... the journal". A HistoryError gets the path before its text.
+    """
     name = without_whole_keys(path)
     try:
         yield
@@ -171,13 +180,13 @@ def explained(path: str, doing: str) -> Iterator[None]:
     except sqlite3.Error as error:
         kind = _kind(error)
         if kind == "IOERR" and _is_full(path):
-            kind = "FULL"  # so SQLite calls it where its -shm file finds no space
+            kind = "FULL"  # SQLite reports IOERR if there is no space for its -shm file
         advice = _ADVICE.get(kind, "")
         raise MachineError(
             f"cannot {doing} the journal {name}: {advice or 'SQLite refuses'} ({error})"
         ) from None
     except UnicodeDecodeError:
-        # SQLite's own message quotes what it could not read, and sqlite3 fails to decode that.
+        # The message of SQLite quotes bytes of the file, and sqlite3 fails to decode them.
         raise MachineError(f"cannot {doing} the journal {name}: {_ADVICE['CORRUPT']}") from None
     except OSError as error:
         reason = _obstacle(path) or error.strerror
@@ -187,17 +196,17 @@ def explained(path: str, doing: str) -> Iterator[None]:
 def check_is_journal(path: str) -> None:
     """Raise MachineError or HistoryError for a file that is no journal. Writes nothing.
 
-    What is not there, or empty, may become a journal. So neither a lock nor a mode is put where
-    they do not belong.
+    A file that is missing or empty may become a journal. Call this before anything is made beside
+    the file, or its mode is changed.
     """
     with explained(path, "open"):
         _check(path)
 
 
 def open_to_write(path: str) -> sqlite3.Connection:
-    """Open the journal; made (0600, in a directory of 0700) and migrated if need be.
+    """Open the journal for writing, after making it (0600, in a directory of 0700) or migrating it.
 
-    Raises MachineError where it cannot be written, and HistoryError if a newer rait wrote it.
+    Raises MachineError where the file cannot be written, and HistoryError if a newer rait wrote it.
     """
     with explained(path, "open"):
         _check(path)
@@ -209,9 +218,9 @@ def open_to_write(path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             version_of(connection)
-            # Where a file system cannot do WAL, SQLite stays with its rollback journal: just slower
+            # Where a file system cannot do WAL, SQLite keeps its rollback journal, which is slower.
             connection.execute("PRAGMA journal_mode = WAL")
-            # The intended events must be on disk before the first effect, power failure or not.
+            # Intended events must be on disk before their first effect, even if the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             migrate(connection)
         except BaseException:
@@ -221,17 +230,17 @@ def open_to_write(path: str) -> sqlite3.Connection:
 
 
 def ask(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
-    """Answer from one consistent state of the journal, without writing anything.
+    """Answer a question from one consistent state of the journal, without writing anything.
 
-    A journal that is not there yet is an empty one. Raises MachineError where it cannot be read,
-    and HistoryError for what is no journal, or what the question does not find in it.
+    A file that does not exist is an empty journal. Raises MachineError where the file cannot be
+    read, and HistoryError if it is no journal, or where the question raises that.
     """
     with explained(path, "read"):
         return _answer(path, question)
 
 
 def absence(path: str) -> str:
-    """Why there is nothing to read: no file, or an empty one. "" where there is a journal."""
+    """Why there is no journal to read: no file, or an empty one; "" if there is one."""
     with explained(path, "read"):
         if _stamp(path) is not None:
             return ""
@@ -242,7 +251,8 @@ def _check(path: str) -> None:
     try:
         _answer(path, lambda _: None)
     except sqlite3.Error as error:
-        # Without a write-ahead log, what a crash left half done is put right by who may write.
+        # With a rollback journal, a file that a crash left half written can only be read after it
+        # was opened to write.
         if _kind(error) not in ("READONLY", "CANTOPEN"):
             raise
 
@@ -253,9 +263,9 @@ def _answer(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answ
         with closing(empty_journal()) as connection:
             return question(connection)
     if _at_rest(path):
-        # A plain read-only connection would leave -wal and -shm files behind, and fail on a
-        # read-only file system. An immutable one does neither, but nobody guards it against
-        # writers: so its answer only counts if nothing has changed meanwhile.
+        # A plain read-only connection leaves -wal and -shm files behind, and fails on a read-only
+        # file system. An immutable one does neither, but takes no lock against writers: so its
+        # answer only counts if the file has not changed meanwhile.
         try:
             with closing(_connect_to_read(path, "immutable=1")) as connection:
                 answer = question(connection)
@@ -271,13 +281,13 @@ def _answer(path: str, question: Callable[[sqlite3.Connection], Answer]) -> Answ
 
 
 def _kind(error: sqlite3.Error) -> str:
-    """The name of the primary code: an extended one as SQLITE_IOERR_WRITE begins with it."""
+    """The primary code without SQLITE_: "IOERR" for SQLITE_IOERR_WRITE too; "" if unknown."""
     name = getattr(error, "sqlite_errorname", "").split("_")
     return name[1] if len(name) > 1 else ""
 
 
 def _obstacle(path: str) -> str:
-    """What is in the way of the path, where that is not a matter of permissions."""
+    """What stands in the way of a path, other than permissions; "" if nothing does."""
     with suppress(OSError):
         each = path
         while each and not os.path.isdir(each):
@@ -304,7 +314,7 @@ def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
     try:
         if version_of(connection) == len(STEPS):
             return connection
-        # An old one is migrated in memory, and on disk when someone next writes to it.
+        # An old journal is migrated in memory here, and on disk when it is next opened to write.
         copy = sqlite3.connect(":memory:", isolation_level=None)
         connection.backup(copy)
         migrate(copy)
@@ -316,7 +326,7 @@ def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:
-    """What changes with any write to the database file; None if there is nothing to read."""
+    """Changes with any write to the database file; None if there is nothing to read."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -331,7 +341,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 
 def _at_rest(path: str) -> bool:
-    """Whether all that was committed is in the database file itself."""
+    """Whether the database file itself has all that was committed, and no companion has any."""
     for file in _companions(path):
         with suppress(FileNotFoundError):
             if not file.endswith("-shm") and os.stat(file).st_size > 0:
@@ -344,12 +354,12 @@ def _unchanged(path: str, stamp: tuple[int, ...]) -> bool:
 
 
 def _companions(path: str) -> list[str]:
-    real = os.path.realpath(path)  # SQLite has them beside the file itself, not beside a link to it
+    real = os.path.realpath(path)  # SQLite follows links before it names its companion files
     return [real + suffix for suffix in ("-wal", "-shm", "-journal")]
 
 
 def _make_private(file: str) -> None:
-    """Let nobody else read the file. What is a link, or no file, is not ours: that is an error."""
+    """Let nobody else read the file, if it exists. Raises OSError for a link or no regular file."""
     try:
         mode = os.lstat(file).st_mode
     except FileNotFoundError:
@@ -357,7 +367,7 @@ def _make_private(file: str) -> None:
     if kind := kind_of_file(mode):
         raise OSError(errno.EINVAL, f"{file} is {kind}; move it away")
     if mode & 0o077:
-        # Never through a link, as one may come in between.
+        # Not by path: a link may have taken the file's place since.
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.fchmod(fd, 0o600)

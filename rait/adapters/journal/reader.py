@@ -1,4 +1,4 @@
-"""Questions to the journal. None of them writes, and none of them waits for a writer."""
+"""Questions to the journal. None of them writes, or waits for a writer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Stored = TypeVar("Stored", Named, Repeated, RunHeader, Snapshot)
 P = ParamSpec("P")
 
 LEAST, MOST = -(2**63), 2**63 - 1
-"""The integers that SQLite can be asked about."""
+"""The integers that SQLite has (64 bits)."""
 
 _SCOPES_OF_A_KIND = """
     WITH RECURSIVE found (scope) AS (
@@ -39,29 +39,29 @@ _SCOPES_OF_A_KIND = """
         FROM found WHERE scope IS NOT NULL
     )
 """
-"""The last entry of a kind of each scope, from scope to scope in the index.
+"""The last entry of one kind in each scope.
 
-To ask for the distinct scopes would read every run.
+A recursive query goes from scope to scope by the index. SELECT DISTINCT would read every run.
 """
 
 
 class Log:
-    """What one state of the journal holds, by way of a connection to it."""
+    """Questions to one state of the journal, by a connection to its file."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
 
     def last_known(self, scope: str) -> LastKnown:
-        """What is known of the scope now."""
+        """What is last known of the scope."""
         _, start, runs = self._known(scope)
         return history.last_known(start, runs)
 
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
-        """Those of the links that another scope knows, each with that scope.
+        """Those links in ``seen`` that another scope made last, each with that scope.
 
-        ``seen`` is as in ``links_made``. Where several know a link, this one among them, it is
-        of the one that made it last: the others do not know yet that theirs is gone. This folds
-        what every scope did, so it is to be asked only where it must be known.
+        ``seen`` is as in ``links_made``. Where several scopes know of a link, this one among them,
+        the link belongs to the scope that made it last: the others do not know yet that theirs is
+        gone. This folds the events of every scope, so ask only where the answer matters.
         """
         scopes = self.scopes().keys()
         if scopes <= {scope}:
@@ -74,11 +74,11 @@ class Log:
         return {name: owner for name, (_, owner) in latest.items() if owner != scope}
 
     def scopes(self) -> Mapping[str, tuple[int, int]]:
-        """All scopes: of two, what is known of the greater one is newer.
+        """All scopes, each with a key to order them by: the one with more recent news is greater.
 
-        Each comes with its last run, or the last entry that a snapshot of it sums up. The snapshots
-        that a pruning leaves all sum up the same entries: the second number, of the snapshot
-        itself, tells their order.
+        The key's first number is the scope's last run, or the last entry that a snapshot of it sums
+        up. Snapshots that one pruning wrote sum up the same entries; the second number, the entry
+        of the snapshot itself, puts these in order.
         """
         found: dict[str, tuple[int, int]] = {}
         for kind in ("run_started", "snapshot"):
@@ -88,15 +88,16 @@ class Log:
         return found
 
     def aliases(self) -> Mapping[str, str]:
-        """Paths by which runs named their configuration, each with the scope they are filed under.
+        """Paths by which runs named their configuration, each with the scope of these runs.
 
-        Only where that is another name; of several scopes for a path, the last one counts.
+        Paths that are themselves the scope are left out. Of several scopes for a path, the last
+        one counts.
         """
         found = self._payloads(Named, "WHERE kind = 'named' ORDER BY id")
         return {named.path: entry.scope for entry, named in found}
 
     def run_counts(self) -> Mapping[str, int]:
-        """How many runs of each scope there are."""
+        """The number of runs of each scope."""
         counts = "SELECT scope, count(*) FROM entries WHERE kind = 'run_started' GROUP BY scope"
         return dict(self.connection.execute(counts).fetchall())
 
@@ -108,10 +109,11 @@ class Log:
         peer: str | None = None,
         scope: str | Collection[str] | None = None,
     ) -> tuple[RunRecord, ...]:
-        """The runs that began at the time given or later (unix, in nanoseconds), oldest first.
+        """Runs, oldest first.
 
-        ``scope`` is one or several, None for all. ``link`` is the name of a link and ``peer`` a
-        public key that a run must have touched.
+        ``since`` is the unix time in nanoseconds at which a run began, or was last repeated, at the
+        earliest. ``link`` is the name of a link, and ``peer`` a public key, that a run must have
+        touched. ``scope`` is one scope, or several, or None for all.
         """
         conditions, values = ["kind = 'run_started'"], list[int | str]()
         if since is not None:
@@ -129,45 +131,48 @@ class Log:
         return tuple(run for run in self._with_repeats(runs) if run.touches(link, peer))
 
     def run(self, run: int) -> RunRecord:
-        """One run whole. Raises HistoryError if there is none of this number."""
+        """The run of this number. Raises HistoryError if there is none."""
         runs = self._gather("WHERE run = ?", run, hint="") if LEAST <= run <= MOST else ()
         if not runs:
             raise HistoryError(f"there is no run {run}{self._pruned_note(run)}")
         return self._with_repeats(runs)[0]
 
     def last_run(self, scope: str) -> int | None:
-        """The number of the scope's last run; None where there is none."""
+        """The number of the scope's last run, or None."""
         (latest,) = self.connection.execute(
             "SELECT max(id) FROM entries WHERE kind = 'run_started' AND scope = ?", (scope,)
         ).fetchone()
         return latest if isinstance(latest, int) else None
 
     def last_begun(self, before: int | None = None) -> int:
-        """When the last run began, or the last one before a run; LONG_AGO where there is none."""
+        """When the last run before the run ``before``, or of all runs, began at the earliest.
+
+        Unix time in nanoseconds; LONG_AGO if there is no such run.
+        """
         begun = self.run_spans().items()
         earlier = (span.earliest for run, span in reversed(begun) if before is None or run < before)
         return next(earlier, LONG_AGO)
 
     def run_spans(self) -> dict[int, Span]:
-        """When each run began, as far as that can be told; in the order of the runs."""
+        """The span of time within which each run began, by run, in order."""
         runs = list(self._payloads(RunHeader, "WHERE kind = 'run_started' ORDER BY id"))
         starts = [Start(records.time_of(entry), header.started_at) for entry, header in runs]
         found = spans(starts, time.time_ns())
         return {entry.id: span for (entry, _), span in zip(runs, found, strict=True)}
 
     def pruned(self) -> int:
-        """The number of the last entry that was pruned, 0 for none."""
+        """The number of the last entry that was pruned, or 0."""
         return journal_file.read_head(self.connection).dropped
 
     def repeats(self, scope: str) -> Repeats | None:
-        """What repeats the scope's last run, or None. Raises HistoryError where it is damaged."""
+        """The repetitions of the scope's last run, or None. Raises HistoryError if damaged."""
         row = self.connection.execute(
             "SELECT payload FROM repeats WHERE scope = ?", (scope,)
         ).fetchone()
         return None if row is None else records.decode_repeats(row[0], scope)
 
     def all_repeats(self) -> list[tuple[str, Repeats]]:
-        """What repeats the last run of each scope. Raises HistoryError where it is damaged."""
+        """The repetitions of each scope's last run. Raises HistoryError if one is damaged."""
         rows = self.connection.execute("SELECT scope, payload FROM repeats ORDER BY scope")
         return [(scope, records.decode_repeats(payload, scope)) for scope, payload in rows]
 
@@ -179,11 +184,11 @@ class Log:
         event: int | None = None,
         time: int | None = None,
     ) -> tuple[Topology, str]:
-        """The scope's topology, and the public key it was made under ("" before the first run).
+        """The scope's topology, and the public key it was made with ("" before the first run).
 
-        As it was after a run; or after the event in the entry of that number; or at a unix time
-        in nanoseconds, counting what was known to have happened; or else as it is now. Raises
-        HistoryError for what is not, or no longer, in the journal.
+        The topology is that after ``run``, after the event in the entry of number ``event``, at
+        ``time`` (unix, in nanoseconds) as far as was known then, or else that of now. Raises
+        HistoryError for a run, event or time that is not, or no longer, in the journal.
         """
         if event is not None:
             snapshot = self._after_event(scope, event)
@@ -194,14 +199,15 @@ class Log:
         return snapshot.topology, snapshot.public_key
 
     def snapshot_at(self, scope: str, last: int | None) -> Snapshot:
-        """The scope's topology after the entry of this number, None for the last one."""
+        """The scope's topology after the entry of number ``last``, or after all entries."""
         upto, start = self.last_snapshot(scope, last)
         return fold(start, self._scope_runs(scope, upto, last))
 
     def last_snapshot(self, scope: str, last: int | None = None) -> tuple[int, Snapshot]:
-        """The last snapshot that sums up no more than the entries up to ``last``.
+        """The scope's last snapshot that sums up no entry after ``last``.
 
-        With the number of the last entry that it does sum up; 0 and nothing where there is none.
+        Before it comes the number of the last entry that it sums up. Without a snapshot, these are
+        0 and an empty one.
         """
         found = self._payloads(
             Snapshot,
@@ -213,13 +219,13 @@ class Log:
         return next(((entry.run, snapshot) for entry, snapshot in found), (0, Snapshot()))
 
     def _known(self, scope: str) -> tuple[int, Snapshot, tuple[RunRecord, ...]]:
-        """The last entry that the last snapshot sums up, that snapshot, and all runs since."""
+        """The last entry that the last snapshot sums up, the snapshot, and all runs since."""
         upto, start = self.last_snapshot(scope)
         runs = self._scope_runs(scope, upto, None)
         repeats = self.repeats(scope)
         if repeats is None or repeats.attempt is None:
             return upto, start, runs
-        # The attempt to repeat a run is told as if it were a run in the log.
+        # An attempt to repeat a run counts like a run of its own.
         run = self.run(repeats.run)
         outcomes = {outcome.index: outcome for outcome in repeats.attempt.outcomes}
         if not all(0 <= index < len(run.intended) for index in outcomes):
@@ -236,7 +242,7 @@ class Log:
         return upto, start, (*runs, attempt)
 
     def _with_repeats(self, runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
-        """The runs, with what is counted of those that are still being repeated."""
+        """The runs, with the repetitions that the table ``repeats`` counts of them."""
         found = {run.id: run for run in runs}
         for _, repeats in self.all_repeats():
             if (run := found.get(repeats.run)) is not None:
@@ -249,7 +255,7 @@ class Log:
         return tuple(found.values())
 
     def _repeated_since(self, since: int) -> list[int]:
-        """The runs repeated at that time or later, so that what they tell of lasted till then."""
+        """The runs that were repeated at that time or later."""
         still = ((repeats.run, repeats.total) for _, repeats in self.all_repeats())
         found = self._payloads(Repeated, "WHERE kind = 'repeated'")
         ended = ((entry.run, total) for entry, total in found)
@@ -275,14 +281,15 @@ class Log:
         if owner != scope:
             raise HistoryError(f"event {event} is of another scope, {owner!r}")
         upto, start = self.last_snapshot(scope, run)
-        # Its outcome came later than the event itself, so its run has to be read to the end.
+        # The event's outcome comes later than the event, so read its run to the end.
         runs = self._scope_runs(scope, upto, self.run(run).last_id)
         return fold(start, runs, through=event)
 
     def _last_entry_at(self, when: int) -> int:
-        """The last entry that was there at a time.
+        """The last entry that was there at a unix time in nanoseconds.
 
-        Within a run, the clock is taken to have been as good or as bad as at its start.
+        A clock may have been wrong, so the start of each run is taken from ``run_spans``. Within a
+        run, entries are as far from its start as their own times say.
         """
         begun = self.run_spans()
         first: dict[int, int] = {}
@@ -332,15 +339,15 @@ class Log:
     def _entries(
         self, where: str, *values: int | str, hint: str = "NOT INDEXED"
     ) -> tuple[Entry, ...]:
-        # Without the hint SQLite takes the index on scope, which sorts all that the scope ever did.
+        # Without the hint, SQLite uses the index on scope, and sorts all entries of the scope.
         rows = f"SELECT id, run, kind, scope, at, payload FROM entries {hint} {where}"  # noqa: S608
         return tuple(Entry(*row) for row in self.connection.execute(rows, values))
 
 
-def _asked(
+def _as_method(
     question: Callable[Concatenate[Log, P], Answer],
 ) -> Callable[Concatenate[JournalReader, P], Answer]:
-    """The question to a log as a question to a reader, which finds the log for it."""
+    """A method of Log as a method of JournalReader, which opens the journal for it."""
 
     def ask(reader: JournalReader, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
         return reader._ask(lambda connection: question(Log(connection), *args, **kwargs))
@@ -349,41 +356,41 @@ def _asked(
 
 
 class JournalReader:
-    """The journal at a path, for reading; its questions are those of Log, one state for each.
+    """The journal at a path, for reading. Each method of Log opens it anew, for the newest state.
 
-    A journal that is not there yet is an empty one. All methods raise MachineError where the file
-    cannot be read, and HistoryError where it does not hold what was asked for, or holds what this
-    rait does not know.
+    A file that does not exist is an empty journal. All methods raise MachineError where the file
+    cannot be read, and HistoryError where it is no journal, or lacks what the question is about.
     """
 
-    last_known = _asked(Log.last_known)
-    claims = _asked(Log.claims)
-    scopes = _asked(Log.scopes)
-    aliases = _asked(Log.aliases)
-    run_counts = _asked(Log.run_counts)
-    runs = _asked(Log.runs)
-    run = _asked(Log.run)
-    last_begun = _asked(Log.last_begun)
-    pruned = _asked(Log.pruned)
-    topology_at = _asked(Log.topology_at)
+    last_known = _as_method(Log.last_known)
+    claims = _as_method(Log.claims)
+    scopes = _as_method(Log.scopes)
+    aliases = _as_method(Log.aliases)
+    run_counts = _as_method(Log.run_counts)
+    runs = _as_method(Log.runs)
+    run = _as_method(Log.run)
+    last_begun = _as_method(Log.last_begun)
+    pruned = _as_method(Log.pruned)
+    topology_at = _as_method(Log.topology_at)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
     def absence(self) -> str:
-        """Why there is nothing to read: no file, or an empty one. "" where there is something."""
+        """Why there is no journal to read: no file, or an empty one; "" if there is one."""
         return journal_file.absence(self.path)
 
     def last_at(self) -> int:
-        """When the last run began, as far as its clock can be believed; 0 where there is none."""
+        """When the last run began at the earliest: unix time in nanoseconds, 0 for no run."""
         return max(0, self.last_begun())
 
     def verify(self, expect_head: str | None = None) -> VerifyReport:
-        """Examine every row. ``expect_head`` is a head as it was at some time since.
+        """Examine every row, and report damage.
 
-        Damage is in the report. Raises MachineError if the file cannot be read at all.
+        ``expect_head`` is the hash of an entry (in hex) that the journal must contain. Raises
+        MachineError if the file cannot be read at all.
         """
-        from rait.adapters.journal import verify  # here, as only `rait log` needs it
+        from rait.adapters.journal import verify
 
         try:
             return self._ask(lambda connection: verify.verify(connection, expect_head))

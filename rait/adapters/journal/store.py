@@ -1,7 +1,7 @@
 """The journal: every change of the tunnels, written down before it is made.
 
-A run's events are on disk before the first of them takes effect, and what became of each follows.
-All of it is one hash-chained log (domain/records.py) in SQLite, which costs some 3 ms to import: so
+A run's events are on disk before the first of them takes effect; their outcomes follow. Together
+they are one hash-chained log (domain/records.py) in SQLite. The import of sqlite3 takes 3 ms, so
 import this module only where a journal is needed.
 """
 
@@ -39,32 +39,37 @@ from rait.domain.records import (
 )
 
 SNAPSHOT_EVERY = 2000
-"""So many entries after its last snapshot a scope gets another: this bounds ``last_known``."""
+"""A scope gets a new snapshot after so many entries, which bounds the time of ``last_known``."""
 
 LEEWAY = 10
-"""What is to be pruned by itself stays longer by this part of the time it is kept."""
+"""Runs are pruned by themselves only when the oldest is over its time by 1/LEEWAY of it."""
 
 Answer = TypeVar("Answer")
 
 
 class Pruning(Struct, frozen=True):
-    """How many runs and entries were dropped."""
+    """The number of runs and entries that were dropped."""
 
     runs: int = 0
     entries: int = 0
 
 
 class Appender(Log):
-    """Adds entries after the head, within a transaction that ``write_head`` must end.
+    """Adds entries to the log, within a transaction that must end with ``write_head``.
 
-    A run that repeats the last one of its scope in vain is counted, and not written again: a link
-    that cannot be made fails at every run of a timer. The first such run is in the log like all
-    others. The next ones are counted in the scope's row of the table ``repeats``, which the head's
-    seal covers; the count goes into the log as an entry of its own before the scope's next run, so
-    the log is still only ever appended to.
+    A run of a timer whose events fail, as a link cannot be made, would add the very same entries
+    each minute. So a run that repeats the last run of its scope, event for event and error for
+    error, is counted and not written again:
 
-    Before its first effect, a run that may turn out to be a repetition is put into that row as an
-    attempt. Where it turns out to be none, or never ends, it is written to the log like any other.
+    1. The first such run is in the log like all others.
+    2. A later run with equal events may be a repetition. Before its first effect, it is stored as
+       the *attempt* in the scope's row of the table ``repeats``, and so are its outcomes, as long
+       as they equal those of the first run.
+    3. If the run ends like the first one, the row's count goes up, and the attempt is dropped.
+    4. If something differs, the attempt is written to the log as a run of its own. If rait is
+       killed, the scope's next run does that.
+    5. Before the scope's next other run, the count goes into the log as an entry of its own. So the
+       log is only ever appended to. The head's seal covers the table ``repeats`` as well.
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], int]) -> None:
@@ -73,43 +78,43 @@ class Appender(Log):
         self._clock = clock
 
     def write_head(self) -> None:
-        """Store where the chain ends now."""
+        """Store the head, which says where the chain ends now."""
         write_head(self.connection, self.head)
 
     def begin(self, header: RunHeader) -> int:
-        """Add the first entry of a run, whose number is also the run's."""
+        """Add the first entry of a run, and give its number, which is the run's as well."""
         return self.add("run_started", self.head.last_id + 1, header.scope, header)
 
     def add(self, kind: Kind, run: int, scope: str, *payloads: Payload) -> int:
-        """Add entries of one kind, in order, and give the number of the last entry."""
+        """Add entries of one kind, in order, and give the number of the last one."""
         return self._add(kind, run, scope, map(records.encode, payloads))
 
     def attempt(self, run: int, header: RunHeader) -> None:
-        """Write down that the scope's last run is about to be repeated."""
+        """Store an attempt to repeat a run, which is the scope's last."""
         known = self.repeats(header.scope) or Repeats(run)
         self._put(header.scope, structs.replace(known, attempt=Attempt(header)))
 
     def add_to_attempt(self, scope: str, outcomes: Sequence[Outcome]) -> None:
-        """Write down what became of events of the attempt."""
+        """Store outcomes of the attempt's events."""
         known, attempt = self._attempted(scope)
         attempt = structs.replace(attempt, outcomes=(*attempt.outcomes, *outcomes))
         self._put(scope, structs.replace(known, attempt=attempt))
 
     def count_attempt(self, scope: str) -> None:
-        """Write down that the attempt has ended just as the run that it repeats."""
+        """Count the attempt, which has ended like the run that it repeats."""
         known, attempt = self._attempted(scope)
         total = Repeated(
             known.total.count + 1,
-            max(self._now(), known.total.until),  # the clock may have been put back
+            max(self._now(), known.total.until),  # the clock may have been set back
             attempt.header.config_digest,
             attempt.header.peers_digest,
         )
         self._put(scope, Repeats(known.run, total))
 
     def end_repeats(self, scope: str) -> int | None:
-        """Move into the log what is counted, and an attempt as a run of its own: its number.
+        """Move the count into the log, and an attempt as a run of its own, whose number this gives.
 
-        None without an attempt. So before any other run of the scope is added to the log.
+        None without an attempt. Call this before another run of the scope is added to the log.
         """
         known = self.repeats(scope)
         if known is None:
@@ -130,7 +135,7 @@ class Appender(Log):
         return run
 
     def forget_repeats(self, scope: str) -> None:
-        """Drop what is counted of the scope."""
+        """Delete the scope's row of ``repeats``."""
         self.connection.execute("DELETE FROM repeats WHERE scope = ?", (scope,))
         self._cover_repeats()
 
@@ -161,7 +166,7 @@ class Appender(Log):
         return number
 
     def _now(self) -> int:
-        """The clock, but never a time before the last entry's: a clock may be set back."""
+        """The clock's time or, if the clock was set back, that of the last entry."""
         row = self.connection.execute(
             "SELECT at FROM entries WHERE id = ?", (self.head.last_id,)
         ).fetchone()
@@ -170,10 +175,10 @@ class Appender(Log):
 
 
 class Journal(JournalReader):
-    """The journal at a path, for writing (and reading).
+    """The journal at a path, for writing and reading.
 
-    Runs of one scope must not overlap: hold the lock (lock.py) from before ``last_known`` to after
-    ``finish``. All methods raise MachineError where the file cannot be written.
+    Runs of one scope must not overlap: hold the lock (lock.py) from before ``last_known`` until
+    after ``finish``. All methods raise MachineError where the file cannot be written.
     """
 
     def __init__(self, path: str, connection: sqlite3.Connection, clock: Callable[[], int]) -> None:
@@ -183,15 +188,16 @@ class Journal(JournalReader):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], clock: Callable[[], int] = time.time_ns) -> Journal:
-        """Open the journal for writing; errors as in ``open_to_write``.
+        """Open the journal for writing. ``clock`` gives unix time in nanoseconds.
 
-        ``clock`` gives unix time in nanoseconds.
+        Raises MachineError where the file cannot be written, and HistoryError if a newer rait wrote
+        it.
         """
         path = os.fspath(path)
         return cls(path, open_to_write(path), clock)
 
     def close(self) -> None:
-        """Fold the -wal file in, if no one else uses it, and let go."""
+        """Close the file. SQLite then merges its -wal file, if nobody else uses that."""
         with explained(self.path, "close"):
             self._connection.close()
 
@@ -202,20 +208,20 @@ class Journal(JournalReader):
         self.close()
 
     def begin(self, header: RunHeader, noticed: Sequence[Event], intended: Sequence[Event]) -> Run:
-        """Write down a run before its first effect; all of it is on disk when this returns.
+        """Write a run's events down before its first effect; they are on disk when this returns.
 
-        ``noticed`` are events that others caused since the last run; they have happened already.
-        A run that may turn out to repeat the last one in vain has that one's number until it does
-        not.
+        ``noticed`` are the events of drift: others caused them since the last run. ``intended`` are
+        those that the run is about to carry out. A run that may repeat the last one (see Appender)
+        has the last one's number, until it differs from that.
         """
         scope = header.scope
         with self.appending() as log:
             if header.spelt and log.aliases().get(header.spelt) != scope:
                 log.add("named", 0, scope, Named(header.spelt))
-            again = None if noticed else _repeatable(log, header, tuple(intended))
-            if again is not None:
-                log.attempt(again.id, header)
-                return Run(self, again.id, scope, len(intended), again)
+            original = None if noticed else _repeatable(log, header, tuple(intended))
+            if original is not None:
+                log.attempt(original.id, header)
+                return Run(self, original.id, scope, len(intended), original)
             log.end_repeats(scope)
             run = log.begin(header)
             log.add("noticed", run, scope, *noticed)
@@ -223,23 +229,24 @@ class Journal(JournalReader):
         return Run(self, run, scope, len(intended))
 
     def prune(self, keep_after: int) -> Pruning:
-        """Drop the runs whose last entry is older than this unix time in nanoseconds.
+        """Drop runs from the front of the log, up to the first that must stay.
 
-        Runs go from the front only, as far as all of them are old enough; an unfinished run that is
-        its scope's latest stays, with all after it. What replay needs is kept as a snapshot.
-        Raises HistoryError where the journal is not sound: what shows that would go with the runs.
+        A run must stay if its last entry is not older than ``keep_after`` (unix time in
+        nanoseconds), or if it is the last of its scope and never finished. A snapshot keeps what
+        replay needs. Raises HistoryError for a damaged journal, as pruning would drop the evidence.
         """
         return self._prune(keep_after, crashed=False)
 
     def prune_old(self, keep: int, newest: int | None = None) -> Pruning:
-        """Drop what is older than so many nanoseconds, now and then; raises what ``prune`` does.
+        """Drop runs that are older than ``keep`` nanoseconds, unless it is too early to look.
 
-        Here a run that never finished goes too, or the one of a configuration that is used no more
-        would keep all later runs. ``newest`` is the run that has just ended: it does not vouch for
-        the clock that it had itself.
+        Pruning reads the whole journal, so it waits until the oldest entry is over its time by a
+        tenth. Unlike ``prune``, this drops runs that never finished too: else, such a run of a
+        configuration that is used no more would keep all later runs.
 
-        Only once the oldest entry is older than that by a tenth: to drop runs takes a look at the
-        whole journal, and that is not for every run to pay.
+        ``newest`` is the run that has just ended. If the clock is wrong, so is the time of that
+        run; therefore the run before it bounds how much is dropped. Raises HistoryError for a
+        damaged journal.
         """
         keep_after = self._clock() - keep
         log = Log(self._connection)
@@ -247,7 +254,7 @@ class Journal(JournalReader):
             oldest = _oldest(log)
             if oldest is None or oldest >= keep_after - keep // LEEWAY:
                 return Pruning()
-            # A clock that has jumped ahead must not cost all that there is.
+            # If the clock has jumped ahead, not all runs must go.
             keep_after = min(keep_after, log.last_begun(newest) - keep // 2)
             if not _droppable(log, keep_after, crashed=True)[1]:
                 return Pruning()
@@ -255,21 +262,20 @@ class Journal(JournalReader):
 
     @contextmanager
     def appending(self, run: Run | None = None) -> Iterator[Appender]:
-        """One transaction: all that is added is on disk afterwards, or none of it is there.
+        """One transaction: afterwards all that was added is on disk or, after an error, none of it.
 
-        Raises HistoryError where a later run of the scope has begun than the one given: runs that
-        overlap would not add up to the topology that is.
+        Raises HistoryError if a later run than ``run`` has begun in its scope: the events of runs
+        that overlap would not add up to the topology.
         """
         with explained(self.path, "write"):
             self._connection.execute("BEGIN IMMEDIATE")
-            # Commits, or rolls back after an error.
-            with self._connection:
+            with self._connection:  # commits, or rolls back after an error
                 log = Appender(self._connection, self._clock)
                 latest = log.last_run(run.scope) if run is not None else None
                 if run is not None and latest != run.id:
                     raise HistoryError(
-                        f"run {latest} began before run {run.id} had finished: was the lock not "
-                        "held?"
+                        f"run {latest} began before run {run.id} had finished: the lock was not "
+                        "held"
                     )
                 yield log
                 log.write_head()
@@ -279,8 +285,8 @@ class Journal(JournalReader):
             _require_sound(log)
             report = _drop_runs(log, keep_after, crashed=crashed)
         if report.entries:
-            # To give the space back takes as much again for a while. Where there is none, what was
-            # dropped is dropped all the same, and its space is used for the entries to come.
+            # VACUUM gives the space back, but takes as much space for a while. If the disk is full,
+            # the file stays as large as it is, and entries to come use its free space.
             with explained(self.path, "shrink"), suppress(sqlite3.OperationalError):
                 self._connection.execute("VACUUM")
         return report
@@ -295,33 +301,38 @@ class Journal(JournalReader):
 class Run:
     """A run under way; ``id`` is its number in the journal.
 
-    As long as all that becomes of it is what became of the run ``again``, it has that one's number,
-    and where it ends like that one, it is counted and not written anew (see Appender).
+    ``original`` is the run that this one may repeat (see Appender). As long as all outcomes are
+    those of ``original``, this run has its number.
     """
 
     def __init__(
-        self, journal: Journal, run: int, scope: str, intended: int, again: RunRecord | None = None
+        self,
+        journal: Journal,
+        run: int,
+        scope: str,
+        intended: int,
+        original: RunRecord | None = None,
     ) -> None:
         self.id = run
         self.scope = scope
         self._journal = journal
         self._open = set(range(intended))
-        self._again = again
+        self._original = original
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
-        """Write down what became of intended events, by their index; in the order it happened.
+        """Write down outcomes of intended events, in the order in which they came.
 
-        May be called many times; each event has one outcome. Raises ValueError otherwise, and
-        HistoryError if a later run has begun.
+        May be called many times. Raises ValueError for an outcome of no intended event, or a second
+        one of an event, and HistoryError if a later run has begun.
         """
         news = tuple(outcomes)
         indexes = [outcome.index for outcome in news]
         if not self._open.issuperset(indexes) or len(set(indexes)) < len(indexes):
-            raise ValueError("an outcome of no intended event, or a second one of the same")
+            raise ValueError("an outcome of no intended event, or a second one of an event")
         if not news:
             return
         self._open.difference_update(indexes)
-        if self._again is not None and _is_as_before(news, self._again):
+        if self._original is not None and _is_as_before(news, self._original):
             with self._journal.appending(self) as log:
                 log.add_to_attempt(self.scope, news)
             return
@@ -339,12 +350,12 @@ class Run:
         unsure: Sequence[int] = (),
         ended: Sequence[str] = (),
     ) -> None:
-        """Write down that the run has ended, and how; ``problems`` are those of no event.
+        """Write down how the run has ended. ``problems`` are those that belong to no event.
 
         ``half_done``, ``unsure`` and ``ended`` are as in RunRecord.
         """
         ending = Finished(status, problems or {}, extra_cmd, tuple(unsure), tuple(ended))
-        alike = self._again is not None and not half_done and _ends_like(ending, self._again)
+        alike = self._original is not None and not half_done and _ends_like(ending, self._original)
         if alike and not self._open:
             with self._journal.appending(self) as log:
                 log.count_attempt(self.scope)
@@ -357,25 +368,25 @@ class Run:
                 log.add("snapshot", last, self.scope, log.snapshot_at(self.scope, last))
 
     def _stop_repeating(self) -> None:
-        """Write the attempt to repeat a run as a run of its own, which this is from here on."""
-        if self._again is None:
+        """Make this a run of its own from here on, if it was an attempt to repeat another."""
+        if self._original is None:
             return
         with self._journal.appending(self) as log:
             run = log.end_repeats(self.scope)
         if run is None:
-            raise HistoryError(f"the repetition of run {self.id} is gone: was the lock not held?")
-        self.id, self._again = run, None
+            raise HistoryError(f"the repetition of run {self.id} is gone: the lock was not held")
+        self.id, self._original = run, None
 
 
 def _repeatable(log: Log, header: RunHeader, intended: tuple[Event, ...]) -> RunRecord | None:
-    """The scope's last run, if one with this header that intends this may repeat it."""
+    """The scope's last run, if a run with this header and these events may repeat it."""
     known = log.repeats(header.scope)
     if known is not None and known.attempt is not None:
-        return None  # It was cut off, so nobody knows what it did.
+        return None  # the attempt was cut off, so nobody knows what it did
     latest = log.last_run(header.scope)
     if latest is None:
         return None
-    # Their number is cheap to know, before all of them are compared.
+    # Counting events is cheap, so do that before comparing them.
     (number,) = log.connection.execute(
         "SELECT count(*) FROM entries WHERE run = ? AND kind = 'intended'", (latest,)
     ).fetchone()
@@ -385,37 +396,40 @@ def _repeatable(log: Log, header: RunHeader, intended: tuple[Event, ...]) -> Run
     return record if record.may_be_repeated_by(header, intended) else None
 
 
-def _is_as_before(outcomes: Iterable[Outcome], again: RunRecord) -> bool:
-    pairs = ((outcome, again.outcomes[outcome.index]) for outcome in outcomes)
+def _is_as_before(outcomes: Iterable[Outcome], original: RunRecord) -> bool:
+    pairs = ((outcome, original.outcomes[outcome.index]) for outcome in outcomes)
     return all(records.encode((new,)) == records.encode((old,)) for new, old in pairs)
 
 
-def _ends_like(ending: Finished, again: RunRecord) -> bool:
-    if again.status is None:
+def _ends_like(ending: Finished, original: RunRecord) -> bool:
+    if original.status is None:
         return False
-    before = Finished(again.status, again.problems, again.extra_cmd, again.unsure, again.ended)
+    before = Finished(
+        original.status, original.problems, original.extra_cmd, original.unsure, original.ended
+    )
     return records.encode(ending) == records.encode(before)
 
 
-# Pruning: dropping old runs from the front of the journal, with the chain still anchored.
+# Pruning: old runs are dropped from the front of the log. The head keeps the hash of the last entry
+# that was dropped, as the anchor of the chain, and snapshots keep what these entries add up to.
 
 
 def _require_sound(log: Log) -> None:
-    from rait.adapters.journal.verify import verify  # here, as it is for few runs
+    from rait.adapters.journal.verify import verify
 
     found = verify(log.connection, None)
     if not found.ok:
         raise HistoryError(
-            f"{found.why}. Nothing was pruned, as what tells of it would be lost: keep a copy of "
-            "the journal, then move it aside to begin a new one"
+            f"{found.why}. Nothing was pruned, as the evidence would be lost: keep a copy of the "
+            "journal, then move it aside to begin a new one"
         )
 
 
 def _drop_runs(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
-    """Drop all leading runs that ended before the time; within the caller's transaction.
+    """Drop the leading runs that ended before the time, within the caller's transaction.
 
-    With ``crashed``, also those that never ended and have no successor: what they intended, and
-    may have done, is in the snapshots.
+    With ``crashed``, a scope's last run may go even if it never ended: the snapshots have what it
+    intended, and may have done.
     """
     cut, runs = _droppable(log, keep_after, crashed=crashed)
     if not runs:
@@ -436,9 +450,11 @@ def _drop_runs(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
 
 
 def _droppable(log: Log, keep_after: int, *, crashed: bool) -> tuple[int, int]:
-    """The last entry to drop, before the first run to be kept and within no run; how many runs go.
+    """The last entry to drop, and the number of runs that go.
 
-    A run that is being repeated is as young as what repeats it, and stays until that ends.
+    That entry is the last one before the first run that must stay; but runs of different scopes may
+    overlap, and none is cut in two. A run that is repeated is as young as its last repetition, and
+    stays while there is an attempt to repeat it.
     """
     rows = log.connection.execute(
         "SELECT run, max(id), max(at) - min(at), max(kind = 'run_finished'), scope FROM entries "
@@ -455,7 +471,7 @@ def _droppable(log: Log, keep_after: int, *, crashed: bool) -> tuple[int, int]:
         if last_at >= keep_after or is_unknown or repeats.attempt is not None:
             cut = run - 1
             break
-    # Runs of different scopes may overlap; from the last to the first, each may move the cut.
+    # From the last run to the first, each that the cut would go through moves it to the front.
     for run, last, *_ in reversed(rows):
         if run <= cut < last:
             cut = run - 1
@@ -463,7 +479,7 @@ def _droppable(log: Log, keep_after: int, *, crashed: bool) -> tuple[int, int]:
 
 
 def _scopes(log: Log, cut: int) -> list[str]:
-    """The scopes of what is to be dropped, so that the one that ran last comes last."""
+    """The scopes of the entries to drop; the one with the most recent news comes last."""
     rows = log.connection.execute(
         "SELECT DISTINCT scope FROM entries WHERE kind IN ('run_started', 'snapshot') AND id <= ?",
         (cut,),
@@ -482,6 +498,6 @@ def _drop_entries(log: Appender, cut: int) -> int:
 
 
 def _oldest(log: Log) -> int | None:
-    """When the first entry was written; None where there is none, or no time in it."""
+    """The time of the first entry; None if there is no entry, or no time in it."""
     row = log.connection.execute("SELECT at FROM entries ORDER BY id LIMIT 1").fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else None

@@ -1,9 +1,9 @@
-"""Whether the journal still is what was written.
+"""The verification of the journal: whether it still is what rait wrote.
 
-Every stored column of every row is covered: those of the entries by their chain, those of the
-head by its seal, the indexes by SQLite's own check, and the layout by comparison. This finds
-accidents and careless hands. Who may write the file can also compute all hashes anew; only a head
-hash that is kept elsewhere tells of that.
+Every column of every row is covered: in ``entries`` by the hash chain, in ``head`` by its seal, in
+``repeats`` by a hash in the head. SQLite checks the indexes, and the layout is compared with that
+of a new journal. This finds accidents and careless edits. Somebody who may write the file can also
+compute all hashes anew; only a head hash that was kept elsewhere shows that.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rait.domain.records import Entry, Head, Pruned, Value, row_hash, seal
 
 
 class VerifyReport(Struct, frozen=True, kw_only=True):
-    """What an examination of the whole journal found.
+    """The result of a verification.
 
-    ``head`` is the hash of the last sound entry, ``entries`` how many there are up to it, and
-    ``dropped`` how many were pruned before them. ``bad_entry`` is the number of the first entry
-    that is wrong or missing, None where it is not an entry that is wrong, and ``why`` says what
-    is the matter ("" when ``ok``).
+    ``head`` is the hash of the last sound entry, ``entries`` the number of entries up to that one,
+    and ``dropped`` the number of entries that were pruned before them. ``bad_entry`` is the number
+    of the first entry that is wrong or missing, None where something else is wrong. ``why`` says
+    what is wrong ("" if ``ok``).
     """
 
     ok: bool
@@ -43,7 +43,7 @@ class _FindingError(Exception):
 
 
 def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyReport:
-    """Examine every row, and that the chain contains the hash ``expect_head`` (in hex)."""
+    """Examine every row, and whether an entry has the hash ``expect_head`` (in hex)."""
     chain: _Chain | None = None
     try:
         with _raw_text(connection):
@@ -65,7 +65,7 @@ def verify(connection: sqlite3.Connection, expect_head: str | None) -> VerifyRep
 
 
 class _Chain:
-    """The entries so far, which are sound."""
+    """The chain of the entries that were examined so far, which are sound."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -134,7 +134,7 @@ def _report(chain: _Chain | None, why: str, entry: int | None) -> VerifyReport:
 
 @contextmanager
 def _raw_text(connection: sqlite3.Connection) -> Iterator[None]:
-    """Take text that is not UTF-8 as it is: it is a finding, not a failure."""
+    """Read text that is not UTF-8 too: that is damage to report, and not an error."""
     usual: Callable[[bytes], object] = connection.text_factory
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     try:
@@ -156,7 +156,7 @@ def _sound_head(connection: sqlite3.Connection) -> Head:
 
 
 def _check_the_rest(connection: sqlite3.Connection, head: Head) -> None:
-    """Examine what is not in the chain: counts of repetitions, layout and indexes."""
+    """Examine what the chain does not cover: the table ``repeats``, the layout and the indexes."""
     if repeats_hash(connection) != head.repeats:
         raise _FindingError("the count of repeated runs was changed")
     everything = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"

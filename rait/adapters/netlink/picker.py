@@ -1,11 +1,14 @@
-"""Taking few attributes out of many messages that look alike.
+"""Fast decoding of a few attributes from many messages that are laid out alike.
 
-A dump of a thousand links has thirty attributes in each, of which rait wants five, and they lie in
-the same places in nearly all of them. Walking from one to the next costs more than all else that is
-done with a message. So the places found in one message are tried on the next: two calls of struct
-tell whether the headers are all the same, and take out what is wanted. For 1,000 links that takes
-1.6 ms instead of 5.5 ms with a walk through each message, and 8 instead of 10.5 ms for their
-WireGuard devices (process time; a mesh with nothing to do reads all of these at each run).
+In a dump of a thousand links, each message has thirty attributes, of which rait wants six, and in
+nearly all messages they lie at the same offsets. To walk from attribute to attribute costs more
+than all else that is done with a message. So the picker walks through one message, and keeps its
+layout as two struct formats over the whole message: one takes out all attribute headers, the other
+the wanted values. Of the next message of the same length, the first format says whether the headers
+are the same ones; if so, the second gives the values, else the picker walks again.
+
+For 1,000 links that takes 1.6 ms instead of 5.5 ms, and for their WireGuard devices 8 instead of
+10.5 ms (process time; a run with nothing to do reads all of these).
 """
 
 from __future__ import annotations
@@ -26,11 +29,14 @@ U64 = "Q"
 
 _HEADER = Struct("=HH")
 _MOST_LAYOUTS = 64
-"""Names and endpoints differ in length, so a dump has a few layouts; foreign links add more."""
+"""The layouts that a picker keeps. A dump has a few, as names and endpoints differ in length."""
 
 
 class _Layout(Record, frozen=True):
-    """Where the attributes of a message lie: each Struct spans the whole message."""
+    """Where the attributes of a message lie: each Struct spans the whole message.
+
+    ``expected`` is what ``headers`` unpacks, and ``kinds`` are the types of what ``payloads`` does.
+    """
 
     headers: Struct
     expected: tuple[int, ...]
@@ -39,12 +45,12 @@ class _Layout(Record, frozen=True):
 
 
 class Picker:
-    """Gives the values of the wanted attributes by type, from ``start`` bytes into a message on.
+    """A function from a message to the values of its wanted attributes, by type without flags.
 
-    ``wanted`` tells for each type what its value is: BYTES of any length, or a format of struct
-    that yields one value. Flags are cut off the types; of several attributes of one type the last
-    counts, as in ``dict`` of ``netlink.attributes``. Whatever was seen before, the answer is that
-    of a walk.
+    ``wanted`` has the format of each type's value: BYTES of any length, or a format of struct for
+    one value. The attributes begin ``start`` bytes into the message. Of several attributes of one
+    type the last counts, as in the ``dict`` of ``attributes`` in socket.py. The result never
+    depends on the messages before.
     """
 
     def __init__(self, wanted: Mapping[int, str], start: int = 0) -> None:
@@ -53,7 +59,7 @@ class Picker:
         self._layouts: dict[int, _Layout] = {}
 
     def __call__(self, data: bytes) -> dict[int, Any]:
-        """Raises MalformedError where the message is too short, or a length is not right."""
+        """The values by type. Raises MalformedError for a message or value of a wrong length."""
         layout = self._layouts.get(len(data))
         if layout is None or layout.headers.unpack(data) != layout.expected:
             layout = self._walk(data)
@@ -63,6 +69,7 @@ class Picker:
         return dict(zip(layout.kinds, layout.payloads.unpack(data), strict=True))
 
     def _walk(self, data: bytes) -> _Layout:
+        """The layout of a message, found by walking from attribute to attribute."""
         offset, end = self._start, len(data)
         if end < offset:
             raise MalformedError(f"netlink message with a body of {counted(end, 'byte')}")
@@ -90,7 +97,7 @@ class Picker:
         )
 
     def _value(self, kind: int, length: int) -> str:
-        """The format of an attribute's value."""
+        """The format that takes out an attribute's value if it is wanted, or skips it."""
         form = self._wanted.get(kind)
         if form is None:
             return f"{length}x"

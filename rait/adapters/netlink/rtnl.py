@@ -1,4 +1,4 @@
-"""rtnetlink(7): interfaces and their link-local addresses."""
+"""Interfaces and their link-local addresses, by rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -101,26 +101,27 @@ def read_interfaces(rtnl: NetlinkSocket) -> dict[str, Interface]:
 
 
 def list_links(kind: str | None = None) -> Request:
-    """A dump of all links, or of those of one kind."""
+    """A request for a dump of all interfaces, or of those of one kind."""
     only = nested(IFLA_LINKINFO, [attribute(IFLA_INFO_KIND, kind.encode())]) if kind else b""
     return Request(RTM_GETLINK, 0, _ifinfo() + _SKIP_STATS + only)
 
 
 def get_link(name: str) -> Request:
-    """One link by its name."""
+    """A request for one interface by its name."""
     return Request(RTM_GETLINK, 0, _ifinfo() + _SKIP_STATS + _name(name))
 
 
 def list_addresses() -> Request:
-    """A dump of all IPv6 addresses."""
+    """A request for a dump of all IPv6 addresses."""
     return Request(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0))
 
 
 def new_wireguard(name: str, target_fd: int, mtu: int, group: int, master: int | None) -> Request:
-    """Make a WireGuard link in the namespace behind ``target_fd``.
+    """Make a WireGuard interface in the namespace behind ``target_fd``.
 
-    Its UDP socket stays in the namespace of the netlink socket that this is sent on. ``master`` is
-    an index in the target namespace. The kernel undoes the link when enslaving it fails.
+    Its UDP socket lives in the namespace of the netlink socket that sends this request. ``master``
+    is the index of a VRF in the target namespace; if the kernel cannot enslave the interface to
+    it, no interface is left.
     """
     numbers = _numbers(
         (IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_NET_NS_FD, target_fd), (IFLA_MASTER, master)
@@ -138,53 +139,53 @@ def set_link(
     group: int | None = None,
     master: int | None = None,
 ) -> Request:
-    """Change what is not None of a link; ``master`` 0 frees it from the one it has."""
+    """Change what is not None of an interface; ``master`` 0 takes it out of its VRF."""
     head = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
     numbers = _numbers((IFLA_MTU, mtu), (IFLA_GROUP, group), (IFLA_MASTER, master))
     return Request(RTM_SETLINK, 0, head + numbers)
 
 
 def move_link(index: int, target_fd: int, mtu: int, group: int) -> Request:
-    """Move a link into the namespace behind ``target_fd``, where it arrives down.
+    """Move an interface into the namespace behind ``target_fd``, where it arrives down.
 
-    The kernel will make no link-local address of its own when the link is raised there, as it
-    else does for tun devices: it is to have the one that we give it alone.
+    The request also keeps the kernel from adding a link-local address of its own, as it does for a
+    tun that is raised: the interface shall have no other one than ours.
     """
     numbers = _numbers((IFLA_NET_NS_FD, target_fd), (IFLA_MTU, mtu), (IFLA_GROUP, group))
     return Request(RTM_SETLINK, 0, _ifinfo(index) + numbers + _no_generated_address())
 
 
 def no_generated_address(index: int) -> Request:
-    """Keep the kernel from giving the link a link-local address of its own (addrconf.c)."""
+    """Keep the kernel from giving an interface a link-local address of its own (addrconf.c)."""
     return Request(RTM_SETLINK, 0, _ifinfo(index) + _no_generated_address())
 
 
 def delete_link(index: int) -> Request:
-    """Delete one link."""
+    """Delete one interface."""
     return Request(RTM_DELLINK, 0, _ifinfo(index))
 
 
 def delete_group(group: int) -> Request:
-    """Delete all the links of a group in the socket's namespace."""
+    """Delete all interfaces of a group in the socket's namespace."""
     return Request(RTM_DELLINK, 0, _ifinfo() + number(IFLA_GROUP, group))
 
 
 def add_address(index: int, address: str) -> Request:
-    """Add, or keep, an IPv6 link-local address such as ``fe80::1/64``.
+    """Add an IPv6 link-local address such as ``fe80::1/64``; one that is there is no error.
 
-    Without duplicate address detection: a tunnel's far side has an address of its own.
+    There is no duplicate address detection, as nobody else on a tunnel chooses this address.
     """
     flags = number(IFA_FLAGS, IFA_F_PERMANENT | IFA_F_NODAD)
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address) + flags)
 
 
 def delete_address(index: int, address: str) -> Request:
-    """Take an IPv6 link-local address away."""
+    """Delete an IPv6 link-local address."""
     return Request(RTM_DELADDR, 0, _address(index, address))
 
 
 def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
-    """A link message's index, flags (netdevice(7)) and the attributes that rait looks at.
+    """Index, flags (netdevice(7)) and wanted attributes in a message about an interface.
 
     Raises MalformedError.
     """
@@ -194,7 +195,7 @@ def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
 
 
 def decode_address(body: bytes) -> tuple[int, str | None]:
-    """An address message's interface, and its address if that is an IPv6 link-local one."""
+    """The interface's index in a message about an address; the address if it is link-local IPv6."""
     found = _of_address(body)
     family, prefix, _, scope, index = _IFADDR.unpack_from(body)
     raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
@@ -206,7 +207,7 @@ def decode_address(body: bytes) -> tuple[int, str | None]:
 
 
 def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:
-    """Names and indexes of the links of one kind in the socket's namespace."""
+    """Names and indexes of the interfaces of one kind in the socket's namespace."""
     for body in rtnl.dump(list_links(kind)):
         index, _, found = attributes_of_link(body)
         # Kernels before 4.6 do not filter.
@@ -215,18 +216,18 @@ def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:
 
 
 def kind_of(found: dict[int, Any]) -> str:
-    """A link's IFLA_INFO_KIND, "" where it has none."""
+    """The kind of an interface (IFLA_INFO_KIND), as "wireguard" or "vrf"; "" if it has none."""
     info = found.get(IFLA_LINKINFO)
     return _kind_in(info) if info else ""
 
 
-@lru_cache(maxsize=64)  # it is the same for all links of a kind that has no settings
+@lru_cache(maxsize=64)  # all interfaces of a kind without settings have the same bytes
 def _kind_in(info: bytes) -> str:
     return _text(dict(attributes(info)).get(IFLA_INFO_KIND, b""))
 
 
 def vrf_table(found: dict[int, Any]) -> int | None:
-    """The routing table of a link that is a VRF, None for any other."""
+    """The routing table of an interface that is a VRF, None for any other."""
     if kind_of(found) != VRF:
         return None
     info = dict(attributes(found[IFLA_LINKINFO]))

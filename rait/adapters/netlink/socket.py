@@ -1,7 +1,12 @@
 """netlink(7): messages, attributes, and a socket that sends many messages at once.
 
-A lean codec for the few messages that rait sends for each link; the property tests hold it against
-pyroute2, which stays for what is rare. Nothing in here trusts a length that it was given.
+A lean codec for the few messages that rait sends for each link. pyroute2 does what is rare, and the
+property tests compare this codec with it. No length in a message is trusted before it is checked.
+
+Batching works because the kernel handles the messages of one datagram in order. Of a batch of
+changes, only the last message asks for an ACK (``perform``): the kernel answers each message that
+failed anyhow, so the ACK closes the batch, and what was not answered succeeded. Dumps are sent
+together too (``dump_each``), each answered under its own sequence number.
 """
 
 from __future__ import annotations
@@ -53,17 +58,17 @@ ERROR_HEADER_END = _INT.size + HEADER_SIZE
 
 _SOCKET_BUFFER = 4 << 20
 _RECEIVE_BUFFER = 128 << 10
-"""Larger than any datagram of a dump, which the kernel keeps to 32 KiB (af_netlink.c)."""
+"""More than a datagram of a dump has: the kernel keeps those to 32 KiB (af_netlink.c)."""
 _BATCH_BYTES = 48 << 10
 _BATCH_MESSAGES = 128
 _DUMP_ATTEMPTS = 10
 _DUMPS_AT_ONCE = 32
 _DUMP_CHARGE = 64 << 10
-"""What a datagram of a dump takes of the socket's buffer, at most, while it waits there."""
+"""The most that one datagram of a dump takes of the socket's buffer while it waits there."""
 
 
 class Request(Record, frozen=True, gc=False):
-    """A message to the kernel but for its header: type, flags beside NLM_F_REQUEST, and body."""
+    """A message to the kernel without its header: type, flags besides NLM_F_REQUEST, and body."""
 
     kind: int
     flags: int
@@ -80,23 +85,22 @@ class Reply(Record, frozen=True, gc=False):
 
 
 class NetlinkError(MachineError):
-    """The kernel refused a request; ``code`` is the errno and the text has the kernel's own."""
+    """The kernel refused a request: ``code`` is the errno. The message ends in ``detail``."""
 
-    def __init__(self, code: int, said: str = "") -> None:
+    def __init__(self, code: int, detail: str = "") -> None:
         self.code = code
-        self.said = said
         name = errno.errorcode.get(code, f"error {code}")
-        if code == errno.EPERM and not said:
-            said = "rait must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
-        super().__init__(f"{name} ({os.strerror(code)})" + (f": {said}" if said else ""))
+        if code == errno.EPERM and not detail:
+            detail = "rait must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        super().__init__(f"{name} ({os.strerror(code)})" + (f": {detail}" if detail else ""))
 
 
 class MalformedError(MachineError):
-    """What the kernel sent is not netlink as we know it."""
+    """The kernel sent a message that is not as netlink(7) has it."""
 
 
 def attribute(kind: int, data: bytes) -> bytes:
-    """One attribute with its padding. Raises ValueError where it is longer than 65535 bytes."""
+    """An attribute with its padding. Raises ValueError for one of more than 65535 bytes."""
     size = _ATTRIBUTE.size + len(data)
     if size > 0xFFFF:
         raise ValueError(f"netlink attribute {kind} would be {counted(size, 'byte')} long")
@@ -104,19 +108,19 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 
 def number(kind: int, value: int) -> bytes:
-    """One attribute that is a number of 32 bits, without a sign."""
+    """An attribute whose value is an unsigned number of 32 bits."""
     return attribute(kind, _U32.pack(value))
 
 
 def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
-    """One attribute that holds others."""
+    """An attribute whose value is attributes."""
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
 def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
-    """The attributes in ``data`` from ``offset`` on, flags cut off their types.
+    """The attributes in ``data`` from ``offset`` on: type without flags, and value.
 
-    ``dict`` of it is what most callers want. Raises MalformedError where lengths do not add up.
+    Raises MalformedError where lengths do not add up.
     """
     found = []
     end = len(data)
@@ -132,7 +136,7 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
 
 
 def number_in(found: Mapping[int, bytes], kind: int, default: int) -> int:
-    """An attribute's number of 32 bits. Raises MalformedError where it is not as long."""
+    """An attribute's number of 32 bits. Raises MalformedError for a value of another length."""
     data = found.get(kind)
     if data is None:
         return default
@@ -145,7 +149,7 @@ def number_in(found: Mapping[int, bytes], kind: int, default: int) -> int:
 
 
 def encode(request: Request, sequence: int, flags: int = 0) -> bytes:
-    """The whole message, padded so that others may follow it."""
+    """The whole message, padded so that another may follow in one datagram."""
     size = HEADER_SIZE + len(request.body)
     flags |= NLM_F_REQUEST | request.flags
     header = _HEADER.pack(size, request.kind, flags, sequence, 0)
@@ -170,7 +174,7 @@ def decode(data: bytes) -> list[Reply]:
 
 
 def failure(reply: Reply) -> NetlinkError | None:
-    """What an NLMSG_ERROR or NLMSG_DONE message says; None means success."""
+    """The error in an NLMSG_ERROR or NLMSG_DONE message; None for success."""
     body = reply.body
     if len(body) < _INT.size:
         if reply.kind == NLMSG_DONE:
@@ -183,10 +187,11 @@ def failure(reply: Reply) -> NetlinkError | None:
 
 
 def _extended_text(reply: Reply) -> str:
+    """The kernel's own text for an error (NLMSGERR_ATTR_MSG), "" if there is none."""
     body = reply.body
     start = _INT.size
     if reply.kind == NLMSG_ERROR:
-        # The request follows: its header alone if capped, else all of it.
+        # Before the attributes comes the request: its header alone if capped, else all of it.
         start = ERROR_HEADER_END
         if not reply.flags & NLM_F_CAPPED and len(body) >= start:
             size = _HEADER.unpack_from(body, _INT.size)[0]
@@ -198,7 +203,7 @@ def _extended_text(reply: Reply) -> str:
 
 
 class NetlinkSocket:
-    """A netlink socket in one network namespace. Not for use by two threads at once."""
+    """A netlink socket in one network namespace. Two threads must not use it at once."""
 
     def __init__(self, ns: netns.Netns, protocol: int) -> None:
         self._sequence = 0
@@ -238,15 +243,13 @@ class NetlinkSocket:
         self._socket.close()
 
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
-        """Send all the requests, in few datagrams; what became of each, in order."""
+        """Send the requests in few datagrams. Gives the error or None of each, in order."""
         results: list[NetlinkError | None] = []
         for batch in chunks(requests, _length, _BATCH_BYTES, _BATCH_MESSAGES):
             results += self._perform_batch(batch)
         return results
 
     def _perform_batch(self, batch: Sequence[Request]) -> list[NetlinkError | None]:
-        # The kernel answers a message that failed whether it asked for an ACK or not, and takes the
-        # messages of a datagram in order: the ACK of the last one alone closes the batch.
         first = self._sequence + 1
         last = first + len(batch) - 1
         self._sequence = last
@@ -266,7 +269,7 @@ class NetlinkSocket:
                     return results
 
     def ask(self, request: Request) -> list[bytes]:
-        """The bodies of what answers one request that is no dump. Raises NetlinkError."""
+        """The bodies of the answers to a request that is no dump. Raises NetlinkError."""
         self._sequence += 1
         self._send([encode(request, self._sequence, NLM_F_ACK)])
         bodies: list[bytes] = []
@@ -282,40 +285,41 @@ class NetlinkSocket:
                 bodies.append(reply.body)
 
     def dump(self, request: Request) -> list[bytes]:
-        """The bodies of all messages of a dump, of one moment. Raises NetlinkError."""
+        """The bodies of all messages of one consistent dump. Raises NetlinkError."""
         (result,) = self.dump_each([request])
         if isinstance(result, NetlinkError):
             raise result
         return result
 
     def dump_each(self, requests: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
-        """Many dumps, in order; for each what ``dump`` gives, or raises.
+        """Many dumps: for each request, in order, the bodies of its messages or its error.
 
         A dump that fits one datagram is over before the kernel looks at the next request, so short
-        ones travel together. While a longer one goes on, those behind it are refused (EBUSY, as a
-        socket has one dump at a time), and are then taken by themselves. So is one during which
-        the listed things changed (NLM_F_DUMP_INTR).
+        dumps travel together. While a longer one goes on, the kernel refuses those behind it
+        (EBUSY: a socket has one dump at a time). A refused dump is tried again by itself, and so is
+        one during which what it lists was changed (NLM_F_DUMP_INTR).
         """
         results: list[list[bytes] | NetlinkError] = []
         for start in range(0, len(requests), self._dumps_at_once):
             batch = requests[start : start + self._dumps_at_once]
             for request, result in zip(batch, self._dump_together(batch), strict=True):
-                results.append(self._whole(request, result))
+                results.append(self._retried(request, result))
         return results
 
-    def _whole(
+    def _retried(
         self, request: Request, result: list[bytes] | NetlinkError | None
     ) -> list[bytes] | NetlinkError:
+        """The result of a dump, tried again by itself while it was refused or interrupted."""
         for _ in range(_DUMP_ATTEMPTS):
             busy = isinstance(result, NetlinkError) and result.code == errno.EBUSY
             if result is not None and not busy:
                 return result
             (result,) = self._dump_together([request])
-        changed = "what was to be listed changed again and again meanwhile"
+        changed = "the list changed again and again while it was read"
         return NetlinkError(errno.EINTR, changed) if result is None else result
 
     def _dump_together(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError | None]:
-        """One try at each dump; None for one during which the listed things changed."""
+        """Try each dump once; None for one during which what it lists was changed."""
         first = self._sequence + 1
         self._sequence += len(batch)
         self._send([encode(r, first + i, NLM_F_DUMP) for i, r in enumerate(batch)])
@@ -348,10 +352,12 @@ class NetlinkSocket:
         try:
             size = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC)
         except OSError as error:
-            said = "an answer could not be received"
+            detail = "an answer could not be received"
             if error.errno == errno.ENOBUFS:
-                said = "answers were dropped, the socket's buffer is full: raise net.core.rmem_max"
-            raise NetlinkError(error.errno or 0, said) from error
+                detail = (
+                    "answers were lost, as the socket's buffer is full: raise net.core.rmem_max"
+                )
+            raise NetlinkError(error.errno or 0, detail) from error
         if size > _RECEIVE_BUFFER:
             raise MalformedError(
                 f"netlink datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
@@ -362,7 +368,7 @@ class NetlinkSocket:
 def chunks(
     items: Iterable[T], size: Callable[[T], int], most_bytes: int, most_items: int = sys.maxsize
 ) -> Iterator[list[T]]:
-    """The items in order, as many at once as these limits let; one at least."""
+    """The items in order, in chunks within these limits; a chunk has at least one item."""
     chunk: list[T] = []
     total = 0
     for item in items:
