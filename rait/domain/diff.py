@@ -1,9 +1,9 @@
 """The events that lead from one topology to another, in an order in which each can happen.
 
-babeld first forgets what goes; VRFs and rules come before the links that need them; then links go,
-ports change hands, links come, settings and peers change; rules and VRFs go after the links that
-needed them, and at last babeld hears of what came, and forgets and hears of what changed, one
-interface after the other: so no more than one of them is ever out of its routing.
+First babeld forgets the interfaces that go. VRFs and rules come before the links that need them;
+then links go, ports change hands, links come, settings and peers change; rules and VRFs go after
+the links that needed them. At last babeld gets the interfaces that come. One whose parameters
+change is flushed and added before the next, so no more than one is ever out of babeld's routing.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     """What must happen for ``before`` to become ``after``; nothing if they are equal.
 
     No two links ever hold one listen port on the way, if neither topology has such a pair. Links
-    with a port of the kernel's choice come last, so that it chooses none that is wanted. A link
-    whose origin differs is remade, as nothing of that can be changed on a living link. Where the
-    instance of its namespace became known, that alone is said.
+    with a port of the kernel's choice come last, so that the kernel chooses none that is wanted. A
+    link whose origin differs is removed and added, as a living link keeps its origin; but where
+    only its instance became known, one LinkPlaced says so.
     """
     events: list[Event] = []
     events += _gone(before.babel, after.babel, BabelInterfaceFlushed)
@@ -138,9 +138,10 @@ class _PortMoves:
         return self._holder.get(self._after[name].listen_port, name) == name
 
     def _break_circle(self, waiting: Collection[str]) -> list[str]:
-        """Park one link of a circle; the link that may then go on.
+        """Give one link of a circle port 0, and return the link that may then go on.
 
-        From any waiting link, that many steps along "waits for" end within a circle.
+        Each waiting link waits for another. So from any of them, as many steps along "waits for"
+        as there are waiting links end within a circle.
         """
         name: str | None = next(iter(waiting))
         for _ in range(len(waiting) + 1):
@@ -150,7 +151,7 @@ class _PortMoves:
         return self._set(circular, structs.replace(self._now[circular], listen_port=0))
 
     def _set(self, name: str, device: Device) -> list[str]:
-        """Record an update; the links that may go on because of it."""
+        """Record an update, and return the link that waited for the port which is free now."""
         old = self._now[name]
         self._now[name] = device
         if device != old:

@@ -31,7 +31,7 @@ __all__ = ["blake2b", "blake2s", "fast_sha256", "sha256"]
 
 @cache
 def fast_sha256() -> Callable[[bytes], _Hash]:
-    """SHA-256 of OpenSSL, which is loaded now."""
+    """Load OpenSSL, and return its SHA-256."""
     import hashlib
 
     return hashlib.sha256

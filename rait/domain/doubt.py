@@ -1,15 +1,14 @@
 """What becomes of live links whose entry in the registry was skipped.
 
-The registry is written by others, and a link must not go because somebody mistyped a port. So:
+Others write the registry, and a link must not go because somebody mistyped a port. So:
 
-1. What cannot be read is unknown, and not gone. A link stays as it is, with its peer, while an
-   entry that cannot be read has its peer's key or, where the key cannot be read, the port that
-   the link is named after.
-2. A link that stays so keeps its listen port too: no other link gets it.
-3. What it needs stays with it: the VRF that it is in, and the rules for a fwmark that no other link
-   has any more.
-4. rait names each link that loses its peer while an entry that was skipped is or may be that of
-   the peer: the entry can be read but its link cannot be made, or nothing tells whose entry it is.
+1. A peer whose entry cannot be read is unknown, and not gone. A link stays as it is, with its peer,
+   while an unreadable entry has the peer's key or, where the key cannot be read, the port that the
+   link is named after.
+2. Such a link keeps its listen port too: no other link gets the port.
+3. The VRF that the link is in stays, and so do the rules for its fwmark if no other link has it.
+4. rait names each link that loses its peer while a skipped entry is or may be that of the peer: the
+   entry can be read but its link cannot be made, or nothing tells whose entry it is.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from msgspec import Struct, structs
 from rait.domain.config.schema import Transport
 from rait.domain.errors import Problem, SkippedEntry, few
 from rait.domain.topology import Link, Topology
-from rait.domain.vrf import isolation_of
+from rait.domain.vrf import with_needs_of
 
 
 class Doubt(Struct, frozen=True):
     """An entry that was skipped, and the problem with it.
 
-    ``readable`` says that all of the entry could be read, but its link cannot be made.
+    ``readable``: all of the entry could be read, but its link cannot be made.
     """
 
     entry: SkippedEntry
@@ -40,9 +39,9 @@ Describe = Callable[[Problem], str]
 
 
 class Doubts(Struct, frozen=True):
-    """The entries of a registry that were skipped, and the transports of the links they may be for.
+    """The entries of a registry that were skipped, and the transports that they may be for.
 
-    With the links that stay for them there may be no new ones beyond ``max_links``.
+    No new links are made beyond ``max_links``, counting the links that stay because of an entry.
     """
 
     entries: Sequence[Doubt]
@@ -52,7 +51,7 @@ class Doubts(Struct, frozen=True):
 
 
 class Kept(Struct, frozen=True):
-    """What is desired with the links in doubt, a warning for each, and a line for each loss."""
+    """The desired topology with the links that stay, their warnings, and a line for each loss."""
 
     desired: Topology
     problems: tuple[Problem, ...] = ()
@@ -60,7 +59,7 @@ class Kept(Struct, frozen=True):
 
 
 def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[Doubt, ...]:
-    """The entries that these problems leave out."""
+    """The entries that were skipped because of these problems."""
     return tuple(
         Doubt(entry, problem, readable) for problem in problems for entry in problem.skipped
     )
@@ -69,7 +68,7 @@ def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[D
 def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept:
     """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
-    If that makes too many links, there is an error of no link.
+    If the links that stay make too many, there is an error that is of no link.
     """
     losing = {
         name: link
@@ -96,8 +95,8 @@ def _sort_out(
     unexplained: list[str] = []
     for name, link in losing.items():
         perhaps = index.of_port(link)
-        # If another peer gets the link, that peer's entry for the port can be read: then an
-        # unreadable entry that has only the port does not keep the link.
+        # If another peer gets the link, the entry of that peer could be read, with this port. Then
+        # an unreadable entry with the port alone does not keep the link.
         unread = index.of_peer(link) or (None if name in desired.links else perhaps)
         if unread is not None:
             kept[name] = describe(unread.problem)
@@ -122,7 +121,7 @@ def _too_many(links: int, max_links: int) -> Problem:
 
 
 class _Index:
-    """Finds the doubt about a link without a search through all: there may be very many of both."""
+    """Finds the doubt about a link in one look-up: there may be very many of both."""
 
     def __init__(self, doubts: Sequence[Doubt], transports: Sequence[Transport]) -> None:
         self._transports = transports
@@ -140,13 +139,13 @@ class _Index:
                     self._by_name.setdefault(f"{prefix}{entry.send_port}", doubt)
 
     def of_peer(self, link: Link, *, readable: bool = False) -> Doubt | None:
-        """The entry of the link's peer: one that cannot be read, or whose link cannot be made."""
+        """The skipped entry of the link's peer: an unreadable one, or one that is ``readable``."""
         keys = ((peer.public_key, readable) for peer in link.peers)
         doubts = (doubt for key in keys for doubt in self._by_key.get(key, ()))
         return next((d for d in doubts if self._fits(d.entry, link.name)), None)
 
     def of_port(self, link: Link) -> Doubt | None:
-        """The entry whose key could not be read, with the port that the link is named after."""
+        """The entry without a readable key, with the port that the link is named after."""
         return self._by_name.get(link.name)
 
     def _fits(self, entry: SkippedEntry, name: str) -> bool:
@@ -165,9 +164,10 @@ class _Index:
 
 
 def _loses_its_peer(link: Link, desired: Link | None) -> bool:
-    # Of several peers, those that are not rait's were added by somebody else.
-    stays = desired is not None and any(desired.peer(peer.public_key) for peer in link.peers)
-    return desired is None or bool(link.peers and not stays)
+    if desired is None:
+        return True
+    # rait's links have one peer. Where there are several, somebody added the others.
+    return bool(link.peers) and not any(desired.peer(peer.public_key) for peer in link.peers)
 
 
 def _perhaps(names: list[str]) -> str:
@@ -180,7 +180,7 @@ def _perhaps(names: list[str]) -> str:
 def _with_kept(
     observed: Topology, desired: Topology, kept: Mapping[str, str]
 ) -> tuple[Topology, list[Problem]]:
-    """What is desired with these links as they are, and with what they need."""
+    """The desired topology with these links as they are, and the VRFs and rules they need."""
     links = dict(desired.links)
     links |= {name: observed.links[name] for name in kept}
     problems = [
@@ -195,15 +195,17 @@ def _with_kept(
     standing = set(kept)
     problems += _yield_ports(observed.links, links, standing)
     staying = (observed.links[name] for name in standing)
-    isolation = isolation_of(staying, observed, desired)
-    became = structs.replace(desired, links=links, vrfs=isolation.vrfs, rules=isolation.rules)
-    return became, problems
+    return structs.replace(with_needs_of(staying, observed, desired), links=links), problems
 
 
 def _yield_ports(
     observed: Mapping[str, Link], desired: dict[str, Link], standing: set[str]
 ) -> list[Problem]:
-    """Leave out each change that would take the port of a link that stays; its link stays, too."""
+    """Leave out each link that would take the port of a link that stays.
+
+    Such a link stays as it is itself, if it is there. Then it keeps its own port too, which yet
+    another link may want: so this goes on until no port clashes.
+    """
     problems = []
     ports = {desired[name].device.listen_port: name for name in standing}
     ports.pop(0, None)

@@ -18,9 +18,9 @@ FEW = 5
 
 
 class SkippedEntry(Struct, frozen=True):
-    """An entry of the registry, or one endpoint in it, that was skipped: as much as was readable.
+    """An entry of the registry, or one endpoint in it, that was skipped.
 
-    ``send_port`` is the port that the peer sends to. None is what could not be read.
+    ``send_port`` is the port that the peer sends to. A field that could not be read is None.
     """
 
     public_key: str | None = None
@@ -31,9 +31,9 @@ class SkippedEntry(Struct, frozen=True):
 class Problem(Struct, frozen=True):
     """One finding about the input or about a link.
 
-    ``path`` leads to the key in the document it was found in; an adapter that still has the text
-    turns it into a line. ``link`` names the link that it keeps from being, if any. ``skipped`` are
-    the entries of the registry that are left out for it, if any.
+    ``path`` leads to the key in its document; an adapter that still has the text turns the path
+    into a line. ``link`` names the link that cannot be, if any. ``skipped`` are the entries of the
+    registry that are left out because of the problem.
     """
 
     message: str
@@ -74,7 +74,7 @@ class HistoryError(RaitError):
 
 
 def counted(number: int, what: str, several: str = "") -> str:
-    """``1 link``, ``2 links``; ``several`` is the plural where that is not made by an s."""
+    """``1 link``, ``2 links``; ``several`` is a plural that is not made by an s."""
     return f"{number} {what if number == 1 else several or f'{what}s'}"
 
 

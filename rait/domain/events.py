@@ -36,7 +36,7 @@ class _OfLink(_Event, frozen=True, gc=False):
 class LinkAdded(_OfLink, frozen=True, gc=False):
     """A link came to be, with all its peers.
 
-    In journals of before, it has none, and a PeerAdded follows for each.
+    Journals of earlier versions have the link without peers, and then a PeerAdded for each.
     """
 
 
@@ -53,7 +53,7 @@ class LinkUpdated(_Event, frozen=True, gc=False):
 
 
 class LinkPlaced(_Event, frozen=True, gc=False):
-    """It became known in which instance of its target namespace a link lives (see Origin)."""
+    """The instance of the namespace in which a link lives became known (see Origin)."""
 
     name: str
     before: str
@@ -101,7 +101,7 @@ class BabelInterfaceAdded(ToBabeld, frozen=True, gc=False):
 
 
 class BabelInterfaceFlushed(ToBabeld, frozen=True, gc=False):
-    """babeld was told to forget an interface, which it had with these parameters."""
+    """babeld was told to forget an interface, which had these parameters."""
 
 
 class _OfVrf(_Event, frozen=True, gc=False):
@@ -161,9 +161,9 @@ Table = Literal["links", "babel", "vrfs", "rules"]
 class Kind(Struct, frozen=True, gc=False):
     """What the events of one type do.
 
-    They change an entry of ``table``, or only the ``part`` of a link. ``before`` and ``after`` are
-    the fields of the event that hold what was there and what is there now; None stands for nothing.
-    ``inverse`` is the type of the events that take them back.
+    Such an event changes an entry of ``table``, or only one ``part`` of a link. ``before`` and
+    ``after`` are the fields of the event that hold what was there and what is there now, None
+    where nothing was or is. ``inverse`` is the type of the event that takes it back.
     """
 
     table: Table
@@ -198,7 +198,7 @@ class MismatchError(RaitError):
 def replay(topology: Topology, events: Iterable[Event]) -> Topology:
     """Fold the events, in order, into the topology.
 
-    Raises MismatchError where an event's own idea of the state before it is wrong.
+    Raises MismatchError where an event names another state before it than there is.
     """
     tables = {table: dict(getattr(topology, table)) for table in Topology.__struct_fields__}
     for event in events:
@@ -226,10 +226,10 @@ def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
 
 
 def may_be_half_done(event: Event) -> bool:
-    """Whether something of the event may be there although it failed.
+    """Whether an event that failed may have done a part of its work.
 
     A VRF and a rule are each made by one request, which the kernel carries out whole or not at
-    all. So one that is there after that failed is somebody else's.
+    all: a VRF that is there after its event failed is somebody else's.
     """
     return not isinstance(event, VrfAdded | RuleAdded)
 

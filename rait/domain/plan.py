@@ -45,9 +45,10 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True):
-    """What should be, and which peers get no link and why.
+    """The topology that should be; ``problems`` say which peers get no link, and why.
 
-    ``names`` are for reconcile: an address that a name has is only a hint of where a peer is.
+    ``names`` are the links whose peer has a host name: to ``reconcile``, the address of a name is
+    only a hint of where the peer is.
     """
 
     topology: Topology
@@ -65,14 +66,14 @@ def plan(
 ) -> Plan:
     """The links that this node should have. Total: bad peers become problems, never exceptions.
 
-    ``applied`` is what was last brought about, and ``departed`` what links had that are gone since.
-    Where a host name has several addresses, the one last applied is kept while it is still among
-    them; where it has none now, the one last applied is all that there is to try.
+    ``applied`` is the topology last brought about, and ``departed`` has endpoints of links that
+    are gone since. Where a host name has several addresses, the address last applied is kept while
+    it is still among them; where the name has no address now, the one last applied is tried.
 
-    Of entries that conflict, the one whose link ``applied`` has wins, as an entry that comes new
-    to the registry must not take the link of a peer that is there. The order of peers only decides
-    among the others: the first wins. Two links may not share a listen port even in different
-    address families, as the kernel's WireGuard binds a port in both.
+    Of entries that conflict, the one whose link is in ``applied`` wins: a new entry of the
+    registry must not take the link of a peer that is there. Among the others the first wins. Two
+    links may not share a listen port even in different address families, as the kernel's WireGuard
+    binds a port in both.
     """
     planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
     for peer in peers:
@@ -87,7 +88,7 @@ def plan(
 
 
 def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
-    """How many links the node with this key is asked to have, before any of them is planned.
+    """How many links the peers list asks of the node with this key, before any is planned.
 
     Entries that ask for one and the same link count once.
     """
@@ -110,7 +111,7 @@ def link_local(own_key: str, peer_key: str, family: Family) -> str:
     daemon needs one. The two ends differ as the keys come in the order (own, peer).
 
     The first group of the interface identifier is never zero, so that the address has just one
-    textual form (RFC 5952) and can be compared as text with what the kernel tells.
+    textual form (RFC 5952) and can be compared as text with the kernel's.
     """
     digest = blake2s(f"{own_key} {peer_key} {family}".encode(), digest_size=8).digest()
     n = int.from_bytes(digest, "big")
@@ -123,6 +124,13 @@ _Route = tuple[str, Peer, Transport, PeerEndpoint]
 
 
 class _Planner:
+    """Gives links to the routes, one after the other; who has a link keeps it.
+
+    Routes are taken in three turns: first those whose link is there with this peer, then those to
+    another endpoint of such a peer, and at last all others. Within a turn the order of the peers
+    list decides.
+    """
+
     def __init__(
         self,
         config: Config,
@@ -137,21 +145,18 @@ class _Planner:
         self._node = node
         self._addresses = addresses
         self._applied = applied.links
-        self._last = partial(last_endpoint, applied=applied, departed=departed)
+        self._last_endpoint = partial(last_endpoint, applied=applied, departed=departed)
         self._port_range = config.port_range
         self._group = config.isolation.ifgroup
         self._master = config.isolation.target if config.isolation.type == "vrf" else None
         self._transports = _by_family(config)
-        self._listening: dict[int, str] = {}
-        self._met: dict[tuple[str, str], str] = {}
-        self._later: tuple[list[_Route], list[_Route]] = ([], [])
-
-    # Who has a link keeps it, so routes to peers are taken in three turns: first those whose link
-    # is there with this peer, then those to another endpoint of such a peer, and at last all
-    # others. Within a turn the order of the list decides.
+        self._link_on_port: dict[int, str] = {}
+        self._link_of_peer: dict[tuple[str, str], str] = {}
+        self._second_turn: list[_Route] = []
+        self._third_turn: list[_Route] = []
 
     def offer(self, peer: Peer) -> None:
-        """Add the links to a peer that were there already; its new ones wait for ``finish``."""
+        """Add the links to a peer that were there already; new ones wait for ``finish``."""
         if peer.public_key == self._node.public_key:
             self._check_own(peer)
             return
@@ -169,17 +174,16 @@ class _Planner:
             if not self._applied:
                 self._add(route)  # all links are new, so the order of the list decides at once
             elif known is None or not _is_to(known, peer):
-                self._later[1].append(route)
+                self._third_turn.append(route)
             elif len(peer.endpoints) > 1 and not self._is_in_use(route, known):
-                self._later[0].append(route)
+                self._second_turn.append(route)
             else:
                 self._add(route)
 
     def finish(self) -> None:
         """Add the links that are new, as far as there is room for them."""
-        for routes in self._later:
-            for route in routes:
-                self._add(route)
+        for route in (*self._second_turn, *self._third_turn):
+            self._add(route)
 
     def _is_in_use(self, route: _Route, known: Link) -> bool:
         """Whether a link that is there was made for this very endpoint, not for one beside it."""
@@ -198,9 +202,9 @@ class _Planner:
         self.links[name] = self._link(route)
         if endpoint.address is not None and not _is_literal(endpoint.address):
             self.names[name] = bool(self._candidates(endpoint.address, endpoint.address_family))
-        self._met[(peer.public_key, transport.ifprefix)] = name
+        self._link_of_peer[(peer.public_key, transport.ifprefix)] = name
         if not transport.dynamic_port:
-            self._listening[endpoint.send_port] = name
+            self._link_on_port[endpoint.send_port] = name
 
     def _check_own(self, peer: Peer) -> None:
         """Warn where the registry tells others to listen for this node on a wrong port."""
@@ -232,15 +236,15 @@ class _Planner:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
         if name == self._master:
             return f"the link's name would be {name}, which is that of the VRF"
-        met = self._met.get((peer.public_key, transport.ifprefix))
-        if met is not None:
-            return f"SendPort {port} ({family}) is one too many: the peer has link {met} already"
+        first = self._link_of_peer.get((peer.public_key, transport.ifprefix))
+        if first is not None:
+            return f"SendPort {port} ({family}) is one too many: the peer has link {first} already"
         taken = self.links.get(name)
         if taken is not None:
             owner = taken.peers[0].public_key
             how = "which has the link" if self._is_there(taken) else "earlier in the list"
             return f"SendPort {port} ({family}) is already that of peer {owner}, {how}"
-        holder = None if transport.dynamic_port else self._listening.get(port)
+        holder = None if transport.dynamic_port else self._link_on_port.get(port)
         if holder is not None:
             return (
                 f"link {name} would listen on port {port} as {holder} does, and WireGuard takes a "
@@ -277,7 +281,7 @@ class _Planner:
         candidates = self._candidates(endpoint.address, endpoint.address_family)
         if len(candidates) == 1:
             return Endpoint(candidates[0], transport.send_port)
-        last = self._last(name, peer.public_key)
+        last = self._last_endpoint(name, peer.public_key)
         if not candidates:
             return last if last is not None and _is_in_family(last, transport) else None
         if last is not None and last.address in candidates:
@@ -285,10 +289,9 @@ class _Planner:
         return Endpoint(min(candidates), transport.send_port)
 
     def _candidates(self, host: str, family: Family) -> tuple[str, ...]:
-        found = self._addresses.get((host, family))
-        if found is None:
-            return (host,) if _is_literal(host) else ()
-        return found
+        """The IP addresses that an endpoint's address stands for."""
+        literal = (host,) if _is_literal(host) else ()
+        return self._addresses.get((host, family), literal)
 
 
 def _by_family(config: Config) -> dict[Family, list[Transport]]:

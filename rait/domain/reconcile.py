@@ -1,35 +1,35 @@
 """What to do about what there is: all that rait decides about a node, as one pure function.
 
-``reconcile`` is given what the machine shows, what a run wants, what the journal last knew and
-which links are this node's. It gives a Change: what there is of ours, what shall be, and the
-events between the two. Every command goes through it. ``up`` wants what is planned, ``down``
-nothing, ``replay`` and ``rollback`` the past, and ``babeld sync`` the links as they are; ``plan``,
-also for another node's exported state, asks the same and leaves it at that. After a run in which
-events failed it is asked once more, as if that run had been cut off: what is leftover then is
-what the failed events did.
+``reconcile`` gets what the machine shows, what a run wants, what the journal last knew and which
+links are this node's. It gives a Change: the topology that there is of ours, the one that shall
+be, and the events between the two. Every command goes through ``reconcile``. ``up`` wants the
+planned topology, ``down`` none, ``replay`` and ``rollback`` one of the past, and ``babeld sync``
+the links as they are. ``plan``, also for another node's exported state, only shows the Change.
+After a run in which events failed, ``reconcile`` runs once more, as if that run had been cut off:
+the leftover that it finds then is what the failed events did.
 
-Theory of operation. ``diff`` is strict: whatever differs between two topologies is an event. Not
-all that differs is to be written, so both topologies are made to agree wherever nothing is to be
-done. The steps, in the order in which they are taken:
+Theory of operation. ``diff`` is strict: whatever differs between two topologies is an event. But
+not every difference is to be written, so both topologies are made to agree wherever nothing is to
+be done. The steps, in their order:
 
 1. *Ours* is sorted out from what is of others (ownership.py). A link of ours that cannot be read
-   is taken to be as it is remembered, and stays so.
-2. *Occupied* names are found. Where something that is not ours has the name of a link, the link
-   cannot be, and there is a problem that says why.
-3. Each link of ours is seen as diff shall see it (_Pair). Its transit namespace is what the
-   journal says where the machine cannot tell. A port that the kernel chose is port 0. A link-local
-   address that is there is kept. An endpoint differs only where the wanted one is not the one last
-   applied, or where the session is dead (endpoints.py). A link that has to be made again takes
-   its endpoint along, if no better one is known.
+   counts as the journal knows it, in both topologies.
+2. *Occupied* names are found. Where something that is not ours has the name of a wanted link, the
+   link cannot be, and a problem says why.
+3. Each link of ours is put into the form in which diff shall see it (_Pair). Its transit namespace
+   is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
+   A link-local address that is there is kept. An endpoint differs only where the wanted one is not
+   the one last applied, or where the session is dead (endpoints.py). A link that has to be made
+   again takes its endpoint along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
-5. Links whose entry in the peers list was skipped stay if it cannot be read (doubt.py).
-6. babeld's interfaces shall be the links that are up (babel.py). If babeld is not asked, they are
-   left as they are remembered: only babeld itself can say more.
-7. What changed since the journal last knew is *drift*. Of that, what an earlier run brought about
-   that never said what became of it is *leftover* (aftermath.py); others did the rest. What of
-   such a run cannot be looked at now either is *carried* on to the next run.
-8. A run that takes another one back touches no other links than that one did.
-9. A preshared key of which only the digest is known cannot be brought back, so it is not wanted.
+5. A link whose entry in the peers list was skipped stays if the entry cannot be read (doubt.py).
+6. babeld's interfaces shall be the links that are up (babel.py). In a run that does not ask
+   babeld, both topologies have the interfaces that the journal knows.
+7. What differs from the journal's last knowledge is *drift*. The part of it that an unfinished run
+   did is *leftover* (aftermath.py); others did the rest. Events of an unfinished run that cannot be
+   looked at now either are *carried* on to the next run.
+8. A rollback changes no other links than the run did that it takes back.
+9. A preshared key of which only the digest is known cannot be set, so it is not desired.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
-from rait.domain.vrf import isolation_of, reconcile_isolation
+from rait.domain.vrf import reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 class Goal(Struct, frozen=True):
     """What a run wants; where ``topology`` is None, it wants the links as they are.
 
-    ``names`` are those of the plan, and ``doubts`` the entries of the peers list that were
-    skipped. ``only`` names all that may change, None for everything.
+    ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
+    were skipped. ``only`` names all that may change; None stands for everything.
     """
 
     topology: Topology | None
@@ -89,13 +89,13 @@ class Change(Struct, frozen=True, kw_only=True):
     """What there is of ours, what shall be, what to do about it, and what had changed.
 
     ``problems`` say what cannot be, and ``strangers`` are links that look like ours and are left
-    alone. ``leftover`` are those of the events in ``drift`` that earlier runs brought about, which
-    never said what became of them; ``leftover_links`` are links that such a run may have left half
-    made, and ``carried`` what is still not known of it. ``losses`` tell of links that go with an
-    entry of the peers list that was skipped, and ``dead`` are links that have no session to lose.
-    ``babeld_problem`` says why babeld could not be asked, and ``extra_cmd_owed`` that it has not
-    taken ``extra_cmd`` yet since it was last told of a change. ``goal`` and ``known`` are what
-    ``reconcile`` was given.
+    alone. ``leftover`` are the events in ``drift`` that unfinished runs did; ``leftover_links``
+    are links that such a run may have left half made, and ``carried`` its events of which nobody
+    knows yet whether they happened. ``losses`` are lines for the user about links that lose their
+    peer because its entry was skipped, and ``dead`` are links that have no session to lose.
+    ``babeld_problem`` says why babeld could not be asked. ``extra_cmd_owed`` is True while babeld
+    has not taken ``extra_cmd`` after a change of its interfaces. ``goal`` and ``known`` are the
+    arguments of ``reconcile``.
     """
 
     observed: Topology
@@ -121,10 +121,9 @@ class Change(Struct, frozen=True, kw_only=True):
         return next(errors, None)
 
     def placed(self, instances: Mapping[str, str]) -> Change:
-        """This change with each new link in the instance that its namespace has by now.
+        """Fill in the instance of each new link's namespace, now that the namespace was made.
 
-        ``instances`` are by spelling. Before, those of namespaces that were still to be made were
-        not known.
+        ``instances`` are by the namespace's spelling.
         """
         links = dict(self.desired.links)
         events = list(self.events)
@@ -146,7 +145,7 @@ def reconcile(
 ) -> Change:
     """Decide what to do for what is observed to become what is wanted; see the steps above.
 
-    ``babeld`` is None where babeld is not asked.
+    ``babeld`` is None in a run that does not ask babeld.
     """
     ours = holdings(observation, known, scope)
     change = _compare(observation, goal, known, ours)
@@ -163,7 +162,8 @@ def reconcile(
 
 
 def concerns_babeld(observation: Observation, goal: Goal, known: LastKnown, scope: Scope) -> bool:
-    """Whether babeld is to be asked: it is left in peace where there are no links, nor were any."""
+    """Whether to ask babeld: not where there are no links of ours, there were none, and none is
+    wanted."""
     if known.topology.babel or (goal.topology is not None and goal.topology.links):
         return True
     seen = (*observation.links.values(), *observation.doubles)
@@ -179,14 +179,11 @@ def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdi
     problems = (*occupied, *(_unread(name, why) for name, why in ours.unknown.items()))
     links, desired_links = _link_views(observation, goal, known, ours, problems)
     isolation = reconcile_isolation(observation, wanted, known, desired_links, links)
-    was, will_be = isolation.observed, isolation.desired
-    if ours.unknown:
-        staying = [link for name, link in links.items() if name in ours.unknown]
-        became = structs.replace(wanted, vrfs=will_be.vrfs, rules=will_be.rules)
-        will_be = isolation_of(staying, Topology(vrfs=was.vrfs, rules=was.rules), became)
+    unread = (link for name, link in links.items() if name in ours.unknown)
+    isolated = with_needs_of(unread, isolation.observed, isolation.desired)
     babel = known.topology.babel
-    observed = Topology(links, babel, was.vrfs, was.rules)
-    desired = Topology(desired_links, babel, will_be.vrfs, will_be.rules)
+    observed = structs.replace(isolation.observed, links=links, babel=babel)
+    desired = structs.replace(isolated, links=desired_links, babel=babel)
     as_it_is = goal.topology is None
     return Change(
         observed=observed,
@@ -211,7 +208,7 @@ def _with_doubtful_kept(change: Change, doubts: Doubts) -> Change:
 
 
 def _with_babeld(change: Change, babeld: BabeldState) -> Change:
-    """Without babeld the tunnels come and go all the same."""
+    """Step 6. Where babeld could not be asked, the tunnels come and go all the same."""
     if babeld.problem is not None:
         return structs.replace(change, babeld_problem=babeld.problem)
     has, shall_have = babeld.compare(change.known.topology, change.desired.links)
@@ -224,6 +221,7 @@ def _with_babeld(change: Change, babeld: BabeldState) -> Change:
 
 
 def _with_drift(change: Change, unknown: Container[str], is_babeld_asked: bool) -> Change:
+    """Step 7; ``unknown`` are the links that cannot be looked at."""
     known = change.known
     if not known.leftover:  # as in nearly all runs, none of which pays for the import
         return structs.replace(change, drift=diff(known.topology, change.observed))
@@ -240,7 +238,7 @@ def _with_drift(change: Change, unknown: Container[str], is_babeld_asked: bool) 
 
 
 def _confined(change: Change, only: frozenset[str]) -> Change:
-    """Leave all that has another name as it is: what changed there is for a later run to find."""
+    """Step 8. Leave each entry of another name as it is: a later run finds what changed there."""
     return structs.replace(
         change,
         desired=change.observed.with_parts_of(change.desired, only),
@@ -255,9 +253,9 @@ def _confined(change: Change, only: frozenset[str]) -> Change:
 
 
 def _without_unknown_psks(change: Change) -> Change:
-    """Of a preshared key that somebody had set the journal has only the digest.
+    """Step 9. A preshared key that is there may stay; each that would have to be set is a problem.
 
-    One that is still there may stay; for each that would have to be set there is a problem.
+    The journal has no more than the digest of a preshared key that somebody had set.
     """
     links: dict[str, Link] = {}
     problems: list[Problem] = []
@@ -266,8 +264,8 @@ def _without_unknown_psks(change: Change) -> Change:
         if old is link or not any(peer.psk_digest for peer in link.peers):
             continue
         there = old.peers if old is not None and old.origin == link.origin else ()
-        known = {(peer.public_key, peer.psk_digest) for peer in there}
-        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in known]
+        kept = {(peer.public_key, peer.psk_digest) for peer in there}
+        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in kept]
         if lost:
             peers = (structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
             links[name] = structs.replace(link, peers=tuple(peers))
@@ -293,7 +291,7 @@ def _unread(name: str, why: str) -> Problem:
 def _occupied(
     wanted: Mapping[str, Link], ours: Holdings, observation: Observation
 ) -> Iterator[Problem]:
-    """The links that cannot be where something that is not ours has their name."""
+    """Step 2: a problem for each wanted link whose name something has that is not ours."""
     strangers = {stranger.link: stranger.why for stranger in ours.strangers}
     for name, link in wanted.items():
         there = ours.links.get(name)
@@ -327,7 +325,7 @@ def _link_views(
     ours: Holdings,
     problems: Iterable[Problem],
 ) -> tuple[dict[str, Link], dict[str, Link]]:
-    """The links that there are, and those that shall be, by name."""
+    """Step 3: the links that there are, and the links that shall be, by name."""
     impossible = {problem.link for problem in problems}
     observed = {name: link for name, link in known.topology.links.items() if name in ours.unknown}
     wanted = goal.topology.links if goal.topology is not None else {}
@@ -345,21 +343,21 @@ def _link_views(
         if become is not None:
             desired[name] = become
         elif name in impossible:
-            desired[name] = observed[name]  # it is elsewhere, and cannot come here
+            desired[name] = observed[name]  # the link is elsewhere, and cannot come here
     return observed, desired
 
 
 def _last(observed: ObservedLink, link: Link | None) -> Link | None:
-    """What we last knew of this very link, if it is the same one."""
+    """The link as the journal knows it, or None if that is another link of the name."""
     if link is None or not is_in_place(observed.link, link):
         return None
     return link if link.origin.backend == observed.link.origin.backend else None
 
 
 def _is_as(seen: Link, last: Link) -> bool:
-    """Whether all that can be seen of a link is as we last knew it.
+    """Whether all that can be seen of a link is as the journal knows it.
 
-    Not every machine shows its transit namespace.
+    Not every machine shows the transit namespace of a link.
     """
     return (
         seen.settings == last.settings
@@ -371,10 +369,11 @@ def _is_as(seen: Link, last: Link) -> bool:
 
 
 class _Pair(Struct, frozen=True):
-    """A link of ours beside the one that is wanted in its place, which is None if it is to go.
+    """A link of ours beside the one that is ``wanted`` in its place; None if the link is to go.
 
-    ``last`` is what we last knew of it, and ``leftover`` what a run that was cut off may have made
-    of it. ``resolved`` says whether its peer's host name has an address now, None if it is no name.
+    ``last`` is the link as the journal knows it, and ``leftover`` as an unfinished run may have
+    made it. ``resolved`` says whether its peer's host name has an address now; None if the peer
+    has no host name.
     """
 
     observed: ObservedLink
@@ -384,7 +383,7 @@ class _Pair(Struct, frozen=True):
     resolved: bool | None
 
     def views(self, now: int, wanted_ports: Mapping[int, str]) -> tuple[Link, Link | None]:
-        """The link as diff shall see it, and what it shall become (None: it goes)."""
+        """The link as diff shall see it, and what the link shall become; None if it is to go."""
         link, wanted = self.observed.link, self.wanted
         peers = self._peer_views(now)
         observed = structs.replace(
@@ -405,25 +404,26 @@ class _Pair(Struct, frozen=True):
         return observed, structs.replace(wanted, settings=settings, peers=become)
 
     def _origin(self) -> Origin:
-        """Where the machine cannot tell the transit namespace, the journal does, else the plan.
+        """The link's origin; the journal, else the plan fills in an unknown transit namespace.
 
-        After a run that was cut off while it made the link again in another transit namespace,
-        nobody can tell which of the two this is. Then it stays unknown, so that the link is made
-        again, and so is one whose program listens under a former name.
+        If an unfinished run was making the link again in another transit namespace, nobody can tell
+        in which of the two this link is. Then the transit stays unknown, so that the link is made
+        again. So is a link whose program listens under a former name.
         """
         seen = self.observed.link.origin
         if self.observed.renamed:
             return structs.replace(seen, transit="")
         if seen.transit:
             return seen
-        told = [source.origin for source in (self.last, self.leftover) if source is not None]
-        if not told and self.wanted is not None:
-            told = [self.wanted.origin]
-        transits = {origin.transit for origin in told if origin.backend == seen.backend}
+        sources = [link for link in (self.last, self.leftover) if link is not None]
+        if not sources and self.wanted is not None:
+            sources = [self.wanted]
+        origins = (link.origin for link in sources)
+        transits = {origin.transit for origin in origins if origin.backend == seen.backend}
         return structs.replace(seen, transit=transits.pop()) if len(transits) == 1 else seen
 
     def _device(self, wanted_ports: Mapping[int, str]) -> Device:
-        """The device, with port 0 for a port that the kernel chose and nobody else wants."""
+        """The device, with port 0 for a port that the kernel chose and no other link wants."""
         link, device = self.observed.link, self.observed.link.device
         if wanted_ports.get(device.listen_port, link.name) != link.name:
             return device
@@ -432,15 +432,18 @@ class _Pair(Struct, frozen=True):
         if self.wanted is not None:
             wanted = self.wanted.device.listen_port
             if wanted == 0:
-                chosen = was != device.listen_port  # else we had set it
+                chosen = was != device.listen_port  # else rait had set it
             else:
-                # To give the link a port of its own is our doing; that the kernel had chosen one
-                # is nobody's.
+                # That the kernel chose a port is nobody's change. If it chose the wanted one,
+                # nothing is to be written.
                 chosen = chosen and wanted != device.listen_port
         return structs.replace(device, listen_port=0) if chosen else device
 
     def _peer_views(self, now: int) -> list[tuple[LinkPeer, LinkPeer | None]]:
-        """Each peer that is there as diff shall see it, and what it shall become."""
+        """Each peer that is there as diff shall see it, and what it shall become (None: it goes).
+
+        A peer that is wanted and not there is not among them.
+        """
         views = []
         for peer in self.observed.link.peers:
             key = peer.public_key
@@ -468,7 +471,10 @@ class _Pair(Struct, frozen=True):
         return seen, _with_endpoint(wanted, wished)
 
     def _replacement(self, wanted: Link) -> Link:
-        """The link that takes the place of this one, with its endpoint if it has no better one."""
+        """The link that takes the place of this one, with this one's endpoint for want of a better.
+
+        A wanted endpoint is no better if it is of a host name that does not resolve now.
+        """
         there = {peer.public_key: peer.endpoint for peer in self.observed.link.peers}
         peers = tuple(
             _with_endpoint(peer, endpoint)
@@ -481,7 +487,7 @@ class _Pair(Struct, frozen=True):
 
 
 def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[str, ...]:
-    """Allowed IPs in the order in which they were set: the machine tells them in its own."""
+    """Allowed IPs in the order in which they were set: the machine shows them in its own order."""
     for order in (ANYWHERE, *(peer.allowed_ips for peer in peers if peer is not None)):
         if set(allowed) == set(order):
             allowed = order

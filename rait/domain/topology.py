@@ -12,7 +12,7 @@ BackendKind = Literal["kernel", "userspace"]
 
 U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-"""What the kernel has room for: what is decoded with more was damaged or forged."""
+"""The range of the kernel's field: a stored number outside of it was damaged or forged."""
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""
@@ -22,8 +22,8 @@ class Endpoint(Struct, frozen=True, gc=False):
     """A UDP endpoint: an IP address as text (IPv6 without brackets) and a port.
 
     A link-local address that WireGuard learned has a zone, as ``fe80::1%3``: the index of an
-    interface in the transit namespace, or its name where nobody can tell the index. It is kept,
-    as without it the address leads nowhere (RFC 4007, section 6).
+    interface in the transit namespace, or its name where the index is unknown. Without its zone
+    the address leads nowhere (RFC 4007, section 6).
     """
 
     address: str
@@ -38,7 +38,7 @@ class LinkPeer(Struct, frozen=True, gc=False):
     """The far side of a link. ``keepalive`` is in seconds, 0 is off (wg(8)).
 
     ``psk_digest`` stands for the preshared key, which never gets here, and is "" where there is
-    none: see adapters/keys.py. Both ends of a link must have the same one, or none.
+    none: see adapters/keys.py. Both ends of a link must have the same preshared key, or none.
     """
 
     public_key: str
@@ -74,12 +74,12 @@ class LinkSettings(Struct, frozen=True, gc=False):
 
 
 class Origin(Struct, frozen=True, gc=False):
-    """How a link was made; none of it can be changed but by making the link again.
+    """How and where a link was made; only making the link again changes its origin.
 
-    ``netns`` is the target namespace as it is spelt in the configuration, and ``instance`` tells
-    this one from any other that was ever spelt so; it is "" in what a rait recorded that did not
-    know of instances, and where the namespace is still to be made. ``transit`` identifies the
-    namespace instance that holds the UDP socket: a WireGuard socket never leaves it.
+    ``netns`` is the target namespace as the configuration spells it, and ``instance`` tells this
+    namespace from any other that was ever spelt so: "" where it is still to be made, and in
+    journals from before instances were recorded. ``transit`` identifies the instance of the
+    namespace that holds the UDP socket: a WireGuard socket never leaves its namespace.
     """
 
     backend: BackendKind
@@ -88,11 +88,11 @@ class Origin(Struct, frozen=True, gc=False):
     instance: str = ""
 
     def is_placed_by(self, other: Origin) -> bool:
-        """Whether the other is this one, with the instance known that was not known before."""
+        """Whether the other origin is this one with its instance known, which was unknown."""
         return bool(other.instance) and structs.replace(other, instance="") == self
 
     def may_become(self, other: Origin) -> bool:
-        """Whether a link that has this origin can have the other without being made again."""
+        """Whether a link of this origin can get the other one without being made again."""
         return self == other or self.is_placed_by(other)
 
 
@@ -127,8 +127,8 @@ class Rule(Struct, frozen=True, gc=False):
 class Topology(Struct, frozen=True):
     """All links of a node by name, and babeld's interfaces with the parameters they were given.
 
-    ``vrfs`` (name to routing table) and ``rules`` (by their names) are those that rait made, and
-    no others, in the namespace that rait runs in.
+    ``vrfs`` (name to routing table) and ``rules`` (by name) are those that rait made in the
+    namespace that it runs in, and no others.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Topology(Struct, frozen=True):
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def with_parts_of(self, goal: Topology, names: frozenset[str]) -> Topology:
-        """This one, but all that has one of these names as it is in the goal."""
+        """This topology, with each entry of these names as the goal has it."""
         tables = (
             {name: value for name, value in getattr(self, table).items() if name not in names}
             | {name: value for name, value in getattr(goal, table).items() if name in names}

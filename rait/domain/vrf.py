@@ -1,6 +1,7 @@
 """VRF isolation: which VRFs and policy routing rules there should be, and which of them are ours.
 
-Ours are those that rait made, as the journal remembers. What was there before is used, and left.
+Ours are those that rait made, as the journal knows. A VRF or rule that was there before rait came
+is used, and never removed.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.backend import Interface, Observation, ObservedVrf
 from rait.domain.config.schema import Config
@@ -22,31 +23,23 @@ RULE_PRIORITY = 900
 FAMILIES: tuple[Family, ...] = ("ip4", "ip6")
 
 ACCEPT = "net.ipv4.udp_l3mdev_accept"
-"""The switch, for IPv6 too, that lets a socket bound to no VRF have what comes in through one."""
-
-
-T = TypeVar("T")
+"""With this switch on, a socket bound to no VRF gets packets that arrive through one; IPv6 too."""
 
 VRF_MARK = "made by rait"
 """The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
 
-
-class Isolated(Struct, frozen=True):
-    """VRFs (name to table) and rules (by name) as ``diff`` is to see them."""
-
-    vrfs: Mapping[str, int] = {}
-    rules: Mapping[str, Rule] = {}
+T = TypeVar("T")
 
 
 class IsolationChange(Struct, frozen=True):
-    """``observed`` is what there is of ours, ``desired`` what there should be.
+    """The VRFs and rules that there are of ours, and those that there should be.
 
     A problem that is an error means that nothing at all may be touched; a warning is for the user.
     """
 
-    observed: Isolated
-    desired: Isolated
-    problems: tuple[Problem, ...] = ()
+    observed: Topology
+    desired: Topology
+    problems: tuple[Problem, ...]
 
 
 def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
@@ -73,10 +66,10 @@ def wanted_vrfs(config: Config) -> dict[str, int]:
 
 
 def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
-    """The rules by which marked packets find the table of the transit VRF, in both families.
+    """The rules by which marked packets find the table of the transit VRF, if there is one.
 
-    None where there is no transit VRF. Both families, so that no packet of ours, whatever its
-    transport, is looked up in another table.
+    There is one for each mark in each family, whatever the family of its transport, so that no
+    marked packet is looked up in another table.
     """
     if transit_table is None or not has_transit(config):
         return {}
@@ -88,7 +81,7 @@ def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
 
 
 def has_transit(config: Config) -> bool:
-    """Whether the underlay is to be found in a VRF."""
+    """Whether a VRF carries the underlay."""
     return config.isolation.type == "vrf" and bool(config.isolation.transit)
 
 
@@ -114,12 +107,13 @@ def reconcile_isolation(
     desired_links: Mapping[str, Link],
     our_links: Iterable[str],
 ) -> IsolationChange:
-    """What there is of our VRFs and rules, and what should be, given the links that there will be.
+    """The VRFs and rules that there are of ours, and those that should be with the desired links.
 
-    What others made is used, and is none of ours. A VRF of ours stays while interfaces are in it
-    that are to stay, and a rule while links that are not ours have its mark.
+    A VRF or rule that others made is used as if it were ours, but belongs to neither topology. A
+    VRF of ours stays while an interface is in it that stays, and a rule while a link that is not
+    ours has its mark.
     """
-    observed = Isolated(_our_vrfs(observation, known), _our_rules(observation, known))
+    observed = Topology(vrfs=_our_vrfs(observation, known), rules=_our_rules(observation, known))
     problems = list(_obstacles(observation, desired.vrfs))
     ours = frozenset(our_links)
     vrfs = _without_those_of_others(desired.vrfs, observed.vrfs, observation.vrfs)
@@ -127,7 +121,8 @@ def reconcile_isolation(
         staying = [
             member
             for member in observation.vrfs[name].members
-            if member not in ours or _is_in(name, desired_links.get(member))
+            if member not in ours
+            or ((link := desired_links.get(member)) is not None and link.settings.master == name)
         ]
         if staying:
             vrfs[name] = observed.vrfs[name]
@@ -137,7 +132,8 @@ def reconcile_isolation(
     for name, links in needed.items():
         rules[name] = observed.rules[name]
         problems.append(Problem(_rule_kept(name, links), "warning"))
-    return IsolationChange(observed, Isolated(vrfs, rules), tuple(problems))
+    desired = structs.replace(desired, vrfs=vrfs, rules=rules)
+    return IsolationChange(observed, desired, tuple(problems))
 
 
 def _without_those_of_others(
@@ -146,10 +142,10 @@ def _without_those_of_others(
     return {name: each for name, each in desired.items() if name in ours or name not in there}
 
 
-def isolation_of(staying: Iterable[Link], observed: Topology, desired: Topology) -> Isolated:
-    """The desired VRFs and rules, with those of ours that links which stay as they are need.
+def with_needs_of(staying: Iterable[Link], observed: Topology, desired: Topology) -> Topology:
+    """The desired topology, with the VRFs and rules of ours that these links need to stay.
 
-    A mark that links which are to be have too, or their rules, is theirs.
+    Where desired links or rules have the mark of a staying link, they decide over its rules.
     """
     links = tuple(staying)
     masters = {link.settings.master for link in links}
@@ -158,7 +154,7 @@ def isolation_of(staying: Iterable[Link], observed: Topology, desired: Topology)
     marks -= {rule.fwmark for rule in desired.rules.values()}
     vrfs = {name: table for name, table in observed.vrfs.items() if name in masters}
     rules = {name: rule for name, rule in observed.rules.items() if rule.fwmark in marks}
-    return Isolated({**vrfs, **desired.vrfs}, {**rules, **desired.rules})
+    return structs.replace(desired, vrfs={**vrfs, **desired.vrfs}, rules={**rules, **desired.rules})
 
 
 def _needed_by_others(
@@ -167,10 +163,10 @@ def _needed_by_others(
     observation: Observation,
     ours: frozenset[str],
 ) -> dict[str, list[str]]:
-    """The rules of ours that would go, while links that are not ours have their mark.
+    """The rules of ours that would go, each with the links of others that have its mark.
 
-    Those may be another configuration's, which found the rule and made none. Where the mark gets
-    another rule, that one is for them as well.
+    Such a link may be another configuration's, which found our rule and made none. Where the mark
+    gets another rule, the links need ours no more.
     """
     replaced = {(rule.family, rule.fwmark) for rule in desired.values()}
     marked: dict[int, list[str]] = {}
@@ -187,10 +183,10 @@ def _needed_by_others(
 
 
 def _our_vrfs(observation: Observation, known: LastKnown) -> dict[str, int]:
-    """Those that rait made: what others made in their place bears no mark.
+    """The VRFs that rait made, with their tables.
 
-    A run that was cut off may not have come to mark what it made, and one of an earlier rait
-    marked none.
+    A VRF that others made in the place of ours bears no mark. But an unfinished run may not have
+    marked the VRF that it made, and earlier versions of rait marked none.
     """
     made = {**known.leftover_vrfs, **known.topology.vrfs}
     return {
@@ -239,7 +235,3 @@ def _kept(name: str, members: Iterable[str]) -> str:
 
 def _rule_kept(name: str, links: list[str]) -> str:
     return f"the rule `{name}` stays, as links that are not ours have its fwmark: {few(links)}"
-
-
-def _is_in(vrf: str, link: Link | None) -> bool:
-    return link is not None and link.settings.master == vrf
