@@ -15,12 +15,12 @@ def excessive_removal(
     max_removals: int | None = None,
     *,
     known: Topology = EMPTY,
-    earlier: Losses = guard.NO_LOSSES,
+    earlier: Losses | None = None,
     dead: frozenset[str] = frozenset(),
 ) -> Removal | None:
-    """What the guard says of it, where ``earlier`` is what recent runs cost."""
+    """What the guard says of the change, where ``earlier`` is what recent runs cost."""
     change = change_between(before, after, known, dead)
-    return guard.excessive_removal(change, max_removals, lambda: earlier)
+    return guard.excessive_removal(change, max_removals, lambda: earlier or {})
 
 
 def lost_sessions(before: Topology, after: Topology) -> dict[str, Reason]:

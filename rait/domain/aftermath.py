@@ -1,12 +1,20 @@
 """What the machine shows of events that failed, or whose outcome is unknown.
 
-Most events take more than one write, so one that fails, or whose run is killed, may be half done:
-a fwmark is set and the listen port is not, a link is in the group of links on their way out and
-still there. Which part was done, only the machine can tell. These functions compare what is known
-with what is seen, and distinguish what such events did from what others did.
+Most events take more than one write, so an event that fails, or whose run is killed, may be half
+done: a fwmark is set and the listen port is not; a link is in the group of links on their way out
+and still there. Only the machine can tell which part was done. These functions compare what the
+journal knows with what is seen, and distinguish what such events did from what others did.
 
-The rule: an event may have given a field its intended value, or a value that it passes through on
-the way there. Any other difference has another cause.
+The rule: an event may have given a field its intended value, or a value that the field passes
+through on the way there. Any other difference has another cause.
+
+So ``told_apart`` walks from what is known to what is seen in two steps, by way of a topology
+between the two. That one begins as a copy of what is known. Each leftover event may change it in
+what the event is about: a field that the event was to change takes the seen value if the rule
+allows it, and keeps the known value otherwise. What then differs from the known topology was done
+by the events, and what differs from the seen one was done by others. An example: the journal knows
+mtu 1420 and group 54, and a killed run was to set mtu 1280. Seen are mtu 1280 and group 7. The
+topology between has mtu 1280 and group 54: the run set the mtu, and somebody else the group.
 """
 
 from __future__ import annotations
@@ -42,9 +50,9 @@ S = TypeVar("S", bound=Struct)
 def told_apart(
     known: Topology, seen: Topology, leftover: Sequence[Event]
 ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-    """What lies between ``known`` and ``seen``: what the leftover events did, and the rest.
+    """The events between ``known`` and ``seen``: those that are leftover, and those of others.
 
-    The second part applies to the topology that the first part leads to.
+    The second part follows the first.
     """
     between = _with_traces(known, seen, leftover)
     return diff(known, between), diff(between, seen)
@@ -53,7 +61,7 @@ def told_apart(
 def known_after_failures(
     known: LastKnown, topology: Topology, failed: Sequence[Event]
 ) -> LastKnown:
-    """What is known after a run in which these events failed: each of them may be half done."""
+    """What the journal knows after a run in which these events failed and may be half done."""
     return structs.replace(
         known,
         topology=topology,
@@ -65,7 +73,7 @@ def known_after_failures(
 
 
 def _with_traces(known: Topology, seen: Topology, events: Iterable[Event]) -> Topology:
-    """What is known, with all of what is seen that the events may have brought about."""
+    """The known topology, with all of the seen one that the events may have brought about."""
     tables = {table: dict(getattr(known, table)) for table in Topology.__struct_fields__}
     for event in events:
         name, table = event.name, KINDS[type(event)].table
@@ -84,9 +92,9 @@ def _put(where: dict[str, T], name: str, value: T | None) -> None:
 
 
 def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
-    """The link as the event may have left it; as it is known where others must have changed it."""
+    """The seen link as far as the event may have made it so, and else the known one."""
     if isinstance(event, LinkAdded):
-        # While another one is there, it was not begun.
+        # While another link of the name was there, this one was not begun.
         return seen if known is None else known
     if isinstance(event, LinkRemoved):
         return _leaving(known, seen)
@@ -107,7 +115,7 @@ def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
 
 
 def _leaving(known: Link | None, seen: Link | None) -> Link | None:
-    """A link that was to go. One of another origin is not the same one, so this one is gone."""
+    """A link that was to go: None if it is gone, or if a link of another origin has its name."""
     if known is None or seen is None:
         return None
     if not known.origin.may_become(seen.origin):
@@ -122,8 +130,8 @@ def _settings(
     before: LinkSettings, after: LinkSettings, known: LinkSettings, seen: LinkSettings
 ) -> LinkSettings:
     merged = _reached(before, after, known, seen)
-    # To enter or leave a VRF a link goes down and up again, and one that goes down loses its
-    # address, which is then set anew.
+    # To enter or leave a VRF, a link goes down and up again. A link that goes down loses its
+    # address, and gets it back at last.
     moves = before.master != after.master
     if moves and not seen.up:
         merged = structs.replace(merged, up=False)
@@ -135,7 +143,7 @@ def _settings(
 def _device(before: Device, after: Device, known: Device, seen: Device) -> Device:
     merged = _reached(before, after, known, seen)
     if before.listen_port != after.listen_port:
-        # A socket that was given up for one that was not to be had leaves any port.
+        # A change of port that fails may leave the device with any port.
         return structs.replace(merged, listen_port=seen.listen_port)
     return merged
 
@@ -160,18 +168,18 @@ def _peer(
     before: LinkPeer, after: LinkPeer, known: LinkPeer, seen: LinkPeer | None
 ) -> LinkPeer | None:
     if before.endpoint is not None and after.endpoint is None:
-        return seen  # an endpoint is forgotten with its peer alone, which is then added anew
+        return seen  # to lose its endpoint, a peer is removed and added again
     if seen is None:
         return known
     merged = _reached(before, after, known, seen)
-    # They are replaced one after the other.
+    # Allowed IPs are replaced one after the other, so some of the new ones may be missing.
     if before.allowed_ips != after.allowed_ips and {*seen.allowed_ips} <= {*after.allowed_ips}:
         return structs.replace(merged, allowed_ips=seen.allowed_ips)
     return merged
 
 
 def _reached(before: S, after: S, known: S, seen: S) -> S:
-    """``known`` with those fields that were to change, and have the value they were to get."""
+    """``known``, with each field that was to change and is seen with its intended value."""
     reached = {
         field: getattr(after, field)
         for field in before.__struct_fields__

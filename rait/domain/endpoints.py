@@ -1,7 +1,7 @@
 """The endpoint that a peer gets: the one that works, as long as it works.
 
-Three things may disagree: what is wanted (the configuration, by way of names), what was last
-applied (the journal), and what there is (WireGuard, which follows a peer that moves).
+Three endpoints may disagree: the wanted one (from the peers list, by way of names), the last
+applied one (from the journal), and the seen one (WireGuard follows a peer that moves).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ NO_NAMES: Names = {}
 NONE_DEPARTED: Departed = {}
 
 MOST_DEPARTED = 16
-"""So many peers that are gone are remembered for a link."""
+"""For a link, the endpoints of so many peers that are gone are remembered."""
 
 
 def is_fresh(now: int, handshake: int) -> bool:
-    """Whether a session is alive whose last handshake was then, both in unix seconds (0: never).
+    """Whether a session is alive; ``handshake`` is its last one, both in unix seconds (0: never).
 
     A handshake may seem to be in the future, where the clock was set back since. A live session
-    has a new one every two minutes, so one that stays further ahead than a session lives is none.
+    has a new handshake every two minutes, so a handshake that lies further ahead than a session
+    lives is of a dead one.
     """
     return handshake > 0 and abs(now - handshake) <= REJECT_AFTER_SECONDS
 
@@ -42,22 +43,23 @@ def endpoint_views(
     fresh: bool,
     resolved: bool | None,
 ) -> tuple[Endpoint | None, Endpoint | None]:
-    """The endpoint to see, and the one to have: equal if nothing is to be written.
+    """The observed and the desired endpoint for ``diff``: equal if nothing is to be written.
 
     ``seen`` is WireGuard's, ``last`` was last applied, ``fresh`` says whether the session is
-    alive, and ``resolved`` whether the peer's host name has an address now (None: it is no name).
+    alive, and ``resolved`` whether the peer's host name has an address now (None: no host name).
     """
     if wanted is None:
         return last, last
     if seen == wanted:
         return wanted, wanted
     if resolved is False and seen is not None:
-        return last, last  # what is wanted is no more than what was last applied
+        return last, last  # a name without an address wants nothing new
     if last == wanted:
-        # Nothing new is wanted, so what was learned by roaming stands while it works.
+        # Nothing new is wanted, so an endpoint learned by roaming stands while it works.
         return (wanted, wanted) if fresh and seen is not None else (seen, wanted)
-    if fresh and resolved and seen is not None and _same_port(last, wanted):
-        # A name may have another address at each look: that is no reason to leave one that works.
+    is_same_port = last is None or last.port == wanted.port
+    if fresh and resolved and seen is not None and is_same_port:
+        # A name may have another address at each look-up: no reason to leave one that works.
         return last, last
     return (last if fresh and seen is not None else seen), wanted
 
@@ -65,10 +67,10 @@ def endpoint_views(
 def assumed_last(
     seen: Endpoint | None, wanted: Endpoint | None, resolved: bool | None
 ) -> Endpoint | None:
-    """What to take for the endpoint last applied, of a peer that the journal does not know.
+    """The endpoint to take for the last applied one of a peer that the journal does not know.
 
-    Of an IP address in the list: that. A name may have had another address then, so it is what
-    there is; but a port that differs was not applied by us.
+    For an IP address in the list, that is the wanted endpoint. A name may have had another address
+    before, so that is the seen endpoint; but an endpoint with another port was not applied by us.
     """
     if wanted is None or seen is None:
         return seen
@@ -80,7 +82,7 @@ def assumed_last(
 def last_endpoint(
     name: str, public_key: str, applied: Topology | None, departed: Departed
 ) -> Endpoint | None:
-    """The endpoint that a link's peer last had from us, even if the link is gone since."""
+    """The endpoint that rait last gave to a link's peer, even if the link is gone since."""
     link = applied.links.get(name) if applied is not None else None
     peer = link.peer(public_key) if link is not None else None
     if peer is not None and peer.endpoint is not None:
@@ -89,7 +91,7 @@ def last_endpoint(
 
 
 def depart(before: Departed, events: Iterable[Event]) -> Departed:
-    """The endpoints of departed peers after these events."""
+    """The endpoints of departed peers after these events, from those before them."""
     after = dict(before)
     for event in events:
         match event:
@@ -118,13 +120,9 @@ def _remember(
 def _forget(
     departed: dict[str, Mapping[str, Endpoint]], name: str, peers: Iterable[LinkPeer]
 ) -> None:
-    """Drop what the topology knows again."""
+    """Drop the endpoints of peers that the topology has again."""
     if name in departed:
         known = {peer.public_key for peer in peers if peer.endpoint is not None}
         left = {key: value for key, value in departed.pop(name).items() if key not in known}
         if left:
             departed[name] = left
-
-
-def _same_port(last: Endpoint | None, wanted: Endpoint) -> bool:
-    return last is None or last.port == wanted.port

@@ -1,7 +1,7 @@
 """Whether a sync would take the node off the mesh.
 
-A mesh is lost with its sessions, whatever becomes of the interfaces: so what counts is each link
-that loses its session, and not only one that goes.
+A mesh is lost with its sessions, whatever becomes of the interfaces. So each link counts that loses
+its session, and not only a link that is removed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ Reason = Literal["removed", "made again", "another peer", "another private key"]
 Losses = Mapping[str, frozenset[str]]
 """Links that lost the sessions with these peers, by name and public key."""
 
-NO_LOSSES: Losses = {}
-
 
 class Removal(Struct, frozen=True, omit_defaults=True):
-    """Links that a sync would cost their sessions, of how many, and the limit that this is over.
+    """Too many links that would lose their sessions: ``links``, ``of`` how many, and the ``limit``.
 
-    ``reasons`` has those of the links that are not removed, but lose their session otherwise.
-    ``earlier`` are links that went in the last WINDOW_HOURS and are not back: with ``links`` they
-    are over the limit. They, and those that come back, are among the number that it is taken of.
+    ``reasons`` says how a link loses its session that is not removed. ``earlier`` are links that
+    lost theirs in the last WINDOW_HOURS and are not back; ``links`` and ``earlier`` together are
+    over the limit. ``of`` counts the live links, the earlier ones, and those that come back now.
     """
 
     links: tuple[str, ...]
@@ -52,12 +50,12 @@ class Removal(Struct, frozen=True, omit_defaults=True):
 def excessive_removal(
     change: Change, max_removals: int | None, recent: Callable[[], Losses]
 ) -> Removal | None:
-    """What the change would cost that it must not without being asked for, or None.
+    """The sessions that the change would end, if they are more than a run may end; or None.
 
     Without ``max_removals`` the limit is half of the links, if these are at least MIN_LINKS: a
-    peers list that is empty or cut short looks just like many peers that left. ``recent`` tells
-    what recent runs cost, and is asked only if this one costs anything, as a run that costs nothing
-    is never stopped for what others did.
+    peers list that is empty or cut short looks just like many peers that left. ``recent`` gives
+    the losses of recent runs, and is called only if this run costs a session: a run that costs
+    none is never stopped.
     """
     reasons = lost_sessions(change)
     if not reasons:
@@ -87,9 +85,8 @@ def excessive_removal(
 def lost_sessions(change: Change) -> dict[str, Reason]:
     """The links that lose their session, and how.
 
-    Links that are dead have none to lose. Where somebody else gave a link another key or another
-    peer than the journal knows, its session is lost already, and what takes that back costs
-    nothing.
+    Dead links have none to lose. Where somebody else gave a link another key or another peer than
+    the journal knows, its session is lost already, and to give the link its own again costs none.
     """
     known = change.known.topology.links
     found = {}
@@ -104,21 +101,21 @@ def lost_sessions(change: Change) -> dict[str, Reason]:
 
 
 def recent_losses(runs: Iterable[RunRecord]) -> Losses:
-    """What these runs of one scope, in order, cost since the last run that the user accepted.
+    """The sessions that these runs of one scope, in order, ended since the last accepted run.
 
-    For a run that was cut off, the losses that the next run found count.
+    For an unfinished run, the losses that the next run found count.
     """
     lost: Losses = {}
     for run in runs:
-        left = (
+        found = (
             run.noticed[index] for index in run.header.leftover_noticed if index < len(run.noticed)
         )
-        lost = {} if run.header.accepted else merged(lost, losses_of((*left, *done_events(run))))
+        lost = {} if run.header.accepted else merged(lost, losses_of((*found, *done_events(run))))
     return lost
 
 
 def merged(one: Losses, other: Losses) -> Losses:
-    """What both cost."""
+    """The losses of both."""
     return {**one, **{name: one.get(name, frozenset()) | peers for name, peers in other.items()}}
 
 
@@ -137,7 +134,8 @@ def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:
     if not link.origin.may_become(new.origin):
         return "made again"
     own = link.device.public_key
-    if new.device.public_key != own and own and known_key(known, own):
+    is_from_us = known is None or known.device.public_key == own
+    if new.device.public_key != own and own and is_from_us:
         return "another private key"
     peers = {peer.public_key for peer in link.peers} - {peer.public_key for peer in new.peers}
     if known is not None:
@@ -145,12 +143,7 @@ def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:
     return "another peer" if peers and new.peers else None
 
 
-def known_key(known: Link | None, public_key: str) -> bool:
-    """Whether a device's key is, as far as the journal knows, the one that we gave it."""
-    return known is None or known.device.public_key == public_key
-
-
 def _still_lost(earlier: Losses, desired: Topology) -> frozenset[str]:
-    """Those that are not back: a peer that has another link now is not lost."""
+    """The links whose peers are not all back, on whatever link."""
     there = {peer.public_key for link in desired.links.values() for peer in link.peers}
     return frozenset(name for name, peers in earlier.items() if not peers <= there)

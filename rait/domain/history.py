@@ -1,12 +1,11 @@
-"""What the journal tells: what is known of a scope, when its runs began, and how to take one back.
+"""What follows from a journal: what is known of a scope, when runs began, how to take one back.
 
-A scope's topology is the fold of the events that are known to have happened. What a run intended
-and never told the outcome of is left over: it may have happened too.
+A scope's topology is the fold of the events that are known to have happened. An event that a run
+intended, and whose outcome it never recorded, is leftover: it may have happened too.
 
-Clocks may be wrong. A machine without a battery begins in 1970 at each start, until somebody tells
-it the time; one with a bad battery may begin in 2099. The journal's order is certain, so a time
-that does not fit into it is worth less than its place: such a run was after the one before it and
-before the one after it.
+Clocks may be wrong. A machine without a battery begins in 1970 at each start, until somebody sets
+its clock; one with a bad battery may begin in 2099. The order of the runs in the journal is
+certain. So a run whose time does not fit into that order counts as between its neighbours.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 
 SLACK = 60 * 10**9
-"""Nanoseconds from a run's start until it is written down, unless one of the two is not true."""
+"""At most so many nanoseconds after its start a run is written down; else one time is wrong."""
 
 EVER = 2**63 - 1
 LONG_AGO = -EVER
@@ -44,13 +43,12 @@ LONG_AGO = -EVER
 class LastKnown(Struct, frozen=True, kw_only=True):
     """What the journal knows of one scope.
 
-    ``topology`` folds all events known to have happened. ``leftover`` is all that runs intended
-    and that may have happened, or may be half done, as they never said what became of it (a crash).
-    ``leftover_links``, ``leftover_vrfs`` (name to table) and ``leftover_rules`` (names) are what
-    those would have made, so they may exist.
-    ``extra_cmd_owed`` says that babeld was told of a change, and has not taken ``extra_cmd`` since.
-    ``departed`` are endpoints that outlive their links, and ``home`` is that of the last run that
-    told it (see RunHeader), "" if none did.
+    ``topology`` folds all events known to have happened. ``leftover`` are intended events that may
+    have happened, or may be half done, as their run was cut off or could not find out.
+    ``leftover_links``, ``leftover_vrfs`` (name to table) and ``leftover_rules`` (names) may exist,
+    as such an event was to make them. ``extra_cmd_owed``: babeld's interfaces were changed, and
+    babeld has not taken ``extra_cmd`` since. ``departed`` are endpoints that outlive their links,
+    and ``home`` is that of the last run that recorded one (see RunHeader), "" if none did.
     """
 
     topology: Topology = EMPTY
@@ -63,42 +61,42 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     home: str = ""
 
     def links(self) -> tuple[Link, ...]:
-        """All links that there may be: those that were made, and those that are left over."""
+        """All links that there may be: those that were made, and the leftover ones."""
         return (*self.topology.links.values(), *self.leftover_links.values())
 
 
 def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None) -> Snapshot:
-    """Add up what the runs of one scope, in order, made of a topology.
+    """Sum up a snapshot and the runs of its scope that followed, in order.
 
     With ``through``, only the events in entries up to that number count. Raises HistoryError,
-    which names the run and the event, where an event does not fit.
+    which names the run and the entry, where an event does not fit.
     """
     limit = EVER if through is None else through
-    told = [run for run in runs if run.id <= limit]
-    happened = [(number, e) for run in told for number, e in run.happened() if number <= limit]
+    counted = [run for run in runs if run.id <= limit]
+    happened = [(number, e) for run in counted for number, e in run.happened() if number <= limit]
     events = [event for _, event in happened]
     try:
         topology = replay(start.topology, events)
     except MismatchError:
-        raise _misfit(start.topology, happened, told) from None
+        raise _misfit(start.topology, happened, counted) from None
     owed, home = start.extra_cmd_owed, start.home
-    for run in told:
+    for run in counted:
         owed = _owed_after(run, owed)
         home = run.header.home or home
     return Snapshot(
         topology=topology,
-        public_key=told[-1].header.public_key if told else start.public_key,
+        public_key=counted[-1].header.public_key if counted else start.public_key,
         extra_cmd_owed=owed,
-        leftover=tuple(told[-1].leftover()) if told else start.leftover,
+        leftover=tuple(counted[-1].leftover()) if counted else start.leftover,
         departed=depart(start.departed, events),
         home=home,
     )
 
 
 def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
-    """What is known after these runs of one scope, in order; errors as in ``fold``.
+    """What is known after these runs of one scope, in order. Raises HistoryError.
 
-    What a crashed run left over is forgotten once a later run has looked at the machine.
+    The leftover of an unfinished run counts until a later run has looked at the machine.
     """
     now = fold(start, runs)
     return LastKnown(
@@ -114,10 +112,11 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
 
 
 def with_leftovers(known: LastKnown) -> Topology:
-    """What is known, with the links and peers that a run which was cut off may have made.
+    """The known topology, with the links and peers that an unfinished run may have made.
 
-    For a plan: who may have a port keeps it, and an endpoint that may have been applied is better
-    than none. In journals of before, a new link has its peers by events of their own.
+    A plan needs them: a peer that may have a port keeps it, and an endpoint that may have been
+    applied is better than none. Journals of earlier versions add a link's peers in events of their
+    own.
     """
     if not known.leftover:
         return known.topology
@@ -134,12 +133,12 @@ def with_leftovers(known: LastKnown) -> Topology:
 def links_made(
     start: Snapshot, runs: Iterable[RunRecord], upto: int, seen: Mapping[str, str]
 ) -> dict[str, int]:
-    """Those of the links that are known after these runs of one scope, with the entry of each.
+    """Which of the seen links these runs of one scope made, each with the number of its entry.
 
-    ``start`` sums up the entries up to ``upto``, which stands for all of those. A link that a run
-    which was cut off may have made counts. ``seen`` tells by name in which instance of a namespace
-    each link is ("" where nobody knows): one that is known in another is not that link. Raises
-    HistoryError as ``fold`` does.
+    ``start`` sums up the entries up to ``upto``, which is the number for all links made in them.
+    Links that an unfinished run may have made count. ``seen`` maps the name of each link to the
+    instance of its namespace ("" where it is unknown): a link that is known in another instance is
+    another link. Raises HistoryError where an event does not fit.
     """
     sequence = tuple(runs)
     known = last_known(start, sequence).links()
@@ -159,7 +158,10 @@ def _may_be_in(link: Link, instance: str | None) -> bool:
 
 
 def _owed_after(run: RunRecord, before: bool) -> bool:
-    """A run that was cut off may have told babeld of a change, and nothing after it."""
+    """Whether babeld is still to take ``extra_cmd`` after a run; ``before``: was before the run.
+
+    An unfinished run may have changed babeld's interfaces, and sent nothing after that.
+    """
     if run.extra_cmd is not None:
         return run.extra_cmd == "owed"
     if run.status is not None:
@@ -170,7 +172,7 @@ def _owed_after(run: RunRecord, before: bool) -> bool:
 def _misfit(
     topology: Topology, happened: Iterable[tuple[int, Event]], runs: Sequence[RunRecord]
 ) -> HistoryError:
-    """Say which event it was; slower than one replay of all, so it is left until it is needed."""
+    """Find the event that does not fit; slower than one replay of all, so only done then."""
     for number, event in happened:
         try:
             topology = evolve(topology, event)
@@ -185,7 +187,11 @@ def _misfit(
 
 
 class Start(Struct, frozen=True):
-    """The first entry of a run: when it was written, which never goes back, and the clock then."""
+    """The first entry of a run, in unix nanoseconds.
+
+    ``at`` is the time that the entry bears, which is never before that of the entry before it, and
+    ``clock`` what the machine's clock showed.
+    """
 
     at: int
     clock: int
@@ -199,10 +205,11 @@ class Span(Struct, frozen=True):
 
 
 def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
-    """When each of the runs began, which are in their order; ``now`` is the caller's clock.
+    """When each of the runs, in order, began; ``now`` is the caller's clock (unix nanoseconds).
 
-    Forwards, no run began before those before it; backwards, none began after the next one whose
-    clock fits in. A run with a clock that fits began when that says.
+    The way forwards finds ``earliest``: no run began before the runs before it. The way back finds
+    ``latest``: no run began after the next run whose clock fits into the order. A run whose own
+    clock fits began when the clock said, so both are that time.
     """
     now = _credible(starts, now)
     floor = FIRST_JOURNAL if any(start.clock >= FIRST_JOURNAL for start in starts) else LONG_AGO
@@ -210,8 +217,8 @@ def spans(starts: Sequence[Start], now: int) -> tuple[Span, ...]:
     certain: list[bool] = []
     last = LONG_AGO
     for start in starts:
-        # What comes after a time in the future is written down with that time, and a run that was
-        # taken for a repetition is written down late.
+        # An entry after one from the future bears the time of that one, and a run that seemed to
+        # repeat the one before it is written down late: then the clock is nearer to the truth.
         is_late = start.at > now or start.at - start.clock > SLACK
         time = start.clock if is_late else start.at
         fits = max(last, floor) <= time <= now
@@ -235,7 +242,7 @@ def _credible(starts: Sequence[Start], now: int) -> int:
 class Conflict(Struct, frozen=True):
     """A later run that touched a link which is to be taken back.
 
-    ``noticed`` tells that the run itself did nothing to the link: it found it changed by others.
+    ``noticed``: the run did nothing to the link itself, but found that others had changed it.
     """
 
     link: str
@@ -247,16 +254,16 @@ class Conflict(Struct, frozen=True):
 def done_events(run: RunRecord) -> tuple[Event, ...]:
     """The events that the run itself brought about, in the order in which they happened.
 
-    What it merely noticed is not its doing, so it is not taken back with it.
+    Events that the run merely noticed are not among them, and are not taken back with the run.
     """
     first = run.intended_id(0)
     return tuple(event for number, event in run.happened() if number >= first)
 
 
 def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...]:
-    """The later runs that touched, or noticed a change of, links that this run touched.
+    """The later runs that touched links of this run, or noticed a change of one.
 
-    What babeld was told of a link does not count: babeld follows the links.
+    Events for babeld do not count: babeld follows the links.
     """
     names = touched(run)
     return tuple(
@@ -268,20 +275,20 @@ def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...
 
 
 def only_told_babeld(run: RunRecord) -> bool:
-    """Whether all that the run did was to tell babeld of links."""
+    """Whether the run changed nothing but babeld's interfaces, or nothing at all."""
     return not _shaped(done_events(run))
 
 
 def touched(run: RunRecord) -> frozenset[str]:
-    """The names of what the run itself changed."""
+    """The names of the links, VRFs and rules that the run itself changed."""
     return frozenset(event.name for event in done_events(run))
 
 
 def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
-    """``now`` without what the run did; ``after`` is as it was right after the run.
+    """``now`` without what the run did; ``after`` is the topology right after the run.
 
-    Each link that the run touched becomes what the inverted events make of it: what it was before
-    them, whatever has happened to it since. Raises MismatchError if ``after`` is of another run.
+    Each link that the run touched becomes what it was before the run, whatever has happened to it
+    since. Raises MismatchError if ``after`` is of another run.
     """
     before = replay(after, inverted(done_events(run)))
     return now.with_parts_of(before, touched(run))
@@ -290,8 +297,8 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
 def as_made_now(topology: Topology, origins: Mapping[str, Origin]) -> Topology:
     """The topology with its links as they would be made now; ``origins`` are by target namespace.
 
-    A restart of the machine gives namespaces new identities, and may bring another backend;
-    neither is a reason to make again what is already there, or to refuse.
+    A restart of the machine gives namespaces new instances, and may bring another backend. Neither
+    is a reason to make again a link that is there, or to refuse.
     """
     links = {
         name: structs.replace(link, origin=origins[link.origin.netns])
@@ -301,10 +308,10 @@ def as_made_now(topology: Topology, origins: Mapping[str, Origin]) -> Topology:
 
 
 def require_own_key(own_key: str, run_key: str, links: Iterable[Link], what: str) -> None:
-    """Refuse to bring links back that had another key: their peers would not know this node.
+    """Raise ConfigError for links that had another private key: their peers would not know us.
 
-    ``run_key`` alone does not tell: a run that changes the key is itself made under the new one.
-    Raises ConfigError.
+    ``run_key`` is not enough to know: a run that changes the key is made under the new key. For the
+    message, ``what`` says what is to be brought back.
     """
     for public_key in (run_key, *(link.device.public_key for link in links)):
         if public_key not in ("", own_key):
@@ -316,11 +323,11 @@ def require_own_key(own_key: str, run_key: str, links: Iterable[Link], what: str
 
 
 def require_own_setup(run: RunRecord, after: Topology, backend: BackendKind, transit: str) -> None:
-    """Refuse to take back what rait.conf decides alone: where new links are made, and of what kind.
+    """Raise ConfigError for a run that made links again because transit or backend had changed.
 
-    To make the links as they would be made today would leave them as the run has made them.
-    ``after`` is as it was right after the run. A move to another target can be taken back. Raises
-    ConfigError, and MismatchError as ``undo``.
+    rait.conf alone decides over these two, so a rollback would leave the links as the run made
+    them. A move to another target can be taken back. ``after`` is the topology right after the
+    run; raises MismatchError if it is of another run.
     """
     before = replay(after, inverted(done_events(run))).links
     pairs = (

@@ -4,14 +4,15 @@ Links of one namespace may be of several configurations, which may even share a 
 other programs, and of people. The rules, in their order:
 
 1. A link is *among ours* if it is in our group in our target, or in the group and namespace in
-   which the journal knows one of its name (the configuration has changed since), or on its way out
-   of there.
-2. Of those, one that the journal has as another configuration's (``claimed``) is that one's,
+   which the journal knows a link of its name (the configuration has changed since), or in a group
+   of links on their way out.
+2. A link among ours that the journal has as another configuration's (``claimed``) is not ours,
    unless it is the very link that we made.
-3. One that has our key, or a key that was ours, or that the journal knows by its name, is ours.
-4. The rest are strangers: the user hears of them, and they are left alone.
-5. What cannot be read, but would be among ours, and what was made in a namespace that cannot be
-   looked at, is ours and unknown: nothing is inferred of it.
+3. Any other link among ours is ours if it has our key, or a key that was ours, or if the journal
+   knows it by its name.
+4. The rest are strangers: rait names them to the user, and leaves them alone.
+5. A link that would be among ours but cannot be read, and a link that was made in a namespace that
+   cannot be looked at, are ours and unknown: nothing is inferred of them.
 6. Of two links of ours with one name neither is touched, as events know a link by its name.
 """
 
@@ -31,9 +32,9 @@ from rait.domain.topology import Link
 class Scope(Struct, frozen=True, kw_only=True):
     """Which links are this node's: those in its ifgroup in its target namespace, with its key.
 
-    Several configurations may share the group and the namespace, so ``claimed`` names the links
-    that the journal knows to be another one's, each with that configuration. ``public_key`` is ""
-    where nobody asked for the private key.
+    Several configurations may share the group and the namespace, so ``claimed`` maps each link
+    that the journal has as another configuration's to that configuration. ``public_key`` is "" in
+    a command that does not read the private key.
     """
 
     public_key: str
@@ -43,9 +44,9 @@ class Scope(Struct, frozen=True, kw_only=True):
 
 
 class Stranger(Struct, frozen=True):
-    """A WireGuard link where ours are that is not ours, and why not.
+    """A WireGuard link that is among ours and not ours, and why it is not.
 
-    ``claimed`` tells that the journal knows whose it is.
+    ``claimed``: the journal knows whose link it is.
     """
 
     link: str
@@ -54,9 +55,9 @@ class Stranger(Struct, frozen=True):
 
 
 class Holdings(Struct, frozen=True):
-    """What there is of ours by name, and the strangers beside it.
+    """The links of ours by name, and the strangers beside them.
 
-    ``unknown`` are links of ours of which nobody can tell how they are, each with the reason.
+    ``unknown`` are links of ours that cannot be read or told apart, each with the reason.
     """
 
     links: Mapping[str, ObservedLink]
@@ -95,7 +96,7 @@ def is_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
 def strangers_among(
     observation: Observation, known: LastKnown, scope: Scope
 ) -> tuple[Stranger, ...]:
-    """The links that are where ours are, and are not ours."""
+    """The links that are among ours and not ours, with the reason for each."""
     found = (
         Stranger(name, _why_not_ours(seen, known, scope), name in scope.claimed)
         for name, seen in sorted(observation.links.items())
@@ -105,11 +106,11 @@ def strangers_among(
 
 
 def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[str, str]:
-    """The links that another configuration may have made, for all that our own runs tell.
+    """The links that another configuration may have made, as far as our own runs tell.
 
-    In nearly all runs there are none. Of these the rest of the journal has to be asked. Each is
-    told with the instance of the namespace in which it is, "" where that is not known, or where
-    there are several of the name.
+    In nearly all runs there are none. About these links the runs of others in the journal have to
+    be asked. Each comes with the instance of the namespace that it is in, "" where that is
+    unknown, or where several links have the name.
     """
     found: dict[str, str] = {}
     for seen in (*observation.links.values(), *observation.doubles):
@@ -127,7 +128,7 @@ def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[s
 
 
 def unread_of_ours(observation: Observation, known: LastKnown, scope: Scope) -> dict[str, str]:
-    """The links that are ours as far as one can tell without reading them, and why one cannot."""
+    """The links that seem to be ours but cannot be read, each with the reason."""
     return {
         name: unread.why
         for name, unread in observation.unread.items()
@@ -136,7 +137,10 @@ def unread_of_ours(observation: Observation, known: LastKnown, scope: Scope) -> 
 
 
 def is_in_place(link: Link, last: Link) -> bool:
-    """Whether a link is where one was made that is known, as far as it is known where that is."""
+    """Whether a link is in the namespace of one that the journal knows.
+
+    Where the journal does not know the instance of that namespace, the spelling decides.
+    """
     here, there = link.origin, last.origin
     return here.netns == there.netns and there.instance in ("", here.instance)
 
@@ -147,14 +151,14 @@ def is_in_one_place(one: Link, other: Link) -> bool:
 
 
 def _known_as(name: str, netns: str, known: LastKnown) -> list[Link]:
-    """The links of a name in a namespace that we made, or may have made."""
+    """The links that we made, or may have made, under this name in this namespace."""
     sources = (known.topology.links, known.leftover_links)
     found = (last for source in sources if (last := source.get(name)) is not None)
     return [last for last in found if last.origin.netns == netns]
 
 
 def _is_as_made(link: Link, last: Link | None) -> bool:
-    """Whether we made it, and it has its key: true of nearly all links in nearly all runs."""
+    """Whether a link is the one that we made, with its key, as nearly all are in nearly all runs."""
     return (
         last is not None
         and last.device.public_key == link.device.public_key != ""
@@ -163,9 +167,9 @@ def _is_as_made(link: Link, last: Link | None) -> bool:
 
 
 def _is_made_by_us(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
-    """Whether we made a link of this name here, and it has a key that we gave it.
+    """Whether we made a link of this name here, and this one has a key that we gave it.
 
-    Without a key it may be what another configuration left half made under a name that was ours.
+    A link without a key may have been left half made by another configuration.
     """
     link, key = observed.link, observed.link.device.public_key
     return bool(key) and any(
@@ -175,6 +179,7 @@ def _is_made_by_us(observed: ObservedLink, known: LastKnown, scope: Scope) -> bo
 
 
 def _is_among_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
+    """Rule 1. Links on their way out are in a private group, whatever group they had before."""
     link, key = observed.link, observed.link.device.public_key
     group, is_in_target = link.settings.group, link.origin.netns == scope.netns
     if is_in_target and group == scope.ifgroup:
@@ -190,10 +195,10 @@ def _is_among_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bo
 
 
 def _why_not_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> str:
-    """Why a link that is among ours is not ours; "" if it is."""
+    """Rules 2 to 4: why a link that is among ours is not ours; "" if it is."""
     link, key = observed.link, observed.link.device.public_key
     claimant = scope.claimed.get(link.name)
-    # Of several links of one name, the claim is not on the one that we made.
+    # Where several links have the name, the claim is not about the one that we made.
     if claimant is not None and not _is_made_by_us(observed, known, scope):
         return f"made by another configuration, {claimant}, according to the journal"
     if scope.public_key in ("", key) or _known_as(link.name, link.origin.netns, known):
@@ -222,9 +227,9 @@ def _lost(observation: Observation, known: LastKnown) -> Iterator[Link]:
 
 
 def _was_recreated(name: str, observation: Observation, known: LastKnown) -> bool:
-    """Whether a run that was cut off had made the link anew, in a place that can be looked at.
+    """Whether an unfinished run made the link anew in a namespace that can be looked at.
 
-    Then it had removed the former one before.
+    Such a run had removed the former link, so it is not in the namespace that is out of reach.
     """
     new = known.leftover_links.get(name)
     if new is None or not any(

@@ -1,4 +1,4 @@
-"""How a run ended: of what it was to change, and what became of that."""
+"""How a run ended, judged by its change and the outcomes of its events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rait.domain.records import BABELD, ExtraCmd, RunStatus
 class Failure(Struct, frozen=True):
     """A link that is not as it should be, and why.
 
-    ``kept`` says that the link stays as it is, as it is unknown what it should be.
+    ``kept``: the link stays as it is, as nobody knows what it should be.
     """
 
     link: str
@@ -26,11 +26,11 @@ class Failure(Struct, frozen=True):
 class Results(Struct, frozen=True, kw_only=True):
     """What became of a change.
 
-    ``happened`` are the events that did, and ``errors`` says what went wrong with which of them, by
-    their position. ``half_done`` is what those did all the same, as a second look has shown, and
-    ``unsure`` those of which it could not tell. ``ended`` are the leftover links that were ended,
-    and ``stuck`` says why others could not be. ``extra_cmd_error`` says why babeld has not taken
-    ``extra_cmd``.
+    ``happened`` are the events that happened, and ``errors`` has the reason for each that failed,
+    by its position in the change. ``half_done`` are events that the failed ones brought about all
+    the same, as a second look has shown, and ``unsure`` the failed events of which that look could
+    not tell. ``ended`` are the leftover links that were ended, and ``stuck`` says why others could
+    not be. ``extra_cmd_error`` says why babeld has not taken ``extra_cmd``.
     """
 
     happened: tuple[Event, ...] = ()
@@ -49,9 +49,9 @@ NO_RESULTS = Results()
 class Verdict(Struct, frozen=True):
     """How a run ended, and the first thing that went wrong with each link.
 
-    ``status`` is for the journal, and ``outcome`` for the user: a run that had nothing to do is
-    unchanged, and one has not done well that cost links by a mistake in the peers list.
-    ``problems`` are what no outcome of an event tells of, by link or for babeld.
+    ``status`` is for the journal. ``outcome`` is for the user: "unchanged" if there was nothing to
+    do, and "partial" if a link lost its peer by a mistake in the peers list. ``problems`` are those
+    that belong to no event, by link or for babeld.
     """
 
     status: RunStatus
@@ -65,8 +65,9 @@ def verdict(
 ) -> Verdict:
     """Judge a run by its change and what became of it.
 
-    It has failed where nothing is as it should be. The tunnels do not wait for babeld, so what is
-    the matter with babeld alone is no more than a part, unless the run is about ``babeld_alone``.
+    A run has failed if no link is as it should be, and nothing happened. The tunnels do not wait
+    for babeld, so a run that failed in babeld alone is "partial", unless the run is about
+    ``babeld_alone``.
     """
     problems = {p.link: p.message for p in change.problems if p.link is not None}
     kept = {p.link for p in change.problems if p.severity == "warning"}

@@ -22,9 +22,9 @@ _T = TypeVar("_T")
 
 
 class PeerWrite(Struct, frozen=True):
-    """What to write of one peer; None leaves alone what is there.
+    """What to write of one peer; a field that is None stays as it is.
 
-    ``allowed_ips`` replace those that are there. With ``update_only``, a peer that is not there is
+    ``allowed_ips`` replace those of the peer. With ``update_only``, a peer that is not there is
     not made; ``remove`` takes the peer away. ``keepalive`` is in seconds, 0 for off.
     """
 
@@ -38,7 +38,7 @@ class PeerWrite(Struct, frozen=True):
 
 
 class DeviceWrite(Struct, frozen=True):
-    """What to write of a device; None leaves alone what is there, as do peers not named.
+    """What to write of a device; a field that is None, or a peer not named, stays as it is.
 
     ``public_key`` stands for the private key to write, which is not in the domain.
     """
@@ -53,11 +53,11 @@ NOTHING = DeviceWrite()
 
 
 def write_of(event: LinkAdded | DeviceUpdated | PeerEvent) -> DeviceWrite:
-    """The fields that an event changes; of a new link, those that a new device has not already.
+    """The fields that an event changes; for a new link, those that differ from a new device's.
 
-    What an update does not change may have moved on meanwhile, as an endpoint does by roaming, or
-    stand for a choice of the kernel, as port 0 does. Raises RaitError for a preshared key, as rait
-    does not know those that others set.
+    A field that an update does not change may have moved on meanwhile, as an endpoint does by
+    roaming, or stand for a choice of the kernel, as port 0 does. Raises RaitError where a
+    preshared key is to be set: rait does not know the keys that others set.
     """
     match event:
         case LinkAdded(link):
@@ -100,7 +100,7 @@ def _update(before: LinkPeer, after: LinkPeer) -> tuple[PeerWrite, ...]:
 
 
 def _whole(peer: LinkPeer) -> PeerWrite:
-    """A peer that is not there yet."""
+    """The write that adds a peer."""
     return PeerWrite(
         peer.public_key,
         psk=_psk("", peer),
@@ -111,7 +111,7 @@ def _whole(peer: LinkPeer) -> PeerWrite:
 
 
 def _psk(before: str, peer: LinkPeer) -> Secret | None:
-    """The preshared key that leads from one digest to that of the peer."""
+    """The preshared key to write where the digest was ``before``; None if it stays."""
     if before == peer.psk_digest:
         return None
     if peer.psk_digest:
