@@ -1,4 +1,16 @@
-"""Which of babeld's interfaces are rait's to change, and what is to be assumed of them."""
+"""Which of babeld's interfaces are rait's to change, and with which parameters.
+
+babeld tells the names of its interfaces, and not their parameters. So ``BabeldState.compare`` makes
+two mappings of name to parameters for ``diff``:
+
+- wanted: one for each link that is up, with the parameters of rait.conf;
+- managed: of the interfaces that babeld has, those that rait may change. Their parameters are those
+  that the journal knows, else the wanted ones, else "" (of an interface that is to be flushed).
+
+An interface in both with equal parameters is left alone. One that is wanted and missing is added;
+one that is managed and not wanted is flushed; one whose parameters differ is flushed and added. An
+add alone would leave the old value of each parameter that the new ones do not name.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +25,7 @@ _NOT_IN_A_NAME = frozenset('/:"#\\')
 
 
 class BabelInterface(Struct, frozen=True):
-    """An interface that babeld has. It is not ``up`` either where the machine has none such."""
+    """An interface that babeld has; not ``up`` also if the machine has no such interface."""
 
     name: str
     up: bool
@@ -22,8 +34,11 @@ class BabelInterface(Struct, frozen=True):
 
 
 def is_interface_name(name: str) -> bool:
-    """Whether Linux could have an interface of this name (dev_valid_name in net/core/dev.c), and
-    babeld could be told of it unquoted, which ``flush interface`` needs."""
+    """Whether Linux and babeld both take this name for an interface.
+
+    Linux's rules are dev_valid_name in net/core/dev.c; babeld's ``flush interface`` takes no
+    quotes, so no character that needs them.
+    """
     return (
         0 < len(name.encode(errors="replace")) <= MAX_IFNAME
         and name not in (".", "..")
@@ -33,10 +48,10 @@ def is_interface_name(name: str) -> bool:
 
 
 def is_ours(name: str, ifprefixes: Iterable[str], remembered: Iterable[str]) -> bool:
-    """Whether an interface in babeld is one that rait may flush.
+    """Whether rait may flush an interface of babeld.
 
-    That is one named as our transports name their links, by prefix and a port (1 to 65535), or
-    one that the journal remembers.
+    It may if the interface has a name that our transports give to links, a prefix and a port (1 to
+    65535), or if the journal remembers it.
     """
     return name in remembered or any(
         name.startswith(prefix) and _is_port(name[len(prefix) :]) for prefix in ifprefixes
@@ -51,13 +66,11 @@ def managed_interfaces(
     ours: Callable[[str], bool],
     exclusive: bool = False,
 ) -> dict[str, str]:
-    """Of the interfaces that babeld has, those that may be changed, with their parameters.
+    """Of the interfaces that babeld has, those that may be changed, with assumed parameters.
 
-    babeld does not tell the parameters, so they are assumed: those that the journal remembers, or
-    else those that are wanted, as the interface may be of babeld's own configuration file. Of
-    others nothing is known (""). What differs from ``wanted`` is to be flushed and added (diff.py):
-    an add alone would leave the old value of each parameter that the new ones do not name. With
-    ``exclusive`` others' interfaces count as well, as far as babeld can be told their names.
+    An interface that the journal does not know is assumed to have the wanted parameters: it may be
+    of babeld's own configuration file. With ``exclusive``, interfaces of others count as well, if
+    babeld takes their names in a command.
     """
     return {
         name: remembered.get(name, wanted.get(name, ""))
@@ -67,10 +80,10 @@ def managed_interfaces(
 
 
 class BabeldState(Struct, frozen=True, kw_only=True):
-    """The interfaces that babeld has, and what makes one of ours of them.
+    """The interfaces that babeld has, and the settings that decide which of them are ours.
 
-    ``param`` are the parameters that ours shall have, and ``problem`` says why babeld could not be
-    asked, None if it could.
+    ``param`` are the parameters that ours shall have. ``problem`` says why babeld could not be
+    asked; None if it could.
     """
 
     present: tuple[str, ...] = ()
@@ -82,9 +95,9 @@ class BabeldState(Struct, frozen=True, kw_only=True):
     def compare(
         self, known: Topology, links: Mapping[str, Link]
     ) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """The interfaces that may be changed, and those that shall be, with their parameters.
+        """The managed interfaces and the wanted ones, each with its parameters; see above.
 
-        There shall be one for each link that is up. ``known`` is what the journal knows.
+        ``known`` is the topology that the journal knows, and ``links`` are the desired ones.
         """
         wanted = {name: self.param for name, link in links.items() if link.settings.up}
         remembered = remembered_interfaces(known)
@@ -101,8 +114,8 @@ class BabeldState(Struct, frozen=True, kw_only=True):
 def remembered_interfaces(known: Topology) -> frozenset[str]:
     """The interfaces that the journal knows as ours.
 
-    Others' interfaces are in the journal too, with no parameters, where they were to be flushed and
-    babeld did not do it: that makes none of them ours.
+    An interface of others is in the journal without parameters, if it was to be flushed and babeld
+    did not flush it. That does not make it ours.
     """
     return frozenset(known.links).union(name for name, param in known.babel.items() if param)
 

@@ -1,4 +1,4 @@
-"""The port to WireGuard: what rait asks of a kernel, or of a program that stands in for one."""
+"""The port to WireGuard: what rait observes of a machine, and what a backend has to do."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     """A WireGuard link as it is.
 
     ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the
-    first IPv6 link-local address, ``handshakes`` the unix time of the last handshake in seconds
-    by peer key (0 for never), and the counters are bytes by peer key. One that was
-    ``renamed`` is no good under its new name, as its program still listens under the former. One
-    that is ``dead`` has no UDP socket any more, as the namespace that held it is gone.
+    first IPv6 link-local address. By peer key, ``handshakes`` are the unix times of the last
+    handshakes in seconds (0 for never), and ``received`` and ``sent`` are bytes. A ``renamed``
+    link cannot be used, as its program still listens under the former name. A ``dead`` link has
+    no UDP socket any more, as the namespace that held the socket is gone.
     """
 
     link: Link
@@ -46,7 +46,7 @@ class DeviceState(Struct, frozen=True):
 
 
 class UnreadLink(Struct, frozen=True):
-    """An interface that may be a WireGuard link, and could not be asked: ``why`` says why not."""
+    """An interface that may be a WireGuard link, and could not be read; ``why`` has the reason."""
 
     netns: str
     group: int
@@ -56,7 +56,7 @@ class UnreadLink(Struct, frozen=True):
 class ObservedVrf(Struct, frozen=True):
     """A VRF as it is: its routing table, and the names of the interfaces enslaved to it.
 
-    ``marked`` tells that rait made it, and nobody has made one of the same name since.
+    ``marked``: it bears the mark of a VRF that rait made.
     """
 
     table: int
@@ -67,14 +67,13 @@ class ObservedVrf(Struct, frozen=True):
 class Observation(Struct, frozen=True, kw_only=True):
     """All that a run needs to know of the machine, at unix time ``now`` in seconds.
 
-    ``links`` are WireGuard links by name, ours or not, and ``unread`` are interfaces of which
-    nobody can tell whether they are some. ``others`` maps the names of all other
-    interfaces in the target namespace to their kind. ``vrfs`` by name and ``rules`` (only those
-    that look marked packets up in a table, and no more) are of the namespace that rait runs in;
-    they are there if the run was asked for them, and ``rules_of_others`` are the names of those
-    that rait did not make. ``doubles`` are links in other namespaces, of a
-    name that one of ``links`` has already, and ``lost`` the instances of namespaces in which there
-    may be links of ours and that could not be looked at, each with the reason.
+    ``links`` are WireGuard links by name, ours or not, and ``unread`` are interfaces that may be
+    such links. ``others`` maps the names of all other interfaces in the target namespace to their
+    kind. ``vrfs`` by name and ``rules`` are of the namespace that rait runs in, where the run needs
+    them; rules that do more than look marked packets up in a table are left out, and
+    ``rules_of_others`` are the names of the rules that rait did not make. ``doubles`` are links in
+    other namespaces that share a name with one of ``links``. ``lost`` are the instances of
+    namespaces that may hold links of ours and could not be looked at, each with the reason.
     """
 
     now: int
@@ -96,7 +95,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     def with_traced(
         self, found: Iterable[ObservedLink], unread: Mapping[str, UnreadLink]
     ) -> Observation:
-        """This one with links that were found elsewhere, and those of which one cannot tell."""
+        """Add links that were found elsewhere, and interfaces that could not be read there."""
         links = dict(self.links)
         doubles = [seen for seen in found if links.setdefault(seen.link.name, seen) is not seen]
         unread = {**unread, **self.unread}
@@ -104,12 +103,12 @@ class Observation(Struct, frozen=True, kw_only=True):
 
 
 class Interface(Struct, frozen=True, kw_only=True):
-    """A network interface of any kind, as rtnetlink(7) tells it.
+    """A network interface of any kind, as rtnetlink(7) has it.
 
     ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
-    it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
-    ``table`` and ``alias`` the routing table and the description of a VRF. ``carrier`` is only told
-    of one that is up.
+    that it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
+    ``table`` and ``alias`` the routing table and the description of a VRF. ``carrier`` has a
+    meaning only for an interface that is up.
     """
 
     name: str
@@ -133,7 +132,7 @@ def observed(
     renamed: bool = False,
     dead: bool = False,
 ) -> ObservedLink:
-    """The link that an interface and its WireGuard device are."""
+    """Make one link of an interface and its WireGuard device."""
     i = interface
     settings = LinkSettings(i.mtu, i.group, i.master, i.up, i.address)
     return ObservedLink(
@@ -147,7 +146,7 @@ def observed(
 
 
 class Outcome(Struct, frozen=True):
-    """What became of the event at ``index`` of those applied; ``error`` is None if it is done."""
+    """What became of the applied event at ``index``; ``error`` is None if it was done."""
 
     index: int
     error: str | None = None
@@ -160,7 +159,7 @@ Namespace = TypeVar("Namespace", contravariant=True)
 class Backend(Protocol[Namespace]):
     """Makes links of one kind; adapters/wireguard/ has two.
 
-    Of what goes wrong it tells the bare reason: Machine names the link.
+    Reasons of failures do not name the link: Machine does.
     """
 
     def observe(
@@ -168,16 +167,17 @@ class Backend(Protocol[Namespace]):
     ) -> tuple[Mapping[str, ObservedLink], Mapping[str, UnreadLink]]:
         """The links of this kind among a namespace's interfaces, whatever their group.
 
-        With them come the interfaces of which it cannot tell whether they are some.
+        The second mapping has the interfaces that may be such links, and could not be read.
         """
         ...
 
     def apply(self, via: Namespace | None, events: Sequence[Event]) -> Iterable[str | None]:
         """Carry out events of one sort, each of a different link; why each failed, in order.
 
-        All the links live in one namespace; it is None for links to remove that went with theirs.
-        No event that fails stops those of other links. Of an update, only the fields that differ
-        between its two states are written; see ``write_of``. A link that cannot be made whole is
-        not left behind. Raises MachineError with what fails all events that it has not told of.
+        A reason is None for an event that was done. All the links live in the namespace ``via``;
+        it is None for links to remove whose namespace is gone. An event that fails stops no event
+        of another link. An update writes only the fields that differ between its two states; see
+        ``write_of``. A link that cannot be made whole is not left behind. Raises MachineError for
+        a fault that fails all events for which no reason was given yet.
         """
         ...

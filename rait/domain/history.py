@@ -72,22 +72,22 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     which names the run and the entry, where an event does not fit.
     """
     limit = EVER if through is None else through
-    counted = [run for run in runs if run.id <= limit]
-    happened = [(number, e) for run in counted for number, e in run.happened() if number <= limit]
+    included = [run for run in runs if run.id <= limit]
+    happened = [(number, e) for run in included for number, e in run.happened() if number <= limit]
     events = [event for _, event in happened]
     try:
         topology = replay(start.topology, events)
     except MismatchError:
-        raise _misfit(start.topology, happened, counted) from None
+        raise _misfit(start.topology, happened, included) from None
     owed, home = start.extra_cmd_owed, start.home
-    for run in counted:
+    for run in included:
         owed = _owed_after(run, owed)
         home = run.header.home or home
     return Snapshot(
         topology=topology,
-        public_key=counted[-1].header.public_key if counted else start.public_key,
+        public_key=included[-1].header.public_key if included else start.public_key,
         extra_cmd_owed=owed,
-        leftover=tuple(counted[-1].leftover()) if counted else start.leftover,
+        leftover=tuple(included[-1].leftover()) if included else start.leftover,
         departed=depart(start.departed, events),
         home=home,
     )

@@ -158,7 +158,7 @@ def _known_as(name: str, netns: str, known: LastKnown) -> list[Link]:
 
 
 def _is_as_made(link: Link, last: Link | None) -> bool:
-    """Whether a link is the one that we made, with its key, as nearly all are in nearly all runs."""
+    """Whether a link is the one that we made, with its key: nearly all are, in nearly all runs."""
     return (
         last is not None
         and last.device.public_key == link.device.public_key != ""

@@ -1,4 +1,4 @@
-"""What the journal stores, as JSON in a chain of entries, and the runs that the entries tell of.
+"""What the journal stores, as JSON in a chain of entries, and the runs that it reads from them.
 
 The rules of this module:
 
@@ -30,10 +30,10 @@ GENESIS = bytes(32)
 """What stands before the first entry."""
 
 FIRST_JOURNAL = 1_735_689_600 * 10**9
-"""The first of January 2025: rait wrote no journal before, so a clock with less is not set."""
+"""The first of January 2025: rait wrote no journal before, so an earlier clock is not set."""
 
 Value = int | str | bytes | float | None
-"""What SQLite may give back for a column, whatever was put there."""
+"""What SQLite may give back for a column, as a column takes values of any type."""
 
 Kind = Literal[
     "run_started",
@@ -47,24 +47,24 @@ Kind = Literal[
     "pruned",
     "named",
 ]
-"""What an entry is of; its payload is the type that ``_TYPES`` has for the kind."""
+"""The kinds of entries; ``_TYPES`` has the type of each kind's payload."""
 
 RunStatus = Literal["done", "partial", "failed"]
-"""How a run ended: all its events happened, some of them, or none."""
+"""How a run ended: all is as it should be, some of it, or none; see domain/verdict.py."""
 
 BABELD: Literal["babeld"] = "babeld"
-"""What stands for babeld where else a link is named."""
+"""The name that stands for babeld where a problem or a step names a link."""
 
 ExtraCmd = Literal["sent", "owed"]
-"""What became of babeld's ``extra_cmd`` in a run: it was taken, or is still to be sent."""
+"""What became of ``extra_cmd`` in a run: babeld took it, or it is still to be sent."""
 
 
 class Entry(Struct, frozen=True):
     """One row of the journal, less its hash.
 
-    ``id`` counts from 1 without gaps. ``run`` is the number of the entry that began the run; a
-    snapshot's is that of the last entry it sums up; it is 0 for what belongs to no run. ``at`` is
-    unix time in nanoseconds, and ``payload`` what ``encode`` makes of it.
+    ``id`` counts from 1 without gaps. ``run`` is the number of the entry that began the run; in a
+    snapshot, that of the last entry that it sums up; 0 in an entry of no run. ``at`` is unix time
+    in nanoseconds, and ``payload`` JSON (see ``encode``).
     """
 
     id: int
@@ -80,7 +80,7 @@ class Head(Struct, frozen=True):
 
     ``version`` is the schema's. ``dropped`` entries were pruned from the front, the last of which
     had the hash ``anchor``; then come ``count`` entries, the last of which has ``hash``.
-    ``repeats`` is the hash of what is counted beside them, empty where nothing is.
+    ``repeats`` is the hash of the rows that count repeated runs, empty where there are none.
     """
 
     version: int
@@ -97,20 +97,19 @@ class Head(Struct, frozen=True):
 
 
 class RunHeader(Struct, frozen=True, kw_only=True):
-    """Who changes what, and why.
+    """The first entry of a run: who runs what, on which inputs.
 
     ``scope`` keeps apart the meshes that share one journal, ``started_at`` is unix time in
     nanoseconds, and the digests are SHA-256 in hex of the configuration and peers as read
     ("" where there was none). A time out of SQLite's range is no time that a run wrote.
-    ``leftover_noticed`` are those of the run's noticed events, by their index, that an earlier run
-    brought about, which never said what became of them. ``accepted`` tells that the user asked for
-    whatever the run costs (``--yes``, or ``rait down``), so that it begins a new count for the
-    guard. ``carried`` are events of earlier runs of which nobody knows what became, and this run
-    could not find out. ``leftover_links`` are links that an earlier run left half made, and that
-    this one ends before all else.
-    ``spelt`` is the path of the configuration as this run had it, where the scope is another one.
-    ``home`` is the instance of the network namespace that the run was in, where VRFs and rules are;
-    one that tells it has marked the VRFs that it made, or knew.
+    ``leftover_noticed`` are the indexes of the noticed events that an earlier, unfinished run had
+    done. ``accepted``: the user accepted whatever the run costs (``--yes``, or ``rait down``), so
+    the guard begins a new count. ``carried`` are events of earlier runs of which neither those nor
+    this run could find out what became. ``leftover_links`` are links that an earlier run left half
+    made, and that this run ends before all else. ``spelt`` is the path of the configuration as this
+    run was given it, if that differs from the scope. ``home`` is the instance of the network
+    namespace that the run was in, where VRFs and rules are; a run that records it has marked the
+    VRFs that it made or knew.
     """
 
     scope: str
@@ -140,7 +139,7 @@ class Finished(Struct, frozen=True, omit_defaults=True):
 
 
 class Repeated(Struct, frozen=True):
-    """How often a run was repeated: the same events, outcomes and problems, and nothing happened.
+    """How often later runs repeated a run: equal events, outcomes and problems, nothing happened.
 
     The last repetition ended at ``until`` (unix time in nanoseconds), and had read a configuration
     and peers with these digests.
@@ -153,14 +152,14 @@ class Repeated(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """A run that may turn out to repeat the one before it, and what became of its events so far."""
+    """A run that may turn out to repeat the one before it, with the outcomes so far."""
 
     header: RunHeader
     outcomes: tuple[Outcome, ...] = ()
 
 
 class Repeats(Struct, frozen=True):
-    """What repeats the run of this number, its scope's last one; see adapters/journal/store.py."""
+    """The repetitions of run ``run``, its scope's last one; see adapters/journal/store.py."""
 
     run: int
     total: Repeated = Repeated()
@@ -189,7 +188,7 @@ class Pruned(Struct, frozen=True):
 
 
 class Named(Struct, frozen=True):
-    """The scope's configuration is spelt like this too."""
+    """Another path under which the scope's configuration was given."""
 
     path: str
 
@@ -213,15 +212,16 @@ _TYPES: dict[str, Any] = {
 class RunRecord(Struct, frozen=True, kw_only=True):
     """One run as the journal has it.
 
-    ``id`` is the number of its first entry and ``last_id`` of its last. ``outcomes`` are by index
-    into ``intended``, in the order in which they came in. ``status`` and ``finished_at`` (unix
-    time in nanoseconds) are None while it is under way, and for ever after a crash. ``problems``
-    say, by link or for "babeld", what went wrong that is of no intended event. ``half_done``, by
-    the numbers of their entries, are what failed events had done all the same when the run looked
-    at the machine again, and ``unsure`` the failed events, by index, of which it could not tell.
-    ``ended`` are those of ``header.leftover_links`` that are ended now.
-    ``repeated`` counts later runs that did the same in vain, and ``retried_at`` when one began
-    that has not ended. ``recorded_at`` is when the run was written down, which never goes back.
+    ``id`` is the number of the run's first entry and ``last_id`` of its last. ``outcomes`` are by
+    index into ``intended``, in the order in which they came in. ``status`` and ``finished_at``
+    (unix time in nanoseconds) are None while the run is under way, and for ever after a crash.
+    ``problems`` say, by link or for "babeld", what went wrong that is of no intended event.
+    ``half_done``, by the numbers of their entries, are events that failed ones had brought about
+    all the same, as the run saw when it looked at the machine again; ``unsure`` are the indexes of
+    failed events of which that look could not tell. ``ended`` are those of
+    ``header.leftover_links`` that the run ended. ``repeated`` counts later runs that repeated this
+    one in vain, and ``retried_at`` is when a repetition began that has not ended. ``recorded_at``
+    is the time of the first entry, which is never before that of the entry before it.
     """
 
     id: int
@@ -242,11 +242,14 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     ended: tuple[str, ...] = ()
 
     def noticed_id(self, index: int) -> int:
-        """The entry that holds the noticed event: a run's events follow its first entry."""
+        """The number of the entry that holds the noticed event of this index.
+
+        A run's events follow its first entry: first the noticed ones, then the intended ones.
+        """
         return self.id + 1 + index
 
     def intended_id(self, index: int) -> int:
-        """The entry that holds the intended event."""
+        """The number of the entry that holds the intended event of this index."""
         return self.id + 1 + len(self.noticed) + index
 
     @property
@@ -261,19 +264,19 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def unknown(self) -> int:
-        """How many of the intended events nobody knows the outcome of."""
+        """How many of the intended events have no outcome."""
         return len(self.intended) - len(self.outcomes)
 
     @property
     def clock_was_unset(self) -> bool:
-        """Whether the clock showed a time before all journals, though earlier runs did not."""
+        """Whether the clock showed a time before all journals, unlike that of earlier entries."""
         return self.header.started_at < FIRST_JOURNAL <= (self.recorded_at or 0)
 
     def may_be_repeated_by(self, header: RunHeader, intended: tuple[Event, ...]) -> bool:
-        """Whether a run that noticed nothing may turn out to be this one again.
+        """Whether a run that noticed nothing may turn out to repeat this one.
 
-        That is if this one noticed nothing, and nothing happened in it. Which configuration and
-        peers were read does not matter where they ask for the same.
+        It may if this run noticed nothing either, nothing happened in it, and both intend the same
+        events for the same command. The digests of what they read may differ.
         """
         ended = self.status is not None and self.failed == len(self.intended)
         changed = self.noticed or self.half_done or self.ended or self.extra_cmd == "sent"
@@ -301,10 +304,10 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         yield from self.half_done.items()
 
     def leftover(self) -> Iterator[Event]:
-        """The events that may have happened, or may be half done, as far as the run does not know.
+        """The events that may have happened, or may be half done, as the run did not find out.
 
-        While it has not finished, those are all but those that are done. What it could not find out
-        of earlier runs is among them.
+        In an unfinished run these are all events but those that are done. Events of earlier runs
+        that this one carried on are among them.
         """
         yield from (event for event in self.header.carried if event.name not in self.ended)
         for index, event in enumerate(self.intended):
@@ -316,7 +319,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
                 yield event
 
     def leftover_links(self) -> Mapping[str, Link]:
-        """The links that may have been made, as far as the run does not know."""
+        """The links that may have been made, by leftover events."""
         return {e.name: e.link for e in self.leftover() if isinstance(e, LinkAdded)}
 
 
@@ -339,13 +342,13 @@ def seal(head: Head) -> bytes:
 
 
 def repeats_hash(rows: Iterable[tuple[Value, ...]]) -> bytes:
-    """The hash of all that is counted beside the entries, in order; empty where nothing is."""
+    """The hash of the rows that count repeated runs, in order; empty where there are none."""
     hashes = [row_hash(b"repeats", tuple(row)) for row in rows]
     return fast_sha256()(b"".join(hashes)).digest() if hashes else b""
 
 
 def row_hash(before: bytes, columns: tuple[Value, ...]) -> bytes:
-    """The hash of a row's columns as SQLite gives them, for rows that may hold anything."""
+    """The hash of a row's columns as SQLite gives them, whatever their types."""
     return fast_sha256()(_spelt_row(before, columns)).digest()
 
 
@@ -372,7 +375,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionErro
 
 @cache
 def _decoder(kind: str) -> msgspec.json.Decoder[Any]:
-    """The decoder of a kind's payload, made when the first of them is read: it takes a while."""
+    """The decoder of a kind's payload: to make one takes a while, and few kinds are read."""
     return msgspec.json.Decoder(_TYPES[kind])
 
 
@@ -386,7 +389,7 @@ def encode(payload: Payload | Repeats) -> bytes:
     try:
         return _encoder.encode(payload)
     except UnicodeEncodeError:
-        # Arguments and errors of the system may hold bytes that are no text; JSON may not.
+        # Arguments and errors of the system may hold bytes that are no text, which JSON cannot.
         return msgspec.json.encode(_as_text(msgspec.to_builtins(payload, order="deterministic")))
 
 
@@ -401,7 +404,7 @@ def _as_text(value: object) -> object:
 
 
 def decode(entry: Entry) -> Payload:
-    """What an entry holds. Raises HistoryError for what a later rait wrote, or for damage."""
+    """The payload of an entry. Raises HistoryError if a later rait wrote it, or for damage."""
     if entry.kind not in _TYPES:
         raise HistoryError(
             f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know: "
@@ -420,11 +423,11 @@ def decode(entry: Entry) -> Payload:
 
 
 def decode_repeats(payload: bytes, scope: str) -> Repeats:
-    """What repeats the scope's last run. Raises HistoryError for damage."""
+    """The repetitions of the scope's last run. Raises HistoryError for damage."""
     try:
         return _repeats_decoder().decode(payload)
     except _UNREADABLE as error:
-        raise damage(f"what repeats the last run of {scope} cannot be read: {error}") from None
+        raise damage(f"the count of repeated runs of {scope} cannot be read: {error}") from None
 
 
 def time_of(entry: Entry) -> int:
@@ -436,14 +439,14 @@ def time_of(entry: Entry) -> int:
 
 
 def damage(what: str) -> HistoryError:
-    """The error for what no rait wrote so; ``what`` says what that is."""
+    """The error for a journal that no rait wrote so; ``what`` says what is wrong."""
     return HistoryError(f"{what}; the journal was damaged, and `rait log verify` tells where")
 
 
 def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
-    """The runs that the entries, in order, tell of; the last ones may lack their ends.
+    """The runs that these entries, in order, record; the last ones may lack their ends.
 
-    Raises HistoryError as ``decode`` does, and for a run of which something is missing.
+    Raises HistoryError for an entry that cannot be decoded, and for a run with a missing entry.
     """
     found: dict[int, list[tuple[Entry, Any]]] = {}
     for entry in entries:
@@ -454,14 +457,14 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
             continue
         elif entry.run in found:
             found[entry.run].append((entry, payload))
-        # What repeats a run may stand after a snapshot that sums up the run itself.
+        # The count of a run's repetitions may come after a snapshot that sums up the run itself.
         elif not isinstance(payload, Repeated):
             raise damage(f"entry {entry.id} of the journal is of no run that it holds")
     return tuple(_run_of(entries) for entries in found.values())
 
 
 def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
-    """The run of these entries, each with its payload, of which the first is its header."""
+    """The run that these entries record, each with its payload; the first one is the header."""
     first, header = entries[0]
     last_id = expected = first.id
     noticed, intended = list[Event](), list[Event]()
