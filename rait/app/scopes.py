@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from rait.adapters.config.source import is_path
+from rait.adapters.config.source import STDIN
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_secret
@@ -49,9 +49,23 @@ def _is_another(name: str, url: str) -> bool:
     if name.startswith(KEY_SCOPE):
         return True
     try:
-        return os.path.exists(name) and not os.path.samefile(name, url)
+        os.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except (OSError, ValueError):
-        return True  # ours has no path, or that one cannot be looked at
+        return True  # it may well be there, where we may not look
+    try:
+        return not os.path.samefile(name, url)
+    except (OSError, ValueError):
+        return True  # ours has no path
+
+
+def goes_by_key(url: str) -> bool:
+    """Whether a configuration's runs are filed under its key, as it is from stdin or a URL.
+
+    Journals have it so also of a path that has :// inside, as in "conf://rait.conf".
+    """
+    return url == STDIN or "://" in url
 
 
 def scope_name(url: str, public_key: str) -> str:
@@ -60,7 +74,7 @@ def scope_name(url: str, public_key: str) -> str:
     A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
     path that are no text are spelt out, as SQLite and JSON take none.
     """
-    if not is_path(url):
+    if goes_by_key(url):
         return f"{KEY_SCOPE}{public_key}"
     return normal(url).encode("utf-8", "backslashreplace").decode()
 
@@ -110,7 +124,7 @@ class JournalRef(Struct, frozen=True):
 def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
     """The journal that the configuration names. Raises RaitError."""
     loaded = configured(options.config)
-    key = "" if everyone or is_path(options.config) else load_secret(loaded)[1]
+    key = load_secret(loaded)[1] if goes_by_key(options.config) and not everyone else ""
     path = loaded.config.journal
     spelt = scope_name(options.config, key)
     if everyone:

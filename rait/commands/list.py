@@ -13,7 +13,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
-from rait.app.scopes import claimed_by_others, filed_under, scope_name
+from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
 from rait.app.session import machine_of, scope_of
 from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
@@ -89,7 +89,7 @@ def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
 
 def _last_known(options: Options, journal: str) -> LastKnown:
     """What the journal knows of our links; nothing where it cannot be read."""
-    if not is_path(options.config):
+    if goes_by_key(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
         reader = JournalReader(journal)
@@ -103,7 +103,7 @@ def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[
     """The links that the journal, if it can be read, knows as another configuration's."""
     url = options.config
     try:
-        key = "" if is_path(url) else load_secret(loaded)[1]
+        key = load_secret(loaded)[1] if goes_by_key(url) else ""
         journal = loaded.config.journal
         name = filed_under(JournalReader(journal), scope_name(url, key))
         return claimed_by_others(url, journal, name, seen)

@@ -12,11 +12,13 @@ from msgspec import structs
 
 from rait.adapters.journal.reader import Log
 from rait.adapters.journal.store import Journal
-from rait.app.scopes import filed_under, is_same, normal
+from rait.app.scopes import claimed_by_others, filed_under, is_same, normal, scope_name
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
+
+PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
 
 
 @pytest.mark.parametrize(
@@ -205,3 +207,26 @@ def test_a_long_history_does_not_make_each_run_look_at_all_of_it(rait: Rait) -> 
                 journal.begin(mine, (), ()).finish("done")
             counts.append(steps(rait.journal))
     assert counts[1] < counts[0] * 1.1
+
+
+def test_a_path_with_a_scheme_s_mark_inside_finds_the_runs_that_are_filed_under_its_key(
+    rait: Rait,
+) -> None:
+    (rait.directory / "conf:").mkdir()
+    path = f"{rait.directory}/conf://rait.conf"
+    Path(path).write_text(rait.conf.read_text().replace("journal.db", str(rait.journal)))
+    Path(path).chmod(0o600)
+    run = ran(rait, scope_name("-", PUBLIC), "w1")
+    assert scope_name(path, PUBLIC) == scope_name("-", PUBLIC)
+    assert told(rait, path) == [run]
+    assert links(rait, path) == {"w1"}
+
+
+def test_a_configuration_that_cannot_be_looked_at_keeps_its_links(rait: Rait) -> None:
+    """It may be in a directory, or on a file system, that is closed to us."""
+    closed = "/" + "x" * 256  # to look at it is an error, even for root
+    for scope in (closed, "/nowhere/rait.conf", f"{rait.conf}/rait.conf"):
+        ran(rait, scope, scope[-20:])
+    seen = {name[-20:]: "own" for name in (closed, "/nowhere/rait.conf", f"{rait.conf}/rait.conf")}
+    claimed = claimed_by_others(str(rait.conf), str(rait.journal), str(rait.conf), seen)
+    assert claimed == {"x" * 20: closed}
