@@ -1,13 +1,13 @@
-"""From a document, as HCL or TOML gave it, to a Config that was checked in every way.
+"""Decodes a document, as HCL or TOML gave it, to a Config, and checks it in every way.
 
 The rules of this module:
 
 1. It is total: a document of whatever shape gives a Config or problems, never an exception.
-2. One error is enough for no Config; all errors are reported.
+2. If there is an error, there is no Config; all errors are reported.
 3. No message quotes a key, or a value that could be one.
 
-What one value alone may be is in the schema. Here is what a document may also write for a value,
-and what depends on more than one.
+The schema says what each value may be by itself. This module reads other spellings of a value, and
+checks what depends on more than one value.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ _NO_BINDING = (
 def decode_config(
     document: Mapping[str, object], *, key_required: bool = True
 ) -> tuple[Config | None, tuple[Problem, ...]]:
-    """The configuration, and what was found: errors if there is no Config, else warnings.
+    """The configuration and its warnings, or None and the problems, errors among them.
 
-    Where nothing is to be made, the private key may be missing: then ``key_required`` is False.
+    Unless ``key_required``, the private key may be missing.
     """
     problems: list[Problem] = []
     config = _config(Block(Config, document, problems), key_required)
@@ -121,7 +121,7 @@ def _span(value: object) -> int | None:
 
 
 def _port_ranges(value: object) -> list[tuple[int, int]]:
-    """The first and last ports of the ranges: one range, or a list of them."""
+    """The first and last port of each range; ``value`` is one range, or a list of them."""
     items = value if isinstance(value, list | tuple) else [value]
     if not items:
         raise ValueError(f"must be {PORT_RANGE}, not an empty list")
@@ -173,7 +173,7 @@ def _prefix(prefix: str) -> str:
 
 
 def _mark(text: str) -> int | str:
-    """A number of what wg(8) takes for one: "off", decimal or hexadecimal."""
+    """The number of a mark as wg(8) takes it, "off", decimal or hexadecimal; other text as it is."""
     if text == "off":
         return 0
     return int(text, 16 if text[:2] in ("0x", "0X") else 10) if _MARK.fullmatch(text) else text
@@ -255,7 +255,7 @@ def _babeld(block: Block[Babeld] | None) -> Babeld:
 
 
 def _port_as_text(port: int) -> str:
-    """A port may stand without quotes, as babeld's own option has it."""
+    """The text of a port that stands without quotes, as in babeld's own option."""
     if isinstance(port, bool) or not 1 <= port <= MAX_PORT:
         raise ValueError(f"must be a port from 1 to {MAX_PORT}, or HOST:PORT, not {shown(port)}")
     return str(port)

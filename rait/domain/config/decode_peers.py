@@ -1,13 +1,13 @@
-"""From a peers document, as HCL, TOML or JSON gave it, to peers.
+"""Decodes a peers document, as HCL, TOML or JSON gave it, to peers.
 
 The rules of this module:
 
 1. It is total: a document of whatever shape gives peers and problems, never an exception.
-2. The registry is written by others: an entry that is wrong costs that entry alone, as a warning,
-   which says of whom the entry is as far as that can be read.
-3. A document without any peers list, or whose list has entries and not one that can be used, is an
+2. Others write the registry: a wrong entry costs that entry alone, and gives a warning that says
+   whose entry it is, as far as that can be read.
+3. A document without a peers list, or whose list has entries and not one that can be used, is an
    error: taken for an empty list, it would end all tunnels.
-4. Keys that rait does not know are left to others.
+4. Keys that rait does not know are ignored.
 
 Two spellings meet here. Flat: each entry is one endpoint, with the keys PublicKey, SendPort,
 AddressFamily and Endpoint; entries with the same key are one peer. Nested: each entry is a peer,
@@ -40,7 +40,7 @@ _OF_ENTRY = {
 }
 _OF_ENDPOINT = {"address": "address", **_COMMON}
 _BLOCK = (dict, Mapping)
-"""dict first: to ask an abstract class takes longer, and there are very many entries."""
+"""dict comes first: isinstance takes longer for an abstract class, and there are many entries."""
 
 _NESTED = (list, tuple, *_BLOCK)
 _SKIPPED = "; skipped"
@@ -48,13 +48,14 @@ _TWICE = "is given twice, in two spellings and with two values"
 
 _Values = dict[str, Any]
 _Reach = tuple[Family, int, str | None]
-"""All of an endpoint but its place in the list."""
+"""Family, port and address: two endpoints of a peer that have all in common are one."""
 
 
 def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
-    """The peers in the order of their first entry, and what was found wrong.
+    """The peers in the order of their first entries, and the problems.
 
-    An error comes with no peers. Each entry that is left out is among the ``skipped`` of a warning.
+    If a problem is an error, there are no peers. Each skipped entry is in the ``skipped`` of a
+    warning.
     """
     lists = [(key, value) for key, value in document.items() if key_id(str(key)) in _LISTS]
     if not lists:
@@ -93,9 +94,9 @@ def _items(value: object, path: Path) -> Iterator[tuple[Path, object]]:
 
 
 class _Keys(dict[str, str]):
-    """What the keys of an entry mean, "" where nothing; ten thousand entries repeat the same few.
+    """Maps each spelling of a key to its meaning, "" for none; entries repeat the same few.
 
-    Of two spellings of one key, the last counts, unless their values make a contradiction.
+    Of two spellings of one key in an entry, the last counts, unless their values differ.
     """
 
     def __init__(self, meanings: Mapping[str, str]) -> None:
@@ -134,7 +135,7 @@ class _Registry:
         )
 
     def read(self, entry: object, path: Path) -> None:
-        """Take in what an entry of the list says."""
+        """Add the endpoints of one entry of the list, or report why it is skipped."""
         keys = self._entry_keys
         if not isinstance(entry, _BLOCK):
             self._skip(f"must be a block, not {kind_of(entry)}", path, SkippedEntry())
@@ -221,7 +222,7 @@ class _Registry:
         self._names[key] = self._names.get(key) or str(name)
 
     def _whose(self, values: _Values) -> list[SkippedEntry]:
-        """What can be told of an entry, for each of its endpoints, whose key cannot be read."""
+        """The readable parts of each endpoint of an entry whose key cannot be read."""
         keys = self._endpoint_keys
         items = [item for name in _blocks(values) for _, item in _items(values[name], ())]
         endpoints = [

@@ -1,10 +1,10 @@
-"""Decodes a block of a document to the struct that describes it, and tells every mistake at once.
+"""Decodes a block of a document to the struct that describes it, and reports every mistake.
 
 1. Fold: keys match without regard to case and underscores, and some have a second name.
-2. Convert: msgspec holds the values to the types and limits of the struct's fields. It stops at the
-   first mistake, so of a block that it refuses each field is tried by itself.
-3. Tell: a mistake is told by the words that the field's type has for what it must be. No message
-   shows a key, or more than a little of a value.
+2. Convert: msgspec checks the values by the types and limits of the struct's fields. msgspec stops
+   at the first mistake, so each field of a block that it refuses is tried by itself.
+3. Report: a message uses the words that the field's type has for what its value must be. No
+   message shows a key, or more than the beginning of a value.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ ALIASES = {"transport": "transports", "random_port": "dynamic_port"}
 """Other names of keys, each with the field that it means."""
 
 UNKNOWN = "unknown key"
-"""How the message about a key that no field has begins."""
+"""The beginning of each message about a key that rait does not know."""
 
 _WRONG = (ValidationError, UnicodeError)
-"""msgspec refuses text that is no UTF-8, as JSON may hold, by the latter."""
+"""msgspec raises UnicodeError for text that is no UTF-8, which JSON may hold."""
 
 _MAY_HAVE_LINES = ("extra_cmd",)
 _MAY_BE_KEYS = ("name",)
-"""For people: the name of a node may be its public key."""
+"""Keys whose value may be a WireGuard key: the name of a node may be its public key."""
 
 _MOST_HINTS = 100
 _ALIKE = 0.6
-"""From this ratio of difflib on, one key may be meant by another; below, no hint is better."""
+"""The least likeness (a ratio of difflib) of an unknown key and the known one in its hint."""
 
 
 def key_id(key: str) -> str:
@@ -48,8 +48,8 @@ def key_id(key: str) -> str:
 class Block(Generic[Kind]):
     """One block of a document, to become a struct of this ``kind``.
 
-    ``values`` is what the document has, by field, but for what was refused. ``check_values`` and
-    ``read`` come before ``decoded``.
+    ``values`` are the values of the document by field, without those that were refused. Call
+    ``check_values`` and ``read`` before ``decoded``.
     """
 
     def __init__(
@@ -95,20 +95,19 @@ class Block(Generic[Kind]):
             self._report_at(self._spelt.get(name, name), message, severity)
 
     def refuse(self, message: str, name: str) -> None:
-        """Report the value of a key, which then counts for nothing else."""
+        """Report the value of a key, and leave it out of ``values``."""
         self.report(message, name)
         del self.values[name]
 
     def require(self, name: str, meaning: str) -> None:
-        """Report a key that must be there and is not."""
+        """Report the key if the block does not have it; ``meaning`` says what it is for."""
         if not self.has(name):
             self.report(f"{name} is missing: {meaning}")
 
     def check_values(self) -> None:
-        """Refuse null, and texts that no name, path or address is made of.
+        """Refuse null, and texts that can be no name, path or address.
 
-        Names and paths are shown in messages, and what looks like a WireGuard key may be the
-        private one.
+        Messages show names and paths, so they must not be WireGuard keys: one may be private.
         """
         for name, value in list(self.values.items()):
             if value is None:
@@ -119,9 +118,9 @@ class Block(Generic[Kind]):
                     self.refuse(problem, name)
 
     def read(self, name: str, kind: type[Value], meaning: Callable[[Value], object]) -> None:
-        """Put what a value of this type means in its place, for msgspec to hold to its limits.
+        """Replace a value of this type by its meaning, which ``decoded`` then checks.
 
-        ``meaning`` raises ValueError where it means nothing, with the reason as the message.
+        ``meaning`` raises ValueError, with the message to report, for a value that has none.
         """
         value = self.values.get(name)
         if name in self.values and isinstance(value, kind):
@@ -131,7 +130,7 @@ class Block(Generic[Kind]):
                 self.refuse(str(error), name)
 
     def blocks(self, name: str, kind: type[Other]) -> list[Block[Other]]:
-        """Take out the blocks of this name: HCL gives a list of them, TOML a list or one alone."""
+        """Take out the blocks of this name; HCL gives a list of them, TOML a list or one block."""
         value = self.values.pop(name, [])
         path = (*self._path, self._spelt.get(name, name))
         if isinstance(value, Mapping):
@@ -149,14 +148,14 @@ class Block(Generic[Kind]):
         return found
 
     def block(self, name: str, kind: type[Other]) -> Block[Other] | None:
-        """Take out the only block of this name, or None; a second one is a problem."""
+        """Take out the block of this name, or None; a second one is a problem."""
         found = self.blocks(name, kind)
         for extra in found[1:]:
             extra.report(f"there is more than one {name} block")
         return found[0] if found else None
 
     def decoded(self) -> Kind | None:
-        """The struct, from what is right; None where a field that it needs is missing or wrong."""
+        """The struct, without values that are wrong; None if a required field is among them."""
         try:
             return convert(self.values, self._kind)
         except _WRONG:
@@ -175,13 +174,13 @@ class Block(Generic[Kind]):
         self._problems.append(Problem(message, severity, (*self._path, spelt)))
 
     def _report_unknown(self, spelt: str) -> None:
-        # The search is slow, and where so much is wrong nobody needs it.
+        # The search is slow, and nobody reads more than the first hints.
         hint = _hint(spelt, self._kind) if len(self._problems) < _MOST_HINTS else ""
         self._report_at(spelt, UNKNOWN + hint)
 
 
 class _Field(Struct, frozen=True):
-    """A field of a struct: the type of its values, and what this is in words."""
+    """A field of a struct: the type of its values, and what they must be, in words."""
 
     type: Any
     words: str
@@ -221,7 +220,7 @@ def _fields(kind: type[Struct]) -> Mapping[str, _Field]:
 
 
 def _words(kind: Any) -> str:
-    """What a type says of itself, or that of which it is an optional one."""
+    """The description of a type, or of the type that it is an optional or a list of."""
     own = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
     return own[-1] if own else next(filter(None, map(_words, get_args(kind))), "")
 
@@ -249,8 +248,7 @@ def _text_problem(name: str, text: str) -> str | None:
 
 
 def _hint(spelt: str, kind: type[Struct]) -> str:
-    """The known key that was meant, if one is near."""
-    # Only on the way to an error, so its import is not paid for otherwise.
+    """A question after the known key that the unknown one is most like, if there is one."""
     from difflib import get_close_matches
 
     known = _known_keys(kind)

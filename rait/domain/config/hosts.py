@@ -26,14 +26,15 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
     An IPv6 address may stand in brackets. One with a zone (``%eth0``) is none.
     """
     if ":" in text and "%" not in text:
-        # Most runs need it not; `from ... import` would take four times as long for each address.
+        # Imported here, as most runs have no IPv6 address; `from ... import` would take four times
+        # as long for each address.
         import ipaddress
 
         try:
             return "ip6", str(ipaddress.IPv6Address(_unbracketed(text)))
         except ValueError:
             return None
-    # Not IPv4Address: ten thousand peers are decoded at each start, and this is the slowest step.
+    # IPv4Address takes longer, and a list may have ten thousand addresses.
     octets = text.split(".")
     return ("ip4", text) if len(octets) == 4 and _OCTETS.issuperset(octets) else None
 
@@ -43,9 +44,9 @@ def _unbracketed(text: str) -> str:
 
 
 def checked_address(value: str, family: Family) -> str:
-    """An IP address of that family in canonical text, or a plausible host name.
+    """The canonical text of an IP address of this family, or a plausible host name as it is.
 
-    Raises ``ValueError`` with a text that says what is wrong.
+    Raises ValueError with a text that says what is wrong.
     """
     if ":" in value and "%" in value:
         raise ValueError("an IPv6 address with a zone (%) means nothing on another machine")
@@ -61,10 +62,10 @@ def checked_address(value: str, family: Family) -> str:
 
 
 def is_nobody(family: Family, text: str) -> bool:
-    """Whether canonical text is an address that no host has: unspecified, multicast, reserved.
+    """Whether an address, in canonical text, is no host's: unspecified, multicast or reserved.
 
-    Of IPv4 that is 0.0.0.0/8 (RFC 1122, section 3.2.1.3) and all from 224.0.0.0 on; of IPv6 all of
-    ::/32 but ::1 (RFC 4291, section 2.5), so IPv4-mapped ones too, and multicast.
+    Those are 0.0.0.0/8 (RFC 1122, section 3.2.1.3) and all addresses from 224.0.0.0 on; in IPv6 all
+    of ::/32 but ::1 (RFC 4291, section 2.5), so IPv4-mapped ones too, and multicast.
     """
     if family == "ip4":
         first = int(text.partition(".")[0])
@@ -87,9 +88,9 @@ def _checked_host_name(text: str) -> str:
 
 
 def ifname_text(raw: bytes) -> str:
-    """An interface's name as text, which UTF-8, JSON and SQLite take; no two names have the same.
+    """An interface's name as text that JSON and SQLite take; no two names have the same text.
 
-    A name that is text already is just that, unless it looks like one that is not.
+    A name in UTF-8 is itself its text, unless it holds ``\\x``, as the text of other names does.
     """
     try:
         text = raw.decode()
@@ -101,7 +102,7 @@ def ifname_text(raw: bytes) -> str:
 
 
 def ifname_bytes(text: str) -> bytes:
-    """The name that ``ifname_text`` wrote as text."""
+    """The name whose text ``ifname_text`` made."""
     if _BYTE not in text:
         return text.encode()
     parts = re.split(_WRITTEN_BYTE, text)
@@ -112,10 +113,10 @@ def ifname_bytes(text: str) -> bytes:
 
 
 def ifname_problem(name: str) -> str | None:
-    """What keeps text from being an interface name, or None.
+    """Why a text cannot be an interface name, or None.
 
-    The kernel's rules are dev_valid_name and dev_get_valid_name in net/core/dev.c: a name with a
-    "%" is a template there, for a number of the kernel's choice.
+    The kernel's rules are dev_valid_name and dev_get_valid_name in net/core/dev.c: there a name
+    with a "%" is a template, into which the kernel puts a number.
     """
     if not name:
         return "must not be empty"

@@ -1,6 +1,6 @@
-"""WireGuard keys as text: base64 of 32 bytes (wg(8)), and how to speak of text without telling one.
+"""WireGuard keys as text: base64 of 32 bytes (wg(8)), and how to quote text that may hold a key.
 
-No message made here quotes a key: what stands where a public key belongs may be a private one.
+No message made here quotes a key: a key in the place of a public one may be private.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 def canonical_key(value: object) -> str:
     """The one base64 spelling of a key.
 
-    Raises ``ValueError`` with a text to follow the key's name in a sentence; it never holds the
+    Raises ValueError with a text to follow the key's name in a sentence; the text never holds the
     value. The all-zero key is refused: WireGuard takes it as "no key".
     """
     if not isinstance(value, str):
@@ -51,17 +51,17 @@ def is_key(text: str) -> bool:
 
 
 def without_keys(text: str) -> str:
-    """The text with all that could be a key, in base64 or hex, left out."""
+    """Leave out of a text all that could be a key, in base64 or hex."""
     return re.sub(_KEYLIKE, "(left out)", text)
 
 
 def without_whole_keys(text: str) -> str:
-    """The text without WireGuard keys in base64; a long path, which only may be one, stays."""
+    """Leave out of a text each WireGuard key in base64; a long path, which may look so, stays."""
     return text if "=" not in text else re.sub(_WHOLE_KEY, "(left out)", text)
 
 
 def brief(text: str, most: int) -> str:
-    """The first ``most`` characters of a text without keys, however long it is."""
+    """The first ``most`` characters of a text without its keys, however long the text is."""
     window = text[: most + _WINDOW]
     clean = without_keys(window)
     if len(window) < len(text):
@@ -87,7 +87,7 @@ def _short(value: object) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in the words of a person who writes configuration."""
+    """The type of a value, in the words of a person who writes configuration."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
 """What rait.conf and a peers list say, after they were decoded and checked.
 
-The type of each key has the limits that msgspec holds it to, and in words what it must be. These
-words are the hint to whoever gets it wrong.
+The type of each key has the limits that msgspec enforces, and says in words what the value must be.
+Error messages show these words.
 """
 
 import re
@@ -24,7 +24,7 @@ DEFAULT_BABELD_PARAM = (
     "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
 )
 DEFAULT_MAX_LINKS = 4096
-"""Some times more than rait was measured with, and fewer than a common machine can bear."""
+"""Four times the links that rait is measured with, and fewer than a common machine can bear."""
 
 MIN_MTU = 1280
 """RFC 8200, section 5: the least MTU of a link that carries IPv6, which babeld needs."""
@@ -51,7 +51,7 @@ _SPAN = r"(\d{1,9})([smhdw])"
 
 
 def parse_span(text: str) -> int | None:
-    """A span as ``30m``, ``12h``, ``90d`` or ``2w`` in nanoseconds, or None for other text."""
+    """Nanoseconds of a span as ``30m``, ``12h``, ``90d`` or ``2w``; None for any other text."""
     match = re.fullmatch(_SPAN, text, re.ASCII)
     return None if match is None else int(match[1]) * _UNITS[match[2]] * SECOND
 
@@ -79,16 +79,16 @@ class Secret:
 
 
 NO_PSK = Secret("A" * 43 + "=")
-"""The all-zero key: written as a peer's preshared key it takes away the one that is there."""
+"""The all-zero key: written as a peer's preshared key, it removes the one that is set."""
 
 
 def _filled(what: str) -> Meta:
-    """Hold a text to at least one character."""
+    """Refuse an empty text."""
     return Meta(min_length=1, description=f"{what} in quotes")
 
 
 def _between(low: int, high: int, what: str, why: str = "") -> Meta:
-    """Hold a number to a range, which the words for it tell."""
+    """Refuse a number out of a range, and put the range into the words."""
     return Meta(ge=low, le=high, description=f"{what} from {low} to {high}{why}")
 
 
@@ -150,7 +150,7 @@ class Isolation(Struct, frozen=True, kw_only=True):
 
 
 class Babeld(Struct, frozen=True, kw_only=True):
-    """How to reach babeld's control socket and what to tell it of each interface."""
+    """How to reach babeld's control socket, and the parameters of each interface."""
 
     socket_type: Annotated[Literal["unix", "tcp"], Meta(description="unix or tcp")] = "unix"
     socket_addr: _Line = "/run/babeld.ctl"
@@ -160,11 +160,10 @@ class Babeld(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """One node's configuration. Exactly one of ``private_key`` and ``private_key_file`` is set.
+    """One node's configuration. At most one of ``private_key`` and ``private_key_file`` is set.
 
-    ``max_links`` and ``port_range``, pairs of a first and a last port, are the limits to what a
-    peers list may ask for. An empty ``port_range`` allows each port. ``journal_keep`` is in
-    nanoseconds, and None for ever.
+    ``max_links`` and ``port_range`` (pairs of a first and a last port; empty for all ports) limit
+    what a peers list may ask for. ``journal_keep`` is in nanoseconds; None keeps all runs.
     """
 
     private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
@@ -188,9 +187,9 @@ class Config(Struct, frozen=True, kw_only=True):
 class PeerEndpoint(Struct, frozen=True, kw_only=True):
     """One address family in which a peer may be reached.
 
-    ``send_port`` is the port that peer sends to, so it is the port we listen on. ``address`` is an
-    IP address or host name, or None for a peer that cannot be reached first. ``path`` leads to
-    the entry in the peers document, for messages.
+    ``send_port`` is the port that the peer sends to, so this node listens on it. ``address`` is an
+    IP address or host name, or None for a peer that has to contact this node first. ``path`` leads
+    to the entry in the peers document, for messages.
     """
 
     address_family: _FamilyKey
@@ -202,8 +201,8 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
 class Peer(Struct, frozen=True, kw_only=True):
     """One other node. ``public_key`` is canonical base64 of 32 bytes.
 
-    ``endpoints`` are in the order of the registry. It may list several of one family, of which a
-    link can have but one.
+    ``endpoints`` are in the order of the registry. There may be several of one family, of which
+    only one gets a link.
     """
 
     public_key: str
