@@ -173,7 +173,7 @@ def _prefix(prefix: str) -> str:
 
 
 def _mark(text: str) -> int | str:
-    """The number of a mark as wg(8) takes it, "off", decimal or hexadecimal; other text as it is."""
+    """The number that wg(8) takes for a mark, "off", decimal or hex; other text as it is."""
     if text == "off":
         return 0
     return int(text, 16 if text[:2] in ("0x", "0X") else 10) if _MARK.fullmatch(text) else text
