@@ -1,9 +1,9 @@
 """What all commands share of the terminal: exit statuses, and the only way by which text leaves.
 
-Names, paths, reasons and keys come from registries, servers, journals and other programs. Whatever
-of them a terminal would obey or hide is spelt out here, so that nothing can fake a line of ours,
-move the cursor or reorder what is read. Who renders text gives lines: a line feed that is inside
-one is not ours.
+Names, paths, reasons and keys come from registries, servers, journals and other programs. Their
+characters that a terminal would obey or hide are spelt out here, so that nothing can fake a line of
+ours, move the cursor or reorder what is read. Callers give lines, so a line feed within a line is
+spelt out too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ DONE, FAILED, WRONG, PARTIAL, STOPPED = 0, 1, 2, 3, 4
 """Done; failed; wrong usage or configuration; partly done; too much would have been removed."""
 
 CHANGES = 2
-"""What ``plan --detailed-exitcode`` gives where there is something to do."""
+"""The exit status of ``plan --detailed-exitcode`` if there is something to do."""
 
 _ESCAPES = "rait.escapes"
 _BEYOND_16_BITS = 0x10000
 _HARMLESS = frozenset("\u00a0\u3000\u200c\u200d")
-"""Not printable to Python, and yet parts of names: two spaces, and what joins or parts letters."""
+"""Not printable to Python, yet parts of names: two spaces, and two that join or part letters."""
 
 
 class OutputError(Exception):
@@ -33,12 +33,12 @@ class OutputError(Exception):
 
 
 class ReaderGoneError(OutputError):
-    """Whoever read our output wants no more of it, so there is nobody to tell."""
+    """The program that read our output has ended, so nobody misses the rest."""
 
 
 def prepare() -> None:
-    """Make standard output and error fit for whatever a name may hold, and for being closed."""
-    if sys.stderr is None:  # closed by who started us: else what we say there goes to stdout
+    """Prepare standard output and error for any character of a name, and for being closed."""
+    if sys.stderr is None:  # closed by the parent process; without this, warnings go to stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     codecs.register_error(_ESCAPES, _escaped)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
@@ -47,11 +47,11 @@ def prepare() -> None:
 
 
 def clean(line: str) -> str:
-    """Spell out all that is not printable as \\uXXXX, which in JSON means the character itself.
+    """Spell out each unprintable character as \\uXXXX, which in JSON means the character itself.
 
-    That is control characters (C0 with line feeds and tabs, DEL, C1), separators of lines and
-    paragraphs, what turns the direction of text, invisible characters, and bytes that are no text
-    (lone surrogates).
+    Unprintable are control characters (C0 with line feeds and tabs, DEL, C1), separators of lines
+    and paragraphs, marks that turn the direction of text, invisible characters, and bytes that are
+    no text (lone surrogates).
     """
     if line.isprintable():
         return line
@@ -59,12 +59,12 @@ def clean(line: str) -> str:
 
 
 def warn(text: str) -> None:
-    """Print a line that is no result to standard error, and go on if that cannot be written."""
+    """Print a line to standard error, and go on if it cannot be written."""
     _say(f"rait: {clean(text)}\n")
 
 
 def warn_of(error: BaseException) -> None:
-    """Print what an error says to standard error, a line for each of its arguments."""
+    """Print an error to standard error, a line for each of its arguments."""
     for argument in error.args:
         warn(str(argument))
 
@@ -87,46 +87,38 @@ def print_result(*lines: str) -> None:
 
 
 def print_text(text: str) -> None:
-    """``print_result`` for text whose line feeds are all our own: JSON, or help."""
+    """Print text whose line feeds are all our own (JSON, help). Raises OutputError."""
     _print(_clean_lines(text))
 
 
 def print_json(value: object) -> None:
-    """``print_result`` for programs, indented for people to read as well."""
+    """Print a result for programs, indented for people to read as well. Raises OutputError."""
     print_text(to_json(value))
 
 
 def to_json(value: object, *, indent: int = 2) -> str:
     """JSON text; in one line if ``indent`` is 0.
 
-    Bytes of a path that are no text are spelt out, as JSON takes none.
+    Bytes of a path that are no text are spelt out, as JSON cannot hold them.
     """
-    from msgspec import json, to_builtins  # here, as help and usage need it not
+    from msgspec import json, to_builtins  # here, as --help and --version do not need it
 
     try:
         text = json.encode(value)
     except UnicodeEncodeError:
-        text = json.encode(_storable(to_builtins(value)))
+        from rait.domain.records import as_text
+
+        text = json.encode(as_text(to_builtins(value)))
     return (json.format(text, indent=indent) if indent else text).decode()
-
-
-def _storable(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
     """The rows as lines, their columns aligned."""
-    # Clean before they are measured: what is spelt out takes more room.
+    # Cleaned before they are measured: a character that is spelt out takes more room.
     cells = [list(map(clean, row)) for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     return [
-        "  ".join(map(_padded, row, widths)).rstrip(" ")  # and no other space: it may be a name's
+        "  ".join(map(_padded, row, widths)).rstrip(" ")  # no other white space: a name may end so
         for row in cells
     ]
 
@@ -139,7 +131,7 @@ def _width(text: str) -> int:
     """How many columns of a terminal a text takes (UAX #11): wide characters two, marks none."""
     if text.isascii():
         return len(text)
-    # Only for names that need it, so that its tables are not loaded otherwise.
+    # Its tables are large, and most names are ASCII.
     from unicodedata import category, east_asian_width
 
     marks = ("Mn", "Me", "Cf")
@@ -170,13 +162,13 @@ def _print(text: str) -> None:
 
 
 def report_lost(error: OutputError) -> None:
-    """Print that a result could not be written, unless whoever read it wanted no more."""
+    """Warn that a result could not be written, unless the program that read it has ended."""
     if not isinstance(error, ReaderGoneError):
         warn(f"the result could not be written to standard output: {error}")
 
 
 def _given_up(error: OSError) -> OutputError:
-    # The interpreter writes what is left at its end, and must not fail at that once more.
+    # The interpreter writes the rest of the buffer when it ends, and must not fail once more.
     from contextlib import suppress
 
     with suppress(OSError, ValueError):
@@ -189,7 +181,7 @@ def _given_up(error: OSError) -> OutputError:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """What the terminal's encoding lacks, as \\uXXXX, which in JSON means the character itself."""
+    """Spell out characters that the terminal's encoding lacks as \\uXXXX, as ``clean`` does."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     points = map(ord, error.object[error.start : error.end])

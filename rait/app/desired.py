@@ -1,4 +1,4 @@
-"""What the links should be by the configuration and the peers list, and making them so."""
+"""Plan the links by the configuration and the peers list, and make them so (or show how)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rait.domain.reconcile import Change, Goal
 
 
 def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> Report:
-    """Create, change and remove links until they are as planned; see Report for what it tells.
+    """Create, change and remove links until they are as planned.
 
-    A ``dry_run`` only tells what would be done. Unless ``assume_yes``, a run that would end most of
-    the sessions does nothing, and its report says ``stopped``. Raises RaitError, with nothing
-    touched, where configuration or peers cannot be had.
+    With ``dry_run``, only report what would be done. Unless ``assume_yes``, a run that would end
+    too many sessions does nothing, and its report says ``stopped``. Raises RaitError, with nothing
+    touched, where the configuration or the peers cannot be read.
     """
     with open_session(options, "up", read_only=dry_run, peers=True) as session:
         kind = session.machine.choose(session.config.backend)
@@ -47,12 +47,12 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
 def planned_goal(
     loaded: Loaded, registry: Registry, node: Node, known: LastKnown
 ) -> tuple[Goal, list[str]]:
-    """Plan what the links of a node should be; with all that this found, as lines for the user."""
+    """The goal to have the links that the peers list asks for, and warnings for the user."""
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed
     planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
     problems = peers.document.describe_all((*registry.unresolved, *planned.problems))
-    # Of the entries that were skipped, some cannot be read, and the links of others not be made.
+    # Some entries were skipped as they cannot be read, others as their links cannot be made.
     skipped = (*peers.doubts, *doubts_of(planned.problems, readable=True))
     doubts = Doubts(skipped, config.transports, peers.document.describe, config.max_links)
     goal = Goal(planned.topology, planned.names, doubts if skipped else None)

@@ -1,4 +1,4 @@
-"""Carrying out a change: its events are applied, and what becomes of each is journaled."""
+"""Carry out a change: apply its events, and journal the outcome of each."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ RECORD_SECONDS = 0.25
 
 
 SecondLook = Callable[[Topology, Sequence[Event]], tuple[tuple[Event, ...], tuple[Event, ...]]]
-"""Looks at the machine again, with the topology that is known now and the events that failed.
+"""Looks at the machine again, given the topology known now and the events that failed.
 
-It tells what these did all the same, and those of them of which it could not tell.
+Gives the events that the failed ones brought about all the same, and the failed events of which
+this look could not tell.
 """
 
 
 class Execution:
-    """A change under way: how far it is, and what failed."""
+    """A change that is being carried out; ``results`` has what became of it so far."""
 
     def __init__(
         self,
@@ -56,12 +57,12 @@ class Execution:
 
     @property
     def verdict(self) -> Verdict:
-        """How the change ended, as far as it is carried out."""
+        """The verdict over the results so far."""
         alone = self._routing is not None and self._routing.explicit
         return verdict(self._change, self.results, babeld_alone=alone)
 
     def perform(self, run: Run) -> None:
-        """Do all that is to be done, in a run that the journal has. Raises MachineError."""
+        """Carry the change out, and write its results to this run. Raises MachineError."""
         self._require_vrfs(run)
         with ending_in_order():
             self._end_leftover_links()
@@ -70,7 +71,6 @@ class Execution:
         told_babeld = any(isinstance(event, ToBabeld) for event in self._happened)
         if told_babeld or self._change.extra_cmd_owed:
             self.send_extra_cmd()
-        # Nothing failed in most runs, and these pay nothing.
         if self._errors:
             self._look_at_what_failed()
         events, results, judged = self._change.events, self.results, self.verdict
@@ -84,7 +84,7 @@ class Execution:
         )
 
     def send_extra_cmd(self) -> bool:
-        """Send ``extra_cmd`` to babeld, if there is any; whether it has taken it."""
+        """Send ``extra_cmd`` to babeld, if rait.conf has one; whether babeld took it."""
         if self._routing is None or not self._routing.has_extra_cmd:
             return False
         try:
@@ -123,7 +123,7 @@ class Execution:
             raise
 
     def _apply_and_record(self, run: Run) -> None:
-        """Apply the events; the outcomes of a moment are written to the journal together."""
+        """Apply the events; outcomes of the same moment are written to the journal together."""
         waiting: list[Outcome] = []
         since = time.monotonic()
         try:
@@ -134,7 +134,7 @@ class Execution:
                     run.record(outcomes)
                     since = time.monotonic()
         finally:
-            # Whatever was raised, Ctrl-C among it: what is known is on disk first.
+            # Whatever was raised, Ctrl-C too: first the known outcomes go to the disk.
             run.record(waiting)
 
     def _apply(self) -> Iterator[Outcome]:
@@ -146,8 +146,8 @@ class Execution:
                 self._happened.append(event)
             else:
                 self._errors[outcome.index] = error
-            told = "done" if error is None else f"failed: {error}"
-            self._debug(f"{type(event).__name__} {event.name}: {told}")
+            what = "done" if error is None else f"failed: {error}"
+            self._debug(f"{type(event).__name__} {event.name}: {what}")
             yield Outcome(outcome.index, error)
 
 
@@ -157,9 +157,9 @@ class _TerminatedError(BaseException):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, and this process after it.
+    """Let SIGTERM end the block as Ctrl-C does, and then the process.
 
-    Signals reach the main thread alone, so in any other nothing changes.
+    Only the main thread gets signals, so in another thread this does nothing.
     """
     import threading
 

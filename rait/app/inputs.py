@@ -27,10 +27,10 @@ Hosts = dict[tuple[str, Family], Path]
 
 
 class Registry(Struct, frozen=True, kw_only=True):
-    """The other nodes: the peers list, and their addresses.
+    """The other nodes: the peers list, and the addresses of its host names.
 
-    ``unresolved`` are warnings of those that have none, and ``has_names`` says whether any is a
-    host name at all.
+    ``unresolved`` are warnings about host names without an address, and ``has_names`` says whether
+    the list has any host name.
     """
 
     peers: LoadedPeers
@@ -40,7 +40,7 @@ class Registry(Struct, frozen=True, kw_only=True):
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """All inputs of a run. ``registry`` is None for a command that needs no peers."""
+    """All inputs of a run. ``registry`` is None in a command that needs no peers."""
 
     loaded: Loaded
     secret: Secret
@@ -51,7 +51,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether it needs the registry.
+    ``peers`` says whether the command needs the registry.
     """
 
     def __init__(self, url: str, debug: Callable[[str], None], *, peers: bool = False) -> None:
@@ -63,14 +63,14 @@ class Preparation:
         self._found: Registry | None = None
 
     def configuration(self) -> Loaded:
-        """Begin: read the configuration alone. Raises ConfigError."""
+        """Forget what was read before, and read the configuration. Raises ConfigError."""
         self._texts.forget()
         return configured(self._url, read=self._texts.read)
 
     def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
-        """Add the key and, where it is asked for, the registry. Raises RaitError.
+        """Add the private key and, if the command needs it, the registry. Raises RaitError.
 
-        Unless ``names_again``, names that were looked up before are not looked up again.
+        Unless ``names_again``, host names that were looked up before keep their addresses.
         """
         secret, public_key = load_secret(loaded, read=self._texts.read)
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
@@ -83,8 +83,8 @@ class Preparation:
     def stands(self, *, disturbed: bool) -> bool:
         """Whether the inputs are still up to date.
 
-        Files are compared. Texts from the network cannot be compared: they stand unless another
-        run may have used something newer since (``disturbed``).
+        Files are compared. Texts and addresses from the network cannot be compared: they stand
+        unless another run had the lock since (``disturbed``), as it may have used newer ones.
         """
         has_names = self._found is not None and self._found.has_names
         if disturbed and (self._texts.has_remote or has_names):
@@ -108,9 +108,10 @@ class Preparation:
 
 
 def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | None) -> Registry:
-    """The peers of a configuration, their names looked up in a namespace. Raises RaitError.
+    """The peers of a configuration, and the addresses of their host names. Raises RaitError.
 
-    The keys are those of the node, as for load_registry.
+    Names are looked up in the namespace ``transit``. The keys are the node's own; the private one
+    is None if it is unknown.
     """
     peers = load_registry(loaded, public_key, secret)
     return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
@@ -128,7 +129,7 @@ def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
 
 
 def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
-    """Load our own configuration: whatever is wrong with it is a ConfigError."""
+    """Load our own configuration. Raises ConfigError, whatever is wrong with it."""
     try:
         return load_config(url, key_required=key_required, read=read)
     except SourceError as error:
@@ -136,9 +137,9 @@ def configured(url: str, *, key_required: bool = True, read: Read = source.read)
 
 
 def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
-    """The addresses that planning will ask for, those in a family that we have.
+    """The addresses of endpoints in a family that we have a transport for.
 
-    Each with the place of the first endpoint that has it.
+    Each comes with the location of the first endpoint that has it.
     """
     families = {transport.address_family for transport in config.transports}
     hosts: Hosts = {}

@@ -1,4 +1,4 @@
-"""VRF isolation, as a run sees it: the VRF that carries the underlay, and what the kernel lacks."""
+"""VRF isolation in a run: the VRF that carries the underlay, and the kernel's support."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rait.domain.vrf import ACCEPT, has_transit, missing_transit
 
 
 def transit_table(config: Config) -> int | None:
-    """The table of the VRF that carries the underlay, None where none does.
+    """The table of the VRF that carries the underlay; None if the underlay is in no VRF.
 
-    Raises MachineError where that VRF is missing.
+    Raises MachineError if the VRF is missing.
     """
     if not has_transit(config):
         return None
@@ -31,7 +31,10 @@ def transit_table(config: Config) -> int | None:
 
 
 def transit_table_in(observation: Observation, config: Config) -> int | None:
-    """What ``transit_table`` finds, on a machine that was observed before. Raises MachineError."""
+    """The table of the underlay's VRF in an observation; None if the underlay is in no VRF.
+
+    Raises MachineError if the VRF is missing.
+    """
     if not has_transit(config):
         return None
     name = config.isolation.transit
@@ -42,7 +45,7 @@ def transit_table_in(observation: Observation, config: Config) -> int | None:
 
 
 def kernel_warnings(config: Config) -> list[str]:
-    """What keeps VRF isolation from working that rait does not change by itself."""
+    """A warning if a switch of the kernel keeps VRF isolation from working."""
     if not has_transit(config):
         return []
     from rait.adapters import vrf
@@ -67,9 +70,9 @@ def require_vrfs(events: Iterable[Event]) -> None:
 
 
 def vrf_warnings(events: Iterable[Event]) -> list[str]:
-    """What a plan says where a VRF is to be made and the kernel has none.
+    """A warning for a plan if a VRF is to be made and the kernel has none.
 
-    A plan may be made by one who may not ask the kernel: then nothing is said.
+    A user who may not ask the kernel gets no warning.
     """
     try:
         require_vrfs(events)
@@ -86,20 +89,20 @@ def needs_rules(config: Config, known: LastKnown) -> bool:
 
 
 def made_here(known: LastKnown) -> bool:
-    """Whether we may have VRFs or rules, which are always in the namespace that rait runs in."""
+    """Whether there may be VRFs or rules of ours, which are in the namespace that rait runs in."""
     topology = known.topology
     return bool(topology.vrfs or topology.rules or known.leftover_vrfs or known.leftover_rules)
 
 
 def home(config: Config, known: LastKnown, namespaces: Namespaces) -> str:
-    """The instance of the namespace that rait runs in, where that is to be remembered."""
+    """The instance of the namespace that rait runs in; "" if no VRFs or rules can be in it."""
     if config.isolation.type != "vrf" and not made_here(known):
         return ""
     return namespaces.open("").instance
 
 
 def mark_ours(observed: Topology, known: LastKnown) -> None:
-    """Mark our VRFs that an earlier rait made, which marked none, or a run that was cut off.
+    """Mark VRFs of ours that an earlier rait or an unfinished run made without a mark.
 
     Raises MachineError.
     """
@@ -111,7 +114,7 @@ def mark_ours(observed: Topology, known: LastKnown) -> None:
 
 
 def require_home(known: LastKnown, namespaces: Namespaces) -> None:
-    """Raise MachineError where our VRFs and rules are in another namespace than rait runs in."""
+    """Raise MachineError if our VRFs and rules are in another namespace than rait runs in."""
     if not known.home or not made_here(known) or not is_of_this_boot(known.home):
         return
     if namespaces.open("").instance == known.home:
@@ -121,7 +124,7 @@ def require_home(known: LastKnown, namespaces: Namespaces) -> None:
     found = netns_search.search({known.home})
     found.close()
     if not found.namespaces and not found.unseen:
-        return  # it is gone, and they with it
+        return  # the namespace is gone, and its VRFs and rules with it
     names = sorted((*known.topology.vrfs, *known.topology.rules))
     what = ", ".join(names) or "VRFs or rules"
     raise MachineError(

@@ -32,9 +32,9 @@ _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; 
 class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
-    ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user.
-    For messages, ``key_location`` is where it names the file of the private key, and
-    ``peers_location`` tells where it names the list of peers.
+    ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user. For
+    messages, ``key_location`` is the place in it that names the file of the private key, and
+    ``peers_location`` gives the place that names the peers list.
     """
 
     config: Config
@@ -60,10 +60,11 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
 
 
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
-    """Read, parse, decode and check the configuration; it may lack a key that is not required.
+    """Read, parse, decode and check the configuration.
 
-    Raises SourceError where it cannot be read or parsed, ConfigError where it is wrong: it has a
-    line for each problem. Neither shows a key.
+    Unless ``key_required``, it may lack a private key. Raises SourceError if the configuration
+    cannot be read or parsed, and ConfigError, with a line for each problem, if it is wrong. No
+    error shows a key.
     """
     text = read(url, limit=MAX_CONFIG_BYTES)
     name = source.display_name(url)
@@ -89,7 +90,7 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
 
 
 def _exposed(config: Config, url: str) -> Iterator[str]:
-    """Warnings of what others can read, or change on its way."""
+    """Warnings about secrets and settings that others can read, or change on their way."""
     if source.is_plain_http(url):
         yield f"{source.display_name(url)}: the configuration {_PLAIN_HTTP}"
     key_file = config.private_key_file
@@ -101,7 +102,7 @@ def _exposed(config: Config, url: str) -> Iterator[str]:
 
 
 def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
-    """What the text of a configuration says by itself, wherever its files are."""
+    """Decode and check a configuration; its paths stay as they are spelt."""
     from rait.domain.config.decode_config import decode_config
 
     document = _parse(text, source.display_name(url))
@@ -115,7 +116,7 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
 
 
 def _parse(text: str, name: str) -> Document:
-    # What was known before needs neither a parser nor what decodes.
+    # Imported here: texts that are known from the last time need no parser.
     from rait.adapters.config import formats
 
     return formats.parse(text, name)
@@ -128,11 +129,11 @@ def load_registry(
     *,
     read: Read = source.read,
 ) -> LoadedPeers:
-    """Load the peers list of the node with this public key, and this private key if known.
+    """Load the peers list of the node with this public key, and this private key (None: unknown).
 
-    Raises SourceError if the list as a whole cannot be read, and if it must not be used: it
-    holds this node's private key, has no entry of another node that can be used, or asks for more
-    links than the configuration allows. No message shows the private key.
+    Raises SourceError if the list as a whole cannot be read, and if it must not be used: it holds
+    this node's private key, has no usable entry of another node, or asks for more links than the
+    configuration allows. No message shows the private key.
     """
     peers = load_peers(loaded, read=read, secret=secret)
     others = any(peer.public_key != public_key for peer in peers.peers)
@@ -150,7 +151,7 @@ def load_registry(
             "in rait.conf"
         )
     if secret is None:
-        # Last, as it takes a moment for each peer, of which there are not too many by now.
+        # Last, as it takes a moment for each peer, and by now there are no more than max_links.
         _refuse_pair_of(public_key, peers)
     return peers
 
@@ -188,7 +189,7 @@ def load_peers(
             raise SourceError(document.describe(errors[0]))
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
-    # Described first, so that what is kept has the lines that this took to find out.
+    # Before keep_peers, so that the cache gets the line numbers found for the warnings.
     warnings = document.describe_all(problems)
     if known is None:
         caches.keep_peers(text, name, peers, problems, document.known_lines)
@@ -219,7 +220,7 @@ def _refuse_text_with(secret: Secret, text: str, name: str) -> None:
 
 
 def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> None:
-    """Raise SourceError where a peer has the private key, in whatever escapes it was written."""
+    """Raise SourceError where a peer has the private key, even if its text was written escaped."""
     for peer in peers:
         if peer.public_key == key:
             problem = Problem(_PUBLISHED, "error", peer.endpoints[0].path)
@@ -227,7 +228,7 @@ def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> No
 
 
 def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
-    """Raise SourceError where a peer's key is the private one that belongs to a public key."""
+    """Raise SourceError where a peer's key is the private key of this public key."""
     from rait.adapters import keys
 
     for peer in peers.peers:
@@ -240,9 +241,9 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
 
 
 def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:
-    """The private key, from the configuration or the file it names, and its public key.
+    """The private key, from the configuration or the file that it names, and its public key.
 
-    Raises ConfigError where there is none to be had.
+    Raises ConfigError where there is no usable key.
     """
     secret = loaded.config.private_key
     if secret is None:
@@ -287,7 +288,7 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
 
 
 def _key_location(document: Document, wanted: str) -> str:
-    """Where the document has a key; the key alone, with its default meant, where it has not."""
+    """The location of a key in the document; where it is not set, a text that says so."""
     from rait.domain.config.decoding import key_id
 
     spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)

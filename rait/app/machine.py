@@ -1,7 +1,7 @@
-"""Both backends as one machine: what is there, and changes of it in batches.
+"""Both backends as one machine: observe its links, and apply events in batches.
 
-This is the one place that cuts a run's events into what is done together, remembers which links
-failed, and says of which link a backend's bare reason is.
+Only this module cuts a run's events into batches, remembers which links failed, and gives each
+reason of a backend the event that it belongs to.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ LEFT_ALONE = "left alone, as an earlier change of it failed"
 
 
 class _Step(Struct, frozen=True):
-    """An event to carry out: by whom, in which way, and in which namespace its link lives."""
+    """An event to carry out: ``who`` does it (a backend, babeld or the isolation), in which way,
+    and the namespace in which its link lives."""
 
     index: int
     event: Event
@@ -64,8 +65,8 @@ class _Step(Struct, frozen=True):
 class Machine:
     """This machine's WireGuard, seen from one transit namespace.
 
-    Where that is gone, links can be looked at and removed, and no more. ``secret`` is only needed
-    where links are to be made or changed.
+    If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
+    links can be made or changed.
     """
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
@@ -90,13 +91,13 @@ class Machine:
         return self._transit.identity
 
     def instance_of(self, spec: str) -> str:
-        """Which instance a namespace is of, "" where there is none. Raises MachineError."""
+        """The instance of the namespace spelt so, "" if there is none. Raises MachineError."""
         found = self.namespaces.find(spec)
         return "" if found is None else found.instance
 
     @property
     def namespace(self) -> Netns:
-        """The transit namespace itself, open for as long as the machine is."""
+        """The transit namespace itself, which stays open until the machine is closed."""
         return self._transit
 
     def choose(self, wanted: str) -> BackendKind:
@@ -122,15 +123,15 @@ class Machine:
     ) -> Observation:
         """All WireGuard links in these namespaces, and the other interfaces in the target.
 
-        A target that is not there is empty. With the current namespace among them come its VRFs,
-        and policy routing rules where they are asked for.
+        A target that is None counts as empty. VRFs are observed if the current namespace is among
+        these, and policy routing rules, always of the current one, with ``rules``.
         """
         links: dict[str, ObservedLink] = {}
         doubles: list[ObservedLink] = []
         unread: dict[str, UnreadLink] = {}
         others: dict[str, str] = {}
         vrfs: dict[str, ObservedVrf] = {}
-        # The target comes last: of two links with one name, the one in there is the one to change.
+        # The target comes last: of two links with one name, the one in the target is to be changed.
         for ns in (*elsewhere, target) if target is not None else elsewhere:
             interfaces = rtnl.read_interfaces(self._in(ns).rtnl)
             found, puzzling = self._observe_one(ns, interfaces)
@@ -161,11 +162,11 @@ class Machine:
     def trace(
         self, missing: Sequence[Link], looked_at: Container[str]
     ) -> tuple[list[ObservedLink], dict[str, UnreadLink]]:
-        """Those of the links that somebody moved or renamed, wherever they are now.
+        """Find links that somebody moved or renamed, wherever they are now.
 
-        ``looked_at`` are the instances of the namespaces in which they are not. With them come
-        those of which one cannot tell. A link that was moved is spelt to be in another instance
-        of its namespace. Raises MachineError.
+        ``looked_at`` are the instances of the namespaces that were observed already. The second
+        part of the answer has the links that could not be looked for. A link that was moved bears
+        the spelling of its former namespace with the instance of its new one. Raises MachineError.
         """
         found: list[ObservedLink] = []
         unread: dict[str, UnreadLink] = {}
@@ -202,8 +203,8 @@ class Machine:
     def apply(self, events: Sequence[Event], routing: Routing | None = None) -> Iterator[Outcome]:
         """Carry out events in order, each by the backend of its link, or by babeld.
 
-        Outcomes come as each batch is done. Once an event of a link has failed, the later ones fail
-        too. What babeld refuses holds up no tunnel.
+        The outcomes of a batch come when it is done. Once an event of a link has failed, the later
+        events of that link fail too, unless only babeld refused something.
         """
         broken: set[str] = set()
         for batch in _batches(map(self._step, count(), events)):
@@ -254,7 +255,7 @@ class Machine:
                 yield from (Outcome(index, str(error)) for index in left)
 
     def _sockets_for(self, home: tuple[str, str], event: Event) -> Sockets | None:
-        """For the namespace where links live; None if links to remove went with it.
+        """The sockets for the namespace ``home``; None if it is gone, with the links to remove.
 
         Raises MachineError.
         """
@@ -268,18 +269,18 @@ class Machine:
         return self._sockets[ns]
 
     def leftovers(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the names under which a killed run left a half-made link, or may have.
+        """The names among these under which a killed run left, or may have left, a half-made link.
 
-        That is a program in the transit namespace, which ``observe`` does not see.
+        A half-made link is a program in the transit namespace, which ``observe`` does not see.
         """
         if not self._transit.is_open:
             return ()
         return tuple(name for name in names if self._userspace.may_be_leftover(name))
 
     def end_leftovers(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-        """End what a killed run left half made under these names.
+        """End the half-made links that a killed run left under these names.
 
-        The names of those that were ended, and why others could not be.
+        Returns the names of the links that were ended, and why others could not be.
         """
         ended: list[str] = []
         failed: dict[str, str] = {}
@@ -322,10 +323,10 @@ class Machine:
 
 
 def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
-    """Cut steps, in their order, into what is done together.
+    """Cut steps, in their order, into batches.
 
-    Links' events go together if one backend does them in one way, and each is of another link: so
-    a link's later events can see that an earlier one failed.
+    A batch has the steps of one doer in one way. No two events of a batch are of one link: so a
+    link's later events come after the outcome of its earlier ones.
     """
     batch: list[_Step] = []
     names: set[str] = set()
@@ -352,7 +353,7 @@ _NO_KERNEL = (
 def _replaced(
     links: Mapping[str, ObservedLink], found: Mapping[str, ObservedLink]
 ) -> Iterator[ObservedLink]:
-    """Those that another of the same name, in another namespace, takes the place of."""
+    """The links whose place in the observation another link of their name takes."""
     for name in links.keys() & found.keys():
         if links[name].link.origin.instance != found[name].link.origin.instance:
             yield links[name]

@@ -35,9 +35,9 @@ def moment(text: str, now: int) -> int:
 
 
 def written(nanoseconds: int) -> str:
-    """A point in time, local, to the second, with its offset from UTC.
+    """The text of a point in time, local, to the second, with its offset from UTC.
 
-    A time out of the calendar is written as its first or its last moment.
+    A time outside of the calendar gives the calendar's first or last moment.
     """
     try:
         when = datetime.fromtimestamp(nanoseconds // SECOND).astimezone()

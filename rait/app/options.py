@@ -22,8 +22,8 @@ def _silent(_: str) -> None:
 class Options(Struct, frozen=True, kw_only=True):
     """What the command line says for every command.
 
-    ``debug`` gets a line for each step, and ``notice`` what the user is to know while it lasts.
-    With ``assume_gone``, links in a namespace that cannot be found count as removed.
+    ``debug`` gets a line for each step, and ``notice`` a line that the user must see at once. With
+    ``assume_gone``, links in a namespace that cannot be found count as removed.
     """
 
     config: str
@@ -46,7 +46,7 @@ def options_of(arguments: Namespace) -> Options:
 
 
 def require_path(option: str, what: str, given: str) -> str:
-    """The path that an option was given, as messages show it. Raises ConfigError."""
+    """The path given to an option, as messages show it. Raises ConfigError if it is no path."""
     if is_key(given):
         raise ConfigError(f"{option} takes the path of {what}, but this is a key (not shown)")
     name = display_name(given)

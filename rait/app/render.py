@@ -1,7 +1,7 @@
 """Events and reports, as lines for people and as JSON for programs.
 
-Lines may hold what others wrote. They leave through ``terminal.print_result``, which makes that
-harmless, so they are joined nowhere else.
+Lines may hold text of others. ``terminal.print_result`` makes each line harmless, so lines are
+joined nowhere else.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from rait.terminal import (
 )
 
 _NAMED = 20
-"""So many links the guard names of each kind; all of them are in the JSON."""
+"""So many links of each kind are named in the guard's message; the JSON has all of them."""
 
 _QUESTIONS: Mapping[Reason, str] = {
     "removed": "Is the peers list complete?",
@@ -77,8 +77,8 @@ def print_report(report: Report, arguments: Namespace) -> int:
 def print_plan(report: Report, arguments: Namespace) -> int:
     """Print what a run would do; the exit status.
 
-    The status says whether all of it can be done, as that of the run itself would, and with
-    ``--detailed-exitcode`` whether there is anything to do.
+    The status says whether all of it can be done; with ``--detailed-exitcode``, whether there is
+    anything to do.
     """
     _print(report, arguments)
     if getattr(arguments, "detailed_exitcode", False):
@@ -88,7 +88,7 @@ def print_plan(report: Report, arguments: Namespace) -> int:
 
 @contextmanager
 def done_already() -> Iterator[None]:
-    """Go on if what was done cannot be printed: the exit status says what was done."""
+    """Only warn if a result cannot be printed: the run did its work, and its status says so."""
     try:
         yield
     except OutputError as error:
@@ -132,7 +132,7 @@ def removal_text(report: Report, removal: Removal) -> str:
 
 
 def _cost(removal: Removal) -> str:
-    """Which links lose what, and how many may."""
+    """Which links lose their sessions, and how many may."""
     count, earlier = len(removal.links), len(removal.earlier)
     what = "end the sessions of" if removal.reasons else "remove"
     cost = f"it would {what} {count} of {counted(removal.of, 'link')} ({_losers(removal)})"
@@ -146,7 +146,7 @@ def _cost(removal: Removal) -> str:
 
 
 def _losers(removal: Removal) -> str:
-    """The links by what costs them their session, which needs no word if all are removed."""
+    """The links by the reason for which they lose their session; no reason if all are removed."""
     if not removal.reasons:
         return few(removal.links, _NAMED)
     groups: dict[str, list[str]] = {}
@@ -156,7 +156,7 @@ def _losers(removal: Removal) -> str:
 
 
 def _guarded(command: str, removal: Removal) -> tuple[str, str]:
-    """The command that the guard stops, and how to let it go on."""
+    """The command that the guard stops, and a text that says how to let it go on."""
     if command in ("up", "plan"):
         causes = {removal.reasons.get(name, "removed") for name in removal.links}
         doubts = " ".join(question for cause, question in _QUESTIONS.items() if cause in causes)
@@ -199,7 +199,7 @@ def event_object(event: Event) -> dict[str, object]:
 
 
 def noticed_object(event: Event, is_leftover: bool) -> dict[str, object]:
-    """A noticed event for JSON, and whether a run that did not finish left it behind."""
+    """A noticed event as a value for JSON, with a field for leftovers of an unfinished run."""
     return {**event_object(event), "left_by_unfinished_run": is_leftover}
 
 
@@ -236,7 +236,7 @@ def summary(report: Report) -> str:
 
 
 def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
-    """How many links were changed in which way, without those that are ``broken``."""
+    """How many links were changed in each way, without those that are ``broken``."""
     events = [e for e in report.events if e.name not in broken and not isinstance(e, _OF_NO_LINK)]
     added = {event.name for event in events if isinstance(event, LinkAdded)}
     removed = {event.name for event in events if isinstance(event, LinkRemoved)}
@@ -250,7 +250,7 @@ def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
 
 
 def _only_in_babeld(report: Report) -> set[str]:
-    """The links that are right themselves, and of which only babeld is not told."""
+    """The links of which only an event for babeld failed."""
     failed = [report.events[index] for index in report.errors]
     links = {event.name for event in failed if not isinstance(event, _OF_NO_LINK)}
     return {event.name for event in failed} - links
@@ -271,7 +271,7 @@ def _to_be(what: str, report: Report) -> str:
 
 
 def _outcome(report: Report, position: int) -> dict[str, str]:
-    """What ``rait log`` too adds to an event that failed; nothing where it did not."""
+    """The fields that the JSON of a failed event has in addition, as in that of ``rait log``."""
     error = report.errors.get(position)
     return {} if error is None else {"outcome": "failed", "error": error}
 
@@ -279,7 +279,7 @@ def _outcome(report: Report, position: int) -> dict[str, str]:
 def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> Iterator[str]:
     """One line for each event: + comes, - goes, ~ changes.
 
-    Those that ``errors`` has, by their position, are marked as failed.
+    Events whose position is in ``errors`` are marked as failed.
     """
     new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
     for position, event in enumerate(events):
@@ -303,7 +303,7 @@ def _port(port: int) -> str:
 
 
 def _why_remade(old: Origin, new: Origin) -> str:
-    # The numbers that tell namespaces apart say nothing to people.
+    # Instances are numbers that say nothing to people.
     same_place = structs.replace(new, instance=old.instance, transit=old.transit)
     transit = "" if old.transit == new.transit else "its transit is another namespace now"
     return ", ".join(filter(None, (_moved(old, new), _changes(old, same_place), transit)))

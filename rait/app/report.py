@@ -1,4 +1,4 @@
-"""What a use case has to say, for the CLI to render."""
+"""The report of a run: what it did or would do, as values that rait/app/render.py prints."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from rait.domain.reconcile import Change
 from rait.domain.verdict import Failure, Results, Verdict, verdict
 
 Status = Literal["unchanged", "planned", "stopped", "done", "partial", "failed"]
-"""``stopped``: it would have removed too much; ``planned``: it was only asked about."""
+"""``stopped``: the run would have ended too many sessions; ``planned``: it was only shown."""
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What a run did.
+    """What a run did, or would do.
 
-    ``events`` is what was to be done, and ``drift`` what had changed on the machine since the last
-    run of this configuration; ``leftover`` is what of that an earlier run brought about, which
-    never said what became of it. ``run`` is the number of the run in the journal, None where
-    nothing was to do: of an earlier one where this one did the same in vain. ``links`` is how many
-    links there should now be, ``errors`` says what went wrong with which of the events, by their
-    position, and ``half_done`` what these did all the same. ``ended`` are the links which a run
-    that was cut off had left half made, and which this run ended before all else.
-    ``extra_cmd_sent`` says that babeld took ``extra_cmd``, which an earlier run owed it, and that
-    there was nothing else to do. ``losses`` are lines about links that go because an entry of the
-    peers list was skipped.
+    ``run`` is its number in the journal: None if there was nothing to do, and the number of an
+    earlier run if this one only repeated it in vain. ``events`` were to be done; ``errors`` has the
+    reason for each that failed, by its position, and ``half_done`` are events that the failed ones
+    brought about all the same. ``drift`` had changed on the machine since the last run of this
+    configuration; ``leftover`` are the events in it that an unfinished run did. ``links`` is how
+    many links there should now be. ``ended`` are links that an unfinished run had left half made,
+    and this run ended. ``extra_cmd_sent``: all that this run did was to send babeld the
+    ``extra_cmd`` that an earlier run owed. ``losses`` are lines about links that lose their peer
+    because its entry in the peers list was skipped.
     """
 
     command: str
@@ -59,7 +58,7 @@ def report_on(
 ) -> Report:
     """A report of what is to be done, and of the links that cannot be.
 
-    ``removal`` is what it would cost, where that is too much.
+    ``removal`` are the sessions that the change would end, if they are too many.
     """
     named = {p.link for p in change.problems}
     strangers = [stranger for stranger in change.strangers if stranger.link not in named]
@@ -68,7 +67,7 @@ def report_on(
         command=command,
         status=status,
         events=change.events,
-        # What rait learned of its own links is no change of theirs.
+        # A LinkPlaced records what rait learned of a link, and no change of the link.
         drift=tuple(event for event in change.drift if not isinstance(event, LinkPlaced)),
         leftover=change.leftover,
         failures=verdict(change).failures,
@@ -84,7 +83,7 @@ def report_on(
 
 
 def _left_alone(strangers: Iterable[Stranger]) -> Iterator[str]:
-    """A line for all links that are left for one reason: there may be a whole mesh of them."""
+    """A line for each reason to leave links alone: it may apply to a whole mesh of them."""
     names: dict[str, list[str]] = {}
     for stranger in strangers:
         names.setdefault(stranger.why, []).append(stranger.link)
@@ -96,10 +95,9 @@ def _left_alone(strangers: Iterable[Stranger]) -> Iterator[str]:
 def planned(
     command: str, change: Change, removal: Removal | None, warnings: Sequence[str] = ()
 ) -> Report:
-    """A report of what a run would do, and whether it would be stopped.
+    """A report of what a run would do, and whether the guard would stop it.
 
-    If links cannot be made, or babeld cannot be told of them, there is something to do, although
-    no event is about it.
+    A link that cannot be made, or babeld out of reach, is something to do, though without an event.
     """
     missing = change.babeld_problem or any(
         p.link and p.severity == "error" for p in change.problems

@@ -1,4 +1,4 @@
-"""babeld, as a run sees it: what it has, and carrying out what it shall be told."""
+"""babeld in a run: read its interfaces, and carry out the events that change them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ UNMADE = "babeld was not told of it, as the link could not be made"
 
 
 class Routing:
-    """One run's talk with babeld. Parameters that babeld refused once are not tried again.
+    """One run's connection to babeld. Parameters that babeld refused once are not tried again.
 
-    ``target`` is the namespace in which babeld runs, and ``explicit`` says that the user asked for
-    a sync: else babeld is left in peace if there are no links, nor were any.
+    ``target`` is the namespace in which babeld runs. ``explicit``: the user asked for a sync, so
+    babeld is asked even if there are no links of ours, nor were any. ``exclusive``: interfaces of
+    others are flushed too.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Routing:
         return is_ours(name, self._ifprefixes, remembered_interfaces(known))
 
     def look(self) -> BabeldState:
-        """Ask babeld what it has; why it cannot be asked is told in the answer."""
+        """Read babeld's interfaces; where that fails, the answer has the reason."""
         present: tuple[str, ...] = ()
         problem = None
         try:
@@ -89,9 +90,9 @@ class Routing:
         self._client.close()
 
     def _carry_out(self, events: Sequence[Event], broken: set[str]) -> tuple[str | None, ...]:
-        """Tell babeld of the first event, or of the first two if they change one interface.
+        """Carry out the first event, or the first two if they flush and add one interface.
 
-        What went wrong with each of those that were told, None for nothing.
+        Returns a reason for each of these events: why it failed, or None.
         """
         match events:
             case [BabelInterfaceFlushed(name, old), BabelInterfaceAdded(again, new)] if (
@@ -106,11 +107,11 @@ class Routing:
         return ()
 
     def _change(self, name: str, old: str, new: str) -> tuple[str | None, str | None]:
-        """Flush and add, or neither.
+        """Flush the interface and add it, or do neither.
 
-        The first time, the new parameters are tried before the flush: babeld takes an ``interface``
-        that it has already as a change of the parameters named, and one that it refuses changes
-        nothing (1.12.1). So a mistake in them costs no interface its routes.
+        New parameters are tried once before the flush: babeld takes an ``interface`` command about
+        an interface that it has as a change of the named parameters, and one that it refuses
+        changes nothing (1.12.1). So a mistake in the parameters costs no interface its routes.
         """
         if new not in self._taken and (error := self._add(name, new)) is not None:
             return _kept(error), error
@@ -155,5 +156,5 @@ class Routing:
 
 
 def _kept(error: str) -> str:
-    """Why an interface was not flushed, for the reason that the new parameters cannot be had."""
+    """Why an interface was not flushed: adding it with the new parameters would fail."""
     return f"babeld keeps it as it is: {error}"

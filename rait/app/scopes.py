@@ -15,23 +15,23 @@ from rait.app.options import Options
 from rait.domain.errors import counted
 
 KEY_SCOPE = "key:"
-"""What the scope of a configuration begins with that has no path."""
+"""The beginning of the scope of a configuration without a path; a public key follows."""
 
 
 def claimed_by_others(
     url: str, journal: str, scope: str, seen: Mapping[str, str]
 ) -> dict[str, str]:
-    """The links that the journal has as made by another configuration, each with that one.
+    """The links that another configuration made according to the journal, each with that one.
 
-    ``url`` is our configuration and ``scope`` its name, and ``seen`` is what ``doubtful`` found.
-    Raises RaitError.
+    ``url`` is our configuration and ``scope`` its scope. ``seen`` are the links to ask about, as
+    ``doubtful`` gives them. Raises RaitError.
     """
     claims = JournalReader(journal).claims(scope, seen)
     return {name: _described(other) for name, other in claims.items() if _is_another(other, url)}
 
 
 def _described(scope: str) -> str:
-    """A configuration as messages speak of it."""
+    """A scope, in words for a message."""
     if not scope.startswith(KEY_SCOPE):
         return scope
     return (
@@ -41,10 +41,10 @@ def _described(scope: str) -> str:
 
 
 def _is_another(name: str, url: str) -> bool:
-    """Whether a scope is another configuration's, and not this one's under a former name.
+    """Whether a scope is another configuration's, and not this one's under a former path.
 
-    A configuration that is gone from where it was has been moved: its links are left to who has
-    their key.
+    A configuration that is not at its path any more counts as moved: the key of a link decides
+    then whose link it is.
     """
     if name.startswith(KEY_SCOPE):
         return True
@@ -53,26 +53,26 @@ def _is_another(name: str, url: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
-        return True  # it may well be there, where we may not look
+        return True  # it may be there, out of our sight
     try:
         return not os.path.samefile(name, url)
     except (OSError, ValueError):
-        return True  # ours has no path
+        return True  # our configuration has no path
 
 
 def goes_by_key(url: str) -> bool:
-    """Whether a configuration's runs are filed under its key, as it is from stdin or a URL.
+    """Whether runs are filed under the public key, as the configuration is stdin or a URL.
 
-    Journals have it so also of a path that has :// inside, as in "conf://rait.conf".
+    Journals of earlier versions do so also for a path with :// inside, as "conf://rait.conf".
     """
     return url == STDIN or "://" in url
 
 
 def scope_name(url: str, public_key: str) -> str:
-    """What a new journal files this node's runs under: the configuration's absolute path.
+    """The scope of this node's runs in a new journal: the configuration's absolute path.
 
-    A configuration from stdin or a URL has no path of its own, and goes by its key. Bytes of a
-    path that are no text are spelt out, as SQLite and JSON take none.
+    A configuration from stdin or a URL has no path, and its scope has the public key instead.
+    Bytes of a path that are no text are spelt out, as SQLite and JSON cannot hold them.
     """
     if goes_by_key(url):
         return f"{KEY_SCOPE}{public_key}"
@@ -80,20 +80,20 @@ def scope_name(url: str, public_key: str) -> str:
 
 
 def filed_under(journal: JournalReader, name: str) -> str:
-    """What this journal files the runs of the configuration of this name under.
+    """The scope under which this journal files the runs of the configuration of this name.
 
-    That is the name itself, or another spelling of it by which the journal knows it already; of
-    several the one that ran last, as that knows best what there is. Raises RaitError.
+    That is the name itself, or another spelling of the path that the journal has runs of; among
+    several, the one with the latest run, which knows best what there is. Raises RaitError.
     """
     known = journal.scopes()
     return max(spellings(journal, name), key=lambda scope: known[scope], default=name)
 
 
 def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
-    """The scopes of the journal that are of the configuration of this name. Raises RaitError.
+    """The scopes in the journal of the configuration of this name. Raises RaitError.
 
-    A symbolic link under whose name a run is filed may lead to a different file by now, and is
-    still the same configuration. A regular file in its place is another configuration.
+    A symbolic link under whose path runs are filed may lead to a different file by now, and is
+    still the same configuration. A regular file in the link's place is another configuration.
     """
     known = journal.scopes()
     if name in known and len(known) == 1:
@@ -110,10 +110,10 @@ def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
 
 
 class JournalRef(Struct, frozen=True):
-    """A journal, and which node's runs in it: ``name`` is what it files them under.
+    """A journal, and the scope ``name`` under which it files the runs of one configuration.
 
-    ``scopes`` are that name and other spellings of it under which there are runs, or None if
-    everyone's runs are asked for.
+    ``scopes`` are that name and other spellings of the path under which there are runs; None
+    stands for the runs of all configurations.
     """
 
     path: str
@@ -136,7 +136,7 @@ def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
 
 
 def others_text(journal: JournalReader, own: Collection[str]) -> str:
-    """How many runs there are of other scopes than our own; "" for none. Raises RaitError."""
+    """A text that says how many runs of other scopes there are; "" for none. Raises RaitError."""
     counts = {scope: n for scope, n in journal.run_counts().items() if scope not in own}
     runs = sum(counts.values())
     if not runs:
@@ -149,9 +149,9 @@ def others_text(journal: JournalReader, own: Collection[str]) -> str:
 def normal(path: str) -> str:
     """The path made absolute, without ``.`` and ``..``.
 
-    Links stay as they are spelt: a configuration manager may let one lead to another file at each
-    change, and it names the same configuration all the time. Only what ``..`` leaves is followed,
-    as the system itself would follow it.
+    Symbolic links stay as they are spelt: a configuration manager may lead one to another file at
+    each change, and it names one configuration all the time. Only a link before ``..`` is followed,
+    as the system itself follows it.
     """
     parts: list[str] = []
     whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
@@ -172,7 +172,7 @@ def is_same(one: str, other: str) -> bool:
 
 
 def is_link(path: str) -> bool:
-    """Whether an absolute path leads through a symbolic link, so that it may lead elsewhere."""
+    """Whether an absolute path leads through a symbolic link, which may lead elsewhere later."""
     try:
         return os.path.realpath(path) != path
     except (OSError, ValueError):

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 
 Babeld = Literal["never", "synced", "explicit", "exclusive"]
-"""When a run talks to babeld: never; at each change if rait.conf has ``sync = true``; because the
-user asked for it; and then also to flush what is not ours."""
+"""When a run talks to babeld: never; if rait.conf has ``sync = true``; because the user asked for
+it; because the user asked to flush the interfaces of others too."""
 
 
 class Session:
-    """A node's configuration at work; see ``open_session``.
+    """One run: its inputs, this machine and the journal; see ``open_session``.
 
-    ``routing`` is its talk with babeld, if there is any.
+    ``routing`` is the connection to babeld, None in a run that does not talk to babeld.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Session:
 
     @property
     def registry(self) -> Registry:
-        """The other nodes, for a command that asked for ``peers``."""
+        """The other nodes, in a session that was opened with ``peers``."""
         assert self._registry is not None  # noqa: S101 - a mistake of ours, not of the user
         return self._registry
 
@@ -91,24 +91,24 @@ class Session:
         return scope_of(self.config, self.public_key)
 
     def origin(self, kind: BackendKind, target: str) -> Origin:
-        """How a link of this kind is made now in a target."""
+        """The origin of a link of this kind that would be made now in this target namespace."""
         return Origin(kind, target, self.machine.transit, self.machine.instance_of(target))
 
     def origins(self, topology: Topology) -> dict[str, Origin]:
-        """How a link is made now in each target in which the topology has some."""
+        """The origin of a link made now, for each target namespace of the topology's links."""
         kind = self.machine.choose(self.config.backend)
         targets = {link.origin.netns for link in topology.links.values()}
         return {target: self.origin(kind, target) for target in targets}
 
     @cached_property
     def known(self) -> LastKnown:
-        """What the journal knows of our links, before this run adds to it. Raises RaitError."""
+        """What the journal knows of our links before this run. Raises RaitError."""
         return self.journal.last_known(self.name)
 
     def observe(self, known: LastKnown) -> Observation:
-        """What there is in the target, and wherever else the journal says that we have links.
+        """Look at the target, and at each other namespace in which the journal has links of ours.
 
-        Raises MachineError where the journal knows links in a target that cannot be found.
+        Raises MachineError where the journal has links in a target that cannot be found.
         """
         require_target(self.target, known)
         if not self.options.assume_gone:
@@ -122,7 +122,7 @@ class Session:
         )
 
     def scope_among(self, observation: Observation, known: LastKnown) -> Scope:
-        """Which links are ours, with those that other configurations claim. Raises RaitError."""
+        """The scope, with the observed links that other configurations claim. Raises RaitError."""
         scope = self.scope
         seen = doubtful(observation, known, scope)
         if not seen:
@@ -133,8 +133,7 @@ class Session:
     def compare(self, goal: Goal) -> Change:
         """Look at the machine, and find what to do for the goal. Changes nothing.
 
-        With ``routing``, babeld's interfaces shall be the links. Raises MachineError where nothing
-        may be touched at all.
+        Raises MachineError where nothing may be touched at all.
         """
         change = self._look(goal, self.known, self.routing)
         if change.refusal is not None:
@@ -142,9 +141,10 @@ class Session:
         return change
 
     def recent_losses(self) -> Losses:
-        """The links that runs of the last hours cost their sessions; see the guard.
+        """The sessions that runs of the last WINDOW_HOURS ended, for the guard.
 
-        A clock that was set back, or not set yet, is behind the journal: its last entry is now.
+        Where the clock is behind the journal's last entry, as it was set back or not set yet, the
+        hours count from that entry.
         """
         now = max(time.time_ns(), self.journal.last_at())
         since = now - WINDOW_HOURS * 3600 * 10**9
@@ -174,12 +174,12 @@ class Session:
         warnings: Sequence[str] = (),
         accepted: bool = False,
     ) -> Report:
-        """Carry the change out; a session that is read-only tells what would be done.
+        """Carry the change out; in a read-only session only report what would be done.
 
-        First the namespaces are made that new links need, and with ``makes_target`` the target in
-        any case, so that the journal can say in which instance of one each new link is made. Unless
-        it is ``accepted`` that the run costs whatever it does, one that costs too much is stopped.
-        Raises MachineError, with nothing touched, where there is no place for the links.
+        First make the namespaces that new links need (the target in any case if ``makes_target``),
+        so that the journal can say in which instance each link is made. Unless the user
+        ``accepted`` whatever the run costs, the guard stops a run that costs too much. Raises
+        MachineError, with nothing touched, where a link's namespace can be neither found nor made.
         """
         if not isinstance(self.journal, Journal):
             require_places(change.events)
@@ -197,10 +197,10 @@ class Session:
         warnings: Sequence[str],
         accepted: bool,
     ) -> Report:
-        """Journal what shall happen, do it, and journal what became of it.
+        """Journal the events, carry them out, and journal the outcomes.
 
-        A run with nothing to do and nothing new to tell leaves no trace in the journal, and one
-        that fails just as the last one did is counted there.
+        A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
+        as the last one did is only counted there.
         """
         look_again = partial(self._look_again, change)
         debug = self.options.debug
@@ -211,7 +211,7 @@ class Session:
             header = self._header(command, change, accepted)
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
-            # By now its number is known if it only repeats an earlier one.
+            # A run that only repeats an earlier one has the number of that one by now.
             warnings = (*warnings, *self._prune(journal, run.id))
         elif change.extra_cmd_owed and execution.send_extra_cmd():
             resent = True
@@ -225,7 +225,7 @@ class Session:
         return excessive_removal(change, self.config.max_removals, self.recent_losses)
 
     def _prepared(self, change: Change, makes_target: bool) -> Change:
-        """Make the namespaces; the change with all that is known of the machine by then."""
+        """Make the namespaces, and complete the change with what is only known then."""
         require_places(change.events)
         specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
         for spec in sorted(specs | {self.target} if makes_target else specs):
@@ -236,7 +236,7 @@ class Session:
         return structs.replace(change, leftover_links=leftover_links)
 
     def _prune(self, journal: Journal, newest: int) -> Iterator[str]:
-        """Drop what is older than ``journal_keep``; why not, where that cannot be."""
+        """Drop runs older than ``journal_keep``; a warning if that fails."""
         keep = self.config.journal_keep
         if keep is None:
             return
@@ -250,7 +250,11 @@ class Session:
     def _look_again(
         self, change: Change, topology: Topology, failed: Sequence[Event]
     ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-        """What became of the links of events that failed, and of babeld's interfaces if need be."""
+        """Observe what failed events did all the same, and which of them cannot be told.
+
+        ``topology`` is what is known after the events that happened. Where the machine cannot be
+        looked at, nothing can be told of any failed event.
+        """
         from rait.domain.aftermath import known_after_failures
 
         known = known_after_failures(change.known, topology, failed)
@@ -260,7 +264,8 @@ class Session:
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return (), known.leftover
-        # The program of a link that is still on its way to the target is in the transit namespace.
+        # A half-made link may have no interface in the target yet, but a program in the transit
+        # namespace.
         missing = [
             name
             for name in seen.leftover_links
@@ -298,7 +303,7 @@ class Session:
         )
 
     def _is_away(self, link: Link) -> bool:
-        """Whether a link that is half made would be in a namespace where this run does not look."""
+        """Whether a half-made link would be in a namespace where this run does not look."""
         if link.origin.backend == "kernel" or not is_of_this_boot(link):
             return False
         here = self.machine.namespace.is_open and self.machine.transit
@@ -325,12 +330,12 @@ def open_session(
     peers: bool = False,
     babeld: Babeld = "synced",
 ) -> Iterator[Session]:
-    """Gather what a command acts upon, and open journal and machine, when it is our turn.
+    """Gather the inputs of a command, take the lock, and open the journal and the machine.
 
-    A ``read_only`` session takes no lock, waits for nobody and writes nothing. Unless it
-    ``needs_transit``, that namespace may be gone: enough to remove links. With ``peers``, the
-    session has the registry. Raises ConfigError, SourceError or MachineError before anything is
-    touched.
+    A ``read_only`` session takes no lock, waits for nobody and writes nothing. Unless the command
+    ``needs_transit``, the transit namespace may be gone: links can be removed without it. With
+    ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
+    anything is touched.
     """
     preparation = Preparation(options.config, options.debug, peers=peers)
     with ExitStack() as stack:
@@ -365,7 +370,7 @@ def machine_of(
 ) -> Machine:
     """The machine as seen from the transit namespace.
 
-    Raises MachineError if that is missing, where it is needed.
+    Raises MachineError if that namespace is needed and missing.
     """
     transit = config.isolation.transit_netns
     found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
@@ -373,6 +378,6 @@ def machine_of(
 
 
 def scope_of(config: Config, public_key: str) -> Scope:
-    """Which links belong to the node with this configuration and key."""
+    """What makes a link one of the node with this configuration and key."""
     target, group = config.isolation.target_netns, config.isolation.ifgroup
     return Scope(public_key=public_key, netns=target, ifgroup=group)

@@ -18,21 +18,21 @@ from rait.app.options import Options
 from rait.domain.errors import MachineError
 
 PATIENCE_SECONDS = 1.0
-"""How long we wait for another rait before we say so."""
+"""How long rait waits for another rait before it says so."""
 
 ROUNDS = 3
-"""So many times a run gathers what it acts upon, at the most; the last time under the lock."""
+"""So many times, at the most, a run gathers its inputs; the last time under the lock."""
 
 
 @contextmanager
 def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
-    """The inputs, with the lock held, and no older than the lock.
+    """Gather the inputs and hold the lock; the inputs are no older than the lock.
 
     The inputs are gathered without the lock, so that no other run waits for a download, a long list
-    or a name that does not resolve. If they are old when this run gets the lock, it gives the lock
-    back and gathers them again; the last time it gathers them under the lock, so that this ends.
-    The lock belongs to the journal that the configuration names, so the next time it may be a
-    different lock.
+    or a name that does not resolve. If the inputs are old when this run gets the lock, it gives the
+    lock back and gathers them again. The last time it gathers them under the lock, so that there is
+    an end. The lock belongs to the journal that the configuration names, so with a changed
+    configuration it may be another lock.
     """
     left = options.lock_seconds
     for last in (False,) * (ROUNDS - 1) + (True,):
@@ -60,13 +60,13 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
 
 
 def _checked_lock(loaded: Loaded) -> str:
-    """The lock to take for a configuration. Raises where its journal is no journal."""
+    """The lock to take for a configuration. Raises RaitError if its journal is something else."""
     check_is_journal(loaded.config.journal)
     return lock_path(loaded.config.journal)
 
 
 class Turn(Struct, frozen=True):
-    """The state of the lock when this run got it: whether another run had it, and its stamp."""
+    """How this run got the lock: whether it ``waited`` for another run, and the lock's stamp."""
 
     waited: bool
     stamp: Stamp
@@ -95,9 +95,9 @@ def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> Turn:
 
 
 def lock_path(journal: str) -> str:
-    """The lock is beside the journal, so all who write one journal wait for one lock.
+    """The path of the lock that all writers of a journal share.
 
-    If the journal's path is a symbolic link, the lock is beside the file that it leads to: others
-    may name that file by another path.
+    The lock is beside the journal; if the journal's path is a symbolic link, beside the file that
+    the link leads to, as others may name that file by another path.
     """
     return os.path.realpath(journal) + ".lock"

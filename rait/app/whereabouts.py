@@ -1,8 +1,20 @@
-"""Looking at the machine: the target namespace, and wherever else the journal has links of ours.
+"""Observe the machine: the target namespace, and wherever else the journal has links of ours.
 
-The journal knows in which instance of a namespace a link lives. The instance may have lost its
-name, or a different instance may have the name now. Then rait looks for the former one, as its
-links may be alive.
+The journal knows in which instance of a namespace each link lives. That instance may have lost its
+name, or another instance may have the name now; the links in it live on. So ``whereabouts`` goes
+through the links of the journal by spelling and instance:
+
+1. If the spelling still leads to the instance, it is looked at.
+2. If the machine was restarted since, the instance is gone, and its links with it.
+3. Else the instance is *missing*, and ``_look_for`` searches for it: first by the programs of its
+   links, then among the namespaces of /run/netns and of all processes. The kernel destroys a
+   namespace only some time after its last user is gone, so the search goes on for a few seconds
+   while there are signs of a link.
+4. A missing instance that was not found is *lost* if one of its links shows a sign of life, or if
+   the search could not see everything: then its links are unknown. Otherwise it is gone.
+
+At last ``observe`` traces links that are not where they were made, as somebody moved or renamed
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +35,7 @@ from rait.domain.ownership import is_in_place
 from rait.domain.topology import Link
 
 _CLEANUP_SECONDS = 3.0
-"""The kernel destroys a namespace some time after the last that referred to it is gone."""
+"""How long a search goes on: the kernel destroys a namespace some time after its last user."""
 _POLL_SECONDS = 0.1
 
 
@@ -35,29 +47,29 @@ def observe(
     rules: bool = False,
     assume_gone: bool = False,
 ) -> Observation:
-    """Look at the target, and wherever else the journal says that we have links, VRFs or rules.
+    """Look at the target, and wherever else the journal has links, VRFs or rules of ours.
 
-    Raises MachineError.
+    With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError.
     """
-    places = whereabouts(
+    spaces = whereabouts(
         machine.namespaces, target, known.links(), machine.namespace, assume_gone=assume_gone
     )
-    elsewhere = list(places.elsewhere)
+    elsewhere = list(spaces.elsewhere)
     if target and isolation.made_here(known) and all(ns.spec for ns in elsewhere):
         elsewhere.append(machine.namespaces.open(""))
-    observation = machine.observe(places.target, elsewhere, rules=rules)
+    observation = machine.observe(spaces.target, elsewhere, rules=rules)
     made = known.topology.links.values()
-    missing = [link for link in made if _is_missing(link, observation, places)]
+    missing = [link for link in made if _is_missing(link, observation, spaces)]
     if missing:
-        instances = {ns.instance for ns in (*elsewhere, places.target) if ns is not None}
+        instances = {ns.instance for ns in (*elsewhere, spaces.target) if ns is not None}
         found, unread = machine.trace(missing, instances)
         observation = observation.with_traced(found, unread)
-    return structs.replace(observation, lost=places.lost) if places.lost else observation
+    return structs.replace(observation, lost=spaces.lost) if spaces.lost else observation
 
 
-def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bool:
-    """Whether a link that was there is not where it was, and may be elsewhere."""
-    if link.name in observation.unread or link.origin.instance in places.lost:
+def _is_missing(link: Link, observation: Observation, spaces: Whereabouts) -> bool:
+    """Whether a link of the journal is not where it was made, and may be elsewhere."""
+    if link.name in observation.unread or link.origin.instance in spaces.lost:
         return False
     if not is_of_this_boot(link):
         return False
@@ -67,7 +79,7 @@ def _is_missing(link: Link, observation: Observation, places: Whereabouts) -> bo
 def require_target(target: str, known: LastKnown) -> None:
     """Raise MachineError if the target cannot be found and the journal has links in it."""
     origins = {link.name: link.origin for link in known.links()}
-    # Where the instance is known, it is looked for elsewhere.
+    # A namespace whose instance is known is searched for in ``whereabouts``.
     names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
     if names and netns.lacks_process(target):
         raise MachineError(
@@ -97,18 +109,18 @@ def whereabouts(
     *,
     assume_gone: bool = False,
 ) -> Whereabouts:
-    """Find the target, and the namespaces that hold these links, whose sockets are in ``transit``.
+    """Find the target, and the namespaces in which these links were made; see the steps above.
 
-    With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError
-    if a namespace must not be opened.
+    The links' sockets are in ``transit``. With ``assume_gone``, nothing is lost. Raises
+    MachineError if a namespace must not be opened.
     """
     here = namespaces.find(target)
     elsewhere: dict[tuple[str, str], Netns] = {}
     missing: dict[str, list[Link]] = {}
-    by_place: dict[tuple[str, str], list[Link]] = {}
+    by_namespace: dict[tuple[str, str], list[Link]] = {}
     for link in links:
-        by_place.setdefault((link.origin.netns, link.origin.instance), []).append(link)
-    for (spec, instance), there in by_place.items():
+        by_namespace.setdefault((link.origin.netns, link.origin.instance), []).append(link)
+    for (spec, instance), there in by_namespace.items():
         found = namespaces.find(spec, instance)
         if found is not None:
             elsewhere[found.spec, found.instance] = found
@@ -124,14 +136,14 @@ def whereabouts(
 
 
 def is_of_this_boot(link: Link) -> bool:
-    """Whether the link may be there still: none outlives a restart of the machine."""
+    """Whether a link was made since the machine's last start, or may have been."""
     return not link.origin.instance or netns.is_of_this_boot(link.origin.instance)
 
 
 def _look_for(
     namespaces: Namespaces, missing: Mapping[str, list[Link]], transit: Netns
 ) -> tuple[dict[str, Netns], dict[str, str]]:
-    """The namespaces that are found, and why each of the others may still exist."""
+    """Step 3: the namespaces found by instance, and why each of the lost ones may still exist."""
     from rait.adapters import netns_search
 
     deadline = time.monotonic() + _CLEANUP_SECONDS
@@ -143,7 +155,7 @@ def _look_for(
             ns.spec = rest[ns.instance][0].origin.netns
             found[ns.instance] = namespaces.keep(ns)
         lost = {
-            instance: _told(links, why)
+            instance: _lost_text(links, why)
             for instance, links in rest.items()
             if instance not in found and (why := result.unseen or _alive(links, transit))
         }
@@ -153,7 +165,7 @@ def _look_for(
 
 
 def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[str, Netns]:
-    """The missing namespaces that the program of one of their links leads to."""
+    """The missing namespaces to which the program of one of their links leads."""
     from rait.adapters.wireguard import traces
 
     found: dict[str, Netns] = {}
@@ -169,13 +181,13 @@ def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[st
 
 
 def _alive(links: Iterable[Link], transit: Netns) -> str:
-    """The evidence that one of these links exists, though its namespace was not found; or ""."""
+    """A sign of life of one of these links, whose namespace was not found; or ""."""
     from rait.adapters.wireguard import traces
 
     return next((why for link in links if (why := traces.sign_of_life(link, transit))), "")
 
 
-def _told(links: list[Link], why: str) -> str:
+def _lost_text(links: list[Link], why: str) -> str:
     spec = links[0].origin.netns
     return (
         f"it was made in {netns.describe(spec)}, which is a different namespace now, and rait did "

@@ -390,16 +390,17 @@ def encode(payload: Payload | Repeats) -> bytes:
         return _encoder.encode(payload)
     except UnicodeEncodeError:
         # Arguments and errors of the system may hold bytes that are no text, which JSON cannot.
-        return msgspec.json.encode(_as_text(msgspec.to_builtins(payload, order="deterministic")))
+        return msgspec.json.encode(as_text(msgspec.to_builtins(payload, order="deterministic")))
 
 
-def _as_text(value: object) -> object:
+def as_text(value: object) -> object:
+    """A value for JSON, with all bytes in it that are no text spelt out as ``\\udcXX``."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_as_text(key): _as_text(item) for key, item in value.items()}
+        return {as_text(key): as_text(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_text(item) for item in value]
+        return [as_text(item) for item in value]
     return value
 
 
