@@ -39,7 +39,7 @@ DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
 # argparse would look for translations of its own words, one by one, and load a library for each
 # language's name first. There are none: what rait says is in English.
-argparse._ = str  # type: ignore[attr-defined]
+argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 _DETAILED = "--detailed-exitcode"
 _WIDTH = 98

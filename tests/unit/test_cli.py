@@ -37,6 +37,7 @@ def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
     assert said.err == ""
     assert said.out.startswith(f"usage: {' '.join(('rait', *command))} [-h]")
     assert max(map(len, said.out.splitlines())) <= 100
+    assert "None" not in said.out.split()
 
 
 @pytest.mark.parametrize(
