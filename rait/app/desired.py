@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rait.app import isolation
 from rait.app.inputs import Registry
-from rait.app.load import Loaded
+from rait.app.load import Loaded, LoadedPeers
 from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Session, open_session
-from rait.domain.doubt import Doubts, doubts_of
+from rait.domain.config.schema import Config
+from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, plan
 from rait.domain.reconcile import Change, Goal
+
+if TYPE_CHECKING:
+    from rait.domain.doubt import Doubts
 
 
 def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> Report:
@@ -52,11 +59,20 @@ def planned_goal(
     leftovers, departed = with_leftovers(known), known.departed
     planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
     problems = peers.document.describe_all((*registry.unresolved, *planned.problems))
-    # Some entries were skipped as they cannot be read, others as their links cannot be made.
-    skipped = (*peers.doubts, *doubts_of(planned.problems, readable=True))
-    doubts = Doubts(skipped, config.transports, peers.document.describe, config.max_links)
-    goal = Goal(planned.topology, planned.names, doubts if skipped else None)
+    doubts = _doubts(config, peers, planned.problems)
+    goal = Goal(planned.topology, planned.names, doubts)
     return goal, [*loaded.warnings, *peers.warnings, *problems]
+
+
+def _doubts(config: Config, peers: LoadedPeers, problems: Sequence[Problem]) -> Doubts | None:
+    """Some entries were skipped as they cannot be read, others as their links cannot be made."""
+    if not (peers.doubts or problems):
+        return None
+    from rait.domain.doubt import Doubts, doubts_of
+
+    skipped = (*peers.doubts, *doubts_of(problems, readable=True))
+    doubts = Doubts(skipped, config.transports, peers.document.describe, config.max_links)
+    return doubts if skipped else None
 
 
 def _extra_cmd_warnings(session: Session, change: Change) -> list[str]:

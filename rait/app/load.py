@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -19,9 +20,11 @@ from rait.adapters.config.source import Read
 from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.digests import fast_sha256
-from rait.domain.doubt import Doubt, doubts_of
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import count_wanted
+
+if TYPE_CHECKING:
+    from rait.domain.doubt import Doubt
 
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
@@ -193,12 +196,17 @@ def load_peers(
     warnings = document.describe_all(problems)
     if known is None:
         caches.keep_peers(text, name, peers, problems, document.known_lines)
+    doubts: tuple[Doubt, ...] = ()
+    if problems:
+        from rait.domain.doubt import doubts_of
+
+        doubts = doubts_of(problems)
     return LoadedPeers(
         peers=peers,
         digest=lambda: _digest(text),
         warnings=warnings,
         document=document,
-        doubts=doubts_of(problems),
+        doubts=doubts,
     )
 
 

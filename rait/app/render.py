@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import structs
@@ -35,7 +35,6 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.guard import WINDOW_HOURS, Reason, Removal
 from rait.domain.topology import Link, LinkPeer, Origin
 from rait.terminal import (
     CHANGES,
@@ -49,6 +48,9 @@ from rait.terminal import (
     report_lost,
     warn,
 )
+
+if TYPE_CHECKING:
+    from rait.domain.guard import Reason, Removal
 
 _NAMED = 20
 """So many links of each kind are named in the guard's message; the JSON has all of them."""
@@ -133,6 +135,8 @@ def removal_text(report: Report, removal: Removal) -> str:
 
 def _cost(removal: Removal) -> str:
     """Which links lose their sessions, and how many may."""
+    from rait.domain.guard import WINDOW_HOURS
+
     count, earlier = len(removal.links), len(removal.earlier)
     what = "end the sessions of" if removal.reasons else "remove"
     cost = f"it would {what} {count} of {counted(removal.of, 'link')} ({_losers(removal)})"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
 from rait.domain.errors import few
 from rait.domain.events import Event, LinkPlaced
-from rait.domain.guard import Removal
 from rait.domain.ownership import Stranger
 from rait.domain.reconcile import Change
 from rait.domain.verdict import Failure, Results, Verdict, verdict
+
+if TYPE_CHECKING:
+    from rait.domain.guard import Removal
 
 Status = Literal["unchanged", "planned", "stopped", "done", "partial", "failed"]
 """``stopped``: the run would have ended too many sessions; ``planned``: it was only shown."""

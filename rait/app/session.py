@@ -17,7 +17,6 @@ from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.app import isolation
-from rait.app.execution import Execution
 from rait.app.inputs import Inputs, Preparation, Registry
 from rait.app.machine import Machine
 from rait.app.options import Options
@@ -29,16 +28,17 @@ from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Secret
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
-from rait.domain.guard import WINDOW_HOURS, Losses, Removal, excessive_removal, recent_losses
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import RunHeader
 from rait.domain.topology import BackendKind, Link, Origin, Topology
+from rait.domain.verdict import NO_RESULTS, verdict
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run
     from rait.app.routing import Routing
+    from rait.domain.guard import Losses, Removal
 
 
 Babeld = Literal["never", "synced", "explicit", "exclusive"]
@@ -146,6 +146,8 @@ class Session:
         Where the clock is behind the journal's last entry, as it was set back or not set yet, the
         hours count from that entry.
         """
+        from rait.domain.guard import WINDOW_HOURS, recent_losses
+
         now = max(time.time_ns(), self.journal.last_at())
         since = now - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(self.journal.runs(since=since, scope=self.name))
@@ -202,6 +204,12 @@ class Session:
         A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
         as the last one did is only counted there.
         """
+        if not (change.events or change.drift or change.leftover_links or change.extra_cmd_owed):
+            alone = self.routing is not None and self.routing.explicit
+            judged = verdict(change, babeld_alone=alone)
+            return carried_out(command, change, NO_RESULTS, judged, warnings)
+        from rait.app.execution import Execution
+
         look_again = partial(self._look_again, change)
         debug = self.options.debug
         execution = Execution(self.machine, change, self.routing, debug, look_again=look_again)
@@ -222,6 +230,10 @@ class Session:
         return structs.replace(report, run=number, extra_cmd_sent=resent)
 
     def _removal(self, change: Change) -> Removal | None:
+        if not change.events:
+            return None
+        from rait.domain.guard import excessive_removal
+
         return excessive_removal(change, self.config.max_removals, self.recent_losses)
 
     def _prepared(self, change: Change, makes_target: bool) -> Change:

@@ -41,7 +41,6 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.diff import diff
-from rait.domain.doubt import Doubts, keep_doubtful
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, ToBabeld
@@ -70,6 +69,7 @@ from rait.domain.vrf import reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
+    from rait.domain.doubt import Doubts
 
 
 class Goal(Struct, frozen=True):
@@ -198,6 +198,8 @@ def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdi
 
 
 def _with_doubtful_kept(change: Change, doubts: Doubts) -> Change:
+    from rait.domain.doubt import keep_doubtful
+
     kept = keep_doubtful(change.observed, change.desired, doubts)
     return structs.replace(
         change,

@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rait.adapters.keys import KeyPair
 from rait.domain.backend import DeviceState
@@ -27,7 +27,9 @@ from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Secret
 from rait.domain.errors import RaitError
 from rait.domain.topology import Device, Endpoint, LinkPeer
-from rait.domain.writes import DeviceWrite, PeerWrite
+
+if TYPE_CHECKING:
+    from rait.domain.writes import DeviceWrite, PeerWrite
 
 _T = TypeVar("_T")
 

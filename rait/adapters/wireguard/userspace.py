@@ -26,12 +26,6 @@ from rait.adapters.netns import Namespaces, Netns, entered, reason
 from rait.adapters.wireguard import process as programs
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.sockets import TUN, Sockets, update_settings
-from rait.adapters.wireguard.userspace_setup import (
-    Setup,
-    end_leftover,
-    find_leftover,
-    set_port,
-)
 from rait.domain.backend import Interface, ObservedLink, UnreadLink, observed
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
@@ -44,7 +38,6 @@ from rait.domain.events import (
     PeerUpdated,
 )
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
-from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
 _AT_ONCE = 64
 """Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
@@ -151,6 +144,8 @@ class UserspaceBackend:
             errors = update_settings(via, TUN, updates)
             yield from (str(errors[e.name]) if e.name in errors else None for e in events)
         elif isinstance(events[0], LinkAdded):
+            from rait.adapters.wireguard.userspace_setup import Setup
+
             links = [event.link for event in events if isinstance(event, LinkAdded)]
             for start in range(0, len(links), _AT_ONCE):
                 some = links[start : start + _AT_ONCE]
@@ -161,6 +156,8 @@ class UserspaceBackend:
 
     def may_be_leftover(self, name: str) -> bool:
         """Whether a killed run left a half-made link of this name, or may have."""
+        from rait.adapters.wireguard.userspace_setup import find_leftover
+
         try:
             process = find_leftover(name, self._transit, self._key)
         except RaitError:
@@ -171,10 +168,14 @@ class UserspaceBackend:
 
     def end_leftover(self, name: str) -> bool:
         """End the half-made link of this name; whether there was one. Raises RaitError."""
+        from rait.adapters.wireguard.userspace_setup import end_leftover
+
         return end_leftover(name, self._transit, self._key)
 
     def _write(self, event: DeviceUpdated | PeerEvent) -> None:
         """Have the program of a link carry out what an event changes. Raises RaitError."""
+        from rait.domain.writes import NOTHING, write_of
+
         write = write_of(event)
         secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
@@ -190,6 +191,9 @@ class UserspaceBackend:
                 self._change_port(client, write.listen_port)
 
     def _change_port(self, client: uapi.Client, port: int) -> None:
+        from rait.adapters.wireguard.userspace_setup import set_port
+        from rait.domain.writes import DeviceWrite
+
         # The event's own idea of it may be 0, for a port that the program chose.
         old = client.get(self._key).device.listen_port
         try:
