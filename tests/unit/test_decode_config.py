@@ -449,6 +449,13 @@ def test_what_is_no_port_range_is_refused(value):
     assert '"1024-65535"' in found.message
 
 
+def test_only_isolation_by_namespaces_has_namespaces():
+    apart = {"transit": "under", "target": "over"}
+    netns, vrf = Isolation(type="netns", **apart), Isolation(type="vrf", **apart)
+    assert (netns.transit_netns, netns.target_netns) == ("under", "over")
+    assert (vrf.transit_netns, vrf.target_netns) == ("", "")
+
+
 def test_what_was_written_for_a_port_range_is_named():
     assert error(port_range=True).message.endswith(", not true")
     assert error(port_range=[1, "x"]).message.endswith(', not "x"')

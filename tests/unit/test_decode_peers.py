@@ -250,6 +250,13 @@ def test_a_list_without_any_entry_that_can_be_used_is_an_error(entries):
     assert problem.path[0] == "peers"
 
 
+def test_a_name_has_up_to_255_characters():
+    assert peers(flat(A, Name="n" * 255))[0].name == "n" * 255
+    found, where, message = only_warning(flat(A, Name="n" * 256))
+    assert (found[0].name, where) == (None, ("peers", 0, "Name"))
+    assert "255 characters" in message
+
+
 def test_a_name_that_is_a_key_is_left_out():
     found, where, message = only_warning(flat(A, Name=f"mine: {B}"))
     assert found[0].name is None
