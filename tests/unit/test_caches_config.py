@@ -171,6 +171,15 @@ def test_a_key_in_escapes_is_read_each_time(load, parsed):
     assert len(parsed) == 2
 
 
+@pytest.mark.parametrize("key", [PRIVATE, PRIVATE.rstrip("=")])
+def test_a_key_that_is_in_another_place_too_is_not_kept_there(load, kept, parsed, key):
+    text = HCL.replace("sync = true", f'extra_cmd = "flush {key}"')
+    for _ in range(2):
+        assert load(text).config.babeld.extra_cmd == f"flush {key}"
+    assert len(parsed) == 2
+    assert list(kept.iterdir()) == []
+
+
 def test_who_may_read_the_file_is_looked_at_each_time(load, tmp_path):
     assert not any("chmod" in warning for warning in load().warnings)
     (tmp_path / "rait.conf").chmod(0o644)

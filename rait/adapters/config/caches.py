@@ -67,7 +67,8 @@ def keep_config(text: str, url: str, known: KnownConfig) -> None:
     if config.private_key is not None:
         key = config.private_key.reveal()
         begin = text.find(key)
-        if begin < 0:  # it is spelt in another way, with escapes
+        # It may be spelt in another way, with escapes; or stand also where something is kept of.
+        if begin < 0 or text.count(key.rstrip("=")) > 1:
             return
         known = structs.replace(known, key_at=(begin, begin + len(key)))
     # Nobody reads the remarks, which may hold anything.
