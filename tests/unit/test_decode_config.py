@@ -498,3 +498,10 @@ def test_a_time_to_keep_runs_that_is_none(text: Any) -> None:
 @pytest.mark.parametrize("path", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
 def test_a_journal_that_is_no_path(path: str) -> None:
     assert error(journal=path).message == "must be the path of a file on this machine"
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"), [("j.db/", "j.db"), ("/x//j.db//", "/x//j.db"), ("/", "/"), ("..", "..")]
+)
+def test_a_journal_is_a_file_even_with_a_slash_at_its_end(path: str, meant: str) -> None:
+    assert decoded(journal=path).journal == meant

@@ -106,7 +106,7 @@ def _check_private_key(top: Block[Config], required: bool) -> None:
 def _journal(path: str) -> str:
     if path == "-" or _URL.match(path):
         raise ValueError("must be the path of a file on this machine")
-    return path
+    return path.rstrip("/") or path  # with a slash at its end, it would be a directory to be made
 
 
 def _span(value: object) -> int | None:
