@@ -168,6 +168,9 @@ def test_a_port_that_the_kernel_chose_is_nobody_elses() -> None:
     kept = keep_doubtful(observed, desired, about((doubt,)))
     assert kept.desired.links == {"w5": unread, "x5": before, "x6": random}
     assert [problem.link for problem in kept.problems] == ["w5", "x5"]
+    unread = link("w7", 0, "unread")
+    kept = keep_doubtful(Topology({"w7": unread}), Topology({"x6": random}), about((doubt,)))
+    assert kept.desired.links == {"x6": random, "w7": unread}
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))

@@ -154,7 +154,7 @@ def test_what_a_transport_needs(key):
         ("send_port", 1.0, "not 1.0"),
         ("send_port", 10**4000, "a huge number"),
         ("mtu", 1279, "babeld needs IPv6"),
-        ("mtu", MAX_MTU + 1, f"to {MAX_MTU}"),
+        ("mtu", MAX_MTU + 1, "to 65455 "),
         ("address_family", "ip5", 'must be ip4 or ip6, not "ip5"'),
         ("address_family", 4, "must be ip4 or ip6, not 4"),
         ("ifprefix", "", "must not be empty"),
@@ -286,7 +286,7 @@ def test_keys_get_one_spelling():
         ({"table": 100}, ("isolation", "table"), 'only with type = "vrf"'),
         ({"target": "a/b"}, ("isolation", "target"), "network namespace"),
         ({"transit": ".."}, ("isolation", "transit"), "network namespace"),
-        ({"transit": "t" * 300}, ("isolation", "transit"), "longer than 255 bytes"),
+        ({"transit": "t" * 256}, ("isolation", "transit"), "longer than 255 bytes"),
         ({"type": "vrf", "target": "m%d", "table": 9}, ("isolation", "target"), "no '%'"),
         ({"ifgroup": 0}, ("isolation", "ifgroup"), "put in none"),
         ({"ifgroup": 0x7FFF0000}, ("isolation", "ifgroup"), "for rait itself"),
@@ -304,6 +304,7 @@ def test_keys_get_one_spelling():
             "from 1 to 4294967295, not",
         ),
         ({"type": "vrf", "target": "m", "table": 254}, ("isolation", "table"), "own table"),
+        ({"type": "vrf", "target": "m", "table": 255}, ("isolation", "table"), "own table"),
         ({"type": "vrf", "target": "m" * 16, "table": 9}, ("isolation", "target"), "15 bytes"),
     ],
 )
@@ -449,6 +450,31 @@ def test_what_is_no_port_range_is_refused(value):
     assert '"1024-65535"' in found.message
 
 
+@pytest.mark.parametrize(
+    "isolation",
+    [
+        {"transit": "t" * 255},
+        {"ifgroup": 1},
+        {"ifgroup": 2147418111},
+        {"type": "vrf", "target": "m", "table": 1},
+        {"type": "vrf", "target": "m", "table": 253},
+        {"type": "vrf", "target": "m", "table": 256},
+        {"type": "vrf", "target": "m", "table": 4294967295},
+    ],
+)
+def test_what_isolation_may_go_to(isolation):
+    assert errors(isolation=isolation) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mtu", 1280), ("mtu", 65455), ("send_port", 1), ("send_port", 65535), ("fwmark", 4294967295)],
+)
+def test_what_a_transport_may_go_to(key, value):
+    (only,) = decoded(transport=[transport(**{key: value})]).transports
+    assert getattr(only, key) == value
+
+
 def test_only_isolation_by_namespaces_has_namespaces():
     apart = {"transit": "under", "target": "over"}
     netns, vrf = Isolation(type="netns", **apart), Isolation(type="vrf", **apart)
@@ -478,7 +504,16 @@ def test_all_errors_are_found_at_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "days"), [("365d", 365), ("2w", 14), ("24h", 1), ("forever", None), (..., 365)]
+    ("text", "days"),
+    [
+        ("365d", 365),
+        ("2w", 14),
+        ("24h", 1),
+        ("2880m", 2),
+        ("259200s", 3),
+        ("forever", None),
+        (..., 365),
+    ],
 )
 def test_how_long_the_journal_keeps_its_runs(text: Any, days: int | None) -> None:
     expected = None if days is None else days * 86400 * 10**9
