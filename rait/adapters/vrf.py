@@ -117,20 +117,10 @@ def _is_marked(rule: bytes) -> bool:
     return dict(attributes(rule, _RULE_HEADER.size)).get(FRA_PROTOCOL) == bytes([PROTOCOL])
 
 
-def find(name: str) -> tuple[str, int | None] | None:
-    """An interface's kind and, if it is a VRF, its table; None if there is no such interface.
-
-    Raises MachineError.
-    """
+def find(name: str) -> rtnl.FoundInterface | None:
+    """An interface of the namespace that rait runs in, or None. Raises MachineError."""
     with open_netns("") as here, NetlinkSocket(here, NETLINK_ROUTE) as via:
-        try:
-            (body,) = via.ask(rtnl.get_link(name))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
-    _, _, found = rtnl.attributes_of_link(body)
-    return rtnl.kind_of(found), rtnl.vrf_table(found)
+        return rtnl.find(via, name)
 
 
 def accepts_from_vrfs() -> bool:

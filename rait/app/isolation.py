@@ -24,10 +24,10 @@ def transit_table(config: Config) -> int | None:
     from rait.adapters import vrf
 
     name = config.isolation.transit
-    kind, table = vrf.find(name) or (None, None)
-    if table is None:
-        raise MachineError(missing_transit(name, kind))
-    return table
+    found = vrf.find(name)
+    if found is None or found.table is None:
+        raise MachineError(missing_transit(name, found.kind if found is not None else None))
+    return found.table
 
 
 def transit_table_in(observation: Observation, config: Config) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from rait.adapters import netns, netns_search, vrf
+from rait.adapters.netlink.rtnl import FoundInterface
 from rait.adapters.netns import Namespaces
 from rait.app import isolation
 from rait.domain.backend import Observation, ObservedVrf
@@ -55,7 +56,7 @@ def here(instance: str) -> Namespaces:
 
 
 def test_the_table_of_the_transit_vrf_is_asked_for_where_there_is_one(monkeypatch) -> None:
-    calls = answer(monkeypatch, "find", ("vrf", 200))
+    calls = answer(monkeypatch, "find", FoundInterface(5, "vrf", 0, 200))
     assert isolation.transit_table(WITH_TRANSIT) == 200
     assert calls == ["under"]
     refuse(monkeypatch, "find")
@@ -64,7 +65,8 @@ def test_the_table_of_the_transit_vrf_is_asked_for_where_there_is_one(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("found", "told"), [(None, "there is no VRF under"), (("bridge", None), "of kind bridge")]
+    ("found", "told"),
+    [(None, "there is no VRF under"), (FoundInterface(5, "bridge", 0), "of kind bridge")],
 )
 def test_a_transit_vrf_that_is_missing_is_told_of(monkeypatch, found: object, told: str) -> None:
     answer(monkeypatch, "find", found)

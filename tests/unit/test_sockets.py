@@ -12,10 +12,10 @@ from msgspec import structs
 from rait.adapters import netns
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
+from rait.adapters.netlink.rtnl import FoundInterface
 from rait.adapters.netlink.socket import NetlinkError, Request
 from rait.adapters.wireguard.sockets import (
     TUN,
-    Found,
     Sockets,
     check_is_for,
     first_update,
@@ -36,7 +36,11 @@ class Kernel:
     """Knows links by name, takes what is sent, and refuses what it is told to."""
 
     def __init__(self) -> None:
-        self.links = {"w1": Found(1, KIND, 54), "w2": Found(2, KIND, 54), "vrf": Found(9, "vrf", 0)}
+        self.links = {
+            "w1": FoundInterface(1, KIND, 54),
+            "w2": FoundInterface(2, KIND, 54),
+            "vrf": FoundInterface(9, "vrf", 0),
+        }
         self.sent: list[Request] = []
         self.refused: dict[Request, int] = {}
 
@@ -92,18 +96,18 @@ def test_a_link_is_freed_from_its_vrf(kernel: Kernel, via: Sockets) -> None:
 
 
 def test_the_kernel_gives_a_tun_no_address_of_its_own(kernel: Kernel, via: Sockets) -> None:
-    kernel.links["w1"] = Found(1, TUN, 54)
+    kernel.links["w1"] = FoundInterface(1, TUN, 54)
     assert update_settings(via, TUN, [LinkUpdated("w1", DOWN, UP)]) == {}
     raised = [rtnl.set_link(1, up=True), rtnl.add_address(1, "fe80::1/64")]
     assert kernel.sent == [rtnl.no_generated_address(1), *raised]
 
 
 def test_one_that_fails_fails_alone(kernel: Kernel, via: Sockets) -> None:
-    kernel.links["w3"] = Found(3, "bridge", 0)
+    kernel.links["w3"] = FoundInterface(3, "bridge", 0)
     after = structs.replace(UP, mtu=1300)
     kernel.refused = {rtnl.set_link(1, mtu=1300): errno.EINVAL}
     moved = structs.replace(UP, master="no-vrf")
-    kernel.links["w5"] = Found(5, KIND, 54)
+    kernel.links["w5"] = FoundInterface(5, KIND, 54)
     events = [LinkUpdated(name, UP, after) for name in ("w1", "w3", "w4", "w5")]
     errors = update_settings(via, KIND, [LinkUpdated("w2", UP, moved), *events])
     assert {name: str(error) for name, error in errors.items()} == {

@@ -151,7 +151,7 @@ def test_what_marks_rules_and_routes_as_ours_stays_what_it_was() -> None:
 
 
 def test_an_interface_is_found_by_its_name() -> None:
-    assert vrf.find("lo") == ("", None)
+    assert vrf.find("lo") == rtnl.FoundInterface(1, "", 0)
     assert vrf.find("not-there") is None
     with pytest.raises(MachineError, match="ERANGE"):
         vrf.find("a-name-of-more-than-15-bytes")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct
 from typing import Any
+
+from msgspec import Struct as Record
 
 from rait.adapters.netlink.picker import BYTES, U32, Picker
 from rait.adapters.netlink.socket import (
@@ -14,6 +17,7 @@ from rait.adapters.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    NetlinkError,
     NetlinkSocket,
     Request,
     attribute,
@@ -76,6 +80,30 @@ _of_link = Picker(
 )
 _of_address = Picker({IFA_ADDRESS: BYTES, IFA_LOCAL: BYTES}, _IFADDR.size)
 _LINK_LOCAL = b"\xfe\x80"
+
+
+class FoundInterface(Record, frozen=True, gc=False):
+    """An interface that was looked up by name; ``kind`` is "" for a physical one.
+
+    ``table`` is the routing table of a VRF, None for any other interface.
+    """
+
+    index: int
+    kind: str
+    group: int
+    table: int | None = None
+
+
+def find(rtnl: NetlinkSocket, name: str) -> FoundInterface | None:
+    """An interface of the socket's namespace, or None. Raises MachineError."""
+    try:
+        (body,) = rtnl.ask(get_link(name))
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    index, _, found = attributes_of_link(body)
+    return FoundInterface(index, kind_of(found), found.get(IFLA_GROUP, 0), vrf_table(found))
 
 
 def interfaces(ns: Netns) -> dict[str, Interface]:

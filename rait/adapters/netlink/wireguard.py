@@ -68,8 +68,8 @@ _GENL = Struct("=BBH")
 _U16 = Struct("=H")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
-# Not the private key: it is never read further than the kernel's message. A preshared key becomes
-# a digest as soon as it is read.
+# The private key is not picked, so it stays in the kernel's message. A preshared key becomes a
+# digest as soon as it is read.
 _of_device = Picker(
     {
         WGDEVICE_A_PUBLIC_KEY: BYTES,
@@ -95,15 +95,15 @@ _of_family = Picker({CTRL_ATTR_FAMILY_ID: U16}, _GENL.size)
 _NO_KEY = bytes(WG_KEY_LEN)
 
 PskDigest = Callable[[str, bytes], str]
-"""What stands for the preshared key of the peer with a public key; see adapters/keys.py."""
+"""A function from a peer's public key and its preshared key to a digest: see adapters/keys.py."""
 
 _ALLOWED_IPS_AT_ONCE = 512
 _PEERS_BYTES = 32 << 10
-"""A nested attribute ends at 64 KiB; a peer with the most allowed IPs at once takes 20 KiB."""
+"""The peers of one message. An attribute ends at 64 KiB, and one part of a peer takes up to 20."""
 
 
 def find_family(generic: NetlinkSocket) -> int:
-    """The number of WireGuard's generic netlink family; the kernel loads its module for this.
+    """The number of WireGuard's generic netlink family. The kernel loads its module for the answer.
 
     Raises NetlinkError with ENOENT where there is no WireGuard.
     """
@@ -116,17 +116,17 @@ def find_family(generic: NetlinkSocket) -> int:
 
 
 def get_device(family: int, name: str) -> Request:
-    """A dump of one device."""
+    """A request for a dump of one device."""
     return Request(family, 0, _GENL.pack(WG_CMD_GET_DEVICE, 1, 0) + _ifname(name))
 
 
 def set_device(
     family: int, name: str, write: DeviceWrite, secret: Secret | None = None
 ) -> list[Request]:
-    """Write to a device, with ``secret`` for the private key; no other peer is touched.
+    """The requests that write to a device, with ``secret`` for the private key.
 
-    One message, or more where the peers do not fit one. Raises MachineError for a key or an
-    endpoint that is none.
+    Peers that ``write`` does not name stay as they are. There is more than one request where the
+    peers do not fit into one. Raises MachineError for a malformed key or endpoint.
     """
     head = _GENL.pack(WG_CMD_SET_DEVICE, 1, 0) + _ifname(name)
     body = head
@@ -147,8 +147,8 @@ def set_device(
 def decode_device(bodies: Iterable[bytes], psk_digest: PskDigest) -> DeviceState:
     """The device that the messages of one dump add up to. Raises MalformedError.
 
-    A peer that does not fit a message goes on in the next one under the same key, with its other
-    allowed IPs; only the first message tells of the device itself.
+    Only the first message describes the device itself. A peer that does not fit into one message
+    continues in the next one, under the same key and with the rest of its allowed IPs.
     """
     device: dict[int, Any] = {}
     peers: dict[bytes, dict[int, Any]] = {}
@@ -181,18 +181,18 @@ def _device_state(
         handshakes[name] = peer.get(WGPEER_A_LAST_HANDSHAKE_TIME, 0)
         received[name] = peer.get(WGPEER_A_RX_BYTES, 0)
         sent[name] = peer.get(WGPEER_A_TX_BYTES, 0)
-    told = Device(
+    own = Device(
         _key_text(device.get(WGDEVICE_A_PUBLIC_KEY, b"")),
         device.get(WGDEVICE_A_LISTEN_PORT, 0),
         device.get(WGDEVICE_A_FWMARK, 0),
     )
-    return DeviceState(told, tuple(peers), handshakes, received, sent)
+    return DeviceState(own, tuple(peers), handshakes, received, sent)
 
 
 def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
     key = _decode_key(peer.public_key)
     if key is None:
-        raise MachineError(f"{peer.public_key!r} is no WireGuard key")
+        raise MachineError(f"{peer.public_key!r} is not a WireGuard key")
     head = attribute(WGPEER_A_PUBLIC_KEY, key)
     flags = WGPEER_F_REMOVE_ME if peer.remove else 0
     if peer.remove or peer.update_only:
@@ -210,7 +210,7 @@ def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
         first += attribute(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, _U16.pack(peer.keepalive))
     networks = peer.allowed_ips or ()
     yield _peer_entry(first, networks[:_ALLOWED_IPS_AT_ONCE])
-    # What follows must not replace the allowed IPs that went before.
+    # The messages for the rest of the allowed IPs add to those of the first.
     rest = head + (number(WGPEER_A_FLAGS, flags) if flags else b"")
     for start in range(_ALLOWED_IPS_AT_ONCE, len(networks), _ALLOWED_IPS_AT_ONCE):
         yield _peer_entry(rest, networks[start : start + _ALLOWED_IPS_AT_ONCE])
@@ -256,12 +256,13 @@ def _allowed_ips(data: bytes) -> tuple[str, ...]:
         mask = found.get(WGALLOWEDIP_A_CIDR_MASK, b"")
         if len(raw) not in (4, 16) or len(mask) != 1:
             raise MalformedError("WireGuard's netlink answer has an allowed IP of no known form")
-        networks.append(f"{socket.inet_ntop(_family(raw), raw)}/{mask[0]}")
+        family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+        networks.append(f"{socket.inet_ntop(family, raw)}/{mask[0]}")
     return tuple(networks)
 
 
 def encode_endpoint(endpoint: Endpoint) -> bytes:
-    """An endpoint as struct sockaddr. Raises MachineError for one that the kernel cannot take."""
+    """An endpoint as struct sockaddr. Raises MachineError for one that does not fit."""
     address, _, zone = endpoint.address.partition("%")
     try:
         port = endpoint.port.to_bytes(2, "big")
@@ -272,8 +273,8 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         return _SOCKADDR_IN6.pack(socket.AF_INET6, port, raw, int(zone or 0))
     except (OSError, OverflowError, ValueError, StructError):
         raise MachineError(
-            f"the kernel does not take {endpoint} as an endpoint: it takes an IP address and "
-            "a port, and as zone (%) the number of an interface"
+            f"the kernel does not take {endpoint} as an endpoint: an endpoint has an IP address, "
+            "a port and, as zone (%), the number of an interface"
         ) from None
 
 
@@ -315,7 +316,3 @@ def _key_text(raw: bytes) -> str:
 
 def _ifname(name: str) -> bytes:
     return attribute(WGDEVICE_A_IFNAME, ifname_bytes(name) + b"\0")
-
-
-def _family(raw: bytes) -> int:
-    return socket.AF_INET if len(raw) == 4 else socket.AF_INET6

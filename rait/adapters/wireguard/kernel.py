@@ -1,4 +1,4 @@
-"""The kernel's WireGuard: what is there, and changes of many links at a time."""
+"""Links of the kernel's WireGuard: observed and changed many at a time."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ from rait.domain.topology import Link, Origin
 from rait.domain.writes import NOTHING, write_of
 
 Errors = dict[str, str]
+"""By the name of a link, why a change of it failed. A link that is not in here is done."""
 
-_AT_ONCE = 16
-"""So many groups of links are removed side by side."""
+_GROUPS = 16
+"""The number of groups that links are removed in, side by side."""
 
 _FEW_REMOVALS = 2
+"""The most links that are removed one by one."""
 
 
 class KernelBackend:
-    """WireGuard links of the kernel, with their UDP sockets in ``transit``, all with one key."""
+    """WireGuard links of the kernel with one key pair, whose UDP sockets are in ``transit``."""
 
     def __init__(self, transit: Sockets, key: KeyPair) -> None:
         self._transit = transit
@@ -53,14 +55,14 @@ class KernelBackend:
     def observe(
         self, via: Sockets, interfaces: Mapping[str, Interface]
     ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
-        """See Backend. Raises MachineError where the namespace or WireGuard is out of reach."""
+        """See Backend. Raises MachineError if the kernel does not list the links."""
         wanted = [each for each in interfaces.values() if each.kind == rtnl.WIREGUARD]
         if not wanted:
             return {}, {}
         origin = Origin("kernel", via.ns.spec, instance=via.ns.instance)
         states = self._read(via, [each.name for each in wanted])
         links = {
-            # WireGuard takes the carrier away with the namespace in which the link was made.
+            # A link loses its carrier when the namespace that it was made in is destroyed.
             each.name: observed(each, origin, state, dead=each.up and not each.carrier)
             for each, state in zip(wanted, states, strict=True)
             if state is not None
@@ -68,9 +70,10 @@ class KernelBackend:
         return links, {}
 
     def trace(self, via: Sockets, wanted: Mapping[str, Link]) -> dict[str, ObservedLink]:
-        """Those of these links that somebody moved to this namespace. Raises MachineError.
+        """Those of the wanted links that somebody moved to this namespace. Raises MachineError.
 
-        One is the same if it has the key that it had, or ours: nobody else can give it those.
+        An interface is the wanted link if it has the name, and the link's last known key or our
+        own: nobody else can give an interface one of these.
         """
         there = rtnl.read_interfaces(via.rtnl)
         found, _ = self.observe(via, {name: there[name] for name in wanted.keys() & there.keys()})
@@ -142,7 +145,7 @@ class KernelBackend:
     def _requests(
         self, via: Sockets, event: LinkAdded | DeviceUpdated | PeerEvent
     ) -> list[Request]:
-        """The messages that write what an event changes. Raises RaitError."""
+        """The requests that write what an event changes. Raises RaitError."""
         write = write_of(event)
         if write == NOTHING:
             return []
@@ -150,7 +153,7 @@ class KernelBackend:
         return wg.set_device(via.family, event.name, write, secret)
 
     def _read(self, via: Sockets, names: Sequence[str]) -> list[DeviceState | None]:
-        """The devices, in order; None for one that went, or became something else, meanwhile."""
+        """The devices, in order; None for one that is gone, or is no WireGuard device any more."""
         states: list[DeviceState | None] = []
         requests = [wg.get_device(via.family, name) for name in names]
         for answer in via.wireguard.dump_each(requests):
@@ -164,7 +167,7 @@ class KernelBackend:
 
 
 class _Addition:
-    """New links on their way, step by step; those that fail are taken back at the end."""
+    """New links, made in three steps of one batch each; those that fail are deleted at the end."""
 
     def __init__(self, via: Sockets, transit: Sockets, links: Mapping[str, Link]) -> None:
         self._via = via
@@ -174,7 +177,7 @@ class _Addition:
         self._errors: Errors = {}
 
     def carry_out(self, writes: Mapping[str, Sequence[Request]]) -> Errors:
-        """Make links, whose devices are to be written so; the errors of those that failed."""
+        """Make the links, and write to their devices; gives the errors of those that failed."""
         try:
             self._make()
             self._configure(writes)
@@ -188,7 +191,7 @@ class _Addition:
         return self._errors
 
     def _make(self) -> None:
-        """Make the interfaces in the target namespace, their UDP sockets in the transit one."""
+        """Make the interfaces in the target namespace, with UDP sockets in the transit one."""
         requests: dict[str, list[Request]] = {}
         for name, link in self._links.items():
             wanted = link.settings
@@ -205,7 +208,7 @@ class _Addition:
         self._made = self._via.indexes(made, rtnl.WIREGUARD)
         for name in made:
             if name not in self._made:
-                self._errors[name] = "it was removed by someone else as soon as it was made"
+                self._errors[name] = "somebody else deleted it as soon as it was made"
 
     def _configure(self, writes: Mapping[str, Sequence[Request]]) -> None:
         alive = {name: writes[name] for name in self._alive()}
@@ -213,7 +216,7 @@ class _Addition:
             self._errors[name] = f"WireGuard's settings could not be set: {error}"
 
     def _set_up(self) -> None:
-        """Raise the links, which is when the kernel binds their listen ports, with an address."""
+        """Raise the links, when the kernel binds their listen ports, and give them addresses."""
         alive = self._alive()
         updates = [first_update(self._links[n], self._links[n].settings.master) for n in alive]
         for name, error in update_settings(self._via, rtnl.WIREGUARD, updates, alive).items():
@@ -233,28 +236,32 @@ class _Addition:
 
 
 def _remove(via: Sockets, names: Sequence[str]) -> Errors:
-    """Remove links; one that is gone already counts as removed."""
+    """Remove links; one that is gone already counts as removed.
+
+    The kernel waits for a grace period in each request to delete, so one request deletes many
+    links: a whole group of interfaces. The user's group may hold links that are not ours, so the
+    links are first moved to private groups, a few of which are then deleted side by side. What was
+    not moved or not deleted is deleted link by link, which also says why it fails.
+    """
     found = via.indexes(names, rtnl.WIREGUARD)
     if len(found) <= _FEW_REMOVALS:
         return _remove_one_by_one(via, found)
     private = _private_groups()
     groups = {name: private[i % len(private)] for i, name in enumerate(found)}
-    # A group can be removed in one request, but the user's group may hold links that are not ours.
     moves = {n: [rtnl.set_link(index, group=groups[n])] for n, index in found.items()}
     unmoved = perform(via.rtnl, moves)
-    stubborn = _remove_groups(via, {g for n, g in groups.items() if n not in unmoved})
-    rest = {n: i for n, i in found.items() if n in unmoved or groups[n] in stubborn}
+    undeleted = _remove_groups(via, {g for n, g in groups.items() if n not in unmoved})
+    rest = {n: i for n, i in found.items() if n in unmoved or groups[n] in undeleted}
     return _remove_one_by_one(via, rest)
 
 
 def _private_groups() -> range:
-    """Groups for links on their way out: this process's own, as another rait may be removing too.
+    """Groups for links that are about to be deleted, which no other rait that runs now has.
 
-    A link that is found in one later was left behind by a removal that was killed; see
-    domain/reconcile.py.
+    If a run is killed, a later one finds links in such a group; see domain/reconcile.py.
     """
-    first = PRIVATE_GROUPS + os.getpid() % 4096 * _AT_ONCE
-    return range(first, first + _AT_ONCE)
+    first = PRIVATE_GROUPS + os.getpid() % 4096 * _GROUPS
+    return range(first, first + _GROUPS)
 
 
 def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
@@ -264,20 +271,20 @@ def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
 
 
 def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:
-    """Remove the links of the groups; the groups for which that failed.
+    """Delete the links of the groups, and give the groups for which that failed.
 
-    The kernel waits for a grace period in each request, and waits for several sockets at once.
+    Each request has a socket and a thread, so that the kernel waits for all grace periods at once.
     """
-    import threading  # here, as only a removal of many links needs it
+    import threading
 
-    stubborn: set[int] = set()
+    undeleted: set[int] = set()
 
     def remove_group(own: NetlinkSocket, group: int) -> None:
         try:
             if any(own.perform([rtnl.delete_group(group)])):
-                stubborn.add(group)
+                undeleted.add(group)
         except MachineError:
-            stubborn.add(group)
+            undeleted.add(group)
 
     sockets: list[NetlinkSocket] = []
     try:
@@ -292,4 +299,4 @@ def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:
     finally:
         for own in sockets:
             own.close()
-    return stubborn
+    return undeleted

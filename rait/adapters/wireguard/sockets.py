@@ -1,7 +1,7 @@
-"""What both WireGuard backends do by netlink in one network namespace, many links at a time.
+"""What both WireGuard backends do by netlink in one network namespace, with many links at a time.
 
-Changes are given by the links' names, and so are the errors: a link that is not among these is
-done. No change stops for one link that fails.
+Functions take changes by the name of a link, and give errors by name: a link without an error is
+done. A link that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import errno
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import wireguard as wg
+from rait.adapters.netlink.rtnl import FoundInterface
 from rait.adapters.netlink.socket import (
     NETLINK_GENERIC,
     NETLINK_ROUTE,
@@ -30,19 +31,11 @@ from rait.domain.topology import Link, LinkSettings
 TUN = "tun"
 
 _FEW = 8
-"""Up to this many links are looked up one by one; for more a list of all is cheaper."""
-
-
-class Found(Struct, frozen=True):
-    """An interface that was looked up by its name; ``kind`` is "" for physical ones."""
-
-    index: int
-    kind: str
-    group: int
+"""The most links that are looked up one by one. For more, a list of all links is cheaper."""
 
 
 def kernel_has_wireguard() -> bool:
-    """Whether this kernel has WireGuard; its module is loaded if need be."""
+    """Whether this kernel has WireGuard. The question makes the kernel load its module."""
     try:
         with open_netns("") as here, Sockets(here) as sockets:
             return sockets.family > 0
@@ -51,7 +44,7 @@ def kernel_has_wireguard() -> bool:
 
 
 class Sockets:
-    """A network namespace and the netlink sockets in it, each opened when it is first used."""
+    """A network namespace and netlink sockets in it, each opened on first use."""
 
     def __init__(self, ns: Netns) -> None:
         self.ns = ns
@@ -59,25 +52,25 @@ class Sockets:
 
     @cached_property
     def rtnl(self) -> NetlinkSocket:
-        """For interfaces and addresses, rtnetlink(7). Raises MachineError."""
+        """The socket for interfaces and addresses (rtnetlink(7)). Raises MachineError."""
         return NetlinkSocket(self.ns, NETLINK_ROUTE)
 
     @cached_property
     def wireguard(self) -> NetlinkSocket:
-        """For the kernel's WireGuard devices. Raises MachineError."""
+        """The socket for the kernel's WireGuard devices. Raises MachineError."""
         return NetlinkSocket(self.ns, NETLINK_GENERIC)
 
     @cached_property
     def family(self) -> int:
-        """The number of WireGuard's netlink family. Raises MachineError, and says what to do."""
+        """The number of WireGuard's netlink family. Raises MachineError without WireGuard."""
         try:
             return wg.find_family(self.wireguard)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
             raise MachineError(
-                "this kernel has no WireGuard: `modprobe wireguard`, or install a kernel that has "
-                "it"
+                "this kernel has no WireGuard: try `modprobe wireguard`, or install a kernel that "
+                "has WireGuard"
             ) from error
 
     def __enter__(self) -> Sockets:
@@ -92,19 +85,12 @@ class Sockets:
             if isinstance(opened, NetlinkSocket):
                 opened.close()
 
-    def find(self, name: str) -> Found | None:
-        """An interface, or None where it does not exist. Raises MachineError."""
-        try:
-            (body,) = self.rtnl.ask(rtnl.get_link(name))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
-        index, _, attributes = rtnl.attributes_of_link(body)
-        return Found(index, rtnl.kind_of(attributes), attributes.get(rtnl.IFLA_GROUP, 0))
+    def find(self, name: str) -> FoundInterface | None:
+        """An interface of the namespace, or None. Raises MachineError."""
+        return rtnl.find(self.rtnl, name)
 
     def indexes(self, names: Collection[str], kind: str) -> dict[str, int]:
-        """The indexes of those that exist and are of this kind. Raises MachineError."""
+        """The indexes of those interfaces that exist and are of this kind. Raises MachineError."""
         if len(names) > _FEW:
             every, wanted = rtnl.indexes(self.rtnl, kind), frozenset(names)
             return {name: index for name, index in every if name in wanted}
@@ -121,7 +107,7 @@ class Sockets:
         return self._masters[name]
 
     def perform(self, *requests: Request) -> None:
-        """Send requests of rtnetlink. Raises the NetlinkError of the first that failed."""
+        """Send rtnetlink requests. Raises the NetlinkError of the first that failed."""
         for error in self.rtnl.perform(requests):
             if error is not None:
                 raise error
@@ -130,7 +116,7 @@ class Sockets:
 def perform(
     via: NetlinkSocket, requests: Mapping[str, Iterable[Request]], ignored: Sequence[int] = ()
 ) -> dict[str, NetlinkError]:
-    """Send all requests; the first error of each name whose errno is not ``ignored``."""
+    """Send the requests, and give by name the first error whose errno is not ``ignored``."""
     owners = [(name, request) for name, own in requests.items() for request in own]
     errors: dict[str, NetlinkError] = {}
     for (name, _), error in zip(owners, via.perform([r for _, r in owners]), strict=True):
@@ -142,9 +128,9 @@ def perform(
 def update_settings(
     via: Sockets, kind: str, events: Sequence[LinkUpdated], indexes: Mapping[str, int] | None = None
 ) -> dict[str, MachineError]:
-    """Change interfaces of one kind: of each no more than what differs. Raises MachineError.
+    """Change interfaces of one kind, each in no more than what differs, and give errors by name.
 
-    Their indexes are looked up where the caller does not know them.
+    ``indexes`` are looked up if they are not given. Raises MachineError if that fails.
     """
     if indexes is None:
         indexes = via.indexes([event.name for event in events], kind)
@@ -158,12 +144,12 @@ def update_settings(
             requests[event.name] = _requests(index, kind, event.before, event.after, master)
         except MachineError as error:
             errors[event.name] = error
-    # An address that someone took away before is what we want, too.
+    # It is no error if somebody deleted an address before us.
     return errors | perform(via.rtnl, requests, (errno.EADDRNOTAVAIL,))
 
 
 def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
-    """The index of the new VRF, 0 for none, and None where it does not change."""
+    """The index of the VRF that the link goes to, 0 for none, or None if the VRF stays."""
     wanted = event.after.master
     if wanted == event.before.master:
         return None
@@ -188,7 +174,8 @@ def _requests(
                 master=master,
             )
         )
-    # Going down takes the address away, and a link that is up goes down to change its VRF.
+    # The kernel deletes the address of a link that goes down, and has a link that is up go down for
+    # a moment when its VRF changes.
     lost = master is not None or before.up != after.up
     if after.address is not None and (lost or after.address != before.address):
         requests.append(rtnl.add_address(index, after.address))
@@ -196,37 +183,37 @@ def _requests(
 
 
 def first_update(link: Link, master: str | None) -> LinkUpdated:
-    """What is left to do for a new interface, which is down, has no address, and this master."""
+    """The update that a new interface needs, which is down and has this master and no address."""
     wanted = link.settings
     bare = structs.replace(wanted, master=master, up=False, address=None)
     return LinkUpdated(link.name, bare, wanted)
 
 
 def check_is_for(link: Link, transit: Netns, key: KeyPair) -> None:
-    """Raise MachineError where a run from this namespace, with this key, cannot make the link."""
+    """Raise MachineError if a run with this transit namespace and key cannot make the link."""
     if link.origin.transit not in ("", transit.identity):
         raise MachineError(
-            "its UDP socket belongs in another network namespace, which this run is not for"
+            "its UDP socket belongs in another network namespace than the transit of this run"
         )
     key.secret_of(link.device.public_key)
 
 
 def port_is_taken(port: int, transit: Netns) -> str:
-    """The text for EADDRINUSE, which comes when a link is raised or its port is changed."""
+    """The message for EADDRINUSE from raising a link or changing its listen port."""
     spec = transit.spec
     inside = (
         f"nsenter -t {spec} -n " if spec.isdigit() else f"ip netns exec {spec} " if spec else ""
     )
     return (
         f"listen port {port} is taken in {describe(spec)}; "
-        f"`{inside}ss -ulpn sport = :{port}` shows by whom "
-        "(where it shows no process, by another WireGuard link)"
+        f"`{inside}ss -ulpn sport = :{port}` shows by which process "
+        "(if it shows none, by another WireGuard link)"
     )
 
 
 def name_is_taken(ns: Netns) -> str:
-    """The text for EEXIST, which comes when a link is to get into a namespace."""
+    """The message for EEXIST from making a link in a namespace, or moving one to it."""
     return (
-        f"an interface that is not ours has this name in {describe(ns.spec)}; rename or remove "
+        f"an interface that is not ours has this name in {describe(ns.spec)}; rename or delete "
         "that one, or choose another ifprefix"
     )

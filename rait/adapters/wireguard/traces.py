@@ -1,4 +1,4 @@
-"""The traces of a WireGuard link outside of the namespace that it lives in."""
+"""Signs of a WireGuard link that can be seen from outside of the link's own namespace."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 
 
 def home_of(link: Link) -> Netns | None:
-    """The namespace that a userspace link's tun is in, opened; None if that is unknown.
+    """The namespace of a userspace link's tun, opened; None if unknown, or for a kernel's link.
 
-    Its program shows it: the program keeps its tun in whatever namespace the tun is moved to.
+    The program that serves the link shows the way, as it keeps its tun open in whatever namespace
+    the tun was moved to.
     """
     if link.origin.backend != "userspace":
         return None
@@ -28,10 +29,10 @@ def home_of(link: Link) -> Netns | None:
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:
-    """The evidence that a link whose namespace cannot be found still exists; "" if there is none.
+    """Why a link whose namespace cannot be found must still exist; "" if there is no such reason.
 
-    Evidence is a program that serves the link, or a socket on its listen port in the transit
-    namespace.
+    Reasons are a program that serves the link, and a socket on the link's listen port in the
+    transit namespace.
     """
     if link.origin.backend == "userspace":
         return _served(link.name)
@@ -63,7 +64,7 @@ def _udp_ports(transit: Netns) -> frozenset[int]:
 
 
 def _ports_in(table: str) -> Iterator[int]:
-    """The local ports of a table of sockets (proc_pid_net(5)): the second field's, in hex."""
+    """The local ports in a table of sockets (proc_pid_net(5)): hex digits in the second field."""
     with open(table, encoding="utf-8") as file:
         for line in file.readlines()[1:]:
             yield int(line.split()[1].rpartition(":")[2], 16)
