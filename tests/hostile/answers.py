@@ -90,7 +90,7 @@ GOOD = {
 NO_END = "transfer failed"
 NO_LENGTH = "announces no length"
 CUT = "the answer is cut off: its gzip compression does not end"
-PACKED = "the server packed the answer"
+PACKED = "the server encoded the answer"
 LARGE = "larger than 8388608 bytes, the most that rait reads"
 
 BAD: dict[str, tuple[Answer, str]] = {

@@ -65,7 +65,8 @@ def _used() -> tuple[float, int]:
 
 
 def _read(url: str, timeout: float) -> dict[str, Any]:
-    return {"text": source.read(url, timeout=timeout)}
+    source.TIMEOUT = timeout
+    return {"text": source.read(url)}
 
 
 def _load(conf: str, cache: str) -> dict[str, Any]:

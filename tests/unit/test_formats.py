@@ -191,7 +191,7 @@ def test_syntax_errors_name_the_place(text, says):
 
 
 OPEN = "the line ends too early: the quote here is not closed"
-DECIMAL = '"x" has a hexadecimal number, which HCL has not: write it in decimal'
+DECIMAL = '"x" has a hexadecimal number, which HCL does not have: write it in decimal'
 EXPRESSION = '"x" is an expression; write out its value (text in quotes)'
 QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
 

@@ -209,7 +209,7 @@ def test_a_system_that_has_no_thread_for_us_is_a_warning(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     answer = resolve(named("n", 2), HERE, 60)
     assert answer.addresses == {}
-    assert "rait start no thread" in answer.problems[0].message
+    assert "not let rait start a thread" in answer.problems[0].message
     assert len(answer.problems) == 2
 
 

@@ -1,7 +1,7 @@
-"""The most that rait reads of a text, so that no text takes it more than seconds or 500 MB.
+"""The most that rait reads of a text, so that no text costs more than seconds or 500 MB.
 
-A real registry meets none of these bounds: a node has no use for more links than there are UDP
-ports. docs/configuration.md lists them.
+No real registry exceeds these bounds, as a node has fewer links than there are UDP ports.
+docs/configuration.md lists them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_CONFIG_BYTES = 1024 * 1024
 """Bytes of rait.conf."""
 
 MAX_KEY_BYTES = 4096
-"""Bytes of a file with a private key: more than any has."""
+"""Bytes of a file with a private key: far more than such a file has."""
 
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Bytes of a state from `rait export-state`: 8,000 links and more."""
@@ -26,10 +26,10 @@ MAX_DOTS = 200_000
 """Dots between the parts of keys in TOML: each part is a table."""
 
 MAX_PARTS = 16
-"""Parts of one key in TOML, as ``a.b.c`` has three: tomli walks along them for each key below."""
+"""Parts of one key in TOML; ``a.b.c`` has three. tomli goes through them for each key below."""
 
 MAX_DEPTH = 64
-"""Blocks, lists and objects in each other, in HCL. Its libraries bound TOML and JSON."""
+"""Depth of blocks, lists and objects in HCL. Libraries for TOML and JSON bound it themselves."""
 
 MAX_DIGITS = 1000
 """Characters of a number."""

@@ -1,8 +1,8 @@
-"""Small files of plain data that rait keeps for the next run, in a directory that only we write to.
+"""Small files of plain data that rait keeps for the next run, in a directory of our user alone.
 
-Each is named by the digest of what it was made from, and begins with the digest of the rest of it:
-one that is damaged counts as missing, and so does one of another version of rait. Nothing here
-fails: without its caches, rait is slower.
+A file's name is a digest of what its content was made from, and it begins with a digest of its
+content. A damaged file counts as missing, and so does one of another version of rait. No function
+here raises: without its cache files, rait is slower.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rait.domain.digests import blake2b
 Content = TypeVar("Content")
 
 KEPT = 8
-"""So many files of one kind are kept: the newest of all nodes on this machine."""
+"""The number of files of one kind that are kept, for all nodes on this machine: the newest."""
 
 _ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
@@ -31,9 +31,9 @@ _may_be_written = False
 
 @contextmanager
 def keeping() -> Iterator[None]:
-    """Within this block, what is found out is kept for the next run.
+    """Let ``keep`` write files within this block.
 
-    Outside of it, in a command that only looks, what earlier runs kept is read and nothing written.
+    Outside of it, in commands that only look, cache files are read and none is written.
     """
     global _may_be_written
     before, _may_be_written = _may_be_written, True
@@ -44,7 +44,7 @@ def keeping() -> Iterator[None]:
 
 
 def find(kind: str, content: type[Content], *made_from: str) -> Content | None:
-    """What ``keep`` was given for these texts; None if that is nothing, not ours, or damaged."""
+    """What ``keep`` stored for these texts; None if that is missing, damaged or not ours."""
     path = _path(kind, made_from)
     if path is None:
         return None
@@ -58,7 +58,7 @@ def find(kind: str, content: type[Content], *made_from: str) -> Content | None:
 
 
 def keep(kind: str, content: object, *made_from: str) -> None:
-    """Keep what was made from these texts, and of all that is of this kind the newest few."""
+    """Store what was made from these texts, and remove all but the newest files of this kind."""
     path = _path(kind, made_from)
     if path is None or not _may_be_written:
         return
@@ -77,10 +77,9 @@ def keep(kind: str, content: object, *made_from: str) -> None:
 
 
 def cache_directory() -> str | None:
-    """A directory for what is kept that only we can write to, or None.
+    """The directory of the cache files, or None if others might write to it.
 
-    Whoever writes to it decides who the peers are. So the directory must be ours, closed to all
-    others, no symbolic link, and in a directory where others cannot replace it.
+    Whoever writes to it decides who the peers are.
     """
     if os.geteuid() == 0:
         path = _ROOT_CACHE
@@ -91,7 +90,11 @@ def cache_directory() -> str | None:
 
 
 def is_safe_directory(path: str) -> bool:
-    """Make the directory if need be and may be; whether it may hold what we will later believe."""
+    """Make the directory if it is missing and may be made; whether it is safe from other users.
+
+    It must be ours, closed to all others, no symbolic link, and in a directory where others cannot
+    replace it.
+    """
     if not os.path.isabs(path):
         return False
     above = os.path.dirname(path)
@@ -119,7 +122,7 @@ def _path(kind: str, made_from: tuple[str, ...]) -> str | None:
     directory = cache_directory()
     if directory is None:
         return None
-    # A NUL is in no text that rait reads, so no two lists of texts are spelt alike.
+    # No text that rait reads holds a NUL, so different lists of texts give different wholes.
     whole = "\0".join((__version__, *made_from)).encode("utf-8", "surrogatepass")
     return os.path.join(directory, f"{_digest(whole).hex()}.{kind}")
 
@@ -129,7 +132,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _forget(directory: str, kind: str) -> None:
-    # With what a killed run left of its own file.
+    # Files that a killed run had not renamed yet have the kind within their names.
     files = [
         (file.stat(follow_symlinks=False).st_mtime_ns, file.path)
         for file in os.scandir(directory)

@@ -1,8 +1,8 @@
-"""What an earlier run found of our configuration, our key and the peers, so that this one need not.
+"""What an earlier run made of rait.conf, the private key and the peers list, for the next run.
 
-To parse, decode and check texts that seldom change, and to load a library for one public key, is
-most of what a run with nothing to do would have to do. The private key is never kept, only where it
-stands in the text; nor are URLs, which may hold a password.
+Without this, a run with nothing to do would mostly parse, decode and check texts that have not
+changed, and import a library to derive one public key. The private key is never kept, only its
+offset in the text; neither are URLs, which may hold a password.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PEERS_FORMAT = "3"
 
 
 class KnownConfig(Struct, frozen=True):
-    """What a configuration said: with lines for the user about it, and where it names its key file.
+    """A decoded configuration, warnings about it, and where it names its private key file.
 
-    ``key_at`` is the first and the last but one character of the private key that it holds itself.
+    ``key_at`` are the offsets of the begin and the end of a private key in the text of rait.conf.
     """
 
     config: Config
@@ -37,20 +37,20 @@ class KnownConfig(Struct, frozen=True):
 
 
 class KnownPeers(Struct, frozen=True):
-    """What a peers list said, and what was wrong with it."""
+    """The decoded peers of a list, the problems in it, and packed lines of what is in it."""
 
     peers: tuple[Peer, ...]
     problems: tuple[Problem, ...]
     packed_lines: msgspec.Raw
 
     def lines(self) -> Mapping[Path, int] | None:
-        """The lines of what is in the list, None where they were not known."""
+        """The line of each thing in the list by its path; None if they were not scanned."""
         pairs = msgspec.msgpack.decode(self.packed_lines, type=list[tuple[Path, int]] | None)
         return None if pairs is None else dict(pairs)
 
 
 def find_config(text: str, url: str) -> KnownConfig | None:
-    """What the text behind this URL said before, with the private key."""
+    """What ``keep_config`` stored for this text and URL, with the private key put back."""
     known = cache_file.find(_CONFIG, KnownConfig, *_made_from(text, url))
     if known is None or known.key_at is None:
         return known
@@ -60,45 +60,46 @@ def find_config(text: str, url: str) -> KnownConfig | None:
 
 
 def keep_config(text: str, url: str, known: KnownConfig) -> None:
-    """Keep what the text says, unless that is more than a file may hold of it."""
+    """Keep a decoded configuration, unless it holds a URL, or a key that cannot be left out."""
     config = known.config
     if not all(source.is_path(each) for each in (url, config.peers, config.private_key_file or "")):
         return
     if config.private_key is not None:
         key = config.private_key.reveal()
         begin = text.find(key)
-        # It may be spelt in another way, with escapes; or stand also where something is kept of.
+        # The text spells the key in another way, with escapes, or holds it in a second place, from
+        # where it would be kept with the rest.
         if begin < 0 or text.count(key.rstrip("=")) > 1:
             return
         known = structs.replace(known, key_at=(begin, begin + len(key)))
-    # Nobody reads the remarks, which may hold anything.
+    # rait does not use the remarks, which may hold anything.
     bare = structs.replace(config, private_key=None, remarks={})
     cache_file.keep(_CONFIG, structs.replace(known, config=bare), *_made_from(text, url))
 
 
 def _made_from(text: str, url: str) -> tuple[str, ...]:
-    # A rait under development may know other settings without another version.
+    # The names of all settings, as a rait under development changes them without a new version.
     settings = (kind.__struct_fields__ for kind in (Config, Transport, Isolation, Babeld))
     return _FORMAT, repr(tuple(settings)), url, text
 
 
 def find_public_key(secret: Secret) -> str | None:
-    """The public key that belongs to a private one, if an earlier run derived it."""
+    """The public key of a private key, if an earlier run derived it."""
     key = cache_file.find(_KEY, str, _FORMAT, secret.reveal())
     return key if key is not None and is_key(key) else None
 
 
 def keep_public_key(secret: Secret, public_key: str) -> None:
-    """Keep the public key under a digest of the private one.
+    """Keep a public key under a digest of the private key.
 
-    The digest tells of the private key no more than the public key does, which the world knows:
-    each can be worked out from the private key, and neither leads back to it.
+    The digest gives away no more of the private key than the public key does, which is known to
+    all: both are computed from the private key, and neither leads back to it.
     """
     cache_file.keep(_KEY, public_key, _FORMAT, secret.reveal())
 
 
 def find_peers(text: str, name: str) -> KnownPeers | None:
-    """What the peers list of this name (which may tell its format) said before."""
+    """What ``keep_peers`` stored for this text and name, whose suffix may tell the format."""
     return cache_file.find(_PEERS, KnownPeers, _PEERS_FORMAT, name, text)
 
 
@@ -109,7 +110,7 @@ def keep_peers(
     problems: tuple[Problem, ...],
     lines: Mapping[Path, int] | None,
 ) -> None:
-    """Keep what a peers list said, and the lines of what is in it, as far as they are known."""
+    """Keep the decoded peers and problems of a list, and the lines, if they were scanned."""
     pairs = None if lines is None else list(lines.items())
     known = KnownPeers(peers, problems, msgspec.Raw(msgspec.msgpack.encode(pairs)))
     cache_file.keep(_PEERS, known, _PEERS_FORMAT, name, text)

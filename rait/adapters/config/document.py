@@ -1,4 +1,4 @@
-"""A parsed text, and how to speak of what is in it: by file, line and key."""
+"""A parsed text, and how messages name a place in it: by file, line and key."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _LONGEST_KEY = 80
 
 
 class Document:
-    """A parsed text. ``data`` is plain mappings, lists and values.
+    """A parsed text: ``data`` is plain mappings, lists and values.
 
-    ``find_lines`` finds the lines, from 1, of what is in it, when they are asked for first.
+    ``find_lines`` gives the line, from 1, of each path in it. It is called when a message first
+    needs a line; ``known_lines`` is None until then.
     """
 
     def __init__(
@@ -29,13 +30,13 @@ class Document:
         self._find_lines = find_lines
 
     def lines(self) -> Mapping[Path, int]:
-        """The lines, from 1, by the path of what stands there."""
+        """The line, from 1, of each path."""
         if self.known_lines is None:
             self.known_lines = self._find_lines()
         return self.known_lines
 
     def locate(self, path: Path) -> int | None:
-        """The line, from 1, of what a path leads to, or of the nearest thing around it."""
+        """The line, from 1, of a path or, if unknown, of the nearest path above it."""
         lines = self.lines()
         while path:
             if path in lines:
@@ -54,14 +55,14 @@ class Document:
         return f"{self.location(problem.path)}: {problem.message}"
 
     def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:
-        """A line for each of the first problems, and one that counts the others."""
+        """A line of text for each of the first problems, and one that counts the rest."""
         lines = [self.describe(problem) for problem in problems[:MOST_PROBLEMS]]
         more = len(problems) - len(lines)
         return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
 
 
 def _path_text(path: Iterable[str | int]) -> str:
-    """A path as people write it, counted from 0: ``transport[1].mtu``."""
+    """A path as text, with indexes from 0: ``transport[1].mtu``."""
     text = ""
     for part in path:
         if isinstance(part, int):

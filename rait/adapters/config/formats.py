@@ -1,7 +1,7 @@
-"""Text in HCL, TOML or JSON to a plain document, and back from a path in it to a line.
+"""Parses text in HCL, TOML or JSON to a plain document, and finds the lines of paths in it.
 
-A name that ends in .hcl, .toml or .json tells the format; otherwise the text does: JSON begins
-with a brace, HCL has blocks (``name {``), and what is neither is TOML.
+The suffix .hcl, .toml or .json of a name tells the format. Without one, the text does: JSON begins
+with a brace, HCL has blocks (``name {``), and any other text is TOML.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from rait.domain.config.keytext import brief, shown
 from rait.domain.errors import Path, SourceError
 
 _TWICE = "Cannot overwrite a value"
-"""What tomli says of a key that is there already."""
+"""How tomli's message begins for a key that is given twice."""
 
-# Possessive in classes of characters, and bound in groups, as all that others' texts meet whole.
+# Possessive on character classes, and bounded on groups, as others' texts are matched whole: so no
+# text makes them slow.
 _BLOCK = re.compile(
     r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++)){0,20}[ \t]*+\{', re.MULTILINE
 )
@@ -32,10 +33,10 @@ _LONG_NUMBER = re.compile(rf"""(?<![\w"'])(?:0[xob])?[0-9A-Fa-f][0-9A-Fa-f_]{{{M
 
 
 def parse(text: str, name: str) -> Document:
-    """The document in ``text``, which came from ``name``.
+    """Parse ``text``, which came from the file or URL ``name``.
 
-    Raises ``SourceError`` with name, line and column where the text breaks off; it quotes nothing
-    of the text but keys.
+    Raises SourceError with name, line and column of what cannot be parsed. The message quotes
+    nothing of the text but keys.
     """
     parsers = (parser for suffix, parser in _PARSERS.items() if name.lower().endswith(suffix))
     try:
@@ -52,7 +53,7 @@ def _guess(text: str, name: str) -> Document:
     elif _TABLE.search(text):
         return _toml(text, name)
     else:
-        # Attributes alone are mostly good TOML, which is the cheaper one to try.
+        # A text of attributes alone is mostly TOML too, and TOML is parsed faster.
         likely, other = _toml, _hcl
     try:
         return likely(text, name)
@@ -74,7 +75,7 @@ def _hcl(text: str, name: str) -> Document:
 
 
 def _toml(text: str, name: str) -> Document:
-    # Not tomllib: tomli is compiled, so faster on long lists, and tells line and column apart.
+    # Not tomllib: tomli is compiled, so faster on long lists, and its errors have line and column.
     import tomli
 
     _check_items(text, name)
@@ -91,17 +92,17 @@ def _toml(text: str, name: str) -> Document:
 
 
 def _check_items(text: str, name: str) -> None:
-    """Refuse a text of too many items before it is parsed, when they would all be in memory."""
+    """Raise SourceError for a text of too many items, before parsing puts them all in memory."""
     if sum(map(text.count, "\n,[{")) > MAX_ITEMS:
         raise SourceError(
-            f"{name}: more than {MAX_ITEMS} lines, commas and brackets: the most that rait reads"
+            f"{name}: more than {MAX_ITEMS} lines, commas and brackets, the most that rait reads"
         )
 
 
 def _check_toml(text: str, name: str) -> None:
-    """Refuse what takes tomli long to read, or much memory.
+    """Raise SourceError for a text that costs tomli much time or memory.
 
-    Each check begins with a quick look, which is all that a registry needs.
+    Each check begins with a quick look, which shows that a real registry is harmless.
     """
     if max(map(len, text.split("\n"))) > MAX_DIGITS and (found := _LONG_NUMBER.search(text)):
         raise _too_much(text, name, found.start(), f"a number of more than {MAX_DIGITS} digits")
@@ -114,16 +115,16 @@ def _check_toml(text: str, name: str) -> None:
         text.count(".") > MAX_DOTS
         and sum(d[0].count(".") for d in _DOTTED.finditer(text)) > MAX_DOTS
     ):
-        raise SourceError(f"{name}: more than {MAX_DOTS} dots in keys: the most that rait reads")
+        raise SourceError(f"{name}: more than {MAX_DOTS} dots in keys, the most that rait reads")
 
 
 def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
     line = text.count("\n", 0, offset) + 1
-    return SourceError(f"{name}:{line}: {what}: the most that rait reads")
+    return SourceError(f"{name}:{line}: {what}, the most that rait reads")
 
 
 def _given_twice(text: str, name: str, line: int) -> SourceError:
-    """tomli tells where the second value ends, and not of which key it is."""
+    """An error that names the key; tomli tells only the line where its second value ends."""
     scan = _TomlScan()
     for number, content in enumerate(text.split("\n")[:line], 1):
         scan.read(content, number)
@@ -147,7 +148,7 @@ def _json(text: str, name: str) -> Document:
 
 
 def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object]:
-    """json itself would take the last of two values of one key, and programs differ in that."""
+    """A JSON object. Raises SourceError for a key given twice: json would take the last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         last = {key: position for position, (key, _) in enumerate(pairs)}
@@ -175,9 +176,9 @@ _KEY_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
 
 
 def toml_lines(text: str) -> dict[Path, int]:
-    """The lines of tables and keys in TOML text; scanned only when there is something to report.
+    """The line, from 1, of each table and key in TOML text, by its path.
 
-    What is inside inline tables and lists that span lines is found at the line of its key.
+    Inline tables, and lists that span lines, have the line of their key alone.
     """
     scan = _TomlScan()
     for number, line in enumerate(text.split("\n"), 1):
@@ -186,6 +187,8 @@ def toml_lines(text: str) -> dict[Path, int]:
 
 
 class _TomlScan:
+    """A scan of TOML text line by line, for the lines of its keys; it checks nothing."""
+
     def __init__(self) -> None:
         self.lines: dict[Path, int] = {}
         self.last = (0, "")
@@ -206,7 +209,7 @@ class _TomlScan:
             self.lines.setdefault((*self._table, *_parts(key[1])), number)
 
     def _inside_string(self, line: str) -> bool:
-        """Whether the line began inside of a multi-line string."""
+        """Whether the line begins within a multi-line string."""
         before = self._open_string
         if not before and '"""' not in line and "'''" not in line:
             return False

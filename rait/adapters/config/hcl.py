@@ -1,13 +1,13 @@
-"""HCL text to a plain document.
+"""Parses HCL text to a plain document.
 
-rait evaluates nothing, so it reads what stands for itself in HCL's native syntax (hclsyntax/spec.md
-of HashiCorp's HCL): blocks without labels, attributes, and values that are written out, which are
-text, heredocs, numbers, true, false, null, lists and objects. An expression is refused by name.
+Of HCL's native syntax (hclsyntax/spec.md of HashiCorp's HCL), rait reads what needs no evaluation:
+blocks without labels, attributes, and literal values, which are text, heredocs, numbers, true,
+false, null, lists and objects. For an expression, the error names the key.
 
-A peers list is written by others, so what it takes to read must grow with its length and no faster.
-The text is read once, from its start to its end, by patterns that never go back: what they repeat
-is one class of characters each time, and possessive (``*+``). No group is: Python repeats groups
-possessively in a wrong way before 3.11.5 (python/cpython#106052).
+Others write a peers list, so the time to parse it must grow with its length and no faster. The text
+is read once from start to end, by patterns that never backtrack: each repetition is of one
+character class, and possessive (``*+``). Groups are not repeated possessively, as Python before
+3.11.5 does that wrong (python/cpython#106052).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _item = re.compile(
 _named = re.compile(_NAME).match
 _equals = re.compile(rf"{_SPACE}=(?![=>])").match
 _labelled = re.compile(
-    rf'{_NAME}(?:{_SPACE}(?:{_NAME}|"[^"\n]*+")){{1,20}}{_SPACE_OR_LINES}\{{'
+    rf'(?P<name>{_NAME})(?:{_SPACE}(?:{_NAME}|"[^"\n]*+")){{1,20}}{_SPACE_OR_LINES}\{{'
 ).match
 _value = re.compile(
     rf"""
@@ -72,7 +72,7 @@ _MAX_CHARACTER = 0x10FFFF
 
 
 class HclError(ValueError):
-    """Text is not HCL, or holds what rait does not evaluate; ``line`` and ``column`` from 1."""
+    """The text is not HCL, or holds an expression. ``line`` and ``column`` count from 1."""
 
     def __init__(self, message: str, line: int, column: int) -> None:
         super().__init__(message)
@@ -81,25 +81,25 @@ class HclError(ValueError):
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The document; blocks become lists of mappings, as many as there are of one name.
+    """The document in ``text``. All blocks of one name become one list of mappings.
 
-    Raises ``HclError``, whose text never quotes a value.
+    Raises HclError, whose message never quotes a value.
     """
     return _Reader(text, None).body((), None)
 
 
 def lines(text: str) -> dict[Path, int]:
-    """The line, from 1, of each attribute and block of a text that parses, by its path."""
+    """The line, from 1, of each attribute and block by its path, in a text that parses."""
     found: dict[Path, int] = {}
     _Reader(text, found).body((), None)
     return found
 
 
 class _Reader:
-    """Reads on from ``_position``, where all before is done with.
+    """Reads a text from start to end; all before ``_position`` is done.
 
-    ``lines`` is filled in if it is given. It is not by ``parse``, since it takes more memory than
-    the document and is only asked for where there is something to report.
+    Fills ``lines`` in if it is given. ``parse`` does not give it, as it takes more memory than the
+    document, and only a message needs it.
     """
 
     def __init__(self, text: str, lines: dict[Path, int] | None) -> None:
@@ -112,7 +112,7 @@ class _Reader:
         self._counted = 0
 
     def body(self, path: Path, opened: int | None) -> dict[str, Any]:
-        """What is in a block up to its brace, or in the text, where nothing was ``opened``."""
+        """Read the content of the block that begins at ``opened``, or of the text if it is None."""
         found: dict[str, Any] = {}
         blocks: set[str] = set()
         while (item := self._next_item()) is not None:
@@ -132,15 +132,15 @@ class _Reader:
         return found
 
     def _next_item(self) -> tuple[str, int, bool] | None:
-        """The key of what comes next, where it begins, and whether it is a block; None at the end.
+        """The key of the next attribute or block, its offset, and whether it is a block.
 
-        The position is then after its sign.
+        None where there is neither. The position is then after the equals sign or brace.
         """
         item = _item(self._text, self._position)
         if item is not None:
             self._position = item.end()
             return item["name"], item.start("name"), item["equals"] is None
-        # There may be comments in it.
+        # Comments may stand before the key, or between key and sign.
         self._skip_gap()
         start = self._position
         name = _named(self._text, start)
@@ -165,7 +165,7 @@ class _Reader:
         return body
 
     def _end(self, opened: int | None) -> None:
-        """Take the brace of a block, or the end of the text; there is no item here."""
+        """Read a block's closing brace, or the end of the text. Raises HclError for all else."""
         self._skip_gap()
         if opened is not None and self._text.startswith("}", self._position):
             self._position += 1
@@ -231,7 +231,7 @@ class _Reader:
         return found
 
     def _name(self, key: str) -> str:
-        """The name of an object's member, and the sign after it."""
+        """Read the name of an object's member and the sign after it."""
         start = self._position
         found = _member(self._text, start)
         if found is None:
@@ -245,7 +245,7 @@ class _Reader:
         return name
 
     def _quoted(self, key: str, start: int) -> str:
-        """Text in quotes, which began at ``start``, with its escapes resolved."""
+        """Read text in quotes that began at ``start``, and resolve its escapes."""
         end = self._end_of_quoted(start)
         if end is None:
             raise self._open_quote(start)
@@ -262,7 +262,7 @@ class _Reader:
         return "".join([*parts, content[done:]])
 
     def _end_of_quoted(self, start: int) -> int | None:
-        """The place after the quote that closes the one at ``start``; None where none does."""
+        """The offset after the quote that closes the one at ``start``; None if none does."""
         position = start + 1
         while (plain := _plain(self._text, position)) is not None:
             position = plain.end()
@@ -289,7 +289,7 @@ class _Reader:
         return "".join(f"{line}\n" for line in body)
 
     def _take_line(self, start: int) -> str:
-        """The next line of the heredoc that began at ``start``; the last one's end is left."""
+        """Read the next line of the heredoc that began at ``start``."""
         position = self._position
         if position > len(self._text):
             raise self._error("the text ends too early: the heredoc here is not closed", start)
@@ -299,7 +299,7 @@ class _Reader:
         return self._text[position:end]
 
     def _takes(self, sign: str) -> bool:
-        """Take a sign, if it is what comes next."""
+        """Read a sign, and say whether it came next."""
         self._skip_gap()
         if not self._text.startswith(sign, self._position):
             return False
@@ -314,7 +314,7 @@ class _Reader:
         self._position = spaces.end() if spaces else self._position
 
     def _skip_inline(self) -> None:
-        """Skip comments between two signs of a line."""
+        """Skip comments within a line."""
         while comment := _inline_comment(self._text, self._position):
             self._position = comment.end()
 
@@ -328,7 +328,7 @@ class _Reader:
     def _count(self, start: int) -> None:
         self._items += 1
         if self._items > MAX_ITEMS:
-            message = f"more than {MAX_ITEMS} keys, blocks and values: the most that rait reads"
+            message = f"more than {MAX_ITEMS} keys, blocks and values, the most that rait reads"
             raise self._error(message, start)
 
     def _enter(self, start: int) -> None:
@@ -348,19 +348,17 @@ class _Reader:
         return self._error("the line ends too early: the quote here is not closed", start)
 
     def _fault(self) -> HclError:
-        """What is wrong where neither an item nor the end is."""
+        """The error for text that is neither an attribute, nor a block, nor an end."""
         text, start = self._text, self._position
         if text.startswith("/*", start):
             return self._error("the text ends too early: the comment here is not closed", start)
-        if _labelled(text, start):
-            name = _item_name(text, start)
-            return self._error(
-                f"the block {shown(name)} has a label, which means nothing here", start
-            )
+        if labelled := _labelled(text, start):
+            message = f"the block {shown(labelled['name'])} has a label, which means nothing here"
+            return self._error(message, start)
         return self._error("this is not valid HCL here", start)
 
     def _no_value(self, key: str) -> HclError:
-        """What is wrong where a value belongs."""
+        """The error for text that is no value, where a value belongs."""
         start = self._position
         while self._text[start : start + 1] in (" ", "\t", "\r"):
             start += 1
@@ -373,19 +371,14 @@ class _Reader:
         if self._text.startswith('"', bare.end()) and self._end_of_quoted(bare.end()) is None:
             return self._open_quote(bare.end())
         if _hexadecimal(bare[0]):
-            what = "has a hexadecimal number, which HCL has not: write it in decimal"
+            what = "has a hexadecimal number, which HCL does not have: write it in decimal"
         else:
             what = "has a value that is not valid HCL: text belongs in double quotes"
         return self._error(f"{shown(key)} {what}", start)
 
 
-def _item_name(text: str, start: int) -> str:
-    found = _member(text, start)
-    return found[0] if found else ""
-
-
 def _resolved(escape: re.Match[str]) -> str:
-    """What an escape stands for; one that HCL has not stands for itself."""
+    """The text that an escape stands for; an escape unknown to HCL stands for itself."""
     if escape["doubled"]:
         return escape["doubled"][0]
     digits = escape["short"] or escape["long"]

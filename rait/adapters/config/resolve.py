@@ -1,13 +1,16 @@
-"""Looks up host names where the underlay is: in the transit namespace.
+"""Looks up host names in the transit namespace, where the underlay is.
 
-The look-ups are getaddrinfo(3)'s, so /etc/hosts and /etc/nsswitch.conf count. Files in
-/etc/netns/NAME, which `ip netns exec` mounts over those in /etc, do not. Where the transit
+getaddrinfo(3) does the look-ups, so /etc/hosts and /etc/nsswitch.conf count. Files in
+/etc/netns/NAME, which `ip netns exec` mounts over those in /etc, do not count. If the transit
 namespace needs another resolver, run rait itself by `ip netns exec`, with an empty ``transit``.
 
-A name whose servers do not answer keeps getaddrinfo(3) for 10 seconds and more, and nothing can
-interrupt it. So a worker that takes longer than its share counts no more as one, and another takes
-its place: dead names hold up nobody but themselves. Of a list with more names than are looked up
-at a time, those that answered the last time go first.
+How the time is shared among names (``_Crew``): getaddrinfo(3) takes 10 seconds and more for a name
+whose servers do not answer, and nothing can interrupt it. So each worker, a thread, takes one name
+after the other from a queue. A worker that takes longer than a name's share of the time is overdue:
+it goes on, but does not count any more, and another worker is started in its place. When an overdue
+worker comes back and finds its place taken, it ends. So dead names hold up nothing but themselves.
+
+Of a list with more names than workers, the names that answered in the last run go first.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ Host = tuple[str, Family]
 Addresses = dict[Host, tuple[str, ...]]
 
 WORKERS = 64
-"""So many names are looked up at a time, beside those that are overdue."""
+"""The number of names that are looked up at a time, besides overdue ones."""
 
 MOST_THREADS = 1024
-"""So many look-ups are under way at the most, those that are overdue among them."""
+"""The most look-ups under way, overdue ones included."""
 
 NAME_SECONDS = 6.0
-"""How long one name may take: resolv.conf(5) gives a server 5 seconds, and the next one answers."""
+"""The time for one name: resolv.conf(5) gives a server 5 seconds, and then asks the next one."""
 
 _TICK_SECONDS = 0.05
 _MAX_SHARE_SECONDS = 0.5
@@ -50,11 +53,10 @@ _NOWHERE: Mapping[Host, Path] = {}
 
 
 class LookUp(Struct, frozen=True):
-    """What came of looking names up: the addresses of each host in its family, sorted by their
-    canonical text, and a warning for each name without any.
+    """The addresses of each host in its family, sorted as text, and a warning for each without any.
 
-    ``names`` are the hosts that are no IP addresses already, and ``unasked`` those among them for
-    which there was no time.
+    ``names`` are the hosts that are not IP addresses already. ``unasked`` are those of them that
+    there was no time for.
     """
 
     addresses: Addresses
@@ -70,10 +72,10 @@ def resolve(
     locations: Mapping[Host, Path] = _NOWHERE,
     source: str = "",
 ) -> LookUp:
-    """Look the hosts of the peers list ``source`` up.
+    """Look up the hosts of the peers list ``source``.
 
-    ``timeout`` is in seconds and for all of them together; one name takes NAME_SECONDS of it at
-    the most. ``locations`` is where the peers document has each, for the warnings.
+    ``timeout`` is in seconds, for all hosts together; one name takes NAME_SECONDS at the most.
+    ``locations`` are the paths of hosts in the peers document, for the warnings.
     """
     wanted = dict.fromkeys(hosts)
     found: Addresses = {}
@@ -104,13 +106,17 @@ def resolve(
 
 
 class _LastTime(Struct, frozen=True):
+    """The names that answered or failed in the last run."""
+
     answered: frozenset[Host] = frozenset()
     failed: frozenset[Host] = frozenset()
 
 
 def in_order(names: list[Host], source: str) -> list[Host]:
-    """The names of this list as they are to be looked up: those that answered the last time, then
-    those that were not asked, then those that failed; each in the order of the list.
+    """The names of a list in the order in which to look them up.
+
+    First come those that answered in the last run, then those that were not asked, then those that
+    failed; among themselves they stay in the order of the list.
     """
     if len(names) <= WORKERS:
         return names
@@ -119,7 +125,7 @@ def in_order(names: list[Host], source: str) -> list[Host]:
 
 
 def keep_order(source: str, answer: LookUp) -> None:
-    """Keep which names of this list answered, for ``in_order``. Never fails."""
+    """Keep which names of a list answered, for ``in_order`` in the next run. Never raises."""
     if len(answer.names) <= WORKERS:
         return
     names = frozenset(answer.names)
@@ -134,16 +140,16 @@ def _last_time(source: str) -> _LastTime:
 
 
 class _Crew:
-    """Workers that look names up, each in a thread of its own, until there is no more time."""
+    """Workers that look up names, each in a thread of its own, until the time is up."""
 
     def __init__(self, names: list[Host], transit: Netns, timeout: float) -> None:
-        import threading  # most lists have addresses alone, which need no thread
+        import threading  # here, as most lists have addresses alone
 
         self._names = names
         self._transit = transit
         self._timeout = timeout
         self._patience = min(NAME_SECONDS, timeout)
-        # In twice this time for each, all names would be begun by the end.
+        # If each name took twice its share, all would be begun by the end.
         self._share = min(_MAX_SHARE_SECONDS, timeout * WORKERS / len(names) / 2)
         self._todo = deque(names)
         self._lock = threading.Lock()
@@ -154,14 +160,14 @@ class _Crew:
         self._all_done = threading.Event()
 
     def work(self) -> None:
-        """Return when each name has answered, failed, or had its time."""
+        """Return when each name has answered or failed, or has used up its time."""
         deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0 and self._is_awaited():
             self._staff()
             self._all_done.wait(min(left, _TICK_SECONDS))
 
     def results(self) -> tuple[Addresses, dict[Host, str], frozenset[Host]]:
-        """Addresses, reasons why others have none, and which of these were not asked.
+        """Addresses, the reason for each name without any, and the names that were not asked.
 
         Answers that come later are ignored. Call this once.
         """
@@ -169,7 +175,7 @@ class _Crew:
             unasked = frozenset(self._todo)
             self._todo.clear()
             slow = self._still_slow()
-            late = "the names before it took all the time; the next run looks it up before them"
+            late = "other names took all the time; the next run looks it up before them"
             failures = dict.fromkeys(unasked, late) | slow | self._failures
             return dict(self._addresses), failures, unasked
 
@@ -183,13 +189,13 @@ class _Crew:
         }
 
     def _is_awaited(self) -> bool:
-        """Whether a name may still answer in its time."""
+        """Whether a name may still answer within its time."""
         oldest = time.monotonic() - self._patience
         with self._lock:
             return bool(self._todo) or any(began > oldest for began in self._began.values())
 
     def _staff(self) -> None:
-        """Start as many workers as there are too few that are not overdue."""
+        """Start workers, so that there are WORKERS that are not overdue, as long as names wait."""
         with self._lock:
             wanted = min(
                 len(self._todo),
@@ -201,7 +207,8 @@ class _Crew:
                 return
 
     def _hire(self) -> bool:
-        # Daemons: a look-up that hangs keeps the process from its end no more than this function.
+        """Start a worker; False if the system allows no more threads."""
+        # A daemon, so that a look-up that hangs does not keep the process from ending.
         from threading import Thread
 
         thread = Thread(target=self._run, name="rait-resolve", daemon=True)
@@ -209,12 +216,12 @@ class _Crew:
             self._workers += 1
         try:
             thread.start()
-        except RuntimeError:  # the system has no more threads for us, so those there are must do
+        except RuntimeError:
             with self._lock:
                 self._workers -= 1
                 alone = not self._workers
             if alone:
-                self._fail_all("the system lets rait start no thread to look it up")
+                self._fail_all("the system does not let rait start a thread to look it up")
             return False
         return True
 
@@ -231,7 +238,7 @@ class _Crew:
 
     def _take(self) -> Host | None:
         with self._lock:
-            # One that was overdue and comes back may find another in its place.
+            # Whether this worker was overdue, and another one has its place.
             replaced = self._workers > WORKERS and len(self._began) - self._overdue() >= WORKERS
             if not self._todo or replaced:
                 return None
@@ -253,7 +260,7 @@ class _Crew:
             self._note_end()
 
     def _fail_all(self, why: str) -> None:
-        """Nothing can be looked up at all."""
+        """Fail all names that wait, as nothing can be looked up."""
         with self._lock:
             self._failures |= dict.fromkeys(self._todo, why)
             self._todo.clear()
@@ -265,7 +272,7 @@ class _Crew:
 
 
 def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
-    """The addresses, or why there are none."""
+    """The addresses of a host, and the reason if there are none."""
     name, family = host
     try:
         infos = socket.getaddrinfo(name, None, _AF[family], socket.SOCK_DGRAM)
@@ -274,7 +281,7 @@ def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
     except (OSError, ValueError) as error:
         return (), str(error)
     texts = {str(info[4][0]).partition("%")[0] for info in infos}
-    # Some resolvers tell 0.0.0.0 of a name that they block, which the kernel takes for this node.
+    # Some resolvers answer 0.0.0.0 for a name that they block; the kernel sends that to this node.
     good = sorted(text for text in texts if not is_nobody(family, text))
     why = f"{min(texts)} is not the address of a host" if texts else "the name has none"
     return tuple(good), why
@@ -282,7 +289,7 @@ def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
 
 def _inside(transit: Netns) -> AbstractContextManager[None]:
     if transit.spec == "":
-        return nullcontext()  # threads begin in the current namespace; entering it takes root
+        return nullcontext()  # threads start in the current namespace, and entering takes root
     from rait.adapters.netns import entered
 
     return entered(transit)

@@ -1,4 +1,4 @@
-"""Reads text from where a URL points: a path, ``-`` for standard input, http:// or https://."""
+"""Reads the text behind a URL: a path, ``-`` for standard input, http:// or https://."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ TIMEOUT = 20.0
 """Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
 
 LIMIT = MAX_BYTES
-"""The most bytes that are read where nothing else is said."""
+"""The most bytes that are read unless the caller gives another limit."""
 
 
 class Read(Protocol):
-    """``read``, or what stands in for it."""
+    """The type of ``read`` and ``Texts.read``."""
 
     def __call__(self, url: str, *, limit: int = ...) -> str:
         """Read the text behind a URL of at most ``limit`` bytes. Raises SourceError."""
         ...
 
 
-def read(
-    url: str, *, stdin: BinaryIO | None = None, timeout: float = TIMEOUT, limit: int = LIMIT
-) -> str:
-    """The text behind a URL. ``timeout`` is in seconds and for HTTP alone; ``limit`` in bytes.
+def read(url: str, *, limit: int = LIMIT) -> str:
+    """The text behind a URL of at most ``limit`` bytes.
 
-    ``stdin`` stands in for the process's own. Raises SourceError, which says what to do and never
-    shows the credentials of a URL.
+    Raises SourceError, which says what to do and never shows the credentials of a URL.
     """
     name = display_name(url)
-    raw = _read_bytes(url, name, stdin, timeout, limit)
+    raw = _read_bytes(url, name, limit)
     if len(raw) > limit:
         raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
     try:
@@ -44,7 +41,7 @@ def read(
     except UnicodeDecodeError as error:
         raise SourceError(_no_text(name, error.start)) from None
     if (nul := raw.find(0)) >= 0:
-        # UTF-16 without its mark, or what a file system left of a file after a crash.
+        # UTF-16 without a byte order mark, or what a crash left of a file.
         raise SourceError(_no_text(name, nul) + " (there is a NUL)")
     return text
 
@@ -54,14 +51,14 @@ def _no_text(name: str, offset: int) -> str:
 
 
 def display_name(url: str) -> str:
-    """A URL fit for messages: without user, password and query, which may be secret.
+    """A URL for messages, without user, password and query, which may be secret.
 
-    Nor does it show a private key that was given in the place of a path.
+    A private key that stands in the place of a path is not shown either.
     """
     if url == STDIN:
         return "standard input"
     if is_key(url):
-        return "(left out: it is a key, no path)"
+        return "(left out: a key, not a path)"
     if not _scheme(url):
         return without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit
@@ -88,7 +85,7 @@ def _scheme(url: str) -> str:
 
 
 def beside(url: str, other: str) -> str:
-    """``url`` as seen from the text ``other``: a relative path starts in the directory of that.
+    """``url`` as written in the text ``other``: a relative path starts in the text's directory.
 
     Where ``other`` is no path, relative paths start in the working directory.
     """
@@ -98,7 +95,7 @@ def beside(url: str, other: str) -> str:
 
 
 def readable_by_others(url: str) -> bool:
-    """Whether the file's mode lets its group or all users read it. False for what is no file."""
+    """Whether a file's mode lets its group or all users read it; False for what is no file."""
     if not is_path(url):
         return False
     try:
@@ -109,15 +106,15 @@ def readable_by_others(url: str) -> bool:
 
 
 def is_plain_http(url: str) -> bool:
-    """Whether what is read comes over the network without TLS."""
+    """Whether the text behind a URL comes over the network without TLS."""
     return _scheme(url) == "http"
 
 
 class Texts:
-    """Reads texts as ``source.read`` does, and can tell later which of them changed since.
+    """Reads texts as ``read`` does, and can tell later whether a file among them has changed.
 
-    A source that gives its text only once (standard input, a pipe of the shell's ``<(...)``) is
-    read once, and its text is kept.
+    What gives its text only once (standard input, a pipe of the shell's ``<(...)``) is read once,
+    and its text is kept.
     """
 
     def __init__(self) -> None:
@@ -127,11 +124,11 @@ class Texts:
 
     @property
     def has_remote(self) -> bool:
-        """Whether a text came over the network, so that only another transfer shows a change."""
+        """Whether a text came over the network, so that only another transfer can show a change."""
         return self._remote
 
     def forget(self) -> None:
-        """Begin anew: read each text again, unless it can be read only once."""
+        """Forget the texts, except those that can be read only once."""
         self._files.clear()
         self._remote = False
 
@@ -150,7 +147,7 @@ class Texts:
         return text
 
     def unchanged(self) -> bool:
-        """Whether each file that was read holds now what it held then."""
+        """Whether each file that was read still holds what it held then."""
         return all(_holds(url, limit, text) for url, (limit, text) in self._files.items())
 
 
@@ -162,31 +159,30 @@ def _holds(url: str, limit: int, text: str) -> bool:
 
 
 def _is_file(url: str) -> bool:
-    """Whether the URL is the path of what can be read again, or may come to be there."""
+    """Whether the URL is the path of a regular file, or of none as yet: it can be read again."""
     if not is_path(url):
         return False
     try:
         return stat.S_ISREG(os.stat(url).st_mode)
     except (OSError, ValueError):
-        return True  # to read it is an error that says why
+        return True  # reading it raises an error that says why
 
 
-def _read_bytes(url: str, name: str, stdin: BinaryIO | None, timeout: float, limit: int) -> bytes:
+def _read_bytes(url: str, name: str, limit: int) -> bytes:
     if url == STDIN:
-        return _read_stdin(stdin, limit)
+        return _read_stdin(limit)
     scheme = _scheme(url)
     if not scheme:
         return _read_file(url, name, limit)
     if scheme not in ("http", "https"):
         raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
-    # Its library takes half a second to import.
-    from rait.adapters.config import web
+    from rait.adapters.config import web  # here, as httpx takes half a second to import
 
-    return web.fetch(url, display_name, timeout, limit)
+    return web.fetch(url, display_name, TIMEOUT, limit)
 
 
-def _read_stdin(stdin: BinaryIO | None, limit: int) -> bytes:
-    stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
+def _read_stdin(limit: int) -> bytes:
+    stream: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise SourceError("standard input is closed: give a path instead of -")
     try:
@@ -202,9 +198,9 @@ def _read_file(path: str, name: str, limit: int) -> bytes:
     except FileNotFoundError:
         raise SourceError(f"{name}: there is no such file") from None
     except PermissionError:
-        raise SourceError(f"{name}: may not be read by this user; is root needed?") from None
+        raise SourceError(f"{name}: this user may not read it; run rait as root") from None
     except IsADirectoryError:
-        raise SourceError(f"{name}: is a directory; name a file in it") from None
+        raise SourceError(f"{name}: it is a directory; name a file in it") from None
     except OSError as error:
         raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError:

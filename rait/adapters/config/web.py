@@ -1,9 +1,9 @@
 """Fetches text over HTTP and HTTPS, with bounds on time, size and redirects.
 
-A body that was cut off may still be good text, and what is missing from it would be taken for gone.
-So a body counts only if it ended as the server announced: by its length, its last chunk (RFC 9112,
-section 6), or the checksum at the end of gzip (RFC 1952). One that ends wherever the connection
-does is refused.
+A body that was cut off may still be valid text, and the peers missing from it would lose their
+links. So a body counts only if it ends as the server announced: by its length, its last chunk (RFC
+9112, section 6), or the checksum at the end of gzip (RFC 1952). A body that ends only with the
+connection is refused.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ REDIRECTS = 5
 MAX_SHOWN = 500
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
-"""How h11 quotes what a server sent: in Python's words, not in those of a user."""
+"""How h11 quotes what a server sent: as a Python literal, which no user wants to read."""
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 
 def fetch(url: str, display: Callable[[str], str], timeout: float, limit: int) -> bytes:
-    """The body of a 200 answer of up to ``limit`` bytes; ``timeout`` in seconds.
+    """The body of a 200 answer of up to ``limit`` bytes; ``timeout`` is in seconds.
 
-    ``display`` gives a URL as it may be shown. TLS is verified against the machine's own
-    certificates. Raises SourceError, which names the URL, and the one that failed where the server
-    redirected to another.
+    ``display`` makes a URL fit for messages. TLS is verified against the machine's own
+    certificates. Raises SourceError, which names the URL and, after a redirection, the one that
+    failed.
     """
     transfer = _Transfer(url, display, timeout, limit)
-    # A thread, since no timeout of a socket bounds a look-up, or a server that drips bytes. It is
-    # a daemon, so that it never keeps the process from its end.
+    # In a thread, as a socket's timeout bounds neither a look-up nor a server that drips bytes. It
+    # is a daemon, so that it never keeps the process from ending.
     thread = threading.Thread(target=transfer.run, name="rait-fetch", daemon=True)
     thread.start()
     thread.join(timeout)
@@ -54,7 +54,7 @@ def fetch(url: str, display: Callable[[str], str], timeout: float, limit: int) -
 
 
 class _Transfer:
-    """One transfer; after ``run`` either ``body`` or ``error`` is set."""
+    """One transfer. After ``run``, either ``body`` or ``error`` is set."""
 
     def __init__(self, url: str, display: Callable[[str], str], timeout: float, limit: int) -> None:
         self.body: bytes | None = None
@@ -79,7 +79,7 @@ class _Transfer:
             self.error = self._failed(_why_no_connection(error))
         except httpx.HTTPError as error:
             self.error = self._failed(f"the transfer failed: {_scrubbed(error)}")
-        except Exception as error:  # noqa: BLE001 - above a thread there is nobody to tell it to
+        except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
             self.error = self._failed(f"cannot be fetched: {_scrubbed(error)}")
 
     def too_late(self) -> SourceError:
@@ -88,7 +88,7 @@ class _Transfer:
     def _failed(self, message: str) -> SourceError:
         name = self._display(self._url)
         if self._redirected_to is not None:
-            # The server chose this one, and how long it is.
+            # The server chose this URL, and its length.
             name += f": redirected to {self._display(self._redirected_to)[:MAX_SHOWN]}"
         return SourceError(f"{name}: {message}")
 
@@ -97,14 +97,14 @@ class _Transfer:
         with httpx.Client(
             verify=_trust(),
             timeout=self._timeout,
-            # httpx would ask for several codings, and undo all that a server piles up.
+            # By itself, httpx asks for several codings, and undoes as many as a server piles up.
             headers={"Accept-Encoding": "identity"},
             cookies=_NoCookies(),
         ) as client:
             request = client.build_request("GET", url)
             for _ in range(REDIRECTS + 1):
                 if (request.url.port or 0) > MAX_PORT:
-                    # httpx would take the number modulo 65536.
+                    # httpx takes the number modulo 65536.
                     raise self._failed(f"port {request.url.port} is not from 1 to {MAX_PORT}")
                 response = client.send(request, auth=auth, stream=True)
                 try:
@@ -138,7 +138,7 @@ class _Transfer:
         return bytes(body)
 
     def _check_end(self, response: httpx.Response, unpacker: zlib._Decompress | None) -> None:
-        """Refuse a body that may lack its end. What has a length, httpx saw to its end itself."""
+        """Refuse a body that may lack its end. httpx has checked a length, or chunks, itself."""
         if unpacker is not None:
             if not unpacker.eof:
                 raise self._failed("the answer is cut off: its gzip compression does not end")
@@ -149,38 +149,38 @@ class _Transfer:
             )
 
     def _unpacker(self, response: httpx.Response) -> zlib._Decompress | None:
-        """What unpacks the body, None where it comes as it is."""
+        """The decompressor for the body, None for a plain one."""
         listed = response.headers.get("Content-Encoding", "").lower().split(",")
         codings = [coding for word in listed if (coding := word.strip()) not in ("", "identity")]
         if len(codings) == 1 and codings[0] in _GZIP:
             return zlib.decompressobj(_GZIP_WINDOW)
         if codings:
             raise self._failed(
-                f"the server packed the answer ({shown(', '.join(codings))}): "
+                f"the server encoded the answer ({shown(', '.join(codings))}): "
                 "rait asks for plain text and takes at most one gzip"
             )
         return None
 
     def _unpacked(self, unpacker: zlib._Decompress, part: bytes, size: int) -> bytes:
-        """What is in a part, as far as it takes to see that the limit is passed."""
+        """The content of a part, but no more of it than shows that the limit is exceeded."""
         try:
             data = unpacker.decompress(part, self._limit + 1 - size)
         except zlib.error:
-            raise self._failed("the answer is damaged: it is not what gzip packs") from None
+            raise self._failed("the answer is damaged: it is not valid gzip") from None
         if unpacker.unused_data:
             raise self._failed("the answer goes on after the end of its gzip compression")
         return data
 
 
 class _NoCookies(CookieJar):
-    """Reads no cookies: each transfer is one of its own, and servers send what is slow to read."""
+    """Takes no cookies: transfers are independent, and a server may send cookies slow to parse."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
 
 
 def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
-    # httpx logs URLs as they are, so user and password must not be in them.
+    # httpx logs whole URLs, so user and password must not be in them.
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -191,8 +191,8 @@ def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def _trust() -> ssl.SSLContext:
-    # The machine's certificates and not those that httpx brings: an administrator adds to the
-    # former. Without any, httpx's are better than none.
+    # The machine's certificates, to which an administrator can add. If it has none, those that come
+    # with httpx.
     paths = ssl.get_default_verify_paths()
     if paths.cafile or paths.capath:
         return ssl.create_default_context()

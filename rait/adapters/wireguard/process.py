@@ -1,14 +1,23 @@
-"""The programs behind userspace WireGuard links: start them, find them again, and end them.
+"""The programs behind userspace WireGuard links: how to start, find and end them.
 
-One program serves one link: wireguard-go, or what the environment's WG_USERSPACE_IMPLEMENTATION
-names (the variable that wg-quick(8) has under a longer name). It makes a tun interface NAME and
-listens on NAME.sock; deleting the tun, or the socket's file, ends it.
+One program serves one link: wireguard-go, or the one that WG_USERSPACE_IMPLEMENTATION names (the
+variable that wg-quick(8) has under a longer name). The program makes a tun NAME and listens on
+NAME.sock. It ends when the tun, or the file of the socket, is deleted.
 
-Processes are held by pidfd, so a process id that was used again is never hit.
+How a program is started (``Start``):
 
-Anybody may run a program, give its tun any name, in a namespace of their own, and show any bytes in
-/proc. So a process is believed to serve a link only if it is root's or our own user's, and if the
-tun that it holds lives where the link does.
+1. rait starts it in the transit namespace, where its UDP socket then lives, with its output in a
+   file in memory. wireguard-go is asked to stay in the foreground, so rait knows its process.
+2. rait polls the socket until the program of that process answers. A program that goes to the
+   background instead ends with status 0, and answers as another process.
+3. If the program ends with an error, or does not answer in time, it is ended, and the last line of
+   its output is the reason. Otherwise the file of its output is sealed, so that it cannot grow.
+
+Processes are held by pidfd, so that a signal never reaches a later process of the same id.
+
+Any user may run a program, in a namespace of their own, that gives its tun any name and shows any
+bytes in /proc. So rait believes that a process serves a link only if it belongs to root or to our
+own user, and if the tun that it holds lives where the link does.
 """
 
 from __future__ import annotations
@@ -36,10 +45,10 @@ DEFAULT_PROGRAM = "wireguard-go"
 TUN = "/dev/net/tun"
 START_SECONDS = 20.0
 END_SECONDS = 3.0
-"""So long a program has to end by itself, before it is made to."""
+"""The time for a program to end by itself, and then after SIGTERM, before SIGKILL."""
 
 _KILLED_SECONDS = 20.0
-"""No process outlives SIGKILL, but on a busy machine it takes the kernel a while to end one."""
+"""The time for the kernel to end a process after SIGKILL, on a busy machine."""
 
 _POLL_SECONDS = 0.005
 _SIGKILL, SIGTERM = 9, 15  # signal(7)
@@ -47,20 +56,20 @@ _LOG_BYTES = 2000
 _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
-"""As wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) and boringtun write it."""
+"""The time in a log line of wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) or boringtun."""
 _TUNGETDEVNETNS = 0x54E3
-"""_IO('T', 227) in linux/if_tun.h: a descriptor of the namespace that a tun lives in."""
+"""The ioctl for a descriptor of a tun's namespace: _IO('T', 227) in linux/if_tun.h."""
 
 
 class StartError(RaitError):
-    """A program did not start; nothing of it is left."""
+    """A program did not start. Nothing of it is left."""
 
 
 class Owner(Struct, frozen=True):
-    """What is known of a process that holds a tun.
+    """Namespaces of a process that holds a tun, by their identities.
 
-    ``transit`` identifies the namespace that the process is in, so where its UDP socket is, and
-    ``home`` the one that the tun lives in ("" where the kernel does not tell).
+    ``transit`` is that of the process, and so of its UDP socket. ``home`` is that of the tun, ""
+    where the kernel does not tell.
     """
 
     transit: str
@@ -74,14 +83,14 @@ class Owner(Struct, frozen=True):
 def find_program() -> str | None:
     """The path of the program that serves links, or None."""
     name = os.environ.get(PROGRAM_VARIABLE) or DEFAULT_PROGRAM
-    # As shutil.which does, which would load three libraries for archives.
+    # Like shutil.which; but to import shutil imports three libraries for archives.
     places = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = (os.path.join(place, name) for place in places)
     return next((p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)), None)
 
 
 def why_not() -> str:
-    """What keeps userspace links from working here, and what to do; "" if nothing does."""
+    """Why userspace links cannot work on this machine, and what to do; "" if they can."""
     if find_program() is None:
         named = os.environ.get(PROGRAM_VARIABLE)
         if named:
@@ -96,9 +105,9 @@ def why_not() -> str:
 
 
 class Process:
-    """A running process that cannot be mistaken for a later one; a context manager.
+    """A running process, held by a pidfd; a context manager.
 
-    Raises ProcessLookupError where there is none with this id.
+    Raises ProcessLookupError if there is no process of this id.
     """
 
     def __init__(self, pid: int) -> None:
@@ -112,13 +121,13 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        """Let go of the process; harmless when that was done already."""
+        """Close the pidfd; harmless when it is closed already."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def ended(self, seconds: float) -> bool:
-        """Wait this long for the process to end; whether it has."""
+        """Wait so many seconds for the process to end, and say whether it has."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         if not poll.poll(seconds * 1000):
@@ -129,16 +138,16 @@ class Process:
         return True
 
     def signal(self, number: int) -> None:
-        """Send a signal; a process that has ended takes no harm."""
-        import signal  # which makes enumerations of them all
+        """Send a signal. A process that has ended is no error."""
+        import signal  # here, as its import is slow
 
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
 
     def owners_of(self, name: str) -> Iterator[Owner]:
-        """What there is to tell of each tun of this name that the process holds.
+        """The namespaces for each tun of this name that the process holds.
 
-        Nothing if it belongs to another user than root or ours, or has ended.
+        None at all if the process has ended, or belongs to a user other than root and us.
         """
         if not _is_trusted(self.pid):
             return
@@ -147,14 +156,14 @@ class Process:
                 continue
             transit = _transit_of(self.pid)
             home = self._home_of(fd)
-            # Until here, what was read may have been that of a later process of the same id.
+            # If the process had ended, all this may be about a later one of the same id.
             if transit is not None and not self.ended(0):
                 yield Owner(transit, home)
 
     def home_descriptor(self, descriptor: int) -> int | None:
-        """A descriptor of the namespace that a tun lives in, by the process's own for the tun.
+        """A descriptor of the namespace of a tun, by the process's descriptor for the tun.
 
-        None where the kernel does not tell. Raises OSError where we may open no more files.
+        None where the kernel does not tell. Raises OSError if we have too many open files.
         """
         try:
             copy = syscalls.pidfd_getfd(self._fd, descriptor)
@@ -178,16 +187,17 @@ class Process:
 
 
 Fits = Callable[[Owner], bool]
-"""Whether a holder of a tun of the wanted name holds the wanted tun."""
+"""A function that says whether the holder of a tun of the right name holds the right tun."""
 
 
 def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
-    """The process that holds tun ``name``: the one with this id, or else any; None if none does.
+    """The process that holds the tun ``name`` for which ``fits`` is true; None if there is none.
 
-    ``pid`` is what the socket told (SO_PEERCRED): a program that made its socket before it went
-    to the background is no longer the process of that id. But if it is, and its tun is another
-    one than is wanted, then nobody serves that one here. Processes that may not be looked at, as
-    happens to root too in a container, are none of rait's. Raises OSError where one cannot tell.
+    ``pid`` is the process that made the link's socket (SO_PEERCRED), 0 if unknown. If that process
+    holds a tun of this name, it is the answer or, if its tun does not fit, the answer is None.
+    Otherwise all processes are searched: a program that went to the background after it made the
+    socket has another id now. Processes that we may not look at, as it happens to root in a
+    container, are not rait's. Raises OSError where rait cannot tell.
     """
     if pid > 0:
         if (held := _hold(pid, name, fits)) is not None:
@@ -209,7 +219,7 @@ def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
     try:
         process = Process(pid)
     except OSError as error:
-        # It ended, or the number is that of a thread.
+        # The process has ended, or the id is that of a thread.
         if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
             return None
         raise
@@ -225,9 +235,9 @@ def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
 
 
 def listening(name: str) -> bool:
-    """Whether a program listens on the link's socket; a file that nobody serves is removed.
+    """Whether a program listens on the link's socket. A file that nobody serves is removed.
 
-    Raises RaitError where that cannot be.
+    Raises RaitError if the file cannot be removed.
     """
     try:
         uapi.Client(name).close()
@@ -251,10 +261,10 @@ def _remove_socket(name: str) -> None:
 
 
 def end(name: str, process: Process, patience: float = 0.0) -> None:
-    """End the program that serves a link, by force if it is not gone after ``patience`` seconds.
+    """End the program that serves a link, by signals if it has not ended in ``patience`` seconds.
 
-    Nothing of it is left: the tun goes with it, and so does the socket's file. Raises RaitError
-    where even SIGKILL does not help.
+    The tun goes with the program, and its socket's file is removed. Raises RaitError if the program
+    does not end even after SIGKILL.
     """
     if not process.ended(patience):
         _remove_socket(name)
@@ -268,7 +278,10 @@ def end(name: str, process: Process, patience: float = 0.0) -> None:
 
 
 class Start:
-    """A program on its way to serve a link, started in ``transit``."""
+    """A program that was started in ``transit`` to serve a link, until it answers.
+
+    Raises StartError if it cannot be run.
+    """
 
     def __init__(self, name: str, transit: Netns) -> None:
         program = find_program()
@@ -277,7 +290,7 @@ class Start:
         self.name = name
         self._program = program
         self._transit = transit
-        # What it says on the way is wanted for messages; a pipe would break it once we are gone.
+        # A file in memory for its output, as writing to a pipe would fail when rait has ended.
         self._log = os.memfd_create(f"{name}.log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             import subprocess
@@ -299,7 +312,10 @@ class Start:
             raise StartError(f"cannot run {program}: {error.strerror}") from error
 
     def client(self, key: KeyPair) -> uapi.Client:
-        """Wait until the program answers. Raises StartError, and then nothing of it is left."""
+        """Wait until the program answers, and give a connection to it.
+
+        Raises StartError or UapiError, and then nothing of the program is left.
+        """
         try:
             client = self._connected()
             try:
@@ -325,7 +341,7 @@ class Start:
                 end(self.name, process)
             self._child.poll()
             return
-        # Either it failed by itself, or it went to the background under another id.
+        # The program failed by itself, or went to the background and has another id.
         own = self._transit.identity
         found = hold_owner(self.name, 0, lambda owner: own in (owner.transit, owner.home))
         if found is not None:
@@ -333,7 +349,7 @@ class Start:
                 end(self.name, process)
 
     def _connected(self) -> uapi.Client:
-        """Wait until our program listens, and not one that was there before."""
+        """Wait until our own program listens, not one that listened there before."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             status = self._child.poll()
@@ -342,7 +358,7 @@ class Start:
             other = None
             with suppress(FileNotFoundError, ConnectionRefusedError):
                 client = uapi.Client(self.name)
-                # One that goes to the background ends where we see it, and listens as another.
+                # Status 0: the program went to the background, and listens as another process.
                 if status == 0 or client.pid == self._child.pid:
                     return client
                 client.close()
@@ -355,18 +371,18 @@ class Start:
             time.sleep(_POLL_SECONDS)
 
     def _failed(self, how: str) -> StartError:
-        """What went wrong, with the last line of the program's log and what to do about it."""
+        """An error with the last line of the program's output and, where known, what to do."""
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = f": {without_time(lines[-1])}" if lines else ""
-        if "operation not permitted" in said or "permission denied" in said:
-            said += "; run rait as root"
-        if "too many open files" in said:
-            said += "; raise the limit fs.inotify.max_user_instances (sysctl)"
-        return StartError(f"{self._program} {how}{said}")
+        reason = f": {without_time(lines[-1])}" if lines else ""
+        if "operation not permitted" in reason or "permission denied" in reason:
+            reason += "; run rait as root"
+        if "too many open files" in reason:
+            reason += "; raise the limit fs.inotify.max_user_instances (sysctl)"
+        return StartError(f"{self._program} {how}{reason}")
 
     def _seal_log(self) -> None:
-        """Keep the program's log, which nobody will read any more, from growing in memory."""
+        """Keep the program's output, which nobody reads from now on, from growing in memory."""
         if self._log < 0:
             return
         with suppress(OSError):
@@ -376,15 +392,12 @@ class Start:
 
 
 def without_time(line: str) -> str:
-    """A line of a program's log without the time at its head.
-
-    The journal has the time of the run, and two runs that fail alike are to say the same.
-    """
+    """A line of a program's log without its time, so that two runs that fail alike say the same."""
     return re.sub(_LOG_TIME, r"\1", line, count=1)
 
 
 def _environment() -> dict[str, str]:
-    """wireguard-go is to stay one process, whose id we know; others take no notice of that."""
+    """The environment of a program. WG_PROCESS_FOREGROUND is for wireguard-go alone."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "WG_PROCESS_FOREGROUND": "1",
@@ -393,8 +406,8 @@ def _environment() -> dict[str, str]:
 
 
 def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
-    """The descriptors by which a process holds tuns, each with the tun's name. Raises OSError."""
-    # A descriptor may be closed, and the process end, at any moment.
+    """A process's descriptors of tuns, each with the name of its tun. Raises OSError."""
+    # The process may close a descriptor, or end, at any moment.
     gone = (FileNotFoundError, ProcessLookupError)
     try:
         entries = os.scandir(f"/proc/{pid}/fd")
@@ -413,20 +426,20 @@ def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def _target_of(link: str) -> str:
-    """What a link in /proc/PID/fd leads to. Raises OSError."""
+    """The path that a link in /proc/PID/fd leads to, "" if it is too long. Raises OSError."""
     try:
         return os.readlink(link)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return ""  # a path longer than the kernel tells is not that of a tun
+        return ""
 
 
 def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
-    """The tuns of the program that listens under a link's name: where each is, and its name now.
+    """The tuns of the program that listens under a link's name: each one's namespace and name now.
 
-    The caller closes the namespaces, which have the spelling ``spec``. Raises OSError or UapiError
-    if the program cannot be looked at.
+    The namespaces get the spelling ``spec``; the caller closes them. Raises OSError or UapiError if
+    rait cannot look at the program.
     """
     try:
         with uapi.Client(name) as client:
@@ -435,7 +448,7 @@ def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
         return
     with Process(pid) as process:
         if not _is_trusted(pid):
-            return  # the one that made the socket ended, and another user's has its id
+            return  # the process that made the socket has ended, and another user's has its id
         for descriptor, now in _tuns_of(pid):
             home = process.home_descriptor(descriptor)
             if home is not None:
@@ -443,9 +456,10 @@ def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
 
 
 def _is_trusted(pid: int) -> bool:
-    """Whether a process is root's or our user's in all its ids: no program that others started.
+    """Whether all user ids of a process are root's or ours, so that nobody else started it.
 
-    The owner of /proc/PID does not tell: to all that may not be dumped, that is root (proc(5)).
+    The owner of /proc/PID does not tell: it is root for any process that may not be dumped
+    (proc(5)).
     """
     ours = uapi.TRUSTED_USERS | {os.geteuid()}
     try:
@@ -453,7 +467,7 @@ def _is_trusted(pid: int) -> bool:
             lines = file.read().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    # The name of the program, in another line, holds no line feed (proc_task_name in fs/proc).
+    # No program can forge this line: the kernel escapes a line feed in a name (proc_task_name).
     return any(
         line.startswith(b"Uid:") and ours.issuperset(map(int, line.split()[1:])) for line in lines
     )

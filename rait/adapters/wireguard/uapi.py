@@ -1,12 +1,12 @@
 """WireGuard's cross-platform userspace protocol (UAPI), https://www.wireguard.com/xplatform/.
 
-A program such as wireguard-go serves it on /var/run/wireguard/NAME.sock: a request is lines of
-``key=value`` closed by an empty line, and so is the answer, whose last key is ``errno``. Keys are
-lowercase hexadecimal, and a boolean is either ``true`` or left out.
+A program such as wireguard-go serves it on /var/run/wireguard/NAME.sock. A request is lines of
+``key=value`` and then an empty line, and so is the answer, whose last key is ``errno``. WireGuard
+keys are lowercase hexadecimal, and a boolean is ``true`` or left out.
 
-What a program answers is checked like any other input from outside: its size, its shape and each
-value. A private key is written to nobody but a process of root's or of our own user, and one that
-is read goes no further than to the node's KeyPair, which tells the public key.
+An answer is checked like any other input from outside: its size, its form and each value. rait
+writes a private key only to a process of root or of its own user. A private key in an answer goes
+no further than to the node's KeyPair, which derives the public key.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _T = TypeVar("_T")
 
 DIRECTORY = "/var/run/wireguard"
 MAX_ANSWER = 16 * 2**20
-"""Bytes; an answer of this size would tell of some 50,000 peers."""
+"""The most bytes of an answer: enough for some 50,000 peers."""
 
 TRUSTED_USERS = frozenset({0})
-"""Whose programs may get a private key, beside our own user's: root's."""
+"""The users, besides our own, whose programs may get a private key: root."""
 
 ANSWER_SECONDS = 5.0
-"""For one request and its answer. On a busy machine a program may wait for a processor, but one
-that hangs holds up each run for so long."""
+"""The time for one request and its answer. On a busy machine a program may wait for a processor; a
+program that hangs holds each run up for so long."""
 
 _KEY_BYTES = 32
 _NO_KEY = "00" * _KEY_BYTES
 _ALL_ADDRESSES = frozenset({"0.0.0.0/0", "::/0"})
-"""The allowed IPs of our peers, both."""
+"""The allowed IPs of each of our peers."""
 
 _UCRED = struct.Struct("iII")
 
 
 class UapiError(RaitError):
-    """A program does not speak UAPI as it should, or cannot be reached."""
+    """A program cannot be reached, or does not follow the protocol."""
 
 
 class RefusedError(UapiError):
@@ -65,9 +65,9 @@ class RefusedError(UapiError):
 
 
 def encode_set(write: DeviceWrite, secret: Secret | None = None) -> bytes:
-    """The ``set=1`` request of a write, with ``secret`` for the private key.
+    """The ``set=1`` request for a write, with ``secret`` for the private key.
 
-    Raises UapiError for a key or value that is none.
+    Raises UapiError for a malformed key or value.
     """
     lines = ["set=1"]
     if write.public_key is not None and secret is not None:
@@ -79,23 +79,23 @@ def encode_set(write: DeviceWrite, secret: Secret | None = None) -> bytes:
     for peer in write.peers:
         lines.extend(_peer_lines(peer))
     if any("\n" in line for line in lines):
-        # An address of a journal, say; it would be read as another line of ours.
-        raise UapiError("a change must not hold a line feed within a value")
+        # Such as an endpoint of a journal: the program would read a second line.
+        raise UapiError("a value to write must not hold a line feed")
     return ("\n".join(lines) + "\n\n").encode()
 
 
 def decode_set(answer: bytes) -> None:
-    """Check the answer to ``set=1``. Raises RefusedError for its errno, UapiError for nonsense."""
+    """Check the answer to ``set=1``. Raises RefusedError for its errno, UapiError if malformed."""
     pairs = list(_pairs(answer))
     if pairs:
         raise UapiError(f"the answer to a change holds {shown(pairs[0][0])}")
 
 
 def decode_get(answer: bytes, key: KeyPair) -> DeviceState:
-    """The device that the answer to ``get=1`` tells of, with what stands for its secret keys.
+    """The device in the answer to ``get=1``; ``key`` derives its public key and digests.
 
-    Keys unknown here are passed over, as the protocol asks. Raises RefusedError for its errno and
-    UapiError for an answer that is not well formed.
+    Unknown keys of the protocol are ignored, as the protocol demands. Raises RefusedError for the
+    answer's errno, and UapiError for a malformed answer.
     """
     fields = device = dict[str, str]()
     peers: dict[str, dict[str, str]] = {}
@@ -124,23 +124,23 @@ def decode_get(answer: bytes, key: KeyPair) -> DeviceState:
 
 
 def socket_path(name: str) -> str:
-    """Where the program behind interface ``name`` listens, for messages. Raises UapiError."""
+    """The path of the socket for interface ``name``, for messages. Raises UapiError."""
     if not name or "/" in name or "\0" in name:
         raise UapiError(f"{name!r} cannot be the name of an interface")
     return f"{DIRECTORY}/{name}.sock"
 
 
 def socket_file(name: str) -> bytes:
-    """``socket_path`` for the system, to which an interface's name is bytes. Raises UapiError."""
+    """The path of the socket for interface ``name``, for system calls. Raises UapiError."""
     socket_path(name)
     return b"%b/%b.sock" % (os.fsencode(DIRECTORY), ifname_bytes(name))
 
 
 class Client:
-    """A connection to the program behind one interface; a context manager.
+    """A connection to the program of one interface; a context manager.
 
-    Raises FileNotFoundError or ConnectionRefusedError where no program listens, and UapiError
-    where one does that belongs to another user.
+    Raises FileNotFoundError or ConnectionRefusedError if no program listens, and UapiError if the
+    program belongs to another user.
     """
 
     def __init__(self, name: str) -> None:
@@ -171,11 +171,11 @@ class Client:
         self._socket.close()
 
     def get(self, key: KeyPair) -> DeviceState:
-        """The device as it is; ``key`` is the node's own. Raises UapiError."""
+        """Read the device; ``key`` is the node's own key pair. Raises UapiError."""
         return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n"), key))
 
     def set(self, write: DeviceWrite, secret: Secret | None = None) -> None:
-        """Write to the device. Raises RefusedError, or UapiError when the talk itself fails."""
+        """Write to the device. Raises RefusedError if the program refuses, else UapiError."""
         self._explained(lambda: decode_set(self._exchange(encode_set(write, secret))))
 
     def _explained(self, talk: Callable[[], _T]) -> _T:
@@ -232,7 +232,10 @@ def _peer_lines(peer: PeerWrite) -> Iterator[str]:
 
 
 def _pairs(answer: bytes) -> Iterator[tuple[str, str]]:
-    """The answer's lines but for errno, which must be last and 0."""
+    """Keys and values of an answer, without errno, which must be last.
+
+    Raises RefusedError if errno is not 0, and UapiError for a malformed answer.
+    """
     try:
         text = answer.decode("ascii")
     except UnicodeDecodeError:
@@ -284,7 +287,7 @@ def _hex_key(text: str) -> str:
 
 
 def _raw_key(field: str, value: str) -> bytes:
-    # The value may be a private key: it never gets into the error's text.
+    # The value may be a private key, so no message quotes it.
     if len(value) != 2 * _KEY_BYTES or not value.isalnum():
         raise UapiError(f"{field} is not {2 * _KEY_BYTES} hexadecimal digits")
     try:
@@ -337,10 +340,10 @@ def _address(host: str) -> str | None:
 
 
 def _networks(values: list[str]) -> tuple[str, ...]:
-    """In one order, IPv4 first: programs tell them in whatever order their tree has."""
+    """Allowed IPs in one order, IPv4 first, as a program gives them in the order of its tree."""
     if _ALL_ADDRESSES.issuperset(values):
         return tuple(sorted(values))
-    import ipaddress  # what others set may be any networks
+    import ipaddress  # for networks that others set
 
     try:
         networks = [ipaddress.ip_network(value) for value in values]

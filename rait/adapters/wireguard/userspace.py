@@ -1,11 +1,11 @@
-"""WireGuard links of a program in userspace, for machines whose kernel has no WireGuard.
+"""Links of WireGuard programs in userspace, for machines whose kernel has no WireGuard.
 
-A link is made in the transit namespace, where its program keeps the UDP socket, and its tun is
-then moved to the target one. wireguard-go learns of a new mtu in its own namespace alone, so the
-mtu is set before the move; one that is changed later costs at most 15 bytes of padding too many.
+A program is started in the transit namespace, where its UDP socket stays; then its tun is moved to
+the target namespace. wireguard-go notices a new mtu in its own namespace alone, so the mtu is set
+before the move. One that changes later costs at most 15 bytes of padding in each packet.
 
-The programs' sockets are machine-wide, while interface names are not: two nodes on one machine
-need distinct ifprefixes.
+Interface names are unique in a namespace, but the programs' sockets on the whole machine: so two
+nodes on one machine need different ifprefixes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from rait.domain.events import (
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
 
 _AT_ONCE = 64
-"""Programs started at a time; each has START_SECONDS to answer, while it shares the processors."""
+"""The number of programs that start at a time: each must answer within START_SECONDS."""
 
 _ENDING_SECONDS = 3.0
-"""A program that hung up in the middle of a talk is given so long to end: then it is no link."""
+"""The time that a program has to end after it hung up in the middle of an answer."""
 
 
 class UserspaceBackend:
-    """Links of userspace programs with their UDP sockets in ``transit``, all with one key."""
+    """Links of userspace programs with one key pair, whose UDP sockets are in ``transit``."""
 
     def __init__(self, transit: Sockets, key: KeyPair) -> None:
         self._transit = transit
@@ -57,10 +57,10 @@ class UserspaceBackend:
     def observe(
         self, via: Sockets, interfaces: Mapping[str, Interface]
     ) -> tuple[dict[str, ObservedLink], dict[str, UnreadLink]]:
-        """See Backend. Raises MachineError where nothing can be told at all.
+        """See Backend. Raises MachineError if there is no way to look at any link.
 
-        A tun is WireGuard if the program that holds it answers on its socket, and it is not if
-        nobody listens there.
+        A tun is a WireGuard link if the program that holds it answers on the tun's socket, and is
+        none if nobody listens there.
         """
         found: dict[str, ObservedLink] = {}
         unread: dict[str, UnreadLink] = {}
@@ -77,10 +77,10 @@ class UserspaceBackend:
         return found, unread
 
     def trace(self, link: Link, namespaces: Namespaces) -> ObservedLink | None:
-        """A link that is no longer where it was, or has another name there: as it is now.
+        """A link that somebody moved or renamed, as it is now; None if it is gone or not ours.
 
-        Its program tells, which listens under the name that the link was made with. None where
-        there is none, or it is not ours. Raises OSError or RaitError where one cannot tell.
+        The link's program, which still listens under the name that the link was made with, leads
+        to its tun. Raises OSError or RaitError where rait cannot tell.
         """
         for home, name in programs.tuns_served(link.name, link.origin.netns):
             ns = namespaces.keep(home)
@@ -93,9 +93,10 @@ class UserspaceBackend:
         return None
 
     def _link_of(self, tun: Interface, ns: Netns, made_as: str) -> ObservedLink | None:
-        """The link that a tun is; None if it is none. Raises OSError or UapiError: one cannot say.
+        """The link of a tun; None if the tun is no WireGuard link.
 
-        ``made_as`` is the name that it was made with.
+        ``made_as`` is the name that the link was made with. Raises OSError or UapiError where rait
+        cannot tell.
         """
         try:
             client = uapi.Client(made_as)
@@ -113,7 +114,7 @@ class UserspaceBackend:
                     if process.ended(_ENDING_SECONDS):
                         return None
                     raise uapi.UapiError(
-                        f"{error}; process {process.pid} serves it: let that one go on "
+                        f"{error}; process {process.pid} serves it: let that process go on "
                         f"(`kill -CONT {process.pid}`), or end it (`kill -KILL {process.pid}`)"
                     ) from None
         if owner.transit == self._transit.ns.identity:
@@ -122,7 +123,7 @@ class UserspaceBackend:
         return observed(tun, origin, state, renamed=made_as != tun.name)
 
     def _numbered(self, peer: LinkPeer) -> LinkPeer:
-        """The peer whose endpoint has its zone's index for its name, as the kernel's has it."""
+        """A peer with its endpoint's zone as the number of an interface, as the kernel has it."""
         address, _, zone = peer.endpoint.address.partition("%") if peer.endpoint else ("", "", "")
         if peer.endpoint is None or not zone or zone.isdecimal():
             return peer
@@ -135,7 +136,7 @@ class UserspaceBackend:
         return structs.replace(peer, endpoint=endpoint)
 
     def apply(self, via: Sockets | None, events: Sequence[Event]) -> Iterator[str | None]:
-        """See Backend. New links start together, and removed ones end together."""
+        """See Backend. Programs of new links start together, those of old links end together."""
         if via is None or isinstance(events[0], LinkRemoved):
             names = [(event.name, self._made_as.get(event.name, event.name)) for event in events]
             yield from _side_by_side([_Removal(name, made_as, via) for name, made_as in names])
@@ -155,7 +156,7 @@ class UserspaceBackend:
             yield from (_failure(partial(self._write, event)) for event in writes)
 
     def may_be_leftover(self, name: str) -> bool:
-        """Whether a killed run left a half-made link of this name, or may have."""
+        """Whether a killed run left, or may have left, a half-made link of this name."""
         from rait.adapters.wireguard.userspace_setup import find_leftover
 
         try:
@@ -167,20 +168,23 @@ class UserspaceBackend:
         return process is not None
 
     def end_leftover(self, name: str) -> bool:
-        """End the half-made link of this name; whether there was one. Raises RaitError."""
+        """Remove the half-made link of this name, and say whether there was one.
+
+        Raises RaitError.
+        """
         from rait.adapters.wireguard.userspace_setup import end_leftover
 
         return end_leftover(name, self._transit, self._key)
 
     def _write(self, event: DeviceUpdated | PeerEvent) -> None:
-        """Have the program of a link carry out what an event changes. Raises RaitError."""
+        """Have the link's program write what an event changes. Raises RaitError."""
         from rait.domain.writes import NOTHING, write_of
 
         write = write_of(event)
         secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
             if isinstance(event, PeerUpdated):
-                # A program passes over an update of a peer that it does not have, and says nothing.
+                # A program ignores an update of a peer that it does not have, without an error.
                 known = {peer.public_key for peer in client.get(self._key).peers}
                 if event.before.public_key not in known:
                     raise RaitError(f"it has no peer {event.before.public_key}")
@@ -194,19 +198,19 @@ class UserspaceBackend:
         from rait.adapters.wireguard.userspace_setup import set_port
         from rait.domain.writes import DeviceWrite
 
-        # The event's own idea of it may be 0, for a port that the program chose.
+        # Not the event's old port, which is 0 if the program chose the port.
         old = client.get(self._key).device.listen_port
         try:
             set_port(client, port, self._transit.ns)
         except RaitError:
-            # The program gave its old socket up before it knew that it gets no new one.
+            # The program closed its old socket before it failed to open the new one.
             with suppress(RaitError):
                 client.set(DeviceWrite(listen_port=old))
             raise
 
 
 def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
-    """Why one cannot say. Raises MachineError where the next one would fare no better."""
+    """Why a tun's link cannot be read. Raises MachineError if no other one could be read either."""
     if isinstance(error, uapi.UapiError):
         return str(error)
     if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -219,12 +223,15 @@ def _client(name: str) -> uapi.Client:
         return uapi.Client(name)
     except (FileNotFoundError, ConnectionRefusedError):
         raise RaitError(
-            f"no program serves {uapi.socket_path(name)}: it ended; the next sync makes it anew"
+            f"no program serves {uapi.socket_path(name)}: it ended; run rait again to remake it"
         ) from None
 
 
 class _Task(Protocol):
-    """Something that takes a while, and no work of ours meanwhile. ``close`` is harmless twice."""
+    """Something that ``begin`` starts and that goes on by itself until ``finish`` waits for it.
+
+    ``close`` takes back what was begun and not finished, and is harmless otherwise.
+    """
 
     def begin(self) -> None: ...
     def finish(self) -> None: ...
@@ -232,9 +239,9 @@ class _Task(Protocol):
 
 
 def _side_by_side(tasks: Sequence[_Task]) -> Iterator[str | None]:
-    """Begin all the tasks, then finish one after the other; why each failed.
+    """Begin all tasks, then finish one after the other. Gives for each its error, or None.
 
-    One that is not finished, as this one is not iterated to its end, is taken back.
+    Tasks are closed at the end, even if the caller does not iterate that far.
     """
     try:
         begun = [_failure(task.begin) for task in tasks]
@@ -256,9 +263,9 @@ def _failure(action: Callable[[], None]) -> str | None:
 
 
 class _Removal:
-    """A link on its way out; without a namespace if that went before it, and its tun with it.
+    """The removal of a link, whose namespace is None if that is gone, with the tun in it.
 
-    Its program is told to end, and its tun goes with it: programs end side by side, whereas the
+    The program gets a signal, and its tun goes with it: programs end side by side, whereas the
     kernel deletes one tun after the other, with a grace period for each.
     """
 
@@ -269,7 +276,7 @@ class _Removal:
         self._process: programs.Process | None = None
 
     def begin(self) -> None:
-        """Tell the program to end and do not wait for it. Raises RaitError."""
+        """Send the program SIGTERM, without waiting. Raises RaitError."""
         if self._via is None:
             return
         found = self._via.find(self._name)
@@ -283,7 +290,7 @@ class _Removal:
                 self._process.signal(programs.SIGTERM)
 
     def finish(self) -> None:
-        """Wait until nothing is left of it, by force if need be. Raises RaitError."""
+        """Wait until nothing is left of the link, after SIGKILL if need be. Raises RaitError."""
         if self._process is not None:
             programs.end(self._made_as, self._process, programs.END_SECONDS)
         if self._via is not None:
@@ -291,13 +298,13 @@ class _Removal:
         programs.listening(self._made_as)
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Close the pidfd of the process."""
         if self._process is not None:
             self._process.close()
 
 
 def _delete_tun(name: str, via: Sockets) -> None:
-    """Delete a tun that its program did not take along, or that had no program any more."""
+    """Delete a tun that is still there after its program has ended."""
     found = via.find(name)
     if found is None or found.kind != TUN:
         return
@@ -309,9 +316,10 @@ def _delete_tun(name: str, via: Sockets) -> None:
 
 
 def _process_of(name: str, made_as: str, ns: Netns) -> programs.Process | None:
-    """The program whose tun this is, or None: its socket may belong to a link elsewhere.
+    """The process of the program that holds a tun; None if there is none.
 
-    None where one cannot tell, too: a program ends by itself when its tun is deleted.
+    The program on the socket may hold the tun of a link in another namespace. None too where rait
+    cannot tell: a program ends by itself when its tun is deleted.
     """
     try:
         with uapi.Client(made_as) as client:

@@ -1,4 +1,4 @@
-"""How one userspace link is made, and the half-made ones that a killed run leaves over."""
+"""How one userspace link is made, and how half-made links of killed runs are found and removed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
 _POLL_SECONDS = 0.02
 _LEFTOVER_SECONDS = programs.START_SECONDS
-"""A program that a killed run started has as long to come up as one of ours."""
+"""The time that a program of a killed run has to answer: as long as one that we start."""
 
 
 class Setup:
-    """A new link, between the start of its program and the moment that it works."""
+    """A new link, from the start of its program until it works."""
 
     def __init__(self, link: Link, key: KeyPair, transit: Sockets, target: Sockets) -> None:
         self._link = link
@@ -42,14 +42,14 @@ class Setup:
         self._start: programs.Start | None = None
 
     def begin(self) -> None:
-        """Start the program and do not wait for it. Raises RaitError."""
+        """Start the program, without waiting. Raises RaitError."""
         check_is_for(self._link, self._transit.ns, self._key)
         self._write = write_of(LinkAdded(self._link))
         self._make_room()
         self._start = programs.Start(self._link.name, self._transit.ns)
 
     def finish(self) -> None:
-        """Make it the link that it is to be. Raises RaitError, and then nothing of it is left."""
+        """Wait for the program and make the link. Raises RaitError; then nothing of it is left."""
         try:
             with self._client() as client:
                 self._configure(client)
@@ -59,31 +59,32 @@ class Setup:
         self._start = None
 
     def close(self) -> None:
-        """Take back what was begun and is not finished."""
+        """End the program, unless the link is finished."""
         if self._start is not None:
             self._start.abort()
             self._start = None
 
     def _make_room(self) -> None:
+        """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
         name, transit = self._link.name, self._transit
         served = programs.listening(name)
         if not served and transit.find(name) is None:
             return
         if end_leftover(name, transit, self._key):
             return
-        # The program would take over a tun of this name that another one left to stay.
+        # The program would take over a persistent tun of this name.
         found = transit.find(name)
         if found is not None:
             raise RaitError(
                 f"an interface of kind {found.kind or 'physical'} already has this name in "
-                f"{describe(transit.ns.spec)}, where the link is to be made; rename or remove it, "
-                "or choose another ifprefix"
+                f"{describe(transit.ns.spec)}, where the link is made first; rename or delete that "
+                "interface, or choose another ifprefix"
             )
         if served:
             raise RaitError(
                 _with_our_key(name, self._key)
-                or f"a program that is not ours serves {uapi.socket_path(name)} already, which is "
-                "machine-wide: end that program, or choose another ifprefix"
+                or f"a program that is not ours serves {uapi.socket_path(name)} already, a path "
+                "that the whole machine shares: end that program, or choose another ifprefix"
             )
 
     def _client(self) -> uapi.Client:
@@ -92,7 +93,7 @@ class Setup:
         try:
             return self._start.client(self._key)
         except programs.StartError:
-            # One that a killed run started may have come up at the same time.
+            # A program that a killed run started may have come up meanwhile.
             if not end_leftover(self._link.name, self._transit, self._key):
                 raise
         self._start = programs.Start(self._link.name, self._transit.ns)
@@ -104,7 +105,8 @@ class Setup:
         if found is None or found.kind != TUN:
             raise RaitError(f"there is no tun interface in {describe(self._transit.ns.spec)}")
         self._transit.perform(rtnl.set_link(found.index, mtu=wanted.mtu))
-        # With its key in before it moves, the link is known as ours wherever a kill interrupts.
+        # The key goes in before the move, so that wherever a kill interrupts, the link is known as
+        # ours.
         secret = self._key.secret_of(write.public_key)
         client.set(DeviceWrite(write.public_key, fwmark=write.fwmark), secret)
         self._move(found.index)
@@ -114,7 +116,7 @@ class Setup:
             _await_bind(client, self._key)
         if write.listen_port is not None:
             set_port(client, write.listen_port, self._transit.ns)
-        # Last, as a program greets a peer at once, which is to come from the port it listens on.
+        # Peers come last: a program sends to a new peer at once, and shall do so from its port.
         if write.peers:
             client.set(DeviceWrite(peers=write.peers))
 
@@ -129,10 +131,10 @@ class Setup:
 
 
 def _with_our_key(name: str, key: KeyPair) -> str:
-    """What to do about a program that serves a link under this name with our own key.
+    """What to do about a program that serves a link of this name with our key; "" for another key.
 
-    "" if it is somebody else's. The journal does not know of such a link, or it would have been
-    found.
+    Somebody moved or renamed the link, and the journal does not know of it, or rait would have
+    found it by its last known place.
     """
     try:
         with uapi.Client(name) as client:
@@ -152,7 +154,7 @@ def _with_our_key(name: str, key: KeyPair) -> str:
 
 
 def set_port(client: uapi.Client, port: int, transit: Netns) -> None:
-    """Have the program listen on a port, 0 for any. Raises RaitError where it is taken."""
+    """Have the program listen on a port, 0 for any. Raises RaitError if the port is taken."""
     try:
         client.set(DeviceWrite(listen_port=port))
     except uapi.RefusedError as error:
@@ -162,9 +164,10 @@ def set_port(client: uapi.Client, port: int, transit: Netns) -> None:
 
 
 def _await_bind(client: uapi.Client, key: KeyPair) -> None:
-    """Wait until the program has a UDP socket: before, it takes a port unseen that is not free.
+    """Wait until the program has opened its UDP socket.
 
-    wireguard-go has one from its start on; a program that waits for its tun to be up may not.
+    Before that, a program takes any listen port without an error, even one that is not free.
+    wireguard-go opens the socket at its start; others may wait for their tun to be up.
     """
     deadline = time.monotonic() + programs.START_SECONDS
     while not client.get(key).device.listen_port:
@@ -174,20 +177,21 @@ def _await_bind(client: uapi.Client, key: KeyPair) -> None:
 
 
 def find_leftover(name: str, transit: Sockets, key: KeyPair) -> programs.Process | None:
-    """The process of a link that a killed run left half made in the transit namespace.
+    """The process of a link that a killed run left half made in the transit namespace, or None.
 
-    It is ours if the program and its tun are both there, the tun in no group yet, and the device
-    has no key or our own. Once the tun is in the target namespace, ``observe`` sees the link.
+    A program and its tun are such a link if both are in that namespace, the tun is in no group yet,
+    and the device has our key or none. (A link whose tun is in the target namespace is not for this
+    function: ``observe`` sees it.)
 
-    The run may have been killed a moment ago, right after it started the program, which does not
-    answer yet: it is waited for, as nobody else can have that name until then. A tun that no
-    process holds is not waited for, as those of programs go with them.
+    If the run was killed right after it started the program, the program does not answer yet. So
+    while a process holds the tun, this waits for its answer. A tun that no process holds is none of
+    a program's, as those go with the program.
 
-    The caller closes the process. Raises RaitError where one cannot tell.
+    The caller closes the process. Raises RaitError where rait cannot tell.
     """
     deadline = time.monotonic() + _LEFTOVER_SECONDS
     while True:
-        public_key, pid = _asked(name, key)
+        public_key, pid = _key_and_process(name, key)
         if public_key not in (None, "", key.public):
             return None
         process = _holder(name, transit, pid)
@@ -200,7 +204,10 @@ def find_leftover(name: str, transit: Sockets, key: KeyPair) -> programs.Process
 
 
 def end_leftover(name: str, transit: Sockets, key: KeyPair) -> bool:
-    """End such a link; whether there was one. Raises RaitError where it does not end."""
+    """Remove a link as ``find_leftover`` finds it, and say whether there was one.
+
+    Raises RaitError if its program does not end.
+    """
     process = find_leftover(name, transit, key)
     if process is None:
         return False
@@ -209,8 +216,8 @@ def end_leftover(name: str, transit: Sockets, key: KeyPair) -> bool:
     return True
 
 
-def _asked(name: str, key: KeyPair) -> tuple[str | None, int]:
-    """Public key ("" for none) and process of the program that serves a link; None: no answer."""
+def _key_and_process(name: str, key: KeyPair) -> tuple[str | None, int]:
+    """Public key ("" for none) and process of a link's program; None and 0 for no answer."""
     try:
         with uapi.Client(name) as client:
             return client.get(key).device.public_key, client.pid
@@ -219,13 +226,13 @@ def _asked(name: str, key: KeyPair) -> tuple[str | None, int]:
 
 
 def _holder(name: str, transit: Sockets, pid: int) -> programs.Process | None:
-    """The process that holds a tun which is as programs make it: not moved, and in no group."""
+    """The process that holds the tun, if that is as programs make it: not moved, in no group."""
     tun = transit.find(name)
     if tun is None or tun.kind != TUN or tun.group != 0:
         return None
     home = transit.ns.identity
     try:
-        # Without a sure word on where the tun lives, the program might be anybody's.
+        # Where the kernel does not tell the tun's namespace, the program may be anybody's.
         held = programs.hold_owner(name, pid, lambda owner: owner.transit == owner.home == home)
     except OSError as error:
         raise RaitError(f"cannot tell which process has the tun {name}: {reason(error)}") from error
