@@ -28,22 +28,6 @@ UNKNOWN_PSK = "set"
 """Stands for any preshared key where there is no private key to make a digest with."""
 
 
-def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
-    """The digest of the preshared key of the peer with this public key: hex digits, "" for none.
-
-    The digest is keyed with the node's private key (BLAKE2b, RFC 7693). So whoever reads the
-    journal, but lacks the private key, can neither test a guess of the preshared key, nor see
-    whether two peers have equal ones. WireGuard takes the all-zero key as no key.
-    """
-    if not any(psk):
-        return ""
-    if secret is None:
-        return UNKNOWN_PSK
-    key = a2b_base64(secret.reveal())
-    content = peer.encode() + b"\0" + psk
-    return blake2b(content, digest_size=PSK_DIGEST_BYTES, key=key, person=b"rait psk").hexdigest()
-
-
 class KeyPair(Struct, frozen=True):
     """The node's key pair. ``secret`` may be None in a run that only removes links."""
 
@@ -77,8 +61,20 @@ class KeyPair(Struct, frozen=True):
         return public_key(Secret(b2a_base64(private, newline=False).decode("ascii")))
 
     def psk_digest(self, peer: str, psk: bytes) -> str:
-        """What the journal has in place of the preshared key of the peer with this public key."""
-        return psk_digest(self.secret, peer, psk)
+        """The digest of the preshared key of the peer with this public key: hex, "" for none.
+
+        The digest is keyed with the node's private key (BLAKE2b, RFC 7693). So whoever reads the
+        journal, but lacks the private key, can neither test a guess of the preshared key, nor see
+        whether two peers have equal ones. WireGuard takes the all-zero key as no key.
+        """
+        if not any(psk):
+            return ""
+        if self.secret is None:
+            return UNKNOWN_PSK
+        key = a2b_base64(self.secret.reveal())
+        content = peer.encode() + b"\0" + psk
+        digest = blake2b(content, digest_size=PSK_DIGEST_BYTES, key=key, person=b"rait psk")
+        return digest.hexdigest()
 
 
 def clamped(private: bytes) -> bytes:

@@ -234,16 +234,27 @@ def ensure_netns(spec: str) -> None:
 
 
 @contextmanager
-def entered(ns: Netns) -> Iterator[None]:
+def entered(fd: int) -> Iterator[None]:
     """Have this thread in the namespace for the block, and back afterwards. Raises OSError."""
-    with _entered(ns.fd):
-        yield
+    home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(home), os.fstat(fd)):
+            # setns(2) takes CAP_SYS_ADMIN even for the namespace that the thread is in already.
+            yield
+            return
+        syscalls.setns(fd, syscalls.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(home)
 
 
 def socket_in(ns: Netns, family: int, kind: int, protocol: int = 0) -> socket.socket:
     """A socket that belongs to the namespace and may be used from any. Raises MachineError."""
     try:
-        with _entered(ns.fd):
+        with entered(ns.fd):
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         where = describe(ns.spec)
@@ -258,7 +269,7 @@ def identity_of(fd: int) -> str:
     """
     if (held := _held.get(_inode(fd))) is not None:
         return held.identity  # which saves entering the namespace
-    with _entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with entered(fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         return cookie_of(probe) or f"inode:{os.fstat(fd).st_ino}"
 
 
@@ -321,23 +332,6 @@ def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
         f"{text}; the file is a namespace only in the mounts of process {user}: run rait with "
         f"those mounts (`nsenter -m -t {user} rait ...`), or end that process"
     )
-
-
-@contextmanager
-def _entered(fd: int) -> Iterator[None]:
-    home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if os.path.samestat(os.fstat(home), os.fstat(fd)):
-            # setns(2) takes CAP_SYS_ADMIN even for the namespace that the thread is in already.
-            yield
-            return
-        syscalls.setns(fd, syscalls.CLONE_NEWNET)
-        try:
-            yield
-        finally:
-            syscalls.setns(home, syscalls.CLONE_NEWNET)
-    finally:
-        os.close(home)
 
 
 def _make(spec: str) -> Netns:

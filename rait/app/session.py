@@ -148,7 +148,7 @@ class Session:
         """
         from rait.domain.guard import WINDOW_HOURS, recent_losses
 
-        now = max(time.time_ns(), self.journal.last_at())
+        now = max(time.time_ns(), self.journal.last_begun())
         since = now - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(self.journal.runs(since=since, scope=self.name))
 

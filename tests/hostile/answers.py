@@ -49,7 +49,7 @@ def endless(*start: bytes, then: bytes, wait: float = 0) -> Iterator[bytes | flo
 
 
 def bomb(levels: int, size: int = 256 * MIB) -> bytes:
-    """Zeros, packed so often."""
+    """Zeros, compressed so many times over."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     body = b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()
     for _ in range(levels - 1):

@@ -1,4 +1,4 @@
-"""A process that measures what each input costs."""
+"""Starts the process that measures what each input costs (measured.py)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def json_peer(number: int) -> str:
 def filled(
     unit: str, *, start: str = "", end: str = "", size: int = MAX_BYTES
 ) -> Callable[[], str]:
-    """The unit again and again, up to a size."""
+    """The unit repeated up to a size."""
     return lambda: start + unit * ((size - len(start) - len(end)) // len(unit)) + end
 
 
@@ -67,7 +67,7 @@ def times(unit: str, count: int, *, start: str = "", end: str = "") -> Callable[
 def each(
     unit: Callable[[int], str], count: int, between: str = "", start: str = "", end: str = ""
 ) -> Callable[[], str]:
-    """A unit for each number."""
+    """The units of the numbers below ``count``."""
 
     def text() -> str:
         return start + between.join(map(unit, range(count))) + end

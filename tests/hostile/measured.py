@@ -1,4 +1,4 @@
-"""Does what it is asked in a process of its own for each, and tells what that took.
+"""Carries out tasks, each in a process of its own, and says what time and memory each took.
 
 A line of JSON in, one out. The processes are forked from this one, which has all libraries loaded,
 so that what they take is what the input costs. Whatever an input does, it ends: the processes may

@@ -18,7 +18,7 @@ PLENTY = 60.0
 
 
 class _Server:
-    """Answers each request with the answer of its path's name, byte for byte."""
+    """Sends, byte for byte, the answer that the path of a request names."""
 
     def __init__(self, known: dict[str, answers.Answer]) -> None:
         self._known = known

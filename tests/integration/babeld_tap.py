@@ -1,4 +1,4 @@
-"""Control sockets for rait to talk to: one that keeps what is said, and ones that misbehave."""
+"""Control sockets in place of babeld's: one that records commands, and ones that misbehave."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ IFREQ = struct.Struct("16s24x")  # struct ifreq, netdevice(7)
 
 
 class Said(NamedTuple):
-    """A command, and whether the interface that it names was there when it came."""
+    """A command to babeld, and whether the interface that it names existed when it came."""
 
     command: str
     there: bool
 
 
 class Tap:
-    """What rait tells babeld over ``socket``, without the questions, which change nothing."""
+    """The commands that rait sends to babeld over ``socket``, without those that change nothing."""
 
     def __init__(self, path: str) -> None:
         self.socket = path
@@ -38,14 +38,14 @@ class Tap:
         return [said.command for said in self.said]
 
     def take(self) -> list[Said]:
-        """What was said since the last time."""
+        """The commands since the last call."""
         said, self.said = self.said, []
         return said
 
 
 @contextmanager
 def tapped(babeld: str, netns: str, directory: Path) -> Iterator[Tap]:
-    """Serve a control socket that passes everything on to babeld's, and keep the commands."""
+    """Serve a control socket that passes everything on to babeld's, and record the commands."""
     tap = Tap(str(directory / "tap.ctl"))
 
     class Handler(socketserver.StreamRequestHandler):
@@ -71,7 +71,7 @@ def tapped(babeld: str, netns: str, directory: Path) -> Iterator[Tap]:
 
 @contextmanager
 def model(path: Path, talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Serve a control socket on which this function talks; its path."""
+    """Serve a control socket by this function, and give the socket's path."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

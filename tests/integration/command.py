@@ -1,4 +1,4 @@
-"""rait run as a command inside a namespace, in one of two ways.
+"""Runs rait as a command inside a namespace, in one of two ways.
 
 ``start_fork`` forks this process, which has imported rait already: starting Python is most of what
 a run costs, and many times more in an emulated machine. ``start_exec`` starts it as a user does.
@@ -71,7 +71,7 @@ class Running:
             return Result(self._status, _content(self._out), _content(self._err))
 
     def kill(self) -> Result:
-        """SIGKILL, unless it has ended by itself."""
+        """Send SIGKILL, unless rait has ended by itself."""
         if not self.ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def _files(stdin: str, directory: Path) -> tuple[IO[str], IO[str], IO[str]]:
 
 
 def start_exec(netns: str, arguments: list[str], stdin: str, directory: Path) -> Running:
-    """The rait command itself."""
+    """Start the installed rait command."""
     given, out, err = _files(stdin, directory)
     with given:
         process = machine.start(
@@ -102,7 +102,7 @@ def start_exec(netns: str, arguments: list[str], stdin: str, directory: Path) ->
 
 
 def command() -> list[str]:
-    """The installed script beside this Python, or else what it would do."""
+    """The installed script beside this Python, or else the same by ``python -c``."""
     script = Path(sys.executable).with_name("rait")
     if script.exists():
         return [str(script)]
@@ -110,7 +110,7 @@ def command() -> list[str]:
 
 
 def start_fork(netns: str, arguments: list[str], stdin: str, directory: Path) -> Running:
-    """The same in a fork of this process."""
+    """Start the rait command in a fork of this process."""
     import_all()
     given, out, err = _files(stdin, directory)
     pid = os.fork()
@@ -151,7 +151,7 @@ def _run_in_child(netns: str, arguments: list[str], files: tuple[int, int, int])
 
 
 def import_all() -> None:
-    """Import rait with all that it imports only when needed, once, so that forks have it."""
+    """Import all of rait once, with what it imports only when needed, so that forks have it."""
     if "rait.cli" in sys.modules:
         return
     import rait

@@ -19,7 +19,7 @@ MakeMesh = Callable[[int], Mesh]
 
 @pytest.fixture
 def tier(request: pytest.FixtureRequest) -> str:
-    """The tier that runs; in the real ones it names the backend too."""
+    """The tier that runs. The name of a tier with real tunnels is that of its backend too."""
     return request.config.getoption("--tier")
 
 
@@ -37,7 +37,7 @@ def _not_for_ever(tier: str) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cleanup_on_sigterm() -> None:
-    """End as Ctrl-C does: what tests made is removed."""
+    """On SIGTERM, end as on Ctrl-C, so that what tests made is removed."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -47,7 +47,7 @@ def _cleanup_on_sigterm() -> None:
 
 @pytest.fixture
 def make_mesh(tier: str, tmp_path: Path) -> Iterator[MakeMesh]:
-    """Make a mesh of so many nodes, each with the others as peers; nothing is up yet."""
+    """A function that makes a mesh of so many nodes, each with all others as peers, and none up."""
     meshes: list[Mesh] = []
 
     def make(count: int) -> Mesh:

@@ -35,7 +35,7 @@ def _base36(number: int) -> str:
 
 
 class LinkState(NamedTuple):
-    """What shows whether somebody touched a link."""
+    """What changes when somebody touches a link."""
 
     index: int
     listen_port: int
@@ -122,7 +122,7 @@ class Node:
         return result
 
     def up(self, *arguments: str, **options: Any) -> Result:
-        """A ``rait up`` that must do all there is to do."""
+        """Run ``rait up``, which must succeed."""
         result = self.rait("up", *arguments, **options)
         assert result.status == 0, result
         return result
@@ -133,7 +133,7 @@ class Node:
         return result
 
     def listed(self) -> dict[str, dict[str, Any]]:
-        """What ``rait list --json`` tells, by link name."""
+        """The links of ``rait list --json`` by name."""
         result = self.rait("list", "--json")
         assert result.status == 0, result
         return {link["name"]: link for link in result.json["links"]}
@@ -147,7 +147,7 @@ class Node:
         return found
 
     def state(self) -> dict[str, LinkState]:
-        """Our links as ip(8) and wg(8) see them, asking nothing of rait."""
+        """Our links as ip(8) and wg(8) see them, without rait."""
         indexes = {name: link["ifindex"] for name, link in self.interfaces().items()}
         devices: dict[str, list[str]] = {}
         peers: dict[str, list[str]] = {}
@@ -169,14 +169,14 @@ class Node:
         }
 
     def leftovers(self) -> list[str]:
-        """What is left of links that should be gone."""
+        """Processes, sockets and interfaces that are left of links that should be gone."""
         left = [f"interface {name}" for name in self.interfaces()]
         left += [f"interface {n} in transit" for n in machine.links(self.netns) if self.tag in n]
         left += [f"process {pid}" for pid in machine.wireguard_processes(self.tag)]
         return left + [f"socket {name}" for name in machine.uapi_sockets(self.tag)]
 
     def assert_has_exactly(self, names: set[str]) -> None:
-        """These links, and nothing else of ours anywhere: no half-made link, no process."""
+        """Assert that nothing of ours exists but these links: no half-made link, no process."""
         assert set(self.interfaces()) == names
         assert not [name for name in machine.links(self.netns) if self.tag in name]
         if self.mesh.backend == "userspace":
@@ -185,7 +185,7 @@ class Node:
 
 
 class Mesh:
-    """Nodes that share an underlay, and all that has to be cleaned up after them."""
+    """Nodes that share an underlay; a mesh removes all that it made."""
 
     def __init__(self, count: int, backend: str, directory: Path) -> None:
         self.backend = backend
@@ -224,7 +224,7 @@ class Mesh:
             node.up()
 
     def remove(self) -> None:
-        """Remove all that was made, whatever became of the test."""
+        """Remove all that the mesh made, also after a failed test."""
         machine.remove_wireguard(self.tag)
         for node in self.nodes:
             machine.remove_netns(node.target)
@@ -242,7 +242,7 @@ class Mesh:
             assert not unanswered, unanswered
 
     def unanswered(self, pairs: Sequence[tuple[Node, Node]]) -> list[str]:
-        """Ping from the first of each pair to the second, all at once; the pings that failed."""
+        """Ping from the first of each pair to the second, all at once; gives those that failed."""
         nodes = {node for pair in pairs for node in pair}
         addresses = {node: node.listed() for node in nodes}
         pings = [
@@ -253,7 +253,7 @@ class Mesh:
         return [" ".join(process.args) for process in pings if process.wait() != 0]
 
     def cut_off(self, node: Node) -> None:
-        """Take a node off the underlay; it does not notice."""
+        """Take a node off the underlay, without the node noticing."""
         machine.ip_batch([f"link set port{node.number} nomaster"], self.bridge)
 
     def reconnect(self, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""Network namespaces and processes, as the tests need them; nothing here knows of rait."""
+"""Network namespaces and processes for the tests; nothing here is about rait."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def setns(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def inside(netns: str) -> Iterator[None]:
-    """This thread in the namespace, for a moment: what a socket is born into it keeps."""
+    """Have this thread in the namespace for the block. Sockets made there stay there."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(NETNS_DIR / netns)
@@ -55,7 +55,7 @@ def start(command: list[str], netns: str | None = None, **options: Any) -> subpr
 
 
 def run(command: list[str], netns: str | None = None, stdin: str = "") -> str:
-    """What the program prints, run inside the namespace; it must succeed."""
+    """Run a program inside the namespace, which must succeed, and give what it prints."""
     pipe = subprocess.PIPE
     process = start(command, netns, stdin=pipe, stdout=pipe, stderr=pipe)
     out, err = process.communicate(stdin)
@@ -101,7 +101,7 @@ def processes() -> dict[int, list[str]]:
 
 
 def wireguard_processes(tag: str) -> list[int]:
-    """Programs that stand in for WireGuard for an interface whose name starts with the tag."""
+    """Userspace programs that serve an interface whose name starts with the tag."""
     return [
         pid
         for pid, words in processes().items()
@@ -131,7 +131,7 @@ def remove_netns(name: str) -> None:
 
 
 def remove_wireguard(tag: str) -> None:
-    """End the stand-ins that a test left behind, and their sockets."""
+    """End the userspace programs that a test left behind, and remove their sockets."""
     for pid in wireguard_processes(tag):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def start_ping(netns: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def answers(netns: str, *arguments: str) -> bool:
-    """Whether such a ping is answered."""
+    """Whether a ping of ``start_ping`` is answered."""
     return start_ping(netns, *arguments).wait() == 0
 
 

@@ -1,4 +1,4 @@
-"""Everything that is said over netlink in a namespace, by nlmon (kernel tier only)."""
+"""Captures all netlink messages in a namespace by an nlmon interface (kernel tier only)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether it changes anything. WireGuard's GET_DEVICE is 0 and SET_DEVICE is 1."""
+        """Whether the request changes anything. WireGuard's GET_DEVICE is 0 and SET_DEVICE is 1."""
         if self.protocol == _NETLINK_ROUTE:
             return self.type >= _RTM_BASE and (self.type - _RTM_BASE) % 4 != _GET
         return self.type != _GENL_ID_CTRL and self.command != 0

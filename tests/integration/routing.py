@@ -46,7 +46,7 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def namespaces(count: int) -> Iterator[list[str]]:
-    """So many new network namespaces with lo up, removed at the end with what runs in them."""
+    """New network namespaces with lo up, which are removed at the end with what runs in them."""
     names = [f"rait-test-{os.getpid()}-{next(_namespaces)}" for _ in range(count)]
     try:
         for name in names:
@@ -74,7 +74,7 @@ def documented(language: str) -> str:
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
-    """The text with each of these, which must be in it once, replaced."""
+    """The text after replacements of strings that must each be in it once."""
     for before, after in changes.items():
         assert text.count(before) == 1, before
         text = text.replace(before, after)
@@ -153,7 +153,7 @@ class Bird:
         assert self.process.poll() is None
 
     def show(self, *what: str) -> list[list[str]]:
-        """The words of each line that ``birdc show`` prints."""
+        """The words of each line of ``birdc show``."""
         text = machine.run(["birdc", "-s", self.socket, "show", *what])
         return [line.split() for line in text.splitlines() if line.strip()]
 
@@ -163,7 +163,7 @@ class Bird:
 
 
 def route(netns: str, prefix: str) -> str:
-    """What ``ip route`` shows of a route to the prefix, "" if there is none."""
+    """The line of ``ip route`` for a prefix, "" if there is no route."""
     family = "-6" if ":" in prefix else "-4"
     return machine.run(["ip", family, "route", "show", prefix], netns).strip()
 

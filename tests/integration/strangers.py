@@ -1,4 +1,4 @@
-"""Peers that are on no machine: a node has a link to each, and that is all these tests look at."""
+"""Peers without a machine behind them, for tests that look only at a node's links to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stranger(NamedTuple):
         )
 
     def moved(self) -> Stranger:
-        """The same peer at another address."""
+        """This peer at another address."""
         return Stranger(self.number, "203.0.113")
 
 
@@ -56,7 +56,7 @@ def write_peers(node: Node, *peers: Stranger) -> None:
 
 
 def sync(node: Node, *peers: Stranger) -> int:
-    """Make these the peers, bring the links up, and give the number of the run."""
+    """Make these peers the whole list, bring the links up, and give the number of the run."""
     write_peers(node, *peers)
     result = node.up("--json", "--yes")
     assert result.json["run"], result
@@ -72,5 +72,5 @@ def mtu_of(node: Node, peer: Stranger) -> int:
 
 
 def set_mtu(node: Node, peer: Stranger, mtu: int) -> None:
-    """As somebody may do by hand."""
+    """Set the mtu of a link by ip(8), as somebody may do by hand."""
     machine.ip_batch([f"link set {link_of(node, peer)} mtu {mtu}"], node.target)

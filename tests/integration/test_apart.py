@@ -1,4 +1,4 @@
-"""Overlay and underlay kept apart by namespaces, with the same addresses in both."""
+"""Namespaces keep overlay and underlay apart, even with equal addresses in both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Four nodes in a diamond, routed by babeld over rait's links, which rait itself tells it of."""
+"""Four nodes in a diamond: babeld routes over links that rait has added to babeld."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rait tells Debian's babeld of links: what is sent and when, and what the journal has of it."""
+"""rait adds links to Debian's babeld: what it sends and when, and what the journal has of that."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def flushed(*links: str) -> list[str]:
 
 
 def logged(node: Node) -> list[tuple[str, list[str]]]:
-    """Each run's command, and what it noticed of babeld and did to it."""
+    """The command of each run, with the drift of babeld that it noticed, and its changes."""
     result = node.rait("log", "--json")
     assert result.status == 0, result
     runs = [json.loads(line) for line in result.out.splitlines()]

@@ -1,4 +1,4 @@
-"""What rait does not touch, and what it says of input that is not as it should be."""
+"""What rait does not touch, and its messages about wrong input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_wireguard_links_of_another_group_survive(pair: Mesh) -> None:
 
 
 def add_plain_wireguard(netns: str, name: str, backend: str) -> None:
-    """A WireGuard interface that rait has no part in."""
+    """A WireGuard interface that is not rait's."""
     if backend == "kernel":
         machine.ip_batch([f"link add {name} type wireguard"], netns)
     else:

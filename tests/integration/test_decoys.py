@@ -1,4 +1,4 @@
-"""What other users of the machine hold, or name, neither stops rait nor is taken for its own."""
+"""Other users' processes and interfaces neither stop rait nor pass for its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Decoy = Callable[[bytes, int], "subprocess.Popen[str]"]
 
 @pytest.fixture
 def decoy(tmp_path: Path) -> Iterator[Decoy]:
-    """Starts a process of a user that holds a tun of a name, in a namespace of its own."""
+    """A function that has another user's process hold a tun in a namespace of its own."""
     started: list[subprocess.Popen[str]] = []
 
     def start(name: bytes, user: int) -> subprocess.Popen[str]:

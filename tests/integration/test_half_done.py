@@ -38,7 +38,7 @@ def node(make_mesh: MakeMesh) -> Node:
 
 
 def drift_of(node: Node) -> list[dict[str, Any]]:
-    """What the next run would find changed since the last one."""
+    """The drift that the next run would find."""
     return node.rait("plan", "--json").json["drift"]
 
 
@@ -108,7 +108,7 @@ class Breaker:
         return self.left == -1
 
     def has_broken(self) -> bool:
-        """Whether it broke something since this was asked last, in a fork as well."""
+        """Whether it broke a write since the last call, in a fork as well."""
         broken, self._shared[0] = self._shared[0], 0
         return bool(broken)
 

@@ -1,4 +1,4 @@
-"""See the change before, know what happened after, and go back: on real tunnels."""
+"""Plan, log, replay and rollback with real tunnels."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def shown_so_far(running: Running) -> str:
 
 
 def said_so_far(running: Running) -> str:
-    """The same of what it says on standard error."""
+    """What is in its standard error so far, without moving its offset."""
     size = os.fstat(running._err.fileno()).st_size
     return os.pread(running._err.fileno(), size, 0).decode()
 

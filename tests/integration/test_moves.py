@@ -1,4 +1,4 @@
-"""Where the links live, or their sockets, is changed between two runs."""
+"""Between two runs, the configuration moves the links, or their sockets, to another namespace."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mesh(make_mesh: MakeMesh) -> Mesh:
 
 @pytest.fixture
 def elsewhere(mesh: Mesh) -> Iterator[str]:
-    """A name for a namespace, which is not there yet."""
+    """The name of a namespace that does not exist yet."""
     name = f"{mesh.nodes[0].netns}-elsewhere"
     yield name
     machine.remove_netns(name)

@@ -1,4 +1,4 @@
-"""A preshared key that somebody set kills a link in silence: it is seen, told, and taken away."""
+"""A preshared key that somebody set cuts a link off: rait sees, reports and removes it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Psk:
         return result
 
     def assert_secret(self, node: Node) -> None:
-        """It is neither in what rait printed, nor in what it wrote."""
+        """Assert that the key is neither in what rait printed, nor in what it wrote."""
         written = [file.read_bytes() for file in node.directory.iterdir() if file.is_file()]
         text = base64.b64encode(self.raw)
         for spelt in (text, text.rstrip(b"="), self.raw.hex().encode(), self.raw):

@@ -1,4 +1,4 @@
-"""A link that cannot be looked at is not one that is gone: rait says so, and forgets nothing."""
+"""A link that rait cannot look at is unknown, not gone: rait says so, and forgets nothing."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Node:
         return {name: observed.link for name, observed in self.observe().items()}
 
     def traces(self) -> list[str]:
-        """All that tells of a link of this node: processes, sockets, interfaces."""
+        """All traces of a link of this node: processes, sockets, interfaces."""
         processes = [str(pid) for pid in machine.wireguard_processes(self.tag)]
         interfaces = [*rtnl.interfaces(self.transit_ns), *rtnl.interfaces(self.target_ns)]
         tuns = [name for name in interfaces if name.startswith(self.tag)]
@@ -143,7 +143,7 @@ def pid_of(link: Link) -> int:
 
 
 def started_but_not_moved(node: Node, link: Link) -> process.Start:
-    """What a run leaves that was killed before it could move the tun."""
+    """The program that a run leaves if it is killed before it moves the tun."""
     start = process.Start(link.name, node.transit_ns)
     start.client(node.key).close()
     return start

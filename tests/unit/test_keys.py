@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from rait.adapters.keys import UNKNOWN_PSK, KeyPair, clamped, psk_digest, public_key
+from rait.adapters.keys import UNKNOWN_PSK, KeyPair, clamped, public_key
 from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError
 
@@ -14,6 +14,10 @@ PSK = bytes(range(32))
 KEY = base64.b64encode(bytes([7]) * 32).decode()
 OWN = Secret(base64.b64encode(bytes([9]) * 32).decode())
 OTHER = Secret(base64.b64encode(bytes([8]) * 32).decode())
+
+
+def psk_digest(secret: Secret | None, peer: str, psk: bytes) -> str:
+    return KeyPair(secret, "ours").psk_digest(peer, psk)
 
 
 def test_a_digest_tells_keys_apart_and_not_which_they_are() -> None:

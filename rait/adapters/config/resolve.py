@@ -292,4 +292,4 @@ def _inside(transit: Netns) -> AbstractContextManager[None]:
         return nullcontext()  # threads start in the current namespace, and entering takes root
     from rait.adapters.netns import entered
 
-    return entered(transit)
+    return entered(transit.fd)

@@ -380,10 +380,6 @@ class JournalReader:
         """Why there is no journal to read: no file, or an empty one; "" if there is one."""
         return journal_file.absence(self.path)
 
-    def last_at(self) -> int:
-        """When the last run began at the earliest: unix time in nanoseconds, 0 for no run."""
-        return max(0, self.last_begun())
-
     def verify(self, expect_head: str | None = None) -> VerifyReport:
         """Examine every row, and report damage.
 

@@ -297,7 +297,7 @@ class Start:
 
             from rait.adapters.systemd import out_of_service
 
-            with netns.entered(transit):
+            with netns.entered(transit.fd):
                 self._child = subprocess.Popen(
                     [*out_of_service(), program, ifname_bytes(name)],
                     cwd="/",

@@ -57,7 +57,7 @@ def _served(name: str) -> str:
 
 def _udp_ports(transit: Netns) -> frozenset[int]:
     try:
-        with netns.entered(transit):
+        with netns.entered(transit.fd):
             return frozenset(port for table in _TABLES for port in _ports_in(table))
     except OSError:
         return frozenset()

@@ -128,7 +128,7 @@ class UserspaceBackend:
         if peer.endpoint is None or not zone or zone.isdecimal():
             return peer
         try:
-            with entered(self._transit.ns):
+            with entered(self._transit.ns.fd):
                 index = socket.if_nametoindex(zone)
         except OSError:  # the interface is gone
             return peer
