@@ -14,7 +14,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory on PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(process.PROGRAM_VARIABLE, raising=False)
-    monkeypatch.setattr(process, "TUN", "/dev/null")
+    monkeypatch.setattr(process, "TUN_DEVICE", "/dev/null")
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def test_another_program_may_stand_in(programs: Path, monkeypatch: pytest.Monkey
 
 def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(programs, "wireguard-go")
-    monkeypatch.setattr(process, "TUN", "/dev/net/no-such-tun")
+    monkeypatch.setattr(process, "TUN_DEVICE", "/dev/net/no-such-tun")
 
     assert "modprobe tun" in process.why_not()
 

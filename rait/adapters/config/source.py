@@ -15,9 +15,6 @@ STDIN = "-"
 TIMEOUT = 20.0
 """Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
 
-LIMIT = MAX_BYTES
-"""The most bytes that are read unless the caller gives another limit."""
-
 
 class Read(Protocol):
     """The type of ``read`` and ``Texts.read``."""
@@ -27,7 +24,7 @@ class Read(Protocol):
         ...
 
 
-def read(url: str, *, limit: int = LIMIT) -> str:
+def read(url: str, *, limit: int = MAX_BYTES) -> str:
     """The text behind a URL of at most ``limit`` bytes.
 
     Raises SourceError, which says what to do and never shows the credentials of a URL.
@@ -132,7 +129,7 @@ class Texts:
         self._files.clear()
         self._remote = False
 
-    def read(self, url: str, *, limit: int = LIMIT) -> str:
+    def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
         """The text behind a URL of at most ``limit`` bytes. Raises SourceError."""
         if url in self._once:
             return self._once[url]

@@ -42,7 +42,7 @@ from rait.domain.errors import RaitError
 
 PROGRAM_VARIABLE = "WG_USERSPACE_IMPLEMENTATION"
 DEFAULT_PROGRAM = "wireguard-go"
-TUN = "/dev/net/tun"
+TUN_DEVICE = "/dev/net/tun"
 START_SECONDS = 20.0
 END_SECONDS = 3.0
 """The time for a program to end by itself, and then after SIGTERM, before SIGKILL."""
@@ -99,8 +99,8 @@ def why_not() -> str:
             "wireguard-go is not on PATH: install it (Debian: apt install wireguard-go), "
             f"or let {PROGRAM_VARIABLE} name another program"
         )
-    if not os.access(TUN, os.R_OK | os.W_OK):
-        return f"{TUN} is missing or may not be opened: run `modprobe tun`, and rait as root"
+    if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
+        return f"{TUN_DEVICE} is missing or may not be opened: run `modprobe tun`, and rait as root"
     return ""
 
 
@@ -416,7 +416,7 @@ def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
     with entries:
         for entry in entries:
             with suppress(*gone):
-                if _target_of(entry.path) != TUN:
+                if _target_of(entry.path) != TUN_DEVICE:
                     continue
                 with open(f"/proc/{pid}/fdinfo/{entry.name}", "rb") as file:
                     info = file.read()
