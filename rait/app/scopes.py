@@ -63,7 +63,7 @@ def _is_another(name: str, url: str) -> bool:
 def goes_by_key(url: str) -> bool:
     """Whether runs are filed under the public key, as the configuration is stdin or a URL.
 
-    Journals of earlier versions do so also for a path with :// inside, as "conf://rait.conf".
+    Journals of earlier versions do so also for a path with :// inside, as "/etc/conf://rait.conf".
     """
     return url == STDIN or "://" in url
 

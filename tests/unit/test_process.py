@@ -44,6 +44,26 @@ def test_another_program_may_stand_in(programs: Path, monkeypatch: pytest.Monkey
     assert process.why_not() == ""
 
 
+def test_a_program_is_found_as_the_shell_finds_it(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (programs / "sub").mkdir()
+    put(programs, "sub/wireguard-go")
+    put(programs, "wireguard-go")
+    monkeypatch.chdir(programs)
+    paths = {
+        "": None,
+        ":/nowhere": "wireguard-go",
+        f"/nowhere:{programs}/sub": f"{programs}/sub/wireguard-go",
+    }
+    for path, found in paths.items():
+        monkeypatch.setenv("PATH", path)
+        assert process.find_program() == found
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, "sub/wireguard-go")
+    assert process.find_program() == "sub/wireguard-go"
+
+
 def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(programs, "wireguard-go")
     monkeypatch.setattr(process, "TUN_DEVICE", "/dev/net/no-such-tun")

@@ -84,7 +84,9 @@ def find_program() -> str | None:
     """The path of the program that serves links, or None."""
     name = os.environ.get(PROGRAM_VARIABLE) or DEFAULT_PROGRAM
     # Like shutil.which; but to import shutil imports three libraries for archives.
-    places = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = "" if "/" in name else os.environ.get("PATH", os.defpath)
+    # An empty PATH has no directory; an empty part of one is the current directory.
+    places = path.split(os.pathsep) if path or "/" in name else []
     paths = (os.path.join(place, name) for place in places)
     return next((p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)), None)
 
