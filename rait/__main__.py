@@ -16,19 +16,18 @@ _STDERR = 2
 def main() -> NoReturn:
     """Run one command of ``sys.argv``, and end the process."""
     status = run()
-    # Nothing is left to be written: whatever was told was flushed then. The interpreter would now
-    # free each object by itself, which takes a tenth of a short run.
+    # All output was flushed when it was printed. A normal end would free each object by itself,
+    # which takes a tenth of a short run.
     os._exit(status)
 
 
 def run() -> int:
     """Run one command of ``sys.argv``, for a process that does nothing else; the exit status."""
-    # A run is short, and looking for garbage in cycles, which it makes little of, would cost a
-    # tenth of it.
+    # A run is short and makes little garbage in cycles; to look for it would take a tenth of a run.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
         _occupy_standard_files()
-        from rait import cli  # here, for whoever interrupts while it is read
+        from rait import cli  # here, so that Ctrl-C while it is imported ends in order
 
         return cli.main()
     except KeyboardInterrupt:
@@ -41,7 +40,7 @@ def run() -> int:
 
 
 def _occupy_standard_files() -> None:
-    """Keep the journal from becoming standard output where we were started with that closed."""
+    """Open closed standard files, so that the journal's file does not become one of them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)

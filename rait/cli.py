@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
-# argparse would look for translations of its own words, one by one, and load a library for each
-# language's name first. There are none: what rait says is in English.
+# argparse looks for translations of its words, one by one, and loads a library for that first.
+# There are no translations: rait speaks English.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 _DETAILED = "--detailed-exitcode"
@@ -95,7 +95,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _imported(run: str) -> Callable[[Options, argparse.Namespace], int]:
-    """What runs a command, from the name that rait/usage.py has for it."""
+    """Import the function that runs a command; ``run`` is its name in rait/usage.py."""
     from importlib import import_module
 
     module, _, function = run.partition(":")
@@ -120,7 +120,7 @@ def _width() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Explain wrong usage without a private key that was given in the place of a word."""
+    """Explains wrong usage, and leaves out a private key that was given in the place of a word."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **settings)
@@ -143,7 +143,7 @@ class _Parser(argparse.ArgumentParser):
 class _Command(_Parser):
     """The parser of one command, built when that command is the one to be parsed.
 
-    To build those of all commands takes longer than to import argparse.
+    To build the parsers of all commands takes longer than to import argparse.
     """
 
     def __init__(self, declare: Callable[[_Command], None], **settings: Any) -> None:
@@ -157,7 +157,7 @@ class _Command(_Parser):
         self._declare(self)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            # All that follows a command is for it, so its own usage is the one to show.
+            # All that follows a command belongs to it, so its own usage is the one to show.
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 

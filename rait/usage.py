@@ -1,7 +1,7 @@
 """What the command line takes: each command, its options, and the help that explains them.
 
-Nothing but argparse is needed to tell how rait is used, so that ``rait COMMAND --help`` answers at
-once. What runs is named as ``MODULE:FUNCTION`` of rait/commands, and imported when it runs.
+This module needs nothing but argparse, so that ``rait COMMAND --help`` answers at once. A command's
+``run`` is the name of a function, ``MODULE:FUNCTION`` in rait/commands, which is imported later.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _FLAGS = {
     "--yes": "go on however many links lose their sessions",
     "--dry-run": "only show what would be done",
     "--assume-gone": "treat links as removed if their network namespace cannot be found",
-    "--detailed-exitcode": "for a plan or a dry run: exit status 0 says that there is nothing "
-    "to do, 1 any error (also wrong usage or configuration) or a link that cannot be made, and 2 "
-    "that there are changes",
+    "--detailed-exitcode": "for a plan or a dry run: exit status 0 if there is nothing to do, "
+    "2 if there are changes, and 1 for any error (wrong usage or configuration too) or a link "
+    "that cannot be made",
 }
 """The options that several commands have."""
 
@@ -36,12 +36,12 @@ differs is written: links that are right already are left alone, with their sess
 A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
 that asks for more links than max_links in rait.conf changes nothing.
 
-A run that would end the sessions of more than half of the links, where there are at least four,
-stops with exit status 4: a peers list that is empty, cut short or exchanged, or a wrong namespace,
-must not take the node off the mesh. A link loses its session if it is removed or made again, or
-gets another peer, and every link does with a new private key, which no peer knows until the
-registry has it. Sessions that runs of the last 24 hours ended count too. --yes lets the run go on;
-max_removals in rait.conf sets another limit.
+A run stops with exit status 4 if it would end the sessions of more than half of at least four
+links: a peers list that is empty, cut short or exchanged, or a wrong namespace, must not take the
+node off the mesh. A link loses its session if it is removed or made again, or if it gets another
+peer. All links lose theirs if this node gets a new private key, as no peer knows its public key
+until the registry has it. Sessions that runs of the last 24 hours ended count too. --yes lets the
+run go on; max_removals in rait.conf sets another limit.
 """
 
 
@@ -53,7 +53,7 @@ def _up(parser: ArgumentParser) -> None:
 
 _DOWN = """\
 Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
-touched; where there are none, nothing is done.
+touched.
 """
 
 
@@ -107,16 +107,17 @@ Show one run whole, of whichever configuration it is, with the number of each ev
 """
 
 _LOG_VERIFY = """\
-Examine every row of the journal: each entry's hash covers the one before it. The exit status is 1
-if anything was changed, removed, reordered or cut off. Whoever may write the file can also compute
-all hashes anew: keep the head that this prints on another machine, and check it with --expect-head.
+Examine every row of the journal: each entry's hash covers the entry before it. The exit status is
+1 if anything was changed, removed, reordered or cut off. Whoever may write the file can also
+compute all hashes anew. To notice that, keep the head that this command prints on another machine,
+and give it to --expect-head later.
 
   rait log verify --expect-head ba82272382473d0d9605cf976c4f25f019be5bbac6b72c4d64fd02ecdbf6c6d9
 """
 
 _LOG_PRUNE = """\
 Drop the runs that ended longer ago than --keep says, and keep a snapshot from which replay starts.
-A journal that `rait log verify` finds fault with is left as it is.
+A journal in which `rait log verify` finds a fault is left as it is.
 
   rait log prune --keep 90d
 """
@@ -131,7 +132,7 @@ def _log(parser: ArgumentParser) -> None:
         action="store_true",
         help="the runs of all configurations that share the journal",
     )
-    parser.add_argument("--since", metavar="WHEN", help="from then on: 2h (ago), 2026-01-31T17:05")
+    parser.add_argument("--since", metavar="WHEN", help="runs since: 2h (ago), 2026-01-31T17:05")
     parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
     parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
     parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
@@ -170,7 +171,10 @@ def _log_prune(parser: ArgumentParser) -> None:
 
 def _add_journal(parser: ArgumentParser, path: str | None) -> None:
     parser.add_argument(
-        "--journal", metavar="PATH", default=path, help="this journal, and no configuration"
+        "--journal",
+        metavar="PATH",
+        default=path,
+        help="use this journal, and read no configuration",
     )
 
 
@@ -180,8 +184,7 @@ the live system differs from it, and --apply makes the tunnels what they were, w
 key from rait.conf.
 
 As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
-of the links, where there are at least four; --yes lets it go on. It refuses a time before the
-journal began.
+of at least four links; --yes lets it go on. It refuses a time before the journal began.
 
   rait replay --at 10                            the topology after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
@@ -203,12 +206,12 @@ def _replay(parser: ArgumentParser) -> None:
 
 
 _ROLLBACK = """\
-Take one run back, by default the last that changed something. Where later runs touched the same
-links, nothing is done unless --force is given. The peers list is not changed: the next `rait up`
-brings the tunnels to what it says.
+Take one run back, by default the last that changed something. If later runs touched the same
+links, nothing is done without --force. The peers list is not changed: the next `rait up` makes the
+tunnels again what that list says.
 
-As `rait up` does, it stops with exit status 4 if it would end the sessions of more than half of
-the links, where there are at least four; --yes lets it go on.
+As `rait up` does, the rollback stops with exit status 4 if it would end the sessions of more than
+half of at least four links; --yes lets it go on.
 """
 
 
@@ -216,9 +219,11 @@ def _rollback(parser: ArgumentParser) -> None:
     parser.description = _ROLLBACK
     parser.set_defaults(run="rollback:run")
     parser.add_argument(
-        "number", metavar="RUN", type=int, nargs="?", help="its number (default: the last)"
+        "number", metavar="RUN", type=int, nargs="?", help="the run's number (default: the last)"
     )
-    parser.add_argument("--force", action="store_true", help="even if later runs touched its links")
+    parser.add_argument(
+        "--force", action="store_true", help="go on if later runs touched its links"
+    )
     _add_flags(parser, "--dry-run", "--yes")
 
 
@@ -227,8 +232,8 @@ _BABELD = "Talk to babeld over its control socket, which rait.conf names in its 
 _BABELD_LIST = "Show the interfaces that babeld has, and which of them are ours."
 
 _BABELD_SYNC = """\
-Make babeld's interfaces among ours equal to our live links: what is missing is added, what is gone
-is flushed, and after a change extra_cmd is sent. Interfaces that are not ours are left alone. With
+Make our interfaces in babeld equal to our live links: add those that are missing, flush those whose
+link is gone, and after a change send extra_cmd. Interfaces that are not ours are left alone. With
 sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
 """
 
@@ -252,10 +257,10 @@ def _babeld_list(parser: ArgumentParser) -> None:
 def _babeld_sync(parser: ArgumentParser) -> None:
     parser.description = _BABELD_SYNC
     parser.set_defaults(run="babeld:run_sync")
-    parser.add_argument("--exclusive", action="store_true", help="flush what is not ours as well")
+    parser.add_argument("--exclusive", action="store_true", help="flush interfaces of others too")
 
 
-# Name, other names, one line of help, and what declares its options.
+# Name, other names, one line of help, and the function that declares the options.
 COMMANDS = (
     ("up", ("u", "sync"), "create or sync the tunnels", _up),
     ("down", ("d",), "remove the tunnels", _down),

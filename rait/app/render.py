@@ -63,7 +63,7 @@ _QUESTIONS: Mapping[Reason, str] = {
 }
 LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
-HALF_MADE = "half made by a run that was cut off"
+HALF_MADE = "half made by a run that did not finish"
 HALF_DONE = "done by an event that failed"
 _NONE: Mapping[int, str] = {}
 

@@ -27,7 +27,7 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 def _left(stranger: Stranger) -> Problem:
-    """That a link of our group stays which nobody claims, as its key is not known to be ours."""
+    """A warning that a link of our group stays: its key is not ours, and nobody claims it."""
     text = (
         f"it is left alone: {stranger.why}. If it is a leftover, remove it "
         f"(`ip link del {stranger.link}` in its namespace); if not, set another ifgroup for it"

@@ -77,7 +77,7 @@ def list_links(options: Options) -> Listing:
 
 
 def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
-    """What the peers list calls each peer, if it is a file that can be read."""
+    """The names of peers by key, if the peers list is a file that can be read; else none."""
     if not is_path(loaded.config.peers):
         return {}
     try:
@@ -88,7 +88,7 @@ def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
 
 
 def _last_known(options: Options, journal: str) -> LastKnown:
-    """What the journal knows of our links; nothing where it cannot be read."""
+    """What the journal knows of our links; nothing if it cannot be read."""
     if goes_by_key(options.config):
         return LastKnown()  # its runs are filed under the key, which need not be there
     try:
@@ -100,7 +100,7 @@ def _last_known(options: Options, journal: str) -> LastKnown:
 
 
 def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
-    """The links that the journal, if it can be read, knows as another configuration's."""
+    """The links that the journal has as another configuration's; none if it cannot be read."""
     url = options.config
     try:
         key = load_secret(loaded)[1] if goes_by_key(url) else ""
@@ -179,7 +179,7 @@ def _ago(now: int, then: int) -> str:
     if not then:
         return "never"
     if then - now > REJECT_AFTER_SECONDS:
-        return "in the future"  # the clock was set back since, so nobody knows how old it is
+        return "in the future"  # the clock was set back since, so its age is unknown
     seconds = max(now - then, 0)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:

@@ -118,7 +118,7 @@ class Query(Struct, frozen=True, kw_only=True):
 
 
 def _last_seen(run: RunRecord) -> int:
-    """When the run, or what repeated it last, was."""
+    """When the run began, or its last repetition ended."""
     until = run.repeated.until if run.repeated is not None else 0
     return max(run.header.started_at, run.recorded_at or 0, until)
 
@@ -157,7 +157,7 @@ def _runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
 def _follow(journal: JournalRef, query: Query) -> Iterator[RunRecord]:
     """The runs that the query wants, and then each later one when it has ended, for ever.
 
-    A run that was cut off comes when the next one begins. Raises RaitError.
+    An unfinished run comes when the next one begins. Raises RaitError.
     """
     last = 0
     while True:
@@ -173,7 +173,7 @@ def _follow(journal: JournalRef, query: Query) -> Iterator[RunRecord]:
 
 
 def _no_runs(journal: JournalRef) -> str:
-    """What to say where no run is found: perhaps the journal has those of others."""
+    """The text for no runs found, with how many other configurations have, if any."""
     reader = JournalReader(journal.path)
     if journal.scopes is None or reader.run_counts().keys() & set(journal.scopes):
         return "no runs"
@@ -215,7 +215,7 @@ def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
 
 
 def run_whole(run: RunRecord) -> list[str]:
-    """All that the journal has of a run, with the number of each event."""
+    """Everything that the journal has of a run, with the number of each event."""
     header = run.header
     lines = [
         _headline(run),
@@ -341,7 +341,7 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
-    """What became of a run beside its events."""
+    """Lines about a run's half-made links, problems and extra_cmd, which are no events."""
     for name in run.header.leftover_links:
         if link in (None, name):
             ended = "" if name in run.ended else " (not known to have ended)"
@@ -354,7 +354,7 @@ def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
 
 
 def _repeats(run: RunRecord) -> Iterator[str]:
-    """How often later runs did just the same in vain."""
+    """How often later runs repeated this run in vain."""
     if run.repeated is not None:
         times = "once" if run.repeated.count == 1 else f"{run.repeated.count:,} times"
         yield f"repeated {times} until {written(run.repeated.until)}"
@@ -363,7 +363,7 @@ def _repeats(run: RunRecord) -> Iterator[str]:
 
 
 def _last_digests(run: RunRecord) -> Iterator[str]:
-    """The digests of what the last repetition read, where the run itself read something else."""
+    """The digests of what the last repetition read, if the run itself read something else."""
     if run.repeated is None:
         return
     last, header = run.repeated, run.header

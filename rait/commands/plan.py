@@ -61,9 +61,9 @@ def run_export(options: Options, _: Namespace) -> int:
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """All that planning needs to know of a node, for planning elsewhere. Holds no private key.
+    """What planning needs to know of a node, to plan for it elsewhere. Holds no private key.
 
-    ``claimed`` is as in Scope, and ``recent`` is what recent runs cost; see guard.py.
+    ``claimed`` is as in Scope, and ``recent`` are the sessions that recent runs ended (guard.py).
     """
 
     format: str
@@ -77,9 +77,9 @@ class State(Struct, frozen=True, kw_only=True):
 
 
 def plan_against(options: Options, state_path: str) -> Report:
-    """What ``rait up`` would do on the node that exported the state; needs neither root nor kernel.
+    """What ``rait up`` would do on the node that exported the state; needs no root, no WireGuard.
 
-    The private key may be missing from the configuration: the state says which node it is. Raises
+    The configuration may lack the private key: the state has the node's public key. Raises
     RaitError.
     """
     state = _read_state(state_path)
@@ -102,9 +102,9 @@ def plan_against(options: Options, state_path: str) -> Report:
 
 
 def without_strangers(observation: Observation, known: LastKnown, scope: Scope) -> Observation:
-    """What planning needs of an observation: of links that are not ours, the names and kinds.
+    """An observation without what a state must not show: others' peers, keys and endpoints.
 
-    The peers, keys and endpoints of others' links are nobody's business elsewhere.
+    Planning needs the names of such links, and the strangers among them without their peers.
     """
     ours = {n: o for n, o in observation.links.items() if is_ours(o, known, scope)}
     for stranger in strangers_among(observation, known, scope):
@@ -119,12 +119,12 @@ def without_strangers(observation: Observation, known: LastKnown, scope: Scope) 
 
 
 def _bare(stranger: ObservedLink) -> ObservedLink:
-    """A link that is not ours, as a state has it: without its peers."""
+    """A stranger without its peers."""
     return ObservedLink(link=structs.replace(stranger.link, peers=()))
 
 
 def _origin(origin: Origin, config: Config) -> Origin:
-    """How links would be made: the configuration may want another place than when exported."""
+    """The origin of new links: this configuration may want another backend or target."""
     backend = origin.backend if config.backend == "auto" else config.backend
     target = config.isolation.target_netns
     instance = origin.instance if target == origin.netns else ""

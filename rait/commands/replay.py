@@ -36,7 +36,7 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 def _restore(options: Options, arguments: Namespace) -> int:
-    """Make the tunnels what they were, or show how the live system differs, babeld aside."""
+    """Make the tunnels what they were; with --diff show how the live system differs."""
     at, dry_run = arguments.at, arguments.diff
     babeld: Babeld = "never" if dry_run else "synced"
     with open_session(options, "replay", read_only=dry_run, babeld=babeld) as session:
@@ -56,9 +56,9 @@ def _restore(options: Options, arguments: Namespace) -> int:
 
 
 class Past(Struct, frozen=True, kw_only=True):
-    """The topology as the journal has it at some point, and the public key it was made under.
+    """The topology as the journal has it at some point, and the public key that it was made under.
 
-    ``unknown`` says why it is not known to be what there was, "" where it is.
+    ``unknown`` says why the journal does not know the topology of that time; "" if it does.
     """
 
     topology: Topology
@@ -90,7 +90,7 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
 
 
 def _unknown(journal: JournalReader, scope: str, otherwise: str) -> str:
-    """Why the journal does not know what there was: no run had told it of any link."""
+    """Why the journal does not know what there was: it has no run from before that time."""
     runs = journal.runs(scope=scope)
     if not runs:
         others = others_text(journal, (scope,))

@@ -70,10 +70,9 @@ def _run_to_undo(session: Session, number: int | None) -> RunRecord:
 
 
 def _goal(session: Session, record: RunRecord, force: bool) -> Goal:
-    """The inverted events, and nothing else: what differs in other links is left as it is.
+    """The goal to have the run's links as they were before it, and all others as they are.
 
-    Raises ConflictError where later runs touched the same links. With ``force``, these become what
-    they were before the run.
+    Raises ConflictError if later runs touched the same links, unless ``force``.
     """
     clashes = conflicts(record, session.journal.runs(scope=session.name))
     if clashes and not force:

@@ -342,7 +342,9 @@ def test_what_ends_half_made_links_is_written_down_first(
     assert (cut_off.status, cut_off.ended) == (None, ())
     told = node.rait("log", "--run", str(cut_off.id)).out
     for name in names:
-        assert f"- {name} (half made by a run that was cut off) (not known to have ended)" in told
+        assert (
+            f"- {name} (half made by a run that did not finish) (not known to have ended)" in told
+        )
 
     result = node.rait("down", "--json")
 
