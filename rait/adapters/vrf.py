@@ -94,7 +94,7 @@ def decode_rule(body: bytes) -> Rule | None:
     Raises MalformedError where lengths do not add up.
     """
     if len(body) < _RULE_HEADER.size:
-        raise MalformedError(f"rtnetlink rule message with a body of {counted(len(body), 'byte')}")
+        raise MalformedError(f"a rule has a body of {counted(len(body), 'byte')}")
     family, dst, src, tos, table, _, _, action, flags = _RULE_HEADER.unpack_from(body)
     found = dict(attributes(body, _RULE_HEADER.size))
     families = [name for name, number in _FAMILIES.items() if number == family]

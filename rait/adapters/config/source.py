@@ -185,7 +185,7 @@ def _read_stdin(limit: int) -> bytes:
     try:
         return stream.read(limit + 1)
     except OSError as error:
-        raise SourceError(f"standard input: {error.strerror}") from None
+        raise SourceError(f"standard input cannot be read: {error.strerror}") from None
 
 
 def _read_file(path: str, name: str, limit: int) -> bytes:

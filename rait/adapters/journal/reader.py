@@ -308,7 +308,7 @@ class Log:
                 break
             last = number
         if last is None and self.pruned():
-            raise HistoryError("what the journal held of that time was pruned")
+            raise HistoryError("the entries of that time were pruned")
         return last or 0
 
     def _pruned_note(self, entry: int) -> str:

@@ -72,7 +72,7 @@ class Picker:
         """The layout of a message, found by walking from attribute to attribute."""
         offset, end = self._start, len(data)
         if end < offset:
-            raise MalformedError(f"netlink message with a body of {counted(end, 'byte')}")
+            raise MalformedError(f"a message has a body of {counted(end, 'byte')}")
         headers = payloads = f"={offset}x"
         expected: list[int] = []
         kinds: list[int] = []
@@ -80,8 +80,7 @@ class Picker:
             size, flagged = _HEADER.unpack_from(data, offset)
             if size < _HEADER.size or offset + size > end:
                 raise MalformedError(
-                    f"netlink attribute of {counted(size, 'byte')} in "
-                    f"{counted(end - offset, 'byte')}"
+                    f"an attribute of {counted(size, 'byte')} is in {counted(end - offset, 'byte')}"
                 )
             kind, length = flagged & NLA_TYPE_MASK, size - _HEADER.size
             padding = min(-size % 4, end - offset - size)
@@ -104,7 +103,5 @@ class Picker:
         if form == BYTES:
             return f"{length}s"
         if length != calcsize(f"={form}"):
-            raise MalformedError(
-                f"netlink attribute {kind} has a value of {counted(length, 'byte')}"
-            )
+            raise MalformedError(f"attribute {kind} has a value of {counted(length, 'byte')}")
         return form

@@ -96,7 +96,10 @@ class NetlinkError(MachineError):
 
 
 class MalformedError(MachineError):
-    """The kernel sent a message that is not as netlink(7) has it."""
+    """The kernel sent a message that is not as netlink(7) has it; ``found`` is what is wrong."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"rait cannot read the kernel's netlink answer: {found}")
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -128,7 +131,7 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
         if size < 4 or offset + size > end:
             raise MalformedError(
-                f"netlink attribute of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+                f"an attribute of {counted(size, 'byte')} is in {counted(end - offset, 'byte')}"
             )
         found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
         offset += (size + 3) & ~3
@@ -141,9 +144,7 @@ def number_in(found: Mapping[int, bytes], kind: int, default: int) -> int:
     if data is None:
         return default
     if len(data) != _U32.size:
-        raise MalformedError(
-            f"netlink attribute {kind} has a value of {counted(len(data), 'byte')}"
-        )
+        raise MalformedError(f"attribute {kind} has a value of {counted(len(data), 'byte')}")
     value: int = _U32.unpack(data)[0]
     return value
 
@@ -162,11 +163,11 @@ def decode(data: bytes) -> list[Reply]:
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < HEADER_SIZE:
-            raise MalformedError(f"{counted(end - offset, 'byte')} are left of a netlink message")
+            raise MalformedError(f"a message has only {counted(end - offset, 'byte')}")
         size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
         if size < HEADER_SIZE or offset + size > end:
             raise MalformedError(
-                f"netlink message of {counted(size, 'byte')} in {counted(end - offset, 'byte')}"
+                f"a message of {counted(size, 'byte')} is in {counted(end - offset, 'byte')}"
             )
         found.append(Reply(kind, flags, sequence, data[offset + HEADER_SIZE : offset + size]))
         offset += (size + 3) & ~3
@@ -179,7 +180,7 @@ def failure(reply: Reply) -> NetlinkError | None:
     if len(body) < _INT.size:
         if reply.kind == NLMSG_DONE:
             return None
-        raise MalformedError(f"netlink error message with a body of {counted(len(body), 'byte')}")
+        raise MalformedError(f"an error message has a body of {counted(len(body), 'byte')}")
     code = -_INT.unpack_from(body)[0]
     if code == 0:
         return None
@@ -360,7 +361,7 @@ class NetlinkSocket:
             raise NetlinkError(error.errno or 0, detail) from error
         if size > _RECEIVE_BUFFER:
             raise MalformedError(
-                f"netlink datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
+                f"a datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
             )
         return decode(bytes(self._view[:size]))
 

@@ -112,7 +112,7 @@ def find_family(generic: NetlinkSocket) -> int:
         number: int | None = _of_family(body).get(CTRL_ATTR_FAMILY_ID)
         if number is not None:
             return number
-    raise MalformedError("the kernel names no number for the netlink family wireguard")
+    raise MalformedError("it has no number for the family wireguard")
 
 
 def get_device(family: int, name: str) -> Request:
@@ -255,7 +255,7 @@ def _allowed_ips(data: bytes) -> tuple[str, ...]:
         raw = found.get(WGALLOWEDIP_A_IPADDR, b"")
         mask = found.get(WGALLOWEDIP_A_CIDR_MASK, b"")
         if len(raw) not in (4, 16) or len(mask) != 1:
-            raise MalformedError("WireGuard's netlink answer has an allowed IP of no known form")
+            raise MalformedError("an allowed IP is neither IPv4 nor IPv6")
         family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
         networks.append(f"{socket.inet_ntop(family, raw)}/{mask[0]}")
     return tuple(networks)
@@ -287,9 +287,7 @@ def _decode_endpoint(data: bytes) -> Endpoint | None:
         address = socket.inet_ntop(socket.AF_INET6, raw)
         return Endpoint(f"{address}%{scope}" if scope else address, int.from_bytes(port, "big"))
     if data:
-        raise MalformedError(
-            f"WireGuard's netlink answer has an endpoint of {counted(len(data), 'byte')}"
-        )
+        raise MalformedError(f"an endpoint has {counted(len(data), 'byte')}")
     return None
 
 

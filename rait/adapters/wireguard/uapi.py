@@ -87,7 +87,7 @@ def decode_set(answer: bytes) -> None:
     """Check the answer to ``set=1``. Raises RefusedError for its errno, UapiError if malformed."""
     pairs = list(_pairs(answer))
     if pairs:
-        raise UapiError(f"the answer to a change holds {shown(pairs[0][0])}")
+        raise UapiError(f"the answer to set=1 holds {shown(pairs[0][0])} besides errno")
 
 
 def decode_get(answer: bytes, key: KeyPair) -> DeviceState:
