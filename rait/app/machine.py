@@ -63,7 +63,7 @@ class _Step(Struct, frozen=True):
 
 
 class Machine:
-    """This machine's WireGuard, seen from one transit namespace.
+    """This machine's WireGuard, seen from one transit namespace, ``namespace``.
 
     If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
     links can be made or changed.
@@ -71,7 +71,7 @@ class Machine:
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
         self.namespaces = Namespaces()
-        self._transit = transit
+        self.namespace = transit
         self._sockets: dict[Netns, Sockets] = {}
         self._key = KeyPair(secret, public_key)
         self._origins: dict[str, Origin] = {}
@@ -82,23 +82,18 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         for sockets in self._sockets.values():
             sockets.close()
-        self._transit.close()
+        self.namespace.close()
         self.namespaces.close()
 
     @property
     def transit(self) -> str:
         """The identity of the namespace in which new links' UDP sockets are."""
-        return self._transit.identity
+        return self.namespace.identity
 
     def instance_of(self, spec: str) -> str:
         """The instance of the namespace spelt so, "" if there is none. Raises MachineError."""
         found = self.namespaces.find(spec)
         return "" if found is None else found.instance
-
-    @property
-    def namespace(self) -> Netns:
-        """The transit namespace itself, which stays open until the machine is closed."""
-        return self._transit
 
     def choose(self, wanted: str) -> BackendKind:
         """The backend to make links with: ``kernel``, ``userspace``, or for ``auto`` what there is.
@@ -273,7 +268,7 @@ class Machine:
 
         A half-made link is a program in the transit namespace, which ``observe`` does not see.
         """
-        if not self._transit.is_open:
+        if not self.namespace.is_open:
             return ()
         return tuple(name for name in names if self._userspace.may_be_leftover(name))
 
@@ -284,7 +279,7 @@ class Machine:
         """
         ended: list[str] = []
         failed: dict[str, str] = {}
-        for name in names if self._transit.is_open else ():
+        for name in names if self.namespace.is_open else ():
             try:
                 if self._userspace.end_leftover(name):
                     ended.append(name)
@@ -313,13 +308,13 @@ class Machine:
     def _kernel(self) -> KernelBackend:
         from rait.adapters.wireguard.kernel import KernelBackend
 
-        return KernelBackend(self._in(self._transit), self._key)
+        return KernelBackend(self._in(self.namespace), self._key)
 
     @cached_property
     def _userspace(self) -> UserspaceBackend:
         from rait.adapters.wireguard.userspace import UserspaceBackend
 
-        return UserspaceBackend(self._in(self._transit), self._key)
+        return UserspaceBackend(self._in(self.namespace), self._key)
 
 
 def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:

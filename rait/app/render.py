@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,6 @@ LEFT = "left by a run that did not finish"
 NOT_OURS = "not by a run of this configuration"
 HALF_MADE = "half made by a run that did not finish"
 HALF_DONE = "done by an event that failed"
-_NONE: Mapping[int, str] = {}
 
 
 def print_report(report: Report, arguments: Namespace) -> int:
@@ -280,30 +279,24 @@ def _outcome(report: Report, position: int) -> dict[str, str]:
     return {} if error is None else {"outcome": "failed", "error": error}
 
 
-def event_lines(events: Sequence[Event], errors: Mapping[int, str] = _NONE) -> Iterator[str]:
-    """One line for each event: + comes, - goes, ~ changes.
-
-    Events whose position is in ``errors`` are marked as failed.
-    """
+def event_lines(events: Sequence[Event], failed: Container[int] = ()) -> Iterator[str]:
+    """One line for each event: + comes, - goes, ~ changes; ``failed`` positions are marked."""
     new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
     for position, event in enumerate(events):
         text = describe(event)
         if isinstance(event, LinkRemoved) and event.name in new:
             text += f" (to be remade: {_why_remade(event.link.origin, new[event.name].origin)})"
-        yield f"{text} (failed)" if position in errors else text
+        yield f"{text} (failed)" if position in failed else text
 
 
 def link_text(link: Link) -> str:
     """A link, its port and its peers, in one line."""
-    return " ".join([link.name, _port(link.device.listen_port), *map(_peer_words, link.peers)])
+    port = link.device.listen_port or "dynamic"
+    return " ".join([f"{link.name} port {port}", *map(_peer_words, link.peers)])
 
 
 def _peer_words(peer: LinkPeer) -> str:
     return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
-
-
-def _port(port: int) -> str:
-    return f"port {port}" if port else "port dynamic"
 
 
 def _why_remade(old: Origin, new: Origin) -> str:
