@@ -87,8 +87,9 @@ class Namespaces:
         self._kept.clear()
 
     def keep(self, ns: Netns) -> Netns:
-        """Take an open namespace over. Gives the one to use: where the same is held already, the
-        held one, and the other is closed.
+        """Hold an open namespace until ``close``, and give the one to use from now on.
+
+        If the namespace is held already, that is the held one, and ``ns`` is closed.
         """
         held = self._kept.setdefault((ns.spec, ns.instance), ns)
         if held is not ns:

@@ -183,5 +183,5 @@ def _parent(pid: int) -> int:
 
 
 def _unescaped(path: bytes) -> bytes:
-    """A path of mountinfo, which has blanks, newlines and backslashes in octal, as it is."""
+    """A path from mountinfo, which writes blanks, newlines and backslashes in octal."""
     return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)

@@ -45,13 +45,13 @@ class Document:
         return None
 
     def location(self, path: Path) -> str:
-        """``FILE:LINE: key``, as much of it as is known."""
+        """``FILE:LINE: key`` for a path, without the line if that is unknown."""
         line = self.locate(path) if path else None
         where = self.name if line is None else f"{self.name}:{line}"
         return f"{where}: {_path_text(path)}" if path else where
 
     def describe(self, problem: Problem) -> str:
-        """``FILE:LINE: key: message``, as much of it as is known."""
+        """``FILE:LINE: key: message``, without line or key if these are unknown."""
         return f"{self.location(problem.path)}: {problem.message}"
 
     def describe_all(self, problems: Sequence[Problem]) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def _holds(url: str, limit: int, text: str) -> bool:
 
 
 def _is_file(url: str) -> bool:
-    """Whether the URL is the path of a regular file, or of none as yet: it can be read again."""
+    """Whether the URL is a path that can be read again: a regular file, or no file as yet."""
     if not is_path(url):
         return False
     try:

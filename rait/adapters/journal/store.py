@@ -368,7 +368,7 @@ class Run:
                 log.add("snapshot", last, self.scope, log.snapshot_at(self.scope, last))
 
     def _stop_repeating(self) -> None:
-        """Make this a run of its own from here on, if it was an attempt to repeat another."""
+        """Make an attempt to repeat a run a run of its own, with a number of its own."""
         if self._original is None:
             return
         with self._journal.appending(self) as log:

@@ -21,11 +21,9 @@ def home_of(link: Link) -> Netns | None:
     if link.origin.backend != "userspace":
         return None
     try:
-        for home, _ in process.tuns_served(link.name, link.origin.netns):
-            return home
+        return next((home for home, _ in process.tuns_served(link.name, link.origin.netns)), None)
     except (OSError, uapi.UapiError):
         return None
-    return None
 
 
 def sign_of_life(link: Link, transit: Netns) -> str:

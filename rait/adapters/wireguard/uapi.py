@@ -337,7 +337,7 @@ def _address(host: str) -> str | None:
 
 
 def _networks(values: list[str]) -> tuple[str, ...]:
-    """Allowed IPs in one order, IPv4 first, as a program gives them in the order of its tree."""
+    """Allowed IPs sorted, IPv4 first: a program gives them in the order of its tree."""
     if _ALL_ADDRESSES.issuperset(values):
         return tuple(sorted(values))
     import ipaddress  # for networks that others set

@@ -4,8 +4,8 @@ A program is started in the transit namespace, where its UDP socket stays; then 
 the target namespace. wireguard-go notices a new mtu in its own namespace alone, so the mtu is set
 before the move. One that changes later costs at most 15 bytes of padding in each packet.
 
-Interface names are unique in a namespace, but the programs' sockets on the whole machine: so two
-nodes on one machine need different ifprefixes.
+Interfaces in two namespaces may share a name, but the whole machine shares the directory of the
+programs' sockets: so two nodes on one machine need different ifprefixes.
 """
 
 from __future__ import annotations
