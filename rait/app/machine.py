@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 ISOLATION: Literal["isolation"] = "isolation"
-LEFT_ALONE = "left alone, as an earlier change of it failed"
+LEFT_ALONE = "left alone, as an earlier change of this link failed"
 
 
 class _Step(Struct, frozen=True):
@@ -284,7 +284,7 @@ class Machine:
                 if self._userspace.end_leftover(name):
                     ended.append(name)
             except RaitError as error:
-                failed[name] = f"what a run left of it half made could not be ended: {error}"
+                failed[name] = f"a half-made link of this name could not be ended: {error}"
         return tuple(ended), failed
 
     def _observe_one(

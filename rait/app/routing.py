@@ -20,7 +20,7 @@ from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, Event
 from rait.domain.topology import Topology
 
-UNMADE = "babeld was not told of it, as the link could not be made"
+UNMADE = "babeld was not given this interface, as the link could not be made"
 
 
 class Routing:
@@ -68,7 +68,7 @@ class Routing:
         )
 
     def apply(self, events: Sequence[Event], broken: set[str]) -> Iterator[Outcome]:
-        """Tell babeld of each event; ``broken`` are links that could not be made in this run."""
+        """Carry out each event; ``broken`` are links that could not be made in this run."""
         index = 0
         while index < len(events):
             for error in self._carry_out(events[index : index + 2], broken):
@@ -81,7 +81,7 @@ class Routing:
         return bool(extra_commands(self._babeld.extra_cmd))
 
     def finish(self) -> None:
-        """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming the command refused."""
+        """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming a refused command."""
         for command in extra_commands(self._babeld.extra_cmd):
             self._client.command(command)
 
@@ -116,7 +116,7 @@ class Routing:
         if new not in self._taken and (error := self._add(name, new)) is not None:
             return _kept(error), error
         if (error := self._flush(name)) is not None:
-            return error, "babeld was not told of it, as it did not forget the one before"
+            return error, "babeld was not given the new parameters, as the flush before that failed"
         if (error := self._add(name, new)) is None:
             return None, None
         if new in self._refused and self._add(name, old) is None:
@@ -125,7 +125,9 @@ class Routing:
 
     def _add(self, name: str, param: str) -> str | None:
         if param in self._refused:
-            return f"babeld was not told of it, as it refused the same for {self._refused[param]}"
+            first = self._refused[param]
+            why = f"as it refused the same parameters for {first}"
+            return f"babeld was not given this interface, {why}"
         try:
             self._client.add(name, param)
         except BabeldRefusedError as error:

@@ -262,10 +262,10 @@ class Session:
     def _look_again(
         self, change: Change, topology: Topology, failed: Sequence[Event]
     ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-        """Observe what failed events did all the same, and which of them cannot be told.
+        """Observe what failed events did all the same, and for which of them that stays unknown.
 
-        ``topology`` is what is known after the events that happened. Where the machine cannot be
-        looked at, nothing can be told of any failed event.
+        ``topology`` is what is known after the events that happened. If the machine cannot be
+        looked at, all failed events are unsure.
         """
         from rait.domain.aftermath import known_after_failures
 

@@ -1,4 +1,4 @@
-"""``rait log``: what the journal tells of runs, whether it is whole, and making it shorter."""
+"""``rait log``: show the runs in the journal, verify that it is whole, and prune it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run_verify(options: Options, arguments: Namespace) -> int:
     elif report.ok and not report.entries and JournalReader(journal.path).absence():
         print_result(
             f"rait log verify: there is no journal {journal.path} yet, so nothing was examined",
-            "(if there was one, it is gone: --expect-head tells)",
+            "(if there was one, it is gone, which only --expect-head would notice)",
         )
     else:
         print_result(*verification_lines(report))
@@ -359,7 +359,8 @@ def _repeats(run: RunRecord) -> Iterator[str]:
         times = "once" if run.repeated.count == 1 else f"{run.repeated.count:,} times"
         yield f"repeated {times} until {written(run.repeated.until)}"
     if run.retried_at is not None:
-        yield f"repeated since {written(run.retried_at)} by a run under way, or that never finished"
+        since = written(run.retried_at)
+        yield f"repeated since {since} by a run that is under way or never finished"
 
 
 def _last_digests(run: RunRecord) -> Iterator[str]:

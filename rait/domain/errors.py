@@ -70,7 +70,7 @@ class VrfMissingError(MachineError):
 
 
 class HistoryError(RaitError):
-    """The journal does not hold what was asked of it, or holds what this rait cannot read."""
+    """The journal does not have the wanted run or event, or has one that this rait cannot read."""
 
 
 def counted(number: int, what: str, several: str = "") -> str:

@@ -90,14 +90,14 @@ class PeerUpdated(_Event, frozen=True, gc=False):
 
 
 class ToBabeld(_Event, frozen=True, gc=False):
-    """babeld was told of an interface, with its parameters."""
+    """An interface of babeld's was added or flushed; ``param`` are its parameters."""
 
     name: str
     param: str
 
 
 class BabelInterfaceAdded(ToBabeld, frozen=True, gc=False):
-    """babeld was told to speak on an interface, with these parameters."""
+    """babeld was given an interface, with these parameters."""
 
 
 class BabelInterfaceFlushed(ToBabeld, frozen=True, gc=False):

@@ -174,7 +174,7 @@ def test_a_param_that_babeld_refuses_costs_no_interface(node: Node, tap: Tap) ->
     assert f"{first}: babeld keeps it as it is: babeld at " in result.err
     assert f"refused the command 'interface {first} type bogus'" in result.err
     for link in links_of(node, A, B, C) - {first}:
-        assert f"as it refused the same for {first}" in result.err
+        assert f"as it refused the same parameters for {first}" in result.err
         assert link in result.err
     assert listed(node) == {"lo": False, **dict.fromkeys(links, True)}
     node.assert_has_exactly(links_of(node, A, B, C))

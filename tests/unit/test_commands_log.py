@@ -204,7 +204,7 @@ def test_a_run_that_is_repeated_says_how_often_and_until_when() -> None:
     assert (told["repeated"], told["repeated_until"]) == (1440, again.until)
     once = structs.replace(RUN, repeated=Repeated(1, again.until), retried_at=again.until)
     assert run_lines(once, Query(), brief=False)[-2].startswith("  repeated once until 2026-02-01")
-    assert "by a run under way, or that never finished" in run_whole(once)[-3]
+    assert "by a run that is under way or never finished" in run_whole(once)[-3]
     assert json.loads(run_json(RUN, Query()))["repeated"] == 0
 
 

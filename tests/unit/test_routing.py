@@ -92,7 +92,9 @@ def test_a_refused_param_is_said_once_and_nothing_is_flushed_for_it(babeld: Fake
     errors = tell(babeld, {"w1": WRONG, "w2": WRONG, "w3": WRONG, "w4": WRONG})
     assert babeld.said == [f"w1 {WRONG}"]
     assert errors[:2] == ["babeld keeps it as it is: bad", "bad"]
-    assert all(error and error.endswith("refused the same for w1") for error in errors[2:])
+    assert all(
+        error and error.endswith("refused the same parameters for w1") for error in errors[2:]
+    )
 
 
 def test_what_was_flushed_is_given_back_where_the_new_is_refused_after_all(
