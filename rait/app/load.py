@@ -160,10 +160,7 @@ def load_registry(
 
 
 def load_peers(
-    loaded: Loaded,
-    *,
-    read: Read = source.read,
-    secret: Secret | None = None,
+    loaded: Loaded, *, read: Read = source.read, secret: Secret | None = None
 ) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
@@ -183,13 +180,8 @@ def load_peers(
         peers, problems = known.peers, known.problems
         document = Document(name, {}, lambda: known.lines() or _parse(text, name).lines())
     else:
-        from rait.domain.config.decode_peers import decode_peers
-
         document = _parse(text, name)
-        peers, problems = decode_peers(document.data)
-        errors = [problem for problem in problems if problem.severity == "error"]
-        if errors:
-            raise SourceError(document.describe(errors[0]))
+        peers, problems = _decoded(document)
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
     # Before keep_peers, so that the cache gets the line numbers found for the warnings.
@@ -208,6 +200,17 @@ def load_peers(
         document=document,
         doubts=doubts,
     )
+
+
+def _decoded(document: Document) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
+    """The peers and the warnings about skipped entries. Raises SourceError for an unusable list."""
+    from rait.domain.config.decode_peers import decode_peers
+
+    peers, problems = decode_peers(document.data)
+    error = next((problem for problem in problems if problem.severity == "error"), None)
+    if error is not None:
+        raise SourceError(document.describe(error))
+    return peers, problems
 
 
 _PUBLISHED = (
