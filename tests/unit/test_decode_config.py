@@ -492,6 +492,8 @@ def test_limits_have_defaults():
     assert config.max_links == 4096
     assert config.port_range == ()
     assert decoded(max_links=7).max_links == 7
+    assert (decoded(max_links=1).max_links, decoded(max_removals=0).max_removals) == (1, 0)
+    assert "from 1 to" in error(max_links=0).message
 
 
 def test_standard_input_is_read_once():

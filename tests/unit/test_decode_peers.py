@@ -251,6 +251,7 @@ def test_a_list_without_any_entry_that_can_be_used_is_an_error(entries):
 
 
 def test_a_name_has_up_to_255_characters():
+    assert peers(flat(A, Name=""))[0].name is None
     assert peers(flat(A, Name="n" * 255))[0].name == "n" * 255
     found, where, message = only_warning(flat(A, Name="n" * 256))
     assert (found[0].name, where) == (None, ("peers", 0, "Name"))

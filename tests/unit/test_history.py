@@ -270,6 +270,7 @@ def test_runs_of_this_very_moment_are_not_later_than_now() -> None:
     one, far, two = spans(told_long_ago(NOW, FAR, NOW), NOW)
     assert (one, two) == (Span(NOW, NOW), Span(NOW, NOW))
     assert far == Span(NOW, NOW)
+    assert spans([Start(NOW, NOW - 1)], NOW) == (Span(NOW, NOW),)
 
 
 clocks = st.lists(st.sampled_from((0, BOOT, FAR)) | st.integers(BEGAN, NOW + 10 * DAY), max_size=12)
