@@ -235,6 +235,15 @@ def test_an_entry_with_the_key_of_a_peer_does_not_move_its_link() -> None:
         assert "the peer has link rait4x50221 already" in problem.message
 
 
+def test_a_peer_that_is_there_keeps_its_link_though_all_its_addresses_are_new() -> None:
+    there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
+    (one,), (two,) = (peer("old", 50221, f"192.0.2.{n}").endpoints for n in (8, 9))
+    registry = [peer("new", 50221), Peer(public_key="old", endpoints=(one, two))]
+    planned = plan(CONFIG, NODE, registry, None, there)
+    (far,) = planned.topology.links["rait4x50221"].peers
+    assert (far.public_key, far.endpoint) == ("old", Endpoint("192.0.2.8", 50153))
+
+
 def test_a_peer_that_changed_its_port_moves() -> None:
     there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
     planned = plan(CONFIG, NODE, [peer("old", 50222)], None, there)

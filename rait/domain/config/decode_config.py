@@ -242,7 +242,7 @@ def _check_vrf(block: Block[Isolation], isolation: Isolation) -> None:
         block.report("is the target too, which would keep nothing apart", "transit")
 
 
-def _babeld(block: Block[Babeld] | None) -> Babeld:
+def _babeld(block: Block[Babeld] | None) -> Babeld | None:
     if block is None:
         return Babeld()
     block.check_values()
@@ -251,7 +251,7 @@ def _babeld(block: Block[Babeld] | None) -> Babeld:
         block.require("socket_addr", "a port or HOST:PORT, as babeld's -G option gives the port")
         block.read("socket_addr", int, _port_as_text)
     block.read("socket_addr", str, _tcp_address if by_tcp else _unix_path)
-    return block.decoded() or Babeld()
+    return block.decoded()
 
 
 def _port_as_text(port: int) -> str:
