@@ -52,14 +52,17 @@ LEFT_ALONE = "left alone, as an earlier change of this link failed"
 
 
 class _Step(Struct, frozen=True):
-    """An event to carry out: ``who`` does it (a backend, babeld or the isolation), in which way,
-    and the namespace in which its link lives."""
+    """An event to carry out.
+
+    ``doer`` is a backend, babeld or the isolation, and ``way`` groups events that the doer carries
+    out together. ``netns`` is the spelling and the instance of the namespace of the event's link.
+    """
 
     index: int
     event: Event
-    who: str
+    doer: str
     way: str = ""
-    home: tuple[str, str] = ("", "")
+    netns: tuple[str, str] = ("", "")
 
 
 class Machine:
@@ -203,20 +206,20 @@ class Machine:
         """
         broken: set[str] = set()
         for batch in _batches(map(self._step, count(), events)):
-            who = batch[0].who
+            doer = batch[0].doer
             group = [step.event for step in batch]
             outcomes: Iterable[Outcome]
-            if who == BABELD:
+            if doer == BABELD:
                 outcomes = routing.apply(group, broken) if routing is not None else ()
-            elif who == ISOLATION:
+            elif doer == ISOLATION:
                 from rait.adapters import vrf
 
                 outcomes = vrf.apply(group)
             else:
-                outcomes = self._change(self._backend(who), batch, broken)
+                outcomes = self._change(self._backend(doer), batch, broken)
             for outcome in outcomes:
                 step = batch[outcome.index]
-                if outcome.error is not None and who != BABELD:
+                if outcome.error is not None and doer != BABELD:
                     broken.add(step.event.name)
                 yield Outcome(step.index, outcome.error)
 
@@ -235,28 +238,28 @@ class Machine:
         self, backend: Backend[Sockets], batch: Sequence[_Step], broken: Container[str]
     ) -> Iterator[Outcome]:
         """Have a backend carry out one batch, namespace by namespace."""
-        homes: dict[tuple[str, str], dict[int, Event]] = {}
+        by_netns: dict[tuple[str, str], dict[int, Event]] = {}
         for index, step in enumerate(batch):
             if step.event.name in broken:
                 yield Outcome(index, LEFT_ALONE)
             else:
-                homes.setdefault(step.home, {})[index] = step.event
-        for home, events in homes.items():
+                by_netns.setdefault(step.netns, {})[index] = step.event
+        for where, events in by_netns.items():
             group, left = list(events.values()), iter(events)
             try:
-                for reason in backend.apply(self._sockets_for(home, group[0]), group):
+                for reason in backend.apply(self._sockets_for(where, group[0]), group):
                     yield Outcome(next(left), reason)
             except MachineError as error:
                 yield from (Outcome(index, str(error)) for index in left)
 
-    def _sockets_for(self, home: tuple[str, str], event: Event) -> Sockets | None:
-        """The sockets for the namespace ``home``; None if it is gone, with the links to remove.
+    def _sockets_for(self, where: tuple[str, str], event: Event) -> Sockets | None:
+        """The sockets for the namespace ``where``; None if it is gone, with the links to remove.
 
         Raises MachineError.
         """
-        if isinstance(event, LinkRemoved) and self.namespaces.is_gone(*home):
+        if isinstance(event, LinkRemoved) and self.namespaces.is_gone(*where):
             return None
-        return self._in(self.namespaces.open(*home))
+        return self._in(self.namespaces.open(*where))
 
     def _in(self, ns: Netns) -> Sockets:
         if ns not in self._sockets:
@@ -326,9 +329,9 @@ def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
     batch: list[_Step] = []
     names: set[str] = set()
     for step in steps:
-        is_of_links = step.who not in (BABELD, ISOLATION)
+        is_of_links = step.doer not in (BABELD, ISOLATION)
         if batch and (
-            (step.who, step.way) != (batch[0].who, batch[0].way)
+            (step.doer, step.way) != (batch[0].doer, batch[0].way)
             or (is_of_links and step.event.name in names)
         ):
             yield batch

@@ -53,7 +53,7 @@ RunStatus = Literal["done", "partial", "failed"]
 """How a run ended: all is as it should be, some of it, or none; see domain/verdict.py."""
 
 BABELD: Literal["babeld"] = "babeld"
-"""The name that stands for babeld where a problem or a step names a link."""
+"""The name of babeld where a problem names a link, or an event its backend."""
 
 ExtraCmd = Literal["sent", "owed"]
 """What became of ``extra_cmd`` in a run: babeld took it, or it is still to be sent."""
