@@ -54,13 +54,12 @@ def endpoint_views(
         return wanted, wanted
     if resolved is False and seen is not None:
         return last, last  # a name without an address wants nothing new
-    if last == wanted:
-        # Nothing new is wanted, so an endpoint learned by roaming stands while it works.
-        return (wanted, wanted) if fresh and seen is not None else (seen, wanted)
     is_same_port = last is None or last.port == wanted.port
     if fresh and resolved and seen is not None and is_same_port:
         # A name may have another address at each look-up: no reason to leave one that works.
         return last, last
+    # An endpoint learned by roaming is seen as the one last applied while it works: it stands where
+    # nothing new is wanted.
     return (last if fresh and seen is not None else seen), wanted
 
 
