@@ -44,7 +44,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     """What the journal knows of one scope.
 
     ``topology`` folds all events known to have happened. ``leftover`` are intended events that may
-    have happened, or may be half done, as their run was cut off or could not find out.
+    have happened, or may be half done, as their run is unfinished or could not find out.
     ``leftover_links``, ``leftover_vrfs`` (name to table) and ``leftover_rules`` (names) may exist,
     as such an event was to make them. ``extra_cmd_owed``: babeld's interfaces were changed, and
     babeld has not taken ``extra_cmd`` since. ``departed`` are endpoints that outlive their links,

@@ -220,13 +220,13 @@ def _lost(observation: Observation, known: LastKnown) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
     for source in (known.leftover_links, known.topology.links):
         for name, link in source.items():
-            if link.origin.instance in observation.lost and not _was_recreated(
+            if link.origin.instance in observation.lost and not _was_made_again(
                 name, observation, known
             ):
                 yield link
 
 
-def _was_recreated(name: str, observation: Observation, known: LastKnown) -> bool:
+def _was_made_again(name: str, observation: Observation, known: LastKnown) -> bool:
     """Whether an unfinished run made the link anew in a namespace that can be looked at.
 
     Such a run had removed the former link, so it is not in the namespace that is out of reach.

@@ -5,7 +5,7 @@ links are this node's. It gives a Change: the topology that there is of ours, th
 be, and the events between the two. Every command goes through ``reconcile``. ``up`` wants the
 planned topology, ``down`` none, ``replay`` and ``rollback`` one of the past, and ``babeld sync``
 the links as they are. ``plan``, also for another node's exported state, only shows the Change.
-After a run in which events failed, ``reconcile`` runs once more, as if that run had been cut off:
+After a run in which events failed, ``reconcile`` runs once more, as if that run were unfinished:
 the leftover that it finds then is what the failed events did.
 
 Theory of operation. ``diff`` is strict: whatever differs between two topologies is an event. But
