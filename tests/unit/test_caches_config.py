@@ -203,22 +203,33 @@ def test_a_wrong_configuration_is_an_error_each_time(load, kept):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: content[:0],
-        lambda content: content[:-1],
-        lambda content: content[:-1] + b"?",
-        lambda _: cache_file._digest(b"\xc1") + b"\xc1",
-        lambda _: cache_file._digest(b"\x80") + b"\x80",
+        lambda _, content: content[:0],
+        lambda _, content: content[:-1],
+        lambda _, content: content[:-1] + b"?",
+        lambda path, _: cache_file._seal(str(path), b"\xc1") + b"\xc1",
+        lambda path, _: cache_file._seal(str(path), b"\x80") + b"\x80",
     ],
 )
 def test_what_is_damaged_is_as_good_as_not_there(load, kept, parsed, derived, damage):
     good = load()
     answer = kept_secret(good)
     for file in kept.iterdir():
-        file.write_bytes(damage(file.read_bytes()))
+        file.write_bytes(damage(file, file.read_bytes()))
     assert told(load()) == told(good)
     assert load_secret(load()) == answer
     assert parsed.count(HCL) >= 2
     assert len(derived) >= 2
+
+
+def test_a_file_under_the_name_of_another_is_as_good_as_not_there(load, kept, parsed):
+    texts = [HCL, HCL.replace("1420", "1400")]
+    for text in texts:
+        load(text)
+    one, other = (path.read_bytes() for path in kept.glob("*.conf"))
+    for path in kept.glob("*.conf"):
+        path.write_bytes(other if path.read_bytes() == one else one)
+    assert [load(text).config.transports[0].mtu for text in texts] == [1420, 1400]
+    assert len(parsed) == 4
 
 
 def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):

@@ -1,8 +1,8 @@
 """Small files of plain data that rait keeps for the next run, in a directory of our user alone.
 
-A file's name is a digest of what its content was made from, and it begins with a digest of its
-content. A damaged file counts as missing, and so does one of another version of rait. No function
-here raises: without its cache files, rait is slower.
+A file's name is a digest of what its content was made from, and it begins with a digest of its name
+and content. A damaged file counts as missing, and so does one of another version of rait. No
+function here raises: without its cache files, rait is slower.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def find(kind: str, content: type[Content], *made_from: str) -> Content | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             digest, packed = file.read(_DIGEST_BYTES), file.read()
-            if os.fstat(fd).st_uid == os.geteuid() and _digest(packed) == digest:
+            if os.fstat(fd).st_uid == os.geteuid() and _seal(path, packed) == digest:
                 return msgspec.msgpack.decode(packed, type=content)
     return None
 
@@ -68,7 +68,7 @@ def keep(kind: str, content: object, *made_from: str) -> None:
         try:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(_digest(packed) + packed)
+                file.write(_seal(path, packed) + packed)
             os.replace(new, path)
         finally:
             with suppress(FileNotFoundError):
@@ -125,6 +125,11 @@ def _path(kind: str, made_from: tuple[str, ...]) -> str | None:
     # No text that rait reads holds a NUL, so different lists of texts give different wholes.
     whole = "\0".join((__version__, *made_from)).encode("utf-8", "surrogatepass")
     return os.path.join(directory, f"{_digest(whole).hex()}.{kind}")
+
+
+def _seal(path: str, packed: bytes) -> bytes:
+    """What a file begins with, so that neither its content nor its name can be another one."""
+    return _digest(os.path.basename(path).encode("ascii") + packed)
 
 
 def _digest(content: bytes) -> bytes:
