@@ -154,6 +154,16 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
     assert loss == f"link w5 loses its peer, and {entry}: no key"
 
 
+def test_where_each_link_is_explained_no_entry_is_told_that_may_be_anyones() -> None:
+    settings = LinkSettings(1420, 54)
+    one = Link("w1", Origin("kernel"), settings, Device("own", 1), (LinkPeer("1"),))
+    doubts = [
+        Doubt(SkippedEntry(key, None, None), Problem("wrong", "warning")) for key in ("1", None)
+    ]
+    kept = keep_doubtful(Topology({"w1": one}), Topology(), about(doubts))
+    assert (kept.desired.links, kept.losses) == ({"w1": one}, ())
+
+
 def test_a_port_that_the_kernel_chose_is_nobody_elses() -> None:
     """A link whose new port is taken stays with a random one, and any other may have one too."""
 
