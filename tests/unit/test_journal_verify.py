@@ -111,6 +111,17 @@ def test_what_is_counted_is_covered_too(connection: sqlite3.Connection, change: 
 
 
 @pytest.mark.usefixtures("repeated")
+def test_a_count_that_goes_together_with_its_hash_is_missed(
+    connection: sqlite3.Connection,
+) -> None:
+    connection.execute("DELETE FROM repeats")
+    connection.execute("UPDATE head SET repeats = X''")
+    report = verify(connection, None)
+    assert not report.ok
+    assert "head was changed" in report.why
+
+
+@pytest.mark.usefixtures("repeated")
 def test_every_single_byte_change_of_any_stored_column_is_found(
     connection: sqlite3.Connection,
 ) -> None:

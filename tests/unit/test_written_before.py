@@ -16,7 +16,7 @@ from rait.adapters.journal.store import Journal
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkRemoved
-from rait.domain.records import RunHeader
+from rait.domain.records import Head, RunHeader, seal
 from rait.domain.topology import Endpoint
 
 DATA = Path(__file__).parent.parent / "data"
@@ -40,6 +40,19 @@ def test_the_chain_is_sound(journal: Path, capsys: pytest.CaptureFixture[str]) -
     report = json.loads(capsys.readouterr().out)
     assert report["ok"]
     assert report["entries"] == 42
+
+
+@pytest.mark.parametrize(
+    ("repeats", "sealed"),
+    [
+        (b"", "837c4214b6dd013393410269b4bab8ca4f3ad8abd2e4d8a74d3aef3805b8bf08"),
+        (b"\3" * 32, "debb37f44ee1dab85e0e250c1e07479d95eac1f81d291232988ca37ed923566a"),
+    ],
+)
+def test_a_head_is_sealed_as_ever(repeats: bytes, sealed: str) -> None:
+    """Else each journal that is there would count as changed by somebody."""
+    head = Head(2, 3, anchor=b"\1" * 32, count=42, hash=b"\2" * 32, repeats=repeats)
+    assert seal(head).hex() == sealed
 
 
 def test_the_log_tells_every_run(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
