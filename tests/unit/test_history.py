@@ -259,6 +259,9 @@ def test_a_clock_in_the_far_future_moves_no_later_run_there(written) -> None:
 def test_a_run_that_was_written_down_late_began_when_it_says() -> None:
     (one, late, two) = spans([*told(day(1)), Start(day(5), day(2)), Start(day(5), day(5))], NOW)
     assert [one, late, two] == sure(1, 2, 5)
+    a_minute = day(1) + 60 * 10**9
+    assert spans([Start(a_minute, day(1))], NOW) == (Span(a_minute, a_minute),)
+    assert list(spans([Start(a_minute + 1, day(1))], NOW)) == sure(1)
 
 
 def test_where_most_runs_are_later_than_now_it_is_now_that_is_wrong() -> None:
