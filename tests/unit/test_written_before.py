@@ -53,6 +53,7 @@ def test_a_head_is_sealed_as_ever(repeats: bytes, sealed: str) -> None:
     """Else each journal that is there would count as changed by somebody."""
     head = Head(2, 3, anchor=b"\1" * 32, count=42, hash=b"\2" * 32, repeats=repeats)
     assert seal(head).hex() == sealed
+    assert (Head(2).anchor, Head(2).hash) == (bytes(32), bytes(32)), "so a chain begins"
 
 
 def test_the_log_tells_every_run(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
