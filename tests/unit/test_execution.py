@@ -52,15 +52,17 @@ def raising(error: BaseException) -> Callable[[], object]:
     return now
 
 
-def carry_out(journal: Journal, machine: Breaking) -> None:
+def carry_out(
+    journal: Journal, machine: Breaking, debug: Callable[[str], None] = lambda _: None
+) -> None:
     after = links("a", "b", "c", "d")
     change = Change(observed=EMPTY, desired=after, events=diff(EMPTY, after))
     execution = Execution(
         machine,
         change,
         None,
-        lambda _: None,
-        look_again=lambda *_: ((), ()),  # type: ignore[arg-type]
+        debug,
+        look_again=lambda *_: ((), frozenset()),  # type: ignore[arg-type]
     )
     execution.perform(journal.begin(HEADER, (), change.events))
 
@@ -79,6 +81,15 @@ def test_what_is_known_is_recorded_whatever_is_raised(tmp_path: Path, error: Bas
         assert run.status is None
         assert set(journal.last_known("here").topology.links) == {"a", "c"}
         assert journal.verify().ok
+
+
+def test_a_run_that_ends_is_told_whole(tmp_path: Path) -> None:
+    debugged: list[str] = []
+    with Journal.open(tmp_path / "journal.db") as journal:
+        carry_out(journal, Breaking(4, lambda: None), debugged.append)
+        (run,) = journal.runs()
+    assert (run.status, run.done, run.failed, run.unknown) == ("partial", 3, 1, 0)
+    assert debugged[:2] == ["LinkAdded a: done", "LinkAdded b: failed: refused"]
 
 
 def test_sigterm_ends_the_process_after_what_is_known_was_recorded(tmp_path: Path) -> None:
