@@ -10,7 +10,7 @@ from msgspec import structs
 from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
 from rait.domain.endpoints import NONE_DEPARTED, Departed, depart
-from rait.domain.events import LinkRemoved
+from rait.domain.events import LinkAdded, LinkRemoved
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.plan import Node, Plan, count_wanted, link_local, plan
 from rait.domain.topology import (
@@ -220,6 +220,14 @@ def test_an_endpoint_that_a_run_may_have_applied_is_better_than_none() -> None:
     cut_off = LastKnown(leftover=diff(EMPTY, there))
     planned = plan(CONFIG, NODE, registry, None, with_leftovers(cut_off))
     assert planned.topology == there
+
+
+def test_a_link_that_is_known_counts_before_what_a_run_may_have_made_of_it() -> None:
+    (old,) = plan(CONFIG, NODE, [peer("old", 50221)]).topology.links.values()
+    (new,) = plan(CONFIG, NODE, [peer("new", 50221)]).topology.links.values()
+    there = Topology({old.name: old})
+    cut_off = LastKnown(topology=there, leftover=(LinkRemoved(old), LinkAdded(new)))
+    assert with_leftovers(cut_off) == there
 
 
 def test_an_entry_with_the_key_of_a_peer_does_not_move_its_link() -> None:
