@@ -33,7 +33,6 @@ from rait.domain.events import (
     peers_named,
 )
 from rait.domain.topology import Link, Origin
-from rait.domain.writes import NOTHING, write_of
 
 Errors = dict[str, str]
 """By the name of a link, why a change of it failed. A link that is not in here is done."""
@@ -146,6 +145,8 @@ class KernelBackend:
         self, via: Sockets, event: LinkAdded | DeviceUpdated | PeerEvent
     ) -> list[Request]:
         """The requests that write what an event changes. Raises RaitError."""
+        from rait.domain.writes import NOTHING, write_of
+
         write = write_of(event)
         if write == NOTHING:
             return []
