@@ -563,6 +563,27 @@ def test_a_run_that_fails_alike_and_leaves_something_is_another(journal: Journal
     assert not journal.run(runs[1]).may_be_repeated_by(header(), tuple(events))
 
 
+@pytest.mark.parametrize(
+    ("errors", "ends", "may_be"),
+    [
+        (("EBUSY", "EBUSY"), True, True),
+        (("EBUSY", "EBUSY"), False, False),
+        (("EBUSY", None), True, False),
+        ((None, None), True, False),
+        (("EBUSY",), True, False),
+    ],
+)
+def test_only_a_run_that_ended_and_in_which_all_failed_may_be_repeated(
+    journal: Journal, errors: tuple[str | None, ...], ends: bool, may_be: bool
+) -> None:
+    events = (LinkAdded(link("x")), LinkAdded(link("y")))
+    run = journal.begin(header(), (), events)
+    run.record(Outcome(index, error) for index, error in enumerate(errors))
+    if ends:
+        run.finish("failed")
+    assert journal.run(run.id).may_be_repeated_by(header(started_at=2), events) is may_be
+
+
 def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal) -> None:
     events = [LinkAdded(link("x")), LinkAdded(link("y"))]
     first = fail(journal)
