@@ -487,6 +487,14 @@ def test_what_was_written_for_a_port_range_is_named():
     assert error(port_range=[1, "x"]).message.endswith(', not "x"')
 
 
+@pytest.mark.parametrize("key", ["name", "max_removals", "journal_keep", "peers"])
+def test_null_is_no_way_to_leave_a_key_out(key):
+    found = error(**{key: None})
+    assert found.path == (key,)
+    assert found.message.endswith(", not null")
+    assert transport_error(address=None).message.endswith(", not null")
+
+
 def test_limits_have_defaults():
     config = decoded()
     assert config.max_links == 4096

@@ -250,6 +250,13 @@ def test_a_list_without_any_entry_that_can_be_used_is_an_error(entries):
     assert problem.path[0] == "peers"
 
 
+@pytest.mark.parametrize(("entries", "says"), [(1, "has no other entry"), (2, "no other entry of")])
+def test_whether_an_entry_that_cannot_be_used_is_the_only_one_is_told(entries, says):
+    found, (problem,) = decode_peers({"peers": [flat(A, SendPort=0)] * entries})
+    assert (found, problem.severity, problem.path) == ((), "error", ("peers", 0, "SendPort"))
+    assert says in problem.message
+
+
 def test_a_name_has_up_to_255_characters():
     assert peers(flat(A, Name=""))[0].name is None
     assert peers(flat(A, Name="n" * 255))[0].name == "n" * 255
