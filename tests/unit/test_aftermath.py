@@ -105,6 +105,7 @@ def test_what_a_failed_event_did_is_found(failed: Event, seen: Link) -> None:
         (ENSLAVED, with_settings(group=7)),
         (ENSLAVED, with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(mtu=1280)),
+        (LinkRemoved(LINK), with_settings(group=7)),
         (PeerRemoved("w1", PEER), with_peer(endpoint=THERE)),
         (LinkAdded(LINK), with_settings(mtu=1280)),
     ],
