@@ -129,6 +129,20 @@ def test_what_cannot_be_looked_at_is_carried_on_to_the_next_run() -> None:
     assert [problem.link for problem in change.problems] == ["w1"]
 
 
+def test_a_preshared_key_that_is_there_stays_with_a_link_that_changes() -> None:
+    (far,) = ONE.peers
+    keyed = structs.replace(ONE, peers=(structs.replace(far, psk_digest="digest"),))
+    wanted = structs.replace(keyed, settings=structs.replace(keyed.settings, mtu=1300))
+    change = reconcile(seen(keyed), Goal(topology(wanted)), known(keyed), SCOPE)
+    assert (change.desired, change.problems) == (topology(wanted), ())
+    for there in (seen(ONE), seen()):
+        change = reconcile(there, Goal(topology(wanted)), known(keyed), SCOPE)
+        assert change.desired.links["w1"].peers == (far,)
+        (problem,) = change.problems
+        assert (problem.link, problem.severity) == ("w1", "error")
+        assert "cannot be brought back" in problem.message
+
+
 def test_a_run_that_is_confined_leaves_all_else_for_a_later_one() -> None:
     forgotten = DeviceUpdated("w2", TWO.device, Device("own", 2, 9))
     remembered = known(ONE, TWO, link(3), leftover=(forgotten,))
