@@ -67,6 +67,9 @@ def with_peer(**fields: object) -> Link:
 MARKED = DeviceUpdated("w1", LINK.device, Device("own", 50221, 54))
 MOVED = PeerUpdated("w1", PEER, LinkPeer("far", THERE, 25))
 PASSIVE = PeerUpdated("w1", PEER, LinkPeer("far"))
+NARROWED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300))
+DOWNED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, up=False))
+OPENED = PeerUpdated("w1", PEER, structs.replace(PEER, allowed_ips=("2001:db8::/32",)))
 ENSLAVED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300, master="vrf9"))
 
 
@@ -83,6 +86,8 @@ ENSLAVED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300, maste
         (ENSLAVED, with_settings(master="vrf9", address=None)),
         (ENSLAVED, with_settings(master="vrf9", address=None, up=False)),
         (LinkRemoved(LINK), with_settings(group=PRIVATE_GROUPS + 7)),
+        (DOWNED, with_settings(address=None)),
+        (OPENED, with_peer(allowed_ips=())),
         (PeerRemoved("w1", PEER), structs.replace(LINK, peers=())),
         (PeerAdded("w1", LinkPeer("new")), structs.replace(LINK, peers=(PEER, LinkPeer("new")))),
     ],
@@ -106,6 +111,8 @@ def test_what_a_failed_event_did_is_found(failed: Event, seen: Link) -> None:
         (ENSLAVED, with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(group=7)),
+        (NARROWED, with_settings(address=None)),
+        (OPENED, with_peer(allowed_ips=("192.0.2.0/24",))),
         (PeerRemoved("w1", PEER), with_peer(endpoint=THERE)),
         (LinkAdded(LINK), with_settings(mtu=1280)),
     ],

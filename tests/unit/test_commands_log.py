@@ -136,6 +136,12 @@ def test_a_whole_run_has_digests_in_full_and_numbers_of_events() -> None:
     assert "event 11: + w1 port 50221 (unknown)" in text
 
 
+def test_the_events_of_a_run_are_numbered_in_their_order() -> None:
+    run = structs.replace(RUN, noticed=(DRIFT, DRIFT))
+    assert [run.noticed_id(index) for index in (0, 1)] == [8, 9]
+    assert [run.intended_id(index) for index in (0, 1)] == [10, 11]
+
+
 def test_what_the_run_before_left_is_told_as_such() -> None:
     run = structs.replace(RUN, header=structs.replace(RUN.header, leftover_noticed=(0,)))
     assert "mtu 1420 -> 1300 (noticed: left by a run that did not finish)" in "\n".join(

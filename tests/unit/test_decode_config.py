@@ -495,6 +495,12 @@ def test_null_is_no_way_to_leave_a_key_out(key):
     assert transport_error(address=None).message.endswith(", not null")
 
 
+def test_secrets_are_equal_if_their_texts_are():
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+
+
 def test_limits_have_defaults():
     config = decoded()
     assert config.max_links == 4096
