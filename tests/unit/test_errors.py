@@ -19,4 +19,5 @@ def test_one_is_not_many() -> None:
 
 def test_a_long_list_ends_in_how_many_more() -> None:
     assert few(["a", "b"]) == "a, b"
+    assert few([str(n) for n in range(5)]) == "0, 1, 2, 3, 4"
     assert few([str(n) for n in range(7)]) == "0, 1, 2, 3, 4 and 2 more"

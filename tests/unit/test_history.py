@@ -188,6 +188,8 @@ def test_where_links_are_made_and_of_what_kind_is_not_taken_back() -> None:
         require_own_setup(record, after, "userspace", "1")
     record, after = made_again("w1", old=kernel, new=Origin("kernel", "other", "1"))
     require_own_setup(record, after, "userspace", "9")
+    added = run(7, LinkAdded(link("w1")))
+    require_own_setup(added, topology(link("w1"), link("w2")), "userspace", "9")
 
 
 def test_links_of_another_key_are_not_brought_back() -> None:
