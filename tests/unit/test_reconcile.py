@@ -143,6 +143,15 @@ def test_a_preshared_key_that_is_there_stays_with_a_link_that_changes() -> None:
         assert "cannot be brought back" in problem.message
 
 
+def test_of_two_preshared_keys_the_one_that_is_there_stays() -> None:
+    peers = tuple(LinkPeer(key, psk_digest="digest") for key in ("gone", "there"))
+    past = structs.replace(ONE, peers=peers)
+    now = structs.replace(ONE, peers=(structs.replace(peers[0], psk_digest=""), peers[1]))
+    change = reconcile(seen(now), Goal(topology(past)), known(past), SCOPE)
+    assert change.desired.links["w1"].peers == now.peers
+    assert [problem.link for problem in change.problems] == ["w1"]
+
+
 def test_a_run_that_is_confined_leaves_all_else_for_a_later_one() -> None:
     forgotten = DeviceUpdated("w2", TWO.device, Device("own", 2, 9))
     remembered = known(ONE, TWO, link(3), leftover=(forgotten,))
