@@ -143,6 +143,15 @@ def test_a_preshared_key_that_is_there_stays_with_a_link_that_changes() -> None:
         assert "cannot be brought back" in problem.message
 
 
+def test_a_port_that_the_kernel_chose_stays_unless_we_had_set_it() -> None:
+    wanted = structs.replace(ONE, device=structs.replace(ONE.device, listen_port=0))
+    for before in (known(), known(wanted)):
+        change = reconcile(seen(ONE), Goal(topology(wanted)), before, SCOPE)
+        assert change.observed == change.desired == topology(wanted)
+    change = reconcile(seen(ONE), Goal(topology(wanted)), known(ONE), SCOPE)
+    assert (change.observed, change.desired) == (topology(ONE), topology(wanted))
+
+
 def test_of_two_preshared_keys_the_one_that_is_there_stays() -> None:
     peers = tuple(LinkPeer(key, psk_digest="digest") for key in ("gone", "there"))
     past = structs.replace(ONE, peers=peers)
