@@ -14,9 +14,10 @@ from hypothesis.stateful import invariant, precondition, rule
 from msgspec import structs
 
 from rait.domain.backend import Observation
+from rait.domain.config.schema import Peer, PeerEndpoint, Transport
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
-from rait.domain.topology import EMPTY, Topology
+from rait.domain.topology import EMPTY, Endpoint, Topology
 from tests.property import strategies as some
 from tests.property.machine_model import Wire
 from tests.property.machine_namespaces import MachineWithNamespaces
@@ -167,7 +168,11 @@ class NamespacesComeAndGo(OneNode):
         return {name for instance in hidden for name in self.remembered_in(instance)}
 
     def wires_of_ours(self) -> list[Wire]:
-        far = [w for there in self.machine.former.values() for w in there.wires.values()]
+        far = [
+            there.wires[name]
+            for instance, there in self.machine.former.items()
+            for name in sorted(self.ours_in(instance))
+        ]
         return [*super().wires_of_ours(), *far]
 
     def port_of(self, name: str) -> int:
@@ -178,10 +183,12 @@ class NamespacesComeAndGo(OneNode):
 
     def check_links(self, run: Run, failed: set[str], known: Endpoints) -> None:
         super().check_links(run, failed, known)
+        # A link stays where it is while something else has its name in the target.
+        kept_out = failed | {problem.link for problem in run.change.problems}
         for instance, there in self.machine.former.items():
             if there.in_sight:
                 left = self.known[instance] & self.ours_in(instance)
-                assert left <= failed | self.unreachable(), "they should be here, or nowhere"
+                assert left <= kept_out | self.unreachable(), "they should be here, or nowhere"
 
     @invariant()
     def no_link_is_forgotten(self) -> None:
@@ -210,6 +217,41 @@ class NamespacesComeAndGo(OneNode):
         memory = self.journal.last_known(self.me)
         links = (*memory.topology.links.values(), *memory.leftover_links.values())
         return {link.name for link in links if link.origin.instance == instance}
+
+
+def one_passive_peer() -> NamespacesComeAndGo:
+    """A node with one link of a random port to a peer that has to contact it."""
+    node = NamespacesComeAndGo()
+    transport = Transport(
+        address_family="ip4", send_port=50001, mtu=1280, ifprefix="r4x", dynamic_port=True
+    )
+    peer = Peer(
+        public_key=some.PEER_KEYS[0],
+        endpoints=(PeerEndpoint(address_family="ip4", send_port=50001),),
+    )
+    node.begin(seed=0, found=[transport], registry=[peer], addresses={})
+    return node
+
+
+def test_a_link_whose_name_another_has_in_the_target_stays_where_it_is() -> None:
+    node = one_passive_peer()
+    node.sync(blind=False, refused={})
+    node.someone_takes_a_link(who=0)
+    node.target_is_deleted_and_up_makes_it(fate="in sight")
+    node.former_target_gets_its_name_back(who=0)
+    node.sync_twice()
+    node.no_link_is_forgotten()
+
+
+def test_a_new_link_does_not_take_the_endpoint_of_one_that_is_not_ours_any_more() -> None:
+    node = one_passive_peer()
+    node.sync(blind=False, refused={})
+    node.peer_is_heard(endpoint=Endpoint("192.0.2.1", 1000), who=0)
+    node.someone_takes_a_link(who=0)
+    node.target_is_deleted_and_up_makes_it(fate="in sight")
+    assert [peer.endpoint for wire in node.machine.wires.values() for peer in wire.link.peers] == [
+        None
+    ]
 
 
 TestNamespacesComeAndGo = NamespacesComeAndGo.TestCase
