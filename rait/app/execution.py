@@ -35,7 +35,10 @@ this look could not tell.
 
 
 class Execution:
-    """A change that is being carried out; ``results`` has what became of it so far."""
+    """A change that is being carried out; ``results`` has what became of it so far.
+
+    ``babeld_alone`` is as in ``verdict``.
+    """
 
     def __init__(
         self,
@@ -45,12 +48,14 @@ class Execution:
         debug: Callable[[str], None],
         *,
         look_again: SecondLook,
+        babeld_alone: bool = False,
     ) -> None:
         self._machine = machine
         self._change = change
         self._routing = routing
         self._debug = debug
         self._look_again = look_again
+        self._babeld_alone = babeld_alone
         self._happened: list[Event] = []
         self._errors: dict[int, str] = {}
         self.results = Results()
@@ -58,8 +63,7 @@ class Execution:
     @property
     def verdict(self) -> Verdict:
         """The verdict over the results so far."""
-        alone = self._routing is not None and self._routing.explicit
-        return verdict(self._change, self.results, babeld_alone=alone)
+        return verdict(self._change, self.results, babeld_alone=self._babeld_alone)
 
     def perform(self, run: Run) -> None:
         """Carry the change out, and write its results to this run. Raises MachineError."""

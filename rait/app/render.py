@@ -32,6 +32,7 @@ from rait.domain.events import (
     PeerUpdated,
     RuleAdded,
     RuleRemoved,
+    ToBabeld,
     VrfAdded,
     VrfRemoved,
 )
@@ -206,7 +207,7 @@ def noticed_object(event: Event, is_leftover: bool) -> dict[str, object]:
     return {**event_object(event), "left_by_unfinished_run": is_leftover}
 
 
-_OF_NO_LINK = IsolationEvent | BabelInterfaceAdded | BabelInterfaceFlushed
+_OF_NO_LINK = IsolationEvent | ToBabeld
 _NO_LINKS = (
     (VrfAdded, "VRF", "added"),
     (VrfRemoved, "VRF", "removed"),

@@ -51,11 +51,12 @@ class Report(Struct, frozen=True, kw_only=True):
     losses: tuple[str, ...] = ()
 
 
-def report_on(
+def _report_on(
     command: str,
     status: Status,
     change: Change,
-    warnings: Sequence[str] = (),
+    judged: Verdict,
+    warnings: Sequence[str],
     removal: Removal | None = None,
 ) -> Report:
     """A report of what is to be done, and of the links that cannot be.
@@ -72,7 +73,7 @@ def report_on(
         # A LinkPlaced records what rait learned of a link, and no change of the link.
         drift=tuple(event for event in change.drift if not isinstance(event, LinkPlaced)),
         leftover=change.leftover,
-        failures=verdict(change).failures,
+        failures=judged.failures,
         warnings=(
             *warnings,
             *(p.message for p in change.problems if p.link is None),
@@ -105,17 +106,21 @@ def planned(
         p.link and p.severity == "error" for p in change.problems
     )
     status: Status = "planned" if change.events or missing else "unchanged"
-    return report_on(command, status, change, warnings, removal)
+    return _report_on(command, status, change, verdict(change), warnings, removal)
+
+
+def stopped(command: str, change: Change, removal: Removal, warnings: Sequence[str] = ()) -> Report:
+    """The report of a run that the guard stopped."""
+    return _report_on(command, "stopped", change, verdict(change), warnings, removal)
 
 
 def carried_out(
     command: str, change: Change, results: Results, judged: Verdict, warnings: Sequence[str] = ()
 ) -> Report:
     """The report of a run that is over."""
-    report = report_on(command, judged.outcome, change, warnings)
+    report = _report_on(command, judged.outcome, change, judged, warnings)
     return structs.replace(
         report,
-        failures=judged.failures,
         errors=results.errors,
         half_done=results.half_done,
         ended=results.ended,

@@ -20,7 +20,7 @@ from rait.app import isolation
 from rait.app.inputs import Inputs, Preparation, Registry
 from rait.app.machine import Machine
 from rait.app.options import Options
-from rait.app.report import Report, carried_out, planned, report_on
+from rait.app.report import Report, carried_out, planned, stopped
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.turn import prepared
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
@@ -187,7 +187,7 @@ class Session:
             require_places(change.events)
             return planned(command, change, self._removal(change), warnings)
         if not accepted and (cost := self._removal(change)) is not None:
-            return report_on(command, "stopped", change, warnings, cost)
+            return stopped(command, change, cost, warnings)
         change = self._prepared(change, makes_target)
         return self._carry_out(self.journal, command, change, warnings, accepted)
 
@@ -204,30 +204,35 @@ class Session:
         A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
         as the last one did is only counted there.
         """
-        if not (change.events or change.drift or change.leftover_links or change.extra_cmd_owed):
-            alone = self.routing is not None and self.routing.explicit
-            judged = verdict(change, babeld_alone=alone)
+        babeld_alone = self.routing is not None and self.routing.explicit
+        leaves_trace = bool(change.events or change.drift or change.leftover_links)
+        if not (leaves_trace or change.extra_cmd_owed):
+            judged = verdict(change, babeld_alone=babeld_alone)
             return carried_out(command, change, NO_RESULTS, judged, warnings)
         from rait.app.execution import Execution
 
-        look_again = partial(self._look_again, change)
-        debug = self.options.debug
-        execution = Execution(self.machine, change, self.routing, debug, look_again=look_again)
+        execution = Execution(
+            self.machine,
+            change,
+            self.routing,
+            self.options.debug,
+            look_again=partial(self._look_again, change),
+            babeld_alone=babeld_alone,
+        )
         run: Run | None = None
-        resent = False
-        if change.events or change.drift or change.leftover_links:
+        if leaves_trace:
             header = self._header(command, change, accepted)
             run = journal.begin(header, change.drift, change.events)
             execution.perform(run)
             # A run that only repeats an earlier one has the number of that one by now.
             warnings = (*warnings, *self._prune(journal, run.id))
-        elif change.extra_cmd_owed and execution.send_extra_cmd():
-            resent = True
+        elif execution.send_extra_cmd():
             run = journal.begin(self._header(command, change, accepted), (), ())
             run.finish("done", extra_cmd="sent")
         report = carried_out(command, change, execution.results, execution.verdict, warnings)
-        number = None if run is None else run.id
-        return structs.replace(report, run=number, extra_cmd_sent=resent)
+        if run is None:
+            return report
+        return structs.replace(report, run=run.id, extra_cmd_sent=not leaves_trace)
 
     def _removal(self, change: Change) -> Removal | None:
         if not change.events:
