@@ -35,6 +35,7 @@ from rait.domain.events import (
     ToBabeld,
     VrfAdded,
     VrfRemoved,
+    links_added,
 )
 from rait.domain.topology import Link, LinkPeer, Origin
 from rait.terminal import (
@@ -282,7 +283,7 @@ def _outcome(report: Report, position: int) -> dict[str, str]:
 
 def event_lines(events: Sequence[Event], failed: Container[int] = ()) -> Iterator[str]:
     """One line for each event: + comes, - goes, ~ changes; ``failed`` positions are marked."""
-    new = {event.name: event.link for event in events if isinstance(event, LinkAdded)}
+    new = links_added(events)
     for position, event in enumerate(events):
         text = describe(event)
         if isinstance(event, LinkRemoved) and event.name in new:

@@ -62,14 +62,8 @@ def known_after_failures(
     known: LastKnown, topology: Topology, failed: Sequence[Event]
 ) -> LastKnown:
     """What the journal knows after a run in which these events failed and may be half done."""
-    return structs.replace(
-        known,
-        topology=topology,
-        leftover=tuple(filter(may_be_half_done, failed)),
-        leftover_links={event.name: event.link for event in failed if isinstance(event, LinkAdded)},
-        leftover_vrfs={},
-        leftover_rules=frozenset(),
-    )
+    leftover = tuple(filter(may_be_half_done, failed))
+    return structs.replace(known, topology=topology).having_leftover(leftover)
 
 
 def _with_traces(known: Topology, seen: Topology, events: Iterable[Event]) -> Topology:

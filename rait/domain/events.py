@@ -225,6 +225,11 @@ def inverted(events: Sequence[Event]) -> tuple[Event, ...]:
     return tuple(invert(event) for event in reversed(events))
 
 
+def links_added(events: Iterable[Event]) -> dict[str, Link]:
+    """The links that the events make, by name."""
+    return {event.name: event.link for event in events if isinstance(event, LinkAdded)}
+
+
 def may_be_half_done(event: Event) -> bool:
     """Whether an event that failed may have done a part of its work.
 

@@ -27,6 +27,7 @@ from rait.domain.events import (
     VrfAdded,
     evolve,
     inverted,
+    links_added,
     replay,
 )
 from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
@@ -64,6 +65,16 @@ class LastKnown(Struct, frozen=True, kw_only=True):
         """All links that there may be: those that were made, and the leftover ones."""
         return (*self.topology.links.values(), *self.leftover_links.values())
 
+    def having_leftover(self, leftover: tuple[Event, ...]) -> LastKnown:
+        """What is known if these events, and no others, are leftover."""
+        return structs.replace(
+            self,
+            leftover=leftover,
+            leftover_links=links_added(leftover),
+            leftover_vrfs={e.name: e.table for e in leftover if isinstance(e, VrfAdded)},
+            leftover_rules=frozenset(e.name for e in leftover if isinstance(e, RuleAdded)),
+        )
+
 
 def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None) -> Snapshot:
     """Sum up a snapshot and the runs of its scope that followed, in order.
@@ -99,16 +110,13 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
     The leftover of an unfinished run counts until a later run has looked at the machine.
     """
     now = fold(start, runs)
-    return LastKnown(
+    known = LastKnown(
         topology=now.topology,
         extra_cmd_owed=now.extra_cmd_owed,
-        leftover_links={e.name: e.link for e in now.leftover if isinstance(e, LinkAdded)},
-        leftover_vrfs={e.name: e.table for e in now.leftover if isinstance(e, VrfAdded)},
-        leftover_rules=frozenset(e.name for e in now.leftover if isinstance(e, RuleAdded)),
-        leftover=now.leftover,
         departed=now.departed,
         home=now.home,
     )
+    return known.having_leftover(now.leftover)
 
 
 def with_leftovers(known: LastKnown) -> Topology:

@@ -23,7 +23,7 @@ from rait.domain.backend import Outcome
 from rait.domain.digests import fast_sha256, sha256
 from rait.domain.endpoints import Departed
 from rait.domain.errors import HistoryError
-from rait.domain.events import Event, LinkAdded, may_be_half_done, peers_named
+from rait.domain.events import Event, links_added, may_be_half_done, peers_named
 from rait.domain.topology import EMPTY, Link, Topology
 
 GENESIS = bytes(32)
@@ -320,7 +320,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     def leftover_links(self) -> Mapping[str, Link]:
         """The links that may have been made, by leftover events."""
-        return {e.name: e.link for e in self.leftover() if isinstance(e, LinkAdded)}
+        return links_added(self.leftover())
 
 
 def _comparable(header: RunHeader) -> RunHeader:
