@@ -78,12 +78,13 @@ class Execution:
         if self._errors:
             self._look_at_what_failed()
         events, results, judged = self._change.events, self.results, self.verdict
+        unsure = frozenset(results.unsure)
         run.finish(
             judged.status,
             judged.problems,
             results.extra_cmd,
             half_done=results.half_done,
-            unsure=[i for i in results.errors if events[i] in results.unsure],
+            unsure=[i for i in results.errors if events[i] in unsure],
             ended=results.ended,
         )
 

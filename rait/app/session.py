@@ -288,14 +288,15 @@ class Session:
             for name in seen.leftover_links
             if known.leftover_links[name].origin.backend == "userspace"
         ]
-        hidden = self.machine.leftovers(missing)
-        unsure = (e for e in known.leftover if e in seen.carried or e.name in hidden)
+        hidden, carried = frozenset(self.machine.leftovers(missing)), frozenset(seen.carried)
+        unsure = (e for e in known.leftover if e in carried or e.name in hidden)
         half_done = (event for event in seen.drift if event in seen.leftover)
         return tuple(half_done), tuple(unsure)
 
     def _header(self, command: str, change: Change, accepted: bool) -> RunHeader:
         hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
         hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
+        carried = frozenset(change.carried)
         return RunHeader(
             scope=self.name,
             command=command,
@@ -309,9 +310,7 @@ class Session:
                 index for index, event in enumerate(change.drift) if event in change.leftover
             ),
             carried=tuple(
-                event
-                for event in change.known.leftover
-                if event in change.carried or event.name in hidden
+                event for event in change.known.leftover if event in carried or event.name in hidden
             ),
             leftover_links=change.leftover_links,
             accepted=accepted,

@@ -274,12 +274,14 @@ def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...
     Events for babeld do not count: babeld follows the links.
     """
     names = touched(run)
-    return tuple(
-        Conflict(name, other.id, other.header.command, name not in _shaped(done_events(other)))
-        for other in later
-        if other.id > run.id
-        for name in sorted(_shaped(event for _, event in other.happened()) & names)
-    )
+    found: list[Conflict] = []
+    for other in later:
+        if other.id > run.id:
+            changed = _shaped(done_events(other))
+            clashes = sorted(_shaped(event for _, event in other.happened()) & names)
+            command = other.header.command
+            found += (Conflict(name, other.id, command, name not in changed) for name in clashes)
+    return tuple(found)
 
 
 def only_told_babeld(run: RunRecord) -> bool:

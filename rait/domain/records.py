@@ -309,11 +309,12 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         In an unfinished run these are all events but those that are done. Events of earlier runs
         that this one carried on are among them.
         """
-        yield from (event for event in self.header.carried if event.name not in self.ended)
+        ended, unsure = frozenset(self.ended), frozenset(self.unsure)
+        yield from (event for event in self.header.carried if event.name not in ended)
         for index, event in enumerate(self.intended):
             outcome = self.outcomes.get(index)
             if self.status is not None:
-                if index in self.unsure:
+                if index in unsure:
                     yield event
             elif outcome is None or (outcome.error is not None and may_be_half_done(event)):
                 yield event
