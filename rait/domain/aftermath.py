@@ -68,7 +68,7 @@ def known_after_failures(
 
 def _with_traces(known: Topology, seen: Topology, events: Iterable[Event]) -> Topology:
     """The known topology, with all of the seen one that the events may have brought about."""
-    tables = {table: dict(getattr(known, table)) for table in Topology.__struct_fields__}
+    tables = known.tables()
     for event in events:
         name, table = event.name, KINDS[type(event)].table
         value = getattr(seen, table).get(name)
@@ -103,7 +103,7 @@ def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
         case DeviceUpdated(_, old, new):
             return structs.replace(known, device=_device(old, new, known.device, seen.device))
         case PeerAdded() | PeerRemoved() | PeerUpdated():
-            return structs.replace(known, peers=_peers(event, known, seen))
+            return known.with_peers(_peers(event, known, seen))
         case _:
             return known
 
@@ -142,7 +142,7 @@ def _device(before: Device, after: Device, known: Device, seen: Device) -> Devic
     return merged
 
 
-def _peers(event: PeerEvent, known: Link, seen: Link) -> tuple[LinkPeer, ...]:
+def _peers(event: PeerEvent, known: Link, seen: Link) -> dict[str, LinkPeer]:
     peers = {peer.public_key: peer for peer in known.peers}
     if isinstance(event, PeerAdded):
         key = event.peer.public_key
@@ -155,7 +155,7 @@ def _peers(event: PeerEvent, known: Link, seen: Link) -> tuple[LinkPeer, ...]:
     elif event.after.public_key in peers:
         key = event.after.public_key
         _put(peers, key, _peer(event.before, event.after, peers[key], seen.peer(key)))
-    return tuple(peers[key] for key in sorted(peers))
+    return peers
 
 
 def _peer(

@@ -200,7 +200,7 @@ def replay(topology: Topology, events: Iterable[Event]) -> Topology:
 
     Raises MismatchError where an event names another state before it than there is.
     """
-    tables = {table: dict(getattr(topology, table)) for table in Topology.__struct_fields__}
+    tables = topology.tables()
     for event in events:
         kind = KINDS[type(event)]
         _apply(event, kind, tables[kind.table])
@@ -274,7 +274,7 @@ def _with_peer(link: Link, before: LinkPeer | None, after: LinkPeer | None, even
     key, *others = {peer.public_key for peer in (before, after) if peer is not None}
     _expect(not others, event)
     _replace_entry(peers, key, before, after, event)
-    return structs.replace(link, peers=tuple(peers[key] for key in sorted(peers)))
+    return link.with_peers(peers)
 
 
 def _replace_entry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
 
@@ -109,6 +109,10 @@ class Link(Struct, frozen=True, gc=False):
         """The peer with this key, or None."""
         return next((p for p in self.peers if p.public_key == public_key), None)
 
+    def with_peers(self, peers: Mapping[str, LinkPeer]) -> Link:
+        """This link with these peers, which are by public key, in the order that links have."""
+        return structs.replace(self, peers=tuple(peers[key] for key in sorted(peers)))
+
 
 class Rule(Struct, frozen=True, gc=False):
     """A policy routing rule (ip-rule(8)): packets with the mark are looked up in the table."""
@@ -135,6 +139,10 @@ class Topology(Struct, frozen=True):
     babel: Mapping[str, str] = field(default_factory=dict)
     vrfs: Mapping[str, U32] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """A copy of each table, by the name of its field, from which to make another topology."""
+        return {table: dict(getattr(self, table)) for table in self.__struct_fields__}
 
     def with_parts_of(self, goal: Topology, names: frozenset[str]) -> Topology:
         """This topology, with each entry of these names as the goal has it."""
