@@ -96,7 +96,7 @@ def made_here(known: LastKnown) -> bool:
 
 def home(config: Config, known: LastKnown, namespaces: Namespaces) -> str:
     """The instance of the namespace that rait runs in; "" if no VRFs or rules can be in it."""
-    if config.isolation.type != "vrf" and not made_here(known):
+    if config.isolation.target_vrf is None and not made_here(known):
         return ""
     return namespaces.open("").instance
 

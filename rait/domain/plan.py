@@ -148,7 +148,7 @@ class _Planner:
         self._last_endpoint = partial(last_endpoint, applied=applied, departed=departed)
         self._port_range = config.port_range
         self._group = config.isolation.ifgroup
-        self._master = config.isolation.target if config.isolation.type == "vrf" else None
+        self._master = config.isolation.target_vrf
         self._transports = _by_family(config)
         self._link_on_port: dict[int, str] = {}
         self._link_of_peer: dict[tuple[str, str], str] = {}

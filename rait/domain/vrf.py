@@ -59,10 +59,8 @@ def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
 
 def wanted_vrfs(config: Config) -> dict[str, int]:
     """The VRF that the configuration wants, by name, with its table."""
-    isolation = config.isolation
-    if isolation.type != "vrf" or isolation.table is None:
-        return {}
-    return {isolation.target: isolation.table}
+    name, table = config.isolation.target_vrf, config.isolation.table
+    return {} if name is None or table is None else {name: table}
 
 
 def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
@@ -82,7 +80,7 @@ def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
 
 def has_transit(config: Config) -> bool:
     """Whether a VRF carries the underlay."""
-    return config.isolation.type == "vrf" and bool(config.isolation.transit)
+    return bool(config.isolation.transit_vrf)
 
 
 def missing_transit(name: str, kind: str | None) -> str:

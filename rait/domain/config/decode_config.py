@@ -182,7 +182,7 @@ def _mark(text: str) -> int | str:
 def _check_transports(
     transports: list[tuple[Block[Transport], Transport]], isolation: Isolation
 ) -> None:
-    needs_marks = isolation.type == "vrf" and isolation.transit
+    needs_marks = bool(isolation.transit_vrf)
     prefixes: set[str] = set()
     families: dict[int, list[Family]] = {}
     for block, transport in transports:

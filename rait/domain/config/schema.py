@@ -148,6 +148,16 @@ class Isolation(Struct, frozen=True, kw_only=True):
         """The namespace of the underlay: in VRF isolation it is the current one."""
         return self.transit if self.type == "netns" else ""
 
+    @property
+    def target_vrf(self) -> str | None:
+        """The VRF that links are enslaved to; None in netns isolation."""
+        return self.target if self.type == "vrf" else None
+
+    @property
+    def transit_vrf(self) -> str:
+        """The VRF that carries the underlay; "" if none does."""
+        return self.transit if self.type == "vrf" else ""
+
 
 class Babeld(Struct, frozen=True, kw_only=True):
     """How to reach babeld's control socket, and the parameters of each interface."""
