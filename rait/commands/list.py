@@ -67,8 +67,7 @@ def list_links(options: Options) -> Listing:
     claimed = _claimed(options, loaded, doubts) if doubts else {}
     scope = structs.replace(scope, claimed=claimed)
     unread = unread_of_ours(observation, known, scope)
-    seen = (*observation.links.values(), *observation.doubles)
-    ours = (link for link in seen if is_ours(link, known, scope))
+    ours = (link for link in observation.all_links() if is_ours(link, known, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
     failures = tuple(
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())

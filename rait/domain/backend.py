@@ -86,6 +86,10 @@ class Observation(Struct, frozen=True, kw_only=True):
     doubles: tuple[ObservedLink, ...] = ()
     lost: Mapping[str, str] = {}
 
+    def all_links(self) -> tuple[ObservedLink, ...]:
+        """All WireGuard links, also those whose name another link has."""
+        return (*self.links.values(), *self.doubles)
+
     def named(self, name: str) -> Iterator[ObservedLink]:
         """All links of this name, in whatever namespace."""
         if (first := self.links.get(name)) is not None:

@@ -18,7 +18,7 @@ other programs, and of people. The rules, in their order:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -70,7 +70,7 @@ def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdin
     unread = unread_of_ours(observation, known, scope)
     ours: dict[str, ObservedLink] = {}
     twice: dict[str, str] = {}
-    for seen in (*observation.links.values(), *observation.doubles):
+    for seen in observation.all_links():
         name = seen.link.name
         if name in unread or not is_ours(seen, known, scope):
             continue
@@ -81,10 +81,11 @@ def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdin
                 "remove the one that is not in the target"
             )
         ours.setdefault(name, seen)
+    rest = (seen for name, seen in observation.links.items() if ours.get(name) is not seen)
     return Holdings(
         {name: seen for name, seen in ours.items() if name not in twice},
         unread | twice,
-        strangers_among(observation, known, scope),
+        _strangers(rest, known, scope),
     )
 
 
@@ -97,12 +98,18 @@ def strangers_among(
     observation: Observation, known: LastKnown, scope: Scope
 ) -> tuple[Stranger, ...]:
     """The links that are among ours and not ours, with the reason for each."""
-    found = (
-        Stranger(name, _why_not_ours(seen, known, scope), name in scope.claimed)
-        for name, seen in sorted(observation.links.items())
-        if _is_among_ours(seen, known, scope)
-    )
-    return tuple(stranger for stranger in found if stranger.why)
+    return _strangers(observation.links.values(), known, scope)
+
+
+def _strangers(
+    links: Iterable[ObservedLink], known: LastKnown, scope: Scope
+) -> tuple[Stranger, ...]:
+    found = [
+        Stranger(seen.link.name, why, seen.link.name in scope.claimed)
+        for seen in links
+        if _is_among_ours(seen, known, scope) and (why := _why_not_ours(seen, known, scope))
+    ]
+    return tuple(sorted(found, key=lambda stranger: stranger.link))
 
 
 def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[str, str]:
@@ -113,7 +120,7 @@ def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[s
     unknown, or where several links have the name.
     """
     found: dict[str, str] = {}
-    for seen in (*observation.links.values(), *observation.doubles):
+    for seen in observation.all_links():
         name, instance = seen.link.name, seen.link.origin.instance
         if (
             not _is_as_made(seen.link, known.topology.links.get(name))
@@ -218,22 +225,17 @@ def _may_be_ours(name: str, unread: UnreadLink, known: LastKnown, scope: Scope) 
 
 def _lost(observation: Observation, known: LastKnown) -> Iterator[Link]:
     """The links that are, or may be, in a namespace that could not be looked at."""
-    for source in (known.leftover_links, known.topology.links):
-        for name, link in source.items():
-            if link.origin.instance in observation.lost and not _was_made_again(
-                name, observation, known
-            ):
-                yield link
-
-
-def _was_made_again(name: str, observation: Observation, known: LastKnown) -> bool:
-    """Whether an unfinished run made the link anew in a namespace that can be looked at.
-
-    Such a run had removed the former link, so it is not in the namespace that is out of reach.
-    """
-    new = known.leftover_links.get(name)
-    if new is None or not any(
-        isinstance(event, LinkRemoved) and event.name == name for event in known.leftover
-    ):
-        return False
-    return any(is_in_one_place(seen.link, new) for seen in observation.named(name))
+    if not observation.lost:
+        return
+    # An unfinished run may have removed a link and made it again in a namespace that can be looked
+    # at. Then the former link is not in the namespace that is out of reach.
+    removed = {event.name for event in known.leftover if isinstance(event, LinkRemoved)}
+    made_again = {
+        name
+        for name, new in known.leftover_links.items()
+        if name in removed
+        and any(is_in_one_place(seen.link, new) for seen in observation.named(name))
+    }
+    for link in (*known.leftover_links.values(), *known.topology.links.values()):
+        if link.origin.instance in observation.lost and link.name not in made_again:
+            yield link

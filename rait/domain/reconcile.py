@@ -52,8 +52,6 @@ from rait.domain.ownership import (
     holdings,
     is_in_one_place,
     is_in_place,
-    is_ours,
-    unread_of_ours,
 )
 from rait.domain.topology import (
     ANYWHERE,
@@ -166,10 +164,8 @@ def concerns_babeld(observation: Observation, goal: Goal, known: LastKnown, scop
     wanted."""
     if known.topology.babel or (goal.topology is not None and goal.topology.links):
         return True
-    seen = (*observation.links.values(), *observation.doubles)
-    return bool(unread_of_ours(observation, known, scope)) or any(
-        is_ours(each, known, scope) for each in seen
-    )
+    ours = holdings(observation, known, scope)
+    return bool(ours.links or ours.unknown)
 
 
 def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdings) -> Change:
@@ -241,15 +237,14 @@ def _with_drift(change: Change, unknown: Container[str], is_babeld_asked: bool) 
 
 def _confined(change: Change, only: frozenset[str]) -> Change:
     """Step 8. Leave each entry of another name as it is: a later run finds what changed there."""
+    carried = frozenset(change.carried)
     return structs.replace(
         change,
         desired=change.observed.with_parts_of(change.desired, only),
         problems=tuple(p for p in change.problems if p.link is None or p.link in only),
         drift=tuple(event for event in change.drift if event.name in only),
         carried=tuple(
-            event
-            for event in change.known.leftover
-            if event in change.carried or event.name not in only
+            event for event in change.known.leftover if event in carried or event.name not in only
         ),
     )
 
