@@ -7,14 +7,14 @@ directory of the configuration file, or to the working directory where it is no 
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from rait.adapters.config import caches, source
 from rait.adapters.config.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
-from rait.adapters.config.caches import KnownConfig
+from rait.adapters.config.caches import KnownConfig, KnownPeers
 from rait.adapters.config.document import Document
 from rait.adapters.config.source import Read
 from rait.domain.config.keytext import canonical_key
@@ -178,7 +178,7 @@ def load_peers(
     known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
-        document = Document(name, {}, lambda: known.lines() or _parse(text, name).lines())
+        document = Document(name, {}, lambda: _lines_of(known, text, name))
     else:
         document = _parse(text, name)
         peers, problems = _decoded(document)
@@ -200,6 +200,15 @@ def load_peers(
         document=document,
         doubts=doubts,
     )
+
+
+def _lines_of(known: KnownPeers, text: str, name: str) -> Mapping[Path, int]:
+    """The lines of a known list; if they were not kept yet, they are for the next run."""
+    lines = known.lines()
+    if lines is None:
+        lines = _parse(text, name).lines()
+        caches.keep_peers(text, name, known.peers, known.problems, lines)
+    return lines
 
 
 def _decoded(document: Document) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
@@ -246,8 +255,7 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
         raw = a2b_base64(peer.public_key)
         # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one public key in 16:
         # to work out the public keys of a hundred thousand would take seconds.
-        is_clamped = raw[0] & 0x07 == 0 and raw[31] & 0xC0 == 0x40
-        if is_clamped and keys.public_key(Secret(peer.public_key)) == public_key:
+        if keys.clamped(raw) == raw and keys.public_key(Secret(peer.public_key)) == public_key:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
 
 

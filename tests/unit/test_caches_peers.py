@@ -45,6 +45,11 @@ AddressFamily = "ip4"
 PublicKey = "no key"
 """
 
+JSON = (
+    '{"peers": [{"public_key": "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w=",'
+    ' "send_port": 50221, "address_family": "ip4"}, {"public_key": "no key"}]}'
+)
+
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -96,7 +101,7 @@ def test_a_list_that_is_known_says_the_same(node, text, line):
     assert f"peers.conf:{line}: " in second.warnings[0]
 
 
-@pytest.mark.parametrize("text", [HCL, TOML])
+@pytest.mark.parametrize("text", [HCL, TOML, JSON])
 def test_a_list_with_faults_is_parsed_once(node, parsed, text):
     for _ in range(3):
         assert read(node, text).warnings
@@ -113,6 +118,16 @@ def test_a_list_without_faults_is_parsed_again_for_what_is_found_later_alone(nod
         "?"
     )
     assert parsed == [good, good]
+
+
+def test_lines_that_a_run_looked_up_are_kept_for_the_next_run(node, parsed):
+    good = TOML.partition("\n\n")[0]
+    for _ in range(3):
+        peers = read(node, good)
+        with cache_file.keeping():
+            line = peers.document.describe(Problem("?", path=peers.peers[0].endpoints[0].path))
+        assert line.endswith("peers.conf:1: Peers[0]: ?")
+    assert len(parsed) == 2, "to decode the list, and once for the lines"
 
 
 def test_a_changed_list_is_another(node, parsed):
