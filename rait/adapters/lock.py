@@ -22,7 +22,7 @@ _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
 }
-_NOTE = rb"\d+ \d+ .*"
+_NOTE = rb"(\d+) (\d+) (.*)"
 
 
 class HeldError(MachineError):
@@ -186,9 +186,9 @@ def _write_note(fd: int, note: str) -> None:
 
 
 def _holder(fd: int) -> str:
-    pid, _, rest = os.pread(fd, _MAX_NOTE, 0).decode("utf-8", "replace").partition(" ")
-    since, _, what = rest.partition(" ")
-    if not (pid.isdigit() and since.isdigit()):
+    note = re.fullmatch(_NOTE, os.pread(fd, _MAX_NOTE, 0), re.DOTALL)
+    if note is None:
         return "another process"
+    pid, since, what = (part.decode("utf-8", "replace") for part in note.groups())
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(int(since)))
     return f"{what} (process {pid}, since {clock})"

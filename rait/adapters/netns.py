@@ -133,7 +133,7 @@ def describe(spec: str) -> str:
     """A namespace in the words of an error message, by its spelling."""
     if spec == "":
         return "the current network namespace"
-    if _is_pid(spec):
+    if is_pid(spec):
         return f"the network namespace of process {spec}"
     return f"network namespace {spec}"
 
@@ -214,7 +214,7 @@ def lacks_process(spec: str) -> bool:
     The namespace may still exist then, but cannot be found by its spelling, and rait cannot make
     it. Raises MachineError if it cannot be opened.
     """
-    if not _is_pid(spec):
+    if not is_pid(spec):
         return False
     found = find_netns(spec)
     if found is not None:
@@ -305,14 +305,15 @@ def _boot() -> str:
         return ""
 
 
-def _is_pid(spec: str) -> bool:
+def is_pid(spec: str) -> bool:
+    """Whether a namespace is spelt as the id of a process."""
     return spec.isascii() and spec.isdigit()
 
 
 def _path(spec: str) -> str:
     if spec == "":
         return _CURRENT
-    if _is_pid(spec):
+    if is_pid(spec):
         return f"/proc/{spec}/ns/net"
     if "/" in spec or "\0" in spec or spec in (".", ".."):
         raise MachineError(f"{spec!r} cannot be the name of a network namespace")
@@ -336,7 +337,7 @@ def _unusable(spec: str, path: str, error: OSError, user: int | None) -> str:
 
 
 def _make(spec: str) -> Netns:
-    if spec == "" or _is_pid(spec):
+    if spec == "" or is_pid(spec):
         raise MachineError(f"{describe(spec)} does not exist")
     from rait.adapters import netns_names
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import structs
 
+from rait.adapters.netns import is_pid
 from rait.app.report import Report
 from rait.domain.errors import counted, few
 from rait.domain.events import (
@@ -313,7 +314,7 @@ def _moved(old: Origin, new: Origin) -> str:
         return ""
     if new.netns == "":
         return "its namespace is not the current one"
-    if new.netns.isdigit():
+    if is_pid(new.netns):
         return f"its namespace is no longer that of process {new.netns}"
     return f"its namespace is no longer {new.netns}"
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
-from rait.domain.config.schema import MAX_IFNAME
+from rait.domain.config.schema import MAX_IFNAME, MAX_PORT
 from rait.domain.topology import Link, Topology
 
 _NOT_IN_A_NAME = frozenset('/:"#\\')
@@ -128,4 +128,4 @@ def extra_commands(text: str) -> tuple[str, ...]:
 
 def _is_port(text: str) -> bool:
     digits = text.isascii() and text.isdigit() and len(text) <= 5
-    return digits and text[0] != "0" and int(text) <= 65535
+    return digits and text[0] != "0" and int(text) <= MAX_PORT

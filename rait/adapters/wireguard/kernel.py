@@ -117,7 +117,7 @@ class KernelBackend:
         return {name: self._not_updated(via, name, error) for name, error in errors.items()}
 
     def _not_updated(self, via: Sockets, name: str, error: MachineError) -> str:
-        if isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE:
+        if _is_taken(error):
             (state,) = self._read(via, [name])
             if state is not None:
                 return port_is_taken(state.device.listen_port, self._transit.ns)
@@ -137,7 +137,7 @@ class KernelBackend:
     def _not_written(self, event: DeviceUpdated | PeerEvent, error: RaitError) -> str:
         if not isinstance(event, DeviceUpdated):
             return f"peer {', '.join(peers_named(event))} could not be set: {error}"
-        if isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE:
+        if _is_taken(error):
             return port_is_taken(event.after.listen_port, self._transit.ns)
         return f"WireGuard's settings could not be set: {error}"
 
@@ -221,7 +221,7 @@ class _Addition:
         alive = self._alive()
         updates = [first_update(self._links[n], self._links[n].settings.master) for n in alive]
         for name, error in update_settings(self._via, rtnl.WIREGUARD, updates, alive).items():
-            if isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE:
+            if _is_taken(error):
                 port = self._links[name].device.listen_port
                 self._errors[name] = port_is_taken(port, self._transit.ns)
             else:
@@ -269,6 +269,11 @@ def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
     requests = {name: [rtnl.delete_link(index)] for name, index in found.items()}
     errors = perform(via.rtnl, requests, (errno.ENODEV,))
     return {name: f"it could not be removed: {error}" for name, error in errors.items()}
+
+
+def _is_taken(error: RaitError) -> bool:
+    """Whether the kernel refused a listen port that something else has."""
+    return isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE
 
 
 def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:

@@ -51,6 +51,9 @@ _KILLED_SECONDS = 20.0
 """The time for the kernel to end a process after SIGKILL, on a busy machine."""
 
 _POLL_SECONDS = 0.005
+_GONE = (FileNotFoundError, ProcessLookupError)
+"""What looking at /proc/PID raises when the process has ended."""
+
 _SIGKILL, SIGTERM = 9, 15  # signal(7)
 _LOG_BYTES = 2000
 _LOG_TIME = (
@@ -207,13 +210,12 @@ def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
         if (other := _hold(pid, name, lambda _: True)) is not None:
             other[0].close()
             return None
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if not entry.name.isdigit():
-                continue
-            with suppress(PermissionError):
-                if (held := _hold(int(entry.name), name, fits)) is not None:
-                    return held
+    from rait.adapters.netns_names import pids
+
+    for each in pids():
+        with suppress(PermissionError):
+            if (held := _hold(each, name, fits)) is not None:
+                return held
     return None
 
 
@@ -358,7 +360,7 @@ class Start:
             if status:
                 raise self._failed(f"ended with status {status}")
             other = None
-            with suppress(FileNotFoundError, ConnectionRefusedError):
+            with suppress(*uapi.NOBODY):
                 client = uapi.Client(self.name)
                 # Status 0: the program went to the background, and listens as another process.
                 if status == 0 or client.pid == self._child.pid:
@@ -410,14 +412,13 @@ def _environment() -> dict[str, str]:
 def _tuns_of(pid: int) -> Iterator[tuple[int, str]]:
     """A process's descriptors of tuns, each with the name of its tun. Raises OSError."""
     # The process may close a descriptor, or end, at any moment.
-    gone = (FileNotFoundError, ProcessLookupError)
     try:
         entries = os.scandir(f"/proc/{pid}/fd")
-    except gone:
+    except _GONE:
         return
     with entries:
         for entry in entries:
-            with suppress(*gone):
+            with suppress(*_GONE):
                 if _target_of(entry.path) != TUN_DEVICE:
                     continue
                 with open(f"/proc/{pid}/fdinfo/{entry.name}", "rb") as file:
@@ -446,7 +447,7 @@ def tuns_served(name: str, spec: str) -> Iterator[tuple[Netns, str]]:
     try:
         with uapi.Client(name) as client:
             pid = client.pid
-    except (FileNotFoundError, ConnectionRefusedError):
+    except uapi.NOBODY:
         return
     with Process(pid) as process:
         if not _is_trusted(pid):
@@ -467,7 +468,7 @@ def _is_trusted(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().split(b"\n")
-    except (FileNotFoundError, ProcessLookupError):
+    except _GONE:
         return False
     # No program can forge this line: the kernel escapes a line feed in a name (proc_task_name).
     return any(
@@ -478,7 +479,7 @@ def _is_trusted(pid: int) -> bool:
 def _transit_of(pid: int) -> str | None:
     try:
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError):
+    except _GONE:
         return None
     try:
         return netns.identity_of(fd)

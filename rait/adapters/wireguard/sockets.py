@@ -23,7 +23,7 @@ from rait.adapters.netlink.socket import (
     NetlinkSocket,
     Request,
 )
-from rait.adapters.netns import Netns, describe, open_netns
+from rait.adapters.netns import Netns, describe, is_pid, open_netns
 from rait.domain.errors import MachineError
 from rait.domain.events import LinkUpdated
 from rait.domain.topology import Link, LinkSettings
@@ -105,12 +105,6 @@ class Sockets:
                 raise MachineError(f"VRF {name} does not exist in {describe(self.ns.spec)}")
             self._masters[name] = found.index
         return self._masters[name]
-
-    def perform(self, *requests: Request) -> None:
-        """Send rtnetlink requests. Raises the NetlinkError of the first that failed."""
-        for error in self.rtnl.perform(requests):
-            if error is not None:
-                raise error
 
 
 def perform(
@@ -201,9 +195,7 @@ def check_is_for(link: Link, transit: Netns, key: KeyPair) -> None:
 def port_is_taken(port: int, transit: Netns) -> str:
     """The message for EADDRINUSE from raising a link or changing its listen port."""
     spec = transit.spec
-    inside = (
-        f"nsenter -t {spec} -n " if spec.isdigit() else f"ip netns exec {spec} " if spec else ""
-    )
+    inside = f"nsenter -t {spec} -n " if is_pid(spec) else f"ip netns exec {spec} " if spec else ""
     return (
         f"listen port {port} is taken in {describe(spec)}; "
         f"`{inside}ss -ulpn sport = :{port}` shows by which process "

@@ -47,7 +47,7 @@ def _served(name: str) -> str:
     try:
         with uapi.Client(name) as client:
             return f"process {client.pid} still serves it"
-    except (FileNotFoundError, ConnectionRefusedError):
+    except uapi.NOBODY:
         return ""
     except (OSError, uapi.UapiError) as error:
         return str(error)

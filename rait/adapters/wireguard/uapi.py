@@ -37,6 +37,9 @@ DIRECTORY = "/var/run/wireguard"
 MAX_ANSWER = 16 * 2**20
 """The most bytes of an answer: enough for some 50,000 peers."""
 
+NOBODY = (FileNotFoundError, ConnectionRefusedError)
+"""What connecting to a program raises if none listens."""
+
 TRUSTED_USERS = frozenset({0})
 """The users, besides our own, whose programs may get a private key: root."""
 
@@ -138,8 +141,8 @@ def socket_file(name: str) -> bytes:
 class Client:
     """A connection to the program of one interface; a context manager.
 
-    Raises FileNotFoundError or ConnectionRefusedError if no program listens, and UapiError if the
-    program belongs to another user.
+    Raises an error of NOBODY if no program listens, and UapiError if the program belongs to another
+    user.
     """
 
     def __init__(self, name: str) -> None:

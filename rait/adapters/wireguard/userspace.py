@@ -100,7 +100,7 @@ class UserspaceBackend:
         """
         try:
             client = uapi.Client(made_as)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except uapi.NOBODY:
             return None
         with client:
             held = programs.hold_owner(tun.name, client.pid, lambda o: o.is_home_in(ns))
@@ -221,7 +221,7 @@ def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
 def _client(name: str) -> uapi.Client:
     try:
         return uapi.Client(name)
-    except (FileNotFoundError, ConnectionRefusedError):
+    except uapi.NOBODY:
         raise RaitError(
             f"no program serves {uapi.socket_path(name)}: it ended; run rait again to remake it"
         ) from None
@@ -309,7 +309,7 @@ def _delete_tun(name: str, via: Sockets) -> None:
     if found is None or found.kind != TUN:
         return
     try:
-        via.perform(rtnl.delete_link(found.index))
+        via.rtnl.ask(rtnl.delete_link(found.index))
     except NetlinkError as error:
         if error.code != errno.ENODEV:
             raise

@@ -104,7 +104,7 @@ class Setup:
         found = self._transit.find(name)
         if found is None or found.kind != TUN:
             raise RaitError(f"there is no tun interface in {describe(self._transit.ns.spec)}")
-        self._transit.perform(rtnl.set_link(found.index, mtu=wanted.mtu))
+        self._transit.rtnl.ask(rtnl.set_link(found.index, mtu=wanted.mtu))
         # The key goes in before the move, so that wherever a kill interrupts, the link is known as
         # ours.
         secret = self._key.secret_of(write.public_key)
@@ -123,7 +123,7 @@ class Setup:
     def _move(self, index: int) -> None:
         wanted, target = self._link.settings, self._target.ns
         try:
-            self._transit.perform(rtnl.move_link(index, target.fd, wanted.mtu, wanted.group))
+            self._transit.rtnl.ask(rtnl.move_link(index, target.fd, wanted.mtu, wanted.group))
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
@@ -136,11 +136,10 @@ def _with_our_key(name: str, key: KeyPair) -> str:
     Somebody moved or renamed the link, and the journal does not know of it, or rait would have
     found it by its last known place.
     """
+    public_key, pid = _key_and_process(name, key)
+    if public_key != key.public:
+        return ""
     try:
-        with uapi.Client(name) as client:
-            pid, public_key = client.pid, client.get(key).device.public_key
-        if public_key != key.public:
-            return ""
         tuns = list(programs.tuns_served(name, ""))
     except (OSError, uapi.UapiError):
         return ""
