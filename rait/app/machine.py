@@ -35,6 +35,7 @@ from rait.domain.events import (
     IsolationEvent,
     LinkAdded,
     LinkRemoved,
+    NotesUpdated,
     PeerEvent,
     ToBabeld,
 )
@@ -48,14 +49,18 @@ if TYPE_CHECKING:
     from rait.app.routing import Routing
 
 ISOLATION: Literal["isolation"] = "isolation"
+JOURNAL: Literal["journal"] = "journal"
+"""The doer of events that are done once they are journaled."""
+
 LEFT_ALONE = "left alone, as an earlier change of this link failed"
 
 
 class _Step(Struct, frozen=True):
     """An event to carry out.
 
-    ``doer`` is a backend, babeld or the isolation, and ``way`` groups events that the doer carries
-    out together. ``netns`` is the spelling and the instance of the namespace of the event's link.
+    ``doer`` is a backend, babeld, the isolation or the journal, and ``way`` groups events that the
+    doer carries out together. ``netns`` is the spelling and the instance of the namespace of the
+    event's link.
     """
 
     index: int
@@ -215,6 +220,8 @@ class Machine:
                 from rait.adapters import vrf
 
                 outcomes = vrf.apply(group)
+            elif doer == JOURNAL:
+                outcomes = _without_broken(batch, broken)
             else:
                 outcomes = self._change(self._backend(doer), batch, broken)
             for outcome in outcomes:
@@ -228,6 +235,8 @@ class Machine:
             return _Step(index, event, BABELD)
         if isinstance(event, IsolationEvent):
             return _Step(index, event, ISOLATION)
+        if isinstance(event, NotesUpdated):
+            return _Step(index, event, JOURNAL)
         if isinstance(event, LinkAdded | LinkRemoved):
             self._origins[event.name] = event.link.origin
         origin = self._origins[event.name]
@@ -329,7 +338,7 @@ def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
     batch: list[_Step] = []
     names: set[str] = set()
     for step in steps:
-        is_of_links = step.doer not in (BABELD, ISOLATION)
+        is_of_links = step.doer not in (BABELD, ISOLATION, JOURNAL)
         if batch and (
             (step.doer, step.way) != (batch[0].doer, batch[0].way)
             or (is_of_links and step.event.name in names)
@@ -340,6 +349,11 @@ def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
         names.add(step.event.name)
     if batch:
         yield batch
+
+
+def _without_broken(batch: Sequence[_Step], broken: Container[str]) -> Iterator[Outcome]:
+    for index, step in enumerate(batch):
+        yield Outcome(index, LEFT_ALONE if step.event.name in broken else None)
 
 
 _NO_KERNEL = (

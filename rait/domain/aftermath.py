@@ -34,6 +34,7 @@ from rait.domain.events import (
     LinkPlaced,
     LinkRemoved,
     LinkUpdated,
+    NotesUpdated,
     PeerAdded,
     PeerEvent,
     PeerRemoved,
@@ -97,6 +98,8 @@ def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
     match event:
         case LinkPlaced() if known.origin.is_placed_by(seen.origin):
             return structs.replace(known, origin=seen.origin)
+        case NotesUpdated() if seen.notes == event.after:
+            return structs.replace(known, notes=seen.notes)
         case LinkUpdated(_, before, after):
             settings = _settings(before, after, known.settings, seen.settings)
             return structs.replace(known, settings=settings)

@@ -22,6 +22,7 @@ from rait.domain.events import (
     LinkPlaced,
     LinkRemoved,
     LinkUpdated,
+    NotesUpdated,
     PeerAdded,
     PeerRemoved,
     PeerUpdated,
@@ -62,6 +63,9 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     for old, new in changed:
         if old.peers != new.peers:
             events += _peer_changes(old, new)
+    for old, new in changed:
+        if old.notes != new.notes:
+            events.append(NotesUpdated(old.name, old.notes, new.notes))
     events += (RuleRemoved(before.rules[name]) for name in _missing(after.rules, before.rules))
     events += _gone(before.vrfs, after.vrfs, VrfRemoved)
     events += _come(before.babel, after.babel, BabelInterfaceFlushed, BabelInterfaceAdded)

@@ -16,7 +16,16 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct, structs
 
 from rait.domain.errors import RaitError
-from rait.domain.topology import U32, Device, Link, LinkPeer, LinkSettings, Rule, Topology
+from rait.domain.topology import (
+    U32,
+    Device,
+    Link,
+    LinkNotes,
+    LinkPeer,
+    LinkSettings,
+    Rule,
+    Topology,
+)
 
 S = TypeVar("S", bound=Struct)
 
@@ -58,6 +67,14 @@ class LinkPlaced(_Event, frozen=True, gc=False):
     name: str
     before: str
     after: str
+
+
+class NotesUpdated(_Event, frozen=True, gc=False):
+    """What is remembered of a link changed; the machine does not show it."""
+
+    name: str
+    before: LinkNotes
+    after: LinkNotes
 
 
 class DeviceUpdated(_Event, frozen=True, gc=False):
@@ -141,6 +158,7 @@ Event = (
     | LinkRemoved
     | LinkUpdated
     | LinkPlaced
+    | NotesUpdated
     | DeviceUpdated
     | PeerAdded
     | PeerRemoved
@@ -167,7 +185,7 @@ class Kind(Struct, frozen=True, gc=False):
     """
 
     table: Table
-    part: Literal["", "settings", "instance", "device", "peers"]
+    part: Literal["", "settings", "instance", "notes", "device", "peers"]
     before: str | None
     after: str | None
     inverse: type[Event]
@@ -178,6 +196,7 @@ KINDS: Mapping[type[Event], Kind] = {
     LinkRemoved: Kind("links", "", "link", None, LinkAdded),
     LinkUpdated: Kind("links", "settings", "before", "after", LinkUpdated),
     LinkPlaced: Kind("links", "instance", "before", "after", LinkPlaced),
+    NotesUpdated: Kind("links", "notes", "before", "after", NotesUpdated),
     DeviceUpdated: Kind("links", "device", "before", "after", DeviceUpdated),
     PeerAdded: Kind("links", "peers", None, "peer", PeerRemoved),
     PeerRemoved: Kind("links", "peers", "peer", None, PeerAdded),

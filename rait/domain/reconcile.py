@@ -18,9 +18,10 @@ be done. The steps, in their order:
    link cannot be, and a problem says why.
 3. Each link of ours is put into the form in which diff shall see it (_Pair). Its transit namespace
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
-   A link-local address that is there is kept. An endpoint differs only where the wanted one is not
-   the one last applied, or where the session is dead (endpoints.py). A link that has to be made
-   again takes its endpoint along, if no better one is known.
+   Notes are as the journal has them. A link-local address that is there is kept. An endpoint
+   differs only where the wanted one is not the one last applied, or where the session is dead
+   (endpoints.py). A link that has to be made again takes its endpoint along, if no better one is
+   known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
 5. A link whose entry in the peers list was skipped stays if the entry cannot be read (doubt.py).
 6. babeld's interfaces shall be the links that are up (babel.py). In a run that does not ask
@@ -56,9 +57,11 @@ from rait.domain.ownership import (
 from rait.domain.topology import (
     ANYWHERE,
     EMPTY,
+    NO_NOTES,
     Device,
     Endpoint,
     Link,
+    LinkNotes,
     LinkPeer,
     Origin,
     Topology,
@@ -388,6 +391,7 @@ class _Pair(Struct, frozen=True):
             origin=self._origin(),
             device=self._device(wanted_ports),
             peers=tuple(seen for seen, _ in peers),
+            notes=self._notes(),
         )
         if wanted is None:
             return observed, None
@@ -399,6 +403,11 @@ class _Pair(Struct, frozen=True):
             settings = structs.replace(settings, address=link.settings.address)
         become = tuple(goals.get(peer.public_key, peer) for peer in wanted.peers)
         return observed, structs.replace(wanted, settings=settings, peers=become)
+
+    def _notes(self) -> LinkNotes:
+        """What the journal remembers of the link; the machine does not show it."""
+        source = self.last if self.last is not None else self.leftover
+        return NO_NOTES if source is None else source.notes
 
     def _origin(self) -> Origin:
         """The link's origin; the journal, else the plan fills in an unknown transit namespace.

@@ -64,6 +64,8 @@ class LinkSettings(Struct, frozen=True, gc=False):
 
     ``mtu`` is in bytes, ``group`` is the ifgroup, ``master`` the VRF that it is enslaved to, and
     ``address`` the IPv6 link-local address with its prefix length, as ``fe80::1/64``.
+    ``addresses`` are those that policies add, sorted, in canonical text as ip-address(8) has it:
+    ``172.20.0.1/24``, ``172.20.0.1 peer 172.20.0.2/32`` or ``fd00::1/64``.
     """
 
     mtu: U32
@@ -71,6 +73,7 @@ class LinkSettings(Struct, frozen=True, gc=False):
     master: str | None = None
     up: bool = True
     address: str | None = None
+    addresses: tuple[str, ...] = ()
 
 
 class Origin(Struct, frozen=True, gc=False):
@@ -96,6 +99,26 @@ class Origin(Struct, frozen=True, gc=False):
         return self == other or self.is_placed_by(other)
 
 
+class LinkNotes(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What rait has to remember of a link, and the machine does not show.
+
+    ``up_command`` and ``down_command`` are argument lists, run in the link's namespace or, with
+    ``command_netns`` "current", where rait runs. ``peer_name`` and ``remarks`` (pairs of a key and
+    a value) are those of the peer in the registry; the commands get them. ``babeld_param`` is ""
+    where babeld gets the parameters of rait.conf.
+    """
+
+    up_command: tuple[str, ...] = ()
+    down_command: tuple[str, ...] = ()
+    command_netns: Literal["target", "current"] = "target"
+    peer_name: str = ""
+    remarks: tuple[tuple[str, str], ...] = ()
+    babeld_param: str = ""
+
+
+NO_NOTES = LinkNotes()
+
+
 class Link(Struct, frozen=True, gc=False):
     """One tunnel. ``peers`` are in the order of their public keys; rait's own links have one."""
 
@@ -104,6 +127,7 @@ class Link(Struct, frozen=True, gc=False):
     settings: LinkSettings
     device: Device
     peers: tuple[LinkPeer, ...] = ()
+    notes: LinkNotes = NO_NOTES
 
     def peer(self, public_key: str) -> LinkPeer | None:
         """The peer with this key, or None."""

@@ -11,9 +11,11 @@ from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Tra
 from rait.domain.history import LastKnown
 from rait.domain.plan import Node
 from rait.domain.topology import (
+    NO_NOTES,
     Device,
     Endpoint,
     Link,
+    LinkNotes,
     LinkPeer,
     LinkSettings,
     Origin,
@@ -177,6 +179,8 @@ peer_tuples = st.sampled_from(PEER_TUPLES)
 """The peers of one link, in the order of their keys."""
 
 
+notes = st.sampled_from((NO_NOTES, LinkNotes(up_command=("up",)), LinkNotes(peer_name="far")))
+
 MOST_LINKS = 4
 name_orders = st.sampled_from(tuple(permutations(NAMES, MOST_LINKS)))
 
@@ -194,7 +198,8 @@ def topologies(draw: st.DrawFn, links_only: bool = False, least: int = 0) -> Top
     for name, port in zip(names, wanted_ports, strict=False):
         device = draw(DEVICES[port])
         origin = draw(origins if links_only else anywhere)
-        links[name] = Link(name, origin, draw(settings), device, draw(peer_tuples))
+        peers = draw(peer_tuples)
+        links[name] = Link(name, origin, draw(settings), device, peers, draw(notes))
     if links_only:
         return Topology(links)
     return Topology(links, draw(told), draw(vrfs), draw(rules))
@@ -227,6 +232,7 @@ def wanted_topologies(draw: st.DrawFn) -> Topology:
             LinkSettings(link.settings.mtu, IFGROUP, None, True, f"fe80::{name[1:]}/64"),
             Device(OWN_KEY, link.device.listen_port, link.device.fwmark),
             (LinkPeer(draw(peer_keys), draw(endpoints)),),
+            draw(notes),
         )
     return Topology(links)
 

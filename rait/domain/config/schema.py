@@ -5,6 +5,7 @@ Error messages show these words.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -194,6 +195,44 @@ class Config(Struct, frozen=True, kw_only=True):
     port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
 
 
+class Match(Struct, frozen=True, kw_only=True):
+    """Which links a policy is for: those that fit each of these that is not empty.
+
+    To fit, one of the several is enough. ``name`` and the values of ``remarks`` are globs
+    (fnmatch(3)) for the peer's name and for its remark of that key; ``public_key`` are whole keys.
+    """
+
+    name: tuple[str, ...] = ()
+    public_key: tuple[str, ...] = ()
+    address_family: tuple[Family, ...] = ()
+    remarks: Mapping[str, tuple[str, ...]] = {}
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What links get that ``match`` is for; a setting that is None is left to other policies.
+
+    Of several policies that set one thing, the last wins. ``keepalive`` is in seconds, 0 for off.
+    ``mtu`` is in bytes, or "auto": what the underlay takes towards the endpoint, less WireGuard's
+    overhead. ``babeld_param`` replaces babeld's parameters, and ``babeld_param_add`` is added to
+    them. ``addresses`` are as ip-address(8) has them, with ``{name}`` and ``{remarks.KEY}`` for
+    what the registry says of the peer. With ``skip``, the peer gets no link. The commands are
+    argument lists, see LinkNotes.
+    """
+
+    match: Match = Match()
+    keepalive: int | None = None
+    mtu: int | Literal["auto"] | None = None
+    fwmark: int | None = None
+    addresses: tuple[str, ...] | None = None
+    preshared_key_file: str | None = None
+    babeld_param: str | None = None
+    babeld_param_add: str | None = None
+    skip: bool | None = None
+    up_command: tuple[str, ...] | None = None
+    down_command: tuple[str, ...] | None = None
+    command_netns: Literal["target", "current"] | None = None
+
+
 class PeerEndpoint(Struct, frozen=True, kw_only=True):
     """One address family in which a peer may be reached.
 
@@ -212,9 +251,11 @@ class Peer(Struct, frozen=True, kw_only=True):
     """One other node. ``public_key`` is canonical base64 of 32 bytes.
 
     ``endpoints`` are in the order of the registry. There may be several of one family, of which
-    only one gets a link.
+    only one gets a link. ``remarks`` are the pairs of key and value that the registry has of the
+    node, as text, in the order of the keys.
     """
 
     public_key: str
     endpoints: tuple[PeerEndpoint, ...] = ()
     name: str | None = None
+    remarks: tuple[tuple[str, str], ...] = ()
