@@ -51,8 +51,8 @@ for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may r
 
 _EPILOG = """\
 exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
-done, and the links that failed are named; 4 stopped, as too many links would have lost their
-sessions.
+done, and the links that failed, or that a conflict in the peers list leaves out, are named;
+4 stopped, as too many links would have lost their sessions.
 
 `rait COMMAND --help` explains each command.
 """

@@ -33,8 +33,10 @@ Create, change and remove links until they are as rait.conf and the peers list s
 differs is written: links that are right already are left alone, with their sessions. A second
 `rait up` writes nothing.
 
-A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A list
-that asks for more links than max_links in rait.conf changes nothing.
+A link whose entry in the peers list cannot be read is left as it is, with exit status 3. A peer
+whose port another peer has gets no link, with exit status 3, until the list is mended: who has a
+link keeps it, whoever comes and wherever in the list. A list that asks for more links than
+max_links in rait.conf changes nothing.
 
 A run stops with exit status 4 if it would end the sessions of more than half of at least four
 links: a peers list that is empty, cut short or exchanged, or a wrong namespace, must not take the

@@ -54,13 +54,23 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
 def planned_goal(
     loaded: Loaded, registry: Registry, node: Node, known: LastKnown
 ) -> tuple[Goal, list[str]]:
-    """The goal to have the links that the peers list asks for, and warnings for the user."""
+    """The goal to have the links that the peers list asks for, and warnings for the user.
+
+    The journal's word that a list has a conflict would be of no use to anyone: each run says so
+    itself, until the list is mended.
+    """
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed
     planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
-    problems = peers.document.describe_all((*registry.unresolved, *planned.problems))
-    doubts = _doubts(config, peers, planned.problems)
-    goal = Goal(planned.topology, planned.names, doubts)
+    conflicts = [problem for problem in planned.problems if problem.severity == "error"]
+    mere = (problem for problem in planned.problems if problem.severity == "warning")
+    problems = peers.document.describe_all((*registry.unresolved, *mere))
+    goal = Goal(
+        planned.topology,
+        planned.names,
+        _doubts(config, peers, planned.problems),
+        peers.document.describe_all(conflicts),
+    )
     return goal, [*loaded.warnings, *peers.warnings, *problems]
 
 

@@ -87,8 +87,9 @@ def print_plan(report: Report, arguments: Namespace) -> int:
     """
     _print(report, arguments)
     if getattr(arguments, "detailed_exitcode", False):
-        return FAILED if report.failures else CHANGES if report.events else DONE
-    return PARTIAL if report.failures or report.losses else DONE
+        failed = report.failures or report.conflicts
+        return FAILED if failed else CHANGES if report.events else DONE
+    return PARTIAL if report.failures or report.losses or report.conflicts else DONE
 
 
 @contextmanager
@@ -105,8 +106,8 @@ def _print(report: Report, arguments: Namespace) -> None:
         warn(f"warning: {warning}")
     for failure in report.failures:
         warn(f"{failure.link}: {failure.error}")
-    for loss in report.losses:
-        warn(loss)
+    for line in (*report.conflicts, *report.losses):
+        warn(line)
     if report.removal is not None:
         warn(removal_text(report, report.removal))
     if arguments.json:
@@ -188,6 +189,7 @@ def report_object(report: Report) -> dict[str, object]:
         "drift": [noticed_object(event, event in report.leftover) for event in report.drift],
         "failed": [{"link": f.link, "error": f.error} for f in report.failures],
         "losses": list(report.losses),
+        "conflicts": list(report.conflicts),
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }
@@ -238,6 +240,8 @@ def summary(report: Report) -> str:
         words.append(f"{counted(len(report.ended), 'half-made link')} ended")
     words += [f"{what} {_to_be(became, report)}" for what, became in _other_changes(report)]
     words = words or ["nothing done"]
+    if report.conflicts:
+        words.append("some peers get no link")
     wanted = f"; {counted(report.links, 'link')} wanted" if report.links else ""
     return f"rait {report.command}: {', '.join(words)}{wanted}"
 

@@ -31,7 +31,8 @@ class Report(Struct, frozen=True, kw_only=True):
     many links there should now be. ``ended`` are links that an unfinished run had left half made,
     and this run ended. ``extra_cmd_sent``: all that this run did was to send babeld the
     ``extra_cmd`` that an earlier run owed. ``losses`` are lines about links that lose their peer
-    because its entry in the peers list was skipped.
+    because its entry in the peers list was skipped, and ``conflicts`` about peers that get no link
+    because others have its name or port.
     """
 
     command: str
@@ -49,6 +50,7 @@ class Report(Struct, frozen=True, kw_only=True):
     removal: Removal | None = None
     extra_cmd_sent: bool = False
     losses: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
 
 
 def _report_on(
@@ -82,6 +84,7 @@ def _report_on(
         links=len(wanted),
         removal=removal,
         losses=change.losses,
+        conflicts=change.goal.conflicts,
     )
 
 
@@ -102,8 +105,10 @@ def planned(
 
     A link that cannot be made, or babeld out of reach, is something to do, though without an event.
     """
-    missing = change.babeld_problem or any(
-        p.link and p.severity == "error" for p in change.problems
+    missing = (
+        change.babeld_problem
+        or change.goal.conflicts
+        or any(p.link and p.severity == "error" for p in change.problems)
     )
     status: Status = "planned" if change.events or missing else "unchanged"
     return _report_on(command, status, change, verdict(change), warnings, removal)

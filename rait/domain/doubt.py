@@ -4,7 +4,7 @@ Others write the registry, and a link must not go because somebody mistyped a po
 
 1. A peer whose entry cannot be read is unknown, and not gone. A link stays as it is, with its peer,
    while an unreadable entry has the peer's key or, where the key cannot be read, the port that the
-   link is named after.
+   link is named after: also if a newcomer asks for that port.
 2. Such a link keeps its listen port too: no other link gets the port.
 3. The VRF that the link is in stays, and so do the rules for its fwmark if no other link has it.
 4. rait names each link that loses its peer while a skipped entry is or may be that of the peer: the
@@ -94,17 +94,12 @@ def _sort_out(
     losses: list[str] = []
     unexplained: list[str] = []
     for name, link in losing.items():
-        perhaps = index.of_port(link)
-        # If another peer gets the link, the entry of that peer could be read, with this port. Then
-        # an unreadable entry with the port alone does not keep the link.
-        unread = index.of_peer(link) or (None if name in desired.links else perhaps)
+        unread = index.of_peer(link) or index.of_port(link)
         if unread is not None:
-            kept[name] = describe(unread.problem)
+            kept[name] = describe(unread.problem) + _unserved(desired.links.get(name))
         elif (lost := index.of_peer(link, readable=True)) is not None:
             why = describe(lost.problem)
             losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
-        elif perhaps is not None:
-            losses.append(_perhaps([name]) + describe(perhaps.problem))
         else:
             unexplained.append(name)
     if index.anyone and unexplained:
@@ -168,6 +163,13 @@ def _loses_its_peer(link: Link, desired: Link | None) -> bool:
         return True
     # rait's links have one peer. Where there are several, somebody added the others.
     return bool(link.peers) and not any(desired.peer(peer.public_key) for peer in link.peers)
+
+
+def _unserved(wanted: Link | None) -> str:
+    """Who does not get a link that stays as it is."""
+    if wanted is None or not wanted.peers:
+        return ""
+    return f"; meanwhile peer {wanted.peers[0].public_key}, which has its port, gets no link"
 
 
 def _perhaps(names: list[str]) -> str:

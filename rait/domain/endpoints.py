@@ -12,8 +12,11 @@ from rait.domain.backend import REJECT_AFTER_SECONDS
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.topology import Endpoint, LinkPeer, Topology
 
-Departed = Mapping[str, Mapping[str, Endpoint]]
-"""The endpoints last applied of peers that are gone, by link name and public key."""
+Departed = Mapping[str, Mapping[str, Endpoint | None]]
+"""The endpoints last applied of peers that are gone, by link name and public key; None for none.
+
+Of the peers of one link name, the one that went last is the last.
+"""
 
 Names = Mapping[str, bool]
 """The links whose peer has a host name, and whether that resolved."""
@@ -22,7 +25,7 @@ NO_NAMES: Names = {}
 NONE_DEPARTED: Departed = {}
 
 MOST_DEPARTED = 16
-"""For a link, the endpoints of so many peers that are gone are remembered."""
+"""For a link name, so many peers that are gone are remembered."""
 
 
 def is_fresh(now: int, handshake: int) -> bool:
@@ -89,8 +92,13 @@ def last_endpoint(
     return departed.get(name, {}).get(public_key)
 
 
+def last_departed(name: str, departed: Departed) -> tuple[str, ...]:
+    """The public key of the peer that had a link of this name last; none if there was no link."""
+    return tuple(departed.get(name, {}))[-1:]
+
+
 def depart(before: Departed, events: Iterable[Event]) -> Departed:
-    """The endpoints of departed peers after these events, from those before them."""
+    """The departed peers after these events, from those before them."""
     after = dict(before)
     for event in events:
         match event:
@@ -108,16 +116,17 @@ def depart(before: Departed, events: Iterable[Event]) -> Departed:
 
 
 def _remember(
-    departed: dict[str, Mapping[str, Endpoint]], name: str, peers: Iterable[LinkPeer]
+    departed: dict[str, Mapping[str, Endpoint | None]], name: str, peers: Iterable[LinkPeer]
 ) -> None:
-    new = {peer.public_key: peer.endpoint for peer in peers if peer.endpoint is not None}
+    before = departed.get(name, {})
+    new = {p.public_key: p.endpoint or before.get(p.public_key) for p in peers}
     if new:
-        both = {**departed.get(name, {}), **new}
+        both = {key: before[key] for key in before if key not in new} | new
         departed[name] = both if len(both) <= MOST_DEPARTED else new
 
 
 def _forget(
-    departed: dict[str, Mapping[str, Endpoint]], name: str, peers: Iterable[LinkPeer]
+    departed: dict[str, Mapping[str, Endpoint | None]], name: str, peers: Iterable[LinkPeer]
 ) -> None:
     """Drop the endpoints of peers that the topology has again."""
     if name in departed:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
 from rait.domain.digests import blake2s
-from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_endpoint
-from rait.domain.errors import Problem, SkippedEntry
+from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
+from rait.domain.errors import Problem, Severity, SkippedEntry
 from rait.domain.topology import (
     EMPTY,
     Device,
@@ -66,14 +66,27 @@ def plan(
 ) -> Plan:
     """The links that this node should have. Total: bad peers become problems, never exceptions.
 
-    ``applied`` is the topology last brought about, and ``departed`` has endpoints of links that
+    ``applied`` is the topology last brought about, and ``departed`` has the peers of links that
     are gone since. Where a host name has several addresses, the address last applied is kept while
     it is still among them; where the name has no address now, the one last applied is tried.
 
     Of entries that conflict, the one whose link is in ``applied`` wins: a new entry of the
-    registry must not take the link of a peer that is there. Among the others the first wins. Two
-    links may not share a listen port even in different address families, as the kernel's WireGuard
-    binds a port in both.
+    registry must not take the link of a peer that is there. Next comes the one that had the link
+    last: it keeps its port through a `rait down`, and through a start at which its link could not
+    be made. Among the others the first wins. Two links may not share a listen port even in
+    different address families, as the kernel's WireGuard binds a port in both.
+
+    A problem is an error if another peer, or the VRF, has what a link needs, and the peer has no
+    other link over that transport: then the registry has to be mended. It is a warning if
+    rait.conf refuses the link on purpose (``port_range``), or if the peer is in its own way, with
+    several endpoints of one family or one port in both families.
+
+    An entry with another key than ours is this node's own too, and gets no link, if it has the name
+    in rait.conf, or in one endpoint both the send_port and the address of a transport: such are
+    former entries from before a new key, and entries of a second configuration of this node. But a
+    name may be given twice by accident, and others write the registry: a peer that has a link, or
+    had it last, is another node and keeps it. An address alone is no sign, as all nodes behind one
+    NAT share it.
     """
     planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
     for peer in peers:
@@ -119,6 +132,9 @@ def link_local(own_key: str, peer_key: str, family: Family) -> str:
     return f"fe80::{groups}/64"
 
 
+_LAST_HAD, _NEW = 2, 3
+"""The turns of routes whose link is not there."""
+
 _Route = tuple[str, Peer, Transport, PeerEndpoint]
 """One way to a peer, after the name of the link over it."""
 
@@ -126,9 +142,9 @@ _Route = tuple[str, Peer, Transport, PeerEndpoint]
 class _Planner:
     """Gives links to the routes, one after the other; who has a link keeps it.
 
-    Routes are taken in three turns: first those whose link is there with this peer, then those to
-    another endpoint of such a peer, and at last all others. Within a turn the order of the peers
-    list decides.
+    Routes are taken in four turns: first those whose link is there with this peer, then those to
+    another endpoint of such a peer, then those whose link went last from this peer, and at last all
+    others. Within a turn the order of the peers list decides.
     """
 
     def __init__(
@@ -145,23 +161,28 @@ class _Planner:
         self._node = node
         self._addresses = addresses
         self._applied = applied.links
+        self._departed = departed
         self._last_endpoint = partial(last_endpoint, applied=applied, departed=departed)
         self._port_range = config.port_range
+        self._name = config.name
         self._group = config.isolation.ifgroup
         self._master = config.isolation.target_vrf
         self._transports = _by_family(config)
         self._link_on_port: dict[int, str] = {}
         self._link_of_peer: dict[tuple[str, str], str] = {}
-        self._second_turn: list[_Route] = []
-        self._third_turn: list[_Route] = []
+        self._turns: tuple[list[_Route], ...] = ([], [], [], [])
+        self._conflicts: list[tuple[_Route, Problem]] = []
 
     def offer(self, peer: Peer) -> None:
-        """Add the links to a peer that were there already; new ones wait for ``finish``."""
+        """Queue the links to a peer, each for its turn."""
         if peer.public_key == self._node.public_key:
             self._check_own(peer)
             return
-        for route in self._routes(peer):
-            name, _, transport, endpoint = route
+        routes = [(self._turn(route), route) for route in self._routes(peer)]
+        if self._is_own(peer, routes):
+            return
+        for turn, route in routes:
+            _, _, transport, endpoint = route
             if endpoint.send_port == transport.send_port:
                 self._warn(
                     endpoint,
@@ -170,20 +191,24 @@ class _Planner:
                     "can have a link to only one of the two, as it names and finds its links by "
                     "that port: give one of the two nodes another port",
                 )
-            known = self._applied.get(name)
-            if not self._applied:
-                self._add(route)  # all links are new, so the order of the list decides at once
-            elif known is None or not _is_to(known, peer):
-                self._third_turn.append(route)
-            elif len(peer.endpoints) > 1 and not self._is_in_use(route, known):
-                self._second_turn.append(route)
-            else:
-                self._add(route)
+            self._turns[turn].append(route)
 
     def finish(self) -> None:
-        """Add the links that are new, as far as there is room for them."""
-        for route in (*self._second_turn, *self._third_turn):
-            self._add(route)
+        """Add the links, as far as there is room for them."""
+        for turn in self._turns:
+            for route in turn:
+                self._add(route)
+        for (_, peer, transport, _), problem in self._conflicts:
+            has_link = (peer.public_key, transport.ifprefix) in self._link_of_peer
+            severity: Severity = "warning" if has_link else "error"
+            self.problems.append(structs.replace(problem, severity=severity))
+
+    def _turn(self, route: _Route) -> int:
+        name, peer, _, _ = route
+        known = self._applied.get(name)
+        if known is not None and _is_to(known, peer):
+            return int(len(peer.endpoints) > 1 and not self._is_in_use(route, known))
+        return _LAST_HAD if peer.public_key in last_departed(name, self._departed) else _NEW
 
     def _is_in_use(self, route: _Route, known: Link) -> bool:
         """Whether a link that is there was made for this very endpoint, not for one beside it."""
@@ -191,13 +216,44 @@ class _Planner:
         wanted = self._endpoint(route)
         return far is not None and far.endpoint == wanted
 
+    def _is_own(self, peer: Peer, routes: list[tuple[int, _Route]]) -> bool:
+        """Whether an entry with another key is this node's own too; warn if it seems to be."""
+        likeness = self._likeness(peer, routes)
+        if likeness is None:
+            return False
+        is_new = all(turn == _NEW for turn, _ in routes)
+        what = (
+            f"has {likeness}, so it is taken for this node's own entry under another key, and gets "
+            "no link. If it is from before a new key, remove it from the list: as long as it is "
+            "there, other nodes keep their links to the former key. If it is another node, give it"
+            if is_new
+            else f"has {likeness}, as if it were this node; it has or had a link, so it is another "
+            "node and keeps it. Give one of the two"
+        )
+        self._warn(peer.endpoints[0], f"{_title(peer)}: {what} a name and a SendPort of its own")
+        return is_new
+
+    def _likeness(self, peer: Peer, routes: list[tuple[int, _Route]]) -> str | None:
+        """What an entry has in common with this node alone, if anything."""
+        if routes and peer.name is not None and peer.name == self._name:
+            return f'this node\'s name "{peer.name}"'
+        for _, (_, _, transport, endpoint) in routes:
+            if endpoint.send_port == transport.send_port and _is_one_host(transport, endpoint):
+                return f"this node's send_port {endpoint.send_port} and address {endpoint.address}"
+        return None
+
     def _add(self, route: _Route) -> None:
         name, peer, transport, endpoint = route
-        obstacle = self._obstacle(route)
-        if obstacle:
-            message = f"{_title(peer)}: {obstacle}; skipped"
+        refusal = self._refusal(route)
+        conflict = None if refusal else self._conflict(route)
+        if refusal or conflict:
+            message = f"{_title(peer)}: {refusal or conflict}; skipped"
             entry = SkippedEntry(peer.public_key, endpoint.address_family, endpoint.send_port)
-            self.problems.append(Problem(message, "warning", endpoint.path, name, (entry,)))
+            problem = Problem(message, "warning", endpoint.path, name, (entry,))
+            if refusal:
+                self.problems.append(problem)
+            else:
+                self._conflicts.append((route, problem))
             return
         self.links[name] = self._link(route)
         if endpoint.address is not None and not _is_literal(endpoint.address):
@@ -227,31 +283,40 @@ class _Planner:
             for transport in self._transports.get(endpoint.address_family, ()):
                 yield f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint
 
-    def _obstacle(self, route: _Route) -> str | None:
+    def _refusal(self, route: _Route) -> str | None:
+        """Why this node or the peer itself is in the way of the link."""
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
         if not _in_port_range(self._port_range, port):
             return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
-        if name == self._master:
-            return f"the link's name would be {name}, which is that of the VRF"
         first = self._link_of_peer.get((peer.public_key, transport.ifprefix))
         if first is not None:
             return f"SendPort {port} ({family}) is one too many: the peer has link {first} already"
+        holder = self._holder(route)
+        if holder is not None and self.links[holder].peer(peer.public_key) is not None:
+            return _one_port(name, port, holder)
+        return None
+
+    def _conflict(self, route: _Route) -> str | None:
+        """Why others are in the way of the link."""
+        name, _, _, endpoint = route
+        family, port = endpoint.address_family, endpoint.send_port
+        if name == self._master:
+            return f"the link's name would be {name}, which is that of the VRF"
         taken = self.links.get(name)
         if taken is not None:
             owner = taken.peers[0].public_key
             how = "which has the link" if self._is_there(taken) else "earlier in the list"
             return f"SendPort {port} ({family}) is already that of peer {owner}, {how}"
-        holder = None if transport.dynamic_port else self._link_on_port.get(port)
-        if holder is not None:
-            return (
-                f"link {name} would listen on port {port} as {holder} does, and WireGuard takes a "
-                "port in both address families; set dynamic_port on one of the two transports, or "
-                "give the peer another SendPort"
-            )
-        return None
+        holder = self._holder(route)
+        return None if holder is None else _one_port(name, port, holder)
+
+    def _holder(self, route: _Route) -> str | None:
+        """The link that listens where the link of this route would."""
+        _, _, transport, endpoint = route
+        return None if transport.dynamic_port else self._link_on_port.get(endpoint.send_port)
 
     def _is_there(self, link: Link) -> bool:
         known = self._applied.get(link.name)
@@ -294,6 +359,14 @@ class _Planner:
         return self._addresses.get((host, family), literal)
 
 
+def _one_port(name: str, port: int, holder: str) -> str:
+    return (
+        f"link {name} would listen on port {port} as {holder} does, and WireGuard takes a port in "
+        "both address families; set dynamic_port on one of the two transports, or give the peer "
+        "another SendPort"
+    )
+
+
 def _by_family(config: Config) -> dict[Family, list[Transport]]:
     found: dict[Family, list[Transport]] = {}
     for transport in config.transports:
@@ -308,6 +381,11 @@ def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
 
 def _is_in_family(endpoint: Endpoint, transport: Transport) -> bool:
     return (":" in endpoint.address) == (transport.address_family == "ip6")
+
+
+def _is_one_host(transport: Transport, endpoint: PeerEndpoint) -> bool:
+    here, there = transport.address, endpoint.address
+    return here is not None and there is not None and here.lower() == there.lower()
 
 
 def _is_to(link: Link, peer: Peer) -> bool:

@@ -77,12 +77,14 @@ class Goal(Struct, frozen=True):
     """What a run wants; where ``topology`` is None, it wants the links as they are.
 
     ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
-    were skipped. ``only`` names all that may change; None stands for everything.
+    were skipped. ``conflicts`` are lines about peers that get no link, as others have what it
+    needs. ``only`` names all that may change; None stands for everything.
     """
 
     topology: Topology | None
     names: Names = NO_NAMES
     doubts: Doubts | None = None
+    conflicts: tuple[str, ...] = ()
     only: frozenset[str] | None = None
 
 

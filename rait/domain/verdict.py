@@ -50,8 +50,9 @@ class Verdict(Struct, frozen=True):
     """How a run ended, and the first thing that went wrong with each link.
 
     ``status`` is for the journal. ``outcome`` is for the user: "unchanged" if there was nothing to
-    do, and "partial" if a link lost its peer by a mistake in the peers list. ``problems`` are those
-    that belong to no event, by link or for babeld.
+    do, and "partial" if the peers list is to be mended: a link lost its peer by a mistake in it, or
+    a peer has no link by a conflict. ``problems`` are those that belong to no event, by link or for
+    babeld.
     """
 
     status: RunStatus
@@ -92,7 +93,7 @@ def verdict(
     outcome: RunStatus | Literal["unchanged"] = status
     if not (change.events or failed or results.ended):
         outcome = "unchanged"
-    if outcome == "done" and change.losses:
+    if outcome in ("done", "unchanged") and (change.losses or change.goal.conflicts):
         outcome = "partial"
     failures = tuple(Failure(link, error, link in kept) for link, error in failed.items())
     return Verdict(status, outcome, failures, problems)

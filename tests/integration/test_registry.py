@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import closing
+
 import pytest
 
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
-from tests.integration.harness import Mesh, Node
+from tests.integration.harness import FAMILIES, Mesh, Node
 
 pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
 
@@ -76,14 +79,68 @@ def test_a_list_of_wrong_entries_alone_touches_nothing(mesh: Mesh, text: str) ->
 def test_nobody_takes_the_port_or_the_endpoint_of_a_peer_that_is_there(mesh: Mesh) -> None:
     """Keys and ports are public: whoever may add an entry to the list can name those of others."""
     a, b, c = mesh.nodes
-    before = a.state()
+    before, journaled = a.state(), runs(a)
     stranger = b.entry({"ip4": "192.0.2.66", "ip6": "2001:db8::66"})
     thief = b.entry().replace(b.public_key, machine.genkey()[1])
     a.write_peers([stranger, thief, b.entry(), c.entry()])
-    result = a.rait("up", "--json")
-    assert result.json["status"] == "unchanged"
-    assert f"peer {b.public_key}, which has the link" in result.err
-    assert a.state() == before
+    for command in ("plan", "up", "up"):
+        result = a.rait(command, "--json")
+        assert result.status == 3, result
+        assert result.events == []
+        assert len(result.json["conflicts"]) == len(FAMILIES)
+        assert f"peer {b.public_key}, which has the link" in result.err
+        assert a.state() == before
+    assert "nothing done, some peers get no link" in a.rait("up").out
+    assert a.rait("plan", "--detailed-exitcode").status == 1
+    assert runs(a) == journaled
+    a.write_peers([stranger, b.entry(), c.entry()])
+    assert a.up("--json").json["status"] == "unchanged", "its peer has a link, so nothing is amiss"
+
+
+def test_a_peer_keeps_its_port_through_a_down_and_a_start_that_fails(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    thief_key = machine.genkey()[1]
+    thief = b.entry().replace(b.public_key, thief_key)
+    a.write_peers([thief, b.entry(), c.entry()])
+    a.down()
+    link = a.link_to(b, "ip4")
+    with closing(machine.socket_in(a.netns, socket.AF_INET, socket.SOCK_DGRAM)) as holder:
+        holder.bind((a.addresses["ip4"], b.ports["ip4"]))
+        result = a.rait("up", "--json")
+        assert result.status == 3, result
+        assert link in {failed["link"] for failed in result.json["failed"]}
+    assert a.rait("up").status == 3
+    peers = {name: state.peer for name, state in a.state().items()}
+    assert peers == dict.fromkeys(a.links_to(b), b.public_key) | dict.fromkeys(
+        a.links_to(c), c.public_key
+    )
+    a.write_peers([thief, c.entry()])
+    assert a.up("--json", "--yes").touched == a.links_to(b), "the peer has left the list"
+    assert {a.state()[name].peer for name in a.links_to(b)} == {thief_key}
+
+
+def test_our_former_entry_makes_no_link_and_one_that_looks_like_it_ends_none(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    former = f'{a.entry()}Name = "gate"\n'
+    a.private_key, a.public_key = machine.genkey()
+    a.write_conf(name='"gate"')
+    looks_alike = f'{b.entry()}Name = "gate"\n'
+    stranger = f'{d_entry(a)}Name = "gate"\n'
+    a.write_peers([former, stranger, looks_alike, c.entry()])
+    result = a.rait("up", "--yes")
+    assert result.status == 0, result
+    assert result.err.count("taken for this node's own entry under another key") == 2
+    assert f"{b.public_key}): has this node's name" in result.err
+    assert set(a.state()) == a.links_to(b, c)
+    assert a.up("--json").json["status"] == "unchanged"
+
+
+def d_entry(node: Node) -> str:
+    """The entry of somebody else with a port that nobody has."""
+    return (
+        f'[[Peers]]\nPublicKey = "{machine.genkey()[1]}"\nSendPort = {node.ports["ip4"] + 500}\n'
+        'Endpoint = "192.0.2.77"\nAddressFamily = "ip4"\n'
+    )
 
 
 def test_our_private_key_in_the_list_is_refused_and_not_shown(mesh: Mesh) -> None:

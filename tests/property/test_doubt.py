@@ -75,7 +75,7 @@ def test_what_an_entry_that_cannot_be_read_may_be_of_stays_as_it_is(
             assert name in told
     for name, link in before.links.items():
         named = [d for d in found if d.entry.public_key is None and d.entry.send_port is not None]
-        if name not in after.links and any(may_be(doubt, link) for doubt in named):
+        if loses(link, after) and any(may_be(doubt, link) for doubt in named):
             assert now[name] == link
             assert name in told
 
@@ -138,8 +138,8 @@ def test_a_link_that_stays_keeps_its_vrf_and_the_rules_of_its_mark() -> None:
     assert now.rules == {}, "the mark's rules are those of the links that are to be"
 
 
-def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_told() -> None:
-    """Somebody mistyped the key of a peer, and a newcomer asks for its port: no silent success."""
+def test_a_newcomer_does_not_take_the_link_of_a_peer_whose_key_cannot_be_read() -> None:
+    """Somebody mistyped the key of a peer, and a newcomer asks for its port."""
 
     def link(key: str) -> Link:
         device, settings = Device("own", 5), LinkSettings(1420, 54)
@@ -148,10 +148,10 @@ def test_a_link_whose_port_another_peer_takes_from_an_entry_without_a_key_is_tol
     before, after = Topology({"w5": link("there")}), Topology({"w5": link("newcomer")})
     doubt = Doubt(SkippedEntry(None, "ip4", 5), Problem("no key", "warning"))
     kept = keep_doubtful(before, after, about((doubt,)))
-    assert kept.desired == after
-    (loss,) = kept.losses
-    entry = "an entry that cannot be read may be that of this peer"
-    assert loss == f"link w5 loses its peer, and {entry}: no key"
+    assert (kept.desired, kept.losses) == (before, ())
+    (problem,) = kept.problems
+    assert problem.link == "w5"
+    assert "no key; meanwhile peer newcomer, which has its port, gets no link" in problem.message
 
 
 def test_where_each_link_is_explained_no_entry_is_told_that_may_be_anyones() -> None:

@@ -7,10 +7,12 @@ from msgspec import structs
 
 from rait.domain.endpoints import (
     MOST_DEPARTED,
+    Departed,
     assumed_last,
     depart,
     endpoint_views,
     is_fresh,
+    last_departed,
     last_endpoint,
 )
 from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
@@ -103,10 +105,20 @@ def test_endpoints_of_what_goes_are_remembered() -> None:
     assert depart({}, [LinkRemoved(LINK)]) == GONE
     assert depart({}, [PeerRemoved("w1", FAR)]) == GONE
     assert depart({}, [PeerUpdated("w1", FAR, passive)]) == GONE
-    assert depart({}, [PeerRemoved("w1", passive)]) == {}
+    assert depart({}, [PeerRemoved("w1", passive)]) == {"w1": {"far": None}}
+    assert depart(GONE, [PeerRemoved("w1", passive)]) == GONE
     assert depart(GONE, [PeerRemoved("w1", LinkPeer("other", ROAMED))]) == {
         "w1": {"far": LAST, "other": ROAMED}
     }
+
+
+def test_of_all_that_had_a_link_the_last_is_known() -> None:
+    gone: Departed = {}
+    assert last_departed("w1", gone) == ()
+    for key in ("one", "other", "one"):
+        gone = depart(gone, [PeerRemoved("w1", LinkPeer(key))])
+        assert last_departed("w1", gone) == (key,)
+    assert last_departed("w2", gone) == ()
 
 
 def test_and_forgotten_when_the_topology_has_them_again() -> None:

@@ -83,7 +83,7 @@ def test_no_link_takes_the_name_of_the_vrf() -> None:
     planned = plan(Config(transports=(IP4,), isolation=isolation), NODE, peers)
     assert planned.topology.links.keys() == {"rait4x50222"}
     (problem,) = planned.problems
-    assert (problem.severity, problem.link) == ("warning", "rait4x50221")
+    assert (problem.severity, problem.link) == ("error", "rait4x50221")
     assert "which is that of the VRF" in problem.message
     elsewhere = Isolation(type="netns", target="rait4x50221")
     planned = plan(Config(transports=(IP4,), isolation=elsewhere), NODE, peers)
@@ -100,7 +100,7 @@ def test_of_two_peers_with_one_port_the_first_wins_and_the_other_is_told() -> No
     planned = plan(CONFIG, NODE, [peer("first", 50221), peer("second", 50221)])
     assert planned.topology.links["rait4x50221"].peers[0].public_key == "first"
     (problem,) = planned.problems
-    assert problem.severity == "warning"
+    assert problem.severity == "error", "the list has to be mended"
     assert problem.link == "rait4x50221"
     assert "second" in problem.message
     assert "first" in problem.message
@@ -121,9 +121,36 @@ def test_one_port_in_both_families_is_one_too_many() -> None:
     both = [peer("first", 50221), peer("second", 50221, "2001:db8::1", "ip6")]
     planned = plan(config, NODE, both)
     assert planned.topology.links.keys() == {"rait4x50221"}
-    assert "dynamic_port" in planned.problems[0].message
+    (problem,) = planned.problems
+    assert "dynamic_port" in problem.message
+    assert problem.severity == "error"
     dynamic = Config(transports=(IP4, IP6))
     assert plan(dynamic, NODE, both).topology.links.keys() == {"rait4x50221", "rait6x50221"}
+    there = plan(config, NODE, both[1:]).topology
+    planned = plan(config, NODE, both, None, there)
+    assert planned.topology == there, "who has the port keeps it, in whichever family"
+    (problem,) = planned.problems
+    assert (problem.link, problem.severity) == ("rait4x50221", "error")
+
+
+def test_a_peer_in_its_own_way_has_one_link_and_nobody_else_is_to_mend_that() -> None:
+    static = structs.replace(IP6, dynamic_port=False)
+    one, other = (peer("both", 50221, None, family).endpoints[0] for family in ("ip4", "ip6"))
+    config = Config(transports=(IP4, static))
+    planned = plan(config, NODE, [Peer(public_key="both", endpoints=(one, other))])
+    assert planned.topology.links.keys() == {"rait4x50221"}
+    (problem,) = planned.problems
+    assert problem.severity == "warning"
+    assert "dynamic_port" in problem.message
+
+
+def test_a_peer_with_a_link_by_another_endpoint_lacks_nothing() -> None:
+    taken, free = (peer("late", port).endpoints[0] for port in (50221, 50222))
+    registry = [peer("first", 50221), Peer(public_key="late", endpoints=(taken, free))]
+    planned = plan(CONFIG, NODE, registry)
+    assert planned.topology.links.keys() == {"rait4x50221", "rait4x50222"}
+    (problem,) = planned.problems
+    assert (problem.severity, problem.link) == ("warning", "rait4x50221")
 
 
 def test_a_name_over_15_bytes_is_refused() -> None:
@@ -259,6 +286,120 @@ def test_a_peer_that_changed_its_port_moves() -> None:
     assert planned.problems == ()
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", None])
+def test_who_had_a_port_last_gets_it_back(address: str | None) -> None:
+    """After a `down`, and after a start at which its link could not be made."""
+    registry = [peer("new", 50221), peer("old", 50221, address)]
+    there = plan(CONFIG, NODE, registry[1:]).topology
+    gone = depart({}, [LinkRemoved(link) for link in there.links.values()])
+    planned = plan(CONFIG, NODE, registry, None, EMPTY, gone)
+    assert planned.topology == there
+    (problem,) = planned.problems
+    assert "new" in problem.message
+
+
+def test_who_had_a_port_before_somebody_else_does_not() -> None:
+    first, second = (
+        depart({}, [LinkRemoved(link)])
+        for key in ("first", "second")
+        for link in plan(CONFIG, NODE, [peer(key, 50221)]).topology.links.values()
+    )
+    gone = {name: first[name] | second[name] for name in first}  # type: ignore[operator]
+    registry = [peer("first", 50221), peer("second", 50221)]
+    (link,) = plan(CONFIG, NODE, registry, None, EMPTY, gone).topology.links.values()
+    assert link.peers[0].public_key == "second"
+
+
+def test_a_port_is_free_when_its_peer_has_left_the_list_or_has_another() -> None:
+    there = plan(CONFIG, NODE, [peer("old", 50221)]).topology
+    for rest in ([], [peer("old", 50222)]):
+        planned = plan(CONFIG, NODE, [peer("new", 50221), *rest], None, there)
+        assert planned.topology.links["rait4x50221"].peers[0].public_key == "new"
+        assert planned.problems == ()
+
+
+def test_a_dynamic_port_makes_no_room_for_a_second_link_of_a_name() -> None:
+    old, new = (peer(key, 50221, "2001:db8::1", "ip6") for key in ("old", "new"))
+    there = plan(CONFIG, NODE, [old]).topology
+    planned = plan(CONFIG, NODE, [new, old], None, there)
+    assert planned.topology == there
+    (problem,) = planned.problems
+    assert problem.severity == "error"
+
+
+# Entries of this node under another key
+
+NAMED_CONFIG = structs.replace(
+    CONFIG, name="gate", transports=(structs.replace(IP4, address="192.0.2.9"), IP6)
+)
+
+
+def named(
+    key: str, port: int, name: str | None = "gate", address: str | None = "192.0.2.1"
+) -> Peer:
+    return structs.replace(peer(key, port, address), name=name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "likeness"),
+    [
+        (named("former", 50153), 'this node\'s name "gate"'),
+        (named("second configuration", 50160), 'this node\'s name "gate"'),
+        (named("former", 50153, None, "192.0.2.9"), "send_port 50153 and address 192.0.2.9"),
+        (named("former", 50153, "was", "192.0.2.9"), "send_port 50153 and address 192.0.2.9"),
+    ],
+)
+def test_our_own_entry_under_another_key_is_said_and_makes_no_link(
+    entry: Peer, likeness: str
+) -> None:
+    planned = plan(NAMED_CONFIG, NODE, [entry, peer("a", 50001)])
+    assert planned.topology.links.keys() == {"rait4x50001"}
+    (problem,) = planned.problems
+    assert problem.severity == "warning"
+    assert not problem.skipped
+    assert likeness in problem.message
+    assert "remove it from the list" in problem.message
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        named("twin", 50153, None),  # our port at another address
+        named("behind the same NAT", 50160, None, "192.0.2.9"),
+        named("nameless and passive", 50153, None, None),
+        named("another name", 50160, "Gate"),
+    ],
+)
+def test_a_port_or_an_address_alone_makes_no_entry_ours(entry: Peer) -> None:
+    planned = plan(NAMED_CONFIG, NODE, [entry])
+    assert planned.topology.links.keys() == {f"rait4x{entry.endpoints[0].send_port}"}
+    nameless = structs.replace(NAMED_CONFIG, name=None)
+    assert plan(nameless, NODE, [named("other", 50160, None)]).problems == ()
+
+
+def test_an_address_is_ours_however_its_letters_are_written() -> None:
+    transport = structs.replace(IP4, address="Gate.example.org")
+    config = structs.replace(CONFIG, transports=(transport,))
+    assert not plan(config, NODE, [peer("former", 50153, "gate.EXAMPLE.org")]).topology.links
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_peer_that_has_a_link_keeps_it_whatever_an_entry_makes_of_it(gone: bool) -> None:
+    """A name may be given twice, and whoever writes the list can add an entry with its key."""
+    there = plan(NAMED_CONFIG, NODE, [named("other", 50160, "other")]).topology
+    departed = depart({}, [LinkRemoved(link) for link in there.links.values()])
+    before = (EMPTY, departed) if gone else (there, NONE_DEPARTED)
+    (own,) = named("other", 50160).endpoints
+    (false,) = named("other", 50153, address="192.0.2.9").endpoints
+    for endpoints in ((own,), (false, own)):
+        entry = Peer(public_key="other", endpoints=endpoints, name="gate")
+        planned = plan(NAMED_CONFIG, NODE, [entry], None, *before)
+        assert planned.topology == there
+        assert 'has this node\'s name "gate"' in planned.problems[0].message
+        assert "keeps it" in planned.problems[0].message
+        assert {problem.severity for problem in planned.problems} == {"warning"}
+
+
 # Limits
 
 
@@ -268,6 +409,7 @@ def test_ports_out_of_range_are_refused() -> None:
     planned = plan(config, NODE, registry)
     assert planned.topology.links.keys() == {"rait4x50000", "rait4x53"}
     assert ["port_range" in problem.message for problem in planned.problems] == [True, True]
+    assert {problem.severity for problem in planned.problems} == {"warning"}, "on purpose"
 
 
 def test_links_are_counted_as_they_are_planned() -> None:

@@ -201,6 +201,10 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
             "rait up: 1 VRF added, 2 rules added",
         ),
         (report(status="done", links=3), "rait up: nothing done; 3 links wanted"),
+        (
+            report(status="partial", links=3, conflicts=("w1 is taken",)),
+            "rait up: nothing done, some peers get no link; 3 links wanted",
+        ),
     ],
 )
 def test_a_run_is_summed_up_in_a_line(told: Report, line: str) -> None:
@@ -289,6 +293,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         drift=(LinkRemoved(LINK),),
         failures=(Failure("w1", "EBUSY"),),
         losses=("w2 goes",),
+        conflicts=("w4 is taken",),
         warnings=("careful",),
         ended=("w3",),
         half_done=(LinkRemoved(LINK),),
@@ -309,6 +314,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         "ended": ["w3"],
         "failed": [{"link": "w1", "error": "EBUSY"}],
         "losses": ["w2 goes"],
+        "conflicts": ["w4 is taken"],
         "warnings": ["careful"],
         "excessive_removal": None,
     }

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from rait.domain.errors import Problem
 from rait.domain.events import BabelInterfaceAdded, LinkAdded
-from rait.domain.reconcile import Change
+from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 from rait.domain.verdict import Failure, Results, verdict
 
@@ -22,6 +22,7 @@ BOTH = Topology({name: link(name) for name in ("w1", "w2")})
 CHANGE = Change(observed=EMPTY, desired=BOTH, events=(ONE, TWO, TOLD))
 QUIET = Change(observed=BOTH, desired=BOTH)
 WRONG = Problem("it is taken", link="w3")
+CONFLICT = structs.replace(QUIET, goal=Goal(BOTH, conflicts=("w1 is taken",)))
 LEFT = Problem("nobody can tell", "warning", (), "w1")
 
 
@@ -30,7 +31,8 @@ LEFT = Problem("nobody can tell", "warning", (), "w1")
     [
         (QUIET, Results(), "done", "unchanged"),
         (QUIET, Results(ended=("w9",)), "done", "done"),
-        (structs.replace(QUIET, losses=("w1 goes",)), Results(), "done", "unchanged"),
+        (CONFLICT, Results(), "done", "partial"),
+        (structs.replace(CONFLICT, events=(ONE,)), Results(happened=(ONE,)), "done", "partial"),
         (CHANGE, Results(happened=(ONE, TWO, TOLD)), "done", "done"),
         (structs.replace(CHANGE, losses=("w1 goes",)), Results(happened=(ONE,)), "done", "partial"),
         (CHANGE, Results(happened=(ONE, TOLD), errors={1: "no"}), "partial", "partial"),
