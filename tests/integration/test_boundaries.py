@@ -168,7 +168,8 @@ def test_of_two_peers_with_one_port_the_first_wins(pair: Mesh) -> None:
     a, b = pair.nodes
     _, other = machine.genkey()
     a.write_peers([b.entry(), b.entry().replace(b.public_key, other)])
-    result = a.up()
+    result = a.rait("up")
+    assert result.status == 3, result
     assert other in result.err
     assert {link.peer for link in a.state().values()} == {b.public_key}
 
