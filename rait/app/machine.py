@@ -74,14 +74,15 @@ class Machine:
     """This machine's WireGuard, seen from one transit namespace, ``namespace``.
 
     If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
-    links can be made or changed.
+    links can be made or changed. ``psks`` are the preshared keys that it can set.
     """
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
         self.namespaces = Namespaces()
         self.namespace = transit
         self._sockets: dict[Netns, Sockets] = {}
-        self._key = KeyPair(secret, public_key)
+        self.psks: dict[tuple[str, str], Secret] = {}
+        self._key = KeyPair(secret, public_key, self.psks)
         self._origins: dict[str, Origin] = {}
 
     def __enter__(self) -> Machine:

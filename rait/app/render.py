@@ -304,7 +304,10 @@ def link_text(link: Link) -> str:
 
 
 def _peer_words(peer: LinkPeer) -> str:
-    return f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
+    words = f"peer {peer.public_key} {f'endpoint {peer.endpoint}' if peer.endpoint else 'passive'}"
+    if peer.keepalive:
+        words += f" keepalive {peer.keepalive}"
+    return f"{words} with a preshared key" if peer.psk_digest else words
 
 
 def _why_remade(old: Origin, new: Origin) -> str:
@@ -330,9 +333,17 @@ def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
             none = "the current one" if field == "netns" else "none"
-            what = "preshared key with digest" if field == "psk_digest" else field.replace("_", " ")
-            words.append(f"{what} {_value(old, none)} -> {_value(new, none)}")
+            if field == "psk_digest":
+                words.append(f"preshared key {_psk_change(old, new)}")
+            else:
+                what = field.replace("_", " ")
+                words.append(f"{what} {_value(old, none)} -> {_value(new, none)}")
     return ", ".join(words)
+
+
+def _psk_change(old: str, new: str) -> str:
+    # The digests say nothing to people; the JSON has them.
+    return "set" if not old else "changed" if new else "removed"
 
 
 def _value(value: object, none: str) -> str:

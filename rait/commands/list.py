@@ -165,6 +165,8 @@ def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
                 "public_key": peer.public_key,
                 "name": listing.names.get(peer.public_key),
                 "endpoint": str(peer.endpoint) if peer.endpoint else None,
+                "keepalive": peer.keepalive,
+                "preshared_key": bool(peer.psk_digest),
                 "latest_handshake": observed.handshakes.get(peer.public_key, 0),
                 "received": observed.received.get(peer.public_key, 0),
                 "sent": observed.sent.get(peer.public_key, 0),

@@ -18,7 +18,8 @@ be done. The steps, in their order:
    link cannot be, and a problem says why.
 3. Each link of ours is put into the form in which diff shall see it (_Pair). Its transit namespace
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
-   Notes are as the journal has them. A link-local address that is there is kept. An endpoint
+   Notes are as the journal has them, and so is the digest of a preshared key that was made with
+   another private key of ours. A link-local address that is there is kept. An endpoint
    differs only where the wanted one is not the one last applied, or where the session is dead
    (endpoints.py). A link that has to be made again takes its endpoint along, if no better one is
    known.
@@ -30,7 +31,7 @@ be done. The steps, in their order:
    did is *leftover* (aftermath.py); others did the rest. Events of an unfinished run that cannot be
    looked at now either are *carried* on to the next run.
 8. A rollback changes no other links than the run did that it takes back.
-9. A preshared key of which only the digest is known cannot be set, so it is not desired.
+9. A preshared key of which the run has only the digest cannot be set, so it is not desired.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Goal(Struct, frozen=True):
 
     ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
     were skipped. ``conflicts`` are lines about peers that get no link, as others have what it
-    needs. ``only`` names all that may change; None stands for everything.
+    needs. ``only`` names all that may change; None stands for everything. ``psks`` are the
+    preshared keys that can be set, as pairs of a peer and a digest.
     """
 
     topology: Topology | None
@@ -86,6 +88,7 @@ class Goal(Struct, frozen=True):
     doubts: Doubts | None = None
     conflicts: tuple[str, ...] = ()
     only: frozenset[str] | None = None
+    psks: frozenset[tuple[str, str]] = frozenset()
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -151,7 +154,7 @@ def reconcile(
     ``babeld`` is None in a run that does not ask babeld.
     """
     ours = holdings(observation, known, scope)
-    change = _compare(observation, goal, known, ours)
+    change = _compare(observation, goal, known, ours, scope.public_key)
     if goal.doubts is not None:
         change = _with_doubtful_kept(change, goal.doubts)
     if babeld is not None:
@@ -173,12 +176,14 @@ def concerns_babeld(observation: Observation, goal: Goal, known: LastKnown, scop
     return bool(ours.links or ours.unknown)
 
 
-def _compare(observation: Observation, goal: Goal, known: LastKnown, ours: Holdings) -> Change:
+def _compare(
+    observation: Observation, goal: Goal, known: LastKnown, ours: Holdings, own_key: str
+) -> Change:
     """Steps 2 to 4: the links, VRFs and rules that there are, and those that shall be."""
     wanted = goal.topology or EMPTY
     occupied = _occupied(wanted.links, ours, observation)
     problems = (*occupied, *(_unread(name, why) for name, why in ours.unknown.items()))
-    links, desired_links = _link_views(observation, goal, known, ours, problems)
+    links, desired_links = _link_views(observation, goal, known, ours, problems, own_key)
     isolation = reconcile_isolation(observation, wanted, known, desired_links, links)
     unread = (link for name, link in links.items() if name in ours.unknown)
     isolated = with_needs_of(unread, isolation.observed, isolation.desired)
@@ -255,9 +260,9 @@ def _confined(change: Change, only: frozenset[str]) -> Change:
 
 
 def _without_unknown_psks(change: Change) -> Change:
-    """Step 9. A preshared key that is there may stay; each that would have to be set is a problem.
+    """Step 9. A preshared key that is there may stay, and one that the run has can be set.
 
-    The journal has no more than the digest of a preshared key that somebody had set.
+    Each other one is a problem: the journal has no more of it than the digest.
     """
     links: dict[str, Link] = {}
     problems: list[Problem] = []
@@ -266,8 +271,9 @@ def _without_unknown_psks(change: Change) -> Change:
         if old is link or not any(peer.psk_digest for peer in link.peers):
             continue
         there = old.peers if old is not None and old.origin == link.origin else ()
-        kept = {(peer.public_key, peer.psk_digest) for peer in there}
-        lost = [p for p in link.peers if p.psk_digest and (p.public_key, p.psk_digest) not in kept]
+        at_hand = {(peer.public_key, peer.psk_digest) for peer in there} | change.goal.psks
+        pairs = ((p, (p.public_key, p.psk_digest)) for p in link.peers if p.psk_digest)
+        lost = [peer for peer, pair in pairs if pair not in at_hand]
         if lost:
             peers = (structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
             links[name] = structs.replace(link, peers=tuple(peers))
@@ -280,8 +286,8 @@ def _without_unknown_psks(change: Change) -> Change:
 
 def _unknown_psk(name: str, public_key: str) -> Problem:
     text = (
-        f"the preshared key that peer {public_key} had cannot be brought back: somebody else had "
-        "set it, and the journal holds no keys"
+        f"the preshared key that peer {public_key} had cannot be brought back: no "
+        "preshared_key_file in rait.conf holds it, and the journal holds no keys"
     )
     return Problem(text, "error", (), name)
 
@@ -326,6 +332,7 @@ def _link_views(
     known: LastKnown,
     ours: Holdings,
     problems: Iterable[Problem],
+    own_key: str,
 ) -> tuple[dict[str, Link], dict[str, Link]]:
     """Step 3: the links that there are, and the links that shall be, by name."""
     impossible = {problem.link for problem in problems}
@@ -340,7 +347,7 @@ def _link_views(
         if want is not None and want == last and leftover is None and _is_as(seen.link, last):
             observed[name] = want  # as nearly all links are in nearly all runs
             continue
-        pair = _Pair(seen, want, last, leftover, goal.names.get(name))
+        pair = _Pair(seen, want, last, leftover, goal.names.get(name), own_key)
         observed[name], become = pair.views(observation.now, ports)
         if become is not None:
             desired[name] = become
@@ -375,7 +382,7 @@ class _Pair(Struct, frozen=True):
 
     ``last`` is the link as the journal knows it, and ``leftover`` as an unfinished run may have
     made it. ``resolved`` says whether its peer's host name has an address now; None if the peer
-    has no host name.
+    has no host name. ``own_key`` is the node's public key now.
     """
 
     observed: ObservedLink
@@ -383,6 +390,7 @@ class _Pair(Struct, frozen=True):
     last: Link | None
     leftover: Link | None
     resolved: bool | None
+    own_key: str
 
     def views(self, now: int, wanted_ports: Mapping[int, str]) -> tuple[Link, Link | None]:
         """The link as diff shall see it, and what the link shall become; None if it is to go."""
@@ -458,8 +466,20 @@ class _Pair(Struct, frozen=True):
             goal = self.wanted.peer(key) if self.wanted is not None else None
             last = self.last.peer(key) if self.last is not None else None
             fresh = is_fresh(now, self.observed.handshakes.get(key, 0))
-            views.append(self._peer_view(peer, goal, last, fresh))
+            views.append(self._peer_view(self._comparable(peer, last), goal, last, fresh))
         return views
+
+    def _comparable(self, seen: LinkPeer, last: LinkPeer | None) -> LinkPeer:
+        """The peer, with the known digest if that was made with another private key of ours.
+
+        A digest is keyed with the private key, so after a rotation nobody can tell whether the
+        preshared key is still the same one. If one is wanted, it is written once more.
+        """
+        if last is None or self.last is None or self.last.device.public_key == self.own_key:
+            return seen
+        if not (seen.psk_digest and last.psk_digest):
+            return seen
+        return structs.replace(seen, psk_digest=last.psk_digest)
 
     def _peer_view(
         self, seen: LinkPeer, wanted: LinkPeer | None, last: LinkPeer | None, fresh: bool

@@ -62,11 +62,17 @@ class MachineModel:
         self.refusals: list[RefusedError] = []
         self.hidden: set[str] = set()
         """Links that nobody can read."""
+        self.private_key = ""
+        """Whatever the digests of preshared keys are made with now."""
+        self.psks: set[tuple[str, str]] = set()
+        """The preshared keys that can be set, by peer and digest."""
         self._random = Random(seed)
 
     def observe(self) -> Observation:
         links = {
-            name: ObservedLink(link=_as_told(wire.link), handshakes=dict(wire.handshakes))
+            name: ObservedLink(
+                link=_as_told(wire.link, self.private_key), handshakes=dict(wire.handshakes)
+            )
             for name, wire in self.wires.items()
             if name not in self.hidden
         }
@@ -268,7 +274,8 @@ class MachineModel:
 
     def _refuse_unknown_psk(self, before: LinkPeer, peer: LinkPeer) -> None:
         """Nobody who has but the digest of a preshared key can set it."""
-        if peer.psk_digest not in ("", before.psk_digest):
+        known = (peer.public_key, peer.psk_digest) in self.psks
+        if peer.psk_digest not in ("", before.psk_digest) and not known:
             raise RefusedError("the preshared key is not known")
 
     def _add(self, link: Link, maker: str) -> None:
@@ -317,13 +324,28 @@ class MachineModel:
         wire.link = structs.replace(wire.link, peers=ordered)
 
 
-def _as_told(link: Link) -> Link:
+def _as_told(link: Link, private_key: str) -> Link:
     peers = tuple(
-        structs.replace(peer, allowed_ips=tuple(reversed(peer.allowed_ips))) for peer in link.peers
+        structs.replace(
+            peer,
+            allowed_ips=tuple(reversed(peer.allowed_ips)),
+            psk_digest=psk_digest(psk_of(peer.psk_digest), private_key),
+        )
+        for peer in link.peers
     )
     hidden = link.origin.backend == "kernel"
     origin = structs.replace(link.origin, transit="") if hidden else link.origin
     return structs.replace(link, origin=origin, peers=peers)
+
+
+def psk_digest(psk: str, private_key: str) -> str:
+    """The digest of a preshared key that is made with a private key; "" for none."""
+    return psk and f"{psk}@{private_key}"
+
+
+def psk_of(digest: str) -> str:
+    """The preshared key itself, which only the model can tell."""
+    return digest.partition("@")[0]
 
 
 def _half_peer(peer: LinkPeer, part: int) -> LinkPeer:

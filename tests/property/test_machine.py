@@ -58,7 +58,7 @@ from rait.domain.topology import (
 )
 from rait.domain.verdict import Results
 from tests.property import strategies as some
-from tests.property.machine_model import MachineModel, RefusedError, Wire
+from tests.property.machine_model import MachineModel, RefusedError, Wire, psk_digest, psk_of
 
 FOREIGN_GROUP = 7
 STRANGE_KEY = "a key from elsewhere"
@@ -90,6 +90,8 @@ parts = st.integers(0, 15)
 NONE: Mapping[int, int | None] = {}
 refusals = st.just({}) | st.dictionaries(st.integers(0, 12), st.none() | parts, max_size=3)
 """The events that fail, by their position, and what of them is done all the same."""
+psks = st.sampled_from(("one psk", "another psk"))
+preshared_keys = st.dictionaries(st.sampled_from(some.PEER_KEYS), psks)
 blindness = st.sampled_from((False, False, False, True))
 """Whether nobody can look at the machine a second time."""
 anyone = st.integers(0, 99)
@@ -166,6 +168,11 @@ def unsure_of(
     return tuple(index for index in failed if events[index] in results.unsure)
 
 
+def lasting(peer: LinkPeer) -> tuple[object, ...]:
+    """What a peer is to have again after a rollback: all but its endpoint, which may move."""
+    return peer.public_key, peer.keepalive, {*peer.allowed_ips}, psk_of(peer.psk_digest)
+
+
 class Run(Struct):
     """What a run decided before it did anything."""
 
@@ -206,6 +213,8 @@ class OneNode(RuleBasedStateMachine):
         self.registry: list[Peer] = []
         self.transports: tuple[Transport, ...] = ()
         self.addresses: Addresses = {}
+        self.psks: dict[str, str] = {}
+        """The preshared keys that are to be set, by peer, in both configurations."""
         self.planned = Plan(EMPTY)
         self.told: dict[tuple[str, str, str], Endpoint] = {}
         """The last endpoint that the journal told of, by configuration, link name and peer key."""
@@ -285,6 +294,10 @@ class OneNode(RuleBasedStateMachine):
     @rule()
     def names_fail(self) -> None:
         self.addresses = {}
+
+    @rule(psks=preshared_keys)
+    def change_preshared_keys(self, psks: dict[str, str]) -> None:
+        self.psks = psks
 
     @rule(turn=anyone)
     def names_rotate(self, turn: int) -> None:
@@ -388,7 +401,7 @@ class OneNode(RuleBasedStateMachine):
             wire.link = structs.replace(wire.link, peers=peers)
             self.roamed.add(name)
 
-    @rule(who=anyone, psk=st.sampled_from(("one digest", "another digest")))
+    @rule(who=anyone, psk=psks)
     def someone_sets_a_preshared_key(self, who: int, psk: str) -> None:
         if (name := self.one_of_ours(who)) and self.machine.wires[name].link.peers:
             peer, *_ = self.machine.wires[name].link.peers
@@ -591,23 +604,32 @@ class OneNode(RuleBasedStateMachine):
         assert link.settings == structs.replace(found.settings, **address)
         assert link.device.fwmark == found.device.fwmark
         assert found.device.listen_port in (0, link.device.listen_port)
-        assert [(p.public_key, p.keepalive, {*p.allowed_ips}) for p in link.peers] == [
-            (p.public_key, p.keepalive, {*p.allowed_ips}) for p in found.peers
-        ]
+        assert [*map(lasting, link.peers)] == [*map(lasting, found.peers)]
 
     def plan(self) -> Topology:
         config = Config(transports=self.transports, isolation=self.isolation)
         memory = self.journal.last_known(self.me)
         topology, departed = with_leftovers(memory), memory.departed
-        self.planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
-        return self.planned.topology
+        planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
+        links = {name: self.with_psk(link) for name, link in planned.topology.links.items()}
+        topology = structs.replace(planned.topology, links=links)
+        self.planned = structs.replace(planned, topology=topology)
+        return topology
+
+    def with_psk(self, link: Link) -> Link:
+        """The link with the preshared key that it shall have, which from now on can be set."""
+        (peer,) = link.peers
+        digest = psk_digest(self.psks.get(peer.public_key, ""), self.node.public_key)
+        self.machine.psks.add((peer.public_key, digest))
+        return structs.replace(link, peers=(structs.replace(peer, psk_digest=digest),))
 
     def names_of(self, desired: Topology) -> Names:
         """Which links have a peer with a name, where that was planned."""
         return self.planned.names if desired is self.planned.topology else NO_NAMES
 
     def decide(self, desired: Topology, only: frozenset[str] | None = None) -> Run:
-        goal = Goal(desired, self.names_of(desired), only=only)
+        psks = frozenset(self.machine.psks)
+        goal = Goal(desired, self.names_of(desired), only=only, psks=psks)
         return Run(desired, self.reconcile(goal, self.journal.last_known(self.me)))
 
     def write(
@@ -629,6 +651,7 @@ class OneNode(RuleBasedStateMachine):
         )
 
     def reconcile(self, goal: Goal, known: LastKnown) -> Change:
+        self.machine.private_key = self.node.public_key
         seen, scope = self.observe(known), self.scope()
         claimed = self.journal.claims(self.me, doubtful(seen, known, scope))
         return reconcile(seen, goal, known, structs.replace(scope, claimed=claimed))
@@ -724,7 +747,7 @@ class OneNode(RuleBasedStateMachine):
         assert peer.public_key == goal.public_key
         assert sorted(peer.allowed_ips) == sorted(goal.allowed_ips)
         assert peer.keepalive == goal.keepalive
-        assert peer.psk_digest == goal.psk_digest
+        assert psk_of(peer.psk_digest) == psk_of(goal.psk_digest)
 
     def check_endpoint(self, run: Run, wire: Wire, wanted: Link, known: Endpoints) -> None:
         link, resolved = wire.link, self.names_of(run.desired).get(wire.link.name)

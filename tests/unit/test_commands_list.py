@@ -7,7 +7,7 @@ from msgspec import structs
 
 from rait.commands.list import Listing, listing_lines, listing_object
 from rait.domain.backend import ObservedLink
-from rait.terminal import clean
+from rait.terminal import clean, to_json
 from tests.unit.test_render import DYNAMIC, LINK, jsonable
 
 
@@ -33,12 +33,22 @@ def test_a_listing_is_a_table() -> None:
             "public_key": "KEY",
             "name": "gate",
             "endpoint": "192.0.2.1:50153",
+            "keepalive": 0,
+            "preshared_key": False,
             "latest_handshake": 1000,
             "received": 1536,
             "sent": 5,
         }
     ]
     assert second["peers"] == []
+
+
+def test_of_a_preshared_key_a_program_is_told_that_it_is_set_and_no_more() -> None:
+    peer = structs.replace(LINK.peers[0], keepalive=25, psk_digest="5e7d")
+    seen = ObservedLink(link=structs.replace(LINK, peers=(peer,)))
+    text = to_json(listing_object(Listing((seen,), {}, 0)))
+    assert ('"keepalive": 25' in text, '"preshared_key": true' in text) == (True, True)
+    assert "5e7d" not in text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from rait.domain.events import (
     LinkAdded,
     LinkRemoved,
     LinkUpdated,
+    PeerUpdated,
 )
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
@@ -141,6 +142,37 @@ def test_a_preshared_key_that_is_there_stays_with_a_link_that_changes() -> None:
         (problem,) = change.problems
         assert (problem.link, problem.severity) == ("w1", "error")
         assert "cannot be brought back" in problem.message
+
+
+def keyed(digest: str, own_key: str = "own") -> Link:
+    peers = (structs.replace(ONE.peers[0], psk_digest=digest),)
+    return structs.replace(ONE, device=structs.replace(ONE.device, public_key=own_key), peers=peers)
+
+
+def test_a_preshared_key_that_the_run_has_is_set_and_mended() -> None:
+    wanted = keyed("wanted")
+    goal = Goal(topology(wanted), psks=frozenset({(wanted.peers[0].public_key, "wanted")}))
+    for there in (ONE, keyed("by hand")):
+        change = reconcile(seen(there), goal, known(there), SCOPE)
+        assert change.events == (PeerUpdated("w1", there.peers[0], wanted.peers[0]),)
+    assert reconcile(seen(), goal, known(), SCOPE).events == (LinkAdded(wanted),)
+    mended = reconcile(seen(ONE), goal, known(wanted), SCOPE)
+    assert mended.drift == (PeerUpdated("w1", wanted.peers[0], ONE.peers[0]),)
+    assert mended.events == (PeerUpdated("w1", ONE.peers[0], wanted.peers[0]),)
+    assert reconcile(seen(wanted), Goal(BOTH), known(wanted), SCOPE).desired == BOTH
+
+
+def test_a_new_private_key_changes_each_digest_and_nobody_is_blamed() -> None:
+    """The preshared key is the same; its digest by the new private key is another one."""
+    was, there, wanted = keyed("by old", "old"), keyed("by new", "old"), keyed("by new")
+    psks = frozenset({(wanted.peers[0].public_key, "by new")})
+    change = reconcile(seen(there), Goal(topology(wanted), psks=psks), known(was), SCOPE)
+    assert (change.drift, change.desired) == ((), topology(wanted))
+    assert [type(event) for event in change.events] == [DeviceUpdated, PeerUpdated]
+    for goal in (Goal(None), Goal(EMPTY)):
+        assert reconcile(seen(there), goal, known(was), SCOPE).drift == ()
+    bare = reconcile(seen(keyed("", "old")), Goal(None), known(was), SCOPE)
+    assert len(bare.drift) == 1, "that it is gone can be seen"
 
 
 def test_a_port_that_the_kernel_chose_stays_unless_we_had_set_it() -> None:

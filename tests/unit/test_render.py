@@ -52,6 +52,8 @@ from rait.terminal import to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
+KEYED = structs.replace(PEER, keepalive=25, psk_digest="5e7d")
+REKEYED = structs.replace(KEYED, psk_digest="d1ff")
 BARE = Link("w1", Origin("kernel", "raitns", "1"), LinkSettings(1420, 54), Device("own", 50221))
 LINK = Link("w1", BARE.origin, BARE.settings, BARE.device, (PEER,))
 DYNAMIC = Link("w2", BARE.origin, BARE.settings, Device("own"))
@@ -82,7 +84,14 @@ EVENTS: list[tuple[Event, str]] = [
     (DeviceUpdated("w1", Device("own", 1), Device("own", 2)), "~ w1 listen port 1 -> 2"),
     (PeerAdded("w1", PEER), "~ w1 + peer KEY endpoint 192.0.2.1:50153"),
     (PeerAdded("w1", PASSIVE), "~ w1 + peer KEY passive"),
+    (
+        PeerAdded("w1", KEYED),
+        "~ w1 + peer KEY endpoint 192.0.2.1:50153 keepalive 25 with a preshared key",
+    ),
     (PeerRemoved("w1", PEER), "~ w1 - peer KEY"),
+    (PeerUpdated("w1", PEER, KEYED), "~ w1 peer KEY keepalive 0 -> 25, preshared key set"),
+    (PeerUpdated("w1", KEYED, REKEYED), "~ w1 peer KEY preshared key changed"),
+    (PeerUpdated("w1", KEYED, PEER), "~ w1 peer KEY keepalive 25 -> 0, preshared key removed"),
     (
         PeerUpdated("w1", PASSIVE, LinkPeer("KEY", Endpoint("2001:db8::1", 5), 25, ("::/0",))),
         "~ w1 peer KEY endpoint none -> [2001:db8::1]:5, keepalive 0 -> 25, "

@@ -147,7 +147,7 @@ class KernelBackend:
         """The requests that write what an event changes. Raises RaitError."""
         from rait.domain.writes import NOTHING, write_of
 
-        write = write_of(event)
+        write = write_of(event, self._key.psks)
         if write == NOTHING:
             return []
         secret = self._key.secret_of(write.public_key)

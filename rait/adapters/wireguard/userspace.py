@@ -180,7 +180,7 @@ class UserspaceBackend:
         """Have the link's program write what an event changes. Raises RaitError."""
         from rait.domain.writes import NOTHING, write_of
 
-        write = write_of(event)
+        write = write_of(event, self._key.psks)
         secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
             if isinstance(event, PeerUpdated):

@@ -44,7 +44,7 @@ class Setup:
     def begin(self) -> None:
         """Start the program, without waiting. Raises RaitError."""
         check_is_for(self._link, self._transit.ns, self._key)
-        self._write = write_of(LinkAdded(self._link))
+        self._write = write_of(LinkAdded(self._link), self._key.psks)
         self._make_room()
         self._start = programs.Start(self._link.name, self._transit.ns)
 

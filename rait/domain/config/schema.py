@@ -82,6 +82,9 @@ class Secret:
 NO_PSK = Secret("A" * 43 + "=")
 """The all-zero key: written as a peer's preshared key, it removes the one that is set."""
 
+Psks = Mapping[tuple[str, str], Secret]
+"""The preshared keys that a run can set, by the public key of the peer and their digest."""
+
 
 def _filled(what: str) -> Meta:
     """Refuse an empty text."""
