@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from rait.app import isolation
 from rait.app.inputs import Registry
@@ -14,11 +16,13 @@ from rait.app.session import Session, open_session
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
-from rait.domain.plan import Node, plan
+from rait.domain.plan import Node, Psks, Way, plan
 from rait.domain.reconcile import Change, Goal
 
 if TYPE_CHECKING:
     from rait.domain.doubt import Doubts
+
+Measure = Callable[[frozenset[Way]], Mapping[Way, int]]
 
 
 def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> Report:
@@ -52,16 +56,29 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
 
 
 def planned_goal(
-    loaded: Loaded, registry: Registry, node: Node, known: LastKnown
+    loaded: Loaded,
+    registry: Registry,
+    node: Node,
+    known: LastKnown,
+    *,
+    measure: Measure | None = None,
+    psks: Psks | None = None,
 ) -> tuple[Goal, list[str]]:
     """The goal to have the links that the peers list asks for, and warnings for the user.
 
     The journal's word that a list has a conflict would be of no use to anyone: each run says so
-    itself, until the list is mended.
+    itself, until the list is mended. ``measure`` gives what links over each of these ways can have
+    for their MTU; ways of which that is unknown are left out. ``psks`` gives the digests of
+    preshared keys.
     """
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed
-    planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed)
+    planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed, psks=psks)
+    if planned.ways and measure is not None:
+        mtus = measure(planned.ways)
+        planned = plan(
+            config, node, peers.peers, registry.addresses, leftovers, departed, mtus, psks
+        )
     conflicts = [problem for problem in planned.problems if problem.severity == "error"]
     mere = (problem for problem in planned.problems if problem.severity == "warning")
     problems = peers.document.describe_all((*registry.unresolved, *mere))
@@ -70,8 +87,14 @@ def planned_goal(
         planned.names,
         _doubts(config, peers, planned.problems),
         peers.document.describe_all(conflicts),
+        flaws=_described(loaded, planned.flaws),
     )
     return goal, [*loaded.warnings, *peers.warnings, *problems]
+
+
+def _described(loaded: Loaded, flaws: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems with their place in rait.conf in the message."""
+    return tuple(structs.replace(flaw, message=loaded.document().describe(flaw)) for flaw in flaws)
 
 
 def _doubts(config: Config, peers: LoadedPeers, problems: Sequence[Problem]) -> Doubts | None:

@@ -18,6 +18,7 @@ from rait.adapters.config.source import Read, Texts
 from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
+from rait.domain.policy import Policies
 from rait.domain.topology import Family
 
 RESOLVE_SECONDS = 10.0
@@ -137,14 +138,15 @@ def configured(url: str, *, key_required: bool = True, read: Read = source.read)
 
 
 def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
-    """The addresses of endpoints in a family that we have a transport for.
+    """The addresses of endpoints in a family that we have a transport for, and that may get links.
 
     Each comes with the location of the first endpoint that has it.
     """
     families = {transport.address_family for transport in config.transports}
+    policies = Policies(config.policies)
     hosts: Hosts = {}
     for peer in peers:
-        for endpoint in peer.endpoints:
+        for endpoint in policies.endpoints(peer):
             if endpoint.address is not None and endpoint.address_family in families:
                 hosts.setdefault((endpoint.address, endpoint.address_family), endpoint.path)
     return hosts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -18,7 +19,7 @@ from rait.adapters.config.caches import KnownConfig, KnownPeers
 from rait.adapters.config.document import Document
 from rait.adapters.config.source import Read
 from rait.domain.config.keytext import canonical_key
-from rait.domain.config.schema import Config, Peer, Secret
+from rait.domain.config.schema import Config, Peer, Policy, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import count_wanted
@@ -36,8 +37,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
     ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user. For
-    messages, ``key_location`` is the place in it that names the file of the private key, and
-    ``peers_location`` gives the place that names the peers list.
+    messages, ``key_location`` is the place in it that names the file of the private key,
+    ``peers_location`` gives the place that names the peers list, and ``document`` what was parsed.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     key_location: str = _KEY_FILE
     peers_location: Callable[[], str] = lambda: _PEERS
+    document: Callable[[], Document] = lambda: Document("rait.conf", {}, dict)
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -81,15 +83,23 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         peers=source.beside(config.peers, url),
         journal=source.beside(config.journal, url),
         private_key_file=config.private_key_file and source.beside(config.private_key_file, url),
+        policies=tuple(_beside(policy, url) for policy in config.policies),
     )
+    document = cache(lambda: _parse(text, name))
     return Loaded(
         config=config,
         source=name,
         digest=lambda: _digest(text),
         warnings=(*known.warnings, *_exposed(config, url)),
         key_location=known.key_location,
-        peers_location=lambda: _key_location(_parse(text, name), _PEERS),
+        peers_location=lambda: _key_location(document(), _PEERS),
+        document=document,
     )
+
+
+def _beside(policy: Policy, url: str) -> Policy:
+    file = policy.preshared_key_file
+    return structs.replace(policy, preshared_key_file=file and source.beside(file, url))
 
 
 def _exposed(config: Config, url: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 babeld tells the names of its interfaces, and not their parameters. So ``BabeldState.compare`` makes
 two mappings of name to parameters for ``diff``:
 
-- wanted: one for each link that is up, with the parameters of rait.conf;
+- wanted: one for each link that is up, with the parameters of its notes, else of rait.conf;
 - managed: of the interfaces that babeld has, those that rait may change. Their parameters are those
   that the journal knows, else the wanted ones, else "" (of an interface that is to be flushed).
 
@@ -82,8 +82,8 @@ def managed_interfaces(
 class BabeldState(Struct, frozen=True, kw_only=True):
     """The interfaces that babeld has, and the settings that decide which of them are ours.
 
-    ``param`` are the parameters that ours shall have. ``problem`` says why babeld could not be
-    asked; None if it could.
+    ``param`` are the parameters of ours for which no policy sets others. ``problem`` says why
+    babeld could not be asked; None if it could.
     """
 
     present: tuple[str, ...] = ()
@@ -99,7 +99,11 @@ class BabeldState(Struct, frozen=True, kw_only=True):
 
         ``known`` is the topology that the journal knows, and ``links`` are the desired ones.
         """
-        wanted = {name: self.param for name, link in links.items() if link.settings.up}
+        wanted = {
+            name: link.notes.babeld_param or self.param
+            for name, link in links.items()
+            if link.settings.up
+        }
         remembered = remembered_interfaces(known)
         managed = managed_interfaces(
             self.present,

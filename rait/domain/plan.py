@@ -7,16 +7,18 @@ the peer's address at T.send_port (that is where the peer listens for us).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Policy, Transport
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
-from rait.domain.errors import Problem, Severity, SkippedEntry
+from rait.domain.errors import Problem, Severity, SkippedEntry, few
+from rait.domain.policy import Policies, Resolved, addresses_of, is_of_one_host, notes_of
 from rait.domain.topology import (
+    ANYWHERE,
     EMPTY,
     Device,
     Endpoint,
@@ -31,6 +33,12 @@ from rait.domain.vrf import wanted_rules, wanted_vrfs
 
 Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
 """IP addresses, as canonical text, of each host name in each family that was looked up."""
+
+Way = tuple[str, int]
+"""Where packets of a link go over the underlay: the endpoint's IP address, and their fwmark."""
+
+Psks = Callable[[str, str], str]
+"""The digest of the preshared key that a file has for the peer with a public key."""
 
 
 class Node(Struct, frozen=True, kw_only=True):
@@ -48,12 +56,15 @@ class Plan(Struct, frozen=True):
     """The topology that should be; ``problems`` say which peers get no link, and why.
 
     ``names`` are the links whose peer has a host name: to ``reconcile``, the address of a name is
-    only a hint of where the peer is.
+    only a hint of where the peer is. ``flaws`` are problems of links that lack what a policy sets;
+    their paths lead into rait.conf. ``ways`` are those whose MTU decides that of links.
     """
 
     topology: Topology
     problems: tuple[Problem, ...] = ()
     names: Names = {}
+    flaws: tuple[Problem, ...] = ()
+    ways: frozenset[Way] = frozenset()
 
 
 def plan(
@@ -63,6 +74,8 @@ def plan(
     addresses: Addresses | None = None,
     applied: Topology | None = None,
     departed: Departed = NONE_DEPARTED,
+    mtus: Mapping[Way, int] | None = None,
+    psks: Psks | None = None,
 ) -> Plan:
     """The links that this node should have. Total: bad peers become problems, never exceptions.
 
@@ -87,8 +100,13 @@ def plan(
     name may be given twice by accident, and others write the registry: a peer that has a link, or
     had it last, is another node and keeps it. An address alone is no sign, as all nodes behind one
     NAT share it.
+
+    ``mtus`` are what links over a way can have for their MTU. Where a policy wants the MTU of a way
+    that is not among them, the link keeps the one last applied with this endpoint, else it has that
+    of the transport. ``psks`` gives the digests of preshared keys; without it, links have none.
     """
     planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
+    planner.mtus, planner.psks = mtus or {}, psks
     for peer in peers:
         planner.offer(peer)
     planner.finish()
@@ -97,7 +115,8 @@ def plan(
         vrfs=wanted_vrfs(config),
         rules=wanted_rules(config, node.transit_table),
     )
-    return Plan(topology, tuple(planner.problems), planner.names)
+    flaws = (*planner.flaws, *_shared_addresses(planner.links))
+    return Plan(topology, tuple(planner.problems), planner.names, flaws, frozenset(planner.ways))
 
 
 def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
@@ -106,11 +125,12 @@ def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
     Entries that ask for one and the same link count once.
     """
     transports = _by_family(config)
+    policies = Policies(config.policies)
     names = {
         (transport.ifprefix, endpoint.send_port)
         for peer in peers
         if peer.public_key != public_key
-        for endpoint in peer.endpoints
+        for endpoint in policies.endpoints(peer)
         if _in_port_range(config.port_range, endpoint.send_port)
         for transport in transports.get(endpoint.address_family, ())
     }
@@ -158,6 +178,12 @@ class _Planner:
         self.links: dict[str, Link] = {}
         self.problems: list[Problem] = []
         self.names: dict[str, bool] = {}
+        self.flaws: list[Problem] = []
+        self.ways: set[Way] = set()
+        self.mtus: Mapping[Way, int] = {}
+        self.psks: Psks | None = None
+        self._policies = Policies(config.policies)
+        self._babeld_param = config.babeld.param
         self._node = node
         self._addresses = addresses
         self._applied = applied.links
@@ -279,7 +305,7 @@ class _Planner:
         self.problems.append(Problem(message, "warning", endpoint.path))
 
     def _routes(self, peer: Peer) -> Iterator[_Route]:
-        for endpoint in peer.endpoints:
+        for endpoint in self._policies.endpoints(peer):
             for transport in self._transports.get(endpoint.address_family, ()):
                 yield f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint
 
@@ -324,20 +350,55 @@ class _Planner:
 
     def _link(self, route: _Route) -> Link:
         name, peer, transport, endpoint = route
-        own_key = self._node.public_key
+        resolved = self._policies.resolve(peer, transport.address_family)
+        given = resolved.settings
+        mark = transport.fwmark if given.fwmark is None else given.fwmark
+        far = self._far(route, given)
+        address, addresses = self._addresses_of(route, resolved)
+        mtu = self._mtu(route, given, far.endpoint, mark)
+        own_key, port = self._node.public_key, 0 if transport.dynamic_port else endpoint.send_port
         return Link(
             name,
             self._node.origin,
-            LinkSettings(
-                transport.mtu,
-                self._group,
-                self._master,
-                True,
-                link_local(own_key, peer.public_key, transport.address_family),
-            ),
-            Device(own_key, 0 if transport.dynamic_port else endpoint.send_port, transport.fwmark),
-            (LinkPeer(peer.public_key, self._endpoint(route)),),
+            LinkSettings(mtu, self._group, self._master, True, address, addresses),
+            Device(own_key, port, mark),
+            (far,),
+            notes_of(given, peer, self._babeld_param),
         )
+
+    def _far(self, route: _Route, given: Policy) -> LinkPeer:
+        _, peer, transport, _ = route
+        keepalive = transport.keepalive if given.keepalive is None else given.keepalive
+        file, digest = given.preshared_key_file, ""
+        if file is not None and self.psks is not None:
+            digest = self.psks(file, peer.public_key)
+        return LinkPeer(peer.public_key, self._endpoint(route), keepalive, ANYWHERE, digest)
+
+    def _mtu(self, route: _Route, given: Policy, far: Endpoint | None, mark: int) -> int:
+        name, peer, transport, _ = route
+        if given.mtu != "auto":
+            return given.mtu or transport.mtu
+        if far is None:
+            return transport.mtu
+        way = (far.address, mark)
+        self.ways.add(way)
+        if way in self.mtus:
+            return self.mtus[way]
+        known = self._applied.get(name)
+        if known is None or (last := known.peer(peer.public_key)) is None or last.endpoint != far:
+            return transport.mtu
+        return known.settings.mtu
+
+    def _addresses_of(self, route: _Route, resolved: Resolved) -> tuple[str, tuple[str, ...]]:
+        """The link-local address, and those that a policy adds."""
+        name, peer, transport, _ = route
+        default = link_local(self._node.public_key, peer.public_key, transport.address_family)
+        if resolved.settings.addresses is None:
+            return default, ()
+        chosen, others, errors = addresses_of(resolved.settings.addresses, peer)
+        path = (*resolved.givers["addresses"].path, "addresses")
+        self.flaws += (Problem(error, "error", path, name) for error in errors)
+        return chosen or default, others
 
     def _endpoint(self, route: _Route) -> Endpoint | None:
         name, peer, transport, endpoint = route
@@ -365,6 +426,22 @@ def _one_port(name: str, port: int, holder: str) -> str:
         "both address families; set dynamic_port on one of the two transports, or give the peer "
         "another SendPort"
     )
+
+
+def _shared_addresses(links: Mapping[str, Link]) -> Iterator[Problem]:
+    """A warning for each address with hosts behind it that several links have.
+
+    The same address on many links is common, and good for a single host. But the route to those
+    behind it leads over one link alone.
+    """
+    having: dict[str, list[str]] = {}
+    for name, link in links.items():
+        for text in link.settings.addresses:
+            having.setdefault(text, []).append(name)
+    for text, names in having.items():
+        if len(names) > 1 and not is_of_one_host(text):
+            message = f"links {few(names)} all have the address {text}, and one route for them all"
+            yield Problem(message, "warning")
 
 
 def _by_family(config: Config) -> dict[Family, list[Transport]]:

@@ -80,7 +80,8 @@ class Goal(Struct, frozen=True):
     ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
     were skipped. ``conflicts`` are lines about peers that get no link, as others have what it
     needs. ``only`` names all that may change; None stands for everything. ``psks`` are the
-    preshared keys that can be set, as pairs of a peer and a digest.
+    preshared keys that can be set, as pairs of a peer and a digest. ``flaws`` say which links lack
+    something that a policy sets.
     """
 
     topology: Topology | None
@@ -89,6 +90,7 @@ class Goal(Struct, frozen=True):
     conflicts: tuple[str, ...] = ()
     only: frozenset[str] | None = None
     psks: frozenset[tuple[str, str]] = frozenset()
+    flaws: tuple[Problem, ...] = ()
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -194,7 +196,7 @@ def _compare(
     return Change(
         observed=observed,
         desired=observed if as_it_is else desired,
-        problems=() if as_it_is else (*isolation.problems, *problems),
+        problems=() if as_it_is else (*isolation.problems, *goal.flaws, *problems),
         strangers=ours.strangers,
         dead=frozenset(name for name, seen in observation.links.items() if seen.dead),
         leftover_links=tuple(sorted(known.leftover_links.keys() - links.keys())),

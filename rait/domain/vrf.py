@@ -66,12 +66,13 @@ def wanted_vrfs(config: Config) -> dict[str, int]:
 def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
     """The rules by which marked packets find the table of the transit VRF, if there is one.
 
-    There is one for each mark in each family, whatever the family of its transport, so that no
-    marked packet is looked up in another table.
+    There is one for each mark in each family, whatever the family of its transport or policy, so
+    that no marked packet is looked up in another table.
     """
     if transit_table is None or not has_transit(config):
         return {}
-    marks = {transport.fwmark for transport in config.transports} - {0}
+    marks = {transport.fwmark for transport in config.transports}
+    marks = (marks | {policy.fwmark or 0 for policy in config.policies}) - {0}
     rules = (
         Rule(f, mark, transit_table, RULE_PRIORITY) for mark in sorted(marks) for f in FAMILIES
     )

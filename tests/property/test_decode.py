@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
-from rait.domain.config.schema import Babeld, Config, Isolation, Transport
+from rait.domain.config.schema import Babeld, Config, Isolation, Match, Policy, Transport
 
 KEYS = st.binary(min_size=32, max_size=32).filter(any).map(lambda raw: b64encode(raw).decode())
 FAMILIES = st.sampled_from(["ip4", "ip6"])
@@ -64,6 +64,16 @@ NAMES = st.sampled_from(
         "param",
         "extra_cmd",
         "sync",
+        "policy",
+        "match",
+        "keepalive",
+        "addresses",
+        "preshared_key_file",
+        "babeld_param",
+        "babeld_param_add",
+        "skip",
+        "up_command",
+        "command_netns",
         "PublicKey",
         "Endpoint",
         "endpoints",
@@ -115,12 +125,14 @@ BLOCKS: dict[tuple[str | int, ...], type[Struct]] = {
     ("transport", 0): Transport,
     ("isolation",): Isolation,
     ("babeld",): Babeld,
+    ("policy", 0): Policy,
+    ("policy", 0, "match"): Match,
 }
 FIELDS = [
     (*path, name)
     for path, kind in BLOCKS.items()
     for name in kind.__struct_fields__
-    if name not in ("transports", "isolation", "babeld")
+    if name not in ("transports", "isolation", "babeld", "policies", "match", "path")
 ]
 WRONG = st.sampled_from([1.5, -1, [[]], {"a": {}}, None]) | st.dates()
 """Values that no key takes, but for a block, which may be remarks."""
@@ -135,6 +147,7 @@ def test_every_mistake_is_told_at_once_and_by_its_key(key, wrong):
         ],
         "isolation": {},
         "babeld": {},
+        "policy": [{"skip": False, "match": {}}],
     }
     for (*path, name), value in wrong.items():
         block = document

@@ -14,14 +14,23 @@ from msgspec import Struct, structs
 
 from rait.adapters.config import cache_file, source
 from rait.domain.config.keytext import is_key
-from rait.domain.config.schema import Babeld, Config, Isolation, Peer, Secret, Transport
+from rait.domain.config.schema import (
+    Babeld,
+    Config,
+    Isolation,
+    Match,
+    Peer,
+    Policy,
+    Secret,
+    Transport,
+)
 from rait.domain.errors import Path, Problem
 
 _CONFIG = "conf"
 _KEY = "key"
 _PEERS = "peers"
 _FORMAT = "2"
-_PEERS_FORMAT = "3"
+_PEERS_FORMAT = "4"
 
 
 class KnownConfig(Struct, frozen=True):
@@ -62,7 +71,9 @@ def find_config(text: str, url: str) -> KnownConfig | None:
 def keep_config(text: str, url: str, known: KnownConfig) -> None:
     """Keep a decoded configuration, unless it holds a URL, or a key that cannot be left out."""
     config = known.config
-    if not all(source.is_path(each) for each in (url, config.peers, config.private_key_file or "")):
+    named = [url, config.peers, config.private_key_file or ""]
+    named += (policy.preshared_key_file or "" for policy in config.policies)
+    if not all(map(source.is_path, named)):
         return
     if config.private_key is not None:
         key = config.private_key.reveal()
@@ -79,7 +90,9 @@ def keep_config(text: str, url: str, known: KnownConfig) -> None:
 
 def _made_from(text: str, url: str) -> tuple[str, ...]:
     # The names of all settings, as a rait under development changes them without a new version.
-    settings = (kind.__struct_fields__ for kind in (Config, Transport, Isolation, Babeld))
+    settings = (
+        kind.__struct_fields__ for kind in (Config, Transport, Isolation, Babeld, Policy, Match)
+    )
     return _FORMAT, repr(tuple(settings)), url, text
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import get_args
 
+from rait.domain.config.decode_policies import decode_policies, keepalive, mark
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
 from rait.domain.config.keytext import canonical_key, shown
@@ -46,7 +47,6 @@ _MAX_FILE_NAME = 255
 """NAME_MAX (linux/limits.h), in bytes; the name of a namespace is one of a file."""
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
-_MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BOTH_FAMILIES = (
     "is the send_port of a transport of {} too: WireGuard takes a port in both families, so other "
@@ -89,6 +89,7 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.read("port_range", object, _port_ranges)
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
+    top.values["policies"] = decode_policies(top, transports, isolation or Isolation())
     return top.decoded()
 
 
@@ -142,7 +143,8 @@ def _port_range(value: object) -> tuple[int, int]:
 def _transport(block: Block[Transport]) -> Transport | None:
     block.check_values()
     block.read("ifprefix", str, _prefix)
-    block.read("fwmark", str, _mark)
+    block.read("fwmark", str, mark)
+    block.read("keepalive", str, keepalive)
     for family in get_args(Family):
         if block.values.get("address_family") == family:
             block.read("address", str, partial(_address, family))
@@ -170,13 +172,6 @@ def _prefix(prefix: str) -> str:
     if problem is not None:
         raise ValueError(problem)
     return prefix
-
-
-def _mark(text: str) -> int | str:
-    """The number that wg(8) takes for a mark, "off", decimal or hex; other text as it is."""
-    if text == "off":
-        return 0
-    return int(text, 16 if text[:2] in ("0x", "0X") else 10) if _MARK.fullmatch(text) else text
 
 
 def _check_transports(

@@ -24,6 +24,7 @@ from msgspec import ValidationError, convert
 from rait.domain.config.decoding import key_id, mistakes
 from rait.domain.config.hosts import checked_address
 from rait.domain.config.keytext import canonical_key, kind_of, without_whole_keys
+from rait.domain.config.remarks import Remarks, remarks_of
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, SkippedEntry
 from rait.domain.topology import Family
@@ -36,6 +37,7 @@ _OF_ENTRY = {
     "name": "name",
     "endpoint": "address",
     "endpoints": "endpoints",
+    "remarks": "remarks",
     **_COMMON,
 }
 _OF_ENDPOINT = {"address": "address", **_COMMON}
@@ -43,6 +45,9 @@ _BLOCK = (dict, Mapping)
 """dict comes first: isinstance takes longer for an abstract class, and there are many entries."""
 
 _NESTED = (list, tuple, *_BLOCK)
+_MERE = ("", "name", "remarks")
+"""What decides nothing about a link by itself may be contradictory."""
+
 _SKIPPED = "; skipped"
 _TWICE = "is given twice, in two spellings and with two values"
 
@@ -115,7 +120,7 @@ class _Keys(dict[str, str]):
         Programs would differ in which of the two they believe, so neither is believed.
         """
         names = ((self[key], value) for key, value in entry.items())
-        return next((n for n, value in names if n not in ("", "name") and values[n] != value), None)
+        return next((n for n, value in names if n not in _MERE and values[n] != value), None)
 
 
 class _Registry:
@@ -124,13 +129,19 @@ class _Registry:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._names: dict[str, str | None] = {}
+        self._remarks: dict[str, Remarks] = {}
         self._endpoints: dict[str, dict[_Reach, PeerEndpoint]] = {}
         self._entry_keys = _Keys(_OF_ENTRY)
         self._endpoint_keys = _Keys(_OF_ENDPOINT)
 
     def peers(self) -> tuple[Peer, ...]:
         return tuple(
-            Peer(public_key=key, endpoints=tuple(found.values()), name=self._names.get(key))
+            Peer(
+                public_key=key,
+                endpoints=tuple(found.values()),
+                name=self._names.get(key),
+                remarks=self._remarks.get(key, ()),
+            )
             for key, found in self._endpoints.items()
         )
 
@@ -166,8 +177,11 @@ class _Registry:
             self._add(key, keys, entry, values, path)
         else:
             self._skip("the peer has no endpoint", path, SkippedEntry(key))
-        if "name" in values and len(self._endpoints.get(key, ())) > before:
-            self._name(key, values["name"], entry, path)
+        if len(self._endpoints.get(key, ())) > before:
+            if "name" in values:
+                self._name(key, values["name"], entry, path)
+            if "remarks" in values:
+                self._remark(key, values["remarks"])
 
     def _skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
         self.problems.append(Problem(message + _SKIPPED, "warning", path, None, entries))
@@ -220,6 +234,10 @@ class _Registry:
             self.problems.append(Problem(problem, "warning", where))
             return
         self._names[key] = self._names.get(key) or str(name)
+
+    def _remark(self, key: str, block: object) -> None:
+        """Add the remarks of one entry; what an earlier one of the peer remarks stands."""
+        self._remarks[key] = remarks_of(block, self._remarks.get(key, ()))
 
     def _whose(self, values: _Values) -> list[SkippedEntry]:
         """The readable parts of each endpoint of an entry whose key cannot be read."""

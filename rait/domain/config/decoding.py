@@ -22,7 +22,7 @@ Kind = TypeVar("Kind", bound=Struct)
 Other = TypeVar("Other", bound=Struct)
 Value = TypeVar("Value")
 
-ALIASES = {"transport": "transports", "random_port": "dynamic_port"}
+ALIASES = {"transport": "transports", "policy": "policies", "random_port": "dynamic_port"}
 """Other names of keys, each with the field that it means."""
 
 UNKNOWN = "unknown key"
@@ -32,8 +32,11 @@ _WRONG = (ValidationError, UnicodeError)
 """msgspec raises UnicodeError for text that is no UTF-8, which JSON may hold."""
 
 _MAY_HAVE_LINES = ("extra_cmd",)
-_MAY_BE_KEYS = ("name",)
+_MAY_BE_KEYS = ("name", "public_key")
 """Keys whose value may be a WireGuard key: the name of a node may be its public key."""
+
+_NO_KEY = "path"
+"""The field of a struct that leads to its block is no key of the block."""
 
 _MOST_HINTS = 100
 _ALIKE = 0.6
@@ -48,8 +51,8 @@ def key_id(key: str) -> str:
 class Block(Generic[Kind]):
     """One block of a document, to become a struct of this ``kind``.
 
-    ``values`` are the values of the document by field, without those that were refused. Call
-    ``check_values`` and ``read`` before ``decoded``.
+    ``values`` are the values of the document by field, without those that were refused, and
+    ``path`` leads to the block. Call ``check_values`` and ``read`` before ``decoded``.
     """
 
     def __init__(
@@ -60,8 +63,8 @@ class Block(Generic[Kind]):
         path: Path = (),
     ) -> None:
         self.values: dict[str, object] = {}
+        self.path = path
         self._kind = kind
-        self._path = path
         self._problems = problems
         self._spelt: dict[str, str] = {}
         self._given: dict[str, object] = {}
@@ -90,7 +93,7 @@ class Block(Generic[Kind]):
     def report(self, message: str, name: str | None = None, severity: Severity = "error") -> None:
         """Add a problem with a key, or with the block as a whole."""
         if name is None:
-            self._problems.append(Problem(message, severity, self._path))
+            self._problems.append(Problem(message, severity, self.path))
         else:
             self._report_at(self._spelt.get(name, name), message, severity)
 
@@ -112,10 +115,12 @@ class Block(Generic[Kind]):
         for name, value in list(self.values.items()):
             if value is None:
                 self.refuse(_fields(self._kind)[name].refusal(None), name)
-            elif isinstance(value, str):
-                problem = _text_problem(name, value)
-                if problem is not None:
-                    self.refuse(problem, name)
+                continue
+            texts = value if isinstance(value, list | tuple) else (value,)
+            problems = (_text_problem(name, text) for text in texts if isinstance(text, str))
+            problem = next(filter(None, problems), None)
+            if problem is not None:
+                self.refuse(problem, name)
 
     def read(self, name: str, kind: type[Value], meaning: Callable[[Value], object]) -> None:
         """Replace a value of this type by its meaning, which ``decoded`` then checks.
@@ -132,7 +137,7 @@ class Block(Generic[Kind]):
     def blocks(self, name: str, kind: type[Other]) -> list[Block[Other]]:
         """Take out the blocks of this name; HCL gives a list of them, TOML a list or one block."""
         value = self.values.pop(name, [])
-        path = (*self._path, self._spelt.get(name, name))
+        path = (*self.path, self._spelt.get(name, name))
         if isinstance(value, Mapping):
             return [Block(kind, value, self._problems, path)]
         if not isinstance(value, list | tuple):
@@ -171,7 +176,7 @@ class Block(Generic[Kind]):
             return None
 
     def _report_at(self, spelt: str, message: str, severity: Severity = "error") -> None:
-        self._problems.append(Problem(message, severity, (*self._path, spelt)))
+        self._problems.append(Problem(message, severity, (*self.path, spelt)))
 
     def _report_unknown(self, spelt: str) -> None:
         # The search is slow, and nobody reads more than the first hints.
@@ -232,7 +237,7 @@ class _Key(NamedTuple):
 
 @cache
 def _known_keys(kind: type[Struct]) -> Mapping[str, _Key]:
-    keys = [_Key(name, name) for name in kind.__struct_fields__]
+    keys = [_Key(name, name) for name in kind.__struct_fields__ if name != _NO_KEY]
     keys += [_Key(other, name) for other, name in ALIASES.items() if name in kind.__struct_fields__]
     return {key_id(key.spelling): key for key in keys}
 

@@ -44,6 +44,12 @@ PRIVATE_GROUPS = 0x7FFF0000
 
 MAX_PORT = 65535
 PORT_RANGE = f'a port from 1 to {MAX_PORT}, a range as "1024-65535", or a list of these'
+MAX_KEEPALIVE = 65535
+"""In seconds, as wg(8) takes it."""
+
+ADDRESS = 'an address as "192.0.2.1/24" or "192.0.2.1 peer 192.0.2.2"'
+ADDRESSES = f"{ADDRESS}, or a list of these"
+COMMAND = "a list of texts: a program, by an absolute path or a name on PATH, and its arguments"
 _MAX_U32 = 2**32 - 1
 
 
@@ -96,6 +102,8 @@ def _between(low: int, high: int, what: str, why: str = "") -> Meta:
     return Meta(ge=low, le=high, description=f"{what} from {low} to {high}{why}")
 
 
+Auto = Literal["auto"]
+_AUTO = f', or "auto" (babeld needs IPv6, whose least MTU is {MIN_MTU})'
 _MTU_REASON = f" (babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes)"
 _GROUP_REASON = (
     " (0 is the group of all interfaces that were put in none, and the highest are for rait itself)"
@@ -106,6 +114,10 @@ _Line = Annotated[str, _filled("one line of text")]
 _Source = Annotated[str, _filled("a path or a URL")]
 _Address = Annotated[str, Meta(description="an IP address or a host name in quotes")]
 _FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
+_Keepalive = Annotated[int, _between(0, MAX_KEEPALIVE, "a number of seconds", ', or "off"')]
+_Mark = Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')]
+_Globs = Annotated[tuple[str, ...], Meta(description="a glob in quotes, or a list of these")]
+_Command = Annotated[tuple[str, ...], Meta(description=COMMAND)]
 _Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
 
 
@@ -113,15 +125,16 @@ class Transport(Struct, frozen=True, kw_only=True):
     """One way to reach peers over the underlay; one link for each transport and peer endpoint.
 
     ``send_port`` is the destination port of every packet this node sends through the transport.
-    ``mtu`` is in bytes. ``fwmark`` marks the encrypted packets; 0 is off. With ``dynamic_port``
-    the kernel picks the listen ports.
+    ``mtu`` is in bytes. ``fwmark`` marks the encrypted packets; 0 is off. ``keepalive`` is in
+    seconds; 0 is off. With ``dynamic_port`` the kernel picks the listen ports.
     """
 
     address_family: _FamilyKey
     send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which this node sends)")]
     mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _MTU_REASON)]
     ifprefix: Annotated[str, Meta(description="text in quotes (how interface names begin)")]
-    fwmark: Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')] = 0
+    fwmark: _Mark = 0
+    keepalive: _Keepalive = 0
     dynamic_port: _Flag = False
     address: _Address | None = None
     bind_addr: _Address | None = None
@@ -173,6 +186,47 @@ class Babeld(Struct, frozen=True, kw_only=True):
     sync: _Flag = False
 
 
+class Match(Struct, frozen=True, kw_only=True):
+    """Which links a policy is for: those that fit each of these that is not empty.
+
+    To fit, one of the several is enough. ``name`` and the values of ``remarks`` are globs
+    (fnmatch(3)) for the peer's name and for its remark of that key; ``public_key`` are whole keys.
+    """
+
+    name: _Globs = ()
+    public_key: tuple[str, ...] = ()
+    address_family: tuple[Family, ...] = ()
+    remarks: Mapping[str, tuple[str, ...]] = {}
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What links get that ``match`` is for; a setting that is None is left to other policies.
+
+    Of several policies that set one thing, the last wins. ``keepalive`` is in seconds, 0 for off.
+    ``mtu`` is in bytes, or "auto": what the underlay takes towards the endpoint, less WireGuard's
+    overhead. ``babeld_param`` replaces babeld's parameters, and ``babeld_param_add`` is added to
+    them. ``addresses`` are as ip-address(8) has them, with ``{name}`` and ``{remarks.KEY}`` for
+    what the registry says of the peer: see addresses.py. With ``skip``, the peer gets no link. The
+    commands are argument lists, see LinkNotes. ``path`` leads to the block in rait.conf.
+    """
+
+    match: Match = Match()
+    keepalive: _Keepalive | None = None
+    mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _AUTO)] | Auto | None = None
+    fwmark: _Mark | None = None
+    addresses: Annotated[tuple[str, ...], Meta(description=ADDRESSES)] | None = None
+    preshared_key_file: _Source | None = None
+    babeld_param: _Line | None = None
+    babeld_param_add: _Text | None = None
+    skip: _Flag | None = None
+    up_command: _Command | None = None
+    down_command: _Command | None = None
+    command_netns: (
+        Annotated[Literal["target", "current"], Meta(description="target or current")] | None
+    ) = None
+    path: tuple[str | int, ...] = ()
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """One node's configuration. At most one of ``private_key`` and ``private_key_file`` is set.
 
@@ -196,44 +250,7 @@ class Config(Struct, frozen=True, kw_only=True):
     max_removals: Annotated[int, _between(0, _MAX_U32, "a whole number")] | None = None
     max_links: Annotated[int, _between(1, _MAX_U32, "a whole number")] = DEFAULT_MAX_LINKS
     port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
-
-
-class Match(Struct, frozen=True, kw_only=True):
-    """Which links a policy is for: those that fit each of these that is not empty.
-
-    To fit, one of the several is enough. ``name`` and the values of ``remarks`` are globs
-    (fnmatch(3)) for the peer's name and for its remark of that key; ``public_key`` are whole keys.
-    """
-
-    name: tuple[str, ...] = ()
-    public_key: tuple[str, ...] = ()
-    address_family: tuple[Family, ...] = ()
-    remarks: Mapping[str, tuple[str, ...]] = {}
-
-
-class Policy(Struct, frozen=True, kw_only=True):
-    """What links get that ``match`` is for; a setting that is None is left to other policies.
-
-    Of several policies that set one thing, the last wins. ``keepalive`` is in seconds, 0 for off.
-    ``mtu`` is in bytes, or "auto": what the underlay takes towards the endpoint, less WireGuard's
-    overhead. ``babeld_param`` replaces babeld's parameters, and ``babeld_param_add`` is added to
-    them. ``addresses`` are as ip-address(8) has them, with ``{name}`` and ``{remarks.KEY}`` for
-    what the registry says of the peer. With ``skip``, the peer gets no link. The commands are
-    argument lists, see LinkNotes.
-    """
-
-    match: Match = Match()
-    keepalive: int | None = None
-    mtu: int | Literal["auto"] | None = None
-    fwmark: int | None = None
-    addresses: tuple[str, ...] | None = None
-    preshared_key_file: str | None = None
-    babeld_param: str | None = None
-    babeld_param_add: str | None = None
-    skip: bool | None = None
-    up_command: tuple[str, ...] | None = None
-    down_command: tuple[str, ...] | None = None
-    command_netns: Literal["target", "current"] | None = None
+    policies: tuple[Policy, ...] = ()
 
 
 class PeerEndpoint(Struct, frozen=True, kw_only=True):
