@@ -16,7 +16,14 @@ from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Po
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
 from rait.domain.errors import Problem, Severity, SkippedEntry, few
-from rait.domain.policy import Policies, Resolved, addresses_of, is_of_one_host, notes_of
+from rait.domain.policy import (
+    Policies,
+    Resolved,
+    addresses_of,
+    is_of_one_host,
+    link_local_among,
+    notes_of,
+)
 from rait.domain.topology import (
     ANYWHERE,
     EMPTY,
@@ -389,16 +396,20 @@ class _Planner:
             return transport.mtu
         return known.settings.mtu
 
-    def _addresses_of(self, route: _Route, resolved: Resolved) -> tuple[str, tuple[str, ...]]:
-        """The link-local address, and those that a policy adds."""
+    def _addresses_of(
+        self, route: _Route, resolved: Resolved
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """The link-local address, unless a policy gives one, and those that a policy gives."""
         name, peer, transport, _ = route
-        default = link_local(self._node.public_key, peer.public_key, transport.address_family)
-        if resolved.settings.addresses is None:
-            return default, ()
-        chosen, others, errors = addresses_of(resolved.settings.addresses, peer)
-        path = (*resolved.givers["addresses"].path, "addresses")
-        self.flaws += (Problem(error, "error", path, name) for error in errors)
-        return chosen or default, others
+        addresses: tuple[str, ...] = ()
+        if resolved.settings.addresses is not None:
+            addresses, errors = addresses_of(resolved.settings.addresses, peer)
+            path = (*resolved.givers["addresses"].path, "addresses")
+            self.flaws += (Problem(error, "error", path, name) for error in errors)
+            if link_local_among(addresses):
+                return None, addresses
+        own_key = self._node.public_key
+        return link_local(own_key, peer.public_key, transport.address_family), addresses
 
     def _endpoint(self, route: _Route) -> Endpoint | None:
         name, peer, transport, endpoint = route

@@ -70,34 +70,37 @@ class Policies:
         )
 
 
-def addresses_of(
-    templates: Iterable[str], peer: Peer
-) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
-    """The link-local address among those of a link, all others, and what is wrong with the rest."""
+def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The addresses of a link to the peer, and what is wrong with those that are left out."""
     values = {f"remarks.{key}": value for key, value in peer.remarks}
     if peer.name is not None:
         values["name"] = peer.name
-    chosen: str | None = None
-    others: set[str] = set()
+    found: set[str] = set()
     errors: list[str] = []
     for template in templates:
         left_out = f"the address {shown(template)} is left out: "
         try:
             text = parse_address(template).text(values)
-            if not is_link_local(text.partition("/")[0]):
-                others.add(text)
-            elif chosen in (None, text):
-                chosen = text
-            else:
-                errors.append(f"{left_out}a link has one link-local address, and has {chosen}")
         except ValueError as error:
             errors.append(f"{left_out}{error}")
-    return chosen, tuple(sorted(others)), tuple(errors)
+            continue
+        chosen = link_local_among(found)
+        if chosen not in (None, text) and link_local_among((text,)):
+            errors.append(f"{left_out}a link has one link-local address, and has {chosen}")
+        else:
+            found.add(text)
+    return tuple(sorted(found)), tuple(errors)
+
+
+def link_local_among(addresses: Iterable[str]) -> str | None:
+    """The link-local one of addresses, if there is one."""
+    return next((each for each in addresses if is_link_local(each.partition("/")[0])), None)
 
 
 def is_of_one_host(address: str) -> bool:
-    """Whether there is no host behind an address of a link, as LinkSettings has it."""
-    return " peer " not in address and address.endswith("/128" if ":" in address else "/32")
+    """Whether an address, as LinkSettings has it, brings no route, or one of the link's own."""
+    bare = " peer " not in address and address.endswith("/128" if ":" in address else "/32")
+    return bare or link_local_among((address,)) is not None
 
 
 def notes_of(settings: Policy, peer: Peer, default_param: str) -> LinkNotes:

@@ -65,7 +65,8 @@ class LinkSettings(Struct, frozen=True, gc=False):
     ``mtu`` is in bytes, ``group`` is the ifgroup, ``master`` the VRF that it is enslaved to, and
     ``address`` the IPv6 link-local address with its prefix length, as ``fe80::1/64``.
     ``addresses`` are those that policies add, sorted, in canonical text as ip-address(8) has it:
-    ``172.20.0.1/24``, ``172.20.0.1 peer 172.20.0.2/32`` or ``fd00::1/64``.
+    ``172.20.0.1/24``, ``172.20.0.1 peer 172.20.0.2/32`` or ``fd00::1/64``. If a link-local one is
+    among them, it stands in for ``address``, which is None then.
     """
 
     mtu: U32

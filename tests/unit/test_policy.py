@@ -168,8 +168,8 @@ def test_addresses_are_canonical_and_a_chosen_link_local_one_takes_the_place_of_
             Policy(addresses=("fd00::0:1/64", "10.0.0.1 peer {remarks.ip}", "fe80::1")), far=far
         )
     )
-    assert link.settings.addresses == ("10.0.0.1 peer 10.0.0.9/32", "fd00::1/64")
-    assert link.settings.address == "fe80::1/64"
+    assert link.settings.addresses == ("10.0.0.1 peer 10.0.0.9/32", "fd00::1/64", "fe80::1/64")
+    assert link.settings.address is None
     link = only(planned(Policy(addresses=("192.0.2.1",))))
     assert link.settings.addresses == ("192.0.2.1/32",)
     assert link.settings.address == link_local("own key", "key", "ip4")
@@ -181,8 +181,8 @@ def test_an_address_that_cannot_be_is_an_error_of_its_link() -> None:
         path=("policy", 3),
     )
     found = planned(policy)
-    assert only(found).settings.addresses == ("10.0.0.1/32",)
-    assert only(found).settings.address == "fe80::1/64"
+    assert only(found).settings.addresses == ("10.0.0.1/32", "fe80::1/64")
+    assert only(found).settings.address is None
     missing, second = found.flaws
     assert (missing.severity, missing.link, missing.path) == (
         "error",
