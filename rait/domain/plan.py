@@ -12,11 +12,12 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Policy, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
 from rait.domain.errors import Problem, Severity, SkippedEntry, few
 from rait.domain.policy import (
+    NOTHING,
     Policies,
     Resolved,
     addresses_of,
@@ -25,7 +26,6 @@ from rait.domain.policy import (
     notes_of,
 )
 from rait.domain.topology import (
-    ANYWHERE,
     EMPTY,
     Device,
     Endpoint,
@@ -357,59 +357,52 @@ class _Planner:
 
     def _link(self, route: _Route) -> Link:
         name, peer, transport, endpoint = route
-        resolved = self._policies.resolve(peer, transport.address_family)
-        given = resolved.settings
-        mark = transport.fwmark if given.fwmark is None else given.fwmark
-        far = self._far(route, given)
-        address, addresses = self._addresses_of(route, resolved)
-        mtu = self._mtu(route, given, far.endpoint, mark)
-        own_key, port = self._node.public_key, 0 if transport.dynamic_port else endpoint.send_port
-        return Link(
+        own_key, family = self._node.public_key, transport.address_family
+        address = link_local(own_key, peer.public_key, family)
+        link = Link(
             name,
             self._node.origin,
-            LinkSettings(mtu, self._group, self._master, True, address, addresses),
-            Device(own_key, port, mark),
-            (far,),
-            notes_of(given, peer, self._babeld_param),
+            LinkSettings(transport.mtu, self._group, self._master, True, address),
+            Device(own_key, 0 if transport.dynamic_port else endpoint.send_port, transport.fwmark),
+            (LinkPeer(peer.public_key, self._endpoint(route), transport.keepalive),),
+        )
+        resolved = self._policies.resolve(peer, family)
+        return link if resolved is NOTHING else self._with_policies(link, peer, resolved)
+
+    def _with_policies(self, link: Link, peer: Peer, resolved: Resolved) -> Link:
+        given, settings, (far,) = resolved.settings, link.settings, link.peers
+        if given.keepalive is not None:
+            far = structs.replace(far, keepalive=given.keepalive)
+        if given.preshared_key_file is not None and self.psks is not None:
+            digest = self.psks(given.preshared_key_file, peer.public_key)
+            far = structs.replace(far, psk_digest=digest)
+        mark = link.device.fwmark if given.fwmark is None else given.fwmark
+        mtu = self._auto_mtu(link, far, mark) if given.mtu == "auto" else given.mtu or settings.mtu
+        settings = structs.replace(settings, mtu=mtu)
+        if given.addresses is not None:
+            addresses, errors = addresses_of(given.addresses, peer)
+            path = (*resolved.givers["addresses"].path, "addresses")
+            self.flaws += (Problem(error, "error", path, link.name) for error in errors)
+            address = None if link_local_among(addresses) else settings.address
+            settings = structs.replace(settings, address=address, addresses=addresses)
+        return structs.replace(
+            link,
+            settings=settings,
+            device=structs.replace(link.device, fwmark=mark),
+            peers=(far,),
+            notes=notes_of(given, peer, self._babeld_param),
         )
 
-    def _far(self, route: _Route, given: Policy) -> LinkPeer:
-        _, peer, transport, _ = route
-        keepalive = transport.keepalive if given.keepalive is None else given.keepalive
-        file, digest = given.preshared_key_file, ""
-        if file is not None and self.psks is not None:
-            digest = self.psks(file, peer.public_key)
-        return LinkPeer(peer.public_key, self._endpoint(route), keepalive, ANYWHERE, digest)
-
-    def _mtu(self, route: _Route, given: Policy, far: Endpoint | None, mark: int) -> int:
-        name, peer, transport, _ = route
-        if given.mtu != "auto":
-            return given.mtu or transport.mtu
-        if far is None:
-            return transport.mtu
-        way = (far.address, mark)
+    def _auto_mtu(self, link: Link, far: LinkPeer, mark: int) -> int:
+        if far.endpoint is None:
+            return link.settings.mtu
+        way = (far.endpoint.address, mark)
         self.ways.add(way)
-        if way in self.mtus:
-            return self.mtus[way]
-        known = self._applied.get(name)
-        if known is None or (last := known.peer(peer.public_key)) is None or last.endpoint != far:
-            return transport.mtu
-        return known.settings.mtu
-
-    def _addresses_of(
-        self, route: _Route, resolved: Resolved
-    ) -> tuple[str | None, tuple[str, ...]]:
-        """The link-local address, unless a policy gives one, and those that a policy gives."""
-        name, peer, transport, _ = route
-        addresses: tuple[str, ...] = ()
-        if resolved.settings.addresses is not None:
-            addresses, errors = addresses_of(resolved.settings.addresses, peer)
-            path = (*resolved.givers["addresses"].path, "addresses")
-            self.flaws += (Problem(error, "error", path, name) for error in errors)
-            if link_local_among(addresses):
-                return None, addresses
-        own_key = self._node.public_key
-        return link_local(own_key, peer.public_key, transport.address_family), addresses
+        known = self._applied.get(link.name)
+        last = known.peer(far.public_key) if known is not None else None
+        if known is not None and last is not None and last.endpoint == far.endpoint:
+            return self.mtus.get(way, known.settings.mtu)
+        return self.mtus.get(way, link.settings.mtu)
 
     def _endpoint(self, route: _Route) -> Endpoint | None:
         name, peer, transport, endpoint = route

@@ -7,6 +7,7 @@ without a word, and so is one that holds a key, which may be a private one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from rait.domain.config.keytext import without_whole_keys
 
@@ -23,24 +24,29 @@ def remarks_of(value: object, known: Remarks = ()) -> Remarks:
     """The remarks in a block, besides those that are known; HCL gives a list of blocks."""
     found = dict(known)
     for block in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(block, Mapping):
-            for key, content in block.items():
-                text = remark_text(content)
-                if text is not None and _is_line(key, MAX_KEY) and len(found) < MOST_REMARKS:
-                    found.setdefault(key, text)
+        for key, content in block.items() if isinstance(block, (dict, Mapping)) else ():
+            if _is_key(key) and (text := remark_text(content)) is not None:
+                found.setdefault(key, text)
+                if len(found) >= MOST_REMARKS:
+                    break
     return tuple(sorted(found.items()))
 
 
 def remark_text(value: object) -> str | None:
     """The text of a remark, as HCL and TOML write it; None for a value that is no remark."""
+    if isinstance(value, str):
+        return value if _is_line(value, MAX_VALUE) else None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         # Digits of a huge number take long to work out, and Python refuses them past 4300.
         return str(value) if value.bit_length() <= 64 else None
-    if isinstance(value, float):
-        return str(value)
-    return value if isinstance(value, str) and _is_line(value, MAX_VALUE) else None
+    return str(value) if isinstance(value, float) else None
+
+
+@lru_cache(maxsize=1024)
+def _is_key(key: str) -> bool:
+    return _is_line(key, MAX_KEY)
 
 
 def _is_line(text: str, most: int) -> bool:
