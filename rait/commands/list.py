@@ -129,7 +129,9 @@ def listing_object(listing: Listing) -> dict[str, object]:
 
 def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
     name = observed.link.name
-    address = (observed.link.settings.address or "-").partition("/")[0]
+    settings = observed.link.settings
+    link_local = (settings.address or "").partition("/")[0]
+    address = ", ".join(filter(None, (link_local, *settings.addresses))) or "-"
     if not observed.link.peers:
         return [(name, address, "-", "-", "-", "-", "-")]
     return [
@@ -157,6 +159,7 @@ def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
         "up": link.settings.up,
         "master": link.settings.master,
         "address": link.settings.address,
+        "addresses": list(link.settings.addresses),
         "public_key": link.device.public_key,
         "listen_port": link.device.listen_port,
         "fwmark": link.device.fwmark,

@@ -119,8 +119,9 @@ def without_strangers(observation: Observation, known: LastKnown, scope: Scope) 
 
 
 def _bare(stranger: ObservedLink) -> ObservedLink:
-    """A stranger without its peers."""
-    return ObservedLink(link=structs.replace(stranger.link, peers=()))
+    """A stranger without its peers and addresses."""
+    settings = structs.replace(stranger.link.settings, addresses=())
+    return ObservedLink(link=structs.replace(stranger.link, settings=settings, peers=()))
 
 
 def _origin(origin: Origin, config: Config) -> Origin:

@@ -127,14 +127,19 @@ def _settings(
     before: LinkSettings, after: LinkSettings, known: LinkSettings, seen: LinkSettings
 ) -> LinkSettings:
     merged = _reached(before, after, known, seen)
-    # To enter or leave a VRF, a link goes down and up again. A link that goes down loses its
-    # address, and gets it back at last.
+    # To enter or leave a VRF, a link goes down and up again. A link that goes down loses its IPv6
+    # addresses, and gets them back at last.
     moves = before.master != after.master
     if moves and not seen.up:
         merged = structs.replace(merged, up=False)
-    if seen.address is None and (moves or before.up != after.up or before.address != after.address):
+    bounces = moves or before.up != after.up
+    if seen.address is None and (bounces or before.address != after.address):
         merged = structs.replace(merged, address=None)
-    return merged
+    # Each address comes and goes by itself.
+    changed = {*before.addresses} ^ {*after.addresses}
+    lost = {a for a in known.addresses if a in changed or (bounces and ":" in a)}
+    addresses = {*known.addresses} - lost | {*seen.addresses} & (lost | changed)
+    return structs.replace(merged, addresses=tuple(sorted(addresses)))
 
 
 def _device(before: Device, after: Device, known: Device, seen: Device) -> Device:

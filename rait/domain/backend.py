@@ -18,7 +18,8 @@ class ObservedLink(Struct, frozen=True, kw_only=True):
     """A WireGuard link as it is.
 
     ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the
-    first IPv6 link-local address. By peer key, ``handshakes`` are the unix times of the last
+    first IPv6 link-local address, and ``link.settings.addresses`` are all others, whoever added
+    them. By peer key, ``handshakes`` are the unix times of the last
     handshakes in seconds (0 for never), and ``received`` and ``sent`` are bytes. A ``renamed``
     link cannot be used, as its program still listens under the former name. A ``dead`` link has
     no UDP socket any more, as the namespace that held the socket is gone.
@@ -110,8 +111,9 @@ class Interface(Struct, frozen=True, kw_only=True):
     """A network interface of any kind, as rtnetlink(7) has it.
 
     ``kind`` is IFLA_INFO_KIND ("" for physical ones and lo), ``master`` the name of the interface
-    that it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``, and
-    ``table`` and ``alias`` the routing table and the description of a VRF. ``carrier`` has a
+    that it is enslaved to, ``address`` its first IPv6 link-local address as ``fe80::1/64``,
+    ``addresses`` all others, sorted, and ``table`` and ``alias`` the routing table and the
+    description of a VRF. ``carrier`` has a
     meaning only for an interface that is up.
     """
 
@@ -126,6 +128,7 @@ class Interface(Struct, frozen=True, kw_only=True):
     table: int | None = None
     alias: str = ""
     carrier: bool = True
+    addresses: tuple[str, ...] = ()
 
 
 def observed(
@@ -138,7 +141,7 @@ def observed(
 ) -> ObservedLink:
     """Make one link of an interface and its WireGuard device."""
     i = interface
-    settings = LinkSettings(i.mtu, i.group, i.master, i.up, i.address)
+    settings = LinkSettings(i.mtu, i.group, i.master, i.up, i.address, i.addresses)
     return ObservedLink(
         link=Link(i.name, origin, settings, state.device, state.peers),
         handshakes=state.handshakes,

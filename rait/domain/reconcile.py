@@ -19,10 +19,11 @@ be done. The steps, in their order:
 3. Each link of ours is put into the form in which diff shall see it (_Pair). Its transit namespace
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
    Notes are as the journal has them, and so is the digest of a preshared key that was made with
-   another private key of ours. A link-local address that is there is kept. An endpoint
-   differs only where the wanted one is not the one last applied, or where the session is dead
-   (endpoints.py). A link that has to be made again takes its endpoint along, if no better one is
-   known.
+   another private key of ours. A link-local address that is there is kept, unless a policy gives
+   one. Other addresses are seen if they are wanted, or if rait has or may have set them, and not if
+   somebody else did. An endpoint differs only where the wanted one is not the one last applied, or
+   where the session is dead (endpoints.py). A link that has to be made again takes its endpoint
+   along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
 5. A link whose entry in the peers list was skipped stays if the entry cannot be read (doubt.py).
 6. babeld's interfaces shall be the links that are up (babel.py). In a run that does not ask
@@ -45,7 +46,7 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, LinkAdded, ToBabeld
+from rait.domain.events import Event, LinkAdded, LinkUpdated, ToBabeld
 from rait.domain.history import LastKnown
 from rait.domain.ownership import (
     Holdings,
@@ -64,10 +65,12 @@ from rait.domain.topology import (
     Link,
     LinkNotes,
     LinkPeer,
+    LinkSettings,
     Origin,
     Topology,
+    is_link_local,
 )
-from rait.domain.vrf import reconcile_isolation, with_needs_of
+from rait.domain.vrf import FAMILIES, reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
@@ -342,14 +345,16 @@ def _link_views(
     wanted = goal.topology.links if goal.topology is not None else {}
     desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
     ports = {link.device.listen_port: name for name, link in desired.items()}
+    set_since = _addresses_set(known.leftover)
     for name, seen in ours.links.items():
         last = _last(seen, known.topology.links.get(name))
-        leftover = known.leftover_links.get(name)
+        leftover, added = known.leftover_links.get(name), set_since.get(name, frozenset())
         want = desired.get(name)
-        if want is not None and want == last and leftover is None and _is_as(seen.link, last):
+        is_settled = leftover is None and not added
+        if want is not None and want == last and is_settled and _is_as(seen.link, last):
             observed[name] = want  # as nearly all links are in nearly all runs
             continue
-        pair = _Pair(seen, want, last, leftover, goal.names.get(name), own_key)
+        pair = _Pair(seen, want, last, leftover, goal.names.get(name), own_key, added)
         observed[name], become = pair.views(observation.now, ports)
         if become is not None:
             desired[name] = become
@@ -365,13 +370,27 @@ def _last(observed: ObservedLink, link: Link | None) -> Link | None:
     return link if link.origin.backend == observed.link.origin.backend else None
 
 
+def _addresses_set(leftover: Iterable[Event]) -> dict[str, frozenset[str]]:
+    """The addresses that events may have given to each link, by its name."""
+    found: dict[str, frozenset[str]] = {}
+    for event in leftover:
+        if isinstance(event, LinkAdded | LinkUpdated):
+            after = event.after if isinstance(event, LinkUpdated) else event.link.settings
+            found[event.name] = found.get(event.name, frozenset()).union(after.addresses)
+    return found
+
+
 def _is_as(seen: Link, last: Link) -> bool:
-    """Whether all that can be seen of a link is as the journal knows it.
+    """Whether all of ours that can be seen of a link is as the journal knows it.
 
     Not every machine shows the transit namespace of a link.
     """
+    settings = seen.settings
+    if settings.addresses != last.settings.addresses:
+        mine = tuple(a for a in settings.addresses if a in last.settings.addresses)
+        settings = structs.replace(settings, addresses=mine)
     return (
-        seen.settings == last.settings
+        settings == last.settings
         and seen.device == last.device
         and seen.peers == last.peers
         and seen.origin.instance == last.origin.instance
@@ -384,7 +403,8 @@ class _Pair(Struct, frozen=True):
 
     ``last`` is the link as the journal knows it, and ``leftover`` as an unfinished run may have
     made it. ``resolved`` says whether its peer's host name has an address now; None if the peer
-    has no host name. ``own_key`` is the node's public key now.
+    has no host name. ``own_key`` is the node's public key now. ``added`` are addresses that an
+    unfinished run may have given to the link.
     """
 
     observed: ObservedLink
@@ -393,6 +413,7 @@ class _Pair(Struct, frozen=True):
     leftover: Link | None
     resolved: bool | None
     own_key: str
+    added: frozenset[str] = frozenset()
 
     def views(self, now: int, wanted_ports: Mapping[int, str]) -> tuple[Link, Link | None]:
         """The link as diff shall see it, and what the link shall become; None if it is to go."""
@@ -401,6 +422,7 @@ class _Pair(Struct, frozen=True):
         observed = structs.replace(
             link,
             origin=self._origin(),
+            settings=self._settings(),
             device=self._device(wanted_ports),
             peers=tuple(seen for seen, _ in peers),
             notes=self._notes(),
@@ -411,8 +433,8 @@ class _Pair(Struct, frozen=True):
             return observed, self._replacement(wanted)
         goals = {goal.public_key: goal for _, goal in peers if goal is not None}
         settings = wanted.settings
-        if link.settings.address is not None:
-            settings = structs.replace(settings, address=link.settings.address)
+        if observed.settings.address is not None and not _gives_link_local(settings.addresses):
+            settings = structs.replace(settings, address=observed.settings.address)
         become = tuple(goals.get(peer.public_key, peer) for peer in wanted.peers)
         return observed, structs.replace(wanted, settings=settings, peers=become)
 
@@ -420,6 +442,26 @@ class _Pair(Struct, frozen=True):
         """What the journal remembers of the link; the machine does not show it."""
         source = self.last if self.last is not None else self.leftover
         return NO_NOTES if source is None else source.notes
+
+    def _settings(self) -> LinkSettings:
+        """The settings, with those addresses that are ours.
+
+        Of the link-local addresses that no policy gives, the one that the journal knows is seen,
+        else the first. Where a policy gives one, only that is seen which rait had made up.
+        """
+        link, last = self.observed.link, None if self.last is None else self.last.settings
+        wanted = () if self.wanted is None else self.wanted.settings.addresses
+        ours = self.added.union(wanted, () if last is None else last.addresses)
+        there = link.settings.all_addresses
+        rest = [each for each in there if is_link_local(each) and each not in ours]
+        if _gives_link_local(wanted):
+            rest = [each for each in rest if each in _made_up(link)]
+        rest.sort(key=lambda each: last is None or each != last.address)
+        return structs.replace(
+            link.settings,
+            address=rest[0] if rest else None,
+            addresses=tuple(sorted(ours.intersection(there))),
+        )
 
     def _origin(self) -> Origin:
         """The link's origin; the journal, else the plan fills in an unknown transit namespace.
@@ -514,6 +556,19 @@ class _Pair(Struct, frozen=True):
             for peer in wanted.peers
         )
         return structs.replace(wanted, peers=peers)
+
+
+def _gives_link_local(addresses: Iterable[str]) -> bool:
+    """Whether policies give a link-local address, instead of the one that rait makes up."""
+    return any(map(is_link_local, addresses))
+
+
+def _made_up(link: Link) -> frozenset[str]:
+    """The link-local addresses that rait makes up for a link with these keys."""
+    from rait.domain.plan import link_local
+
+    own = link.device.public_key
+    return frozenset(link_local(own, peer.public_key, f) for peer in link.peers for f in FAMILIES)
 
 
 def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[str, ...]:

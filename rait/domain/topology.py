@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,14 @@ U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 """The allowed IPs of every link: routing is left to the routing daemon."""
+
+
+_LINK_LOCAL = re.compile("fe[89ab][0-9a-f]:")
+
+
+def is_link_local(address: str) -> bool:
+    """Whether an address, in canonical text, is of fe80::/10 (RFC 4291, section 2.4)."""
+    return _LINK_LOCAL.match(address) is not None
 
 
 class Endpoint(Struct, frozen=True, gc=False):
@@ -75,6 +84,11 @@ class LinkSettings(Struct, frozen=True, gc=False):
     up: bool = True
     address: str | None = None
     addresses: tuple[str, ...] = ()
+
+    @property
+    def all_addresses(self) -> tuple[str, ...]:
+        """Every address of the interface, the link-local one first."""
+        return self.addresses if self.address is None else (self.address, *self.addresses)
 
 
 class Origin(Struct, frozen=True, gc=False):

@@ -163,23 +163,50 @@ def test_pyroute2_reads_what_we_ask_for(name: str) -> None:
     assert as_dict(every) == {"IFLA_EXT_MASK": rtnl.RTEXT_FILTER_SKIP_STATS}
     only = read(ifinfmsg, rtnl.list_links("wireguard"))
     assert only.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "wireguard"
-    assert read(ifaddrmsg, rtnl.list_addresses())["family"] == socket.AF_INET6
+    assert read(ifaddrmsg, rtnl.list_addresses())["family"] == socket.AF_UNSPEC
     device = read(wgmsg, wg.get_device(30, name))
     assert (device["cmd"], as_dict(device)) == (wg.WG_CMD_GET_DEVICE, {"WGDEVICE_A_IFNAME": name})
 
 
-@given(indexes, link_locals)
+@st.composite
+def link_addresses(draw: st.DrawFn) -> str:
+    """An address of a link, as LinkSettings has it."""
+    size = draw(st.sampled_from([4, 16]))
+    raw = st.binary(min_size=size, max_size=size)
+    own, peer = draw(raw), draw(st.none() | raw)
+    prefix = draw(st.integers(0, 8 * size))
+    peer_part = f" peer {address_text(peer)}" if peer not in (None, own) else ""
+    return f"{address_text(own)}{peer_part}/{prefix}"
+
+
+def parts(address: str) -> tuple[int, str, str, int]:
+    """Family, our address, the peer's (or ours again) and the prefix length."""
+    own, _, peer = address.partition(" peer ")
+    far, _, prefix = (peer or own).partition("/")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, own if peer else far, far, int(prefix)
+
+
+@given(indexes, link_addresses())
 def test_pyroute2_reads_addresses(index: int, address: str) -> None:
-    text, _, prefix = address.partition("/")
+    family, own, far, prefix = parts(address)
     for request in (rtnl.add_address(index, address), rtnl.delete_address(index, address)):
         message = read(ifaddrmsg, request)
         head = [message[field] for field in ("family", "prefixlen", "index", "scope")]
-        assert head == [socket.AF_INET6, int(prefix), index, rtnl.RT_SCOPE_LINK]
+        assert head == [family, prefix, index, rtnl.RT_SCOPE_UNIVERSE]
         found = as_dict(message)
-        assert found["IFA_ADDRESS"] == found["IFA_LOCAL"] == text
+        assert (found["IFA_LOCAL"], found["IFA_ADDRESS"]) == (own, far)
+        is_new_ip6 = request.kind == rtnl.RTM_NEWADDR and family == socket.AF_INET6
         flags = rtnl.IFA_F_NODAD | rtnl.IFA_F_PERMANENT
-        expected = flags if request.kind == rtnl.RTM_NEWADDR else None
-        assert found.get("IFA_FLAGS") == expected
+        assert found.get("IFA_FLAGS") == (flags if is_new_ip6 else None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x/24", "10.0.0.1", "10.0.0.1/x", "10.0.0.1/256", "::1 peer /1"]
+)
+def test_what_is_no_address_is_refused_by_name(text: str) -> None:
+    with pytest.raises(MachineError, match=f"address {text} is none"):
+        rtnl.add_address(1, text)
 
 
 @given(names, indexes, u32, u32, u32, st.booleans(), st.sampled_from(["wireguard", "vrf", ""]))
@@ -218,10 +245,12 @@ def link_message(index: int, name: str, *attrs: tuple[str, Any], flags: int = 0)
 
 def address_message(index: int, address: str) -> tuple[int, Any]:
     message = ifaddrmsg()
-    text, _, prefix = address.partition("/")
-    message["family"], message["prefixlen"] = socket.AF_INET6, int(prefix)
-    message["index"], message["scope"] = index, rtnl.RT_SCOPE_LINK
-    message["attrs"] = [("IFA_ADDRESS", text)]
+    message["family"], own, far, message["prefixlen"] = parts(address)
+    message["index"] = index
+    message["attrs"] = [("IFA_ADDRESS", far)]
+    # IPv6 tells our own address apart only where there is a peer.
+    if message["family"] == socket.AF_INET or own != far:
+        message["attrs"].append(("IFA_LOCAL", own))
     return rtnl.RTM_GETADDR, message
 
 
@@ -239,13 +268,22 @@ def test_we_read_the_interfaces_of_a_namespace_that_pyroute2_writes(
         link_message(7, name, *numbers, ("IFLA_MASTER", 8), kind, described, flags=0x10001),
         link_message(8, of_vrf, *numbers, vrf_kind, described),
         link_message(9, "lo", ("IFLA_MASTER", 10)),
+        address_message(7, "192.0.2.1/24"),
         address_message(7, address),
         address_message(7, "fe80::ffff/64"),
+        address_message(7, "2001:db8::1/64"),
     )
     common = {"mtu": mtu, "group": group}
     assert rtnl.read_interfaces(cast(netlink.NetlinkSocket, there)) == {
         name: Interface(
-            name=name, index=7, kind="wireguard", up=True, master=of_vrf, address=address, **common
+            name=name,
+            index=7,
+            kind="wireguard",
+            up=True,
+            master=of_vrf,
+            address=address,
+            addresses=("192.0.2.1/24", "2001:db8::1/64", "fe80::ffff/64"),
+            **common,
         ),
         of_vrf: Interface(
             name=of_vrf,
@@ -278,14 +316,17 @@ def test_the_number_of_wireguards_family_is_asked_for_and_read(number: int) -> N
     assert wg.find_family(cast(netlink.NetlinkSocket, generic)) == number
 
 
-@given(indexes, link_locals)
+@given(indexes, link_addresses())
 def test_we_read_addresses_that_pyroute2_writes(index: int, address: str) -> None:
     _, message = address_message(index, address)
     assert rtnl.decode_address(body_of(message)) == (index, address)
+
+
+def test_an_address_of_another_family_is_none() -> None:
     message = ifaddrmsg()
-    message["family"], message["prefixlen"], message["index"] = socket.AF_INET6, 64, index
+    message["family"], message["prefixlen"], message["index"] = socket.AF_BRIDGE, 64, 7
     message["attrs"] = [("IFA_ADDRESS", "2001:db8::1")]
-    assert rtnl.decode_address(body_of(message)) == (index, None)
+    assert rtnl.decode_address(body_of(message)) == (7, None)
 
 
 zones = st.integers(1, 2**32 - 1)

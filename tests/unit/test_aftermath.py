@@ -71,6 +71,8 @@ NARROWED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300))
 DOWNED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, up=False))
 OPENED = PeerUpdated("w1", PEER, structs.replace(PEER, allowed_ips=("2001:db8::/32",)))
 ENSLAVED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300, master="vrf9"))
+BOTH = ("192.0.2.1/24", "2001:db8::1/64")
+ADDRESSED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, addresses=BOTH))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,8 @@ ENSLAVED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300, maste
         (ENSLAVED, with_settings(master="vrf9", address=None, up=False)),
         (LinkRemoved(LINK), with_settings(group=PRIVATE_GROUPS + 7)),
         (DOWNED, with_settings(address=None)),
+        (ADDRESSED, with_settings(addresses=BOTH[:1])),
+        (ADDRESSED, with_settings(addresses=BOTH)),
         (OPENED, with_peer(allowed_ips=())),
         (PeerRemoved("w1", PEER), structs.replace(LINK, peers=())),
         (PeerAdded("w1", LinkPeer("new")), structs.replace(LINK, peers=(PEER, LinkPeer("new")))),
@@ -112,6 +116,8 @@ def test_what_a_failed_event_did_is_found(failed: Event, seen: Link) -> None:
         (LinkRemoved(LINK), with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(group=7)),
         (NARROWED, with_settings(address=None)),
+        (ADDRESSED, with_settings(addresses=("192.0.2.7/24",))),
+        (ENSLAVED, with_settings(addresses=BOTH)),
         (OPENED, with_peer(allowed_ips=("192.0.2.0/24",))),
         (PeerRemoved("w1", PEER), with_peer(endpoint=THERE)),
         (LinkAdded(LINK), with_settings(mtu=1280)),
@@ -121,6 +127,17 @@ def test_what_others_did_meanwhile_is_theirs(failed: Event, by_others: Link) -> 
     assert half_done(topology(LINK), topology(by_others), [failed]) == ()
     left, others = told_apart(topology(LINK), topology(by_others), [failed])
     assert (left, others) == ((), diff(topology(LINK), topology(by_others)))
+
+
+@pytest.mark.parametrize("event", [DOWNED, ENSLAVED])
+def test_a_link_that_goes_down_loses_its_ipv6_addresses_alone(event: LinkUpdated) -> None:
+    before, after = (structs.replace(each, addresses=BOTH) for each in (event.before, event.after))
+    changed = LinkUpdated("w1", before, after)
+    known, seen = with_settings(addresses=BOTH), with_settings(address=None, addresses=BOTH[:1])
+    assert half_done(topology(known), topology(seen), [changed]) != ()
+    left, others = told_apart(topology(known), topology(with_settings(addresses=())), [changed])
+    assert left == (LinkUpdated("w1", known.settings, with_settings(addresses=BOTH[:1]).settings),)
+    assert len(others) == 1
 
 
 def test_both_are_told_apart_where_they_met_in_one_link() -> None:

@@ -51,6 +51,20 @@ def test_of_a_preshared_key_a_program_is_told_that_it_is_set_and_no_more() -> No
     assert "5e7d" not in text
 
 
+def test_all_addresses_are_shown() -> None:
+    both = ("172.20.0.1 peer 172.20.0.2/32", "2001:db8::1/64")
+    settings = structs.replace(LINK.settings, address="fe80::1/64", addresses=both)
+    seen = ObservedLink(link=structs.replace(LINK, settings=settings))
+    only_far = structs.replace(settings, address=None, addresses=both[1:])
+    other = ObservedLink(link=structs.replace(DYNAMIC, settings=only_far))
+    listing = Listing((seen, other), {}, 0)
+    _, first, second = listing_lines(listing)
+    assert "fe80::1, 172.20.0.1 peer 172.20.0.2/32, 2001:db8::1/64  KEY" in first
+    assert second.split()[1] == "2001:db8::1/64"
+    told = jsonable(listing_object(listing))["links"]
+    assert [each["addresses"] for each in told] == [list(both), list(both[1:])]
+
+
 @pytest.mark.parametrize(
     ("name", "columns"),
     [

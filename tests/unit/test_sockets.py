@@ -75,9 +75,17 @@ def sent(kernel: Kernel, via: Sockets, before: LinkSettings, after: LinkSettings
         ({"mtu": 1300}, [rtnl.set_link(1, mtu=1300)]),
         ({"mtu": 1300, "group": 7}, [rtnl.set_link(1, mtu=1300, group=7)]),
         ({"address": None}, [rtnl.delete_address(1, "fe80::1/64")]),
+        ({"addresses": ("192.0.2.1/24",)}, [rtnl.add_address(1, "192.0.2.1/24")]),
         (
-            {"address": "fe80::2/64"},
-            [rtnl.delete_address(1, "fe80::1/64"), rtnl.add_address(1, "fe80::2/64")],
+            {"address": None, "addresses": ("192.0.2.1/24", "fe80::2/64")},
+            [
+                rtnl.add_address(1, "192.0.2.1/24"),
+                rtnl.add_address(1, "fe80::2/64"),
+                rtnl.delete_address(1, "fe80::1/64"),
+                # Had it been the same address to the kernel, it could not have been added before.
+                rtnl.add_address(1, "192.0.2.1/24"),
+                rtnl.add_address(1, "fe80::2/64"),
+            ],
         ),
         # Going down takes the address away, and so does another VRF.
         ({"up": False}, [rtnl.set_link(1, up=False), rtnl.add_address(1, "fe80::1/64")]),
@@ -88,6 +96,36 @@ def test_what_differs_is_written_and_no_more(
     kernel: Kernel, via: Sockets, change: dict[str, Any], requests: list[Request]
 ) -> None:
     assert sent(kernel, via, UP, structs.replace(UP, **change)) == requests
+
+
+def test_what_stays_is_safe_from_the_removal_of_an_ipv4_address(
+    kernel: Kernel, via: Sockets
+) -> None:
+    both = structs.replace(UP, addresses=("192.0.2.1/24", "192.0.2.2/24"))
+    removal = [rtnl.promote_secondaries(1), rtnl.delete_address(1, "192.0.2.1/24")]
+    assert sent(kernel, via, both, structs.replace(UP, addresses=("192.0.2.2/24",))) == removal
+
+
+def test_a_link_that_goes_down_gets_its_ipv6_addresses_back(kernel: Kernel, via: Sockets) -> None:
+    before = structs.replace(UP, addresses=("192.0.2.1/24", "2001:db8::1/64"))
+    back = [rtnl.add_address(1, "fe80::1/64"), rtnl.add_address(1, "2001:db8::1/64")]
+    after = structs.replace(before, up=False)
+    assert sent(kernel, via, before, after) == [rtnl.set_link(1, up=False), *back]
+
+
+def test_where_an_address_is_refused_none_goes(kernel: Kernel, via: Sockets) -> None:
+    before = structs.replace(UP, addresses=("192.0.2.1/24",))
+    after = structs.replace(UP, addresses=("192.0.2.2/24",))
+    bad = rtnl.add_address(1, "192.0.2.2/24")
+    kernel.refused = {bad: errno.EADDRNOTAVAIL}
+    kernel.links["w3"] = FoundInterface(3, KIND, 54)
+    events = [LinkUpdated(name, before, after) for name in ("w1", "w3")]
+    errors = update_settings(via, KIND, events)
+    assert {name: str(error) for name, error in errors.items()} == {
+        "w1": "address 192.0.2.2/24: EADDRNOTAVAIL (Cannot assign requested address)"
+    }
+    assert rtnl.delete_address(3, "192.0.2.1/24") in kernel.sent
+    assert rtnl.delete_address(1, "192.0.2.1/24") not in kernel.sent
 
 
 def test_a_link_is_freed_from_its_vrf(kernel: Kernel, via: Sockets) -> None:
@@ -124,7 +162,7 @@ def test_an_address_that_is_gone_already_is_no_error(kernel: Kernel, via: Socket
 
 
 def test_a_new_link_is_down_and_has_no_address_yet() -> None:
-    settings = structs.replace(UP, master="vrf")
+    settings = structs.replace(UP, master="vrf", addresses=("192.0.2.1/24",))
     link = Link("w1", Origin("kernel"), settings, Device("ours"))
     bare = structs.replace(DOWN, master="vrf")
     assert first_update(link, "vrf") == LinkUpdated("w1", bare, settings)

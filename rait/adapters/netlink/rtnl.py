@@ -1,10 +1,11 @@
-"""Interfaces and their link-local addresses, by rtnetlink(7)."""
+"""Interfaces and their addresses, by rtnetlink(7)."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any
@@ -29,6 +30,8 @@ from rait.adapters.netlink.socket import (
 from rait.adapters.netns import Netns
 from rait.domain.backend import Interface
 from rait.domain.config.hosts import ifname_bytes, ifname_text
+from rait.domain.errors import MachineError
+from rait.domain.topology import is_link_local
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
 RTM_NEWLINK = 16
@@ -57,7 +60,9 @@ IFA_LOCAL = 2
 IFA_FLAGS = 8
 IFA_F_NODAD = 0x02
 IFA_F_PERMANENT = 0x80
-RT_SCOPE_LINK = 253
+RT_SCOPE_UNIVERSE = 0
+IFLA_INET_CONF = 1
+IPV4_DEVCONF_PROMOTE_SECONDARIES = 20
 IFF_UP = 0x1
 IFF_LOWER_UP = 0x10000
 RTEXT_FILTER_SKIP_STATS = 0x8
@@ -79,7 +84,7 @@ _of_link = Picker(
     _IFINFO.size,
 )
 _of_address = Picker({IFA_ADDRESS: BYTES, IFA_LOCAL: BYTES}, _IFADDR.size)
-_LINK_LOCAL = b"\xfe\x80"
+_SIZES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
 class FoundInterface(Record, frozen=True, gc=False):
@@ -115,14 +120,14 @@ def interfaces(ns: Netns) -> dict[str, Interface]:
 def read_interfaces(rtnl: NetlinkSocket) -> dict[str, Interface]:
     """All interfaces of the socket's namespace, by name. Raises MachineError."""
     links = [attributes_of_link(body) for body in rtnl.dump(list_links())]
-    addresses: dict[int, str] = {}
+    addresses: dict[int, list[str]] = {}
     for body in rtnl.dump(list_addresses()):
         index, address = decode_address(body)
         if address is not None:
-            addresses.setdefault(index, address)
+            addresses.setdefault(index, []).append(address)
     names = {index: _text(found[IFLA_IFNAME]) for index, _, found in links if IFLA_IFNAME in found}
     return {
-        names[index]: _interface(names[index], index, flags, found, names, addresses.get(index))
+        names[index]: _interface(names[index], index, flags, found, names, addresses.get(index, ()))
         for index, flags, found in links
         if index in names
     }
@@ -140,8 +145,8 @@ def get_link(name: str) -> Request:
 
 
 def list_addresses() -> Request:
-    """A request for a dump of all IPv6 addresses."""
-    return Request(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_INET6, 0, 0, 0, 0))
+    """A request for a dump of all addresses."""
+    return Request(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 
 
 def new_wireguard(name: str, target_fd: int, mtu: int, group: int, master: int | None) -> Request:
@@ -199,17 +204,28 @@ def delete_group(group: int) -> Request:
 
 
 def add_address(index: int, address: str) -> Request:
-    """Add an IPv6 link-local address such as ``fe80::1/64``; one that is there is no error.
+    """Add an address (see LinkSettings); one that is there is no error.
 
-    There is no duplicate address detection, as nobody else on a tunnel chooses this address.
+    There is no duplicate address detection, as nobody else on a tunnel chooses this address. Raises
+    MachineError for a text that is no address.
     """
-    flags = number(IFA_FLAGS, IFA_F_PERMANENT | IFA_F_NODAD)
+    flags = number(IFA_FLAGS, IFA_F_PERMANENT | IFA_F_NODAD) if ":" in address else b""
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address) + flags)
 
 
 def delete_address(index: int, address: str) -> Request:
-    """Delete an IPv6 link-local address."""
+    """Delete an address (see LinkSettings)."""
     return Request(RTM_DELADDR, 0, _address(index, address))
+
+
+def promote_secondaries(index: int) -> Request:
+    """Have the kernel keep the other IPv4 addresses of a subnet when it deletes the first one.
+
+    By default it deletes all of the subnet with the first (ip-sysctl.rst, promote_secondaries).
+    """
+    conf = nested(IFLA_INET_CONF, [number(IPV4_DEVCONF_PROMOTE_SECONDARIES, 1)])
+    spec = nested(IFLA_AF_SPEC, [nested(socket.AF_INET, [conf])])
+    return Request(RTM_SETLINK, 0, _ifinfo(index) + spec)
 
 
 def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
@@ -223,15 +239,18 @@ def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
 
 
 def decode_address(body: bytes) -> tuple[int, str | None]:
-    """The interface's index in a message about an address; the address if it is link-local IPv6."""
+    """The interface's index in a message about an address, and the address; None for no IP one."""
     found = _of_address(body)
-    family, prefix, _, scope, index = _IFADDR.unpack_from(body)
-    raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
-    if family != socket.AF_INET6 or scope != RT_SCOPE_LINK or len(raw) != 16:
+    family, prefix, _, _, index = _IFADDR.unpack_from(body)
+    far = found.get(IFA_ADDRESS, b"")
+    own = found.get(IFA_LOCAL, far)
+    size = _SIZES.get(family)
+    if len(own) != size:
         return index, None
-    if raw[:1] != _LINK_LOCAL[:1] or raw[1] & 0xC0 != _LINK_LOCAL[1]:
-        return index, None
-    return index, f"{socket.inet_ntop(socket.AF_INET6, raw)}/{prefix}"
+    if own == far or len(far) != size:
+        return index, f"{socket.inet_ntop(family, own)}/{prefix}"
+    peer = socket.inet_ntop(family, far)
+    return index, f"{socket.inet_ntop(family, own)} peer {peer}/{prefix}"
 
 
 def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:
@@ -269,10 +288,12 @@ def _interface(
     flags: int,
     found: dict[int, Any],
     names: dict[int, str],
-    address: str | None,
+    addresses: Sequence[str],
 ) -> Interface:
     master = found.get(IFLA_MASTER)
     kind = kind_of(found)
+    first = next(filter(is_link_local, addresses), None)
+    rest = [each for each in addresses if each != first]
     return Interface(
         name=name,
         index=index,
@@ -282,9 +303,10 @@ def _interface(
         up=bool(flags & IFF_UP),
         carrier=bool(flags & IFF_LOWER_UP),
         master=names.get(master) if master else None,
-        address=address,
+        address=first,
         table=vrf_table(found) if kind == VRF else None,
         alias=_text(found.get(IFLA_IFALIAS, b"")) if kind == VRF else "",
+        addresses=tuple(sorted(rest)) if rest else (),
     )
 
 
@@ -307,10 +329,16 @@ def _name(name: str) -> bytes:
 
 
 def _address(index: int, address: str) -> bytes:
-    text, _, prefix = address.partition("/")
-    raw = socket.inet_pton(socket.AF_INET6, text)
-    header = _IFADDR.pack(socket.AF_INET6, int(prefix or 128), 0, RT_SCOPE_LINK, index)
-    return header + attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
+    own, _, peer = address.partition(" peer ")
+    far, _, prefix = (peer or own).partition("/")
+    family = socket.AF_INET6 if ":" in far else socket.AF_INET
+    try:
+        raw = socket.inet_pton(family, far)
+        local = socket.inet_pton(family, own) if peer else raw
+        header = _IFADDR.pack(family, int(prefix), 0, RT_SCOPE_UNIVERSE, index)
+    except (OSError, ValueError, struct.error) as error:
+        raise MachineError(f"address {address} is none that ip-address(8) has") from error
+    return header + attribute(IFA_LOCAL, local) + attribute(IFA_ADDRESS, raw)
 
 
 def _text(data: bytes) -> str:

@@ -129,17 +129,34 @@ def update_settings(
     if indexes is None:
         indexes = via.indexes([event.name for event in events], kind)
     errors: dict[str, MachineError] = {}
-    requests: dict[str, list[Request]] = {}
+    first: dict[str, list[_Step]] = {}
     for event in events:
         try:
             if event.name not in indexes:
                 raise MachineError("it is gone")
             index, master = indexes[event.name], _new_master(via, event)
-            requests[event.name] = _requests(index, kind, event.before, event.after, master)
+            first[event.name] = _changes(index, kind, event.before, event.after, master)
         except MachineError as error:
             errors[event.name] = error
-    # It is no error if somebody deleted an address before us.
-    return errors | perform(via.rtnl, requests, (errno.EADDRNOTAVAIL,))
+    errors |= _perform(via, first)
+    # Addresses go once the new ones are there, so that what can do without them goes on working.
+    done = (event for event in events if event.name not in errors)
+    second = {e.name: _farewells(indexes[e.name], e.before, e.after) for e in done}
+    return errors | _perform(via, second)
+
+
+def _perform(via: Sockets, steps: Mapping[str, Iterable[_Step]]) -> dict[str, MachineError]:
+    """As ``perform``; the error of an address names it, and to delete one that is gone is none."""
+    owners = [(name, *step) for name, own in steps.items() for step in own]
+    results = via.rtnl.perform([request for _, request, _ in owners]) if owners else []
+    errors: dict[str, MachineError] = {}
+    for (name, request, address), error in zip(owners, results, strict=True):
+        is_gone = error is not None and error.code == errno.EADDRNOTAVAIL
+        if error is not None and not (is_gone and request.kind == rtnl.RTM_DELADDR):
+            errors.setdefault(
+                name, MachineError(f"address {address}: {error}") if address else error
+            )
+    return errors
 
 
 def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
@@ -150,36 +167,54 @@ def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
     return 0 if wanted is None else via.master(wanted)
 
 
-def _requests(
+_Step = tuple[Request, str]
+"""A request, and the address that it is about, "" if it is about none."""
+
+
+def _changes(
     index: int, kind: str, before: LinkSettings, after: LinkSettings, master: int | None
-) -> list[Request]:
-    requests = []
+) -> list[_Step]:
+    """All that changes but the addresses that go."""
+    steps = []
     if kind == TUN and after.up and not before.up:
-        requests.append(rtnl.no_generated_address(index))
-    if before.address is not None and after.address != before.address:
-        requests.append(rtnl.delete_address(index, before.address))
-    if structs.replace(after, address=before.address) != before:
-        requests.append(
-            rtnl.set_link(
-                index,
-                up=after.up if after.up != before.up else None,
-                mtu=after.mtu if after.mtu != before.mtu else None,
-                group=after.group if after.group != before.group else None,
-                master=master,
-            )
-        )
-    # The kernel deletes the address of a link that goes down, and has a link that is up go down for
-    # a moment when its VRF changes.
+        steps.append((rtnl.no_generated_address(index), ""))
+    change = {
+        field: getattr(after, field)
+        for field in ("up", "mtu", "group")
+        if getattr(after, field) != getattr(before, field)
+    }
+    if change or master is not None:
+        steps.append((rtnl.set_link(index, **change, master=master), ""))
+    # The kernel deletes the IPv6 addresses of a link that goes down, and has a link that is up go
+    # down for a moment when its VRF changes.
     lost = master is not None or before.up != after.up
-    if after.address is not None and (lost or after.address != before.address):
-        requests.append(rtnl.add_address(index, after.address))
-    return requests
+    new = [a for a in after.all_addresses if a not in before.all_addresses or (lost and ":" in a)]
+    return [*steps, *_arrivals(index, new)]
+
+
+def _farewells(index: int, before: LinkSettings, after: LinkSettings) -> list[_Step]:
+    """Take away the addresses that go.
+
+    To the kernel, two addresses may be one although their prefix lengths or peers differ: then the
+    new one can only be added after the old one is gone.
+    """
+    going = [a for a in before.all_addresses if a not in after.all_addresses]
+    if not going:
+        return []
+    new = [a for a in after.all_addresses if a not in before.all_addresses]
+    steps = [(rtnl.promote_secondaries(index), "")] if not all(":" in a for a in going) else []
+    steps += [(rtnl.delete_address(index, address), address) for address in going]
+    return [*steps, *_arrivals(index, new)]
+
+
+def _arrivals(index: int, addresses: Iterable[str]) -> list[_Step]:
+    return [(rtnl.add_address(index, address), address) for address in addresses]
 
 
 def first_update(link: Link, master: str | None) -> LinkUpdated:
     """The update that a new interface needs, which is down and has this master and no address."""
     wanted = link.settings
-    bare = structs.replace(wanted, master=master, up=False, address=None)
+    bare = structs.replace(wanted, master=master, up=False, address=None, addresses=())
     return LinkUpdated(link.name, bare, wanted)
 
 
