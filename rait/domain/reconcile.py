@@ -398,6 +398,9 @@ def _is_as(seen: Link, last: Link) -> bool:
     )
 
 
+_NO_SETTINGS = LinkSettings(0, 0)
+
+
 class _Pair(Struct, frozen=True):
     """A link of ours beside the one that is ``wanted`` in its place; None if the link is to go.
 
@@ -447,21 +450,21 @@ class _Pair(Struct, frozen=True):
         """The settings, with those addresses that are ours.
 
         Of the link-local addresses that no policy gives, the one that the journal knows is seen,
-        else the first. Where a policy gives one, only that is seen which rait had made up.
+        else the wanted one, else the first. Where a policy gives one, only that is seen which rait
+        had made up.
         """
-        link, last = self.observed.link, None if self.last is None else self.last.settings
-        wanted = () if self.wanted is None else self.wanted.settings.addresses
-        ours = self.added.union(wanted, () if last is None else last.addresses)
+        link = self.observed.link
+        last, wanted = (
+            _NO_SETTINGS if each is None else each.settings for each in (self.last, self.wanted)
+        )
+        ours = self.added.union(last.addresses, wanted.addresses)
         there = link.settings.all_addresses
         rest = [each for each in there if is_link_local(each) and each not in ours]
-        if _gives_link_local(wanted):
+        if _gives_link_local(wanted.addresses):
             rest = [each for each in rest if each in _made_up(link)]
-        rest.sort(key=lambda each: last is None or each != last.address)
-        return structs.replace(
-            link.settings,
-            address=rest[0] if rest else None,
-            addresses=tuple(sorted(ours.intersection(there))),
-        )
+        best = (each for each in (last.address, wanted.address, *rest) if each in rest)
+        mine = tuple(sorted(ours.intersection(there)))
+        return structs.replace(link.settings, address=next(best, None), addresses=mine)
 
     def _origin(self) -> Origin:
         """The link's origin; the journal, else the plan fills in an unknown transit namespace.

@@ -157,7 +157,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.lists(steps, max_size=10), some_addresses)
 def test_addresses_come_and_go_and_those_of_others_stay(
     drawn: Sequence[tuple[object, ...]], wanted: frozenset[str]
