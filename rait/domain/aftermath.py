@@ -133,7 +133,7 @@ def _settings(
     if moves and not seen.up:
         merged = structs.replace(merged, up=False)
     bounces = moves or before.up != after.up
-    if seen.address is None and (bounces or before.address != after.address):
+    if seen.address != merged.address and (bounces or before.address != after.address):
         merged = structs.replace(merged, address=None)
     # Each address comes and goes by itself.
     changed = {*before.addresses} ^ {*after.addresses}
