@@ -38,6 +38,10 @@ whose port another peer has gets no link, with exit status 3, until the list is 
 link keeps it, whoever comes and wherever in the list. A list that asks for more links than
 max_links in rait.conf changes nothing.
 
+If the list cannot be read from its URL, nothing is touched, unless rait.conf says how old the last
+good list may be that stands in for it, as peers_fallback = "24h". Then links are made by that list
+and none is removed, with exit status 3.
+
 A run stops with exit status 4 if it would end the sessions of more than half of at least four
 links: a peers list that is empty, cut short or exchanged, or a wrong namespace, must not take the
 node off the mesh. A link loses its session if it is removed or made again, or if it gets another

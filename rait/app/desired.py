@@ -46,13 +46,27 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
         if dry_run:
             warnings += isolation.vrf_warnings(change.events)
             warnings += _extra_cmd_warnings(session, change)
-        return session.conclude(
+        report = session.conclude(
             "plan" if dry_run else "up",
             change,
             makes_target=True,
             warnings=warnings,
             accepted=assume_yes,
         )
+        # What the guard stopped may be no list to boot from.
+        return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)
+
+
+def _with_list_kept(report: Report, session: Session) -> Report:
+    """Keep the peers list, if it is from a URL; the report has a warning if that fails."""
+    try:
+        session.registry.peers.keep()
+    except OSError as error:
+        problem = f"the peers list cannot be kept for when its URL fails: {error.strerror}"
+        if session.config.peers_fallback is not None:
+            return structs.replace(report, warnings=(*report.warnings, problem))
+        session.options.debug(problem)
+    return report
 
 
 def planned_goal(
@@ -99,13 +113,14 @@ def _described(loaded: Loaded, flaws: Iterable[Problem]) -> tuple[Problem, ...]:
 
 def _doubts(config: Config, peers: LoadedPeers, problems: Sequence[Problem]) -> Doubts | None:
     """Some entries were skipped as they cannot be read, others as their links cannot be made."""
-    if not (peers.doubts or problems):
+    if not (peers.doubts or problems or peers.old):
         return None
     from rait.domain.doubt import Doubts, doubts_of
 
     skipped = (*peers.doubts, *doubts_of(problems, readable=True))
-    doubts = Doubts(skipped, config.transports, peers.document.describe, config.max_links)
-    return doubts if skipped else None
+    describe = peers.document.describe
+    doubts = Doubts(skipped, config.transports, describe, config.max_links, peers.old)
+    return doubts if skipped or peers.old else None
 
 
 def _extra_cmd_warnings(session: Session, change: Change) -> list[str]:

@@ -77,7 +77,7 @@ class Preparation:
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
         if self._peers:
             before = None if names_again else self._found
-            peers = load_registry(loaded, public_key, secret, read=self._texts.read)
+            peers = self._peers_list(loaded, public_key, secret)
             self._found = self._registry(loaded, peers, before)
         return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
 
@@ -91,6 +91,13 @@ class Preparation:
         if disturbed and (self._texts.has_remote or has_names):
             return False
         return self._texts.unchanged()
+
+    def _peers_list(self, loaded: Loaded, public_key: str, secret: Secret) -> LoadedPeers:
+        if not source.is_web(loaded.config.peers):
+            return load_registry(loaded, public_key, secret, read=self._texts.read)
+        from rait.app.fallback import load_from_web  # here, as it loads httpx
+
+        return load_from_web(loaded, public_key, secret, self._texts, self._url)
 
     def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
         self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")

@@ -26,6 +26,7 @@ from rait.domain.plan import count_wanted
 
 if TYPE_CHECKING:
     from rait.domain.doubt import Doubt
+    from rait.domain.fallback import OldList
 
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
@@ -54,7 +55,9 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     """The peers, and the document that they are from.
 
     ``digest`` gives the SHA-256 of its text in hex, ``warnings`` are lines for the user, and
-    ``doubts`` are the entries that could not be read.
+    ``doubts`` are the entries that could not be read. ``old`` is None, unless an old list stands in
+    for the newest. ``keep`` keeps a list from the network for later runs, and may raise OSError; it
+    is for the holder of the lock.
     """
 
     peers: tuple[Peer, ...]
@@ -62,6 +65,12 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     document: Document
     doubts: tuple[Doubt, ...] = ()
+    old: OldList | None = None
+    keep: Callable[[], None] = lambda: None
+
+
+class PublishedKeyError(SourceError):
+    """The peers list holds this node's own private key."""
 
 
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
@@ -240,25 +249,25 @@ _PUBLISHED = (
 
 
 def _refuse_text_with(secret: Secret, text: str, name: str) -> None:
-    """Raise SourceError, with the line, where the text holds the private key anywhere."""
+    """Raise PublishedKeyError, with the line, if the text holds the private key anywhere."""
     key = secret.reveal()
     spellings = ((key.rstrip("="), text), (a2b_base64(key).hex(), text.lower()))
     for spelling, where in spellings:
         before, found, _ = where.partition(spelling)
         if found:
-            raise SourceError(f"{name}:{before.count(chr(10)) + 1}: {_PUBLISHED}")
+            raise PublishedKeyError(f"{name}:{before.count(chr(10)) + 1}: {_PUBLISHED}")
 
 
 def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> None:
-    """Raise SourceError where a peer has the private key, even if its text was written escaped."""
+    """Raise PublishedKeyError if a peer has the private key, even if its text was escaped."""
     for peer in peers:
         if peer.public_key == key:
             problem = Problem(_PUBLISHED, "error", peer.endpoints[0].path)
-            raise SourceError(document.describe(problem))
+            raise PublishedKeyError(document.describe(problem))
 
 
 def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
-    """Raise SourceError where a peer's key is the private key of this public key."""
+    """Raise PublishedKeyError where a peer's key is the private key of this public key."""
     from rait.adapters import keys
 
     for peer in peers.peers:

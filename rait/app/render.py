@@ -87,9 +87,10 @@ def print_plan(report: Report, arguments: Namespace) -> int:
     """
     _print(report, arguments)
     if getattr(arguments, "detailed_exitcode", False):
-        failed = report.failures or report.conflicts
+        failed = report.failures or report.conflicts or report.old_list
         return FAILED if failed else CHANGES if report.events else DONE
-    return PARTIAL if report.failures or report.losses or report.conflicts else DONE
+    partial = report.failures or report.losses or report.conflicts or report.old_list
+    return PARTIAL if partial else DONE
 
 
 @contextmanager
@@ -102,6 +103,8 @@ def done_already() -> Iterator[None]:
 
 
 def _print(report: Report, arguments: Namespace) -> None:
+    if report.old_list:
+        warn(report.old_list)
     for warning in report.warnings:
         warn(f"warning: {warning}")
     for failure in report.failures:
@@ -190,6 +193,7 @@ def report_object(report: Report) -> dict[str, object]:
         "failed": [{"link": f.link, "error": f.error} for f in report.failures],
         "losses": list(report.losses),
         "conflicts": list(report.conflicts),
+        "old_peers_list": report.old_list or None,
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }

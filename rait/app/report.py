@@ -32,7 +32,8 @@ class Report(Struct, frozen=True, kw_only=True):
     and this run ended. ``extra_cmd_sent``: all that this run did was to send babeld the
     ``extra_cmd`` that an earlier run owed. ``losses`` are lines about links that lose their peer
     because its entry in the peers list was skipped, and ``conflicts`` about peers that get no link
-    because others have its name or port.
+    because others have its name or port. ``old_list`` is a line about an old peers list that stood
+    in for the newest, "" if that was used.
     """
 
     command: str
@@ -51,6 +52,7 @@ class Report(Struct, frozen=True, kw_only=True):
     extra_cmd_sent: bool = False
     losses: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    old_list: str = ""
 
 
 def _report_on(
@@ -85,6 +87,7 @@ def _report_on(
         removal=removal,
         losses=change.losses,
         conflicts=change.goal.conflicts,
+        old_list=change.goal.old.told if change.goal.old is not None else "",
     )
 
 

@@ -9,6 +9,9 @@ Others write the registry, and a link must not go because somebody mistyped a po
 3. The VRF that the link is in stays, and so do the rules for its fwmark if no other link has it.
 4. rait names each link that loses its peer while a skipped entry is or may be that of the peer: the
    entry can be read but its link cannot be made, or nothing tells whose entry it is.
+5. Where the whole list is an old one (fallback.py), nothing is removed, whatever the reason: a link
+   that would be removed, made again or parted from a peer stays as it is, and so does each VRF and
+   rule. New links are made, and links that stay get new settings.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from msgspec import Struct, structs
 
 from rait.domain.config.schema import Transport
 from rait.domain.errors import Problem, SkippedEntry, few
+from rait.domain.fallback import OldList
 from rait.domain.topology import Link, Topology
 from rait.domain.vrf import with_needs_of
 
@@ -34,6 +38,8 @@ class Doubt(Struct, frozen=True):
     readable: bool = False
 
 
+_BY_AN_OLD_LIST = "the peers list is old, and would remove it, make it again or take its peer"
+
 Describe = Callable[[Problem], str]
 """Makes one line of a problem, with its place in the registry."""
 
@@ -41,13 +47,15 @@ Describe = Callable[[Problem], str]
 class Doubts(Struct, frozen=True):
     """The entries of a registry that were skipped, and the transports that they may be for.
 
-    No new links are made beyond ``max_links``, counting the links that stay because of an entry.
+    No new links are made beyond ``max_links``, counting the links that stay because of a doubt.
+    ``old`` is None where the registry is the newest.
     """
 
     entries: Sequence[Doubt]
     transports: Sequence[Transport]
     describe: Describe
     max_links: int
+    old: OldList | None = None
 
 
 class Kept(Struct, frozen=True):
@@ -68,18 +76,25 @@ def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[D
 def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept:
     """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
-    If the links that stay make too many, there is an error that is of no link.
+    By an old list, keep all. If the links that stay make too many, there is an error that is of no
+    link.
     """
+    is_losing = _loses_its_peer if doubts.old is None else _loses_anything
     losing = {
         name: link
         for name, link in observed.links.items()
-        if _loses_its_peer(link, desired.links.get(name))
+        if is_losing(link, desired.links.get(name))
     }
     kept: dict[str, str] = {}
     losses: list[str] = []
-    if losing:
+    if doubts.old is not None:
+        kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
+    elif losing:
         kept, losses = _sort_out(losing, desired, doubts)
     became, problems = _with_kept(observed, desired, kept)
+    if doubts.old is not None:
+        vrfs, rules = {**became.vrfs, **observed.vrfs}, {**became.rules, **observed.rules}
+        became = structs.replace(became, vrfs=vrfs, rules=rules)
     if len(became.links) > doubts.max_links and became.links.keys() - observed.links.keys():
         problems.append(_too_many(len(became.links), doubts.max_links))
     return Kept(became, tuple(problems), tuple(losses))
@@ -96,7 +111,8 @@ def _sort_out(
     for name, link in losing.items():
         unread = index.of_peer(link) or index.of_port(link)
         if unread is not None:
-            kept[name] = describe(unread.problem) + _unserved(desired.links.get(name))
+            why = f"the entry of its peer cannot be read: {describe(unread.problem)}"
+            kept[name] = why + _unserved(desired.links.get(name))
         elif (lost := index.of_peer(link, readable=True)) is not None:
             why = describe(lost.problem)
             losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
@@ -109,7 +125,7 @@ def _sort_out(
 
 def _too_many(links: int, max_links: int) -> Problem:
     return Problem(
-        f"there would be {links} links, counting those whose entries cannot be read, but "
+        f"there would be {links} links, counting those that stay as they are, but "
         f"max_links is {max_links}, so nothing is done. If the peers list is right, "
         "raise max_links in rait.conf"
     )
@@ -165,6 +181,12 @@ def _loses_its_peer(link: Link, desired: Link | None) -> bool:
     return bool(link.peers) and not any(desired.peer(peer.public_key) for peer in link.peers)
 
 
+def _loses_anything(link: Link, desired: Link | None) -> bool:
+    if desired is None or not link.origin.may_become(desired.origin):
+        return True
+    return any(desired.peer(peer.public_key) is None for peer in link.peers)
+
+
 def _unserved(wanted: Link | None) -> str:
     """Who does not get a link that stays as it is."""
     if wanted is None or not wanted.peers:
@@ -187,7 +209,7 @@ def _with_kept(
     links |= {name: observed.links[name] for name in kept}
     problems = [
         Problem(
-            f"left as it is, as the entry of its peer cannot be read: {why}",
+            f"left as it is, as {why}",
             "warning",
             (),
             name,

@@ -25,7 +25,8 @@ be done. The steps, in their order:
    where the session is dead (endpoints.py). A link that has to be made again takes its endpoint
    along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
-5. A link whose entry in the peers list was skipped stays if the entry cannot be read (doubt.py).
+5. A link whose entry in the peers list was skipped stays if the entry cannot be read, and all that
+   there is stays while an old list stands in for the newest (doubt.py).
 6. babeld's interfaces shall be the links that are up (babel.py). In a run that does not ask
    babeld, both topologies have the interfaces that the journal knows.
 7. What differs from the journal's last knowledge is *drift*. The part of it that an unfinished run
@@ -75,16 +76,17 @@ from rait.domain.vrf import FAMILIES, reconcile_isolation, with_needs_of
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
     from rait.domain.doubt import Doubts
+    from rait.domain.fallback import OldList
 
 
 class Goal(Struct, frozen=True):
     """What a run wants; where ``topology`` is None, it wants the links as they are.
 
     ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
-    were skipped. ``conflicts`` are lines about peers that get no link, as others have what it
-    needs. ``only`` names all that may change; None stands for everything. ``psks`` are the
-    preshared keys that can be set, as pairs of a peer and a digest. ``flaws`` say which links lack
-    something that a policy sets.
+    were skipped, or that the whole list is old. ``conflicts`` are lines about peers that get no
+    link, as others have what it needs. ``only`` names all that may change; None stands for
+    everything. ``psks`` are the preshared keys that can be set, as pairs of a peer and a digest.
+    ``flaws`` say which links lack something that a policy sets.
     """
 
     topology: Topology | None
@@ -94,6 +96,11 @@ class Goal(Struct, frozen=True):
     only: frozenset[str] | None = None
     psks: frozenset[tuple[str, str]] = frozenset()
     flaws: tuple[Problem, ...] = ()
+
+    @property
+    def old(self) -> OldList | None:
+        """The old peers list that the goal is from, if it is from one."""
+        return None if self.doubts is None else self.doubts.old
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -225,6 +232,8 @@ def _with_babeld(change: Change, babeld: BabeldState) -> Change:
     if babeld.problem is not None:
         return structs.replace(change, babeld_problem=babeld.problem)
     has, shall_have = babeld.compare(change.known.topology, change.desired.links)
+    if change.goal.old is not None:
+        shall_have = {**shall_have, **has}  # to change parameters, an interface has to go as well
     return structs.replace(
         change,
         observed=structs.replace(change.observed, babel=has),

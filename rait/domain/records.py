@@ -55,6 +55,9 @@ RunStatus = Literal["done", "partial", "failed"]
 BABELD: Literal["babeld"] = "babeld"
 """The name of babeld where a problem names a link, or an event its backend."""
 
+PEERS_LIST = "peers list"
+"""The name of the peers list where a problem names a link; no interface has a name with a space."""
+
 ExtraCmd = Literal["sent", "owed"]
 """What became of ``extra_cmd`` in a run: babeld took it, or it is still to be sent."""
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from rait.domain.events import Event, ToBabeld
 from rait.domain.reconcile import Change
-from rait.domain.records import BABELD, ExtraCmd, RunStatus
+from rait.domain.records import BABELD, PEERS_LIST, ExtraCmd, RunStatus
 
 
 class Failure(Struct, frozen=True):
@@ -51,8 +51,8 @@ class Verdict(Struct, frozen=True):
 
     ``status`` is for the journal. ``outcome`` is for the user: "unchanged" if there was nothing to
     do, and "partial" if the peers list is to be mended: a link lost its peer by a mistake in it, or
-    a peer has no link by a conflict. ``problems`` are those that belong to no event, by link or for
-    babeld.
+    a peer has no link by a conflict. ``problems`` are those that belong to no event, by link, for
+    babeld or for the peers list.
     """
 
     status: RunStatus
@@ -87,11 +87,13 @@ def verdict(
         problems[BABELD] = failed[BABELD] = results.extra_cmd_error
     bad = failed.keys() if babeld_alone else broken
     good = change.desired.links.keys() - bad
+    if change.goal.old is not None:
+        problems[PEERS_LIST] = change.goal.old.problem
     status: RunStatus = "done"
-    if failed:
+    if failed or problems:
         status = "partial" if good or results.happened or not bad else "failed"
     outcome: RunStatus | Literal["unchanged"] = status
-    if not (change.events or failed or results.ended):
+    if not (change.events or failed or problems or results.ended):
         outcome = "unchanged"
     if outcome in ("done", "unchanged") and (change.losses or change.goal.conflicts):
         outcome = "partial"

@@ -546,6 +546,28 @@ def test_a_time_to_keep_runs_that_is_none(text: Any) -> None:
         assert 'write it as "90d", "52w", or "forever"' in problem.message
 
 
+@pytest.mark.parametrize(
+    ("text", "hours"), [("24h", 24), ("7d", 168), ("always", "always"), (..., None)]
+)
+def test_how_old_a_list_may_be_that_stands_in(text: Any, hours: Any) -> None:
+    expected = hours * 3600 * 10**9 if isinstance(hours, int) else hours
+    assert decoded(peers="https://example.org/p", peers_fallback=text).peers_fallback == expected
+
+
+@pytest.mark.parametrize("text", ["", "0h", "forever", 24, True, KEY, ["24h"], "-1h"])
+def test_an_age_that_is_none(text: Any) -> None:
+    problem = error(peers="https://example.org/p", peers_fallback=text)
+    assert problem.path == ("peers_fallback",)
+    assert KEY not in problem.message
+
+
+@pytest.mark.parametrize("peers", ["/etc/rait/peers.conf", "-", ...])
+def test_only_a_list_from_a_url_is_kept(peers: Any) -> None:
+    config, (problem,) = decode_config(document(peers=peers, peers_fallback="24h"))
+    assert config is not None
+    assert (problem.path, problem.severity) == (("peers_fallback",), "warning")
+
+
 @pytest.mark.parametrize("path", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
 def test_a_journal_that_is_no_path(path: str) -> None:
     assert error(journal=path).message == "must be the path of a file on this machine"

@@ -303,6 +303,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         failures=(Failure("w1", "EBUSY"),),
         losses=("w2 goes",),
         conflicts=("w4 is taken",),
+        old_list="the list is old",
         warnings=("careful",),
         ended=("w3",),
         half_done=(LinkRemoved(LINK),),
@@ -324,6 +325,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         "failed": [{"link": "w1", "error": "EBUSY"}],
         "losses": ["w2 goes"],
         "conflicts": ["w4 is taken"],
+        "old_peers_list": "the list is old",
         "warnings": ["careful"],
         "excessive_removal": None,
     }

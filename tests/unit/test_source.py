@@ -13,11 +13,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from rait.adapters.config import source
+from rait.adapters.config.web import Version, url_digest
 from rait.domain.errors import SourceError
 
 BODY = "peers = []\n"
+ETAG, MODIFIED = 'W/"5c-abc"', "Wed, 25 Nov 2026 10:00:00 GMT"
+
+
+NO_VERSION = Version()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -25,6 +31,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, self.headers.get("Authorization")))
+        conditions = (self.headers.get(name) for name in ("If-None-Match", "If-Modified-Since"))
+        self.server.asked.append(tuple(conditions))
         getattr(self, "_" + self.path.strip("/").partition("?")[0], self._missing)()
 
     def log_message(self, *args: object) -> None:
@@ -33,14 +41,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _missing(self) -> None:
         self.send_error(404)
 
-    def _answer(self, body: bytes, status: int = 200) -> None:
+    def _answer(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
+        for name, text in headers.items():
+            self.send_header(name.replace("_", "-"), text)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def _ok(self) -> None:
         self._answer(BODY.encode())
+
+    def _versioned(self) -> None:
+        is_known = self.headers.get("If-None-Match") == ETAG
+        if is_known:
+            self._answer(b"", 304)
+        else:
+            self._answer(BODY.encode(), ETag=ETAG, Last_Modified=MODIFIED)
+
+    def _odd(self) -> None:
+        self._answer(BODY.encode(), ETag=self.server.etag, Last_Modified=self.server.modified)
+
+    def _unasked(self) -> None:
+        self._answer(b"", 304)
+
+    def _moved_versioned(self) -> None:
+        self._redirect("/versioned")
 
     def _latin(self) -> None:
         self._answer(b"caf\xe9")
@@ -98,6 +124,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seen: list[tuple[str, str | None]] = []
+        self.asked: list[tuple[str | None, ...]] = []
+        self.etag = self.modified = ""
         self.closing = threading.Event()
         self.other = 0
 
@@ -274,10 +302,65 @@ def test_credentials_are_used_and_not_shown(server, caplog):
         ("cut", "transfer failed"),
         ("garbage", "transfer failed"),
         ("loop", "redirected more than 5 times"),
+        ("unasked", "answered 304 Not Modified"),
     ],
 )
 def test_answers_that_are_no_use(server, path, says):
     assert says in refused(f"http://127.0.0.1:{server.port}/{path}")
+
+
+def fetched(url: str, known: Version = NO_VERSION) -> tuple[str | None, Version]:
+    return source.fetch(url, known, 1000)
+
+
+def test_what_is_known_is_not_sent_again(server):
+    url = f"http://user:pass@127.0.0.1:{server.port}/versioned"
+    text, version = fetched(url)
+    assert (text, version.etag, version.modified) == (BODY, ETAG, MODIFIED)
+    assert fetched(url, version) == (None, version)
+    assert server.asked == [(None, None), (ETAG, MODIFIED)]
+    older = structs.replace(version, etag='"older"')
+    assert fetched(url, older) == (BODY, version)
+
+
+def test_a_version_is_of_the_url_that_sent_it_and_of_no_other(server):
+    here = f"http://127.0.0.1:{server.port}"
+    _, version = fetched(f"{here}/moved_versioned")
+    assert fetched(f"{here}/moved_versioned", version) == (None, version)
+    assert server.asked[2:] == [(None, None), (ETAG, MODIFIED)]
+    fetched(f"{here}/ok", version)
+    assert fetched(f"{here}/moved", version)[0] == BODY
+    assert server.asked[4:] == [(None, None)] * 3
+
+
+def test_a_condition_goes_no_further_than_the_url_that_it_is_for(server):
+    """The URL that sent the list redirects by now: what follows is another text."""
+    here = f"http://127.0.0.1:{server.port}"
+    version = Version(url_digest(f"{here}/moved"), ETAG, MODIFIED)
+    assert fetched(f"{here}/moved", version)[0] == BODY
+    assert server.asked == [(ETAG, MODIFIED), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified"),
+    [
+        ("bare", "yesterday"),
+        ('"a b"', "Wed, 25 Nov 2026 10:00:00 +0100"),
+        ('"caf\xe9"', "25 Nov 2026"),
+        (f'"{"x" * 257}"', f"{MODIFIED}, {MODIFIED}"),
+        ('"a", "b"', f"{MODIFIED} {'x' * 5000}"),
+        ("", ""),
+    ],
+)
+def test_what_no_server_may_send_is_not_sent_back(server, etag, modified):
+    server.etag, server.modified = etag, modified
+    url = f"http://127.0.0.1:{server.port}/odd"
+    text, version = fetched(url)
+    assert (text, version.etag, version.modified) == (BODY, "", "")
+    # Nor where a file that was kept has it.
+    assert Version(url_digest(url), f"{etag}\r\nX: y", f"{modified}\n").conditions(url) == {}
+    assert fetched(url, version)[0] == BODY
+    assert server.asked == [(None, None)] * 2
 
 
 def test_too_much(server):

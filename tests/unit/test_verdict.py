@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rait.domain.doubt import Doubts
 from rait.domain.errors import Problem
 from rait.domain.events import BabelInterfaceAdded, LinkAdded
+from rait.domain.fallback import OldList
 from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 from rait.domain.verdict import Failure, Results, verdict
@@ -21,6 +23,9 @@ TOLD = BabelInterfaceAdded("w1", "")
 BOTH = Topology({name: link(name) for name in ("w1", "w2")})
 CHANGE = Change(observed=EMPTY, desired=BOTH, events=(ONE, TWO, TOLD))
 QUIET = Change(observed=BOTH, desired=BOTH)
+OLD = OldList(5 * 10**9, "yesterday", "it is out of reach")
+BY_AN_OLD_LIST = Goal(BOTH, doubts=Doubts((), (), lambda problem: problem.message, 9, OLD))
+PARTIAL, FAILED = ("partial",) * 2, ("failed",) * 2
 WRONG = Problem("it is taken", link="w3")
 CONFLICT = structs.replace(QUIET, goal=Goal(BOTH, conflicts=("w1 is taken",)))
 LEFT = Problem("nobody can tell", "warning", (), "w1")
@@ -48,6 +53,9 @@ LEFT = Problem("nobody can tell", "warning", (), "w1")
         (QUIET, Results(stuck={"w1": "busy", "w2": "busy"}), "failed", "failed"),
         (QUIET, Results(stuck={"w1": "busy"}), "partial", "partial"),
         (QUIET, Results(extra_cmd="owed", extra_cmd_error="no"), "partial", "partial"),
+        (structs.replace(QUIET, goal=BY_AN_OLD_LIST), Results(), "partial", "partial"),
+        (structs.replace(CHANGE, goal=BY_AN_OLD_LIST), Results(happened=(ONE,)), *PARTIAL),
+        (structs.replace(CHANGE, goal=BY_AN_OLD_LIST), Results(errors={0: "no", 1: "no"}), *FAILED),
     ],
 )
 def test_a_run_has_failed_where_nothing_is_as_it_should_be(
@@ -55,6 +63,15 @@ def test_a_run_has_failed_where_nothing_is_as_it_should_be(
 ) -> None:
     judged = verdict(change, results)
     assert (judged.status, judged.outcome) == (status, outcome)
+
+
+def test_an_old_list_is_a_problem_of_no_link_and_its_age_is_not_journaled() -> None:
+    """Runs that repeat each other are only counted, and each finds the list a little older."""
+    judged = verdict(structs.replace(QUIET, goal=BY_AN_OLD_LIST))
+    assert judged.problems == {"peers list": "the list of yesterday stood in: it is out of reach"}
+    assert judged.failures == ()
+    assert "5 seconds old" in OLD.told
+    assert "5 seconds" not in OLD.problem
 
 
 def test_a_run_that_is_about_babeld_alone_fails_with_it() -> None:

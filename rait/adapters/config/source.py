@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.errors import SourceError
+
+if TYPE_CHECKING:
+    from rait.adapters.config.web import Version
 
 STDIN = "-"
 TIMEOUT = 20.0
@@ -30,7 +33,23 @@ def read(url: str, *, limit: int = MAX_BYTES) -> str:
     Raises SourceError, which says what to do and never shows the credentials of a URL.
     """
     name = display_name(url)
-    raw = _read_bytes(url, name, limit)
+    return _as_text(_read_bytes(url, name, limit), name, limit)
+
+
+def fetch(url: str, known: Version, limit: int) -> tuple[str | None, Version]:
+    """The text that a server has now, with its version; None for the version that is ``known``.
+
+    Raises SourceError as ``read`` does, and for what is no http:// or https:// URL.
+    """
+    from rait.adapters.config import web  # here, as httpx takes half a second to import
+
+    name = display_name(url)
+    answer = web.fetch(url, display_name, TIMEOUT, limit, known)
+    text = None if answer.body is None else _as_text(answer.body, name, limit)
+    return text, answer.version
+
+
+def _as_text(raw: bytes, name: str, limit: int) -> str:
     if len(raw) > limit:
         raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
     try:
@@ -102,6 +121,11 @@ def readable_by_others(url: str) -> bool:
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
+def is_web(url: str) -> bool:
+    """Whether the text behind a URL comes over the network."""
+    return _scheme(url) in ("http", "https")
+
+
 def is_plain_http(url: str) -> bool:
     """Whether the text behind a URL comes over the network without TLS."""
     return _scheme(url) == "http"
@@ -143,6 +167,11 @@ class Texts:
             self._remote = True
         return text
 
+    def fetch(self, url: str, known: Version, limit: int) -> tuple[str | None, Version]:
+        """The text that a server has now, as ``fetch`` gives it. Raises SourceError."""
+        self._remote = True  # also if it fails: by the next time it may have succeeded
+        return fetch(url, known, limit)
+
     def unchanged(self) -> bool:
         """Whether each file that was read still holds what it held then."""
         return all(_holds(url, limit, text) for url, (limit, text) in self._files.items())
@@ -175,7 +204,7 @@ def _read_bytes(url: str, name: str, limit: int) -> bytes:
         raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
     from rait.adapters.config import web  # here, as httpx takes half a second to import
 
-    return web.fetch(url, display_name, TIMEOUT, limit)
+    return web.fetch(url, display_name, TIMEOUT, limit).body or b""
 
 
 def _read_stdin(limit: int) -> bytes:

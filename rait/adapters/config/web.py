@@ -4,6 +4,10 @@ A body that was cut off may still be valid text, and the peers missing from it w
 links. So a body counts only if it ends as the server announced: by its length, its last chunk (RFC
 9112, section 6), or the checksum at the end of gzip (RFC 1952). A body that ends only with the
 connection is refused.
+
+A server is told which version of a text is known already, so that it need not send it again (RFC
+9110, section 13). Only the URL that sent the version is told, and not one that leads there by a
+redirection: an ETag says nothing to any other.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
+from msgspec import Struct
 
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_PORT
+from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 
 REDIRECTS = 5
@@ -31,16 +37,59 @@ _BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
 """How h11 quotes what a server sent: as a Python literal, which no user wants to read."""
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,256}"')
+"""An entity tag (RFC 9110, section 8.8.3), of printable ASCII only: it is sent back."""
+_MODIFIED = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT")
+_CONDITIONS = ("If-None-Match", "If-Modified-Since")
 
 
-def fetch(url: str, display: Callable[[str], str], timeout: float, limit: int) -> bytes:
+class Version(Struct, frozen=True):
+    """Which version of a text a server sent; ``etag`` and ``modified`` are "" where it told none.
+
+    ``url`` is a digest of the URL that sent it, after all redirections, as it may hold a token.
+    """
+
+    url: str = ""
+    etag: str = ""
+    modified: str = ""
+
+    def conditions(self, url: str) -> dict[str, str]:
+        """The headers that ask this URL for any version but this one; none for another URL.
+
+        A version may have been read from a file, so no header is made of what no server may send.
+        """
+        if self.url != url_digest(url):
+            return {}
+        texts = (_told(_ETAG, self.etag), _told(_MODIFIED, self.modified))
+        return {name: text for name, text in zip(_CONDITIONS, texts, strict=True) if text}
+
+
+class Answer(Struct, frozen=True):
+    """What a server sent; ``body`` is None where the version that is known is still the newest."""
+
+    body: bytes | None
+    version: Version
+
+
+def url_digest(url: str) -> str:
+    """What tells a URL from others, in hex, without showing what is in it."""
+    return blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def fetch(
+    url: str,
+    display: Callable[[str], str],
+    timeout: float,
+    limit: int,
+    known: Version = Version(),  # noqa: B008 - it is frozen
+) -> Answer:
     """The body of a 200 answer of up to ``limit`` bytes; ``timeout`` is in seconds.
 
-    ``display`` makes a URL fit for messages. TLS is verified against the machine's own
-    certificates. Raises SourceError, which names the URL and, after a redirection, the one that
-    failed.
+    ``known`` is the version that the caller has. ``display`` makes a URL fit for messages. TLS is
+    verified against the machine's own certificates. Raises SourceError, which names the URL and,
+    after a redirection, the one that failed.
     """
-    transfer = _Transfer(url, display, timeout, limit)
+    transfer = _Transfer(url, display, timeout, limit, known)
     # In a thread, as a socket's timeout bounds neither a look-up nor a server that drips bytes. It
     # is a daemon, so that it never keeps the process from ending.
     thread = threading.Thread(target=transfer.run, name="rait-fetch", daemon=True)
@@ -48,27 +97,35 @@ def fetch(url: str, display: Callable[[str], str], timeout: float, limit: int) -
     thread.join(timeout)
     if transfer.error is not None:
         raise transfer.error
-    if transfer.body is None:
+    if transfer.answer is None:
         raise transfer.too_late()
-    return transfer.body
+    return transfer.answer
 
 
 class _Transfer:
-    """One transfer. After ``run``, either ``body`` or ``error`` is set."""
+    """One transfer. After ``run``, either ``answer`` or ``error`` is set."""
 
-    def __init__(self, url: str, display: Callable[[str], str], timeout: float, limit: int) -> None:
-        self.body: bytes | None = None
+    def __init__(
+        self,
+        url: str,
+        display: Callable[[str], str],
+        timeout: float,
+        limit: int,
+        known: Version,
+    ) -> None:
+        self.answer: Answer | None = None
         self.error: SourceError | None = None
         self._url = url
         self._display = display
         self._redirected_to: str | None = None
         self._timeout = timeout
         self._limit = limit
+        self._known = known
         self._deadline = time.monotonic() + timeout
 
     def run(self) -> None:
         try:
-            self.body = self._get()
+            self.answer = self._get()
         except SourceError as error:
             self.error = error
         except httpx.TimeoutException:
@@ -92,7 +149,7 @@ class _Transfer:
             name += f": redirected to {self._display(self._redirected_to)[:MAX_SHOWN]}"
         return SourceError(f"{name}: {message}")
 
-    def _get(self) -> bytes:
+    def _get(self) -> Answer:
         url, auth = _without_credentials(self._url)
         with httpx.Client(
             verify=_trust(),
@@ -106,19 +163,31 @@ class _Transfer:
                 if (request.url.port or 0) > MAX_PORT:
                     # httpx takes the number modulo 65536.
                     raise self._failed(f"port {request.url.port} is not from 1 to {MAX_PORT}")
+                conditions = self._known.conditions(str(request.url))
+                request.headers.update(conditions)
                 response = client.send(request, auth=auth, stream=True)
                 try:
                     onward = response.next_request
                     if onward is None:
-                        return self._body(response)
+                        return self._answer(response, asked_for_news=bool(conditions))
                     self._redirected_to = str(onward.url)
                     if request.url.scheme == "https" and onward.url.scheme != "https":
                         raise self._failed("is redirected from https to http, which is refused")
                 finally:
                     response.close()
-                # httpx keeps the Authorization header while the origin stays the same.
+                # httpx keeps all headers, but that of Authorization only within one origin.
+                for name in _CONDITIONS:
+                    onward.headers.pop(name, None)
                 request, auth = onward, None
         raise self._failed(f"is redirected more than {REDIRECTS} times")
+
+    def _answer(self, response: httpx.Response, *, asked_for_news: bool) -> Answer:
+        if response.status_code == httpx.codes.NOT_MODIFIED and asked_for_news:
+            return Answer(None, self._known)
+        body, headers = self._body(response), response.headers
+        etag = _told(_ETAG, headers.get("ETag", ""))
+        modified = _told(_MODIFIED, headers.get("Last-Modified", ""))
+        return Answer(body, Version(url_digest(str(response.url)), etag, modified))
 
     def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != httpx.codes.OK:
@@ -177,6 +246,10 @@ class _NoCookies(CookieJar):
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
+
+
+def _told(form: re.Pattern[str], text: str) -> str:
+    return text if form.fullmatch(text) else ""
 
 
 def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:

@@ -22,6 +22,7 @@ from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
 from rait.domain.config.keytext import canonical_key, shown
 from rait.domain.config.schema import (
+    ALWAYS,
     MAX_IFNAME,
     MAX_PORT,
     MAX_PREFIX,
@@ -85,7 +86,10 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.check_values()
     top.read("remarks", list, lambda value: value[0] if len(value) == 1 else value)
     top.read("journal", str, _journal)
-    top.read("journal_keep", object, _span)
+    top.read("journal_keep", object, partial(_span, FOREVER, None))
+    top.read("peers_fallback", object, partial(_span, ALWAYS, ALWAYS))
+    if "peers_fallback" in top.values and not _URL.match(str(top.values.get("peers", ""))):
+        top.report("has no effect: rait keeps a list from a URL alone", "peers_fallback", "warning")
     top.read("port_range", object, _port_ranges)
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
@@ -110,14 +114,14 @@ def _journal(path: str) -> str:
     return path.rstrip("/") or path  # with a slash at its end, it would be a directory to be made
 
 
-def _span(value: object) -> int | None:
-    """Nanoseconds, or None for a span that never ends."""
-    if value == FOREVER:
-        return None
+def _span(endless: str, meaning: str | None, value: object) -> int | str | None:
+    """Nanoseconds, or the meaning of the word for a span that never ends."""
+    if value == endless:
+        return meaning
     span = parse_span(value) if isinstance(value, str) else None
     if not span:
         problem = "keeps nothing" if span == 0 else "is no span of time"
-        raise ValueError(f'{shown(value)} {problem}; write it as "90d", "52w", or "{FOREVER}"')
+        raise ValueError(f'{shown(value)} {problem}; write it as "90d", "52w", or "{endless}"')
     return span
 
 

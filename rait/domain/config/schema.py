@@ -20,6 +20,11 @@ DAY = 86400 * SECOND
 DEFAULT_PEERS = "/etc/rait/peers.conf"
 DEFAULT_JOURNAL = "/var/lib/rait/journal.db"
 DEFAULT_JOURNAL_KEEP = 365 * DAY
+
+ALWAYS: Literal["always"] = "always"
+Fallback = int | Literal["always"]
+"""How old a list may be to stand in for the newest, in nanoseconds; "always" is for any age."""
+
 DEFAULT_BABELD_PARAM = (
     "type tunnel link-quality true split-horizon false rxcost 32 "
     "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
@@ -119,6 +124,10 @@ _Mark = Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')]
 _Globs = Annotated[tuple[str, ...], Meta(description="a glob in quotes, or a list of these")]
 _Command = Annotated[tuple[str, ...], Meta(description=COMMAND)]
 _Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
+_Fallback = Annotated[
+    Annotated[int, Meta(ge=1)] | Literal["always"],
+    Meta(description='a span of time as "24h" or "7d", or "always"'),
+]
 
 
 class Transport(Struct, frozen=True, kw_only=True):
@@ -232,6 +241,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     ``max_links`` and ``port_range`` (pairs of a first and a last port; empty for all ports) limit
     what a peers list may ask for. ``journal_keep`` is in nanoseconds; None keeps all runs.
+    ``peers_fallback`` is how old a kept list may be, in nanoseconds, to stand in for one from a URL
+    that cannot be had; None lets none stand in.
     """
 
     private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
@@ -240,6 +251,7 @@ class Config(Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation()
     babeld: Babeld = Babeld()
     peers: _Source = DEFAULT_PEERS
+    peers_fallback: _Fallback | None = None
     name: _Line | None = None
     remarks: Annotated[dict[str, Any], Meta(description="a block")] = {}
     backend: Annotated[

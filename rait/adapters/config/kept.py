@@ -1,0 +1,132 @@
+"""The last good peers list that came from a URL, in a file beside the journal.
+
+A cache may be emptied at any time, and a list that is to bring a node up while its registry is out
+of reach must not be. So each configuration has one file of its own, that only its user can read:
+a digest in the first line, in the second one as JSON where the list is from, then the list as it
+was sent. The time of the file's last change is when the server last said that the list is the
+newest.
+
+What is read back was perhaps damaged, or put there by somebody else. A file counts only if it is
+ours, closed to all others, no symbolic link, and has the digest of its name and content; any other
+file counts as missing. The URL may hold a password, so the file has no more than its digest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+from msgspec import Struct
+
+from rait.adapters.config.bounds import MAX_BYTES
+from rait.adapters.config.web import Version, url_digest
+from rait.domain.config.schema import SECOND
+from rait.domain.digests import blake2b
+
+_MOST = MAX_BYTES + 64 * 1024
+_REWRITTEN = 3600 * SECOND
+"""No more often than this is a file written again for the sake of its version alone."""
+
+Fetch = Callable[[str, Version, int], tuple[str | None, Version]]
+"""As ``source.fetch``."""
+
+
+class About(Struct, frozen=True):
+    """Where a kept list is from: a digest of its URL, its version, and when it was written."""
+
+    asked: str
+    version: Version
+    written_at: int
+
+
+class Kept(Struct, frozen=True):
+    """A list that was kept; at ``confirmed_at`` (unix nanoseconds) it was the server's newest."""
+
+    text: str
+    about: About
+    confirmed_at: int
+
+
+class PeersList:
+    """The peers list of a URL, and the file at ``path`` in which the last good one is kept.
+
+    ``kept`` is that list. Where it is None, ``absence`` says why.
+    """
+
+    def __init__(self, path: str, url: str, fetch: Fetch) -> None:
+        self.kept: Kept | None = None
+        self.absence = ""
+        self._path = path
+        self._asked = url_digest(url)
+        self._fetch = fetch
+        self._text = ""
+        self._version = Version()
+        try:
+            self.kept = self._found()
+        except FileNotFoundError:
+            self.absence = "no list was kept yet"
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.absence = f"{path} cannot be used: {reason}"
+
+    def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
+        """The list that the server has now. Raises SourceError."""
+        known, text = (Version(), "") if (k := self.kept) is None else (k.about.version, k.text)
+        newer, self._version = self._fetch(url, known, limit)
+        self._text = text if newer is None else newer
+        return self._text
+
+    def keep(self, now: int) -> None:
+        """Keep the list that ``read`` gave, as of ``now``. For the holder of the lock alone.
+
+        Of a list that is kept already, only the file's time changes. Raises OSError.
+        """
+        kept = self.kept
+        if kept is not None and kept.text == self._text:
+            is_recent = 0 <= now - kept.about.written_at < _REWRITTEN
+            if kept.about.version == self._version or is_recent:
+                os.utime(self._path, ns=(now, now), follow_symlinks=False)
+                return
+        self._write(About(self._asked, self._version, now))
+
+    def _found(self) -> Kept:
+        # Neither through a symbolic link, nor waiting for the other end of a FIFO.
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with open(os.open(self._path, how), "rb") as file:
+            found = os.fstat(file.fileno())
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+            if not is_ours or found.st_mode & 0o077:
+                raise ValueError("it is no file that this user alone may read and write")
+            raw = file.read(_MOST + 1)
+        digest, _, content = raw.partition(b"\n")
+        head, _, text = content.partition(b"\n")
+        if len(raw) > _MOST or digest != self._digest(content):
+            raise ValueError("it is damaged")
+        about = msgspec.json.decode(head, type=About)
+        if about.asked != self._asked:
+            raise ValueError("it is of another URL")
+        return Kept(text.decode(), about, found.st_mtime_ns)
+
+    def _write(self, about: About) -> None:
+        content = msgspec.json.encode(about) + b"\n" + self._text.encode()
+        new = f"{self._path}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(self._digest(content) + b"\n" + content)
+                file.flush()
+                os.utime(file.fileno(), ns=(about.written_at, about.written_at))
+                os.fsync(file.fileno())
+            os.replace(new, self._path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new)
+            raise
+
+    def _digest(self, content: bytes) -> bytes:
+        whole = os.path.basename(self._path).encode() + b"\n" + content
+        return blake2b(whole, digest_size=32).hexdigest().encode("ascii")

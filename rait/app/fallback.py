@@ -1,0 +1,78 @@
+"""The peers list from a URL: the newest, or the last good one where there is none that can be used.
+
+Whatever is wrong with the newest list, the node must be able to boot: the server may be out of
+reach, or send an error, an answer that is cut off, or a list that `rait up` refuses. The one
+exception is a list with this node's private key in it, as that key is of no use any more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from msgspec import structs
+
+from rait.adapters.config import source
+from rait.adapters.config.kept import PeersList
+from rait.adapters.config.source import Texts
+from rait.app.load import Loaded, LoadedPeers, PublishedKeyError, load_registry
+from rait.app.moments import written
+from rait.domain.config.schema import Fallback, Secret
+from rait.domain.digests import blake2b
+from rait.domain.errors import SourceError
+from rait.domain.fallback import OldList, age_of, may_stand_in
+
+_MAX_WHY = 500
+"""Characters of an error that the journal gets: the server chose a part of them."""
+
+Load = Callable[[source.Read], LoadedPeers]
+
+
+def kept_path(journal: str, conf: str, public_key: str) -> str:
+    """The file in which a configuration's peers list is kept, beside the journal.
+
+    The name shows no URL. A configuration that has no path goes by its public key.
+    """
+    whose = os.path.abspath(conf) if source.is_path(conf) else public_key
+    digest = blake2b(os.fsencode(whose), digest_size=8).hexdigest()
+    return f"{os.path.realpath(journal)}.peers-{digest}"
+
+
+def load_from_web(
+    loaded: Loaded, public_key: str, secret: Secret, texts: Texts, conf: str
+) -> LoadedPeers:
+    """Load the peers list from its URL, or the kept one, as ``load_registry`` does.
+
+    ``conf`` names the configuration. Raises SourceError where neither can be used.
+    """
+    path = kept_path(loaded.config.journal, conf, public_key)
+    found = PeersList(path, loaded.config.peers, texts.fetch)
+
+    def load(read: source.Read) -> LoadedPeers:
+        return load_registry(loaded, public_key, secret, read=read)
+
+    try:
+        peers = load(found.read)
+    except PublishedKeyError:
+        raise
+    except SourceError as error:
+        if loaded.config.peers_fallback is None:
+            raise
+        try:
+            return _standing_in(found, loaded.config.peers_fallback, load, str(error))
+        except SourceError as second:
+            raise SourceError(f"{error}; and no older list can stand in: {second}") from None
+    return structs.replace(peers, keep=lambda: found.keep(time.time_ns()))
+
+
+def _standing_in(found: PeersList, allowed: Fallback, load: Load, why: str) -> LoadedPeers:
+    """The kept list, as there is no newer one. Raises SourceError where it may not stand in."""
+    kept = found.kept
+    if kept is None:
+        raise SourceError(found.absence)
+    age, confirmed = age_of(kept.confirmed_at, time.time_ns()), written(kept.confirmed_at)
+    old = OldList(age, confirmed, why[:_MAX_WHY])
+    if not may_stand_in(age, allowed):
+        raise SourceError(old.refusal)
+    return structs.replace(load(lambda *_, **__: kept.text), old=old)

@@ -1,0 +1,278 @@
+"""A registry that answers, says that nothing is new, dies and comes back, and boots in between."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import machine
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Mesh, Node
+
+pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
+
+HOUR = 3600 * 10**9
+
+
+class Registry:
+    """A web server on a namespace's loopback; it may die, and come back at the same port."""
+
+    def __init__(self, netns: str) -> None:
+        self.page = ""
+        self.status = 200
+        self.answers: list[int] = []
+        self._netns = netns
+        self._server: http.server.ThreadingHTTPServer | None = None
+        self._thread = threading.Thread()
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://me:password@127.0.0.1:{self._port}/peers.toml?token=secret"
+
+    def start(self) -> None:
+        registry = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                etag = f'"{hash(registry.page):x}"'
+                status, body = registry.status, registry.page.encode()
+                if status == 200 and self.headers.get("If-None-Match") == etag:
+                    status, body = 304, b""
+                registry.answers.append(status)
+                self.send_response(status)
+                self.send_header("ETag", etag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, False)
+        server.socket.close()
+        server.socket = machine.socket_in(self._netns, socket.AF_INET, socket.SOCK_STREAM)
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.socket.bind(("127.0.0.1", self._port))
+        server.server_activate()
+        self._port = server.socket.getsockname()[1]
+        self._server, self._thread = server, threading.Thread(target=server.serve_forever)
+        self._thread.start()
+
+    def die(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+
+@pytest.fixture
+def mesh(make_mesh: MakeMesh) -> Mesh:
+    return make_mesh(3)
+
+
+@pytest.fixture
+def registry(mesh: Mesh) -> Iterator[Registry]:
+    """The registry of all nodes; the first one reads it, and is up."""
+    a, b, c = mesh.nodes
+    registry = Registry(a.netns)
+    registry.page = b.entry() + c.entry()
+    registry.start()
+    try:
+        falling_back(a, registry, "24h")
+        a.up()
+        yield registry
+    finally:
+        registry.die()
+
+
+def falling_back(node: Node, registry: Registry, fallback: str | None) -> None:
+    changes = {} if fallback is None else {"peers_fallback": f'"{fallback}"'}
+    node.write_conf(peers=f'"{registry.url}"', **changes)
+
+
+def lose_links(node: Node) -> None:
+    """What a boot leaves of the links: nothing. The journal and what is beside it stay."""
+    machine.remove_wireguard(node.tag)
+    machine.remove_netns(node.target)
+
+
+def kept(node: Node) -> Path:
+    (path,) = node.directory.glob("journal.db.peers-*")
+    return path
+
+
+def grow_old(node: Node, hours: float) -> None:
+    path = kept(node)
+    then = path.stat().st_mtime_ns - int(hours * HOUR)
+    os.utime(path, ns=(then, then))
+
+
+def runs(node: Node) -> list[str]:
+    return node.rait("log", "--oneline").out.splitlines()
+
+
+def test_a_node_boots_without_its_registry(mesh: Mesh, registry: Registry) -> None:
+    a, b, c = mesh.nodes
+    links = a.links_to(b, c)
+    before, inode = a.state(), kept(a).stat().st_ino
+    assert a.up("--json").json["status"] == "unchanged"
+    assert registry.answers == [200, 304]
+    assert kept(a).stat().st_ino == inode, "an unchanged list is not written again"
+
+    registry.die()
+    for arguments in (("plan",), ("up",), ("up",)):
+        result = a.rait(*arguments, "--json")
+        assert result.status == 3, result
+        assert result.events == []
+        assert "old (of " in result.json["old_peers_list"]
+        assert "no connection" in result.json["old_peers_list"]
+        assert result.json["old_peers_list"] in result.err
+    assert (a.state(), len(runs(a))) == (before, 1)
+
+    lose_links(a)
+    grow_old(a, 3)
+    falling_back(a, registry, None)
+    assert a.rait("up").status == 1
+    a.assert_has_exactly(set())
+    falling_back(a, registry, "2h")
+    result = a.rait("up")
+    assert result.status == 1
+    assert "3 hours old" in result.err
+    assert "more than peers_fallback in rait.conf allows" in result.err
+    a.assert_has_exactly(set())
+    falling_back(a, registry, "24h")
+    result = a.rait("up")
+    assert result.status == 3, result
+    assert "the peers list is 3 hours old" in result.err
+    a.assert_has_exactly(links)
+    b.up()
+    assert not mesh.unanswered([(a, b)])
+    assert "failed: peers list: the list of " in a.rait("log").out
+
+    registry.start()
+    registry.page = b.entry()
+    result = a.up("--json")
+    assert result.touched == a.links_to(c)
+    a.assert_has_exactly(a.links_to(b))
+    assert registry.answers == [200, 304, 200]
+
+
+def test_an_old_list_removes_nothing(mesh: Mesh, registry: Registry) -> None:
+    a, b, c = mesh.nodes
+    registry.page = b.entry()
+    a.up()
+    a.assert_has_exactly(a.links_to(b))
+    a.knows(b, c)
+    a.write_conf()
+    a.up()
+    before = a.state()
+    registry.die()
+    falling_back(a, registry, "always")
+    for _ in range(2):
+        result = a.rait("up", "--json")
+        assert result.status == 3, result
+        assert result.events == []
+        assert {failed["link"] for failed in result.json["failed"]} == a.links_to(c)
+    assert a.state() == before
+    text = a.conf.read_text().replace("1420", "1380")
+    second = text.index("transport {", text.index("transport {") + 1)
+    a.write_conf(text=text[:second] + text[text.index("isolation {") :])
+    result = a.rait("up", "--json")
+    assert result.status == 3, result
+    assert a.state() == before, "nothing is removed, whatever the reason"
+    assert result.touched == {a.link_to(b, "ip4")}, "what stays gets its new settings"
+    assert machine.links(a.target)[a.link_to(b, "ip4")]["mtu"] == 1380
+    registry.start()
+    falling_back(a, registry, "always")
+    assert a.up("--json").touched == {*a.links_to(c), a.link_to(b, "ip4")}
+
+
+@pytest.mark.parametrize(
+    ("status", "page"),
+    [(404, ""), (503, ""), (200, "<html>"), (200, "[[Peers]]\n"), (200, "peers = {")],
+)
+def test_a_registry_that_is_broken_stands_in_nobodys_way(
+    mesh: Mesh, registry: Registry, status: int, page: str
+) -> None:
+    a, b, c = mesh.nodes
+    lose_links(a)
+    good = kept(a).read_bytes()
+    registry.status, registry.page = status, page
+    falling_back(a, registry, None)
+    assert a.rait("up").status == 1
+    falling_back(a, registry, "24h")
+    result = a.rait("up")
+    assert result.status == 3, result
+    a.assert_has_exactly(a.links_to(b, c))
+    assert kept(a).read_bytes() == good
+
+
+def test_what_is_kept_is_for_its_user_alone_and_shows_no_password(
+    mesh: Mesh, registry: Registry
+) -> None:
+    a, _, _ = mesh.nodes
+    path = kept(a)
+    assert path.stat().st_mode & 0o777 == 0o600
+    registry.die()
+    result = a.rait("up", "-d")
+    assert result.status == 3
+    journal = a.journal.read_bytes()
+    for word in ("password", "secret"):
+        assert word not in result.out + result.err + path.name
+        assert word.encode() not in path.read_bytes() + journal
+
+
+def test_a_list_that_the_guard_stopped_is_not_kept(mesh: Mesh, registry: Registry) -> None:
+    a, b, c = mesh.nodes
+    registry.page = "peers = []\n"
+    assert a.rait("up").status == 4
+    registry.die()
+    lose_links(a)
+    assert a.rait("up").status == 3
+    a.assert_has_exactly(a.links_to(b, c))
+
+
+@pytest.mark.parametrize("harm", ["bytes", "mode", "link", "gone", "directory"])
+def test_a_kept_list_that_was_harmed_counts_as_missing(
+    mesh: Mesh, registry: Registry, harm: str
+) -> None:
+    a, b, _ = mesh.nodes
+    path = kept(a)
+    whole = path.read_bytes()
+    if harm == "bytes":
+        path.write_bytes(whole.replace(b.public_key.encode(), a.public_key.encode()))
+    elif harm == "mode":
+        path.chmod(0o644)
+    elif harm == "gone":
+        path.unlink()
+    elif harm == "link":
+        path.rename(a.directory / "elsewhere")
+        path.symlink_to(a.directory / "elsewhere")
+    else:
+        path.unlink()
+        path.mkdir()
+    port = registry._port
+    registry.die()
+    before = a.state()
+    result = a.rait("up")
+    assert result.status == 1, result
+    assert "no older list can stand in: " in result.err
+    assert a.state() == before
+    registry._port = port
+    registry.start()
+    result = a.up()
+    assert registry.answers[-1] == 200, "the whole list again"
+    if harm == "directory":
+        assert "the peers list cannot be kept" in result.err
+    else:
+        assert path.is_file()
+        assert not path.is_symlink()
+        assert path.read_bytes().splitlines()[2:] == whole.splitlines()[2:]
