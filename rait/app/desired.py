@@ -9,14 +9,14 @@ from msgspec import structs
 
 from rait.app import isolation
 from rait.app.inputs import Registry
-from rait.app.load import Loaded, LoadedPeers
+from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Session, open_session
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
-from rait.domain.plan import Node, Psks, Way, plan
+from rait.domain.plan import Node, Way, plan
 from rait.domain.reconcile import Change, Goal
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
             origin=session.origin(kind, session.target),
             transit_table=isolation.transit_table(session.config),
         )
-        goal, warnings = planned_goal(session.loaded, session.registry, node, session.known)
+        goal, warnings = planned_goal(
+            session.loaded, session.registry, node, session.known, session.preshared
+        )
         warnings += isolation.kernel_warnings(session.config)
         change = session.compare(goal)
         if dry_run:
@@ -74,25 +76,23 @@ def planned_goal(
     registry: Registry,
     node: Node,
     known: LastKnown,
+    preshared: Preshared,
     *,
     measure: Measure | None = None,
-    psks: Psks | None = None,
 ) -> tuple[Goal, list[str]]:
     """The goal to have the links that the peers list asks for, and warnings for the user.
 
     The journal's word that a list has a conflict would be of no use to anyone: each run says so
-    itself, until the list is mended. ``measure`` gives what links over each of these ways can have
-    for their MTU; ways of which that is unknown are left out. ``psks`` gives the digests of
-    preshared keys.
+    itself, until the list is mended. ``preshared`` are the preshared keys of the peers. ``measure``
+    gives what links over each of these ways can have for their MTU; ways of which that is unknown
+    are left out.
     """
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed
-    planned = plan(config, node, peers.peers, registry.addresses, leftovers, departed, psks=psks)
+    arguments = config, node, peers.peers, registry.addresses, leftovers, departed
+    planned = plan(*arguments, key_files=preshared.files)
     if planned.ways and measure is not None:
-        mtus = measure(planned.ways)
-        planned = plan(
-            config, node, peers.peers, registry.addresses, leftovers, departed, mtus, psks
-        )
+        planned = plan(*arguments, measure(planned.ways), preshared.files)
     conflicts = [problem for problem in planned.problems if problem.severity == "error"]
     mere = (problem for problem in planned.problems if problem.severity == "warning")
     problems = peers.document.describe_all((*registry.unresolved, *mere))
@@ -102,8 +102,9 @@ def planned_goal(
         _doubts(config, peers, planned.problems),
         peers.document.describe_all(conflicts),
         flaws=_described(loaded, planned.flaws),
+        psks=frozenset((p, digest) for (_, p), digest in preshared.files.digests.items()),
     )
-    return goal, [*loaded.warnings, *peers.warnings, *problems]
+    return goal, [*loaded.warnings, *peers.warnings, *preshared.warnings, *problems]
 
 
 def _described(loaded: Loaded, flaws: Iterable[Problem]) -> tuple[Problem, ...]:

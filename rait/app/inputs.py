@@ -15,7 +15,15 @@ from rait.adapters import netns
 from rait.adapters.config import source
 from rait.adapters.config.resolve import Addresses, resolve
 from rait.adapters.config.source import Read, Texts
-from rait.app.load import Loaded, LoadedPeers, load_config, load_registry, load_secret
+from rait.adapters.keys import KeyPair
+from rait.app.load import (
+    Loaded,
+    LoadedPeers,
+    Preshared,
+    load_config,
+    load_registry,
+    load_secret,
+)
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.policy import Policies
@@ -41,12 +49,16 @@ class Registry(Struct, frozen=True, kw_only=True):
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """All inputs of a run. ``registry`` is None in a command that needs no peers."""
+    """All inputs of a run. ``registry`` is None in a command that needs no peers.
+
+    ``preshared`` has the preshared keys of the registry's peers.
+    """
 
     loaded: Loaded
     secret: Secret
     public_key: str
     registry: Registry | None = None
+    preshared: Preshared = Preshared()
 
 
 class Preparation:
@@ -75,11 +87,26 @@ class Preparation:
         """
         secret, public_key = load_secret(loaded, read=self._texts.read)
         self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
+        preshared = Preshared()
         if self._peers:
             before = None if names_again else self._found
             peers = self._peers_list(loaded, public_key, secret)
             self._found = self._registry(loaded, peers, before)
-        return Inputs(loaded=loaded, secret=secret, public_key=public_key, registry=self._found)
+            preshared = self._preshared(loaded, KeyPair(secret, public_key), peers)
+        return Inputs(
+            loaded=loaded,
+            secret=secret,
+            public_key=public_key,
+            registry=self._found,
+            preshared=preshared,
+        )
+
+    def _preshared(self, loaded: Loaded, key: KeyPair, peers: LoadedPeers) -> Preshared:
+        if all(policy.preshared_key_file is None for policy in loaded.config.policies):
+            return Preshared()
+        from rait.app.preshared import load_preshared  # here, as few configurations have such keys
+
+        return load_preshared(loaded, key, peers.peers, read=self._texts.read)
 
     def stands(self, *, disturbed: bool) -> bool:
         """Whether the inputs are still up to date.

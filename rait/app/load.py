@@ -19,10 +19,10 @@ from rait.adapters.config.caches import KnownConfig, KnownPeers
 from rait.adapters.config.document import Document
 from rait.adapters.config.source import Read
 from rait.domain.config.keytext import canonical_key
-from rait.domain.config.schema import Config, Peer, Policy, Secret
+from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
-from rait.domain.plan import count_wanted
+from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
 
 if TYPE_CHECKING:
     from rait.domain.doubt import Doubt
@@ -71,6 +71,14 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
 
 class PublishedKeyError(SourceError):
     """The peers list holds this node's own private key."""
+
+
+class Preshared(Struct, frozen=True):
+    """What the files with preshared keys gave; ``warnings`` are lines for the user."""
+
+    files: KeyFiles = NO_KEY_FILES
+    psks: Psks = {}
+    warnings: tuple[str, ...] = ()
 
 
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:

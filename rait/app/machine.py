@@ -82,7 +82,7 @@ class Machine:
         self.namespace = transit
         self._sockets: dict[Netns, Sockets] = {}
         self.psks: dict[tuple[str, str], Secret] = {}
-        self._key = KeyPair(secret, public_key, self.psks)
+        self.key = KeyPair(secret, public_key, self.psks)
         self._origins: dict[str, Origin] = {}
 
     def __enter__(self) -> Machine:
@@ -321,13 +321,13 @@ class Machine:
     def _kernel(self) -> KernelBackend:
         from rait.adapters.wireguard.kernel import KernelBackend
 
-        return KernelBackend(self._in(self.namespace), self._key)
+        return KernelBackend(self._in(self.namespace), self.key)
 
     @cached_property
     def _userspace(self) -> UserspaceBackend:
         from rait.adapters.wireguard.userspace import UserspaceBackend
 
-        return UserspaceBackend(self._in(self.namespace), self._key)
+        return UserspaceBackend(self._in(self.namespace), self.key)
 
 
 def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:

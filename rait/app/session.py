@@ -69,6 +69,8 @@ class Session:
         self.spelt = scope_name(options.config, inputs.public_key)
         self.name = filed_under(journal, self.spelt)
         self._registry = inputs.registry
+        self.preshared = inputs.preshared
+        machine.psks.update(inputs.preshared.psks)
 
     @property
     def registry(self) -> Registry:
@@ -135,10 +137,22 @@ class Session:
 
         Raises MachineError where nothing may be touched at all.
         """
-        change = self._look(goal, self.known, self.routing)
+        change = self._look(self._with_psks(goal), self.known, self.routing)
         if change.refusal is not None:
             raise MachineError(change.refusal)
         return change
+
+    def _with_psks(self, goal: Goal) -> Goal:
+        """The goal with the preshared keys that can be set; a past topology has their digests."""
+        past = goal.topology.links.values() if goal.topology is not None else ()
+        wanted = {(p.public_key, p.psk_digest) for link in past for p in link.peers if p.psk_digest}
+        if wanted <= goal.psks:
+            return goal
+        from rait.app.preshared import find_preshared
+
+        found = find_preshared(self.loaded, self.machine.key, wanted)
+        self.machine.psks.update(found)
+        return structs.replace(goal, psks=frozenset(found))
 
     def recent_losses(self) -> Losses:
         """The sessions that runs of the last WINDOW_HOURS ended, for the guard.

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Struct, field, structs
 
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_STATE_BYTES
+from rait.adapters.keys import UNKNOWN_PSK
 from rait.app import desired, isolation
 from rait.app.desired import planned_goal
 from rait.app.inputs import configured, registry_of
-from rait.app.load import load_secret
+from rait.app.load import Preshared, load_secret
 from rait.app.options import Options, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
 from rait.app.session import open_session, scope_of
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Config
+from rait.domain.config.schema import Config, Peer
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.guard import Losses, excessive_removal
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, is_ours, strangers_among
-from rait.domain.plan import Node
+from rait.domain.plan import KeyFiles, Node
+from rait.domain.policy import key_files
 from rait.domain.reconcile import reconcile
 from rait.domain.topology import Origin
 from rait.terminal import DONE, print_json
@@ -92,13 +94,28 @@ def plan_against(options: Options, state_path: str) -> Report:
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
-    goal, warnings = planned_goal(loaded, registry, node, state.known)
+    preshared = _assumed(loaded.config, registry.peers.peers, state.observation)
+    goal, warnings = planned_goal(loaded, registry, node, state.known, preshared)
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
     change = reconcile(state.observation, goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)
     cost = excessive_removal(change, loaded.config.max_removals, lambda: state.recent)
     return planned("plan", change, cost, warnings)
+
+
+def _assumed(config: Config, peers: Iterable[Peer], observation: Observation) -> Preshared:
+    """The preshared keys of the peers, by the digests that the node has of them.
+
+    They are not on this machine, so those that are set are taken to be right.
+    """
+    found = (peer for seen in observation.all_links() for peer in seen.link.peers)
+    there = {peer.public_key: peer.psk_digest for peer in found if peer.psk_digest}
+    digests = {
+        (file, peer.public_key): there.get(peer.public_key, UNKNOWN_PSK)
+        for file, peer in key_files(config, peers)
+    }
+    return Preshared(KeyFiles(digests))
 
 
 def without_strangers(observation: Observation, known: LastKnown, scope: Scope) -> Observation:

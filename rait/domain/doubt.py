@@ -91,7 +91,9 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
         kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
     elif losing:
         kept, losses = _sort_out(losing, desired, doubts)
-    became, problems = _with_kept(observed, desired, kept)
+    became, problems = with_kept(observed, desired, kept)
+    left = (Problem(f"left as it is, as {why}", "warning", (), n) for n, why in kept.items())
+    problems = [*left, *problems]
     if doubts.old is not None:
         vrfs, rules = {**became.vrfs, **observed.vrfs}, {**became.rules, **observed.rules}
         became = structs.replace(became, vrfs=vrfs, rules=rules)
@@ -201,23 +203,17 @@ def _perhaps(names: list[str]) -> str:
     return f"{len(names)} links ({few(names)}) lose their peers, and {unread} one of them: "
 
 
-def _with_kept(
-    observed: Topology, desired: Topology, kept: Mapping[str, str]
+def with_kept(
+    observed: Topology, desired: Topology, kept: Iterable[str]
 ) -> tuple[Topology, list[Problem]]:
-    """The desired topology with these links as they are, and the VRFs and rules they need."""
-    links = dict(desired.links)
-    links |= {name: observed.links[name] for name in kept}
-    problems = [
-        Problem(
-            f"left as it is, as {why}",
-            "warning",
-            (),
-            name,
-        )
-        for name, why in kept.items()
-    ]
+    """The desired topology with these links as they are, and the VRFs and rules they need.
+
+    The problems are those of other links, whose ports they keep.
+    """
     standing = set(kept)
-    problems += _yield_ports(observed.links, links, standing)
+    links = dict(desired.links)
+    links |= {name: observed.links[name] for name in standing}
+    problems = _yield_ports(observed.links, links, standing)
     staying = (observed.links[name] for name in standing)
     return structs.replace(with_needs_of(staying, observed, desired), links=links), problems
 

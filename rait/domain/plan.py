@@ -7,7 +7,7 @@ the peer's address at T.send_port (that is where the peer listens for us).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from msgspec import Struct, structs
@@ -44,8 +44,18 @@ Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
 Way = tuple[str, int]
 """Where packets of a link go over the underlay: the endpoint's IP address, and their fwmark."""
 
-Psks = Callable[[str, str], str]
-"""The digest of the preshared key that a file has for the peer with a public key."""
+
+class KeyFiles(Struct, frozen=True):
+    """The digests of the preshared keys that files have, and why there is none in others.
+
+    Both are by the file as a policy names it, and the public key of the peer.
+    """
+
+    digests: Mapping[tuple[str, str], str] = {}
+    errors: Mapping[tuple[str, str], str] = {}
+
+
+NO_KEY_FILES = KeyFiles()
 
 
 class Node(Struct, frozen=True, kw_only=True):
@@ -64,7 +74,8 @@ class Plan(Struct, frozen=True):
 
     ``names`` are the links whose peer has a host name: to ``reconcile``, the address of a name is
     only a hint of where the peer is. ``flaws`` are problems of links that lack what a policy sets;
-    their paths lead into rait.conf. ``ways`` are those whose MTU decides that of links.
+    their paths lead into rait.conf. A link that lacks its preshared key is not in the topology.
+    ``ways`` are those whose MTU decides that of links.
     """
 
     topology: Topology
@@ -82,7 +93,7 @@ def plan(
     applied: Topology | None = None,
     departed: Departed = NONE_DEPARTED,
     mtus: Mapping[Way, int] | None = None,
-    psks: Psks | None = None,
+    key_files: KeyFiles = NO_KEY_FILES,
 ) -> Plan:
     """The links that this node should have. Total: bad peers become problems, never exceptions.
 
@@ -110,15 +121,15 @@ def plan(
 
     ``mtus`` are what links over a way can have for their MTU. Where a policy wants the MTU of a way
     that is not among them, the link keeps the one last applied with this endpoint, else it has that
-    of the transport. ``psks`` gives the digests of preshared keys; without it, links have none.
+    of the transport. ``key_files`` are what the files of preshared keys gave.
     """
     planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
-    planner.mtus, planner.psks = mtus or {}, psks
+    planner.mtus, planner.key_files = mtus or {}, key_files
     for peer in peers:
         planner.offer(peer)
     planner.finish()
     topology = Topology(
-        planner.links,
+        {name: link for name, link in planner.links.items() if name not in planner.unready},
         vrfs=wanted_vrfs(config),
         rules=wanted_rules(config, node.transit_table),
     )
@@ -188,7 +199,8 @@ class _Planner:
         self.flaws: list[Problem] = []
         self.ways: set[Way] = set()
         self.mtus: Mapping[Way, int] = {}
-        self.psks: Psks | None = None
+        self.key_files = NO_KEY_FILES
+        self.unready: set[str] = set()
         self._policies = Policies(config.policies)
         self._babeld_param = config.babeld.param
         self._node = node
@@ -373,9 +385,8 @@ class _Planner:
         given, settings, (far,) = resolved.settings, link.settings, link.peers
         if given.keepalive is not None:
             far = structs.replace(far, keepalive=given.keepalive)
-        if given.preshared_key_file is not None and self.psks is not None:
-            digest = self.psks(given.preshared_key_file, peer.public_key)
-            far = structs.replace(far, psk_digest=digest)
+        if given.preshared_key_file is not None:
+            far = structs.replace(far, psk_digest=self._psk_digest(link.name, peer, resolved))
         mark = link.device.fwmark if given.fwmark is None else given.fwmark
         mtu = self._auto_mtu(link, far, mark) if given.mtu == "auto" else given.mtu or settings.mtu
         settings = structs.replace(settings, mtu=mtu)
@@ -392,6 +403,18 @@ class _Planner:
             peers=(far,),
             notes=notes_of(given, peer, self._babeld_param),
         )
+
+    def _psk_digest(self, name: str, peer: Peer, resolved: Resolved) -> str:
+        """The digest of the preshared key; where there is none to be had, the link is unready."""
+        pair = resolved.settings.preshared_key_file or "", peer.public_key
+        if (digest := self.key_files.digests.get(pair)) is not None:
+            return digest
+        why = self.key_files.errors.get(pair, "the file was not read")
+        message = f"{why}; without the preshared key the link is not made, or stays as it is"
+        path = (*resolved.givers["preshared_key_file"].path, "preshared_key_file")
+        self.flaws.append(Problem(message, "error", path, name))
+        self.unready.add(name)
+        return ""
 
     def _auto_mtu(self, link: Link, far: LinkPeer, mark: int) -> int:
         if far.endpoint is None:

@@ -8,14 +8,14 @@ A peer without a name fits no glob for names, not even ``*``; likewise with rema
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
 from rait.domain.config.addresses import is_link_local, parse_address
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Match, Peer, PeerEndpoint, Policy
+from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy
 from rait.domain.topology import NO_NOTES, Family, LinkNotes
 
 if TYPE_CHECKING:
@@ -68,6 +68,19 @@ class Policies:
             for endpoint in peer.endpoints
             if not self.resolve(peer, endpoint.address_family).settings.skip
         )
+
+
+def key_files(config: Config, peers: Iterable[Peer]) -> Iterator[tuple[str, Peer]]:
+    """The files with preshared keys that links to these peers need, each pair once."""
+    policies = Policies(config.policies)
+    families = {transport.address_family for transport in config.transports}
+    for peer in peers:
+        files = {
+            policies.resolve(peer, endpoint.address_family).settings.preshared_key_file
+            for endpoint in policies.endpoints(peer)
+            if endpoint.address_family in families
+        }
+        yield from ((file, peer) for file in files if file is not None)
 
 
 def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...], tuple[str, ...]]:

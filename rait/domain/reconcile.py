@@ -25,8 +25,9 @@ be done. The steps, in their order:
    where the session is dead (endpoints.py). A link that has to be made again takes its endpoint
    along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
-5. A link whose entry in the peers list was skipped stays if the entry cannot be read, and all that
-   there is stays while an old list stands in for the newest (doubt.py).
+5. A link for which a policy wants a preshared key that is not to be had stays as it is, or is not
+   made. A link whose entry in the peers list was skipped stays if the entry cannot be read, and all
+   that there is stays while an old list stands in for the newest (doubt.py).
 6. babeld's interfaces shall be the links that are up (babel.py). In a run that does not ask
    babeld, both topologies have the interfaces that the journal knows.
 7. What differs from the journal's last knowledge is *drift*. The part of it that an unfinished run
@@ -86,7 +87,8 @@ class Goal(Struct, frozen=True):
     were skipped, or that the whole list is old. ``conflicts`` are lines about peers that get no
     link, as others have what it needs. ``only`` names all that may change; None stands for
     everything. ``psks`` are the preshared keys that can be set, as pairs of a peer and a digest.
-    ``flaws`` say which links lack something that a policy sets.
+    ``flaws`` say which links lack something that a policy sets; of these, links that are not in the
+    topology stay as they are.
     """
 
     topology: Topology | None
@@ -167,6 +169,8 @@ def reconcile(
     """
     ours = holdings(observation, known, scope)
     change = _compare(observation, goal, known, ours, scope.public_key)
+    if goal.flaws:
+        change = _with_unready_kept(change)
     if goal.doubts is not None:
         change = _with_doubtful_kept(change, goal.doubts)
     if babeld is not None:
@@ -213,6 +217,16 @@ def _compare(
         goal=goal,
         known=known,
     )
+
+
+def _with_unready_kept(change: Change) -> Change:
+    from rait.domain.doubt import with_kept
+
+    wanted = change.goal.topology or EMPTY
+    unready = {flaw.link for flaw in change.goal.flaws} - wanted.links.keys()
+    there = [name for name in change.observed.links if name in unready]
+    desired, problems = with_kept(change.observed, change.desired, there)
+    return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
 
 
 def _with_doubtful_kept(change: Change, doubts: Doubts) -> Change:

@@ -15,8 +15,8 @@ from rait.domain.config.schema import (
     Policy,
     Transport,
 )
-from rait.domain.plan import Node, Plan, count_wanted, link_local, plan
-from rait.domain.policy import Policies, Resolved
+from rait.domain.plan import KeyFiles, Node, Plan, count_wanted, link_local, plan
+from rait.domain.policy import Policies, Resolved, key_files
 from rait.domain.topology import (
     NO_NOTES,
     Endpoint,
@@ -235,12 +235,34 @@ def test_a_peer_without_an_address_has_the_mtu_of_the_transport() -> None:
     assert found.ways == frozenset()
 
 
-def test_the_digest_of_a_preshared_key_is_that_of_file_and_peer() -> None:
-    policy = Policy(preshared_key_file="/psk")
-    link = only(planned(policy, psks=lambda file, key: f"{file} {key}"))
-    assert link.peers[0].psk_digest == "/psk key"
-    assert only(planned(policy)).peers[0].psk_digest == ""
-    assert only(planned(psks="{}{}".format)).peers[0].psk_digest == ""
+def test_a_link_has_the_preshared_key_of_its_file_or_is_not_planned() -> None:
+    policy = Policy(preshared_key_file="/psk", path=("policy", 0))
+    files = KeyFiles({("/psk", "key"): "digest", ("/psk", "other"): "another"})
+    found = planned(policy, key_files=files)
+    assert (only(found).peers[0].psk_digest, found.flaws) == ("digest", ())
+    assert only(planned(key_files=files)).peers[0].psk_digest == ""
+    for missing in (KeyFiles(errors={("/psk", "key"): "/psk: no key"}), KeyFiles()):
+        found = planned(policy, key_files=missing)
+        assert found.topology.links == {}
+        (flaw,) = found.flaws
+        assert (flaw.link, flaw.severity) == ("a2000", "error")
+        assert flaw.path == ("policy", 0, "preshared_key_file")
+        assert flaw.message.startswith("/psk: no key; " if missing.errors else "the file was not")
+
+
+def test_which_files_are_read_is_decided_by_the_links_alone() -> None:
+    policies = (
+        Policy(preshared_key_file="all"),
+        Policy(preshared_key_file="six", match=Match(address_family=("ip6",))),
+        Policy(preshared_key_file="one", match=Match(public_key=("one",))),
+        Policy(skip=True, match=Match(public_key=("skipped",))),
+    )
+    config = Config(transports=(IP4,), policies=policies)
+    peers = [peer("key"), peer("six", family="ip6"), peer("one"), peer("skipped")]
+    assert [(file, far.public_key) for file, far in key_files(config, peers)] == [
+        ("all", "key"),
+        ("one", "one"),
+    ]
 
 
 def test_nothing_of_this_is_where_there_is_no_policy() -> None:

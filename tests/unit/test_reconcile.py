@@ -175,6 +175,18 @@ def test_a_new_private_key_changes_each_digest_and_nobody_is_blamed() -> None:
     assert len(bare.drift) == 1, "that it is gone can be seen"
 
 
+def test_a_link_without_its_preshared_key_stays_as_it_is_or_is_not_made() -> None:
+    """Nor does another link get the port that it keeps."""
+    flaws = tuple(Problem("no key", "error", (), name) for name in ("w1", "w2"))
+    third = structs.replace(link(3), device=Device("own", 1))
+    goal = Goal(topology(third), flaws=flaws)
+    change = reconcile(seen(keyed("was")), goal, known(keyed("was")), SCOPE)
+    assert (change.events, change.desired) == ((), topology(keyed("was")))
+    assert [problem.link for problem in change.problems] == ["w1", "w2", "w3"]
+    made = reconcile(seen(keyed("was")), structs.replace(goal, topology=BOTH), known(), SCOPE)
+    assert {event.name for event in made.events} == {"w1", "w2"}, "another thing is wrong with them"
+
+
 def test_a_port_that_the_kernel_chose_stays_unless_we_had_set_it() -> None:
     wanted = structs.replace(ONE, device=structs.replace(ONE.device, listen_port=0))
     for before in (known(), known(wanted)):

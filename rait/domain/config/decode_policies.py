@@ -9,6 +9,7 @@ from typing import get_args
 
 from rait.domain.config.addresses import parse_address
 from rait.domain.config.decoding import Block
+from rait.domain.config.key_files import checked_key_file
 from rait.domain.config.keytext import canonical_key, shown
 from rait.domain.config.remarks import remark_text
 from rait.domain.config.schema import (
@@ -68,7 +69,7 @@ def _policy(block: Block[Policy], families: Set[Family]) -> Policy | None:
     block.read("fwmark", str, mark)
     block.read("keepalive", str, keepalive)
     block.read("addresses", object, _addresses)
-    block.read("preshared_key_file", str, _key_file)
+    block.read("preshared_key_file", str, checked_key_file)
     block.read("up_command", object, _command)
     block.read("down_command", object, _command)
     block.values |= {"match": match, "path": block.path}
@@ -145,12 +146,6 @@ def _address(value: object) -> str | None:
     except ValueError as error:
         raise ValueError(f"{shown(value)}: {error}") from None
     return value
-
-
-def _key_file(path: str) -> str:
-    if path == "-":
-        raise ValueError("cannot be - (standard input)")
-    return path
 
 
 def _command(value: object) -> tuple[str, ...]:

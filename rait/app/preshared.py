@@ -1,0 +1,104 @@
+"""Preshared keys: read from the files that policies name, or found by their digests.
+
+A file that is of all peers is as much a part of the configuration as the private key is: without it
+no run begins. A peer's own file concerns the links of this peer alone.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import product
+
+from rait.adapters.config import source
+from rait.adapters.config.bounds import MAX_KEY_BYTES
+from rait.adapters.config.source import Read
+from rait.adapters.keys import KeyPair, clamped
+from rait.app.load import Loaded, Preshared
+from rait.domain.config.key_files import is_template, key_file_of, with_wildcards
+from rait.domain.config.keytext import canonical_key
+from rait.domain.config.schema import Peer, Psks, Secret
+from rait.domain.errors import ConfigError, RaitError, few
+from rait.domain.plan import KeyFiles
+from rait.domain.policy import key_files
+
+
+def load_preshared(
+    loaded: Loaded, key: KeyPair, peers: Iterable[Peer], *, read: Read = source.read
+) -> Preshared:
+    """Read the preshared keys of these peers; ``key`` is the node's own key pair.
+
+    Raises ConfigError, with the place in rait.conf, where a file that is of all peers has none.
+    """
+    content = cache(lambda path: _read(path, key, read))
+    for policy in loaded.config.policies:
+        file = policy.preshared_key_file
+        if file is not None and not is_template(file):
+            try:
+                content(file)
+            except RaitError as error:
+                place = loaded.document().location((*policy.path, "preshared_key_file"))
+                raise ConfigError(f"{place}: {error}") from None
+    digests: dict[tuple[str, str], str] = {}
+    errors: dict[tuple[str, str], str] = {}
+    psks: dict[tuple[str, str], Secret] = {}
+    paths = set[str]()
+    for file, peer in key_files(loaded.config, peers):
+        pair = file, peer.public_key
+        try:
+            path = key_file_of(file, peer)
+            psk = content(path)
+        except (RaitError, ValueError) as error:
+            errors[pair] = str(error)
+            continue
+        paths.add(path)
+        digests[pair] = digest = _digest(key, peer.public_key, psk)
+        psks[peer.public_key, digest] = psk
+    return Preshared(KeyFiles(digests, errors), psks, tuple(_exposed(paths)))
+
+
+def find_preshared(loaded: Loaded, key: KeyPair, wanted: Iterable[tuple[str, str]]) -> Psks:
+    """Those of the wanted preshared keys, as pairs of peer and digest, that a file still has."""
+    pairs = product(wanted, _contents(loaded, key))
+    return {
+        (peer, digest): psk for (peer, digest), psk in pairs if _digest(key, peer, psk) == digest
+    }
+
+
+def _contents(loaded: Loaded, key: KeyPair) -> Iterator[Secret]:
+    import glob  # here, as no `rait up` needs it
+
+    files = {policy.preshared_key_file or "" for policy in loaded.config.policies}
+    for file in files:
+        for path in glob.iglob(with_wildcards(file, glob.escape)):
+            try:
+                yield _read(path, key, source.read)
+            except RaitError:
+                continue
+
+
+def _read(path: str, key: KeyPair, read: Read) -> Secret:
+    """The preshared key in a file as `wg genpsk` makes it; no error shows any of the content."""
+    text = read(path, limit=MAX_KEY_BYTES)
+    name = source.display_name(path)
+    try:
+        psk = Secret(canonical_key(text))
+    except ValueError as error:
+        raise ConfigError(f"{name}: the content {error}") from None
+    raw = a2b_base64(psk.reveal())
+    if key.secret is not None and clamped(raw) == clamped(a2b_base64(key.secret.reveal())):
+        raise ConfigError(f"{name}: it holds this node's private key, not a preshared key")
+    if psk.reveal() == key.public:
+        raise ConfigError(f"{name}: it holds this node's public key, which is no secret")
+    return psk
+
+
+def _digest(key: KeyPair, peer: str, psk: Secret) -> str:
+    return key.psk_digest(peer, a2b_base64(psk.reveal()))
+
+
+def _exposed(paths: Iterable[str]) -> Iterator[str]:
+    names = sorted(source.display_name(p) for p in paths if source.readable_by_others(p))
+    if names:
+        yield f"others on this machine can read preshared keys: run `chmod 600` on {few(names)}"
