@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 
 from rait.domain.errors import MachineError
 
+HELD_VARIABLE = "RAIT_LOCK"
+"""The variable by which a command that rait calls gets the path of the lock that rait holds."""
+
 _POLL_SECONDS = 0.05
 _MAX_NOTE = 512
 _KINDS = {
@@ -57,8 +60,13 @@ def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
 
     The lock is a flock(2): the kernel releases it when the process ends, and programs started
     meanwhile do not inherit it. Raises HeldError when the time is up, and MachineError where the
-    file cannot be a lock.
+    file cannot be a lock, or where the holder waits for us to end.
     """
+    if os.environ.get(HELD_VARIABLE) == path:
+        raise MachineError(
+            f"an up_command or down_command of rait.conf calls `{what}`, and the rait that waits "
+            f"for this command to end holds the lock {path} meanwhile; run `{what}` later"
+        )
     fd, found = _taken(path, timeout)
     try:
         _write_note(fd, f"{os.getpid()} {int(time.time())} {what}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from msgspec import structs
 
@@ -14,6 +14,7 @@ from rait.app.machine import Machine
 from rait.domain.backend import Outcome
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, ToBabeld, replay
+from rait.domain.hooks import Call, CallResult
 from rait.domain.reconcile import Change
 from rait.domain.topology import Topology
 from rait.domain.verdict import Results, Verdict, verdict
@@ -21,6 +22,8 @@ from rait.domain.verdict import Results, Verdict, verdict
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run
     from rait.app.routing import Routing
+
+T = TypeVar("T")
 
 RECORD_SECONDS = 0.25
 """How long an outcome may wait for others to be written to the journal with it."""
@@ -32,6 +35,10 @@ SecondLook = Callable[[Topology, Sequence[Event]], tuple[tuple[Event, ...], tupl
 Gives the events that the failed ones brought about all the same, and the failed events of which
 this look could not tell.
 """
+
+
+MakeCalls = Callable[[Sequence[Call]], Generator[CallResult, None, None]]
+"""Makes calls of commands for links, and gives the result of each when it has ended."""
 
 
 class Execution:
@@ -48,6 +55,7 @@ class Execution:
         debug: Callable[[str], None],
         *,
         look_again: SecondLook,
+        make_calls: MakeCalls,
         babeld_alone: bool = False,
     ) -> None:
         self._machine = machine
@@ -55,6 +63,7 @@ class Execution:
         self._routing = routing
         self._debug = debug
         self._look_again = look_again
+        self._make_calls = make_calls
         self._babeld_alone = babeld_alone
         self._happened: list[Event] = []
         self._errors: dict[int, str] = {}
@@ -70,13 +79,14 @@ class Execution:
         self._require_vrfs(run)
         with ending_in_order():
             self._end_leftover_links()
-            self._apply_and_record(run)
+            _record(self._apply(), run.record)
         self._note(happened=tuple(self._happened), errors=self._errors)
         told_babeld = any(isinstance(event, ToBabeld) for event in self._happened)
         if told_babeld or self._change.extra_cmd_owed:
             self.send_extra_cmd()
         if self._errors:
             self._look_at_what_failed()
+        self._call(run)
         events, results, judged = self._change.events, self.results, self.verdict
         unsure = frozenset(results.unsure)
         run.finish(
@@ -119,6 +129,23 @@ class Execution:
         for event in unsure:
             self._debug(f"{type(event).__name__} {event.name}: may be half done, which is unknown")
 
+    def _call(self, run: Run) -> None:
+        """Make the calls that are due, now that the links are as they will be after this run.
+
+        A command may change a link, so this comes after the second look.
+        """
+        failed = {self._change.events[index].name for index in self._errors}
+        calls = self._change.calls(self._happened, failed)
+        if calls:
+            with ending_in_order(), closing(self._make_calls(calls)) as results:
+                _record(map(self._noted_call, results), run.record_calls)
+
+    def _noted_call(self, result: CallResult) -> CallResult:
+        self._note(calls=(*self.results.calls, result))
+        what = "done" if result.error is None else f"failed: {result.error}"
+        self._debug(f"command for {result.link}, {result.event}: {what}")
+        return result
+
     def _require_vrfs(self, run: Run) -> None:
         try:
             isolation.require_vrfs(self._change.events)
@@ -126,21 +153,6 @@ class Execution:
             run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
             run.finish("failed")
             raise
-
-    def _apply_and_record(self, run: Run) -> None:
-        """Apply the events; outcomes of the same moment are written to the journal together."""
-        waiting: list[Outcome] = []
-        since = time.monotonic()
-        try:
-            for outcome in self._apply():
-                waiting.append(outcome)
-                if time.monotonic() - since > RECORD_SECONDS:
-                    outcomes, waiting = waiting, []
-                    run.record(outcomes)
-                    since = time.monotonic()
-        finally:
-            # Whatever was raised, Ctrl-C too: first the known outcomes go to the disk.
-            run.record(waiting)
 
     def _apply(self) -> Iterator[Outcome]:
         events = self._change.events
@@ -154,6 +166,22 @@ class Execution:
             what = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {what}")
             yield Outcome(outcome.index, error)
+
+
+def _record(items: Iterable[T], write: Callable[[Sequence[T]], None]) -> None:
+    """Write items to the journal as they come; those of the same moment together."""
+    waiting: list[T] = []
+    since = time.monotonic()
+    try:
+        for item in items:
+            waiting.append(item)
+            if time.monotonic() - since > RECORD_SECONDS:
+                known, waiting = waiting, []
+                write(known)
+                since = time.monotonic()
+    finally:
+        # Whatever was raised, Ctrl-C too: first what is known goes to the disk.
+        write(waiting)
 
 
 class _TerminatedError(BaseException):

@@ -39,6 +39,7 @@ from rait.domain.events import (
     VrfRemoved,
     links_added,
 )
+from rait.domain.hooks import CallResult
 from rait.domain.topology import Link, LinkPeer, Origin
 from rait.terminal import (
     CHANGES,
@@ -88,7 +89,8 @@ def print_plan(report: Report, arguments: Namespace) -> int:
     _print(report, arguments)
     if getattr(arguments, "detailed_exitcode", False):
         failed = report.failures or report.conflicts or report.old_list
-        return FAILED if failed else CHANGES if report.events else DONE
+        todo = report.events or report.calls
+        return FAILED if failed else CHANGES if todo else DONE
     partial = report.failures or report.losses or report.conflicts or report.old_list
     return PARTIAL if partial else DONE
 
@@ -109,6 +111,11 @@ def _print(report: Report, arguments: Namespace) -> None:
         warn(f"warning: {warning}")
     for failure in report.failures:
         warn(f"{failure.link}: {failure.error}")
+    for call in report.calls:
+        if call.error is not None:
+            warn(f"{call.link}: {call_text(call)}")
+            for line in call.lines:
+                warn(f"{call.link}: | {line}")
     for line in (*report.conflicts, *report.losses):
         warn(line)
     if report.removal is not None:
@@ -128,7 +135,8 @@ def report_lines(report: Report) -> list[str]:
     ended = [f"- {name} ({HALF_MADE})" for name in report.ended]
     events = event_lines(report.events, report.errors)
     half_done = [f"{line} ({HALF_DONE})" for line in event_lines(report.half_done)]
-    return [*noticed, *ended, *events, *half_done, summary(report)]
+    calls = [f"> {call.link} {call_text(call)}" for call in report.calls]
+    return [*noticed, *ended, *events, *half_done, *calls, summary(report)]
 
 
 def removal_text(report: Report, removal: Removal) -> str:
@@ -194,6 +202,7 @@ def report_object(report: Report) -> dict[str, object]:
         "losses": list(report.losses),
         "conflicts": list(report.conflicts),
         "old_peers_list": report.old_list or None,
+        "calls": [call_object(call) for call in report.calls],
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }
@@ -209,6 +218,20 @@ def event_object(event: Event) -> dict[str, object]:
         return {"type": kind, "link": event.name, "state": fields["link"]}
     what = "vrf" if isinstance(event, VrfAdded | VrfRemoved) else "link"
     return {"type": kind, what: fields.pop("name"), **fields}
+
+
+def call_object(call: CallResult) -> dict[str, object]:
+    """A call of a command as a value for JSON."""
+    return structs.asdict(call)
+
+
+def call_text(call: CallResult) -> str:
+    """A call of a command, and why it failed, in one line."""
+    from shlex import join  # here, as few runs call anything
+
+    which = "down_command" if call.event == "removed" else "up_command"
+    outcome = "" if call.error is None else f" failed: {call.error}"
+    return f"{call.event}: {which} {join(call.command)}{outcome}"
 
 
 def noticed_object(event: Event, is_leftover: bool) -> dict[str, object]:
@@ -243,6 +266,10 @@ def summary(report: Report) -> str:
     if report.ended:
         words.append(f"{counted(len(report.ended), 'half-made link')} ended")
     words += [f"{what} {_to_be(became, report)}" for what, became in _other_changes(report)]
+    if report.calls:
+        failures = sum(call.error is not None for call in report.calls)
+        words.append(f"{counted(len(report.calls), 'command')} {_to_be('called', report)}")
+        words += [f"{failures} of them failed"] if failures else []
     words = words or ["nothing done"]
     if report.conflicts:
         words.append("some peers get no link")

@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from rait.domain.errors import few
 from rait.domain.events import Event, LinkPlaced
+from rait.domain.hooks import CallResult
 from rait.domain.ownership import Stranger
 from rait.domain.reconcile import Change
 from rait.domain.verdict import Failure, Results, Verdict, verdict
@@ -33,7 +34,8 @@ class Report(Struct, frozen=True, kw_only=True):
     ``extra_cmd`` that an earlier run owed. ``losses`` are lines about links that lose their peer
     because its entry in the peers list was skipped, and ``conflicts`` about peers that get no link
     because others have its name or port. ``old_list`` is a line about an old peers list that stood
-    in for the newest, "" if that was used.
+    in for the newest, "" if that was used. ``calls`` are those of commands for links: what became
+    of each, or those that a run would make.
     """
 
     command: str
@@ -53,6 +55,7 @@ class Report(Struct, frozen=True, kw_only=True):
     losses: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     old_list: str = ""
+    calls: tuple[CallResult, ...] = ()
 
 
 def _report_on(
@@ -113,8 +116,10 @@ def planned(
         or change.goal.conflicts
         or any(p.link and p.severity == "error" for p in change.problems)
     )
-    status: Status = "planned" if change.events or missing else "unchanged"
-    return _report_on(command, status, change, verdict(change), warnings, removal)
+    calls = tuple(call.result() for call in change.calls(change.events))
+    status: Status = "planned" if change.events or missing or calls else "unchanged"
+    report = _report_on(command, status, change, verdict(change), warnings, removal)
+    return structs.replace(report, calls=calls)
 
 
 def stopped(command: str, change: Change, removal: Removal, warnings: Sequence[str] = ()) -> Report:
@@ -132,4 +137,5 @@ def carried_out(
         errors=results.errors,
         half_done=results.half_done,
         ended=results.ended,
+        calls=results.calls,
     )

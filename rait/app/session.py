@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
@@ -22,13 +22,14 @@ from rait.app.machine import Machine
 from rait.app.options import Options
 from rait.app.report import Report, carried_out, planned, stopped
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
-from rait.app.turn import prepared
+from rait.app.turn import lock_path, prepared
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Secret
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
 from rait.domain.history import LastKnown
+from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import RunHeader
@@ -219,7 +220,9 @@ class Session:
         as the last one did is only counted there.
         """
         babeld_alone = self.routing is not None and self.routing.explicit
-        leaves_trace = bool(change.events or change.drift or change.leftover_links)
+        leaves_trace = bool(
+            change.events or change.drift or change.leftover_links or change.calls(())
+        )
         if not (leaves_trace or change.extra_cmd_owed):
             judged = verdict(change, babeld_alone=babeld_alone)
             return carried_out(command, change, NO_RESULTS, judged, warnings)
@@ -231,6 +234,7 @@ class Session:
             self.routing,
             self.options.debug,
             look_again=partial(self._look_again, change),
+            make_calls=self._make_calls,
             babeld_alone=babeld_alone,
         )
         run: Run | None = None
@@ -247,6 +251,13 @@ class Session:
         if run is None:
             return report
         return structs.replace(report, run=run.id, extra_cmd_sent=not leaves_trace)
+
+    def _make_calls(self, calls: Sequence[Call]) -> Generator[CallResult, None, None]:
+        from rait.app.hooks import make
+
+        namespaces, seconds = self.machine.namespaces, self.config.command_timeout
+        lock = lock_path(self.config.journal)
+        return make(calls, namespaces, seconds, lock, self.public_key)
 
     def _removal(self, change: Change) -> Removal | None:
         if not change.events:

@@ -22,6 +22,8 @@ from rait.app.render import (
     HALF_MADE,
     LEFT,
     NOT_OURS,
+    call_object,
+    call_text,
     describe,
     done_already,
     event_object,
@@ -268,6 +270,7 @@ def run_json(run: RunRecord, query: Query) -> str:
             if query.wants_event(event)
         ],
         "ended": list(run.ended),
+        "calls": [call_object(call) for call in run.calls if query.link in (None, call.link)],
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
         "extra_cmd": run.extra_cmd,
         "repeated": run.repeated.count if run.repeated is not None else 0,
@@ -341,11 +344,15 @@ def _events(run: RunRecord) -> Iterator[tuple[int, Event, str]]:
 
 
 def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
-    """Lines about a run's half-made links, problems and extra_cmd, which are no events."""
+    """Lines about a run's half-made links, calls, problems and extra_cmd, which are no events."""
     for name in run.header.leftover_links:
         if link in (None, name):
             ended = "" if name in run.ended else " (not known to have ended)"
             yield f"  - {name} ({HALF_MADE}){ended}"
+    for call in run.calls:
+        if link in (None, call.link):
+            yield f"  > {call.link} {call_text(call)}"
+            yield from (f"    | {line}" for line in call.lines)
     for name, error in run.problems.items():
         if link in (None, name):
             yield f"  failed: {name}: {error}"

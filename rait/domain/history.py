@@ -30,6 +30,7 @@ from rait.domain.events import (
     links_added,
     replay,
 )
+from rait.domain.hooks import Ledger, Owed
 from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 
@@ -50,6 +51,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     as such an event was to make them. ``extra_cmd_owed``: babeld's interfaces were changed, and
     babeld has not taken ``extra_cmd`` since. ``departed`` are endpoints that outlive their links,
     and ``home`` is that of the last run that recorded one (see RunHeader), "" if none did.
+    ``calls_owed`` are calls of commands for links that no run has the result of (hooks.py).
     """
 
     topology: Topology = EMPTY
@@ -60,6 +62,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     extra_cmd_owed: bool = False
     departed: Departed = {}
     home: str = ""
+    calls_owed: Owed = Owed()
 
     def links(self) -> tuple[Link, ...]:
         """All links that there may be: those that were made, and the leftover ones."""
@@ -91,8 +94,10 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     except MismatchError:
         raise _misfit(start.topology, happened, included) from None
     owed, home = start.extra_cmd_owed, start.home
+    ledger = Ledger(start.calls_owed, start.topology.links)
     for run in included:
         owed = _owed_after(run, owed)
+        _follow_calls(run, ledger)
         home = run.header.home or home
     return Snapshot(
         topology=topology,
@@ -101,6 +106,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         leftover=tuple(included[-1].leftover()) if included else start.leftover,
         departed=depart(start.departed, events),
         home=home,
+        calls_owed=ledger.owed,
     )
 
 
@@ -115,6 +121,7 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
         extra_cmd_owed=now.extra_cmd_owed,
         departed=now.departed,
         home=now.home,
+        calls_owed=now.calls_owed,
     )
     return known.having_leftover(now.leftover)
 
@@ -175,6 +182,16 @@ def _owed_after(run: RunRecord, before: bool) -> bool:
     if run.status is not None:
         return before
     return before or any(isinstance(event, ToBabeld) for event in run.intended)
+
+
+def _follow_calls(run: RunRecord, ledger: Ledger) -> None:
+    """Take note of a run's events, which come before its calls, and of the calls that ended."""
+    of_others = {*range(len(run.noticed))} - {*run.header.leftover_noticed}
+    foreign = {run.noticed_id(index) for index in of_others}
+    for number, event in run.happened():
+        ledger.happened(event, ours=number not in foreign)
+    for result in run.calls:
+        ledger.ended(result)
 
 
 def _misfit(

@@ -39,7 +39,7 @@ be done. The steps, in their order:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -48,8 +48,9 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, LinkAdded, LinkUpdated, ToBabeld
+from rait.domain.events import Event, LinkAdded, LinkUpdated, ToBabeld, replay
 from rait.domain.history import LastKnown
+from rait.domain.hooks import Call, Ledger, Owed, due
 from rait.domain.ownership import (
     Holdings,
     Scope,
@@ -139,6 +140,27 @@ class Change(Struct, frozen=True, kw_only=True):
         """Why nothing at all may be touched, or None."""
         errors = (p.message for p in self.problems if p.link is None and p.severity == "error")
         return next(errors, None)
+
+    def calls(self, happened: Sequence[Event], failed: Container[str] = ()) -> tuple[Call, ...]:
+        """The calls that are due once these events have happened (hooks.py).
+
+        The up_command of a link that ``failed``, or that cannot be as it should, waits: it may take
+        for granted that the link works. A run that is not about the links calls nothing.
+        """
+        if self.goal.topology is None:
+            return ()
+        ledger = Ledger(self.known.calls_owed, self.known.topology.links)
+        for event in self.drift:
+            ledger.happened(event, ours=event in self.leftover)
+        for event in happened:
+            ledger.happened(event)
+        if ledger.owed == Owed():
+            return ()
+        troubled = {problem.link for problem in self.problems if problem.severity == "error"}
+        links = replay(self.known.topology, (*self.drift, *happened)).links
+        only = links.keys() if self.goal.only is None else self.goal.only
+        held = {name for name in links if name in troubled or name in failed or name not in only}
+        return due(ledger.owed, links, held)
 
     def placed(self, instances: Mapping[str, str]) -> Change:
         """Fill in the instance of each new link's namespace, now that the namespace was made.

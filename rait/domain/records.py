@@ -24,6 +24,7 @@ from rait.domain.digests import fast_sha256, sha256
 from rait.domain.endpoints import Departed
 from rait.domain.errors import HistoryError
 from rait.domain.events import Event, links_added, may_be_half_done, peers_named
+from rait.domain.hooks import CallResult, Owed
 from rait.domain.topology import EMPTY, Link, Topology
 
 GENESIS = bytes(32)
@@ -41,6 +42,7 @@ Kind = Literal[
     "intended",
     "outcomes",
     "half_done",
+    "calls",
     "run_finished",
     "repeated",
     "snapshot",
@@ -172,7 +174,7 @@ class Repeats(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed``, ``leftover``, ``departed`` and ``home`` are as in LastKnown.
+    ``extra_cmd_owed``, ``leftover``, ``departed``, ``home`` and ``calls_owed`` are as in LastKnown.
     """
 
     topology: Topology = EMPTY
@@ -181,6 +183,7 @@ class Snapshot(Struct, frozen=True):
     leftover: tuple[Event, ...] = field(default=(), name="undecided")
     departed: Departed = {}
     home: str = ""
+    calls_owed: Owed = Owed()
 
 
 class Pruned(Struct, frozen=True):
@@ -196,7 +199,17 @@ class Named(Struct, frozen=True):
     path: str
 
 
-Payload = RunHeader | Event | tuple[Outcome, ...] | Finished | Repeated | Snapshot | Pruned | Named
+Payload = (
+    RunHeader
+    | Event
+    | tuple[Outcome, ...]
+    | tuple[CallResult, ...]
+    | Finished
+    | Repeated
+    | Snapshot
+    | Pruned
+    | Named
+)
 
 _TYPES: dict[str, Any] = {
     "run_started": RunHeader,
@@ -204,6 +217,7 @@ _TYPES: dict[str, Any] = {
     "intended": Event,
     "outcomes": tuple[Outcome, ...],
     "half_done": Event,
+    "calls": tuple[CallResult, ...],
     "run_finished": Finished,
     "repeated": Repeated,
     "snapshot": Snapshot,
@@ -222,9 +236,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     ``half_done``, by the numbers of their entries, are events that failed ones had brought about
     all the same, as the run saw when it looked at the machine again; ``unsure`` are the indexes of
     failed events of which that look could not tell. ``ended`` are those of
-    ``header.leftover_links`` that the run ended. ``repeated`` counts later runs that repeated this
-    one in vain, and ``retried_at`` is when a repetition began that has not ended. ``recorded_at``
-    is the time of the first entry, which is never before that of the entry before it.
+    ``header.leftover_links`` that the run ended. ``calls`` are the results of the commands that the
+    run called for links, in the order in which they came in. ``repeated`` counts later runs that
+    repeated this one in vain, and ``retried_at`` is when a repetition began that has not ended.
+    ``recorded_at`` is the time of the first entry, which is never before that of the entry before
+    it.
     """
 
     id: int
@@ -243,6 +259,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     half_done: Mapping[int, Event] = {}
     unsure: tuple[int, ...] = ()
     ended: tuple[str, ...] = ()
+    calls: tuple[CallResult, ...] = ()
 
     def noticed_id(self, index: int) -> int:
         """The number of the entry that holds the noticed event of this index.
@@ -282,7 +299,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         events for the same command. The digests of what they read may differ.
         """
         ended = self.status is not None and self.failed == len(self.intended)
-        changed = self.noticed or self.half_done or self.ended or self.extra_cmd == "sent"
+        told = self.calls or self.extra_cmd == "sent"
+        changed = self.noticed or self.half_done or self.ended or told
         same = _comparable(self.header) == _comparable(header) and self.intended == intended
         return ended and not changed and same
 
@@ -292,8 +310,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         None stands for any link, and for any peer.
         """
         events = (*self.noticed, *self.intended, *self.half_done.values())
-        ended = link in self.header.leftover_links
-        return (link is None or ended or any(event.name == link for event in events)) and (
+        named = {*self.header.leftover_links, *(call.link for call in self.calls)}
+        named.update(event.name for event in events)
+        return (link is None or link in named) and (
             peer is None or any(peer in peers_named(event) for event in events)
         )
 
@@ -474,6 +493,7 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
     last_id = expected = first.id
     noticed, intended = list[Event](), list[Event]()
     outcomes, half_done = dict[int, Outcome](), dict[int, Event]()
+    calls: list[CallResult] = []
     ending: dict[str, Any] = {}
     repeated: Repeated | None = None
     for entry, payload in entries[1:]:
@@ -494,6 +514,8 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
             outcomes |= _by_index(entry, payload, len(intended))
         elif kind == "half_done":
             half_done[entry.id] = payload
+        elif kind == "calls":
+            calls += payload
         else:
             ending = {"finished_at": time_of(entry), **structs.asdict(payload)}
     return RunRecord(
@@ -505,6 +527,7 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
         intended=tuple(intended),
         outcomes=outcomes,
         half_done=half_done,
+        calls=tuple(calls),
         repeated=repeated,
         **ending,
     )

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from rait.domain.events import Event, ToBabeld
+from rait.domain.hooks import CallResult
 from rait.domain.reconcile import Change
 from rait.domain.records import BABELD, PEERS_LIST, ExtraCmd, RunStatus
 
@@ -30,7 +31,8 @@ class Results(Struct, frozen=True, kw_only=True):
     by its position in the change. ``half_done`` are events that the failed ones brought about all
     the same, as a second look has shown, and ``unsure`` the failed events of which that look could
     not tell. ``ended`` are the leftover links that were ended, and ``stuck`` says why others could
-    not be. ``extra_cmd_error`` says why babeld has not taken ``extra_cmd``.
+    not be. ``extra_cmd_error`` says why babeld has not taken ``extra_cmd``. ``calls`` are those of
+    commands for links.
     """
 
     happened: tuple[Event, ...] = ()
@@ -41,6 +43,7 @@ class Results(Struct, frozen=True, kw_only=True):
     stuck: Mapping[str, str] = {}
     extra_cmd: ExtraCmd | None = None
     extra_cmd_error: str | None = None
+    calls: tuple[CallResult, ...] = ()
 
 
 NO_RESULTS = Results()
@@ -92,8 +95,10 @@ def verdict(
     status: RunStatus = "done"
     if failed or problems:
         status = "partial" if good or results.happened or not bad else "failed"
+    elif any(call.error is not None for call in results.calls):
+        status = "partial"  # the links themselves are as they should be
     outcome: RunStatus | Literal["unchanged"] = status
-    if not (change.events or failed or problems or results.ended):
+    if not (change.events or failed or problems or results.ended or results.calls):
         outcome = "unchanged"
     if outcome in ("done", "unchanged") and (change.losses or change.goal.conflicts):
         outcome = "partial"

@@ -63,6 +63,7 @@ def carry_out(
         None,
         debug,
         look_again=lambda *_: ((), frozenset()),  # type: ignore[arg-type]
+        make_calls=lambda _: (_ for _ in ()),
     )
     execution.perform(journal.begin(HEADER, (), change.events))
 

@@ -22,6 +22,7 @@ from rait.domain import records
 from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError
 from rait.domain.events import Event
+from rait.domain.hooks import CallResult
 from rait.domain.records import (
     Attempt,
     Entry,
@@ -339,6 +340,14 @@ class Run:
         self._stop_repeating()
         with self._journal.appending(self) as log:
             log.add("outcomes", self.id, self.scope, news)
+
+    def record_calls(self, results: Sequence[CallResult]) -> None:
+        """Write down what became of calls of commands. May be called many times."""
+        if not results:
+            return
+        self._stop_repeating()
+        with self._journal.appending(self) as log:
+            log.add("calls", self.id, self.scope, tuple(results))
 
     def finish(
         self,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
+from collections.abc import Container
 
 from rait.domain.errors import counted
 
 KEY_BYTES = 32
-_KEYLIKE = r"[A-Za-z0-9+/_-]{40,}=*|\b[0-9A-Fa-f]{64}\b"
+_HEX_KEY = r"\b[0-9A-Fa-f]{64}\b"
+_KEYLIKE = rf"[A-Za-z0-9+/_-]{{40,}}=*|{_HEX_KEY}"
 _WHOLE_KEY = r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
 _LONGEST_SHOWN = 80
 _WINDOW = 100
@@ -58,6 +60,13 @@ def without_keys(text: str) -> str:
 def without_whole_keys(text: str) -> str:
     """Leave out of a text each WireGuard key in base64; a long path, which may look so, stays."""
     return text if "=" not in text else re.sub(_WHOLE_KEY, "(left out)", text)
+
+
+def without_keys_but(public: Container[str], text: str) -> str:
+    """Leave out of a text each key in base64 or hex, but those that are known to be public."""
+    return re.sub(
+        rf"{_WHOLE_KEY}|{_HEX_KEY}", lambda m: m[0] if m[0] in public else "(left out)", text
+    )
 
 
 def brief(text: str, most: int) -> str:

@@ -243,6 +243,7 @@ class Config(Struct, frozen=True, kw_only=True):
     what a peers list may ask for. ``journal_keep`` is in nanoseconds; None keeps all runs.
     ``peers_fallback`` is how old a kept list may be, in nanoseconds, to stand in for one from a URL
     that cannot be had; None lets none stand in.
+    ``command_timeout`` is how many seconds a command of a policy may take.
     """
 
     private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
@@ -261,6 +262,7 @@ class Config(Struct, frozen=True, kw_only=True):
     journal_keep: _Span | None = DEFAULT_JOURNAL_KEEP
     max_removals: Annotated[int, _between(0, _MAX_U32, "a whole number")] | None = None
     max_links: Annotated[int, _between(1, _MAX_U32, "a whole number")] = DEFAULT_MAX_LINKS
+    command_timeout: Annotated[int, _between(1, 3600, "a number of seconds")] = 10
     port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
     policies: tuple[Policy, ...] = ()
 
