@@ -117,7 +117,7 @@ class _Command:
                 self._process = subprocess.Popen(
                     job.command,
                     cwd="/",
-                    env=_encoded(job.environment),
+                    env=job.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=write,
                     stderr=write,
@@ -219,10 +219,3 @@ def _end(running: list[_Command]) -> None:
     while running:
         _wait(running)
         running[:] = [command for command in running if command.ended is None]
-
-
-def _encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {
-        name.encode(): value.encode(errors="backslashreplace")
-        for name, value in environment.items()
-    }

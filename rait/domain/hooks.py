@@ -42,14 +42,10 @@ LAST_LINES = 5
 LINE_LENGTH = 200
 """So many lines of a command's output, of so many characters, are kept: the last ones."""
 
-MOST_REMARKS = 64
-LONGEST_VALUE = 4096
-"""So many remarks, each of so many bytes, are passed on at the most: others write them."""
-
 _MARGIN = 100
 """More characters than a key has, in base64 or hex."""
 
-_REMARK_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_REMARK_KEY = re.compile(r"[A-Za-z0-9_.-]+")
 
 UpEvent = Literal["added", "changed"]
 CallEvent = Literal["added", "changed", "removed"]
@@ -165,20 +161,19 @@ def due(owed: Owed, links: Mapping[str, Link], held: Container[str]) -> tuple[Ca
 def environment(call: Call) -> dict[str, str]:
     """What a command gets to know of its call, as variables of its environment.
 
-    The peer's name and remarks are texts of others. So each has a name of its own that begins with
-    RAIT_, whatever the key of a remark is; a value that is too long, or that no environment can
-    hold (with a NUL), is left out.
+    Others write the peer's name and remarks (bounded by config/remarks.py): so each remark is in a
+    variable whose name begins with RAIT_REMARK_, whatever the remark's key is.
     """
     link = call.link
     found = {
         "RAIT_EVENT": call.event,
         "RAIT_LINK": link.name,
         "RAIT_PEER": link.peers[0].public_key if link.peers else "",
-        "RAIT_PEER_NAME": link.notes.peer_name if _may_be_passed(link.notes.peer_name) else "",
+        "RAIT_PEER_NAME": link.notes.peer_name,
         "RAIT_NETNS": link.origin.netns,
     }
-    for key, value in link.notes.remarks[:MOST_REMARKS]:
-        if _REMARK_KEY.fullmatch(key) and _may_be_passed(value):
+    for key, value in link.notes.remarks:
+        if _REMARK_KEY.fullmatch(key):
             found.setdefault(f"RAIT_REMARK_{re.sub('[.-]', '_', key).upper()}", value)
     return found
 
@@ -198,10 +193,6 @@ def last_lines(
         line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]}…"
         for line in lines[-LAST_LINES:]
     )
-
-
-def _may_be_passed(value: str) -> bool:
-    return "\0" not in value and len(value.encode(errors="replace")) <= LONGEST_VALUE
 
 
 def _is_told(event: Event) -> bool:

@@ -12,8 +12,6 @@ from rait.domain.history import LastKnown
 from rait.domain.hooks import (
     LAST_LINES,
     LINE_LENGTH,
-    LONGEST_VALUE,
-    MOST_REMARKS,
     Call,
     Ledger,
     Owed,
@@ -183,24 +181,15 @@ def test_a_registry_sets_no_other_variable() -> None:
         ("a\0b", "x"),
         ("", "x"),
         ("ä", "x"),
-        ("x" * 65, "x"),
-        ("nul", "a\0b"),
-        ("long", "x" * (LONGEST_VALUE + 1)),
         ("as-number", "1"),
         ("as.number", "2"),
-        ("lone", "\ud800"),
     )
-    found = environment(Call("added", noted(remarks=hostile, peer_name="a\0b")))
-    assert found["RAIT_PEER_NAME"] == ""
-    remarks = {k: v for k, v in found.items() if k.startswith("RAIT_REMARK_")}
-    assert remarks == {
-        "RAIT_REMARK_LD_PRELOAD": "/x.so",
-        "RAIT_REMARK_AS_NUMBER": "1",
-        "RAIT_REMARK_LONE": "\ud800",
-    }
-    assert len(found) == 5 + len(remarks)
-    many = tuple((f"k{number}", "") for number in range(1000))
-    assert len(environment(Call("added", noted(remarks=many)))) == 5 + MOST_REMARKS
+    found = environment(Call("added", noted(remarks=hostile)))
+    assert set(found) == {
+        "RAIT_EVENT", "RAIT_LINK", "RAIT_PEER", "RAIT_PEER_NAME", "RAIT_NETNS",
+        "RAIT_REMARK_LD_PRELOAD", "RAIT_REMARK_AS_NUMBER",
+    }  # fmt: skip
+    assert found["RAIT_REMARK_AS_NUMBER"] == "1"
 
 
 def test_the_last_lines_of_an_output() -> None:

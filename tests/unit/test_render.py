@@ -324,6 +324,7 @@ def test_a_report_as_json_has_all_of_it() -> None:
         "ended": ["w3"],
         "failed": [{"link": "w1", "error": "EBUSY"}],
         "losses": ["w2 goes"],
+        "calls": [],
         "conflicts": ["w4 is taken"],
         "old_peers_list": "the list is old",
         "warnings": ["careful"],
