@@ -42,10 +42,10 @@ class OldList(Struct, frozen=True):
     @property
     def refusal(self) -> str:
         """Why a list of this age may not stand in."""
-        return (
-            f"the one that was kept is {_of_age(self.age)} (of {self.confirmed}), more than "
-            "peers_fallback in rait.conf allows"
-        )
+        what = f"the one that was kept is {_of_age(self.age)} (of {self.confirmed})"
+        if self.age is None:
+            return f'{what}, as a clock was not set: only peers_fallback = "always" allows that'
+        return f"{what}, more than peers_fallback in rait.conf allows"
 
 
 def age_of(confirmed_at: int, now: int) -> int | None:

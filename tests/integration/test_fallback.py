@@ -195,6 +195,26 @@ def test_an_old_list_removes_nothing(mesh: Mesh, registry: Registry) -> None:
     assert a.up("--json").touched == {*a.links_to(c), a.link_to(b, "ip4")}
 
 
+def test_runs_that_fail_alike_by_an_old_list_are_counted_and_not_journaled_again(
+    mesh: Mesh, registry: Registry
+) -> None:
+    """Each finds the list a little older."""
+    a, b, _ = mesh.nodes
+    lose_links(a)
+    registry.die()
+    with machine.socket_in(a.netns, socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("0.0.0.0", b.ports["ip4"]))  # noqa: S104 - in the node's namespace
+        assert a.rait("up").status == 3  # which makes the other links
+        ages = set()
+        while len(ages) < 2:
+            result = a.rait("up", "--json")
+            assert result.status == 3, result
+            assert result.touched == {a.link_to(b, "ip4")}
+            ages.add(result.json["old_peers_list"])
+    assert len(runs(a)) == 3
+    assert "repeated" in runs(a)[-1]
+
+
 @pytest.mark.parametrize(
     ("status", "page"),
     [(404, ""), (503, ""), (200, "<html>"), (200, "[[Peers]]\n"), (200, "peers = {")],

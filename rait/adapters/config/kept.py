@@ -128,5 +128,5 @@ class PeersList:
             raise
 
     def _digest(self, content: bytes) -> bytes:
-        whole = os.path.basename(self._path).encode() + b"\n" + content
+        whole = os.fsencode(os.path.basename(self._path)) + b"\n" + content
         return blake2b(whole, digest_size=32).hexdigest().encode("ascii")
