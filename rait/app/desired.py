@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from rait.app import isolation
 from rait.app.inputs import Registry
@@ -16,7 +16,7 @@ from rait.app.session import Session, open_session
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
-from rait.domain.plan import Node, Way, plan
+from rait.domain.plan import Node, Plan, Way, plan
 from rait.domain.reconcile import Change, Goal
 
 if TYPE_CHECKING:
@@ -33,18 +33,9 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
     touched, where the configuration or the peers cannot be read.
     """
     with open_session(options, "up", read_only=dry_run, peers=True) as session:
-        kind = session.machine.choose(session.config.backend)
-        options.debug(f"backend {kind}")
-        node = Node(
-            public_key=session.public_key,
-            origin=session.origin(kind, session.target),
-            transit_table=isolation.transit_table(session.config),
-        )
-        goal, warnings = planned_goal(
-            session.loaded, session.registry, node, session.known, session.preshared
-        )
-        warnings += isolation.kernel_warnings(session.config)
-        change = session.compare(goal)
+        wanted = wanted_by(session)
+        warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
+        change = session.compare(wanted.goal)
         if dry_run:
             warnings += isolation.vrf_warnings(change.events)
             warnings += _extra_cmd_warnings(session, change)
@@ -71,7 +62,27 @@ def _with_list_kept(report: Report, session: Session) -> Report:
     return report
 
 
-def planned_goal(
+class Wanted(Struct, frozen=True):
+    """The goal to have the links that the peers list asks for, its plan, and warnings."""
+
+    goal: Goal
+    plan: Plan
+    warnings: tuple[str, ...]
+
+
+def wanted_by(session: Session) -> Wanted:
+    """What this node shall have now. Raises MachineError where there is no WireGuard."""
+    kind = session.machine.choose(session.config.backend)
+    session.options.debug(f"backend {kind}")
+    node = Node(
+        public_key=session.public_key,
+        origin=session.origin(kind, session.target),
+        transit_table=isolation.transit_table(session.config),
+    )
+    return wanted_of(session.loaded, session.registry, node, session.known, session.preshared)
+
+
+def wanted_of(
     loaded: Loaded,
     registry: Registry,
     node: Node,
@@ -79,8 +90,8 @@ def planned_goal(
     preshared: Preshared,
     *,
     measure: Measure | None = None,
-) -> tuple[Goal, list[str]]:
-    """The goal to have the links that the peers list asks for, and warnings for the user.
+) -> Wanted:
+    """What a node shall have, of which these are the inputs.
 
     The journal's word that a list has a conflict would be of no use to anyone: each run says so
     itself, until the list is mended. ``preshared`` are the preshared keys of the peers. ``measure``
@@ -104,7 +115,8 @@ def planned_goal(
         flaws=_described(loaded, planned.flaws),
         psks=frozenset((p, digest) for (_, p), digest in preshared.files.digests.items()),
     )
-    return goal, [*loaded.warnings, *peers.warnings, *preshared.warnings, *problems]
+    warnings = (*loaded.warnings, *peers.warnings, *preshared.warnings, *problems)
+    return Wanted(goal, planned, warnings)
 
 
 def _described(loaded: Loaded, flaws: Iterable[Problem]) -> tuple[Problem, ...]:

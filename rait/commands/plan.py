@@ -13,7 +13,7 @@ from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_STATE_BYTES
 from rait.adapters.keys import UNKNOWN_PSK
 from rait.app import desired, isolation
-from rait.app.desired import planned_goal
+from rait.app.desired import wanted_of
 from rait.app.inputs import configured, registry_of
 from rait.app.load import Preshared, load_secret
 from rait.app.options import Options, require_path
@@ -95,13 +95,13 @@ def plan_against(options: Options, state_path: str) -> Report:
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
     preshared = _assumed(loaded.config, registry.peers.peers, state.observation)
-    goal, warnings = planned_goal(loaded, registry, node, state.known, preshared)
+    wanted = wanted_of(loaded, registry, node, state.known, preshared)
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
-    change = reconcile(state.observation, goal, state.known, scope)
+    change = reconcile(state.observation, wanted.goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)
     cost = excessive_removal(change, loaded.config.max_removals, lambda: state.recent)
-    return planned("plan", change, cost, warnings)
+    return planned("plan", change, cost, wanted.warnings)
 
 
 def _assumed(config: Config, peers: Iterable[Peer], observation: Observation) -> Preshared:
