@@ -14,6 +14,7 @@ from rait import __version__
 from rait.terminal import (
     DONE,
     FAILED,
+    WAITING,
     WRONG,
     OutputError,
     clean,
@@ -52,7 +53,8 @@ for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may r
 _EPILOG = """\
 exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
 done, and the links that failed, or that a conflict in the peers list leaves out, are named;
-4 stopped, as too many links would have lost their sessions.
+4 stopped, as too many links would have lost their sessions; 5 nothing was touched, as an earlier
+change waits for `rait confirm`.
 
 `rait COMMAND --help` explains each command.
 """
@@ -84,12 +86,14 @@ def _run(words: Sequence[str]) -> int:
         return WRONG
     run = _imported(arguments.run)
     from rait.app.options import options_of
-    from rait.domain.errors import ConfigError, RaitError
+    from rait.domain.errors import ConfigError, PendingError, RaitError
 
     try:
         status: int = run(options_of(arguments), arguments)
     except RaitError as error:
         warn_of(error)
+        if isinstance(error, PendingError):
+            return WAITING
         return wrong if isinstance(error, ConfigError) else FAILED
     return status
 

@@ -16,8 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-DONE, FAILED, WRONG, PARTIAL, STOPPED = 0, 1, 2, 3, 4
-"""Done; failed; wrong usage or configuration; partly done; too much would have been removed."""
+DONE, FAILED, WRONG, PARTIAL, STOPPED, WAITING = 0, 1, 2, 3, 4, 5
+"""Done; failed; wrong usage or configuration; partly done; too much would have been removed; an
+earlier change waits for its confirmation."""
 
 CHANGES = 2
 """The exit status of ``plan --detailed-exitcode`` if there is something to do."""

@@ -23,6 +23,23 @@ _FLAGS = {
 """The options that several commands have."""
 
 
+_CONFIRM = """\
+With --confirm, a change is taken back by itself unless `rait confirm` comes within the span (3s to
+1d): so a change made over one of these very links cannot lock its maker out. Meanwhile nothing else
+is changed.
+
+  rait %s --confirm 2m
+"""
+
+
+def _add_confirm(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--confirm",
+        metavar="SPAN",
+        help="take the change back unless `rait confirm` comes within 30s, 2m, 1h",
+    )
+
+
 def _add_flags(parser: ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(name, action="store_true", help=_FLAGS[name])
@@ -52,9 +69,10 @@ run go on; max_removals in rait.conf sets another limit.
 
 
 def _up(parser: ArgumentParser) -> None:
-    parser.description = _UP
+    parser.description = f"{_UP}\n{_CONFIRM % 'up'}"
     parser.set_defaults(run="up:run")
     _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
+    _add_confirm(parser)
 
 
 _DOWN = """\
@@ -209,6 +227,7 @@ def _replay(parser: ArgumentParser) -> None:
     what.add_argument("--diff", action="store_true", help="show how the live system differs")
     what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
     _add_flags(parser, "--yes")
+    _add_confirm(parser)
 
 
 _ROLLBACK = """\
@@ -231,6 +250,25 @@ def _rollback(parser: ArgumentParser) -> None:
         "--force", action="store_true", help="go on if later runs touched its links"
     )
     _add_flags(parser, "--dry-run", "--yes")
+    _add_confirm(parser)
+
+
+_CONFIRMED = """\
+Keep a change that was made with --confirm: `rait up --confirm 2m` makes a change and takes it back
+by itself after two minutes, unless this command comes before. With --back, the change is taken back
+at once. The exit status is 0 if this command did it, and 1 if the time was over.
+
+  rait up --confirm 2m     make a change; is everything still in reach?
+  rait confirm             then keep it
+  rait confirm --back      or do not
+"""
+
+
+def _confirm(parser: ArgumentParser) -> None:
+    parser.description = _CONFIRMED
+    parser.set_defaults(run="confirm:run")
+    parser.add_argument("--back", action="store_true", help="take the change back at once")
+    parser.add_argument("--wait", action="store_true", help=SUPPRESS)
 
 
 _BABELD = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
@@ -276,5 +314,6 @@ COMMANDS = (
     ("log", (), "show, verify and prune the journal", _log),
     ("replay", (), "show or restore the topology of an earlier time", _replay),
     ("rollback", (), "take one run back", _rollback),
+    ("confirm", (), "keep a change that was made with --confirm", _confirm),
     ("babeld", (), "show and sync babeld's interfaces", _babeld),
 )

@@ -1,4 +1,4 @@
-"""How to start programs that outlive the systemd service in which rait runs.
+"""How to start programs that outlive the systemd service or the login in which rait runs.
 
 A service's processes are those in its control group. In a scope, which is a unit of its own, a
 process outlives the service that started it (systemd-run(1), systemd.scope(5)).
@@ -21,10 +21,19 @@ _SECONDS = 10.0
 def out_of_service() -> tuple[str, ...]:
     """The words to put before a command so that it outlives our service; () outside of a service.
 
-    They are tried once, with a program that does nothing. Where systemd refuses that, the answer is
-    () too, and the service needs ``KillMode=process``.
+    Where systemd refuses them, the answer is () too, and the service needs ``KillMode=process``.
     """
-    if not (os.path.isdir(_BOOTED) and _is_service()):
+    return own_scope() if _is_service() else ()
+
+
+@cache
+def own_scope() -> tuple[str, ...]:
+    """The words to put before a command so that it outlives whatever rait was started from.
+
+    They are tried once, with a program that does nothing: () where systemd refuses them, or does
+    not run the machine.
+    """
+    if not os.path.isdir(_BOOTED):
         return ()
     import subprocess
 

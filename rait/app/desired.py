@@ -12,7 +12,8 @@ from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
 from rait.app.report import Report
-from rait.app.session import Session, open_session
+from rait.app.session import Confirm, Session
+from rait.app.trials import held_by, hold, mention, open_settled
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
@@ -25,18 +26,29 @@ if TYPE_CHECKING:
 Measure = Callable[[frozenset[Way]], Mapping[Way, int]]
 
 
-def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> Report:
+def up(
+    options: Options,
+    *,
+    dry_run: bool = False,
+    assume_yes: bool = False,
+    confirm: Confirm | None = None,
+) -> Report:
     """Create, change and remove links until they are as planned.
 
     With ``dry_run``, only report what would be done. Unless ``assume_yes``, a run that would end
-    too many sessions does nothing, and its report says ``stopped``. Raises RaitError, with nothing
-    touched, where the configuration or the peers cannot be read.
+    too many sessions does nothing, and its report says ``stopped``. With ``confirm``, the run is to
+    be confirmed. What was taken back is not done again, unless ``assume_yes`` or ``confirm``.
+    Raises RaitError, with nothing touched, where the configuration or the peers cannot be read.
     """
-    with open_session(options, "up", read_only=dry_run, peers=True) as session:
+    with open_settled(options, "up", read_only=dry_run, peers=True) as session:
         wanted = wanted_by(session)
         warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
         change = session.compare(wanted.goal)
+        is_told_to = assume_yes or confirm is not None
+        if change.events and not is_told_to and (trial := held_by(session)) is not None:
+            return hold(session, trial, "plan" if dry_run else "up", warnings)
         if dry_run:
+            warnings += mention(session.known.trial, options.config)
             warnings += isolation.vrf_warnings(change.events)
             warnings += _extra_cmd_warnings(session, change)
         report = session.conclude(
@@ -45,6 +57,7 @@ def up(options: Options, *, dry_run: bool = False, assume_yes: bool = False) -> 
             makes_target=True,
             warnings=warnings,
             accepted=assume_yes,
+            confirm=confirm,
         )
         # What the guard stopped may be no list to boot from.
         return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)

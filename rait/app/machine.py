@@ -94,6 +94,12 @@ class Machine:
         self.namespace.close()
         self.namespaces.close()
 
+    def seen_from(self, transit: Netns) -> Machine:
+        """The same machine, seen from another transit namespace; the caller closes both."""
+        other = Machine(transit, None, "")
+        other._key = self._key
+        return other
+
     @property
     def transit(self) -> str:
         """The identity of the namespace in which new links' UDP sockets are."""

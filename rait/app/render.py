@@ -16,7 +16,9 @@ import msgspec
 from msgspec import structs
 
 from rait.adapters.netns import is_pid
+from rait.app.moments import written
 from rait.app.report import Report
+from rait.app.scopes import confirm_line
 from rait.domain.errors import counted, few
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -77,7 +79,7 @@ def print_report(report: Report, arguments: Namespace) -> int:
     with done_already():
         _print(report, arguments)
     statuses = {"partial": PARTIAL, "failed": FAILED, "stopped": STOPPED}
-    return statuses.get(report.status, DONE)
+    return statuses.get(report.status, PARTIAL if report.held else DONE)
 
 
 def print_plan(report: Report, arguments: Namespace) -> int:
@@ -91,8 +93,8 @@ def print_plan(report: Report, arguments: Namespace) -> int:
         failed = report.failures or report.conflicts or report.old_list
         todo = report.events or report.calls
         return FAILED if failed else CHANGES if todo else DONE
-    partial = report.failures or report.losses or report.conflicts or report.old_list
-    return PARTIAL if partial else DONE
+    partly = (report.losses, report.conflicts, report.old_list, report.held)
+    return PARTIAL if report.failures or any(partly) else DONE
 
 
 @contextmanager
@@ -123,7 +125,15 @@ def _print(report: Report, arguments: Namespace) -> None:
     if arguments.json:
         print_json(report_object(report))
     else:
-        print_result(*report_lines(report))
+        print_result(*report_lines(report), *_to_confirm(report, arguments.config))
+
+
+def _to_confirm(report: Report, config: str) -> list[str]:
+    """What to type for a run to stay."""
+    if not report.confirm_by:
+        return []
+    until, command = written(report.confirm_by), confirm_line(config)
+    return [f"rait {report.command}: to be taken back at {until}, unless you run `{command}`"]
 
 
 def report_lines(report: Report) -> list[str]:
@@ -186,7 +196,7 @@ def _guarded(command: str, removal: Removal) -> tuple[str, str]:
 
 def report_object(report: Report) -> dict[str, object]:
     """The report as a value for JSON."""
-    return {
+    value = {
         "command": report.command,
         "status": report.status,
         "run": report.run,
@@ -206,6 +216,8 @@ def report_object(report: Report) -> dict[str, object]:
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }
+    rare = {"confirm_by": report.confirm_by, "held": report.held}
+    return value | {key: each for key, each in rare.items() if each}
 
 
 def event_object(event: Event) -> dict[str, object]:

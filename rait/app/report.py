@@ -35,7 +35,9 @@ class Report(Struct, frozen=True, kw_only=True):
     because its entry in the peers list was skipped, and ``conflicts`` about peers that get no link
     because others have its name or port. ``old_list`` is a line about an old peers list that stood
     in for the newest, "" if that was used. ``calls`` are those of commands for links: what became
-    of each, or those that a run would make.
+    of each, or those that a run would make. ``confirm_by``: the run is taken back at that unix time
+    (in nanoseconds), unless somebody confirms it; 0 for a run that stays. ``held``: the run left
+    the links as they were before a change that was taken back.
     """
 
     command: str
@@ -56,6 +58,8 @@ class Report(Struct, frozen=True, kw_only=True):
     conflicts: tuple[str, ...] = ()
     old_list: str = ""
     calls: tuple[CallResult, ...] = ()
+    confirm_by: int = 0
+    held: bool = False
 
 
 def _report_on(

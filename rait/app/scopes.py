@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from rait.adapters.config.source import STDIN
+from rait.adapters.config.source import STDIN, display_name, is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
 from rait.app.load import load_secret
@@ -133,6 +133,14 @@ def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
     known = spellings(reader, spelt)
     # With the name itself, as `log -f` may begin before its first run.
     return JournalRef(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
+
+
+def confirm_line(url: str) -> str:
+    """What to type to confirm a change of this configuration, from any directory."""
+    import shlex
+
+    path = normal(url) if is_path(url) else display_name(url)
+    return f"rait -c {shlex.quote(path)} confirm"
 
 
 def others_text(journal: JournalReader, own: Collection[str]) -> str:

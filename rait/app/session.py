@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import structs
 
@@ -16,6 +17,7 @@ from rait.adapters import netns
 from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
+from rait.adapters.netns import Netns
 from rait.app import isolation
 from rait.app.inputs import Inputs, Preparation, Registry
 from rait.app.machine import Machine
@@ -32,8 +34,8 @@ from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
-from rait.domain.records import RunHeader
-from rait.domain.topology import BackendKind, Link, Origin, Topology
+from rait.domain.records import Instant, RunHeader, RunStatus
+from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 from rait.domain.verdict import NO_RESULTS, verdict
 
 if TYPE_CHECKING:
@@ -45,6 +47,13 @@ if TYPE_CHECKING:
 Babeld = Literal["never", "synced", "explicit", "exclusive"]
 """When a run talks to babeld: never; if rait.conf has ``sync = true``; because the user asked for
 it; because the user asked to flush the interfaces of others too."""
+
+
+Confirm = Callable[["Session", Change], Instant]
+"""Arranges that a change is taken back at the instant that it gives, unless somebody confirms it.
+
+Raises RaitError if that cannot be; then the change is not made.
+"""
 
 
 class Session:
@@ -107,6 +116,10 @@ class Session:
     def known(self) -> LastKnown:
         """What the journal knows of our links before this run. Raises RaitError."""
         return self.journal.last_known(self.name)
+
+    def forget(self) -> None:
+        """Have the journal asked anew for what is known, as this process has written to it."""
+        self.__dict__.pop("known", None)
 
     def observe(self, known: LastKnown) -> Observation:
         """Look at the target, and at each other namespace in which the journal has links of ours.
@@ -190,21 +203,36 @@ class Session:
         makes_target: bool = False,
         warnings: Sequence[str] = (),
         accepted: bool = False,
+        confirm: Confirm | None = None,
+        takes_back: int = 0,
+        always: bool = False,
     ) -> Report:
         """Carry the change out; in a read-only session only report what would be done.
 
         First make the namespaces that new links need (the target in any case if ``makes_target``),
         so that the journal can say in which instance each link is made. Unless the user
-        ``accepted`` whatever the run costs, the guard stops a run that costs too much. Raises
-        MachineError, with nothing touched, where a link's namespace can be neither found nor made.
+        ``accepted`` whatever the run costs, the guard stops a run that costs too much. With
+        ``confirm``, the run is to be confirmed; that is called right before anything is touched.
+        ``takes_back`` is as in RunHeader, and ``always`` journals a run that has nothing to do too.
+        Raises MachineError, with nothing touched, where a link's namespace can be neither found nor
+        made.
         """
         if not isinstance(self.journal, Journal):
             require_places(change.events)
             return planned(command, change, self._removal(change), warnings)
         if not accepted and (cost := self._removal(change)) is not None:
             return stopped(command, change, cost, warnings)
+        confirm_by = confirm(self, change) if confirm is not None and change.events else None
         change = self._prepared(change, makes_target)
-        return self._carry_out(self.journal, command, change, warnings, accepted)
+        header = partial(
+            self._header,
+            command,
+            accepted=accepted,
+            confirm_by=confirm_by,
+            takes_back=takes_back,
+        )
+        report = self._carry_out(self.journal, command, change, warnings, header, always)
+        return report if confirm is None else self._with_deadline(report)
 
     def _carry_out(
         self,
@@ -212,7 +240,8 @@ class Session:
         command: str,
         change: Change,
         warnings: Sequence[str],
-        accepted: bool,
+        header: Callable[[Change], RunHeader],
+        always: bool,
     ) -> Report:
         """Journal the events, carry them out, and journal the outcomes.
 
@@ -220,7 +249,7 @@ class Session:
         as the last one did is only counted there.
         """
         babeld_alone = self.routing is not None and self.routing.explicit
-        leaves_trace = bool(
+        leaves_trace = always or bool(
             change.events or change.drift or change.leftover_links or change.calls(())
         )
         if not (leaves_trace or change.extra_cmd_owed):
@@ -239,13 +268,12 @@ class Session:
         )
         run: Run | None = None
         if leaves_trace:
-            header = self._header(command, change, accepted)
-            run = journal.begin(header, change.drift, change.events)
+            run = journal.begin(header(change), change.drift, change.events)
             execution.perform(run)
             # A run that only repeats an earlier one has the number of that one by now.
             warnings = (*warnings, *self._prune(journal, run.id))
         elif execution.send_extra_cmd():
-            run = journal.begin(self._header(command, change, accepted), (), ())
+            run = journal.begin(header(change), (), ())
             run.finish("done", extra_cmd="sent")
         report = carried_out(command, change, execution.results, execution.verdict, warnings)
         if run is None:
@@ -318,7 +346,36 @@ class Session:
         half_done = (event for event in seen.drift if event in seen.leftover)
         return tuple(half_done), tuple(unsure)
 
-    def _header(self, command: str, change: Change, accepted: bool) -> RunHeader:
+    def _with_deadline(self, report: Report) -> Report:
+        """The report of a run that was to be confirmed, if it turned out to need that."""
+        self.forget()
+        trial = self.known.trial
+        if trial is not None and trial.header.confirm_by is not None and trial.run == report.run:
+            return structs.replace(report, confirm_by=trial.header.confirm_by.at)
+        nothing = "nothing was changed, so there is nothing to confirm"
+        return structs.replace(report, warnings=(*report.warnings, nothing))
+
+    def record(
+        self,
+        command: str,
+        status: RunStatus = "done",
+        problems: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Journal a run that does nothing to the machine, with these settings in its header."""
+        assert isinstance(self.journal, Journal)  # noqa: S101 - a mistake of ours, not of the user
+        known = self.known
+        nothing = Change(observed=EMPTY, desired=EMPTY, known=known, carried=known.leftover)
+        header = structs.replace(self._header(command, nothing, **settings), home="")
+        self.journal.begin(header, (), ()).finish(status, problems)
+
+    def seen_from(self, transit: Netns) -> Session:
+        """This session with the machine seen from another transit namespace."""
+        other = copy.copy(self)
+        other.machine = self.machine.seen_from(transit)
+        return other
+
+    def _header(self, command: str, change: Change, **settings: Any) -> RunHeader:
         hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
         hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
         carried = frozenset(change.carried)
@@ -338,9 +395,9 @@ class Session:
                 event for event in change.known.leftover if event in carried or event.name in hidden
             ),
             leftover_links=change.leftover_links,
-            accepted=accepted,
             home=isolation.home(self.config, change.known, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
+            **settings,
         )
 
     def _is_away(self, link: Link) -> bool:
@@ -385,6 +442,24 @@ def open_session(
         else:
             stack.enter_context(cache_file.keeping())
             inputs = stack.enter_context(prepared(options, f"rait {command}", preparation))
+        how = {"read_only": read_only, "needs_transit": needs_transit}
+        yield stack.enter_context(session_on(options, inputs, babeld=babeld, **how))
+
+
+@contextmanager
+def session_on(
+    options: Options,
+    inputs: Inputs,
+    *,
+    read_only: bool = False,
+    needs_transit: bool = True,
+    babeld: Babeld = "synced",
+) -> Iterator[Session]:
+    """Open the journal and the machine as ``open_session`` does, with the lock held by the caller.
+
+    Raises MachineError.
+    """
+    with ExitStack() as stack:
         config, keys = inputs.loaded.config, (inputs.secret, inputs.public_key)
         machine = stack.enter_context(machine_of(config, *keys, needs_transit=needs_transit))
         journal = JournalReader(config.journal)

@@ -10,6 +10,7 @@ import msgspec
 from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.session import Babeld, open_session
+from rait.app.trials import open_settled
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
 from rait.domain.reconcile import Goal
@@ -31,7 +32,7 @@ def run_list(options: Options, arguments: Namespace) -> int:
 
 def run_sync(options: Options, arguments: Namespace) -> int:
     babeld: Babeld = "exclusive" if arguments.exclusive else "explicit"
-    with open_session(options, "babeld sync", babeld=babeld) as session:
+    with open_settled(options, "babeld sync", babeld=babeld) as session:
         change = session.compare(Goal(None))
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)

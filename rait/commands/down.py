@@ -8,7 +8,7 @@ from msgspec import structs
 
 from rait.app.options import Options
 from rait.app.render import print_report
-from rait.app.session import open_session
+from rait.app.trials import open_settled
 from rait.domain.errors import Problem
 from rait.domain.ownership import Stranger
 from rait.domain.reconcile import Goal
@@ -17,7 +17,7 @@ from rait.domain.topology import EMPTY
 
 def run(options: Options, arguments: Namespace) -> int:
     # The links live in the target namespace, so they can go when the transit one is gone.
-    with open_session(options, "down", needs_transit=False) as session:
+    with open_settled(options, "down", needs_transit=False) as session:
         change = session.compare(Goal(EMPTY))
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *unclaimed))

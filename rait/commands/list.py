@@ -15,6 +15,7 @@ from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
 from rait.app.session import machine_of, scope_of
+from rait.app.trials import mention
 from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.errors import MachineError, RaitError
@@ -28,6 +29,8 @@ def run(options: Options, arguments: Namespace) -> int:
     listing = list_links(options)
     for failure in listing.unread:
         warn(f"{failure.link}: {failure.error}")
+    for line in listing.waiting:
+        warn(f"warning: {line}")
     if arguments.json:
         print_json(listing_object(listing))
     else:
@@ -40,13 +43,15 @@ def run(options: Options, arguments: Namespace) -> int:
 class Listing(Struct, frozen=True):
     """Our links in the order of their names, and the names that the registry gives to peers.
 
-    ``unread`` are links of ours that could not be read.
+    ``unread`` are links of ours that could not be read, and ``waiting`` are lines about a change
+    that waits for its confirmation.
     """
 
     links: tuple[ObservedLink, ...]
     names: dict[str, str]
     now: int
     unread: tuple[Failure, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
 def list_links(options: Options) -> Listing:
@@ -72,7 +77,8 @@ def list_links(options: Options) -> Listing:
     failures = tuple(
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
-    return Listing(links, _names_of_peers(options, loaded), observation.now, failures)
+    waiting = mention(known.trial, options.config)
+    return Listing(links, _names_of_peers(options, loaded), observation.now, failures, waiting)
 
 
 def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:

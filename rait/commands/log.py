@@ -32,6 +32,7 @@ from rait.app.render import (
 from rait.app.scopes import JournalRef, journal_of, others_text
 from rait.app.turn import lock_path, locked
 from rait.domain.config.keytext import canonical_key, without_whole_keys
+from rait.domain.confirm import OVERDUE
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
@@ -209,11 +210,11 @@ def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
     """A run, and those of its events that the query wants."""
     head = _headline(run)
     if brief:
-        return ["  ".join([head, *_repeats(run)])]
+        return ["  ".join([head, *_trial(run), *_repeats(run)])]
     lines = [f"  {line}" for _, event, line in _events(run) if query.wants_event(event)]
     if query.peer is None:
         lines += _endings(run, query.link)
-    return [head, *lines, *(f"  {line}" for line in _repeats(run))]
+    return [head, *lines, *(f"  {line}" for line in (*_trial(run), *_repeats(run)))]
 
 
 def run_whole(run: RunRecord) -> list[str]:
@@ -232,7 +233,7 @@ def run_whole(run: RunRecord) -> list[str]:
         lines.append(f"  finished {written(run.finished_at)}")
     lines += [f"  event {number}: {line}" for number, _, line in _events(run)]
     lines += _endings(run, None)
-    lines += [f"  {line}" for line in (*_repeats(run), *_last_digests(run))]
+    lines += [f"  {line}" for line in (*_trial(run), *_repeats(run), *_last_digests(run))]
     return lines
 
 
@@ -243,7 +244,7 @@ def run_json(run: RunRecord, query: Query) -> str:
     """
     header = msgspec.to_builtins(run.header)
     left = header.pop("left")
-    for internal in ("carried", "strays"):
+    for internal in ("carried", "strays", "confirm_by", "confirms", "takes_back"):
         header.pop(internal)
     value = {
         "run": run.id,
@@ -276,6 +277,7 @@ def run_json(run: RunRecord, query: Query) -> str:
         "repeated": run.repeated.count if run.repeated is not None else 0,
         "repeated_until": run.repeated.until if run.repeated is not None else None,
         "retried_at": run.retried_at,
+        **_trial_object(run),
     }
     return to_json(value, indent=0)
 
@@ -358,6 +360,39 @@ def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
             yield f"  failed: {name}: {error}"
     if run.extra_cmd == "sent" and link is None and not run.intended:
         yield "  extra_cmd sent to babeld, which had not taken it before"
+
+
+def _trial(run: RunRecord) -> Iterator[str]:
+    """What became of a run that was to be confirmed, and which one a run confirmed or took back."""
+    header = run.header
+    if header.confirms:
+        yield f"confirms run {header.confirms}"
+    if header.takes_back:
+        yield f"makes the links what they were before run {header.takes_back}"
+    if header.confirm_by is None:
+        return
+    until = f"to be confirmed until {written(header.confirm_by.at)}"
+    if run.settled_by is None:
+        yield until
+        return
+    number, end = run.settled_by
+    how = "confirmed" if end.confirms else "taken back"
+    whose = "" if end.command == OVERDUE else f" by uid {end.uid}"
+    yield f"{until}: {how}{whose or ' by itself'} at {written(end.started_at)} (run {number})"
+
+
+def _trial_object(run: RunRecord) -> dict[str, object]:
+    """The same as fields for JSON; no field for a run that has nothing to do with it."""
+    header = run.header
+    value: dict[str, object] = {}
+    if header.confirm_by is not None:
+        value["confirm_by"] = header.confirm_by.at
+    if run.settled_by is not None:
+        number, end = run.settled_by
+        how = "confirmed" if end.confirms else "taken_back"
+        value[how] = {"run": number, "uid": end.uid, "at": end.started_at}
+    fields = {"confirms": header.confirms, "takes_back": header.takes_back}
+    return value | {name: number for name, number in fields.items() if number}
 
 
 def _repeats(run: RunRecord) -> Iterator[str]:

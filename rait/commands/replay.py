@@ -12,7 +12,8 @@ from rait.app.moments import moment, written
 from rait.app.options import Options
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.scopes import journal_of, others_text
-from rait.app.session import Babeld, open_session
+from rait.app.session import Babeld
+from rait.app.trials import confirmation, open_settled
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Goal
@@ -21,6 +22,8 @@ from rait.terminal import DONE, print_json, print_result, warn
 
 
 def run(options: Options, arguments: Namespace) -> int:
+    if arguments.confirm is not None and not (arguments.apply or arguments.diff):
+        raise ConfigError("--confirm is for a run that changes something: add --apply")
     if arguments.apply or arguments.diff:
         return _restore(options, arguments)
     # The journal alone is looked at, which needs neither root nor WireGuard.
@@ -39,7 +42,10 @@ def _restore(options: Options, arguments: Namespace) -> int:
     """Make the tunnels what they were; with --diff show how the live system differs."""
     at, dry_run = arguments.at, arguments.diff
     babeld: Babeld = "never" if dry_run else "synced"
-    with open_session(options, "replay", read_only=dry_run, babeld=babeld) as session:
+    with (
+        confirmation(options, arguments.confirm, dry_run=dry_run) as confirm,
+        open_settled(options, "replay", read_only=dry_run, babeld=babeld) as session,
+    ):
         past = _past(session.journal, session.name, at)
         if past.unknown and not dry_run:
             raise MachineError(
@@ -51,7 +57,9 @@ def _restore(options: Options, arguments: Namespace) -> int:
         require_own_key(session.public_key, past.public_key, topology.links.values(), what)
         change = session.compare(Goal(as_made_now(topology, session.origins(topology))))
         command = "replay" if at is None else f"replay --at {at}"
-        report = session.conclude(command, change, warnings=warnings, accepted=arguments.yes)
+        report = session.conclude(
+            command, change, warnings=warnings, accepted=arguments.yes, confirm=confirm
+        )
     return (print_plan if dry_run else print_report)(report, arguments)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rait.app.options import Options
 from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
-from rait.app.session import Session, open_session
+from rait.app.session import Session
+from rait.app.trials import confirmation, open_settled
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -29,10 +30,14 @@ CLASHES_SHOWN = 20
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    with open_session(options, "rollback", read_only=arguments.dry_run) as session:
+    with (
+        confirmation(options, arguments.confirm, dry_run=arguments.dry_run) as confirm,
+        open_settled(options, "rollback", read_only=arguments.dry_run) as session,
+    ):
         record = _run_to_undo(session, arguments.number)
         change = session.compare(_goal(session, record, arguments.force))
-        report = session.conclude(f"rollback {record.id}", change, accepted=arguments.yes)
+        command = f"rollback {record.id}"
+        report = session.conclude(command, change, accepted=arguments.yes, confirm=confirm)
     return (print_plan if arguments.dry_run else print_report)(report, arguments)
 
 
@@ -58,7 +63,13 @@ def _run_to_undo(session: Session, number: int | None) -> RunRecord:
                 "follows the links that there are"
             )
     else:
-        did = [run for run in journal.runs(scope=session.name) if not only_told_babeld(run)]
+        runs = journal.runs(scope=session.name)
+        undone = {run.header.takes_back for run in runs} - {0}
+        did = [
+            run
+            for run in runs
+            if not (only_told_babeld(run) or run.header.takes_back or run.id in undone)
+        ]
         if not did:
             pruned = journal.pruned()
             note = f": entries up to {pruned} were pruned" if pruned else ""

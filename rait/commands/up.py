@@ -7,12 +7,15 @@ from argparse import Namespace
 from rait.app import desired
 from rait.app.options import Options
 from rait.app.render import print_plan, print_report
+from rait.app.trials import confirmation
 from rait.domain.errors import ConfigError
 
 
 def run(options: Options, arguments: Namespace) -> int:
-    if arguments.dry_run:
-        return print_plan(desired.up(options, dry_run=True), arguments)
-    if arguments.detailed_exitcode:
+    if arguments.detailed_exitcode and not arguments.dry_run:
         raise ConfigError("--detailed-exitcode works with `rait plan` and `rait up --dry-run` only")
-    return print_report(desired.up(options, assume_yes=arguments.yes), arguments)
+    with confirmation(options, arguments.confirm, dry_run=arguments.dry_run) as confirm:
+        if arguments.dry_run:
+            return print_plan(desired.up(options, dry_run=True), arguments)
+        report = desired.up(options, assume_yes=arguments.yes, confirm=confirm)
+    return print_report(report, arguments)

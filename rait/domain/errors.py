@@ -69,6 +69,10 @@ class VrfMissingError(MachineError):
     """The kernel has no VRFs at all."""
 
 
+class PendingError(RaitError):
+    """A change waits for its confirmation, so nothing else was touched (exit status 5)."""
+
+
 class HistoryError(RaitError):
     """The journal does not have the wanted run or event, or has one that this rait cannot read."""
 

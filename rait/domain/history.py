@@ -11,9 +11,11 @@ certain. So a run whose time does not fit into that order counts as between its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct, field, structs
 
+from rait.domain.confirm import trial_after
 from rait.domain.endpoints import Departed, depart
 from rait.domain.errors import ConfigError, HistoryError
 from rait.domain.events import (
@@ -31,7 +33,7 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.hooks import Ledger, Owed
-from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot
+from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot, Trial
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 
 SLACK = 60 * 10**9
@@ -52,6 +54,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     babeld has not taken ``extra_cmd`` since. ``departed`` are endpoints that outlive their links,
     and ``home`` is that of the last run that recorded one (see RunHeader), "" if none did.
     ``calls_owed`` are calls of commands for links that no run has the result of (hooks.py).
+    ``trial`` is the run that is to be confirmed, or was taken back (see confirm.py), if any.
     """
 
     topology: Topology = EMPTY
@@ -63,6 +66,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     departed: Departed = {}
     home: str = ""
     calls_owed: Owed = Owed()
+    trial: Trial | None = None
 
     def links(self) -> tuple[Link, ...]:
         """All links that there may be: those that were made, and the leftover ones."""
@@ -95,10 +99,15 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         raise _misfit(start.topology, happened, included) from None
     owed, home = start.extra_cmd_owed, start.home
     ledger = Ledger(start.calls_owed, start.topology.links)
+    trial, config_digest = start.trial, start.config_digest
     for run in included:
         owed = _owed_after(run, owed)
         _follow_calls(run, ledger)
         home = run.header.home or home
+        earlier = partial(_before, start.topology, happened, run.id)
+        trial = trial_after(trial, run, config_digest, earlier)
+        in_force = trial.config_before if trial is not None else run.header.config_digest
+        config_digest = in_force or config_digest
     return Snapshot(
         topology=topology,
         public_key=included[-1].header.public_key if included else start.public_key,
@@ -107,7 +116,14 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         departed=depart(start.departed, events),
         home=home,
         calls_owed=ledger.owed,
+        trial=trial,
+        config_digest=config_digest,
     )
+
+
+def _before(topology: Topology, happened: Iterable[tuple[int, Event]], run: int) -> Topology:
+    """What was known before a run, after all earlier events."""
+    return replay(topology, (event for number, event in happened if number < run))
 
 
 def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
@@ -122,6 +138,7 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
         departed=now.departed,
         home=now.home,
         calls_owed=now.calls_owed,
+        trial=now.trial,
     )
     return known.having_leftover(now.leftover)
 

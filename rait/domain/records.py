@@ -101,6 +101,23 @@ class Head(Struct, frozen=True):
         return self.dropped + self.count
 
 
+class Instant(Struct, frozen=True):
+    """A point in time, by two clocks.
+
+    ``at`` is unix time in nanoseconds, for people: that clock may be set at any time. ``clock`` is
+    CLOCK_BOOTTIME in nanoseconds (clock_gettime(2)), which nobody sets and which goes on while the
+    machine sleeps, in the boot with the id ``boot`` (random(4)).
+    """
+
+    at: int
+    boot: str
+    clock: int
+
+    def is_over(self, now: Instant) -> bool:
+        """Whether this instant is past. An instant of another boot is: who knows how long ago."""
+        return self.boot != now.boot or self.clock <= now.clock
+
+
 class RunHeader(Struct, frozen=True, kw_only=True):
     """The first entry of a run: who runs what, on which inputs.
 
@@ -114,7 +131,9 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     made, and that this run ends before all else. ``spelt`` is the path of the configuration as this
     run was given it, if that differs from the scope. ``home`` is the instance of the network
     namespace that the run was in, where VRFs and rules are; a run that records it has marked the
-    VRFs that it made or knew.
+    VRFs that it made or knew. ``confirm_by``: the run is to be taken back if nobody has confirmed
+    it by then. ``confirms`` is the run that this one confirms, and ``takes_back`` the run whose
+    links this one makes what they were before it; 0 for none.
     """
 
     scope: str
@@ -131,6 +150,28 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     leftover_links: tuple[str, ...] = field(default=(), name="strays")
     spelt: str = ""
     home: str = ""
+    confirm_by: Instant | None = None
+    confirms: int = 0
+    takes_back: int = 0
+
+
+class Trial(Struct, frozen=True, omit_defaults=True):
+    """A run that is to be confirmed, or that was taken back because nobody did.
+
+    ``run`` and ``header`` are those of the run, ``before`` is what there was right before it, and
+    ``config_before`` the digest of the rait.conf that was in force ("" if unknown). ``taken_back``
+    is the number of the run that took this one back, 0 while there is none, and ``taken_back_at``
+    when that run began (unix time in nanoseconds). ``begun``: some run has begun to take this one
+    back.
+    """
+
+    run: int
+    header: RunHeader
+    before: Topology
+    config_before: str = ""
+    taken_back: int = 0
+    taken_back_at: int = 0
+    begun: bool = False
 
 
 class Finished(Struct, frozen=True, omit_defaults=True):
@@ -171,10 +212,11 @@ class Repeats(Struct, frozen=True):
     attempt: Attempt | None = None
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Struct, frozen=True, kw_only=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
-    ``extra_cmd_owed``, ``leftover``, ``departed``, ``home`` and ``calls_owed`` are as in LastKnown.
+    ``extra_cmd_owed``, ``leftover``, ``departed``, ``home``, ``calls_owed`` and ``trial`` are as in
+    LastKnown. ``config_digest`` is that of the last run but those on trial.
     """
 
     topology: Topology = EMPTY
@@ -184,6 +226,8 @@ class Snapshot(Struct, frozen=True):
     departed: Departed = {}
     home: str = ""
     calls_owed: Owed = Owed()
+    trial: Trial | None = None
+    config_digest: str = ""
 
 
 class Pruned(Struct, frozen=True):
@@ -240,7 +284,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     run called for links, in the order in which they came in. ``repeated`` counts later runs that
     repeated this one in vain, and ``retried_at`` is when a repetition began that has not ended.
     ``recorded_at`` is the time of the first entry, which is never before that of the entry before
-    it.
+    it. ``settled_by`` is the first run, with its header, that confirmed this one or took it back.
     """
 
     id: int
@@ -260,6 +304,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     unsure: tuple[int, ...] = ()
     ended: tuple[str, ...] = ()
     calls: tuple[CallResult, ...] = ()
+    settled_by: tuple[int, RunHeader] | None = None
 
     def noticed_id(self, index: int) -> int:
         """The number of the entry that holds the noticed event of this index.

@@ -550,6 +550,7 @@ def test_in_a_service_of_systemd_a_program_gets_a_scope_of_its_own(
     monkeypatch.setattr(systemd, "_CGROUP", str(tmp_path / "cgroup"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     systemd.out_of_service.cache_clear()
+    systemd.own_scope.cache_clear()
     link = node.link(0, port=20000)
     try:
         node.must(LinkAdded(link))
@@ -557,6 +558,7 @@ def test_in_a_service_of_systemd_a_program_gets_a_scope_of_its_own(
         node.must(LinkRemoved(link))
     finally:
         systemd.out_of_service.cache_clear()
+        systemd.own_scope.cache_clear()
 
     assert node.traces() == []
     first, second = asked.read_text().splitlines()

@@ -97,7 +97,7 @@ blindness = st.sampled_from((False, False, False, True))
 anyone = st.integers(0, 99)
 """Picks one of however many there are."""
 
-NOTHING = Snapshot(EMPTY, some.OWN_KEY)
+NOTHING = Snapshot(topology=EMPTY, public_key=some.OWN_KEY)
 KEYS = {"one": (some.OWN_KEY, "second key"), "other": ("third key", "fourth key")}
 """The configurations on the machine, and the keys that each may have."""
 

@@ -39,8 +39,10 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     systemd.out_of_service.cache_clear()
+    systemd.own_scope.cache_clear()
     yield Machine(tmp_path, monkeypatch)
     systemd.out_of_service.cache_clear()
+    systemd.own_scope.cache_clear()
 
 
 @pytest.mark.parametrize("group", [SERVICE, OLD, CONTROL, OF_A_USER])
@@ -65,9 +67,11 @@ def test_without_systemd_or_with_one_that_refuses_they_are_started_as_they_are(
     machine.answer("echo Failed to connect to bus >&2; exit 1")
     assert systemd.out_of_service() == ()
     systemd.out_of_service.cache_clear()
+    systemd.own_scope.cache_clear()
     machine.runs.unlink()
     assert systemd.out_of_service() == ()
     systemd.out_of_service.cache_clear()
+    systemd.own_scope.cache_clear()
     machine.answer("exit 0")
     machine.booted.rmdir()
     assert systemd.out_of_service() == ()

@@ -127,15 +127,15 @@ class Log:
             conditions.append(f"scope IN ({', '.join('?' * len(scopes))})")
             values += scopes
         wanted = f"SELECT id FROM entries WHERE {' AND '.join(conditions)}"  # noqa: S608 (constants)
-        runs = self._gather(f"WHERE run IN ({wanted})", *values)
-        return tuple(run for run in self._with_repeats(runs) if run.touches(link, peer))
+        runs = self._with_repeats(self._gather(f"WHERE run IN ({wanted})", *values))
+        return tuple(run for run in self._settled(runs) if run.touches(link, peer))
 
     def run(self, run: int) -> RunRecord:
         """The run of this number. Raises HistoryError if there is none."""
         runs = self._gather("WHERE run = ?", run, hint="") if LEAST <= run <= MOST else ()
         if not runs:
             raise HistoryError(f"there is no run {run}{self._pruned_note(run)}")
-        return self._with_repeats(runs)[0]
+        return self._settled(self._with_repeats(runs))[0]
 
     def last_run(self, scope: str) -> int | None:
         """The number of the scope's last run, or None."""
@@ -253,6 +253,17 @@ class Log:
                     retried_at=attempt.header.started_at if attempt is not None else None,
                 )
         return tuple(found.values())
+
+    def _settled(self, runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
+        """The runs, with what became of those that were to be confirmed."""
+        first = next((run.id for run in runs if run.header.confirm_by is not None), None)
+        if first is None:
+            return runs
+        later = self._payloads(
+            RunHeader, "WHERE kind = 'run_started' AND id > ? ORDER BY id DESC", first
+        )
+        ends = {h.confirms or h.takes_back: (entry.id, h) for entry, h in later}
+        return tuple(structs.replace(run, settled_by=ends.get(run.id)) for run in runs)
 
     def _repeated_since(self, since: int) -> list[int]:
         """The runs that were repeated at that time or later."""
