@@ -97,7 +97,7 @@ class Machine:
     def seen_from(self, transit: Netns) -> Machine:
         """The same machine, seen from another transit namespace; the caller closes both."""
         other = Machine(transit, None, "")
-        other._key = self._key
+        other.key, other.psks = self.key, self.psks
         return other
 
     @property
