@@ -445,3 +445,26 @@ def test_what_babeld_was_told_since_is_no_obstacle_to_a_rollback(
     assert listed(node) == {"lo": False, link_of(node, A): True}
     assert_journal_is_sound(node, links_of(node, A))
     daemon.stop()
+
+
+def test_a_policy_says_what_babeld_gets_for_a_link(node: Node, tap: Tap) -> None:
+    a, b = link_of(node, A), link_of(node, B)
+    configure(node, tap.socket, sync=True)
+    node.up()
+    assert tap.commands == added(a, b)
+
+    match = f'match {{ public_key = "{A.public_key}" }}'
+    policy = f'policy {{\n  {match}\n  babeld_param_add = "rxcost 96"\n}}\n'
+    node.write_conf(text=node.conf.read_text() + policy)
+    tap.take()
+    assert node.rait("plan", "--json").touched == {a}
+    assert node.up("--json").touched == {a}
+    costly = added(a, param=f"{PARAM} rxcost 96")
+    assert tap.commands == [*costly, *flushed(a), *costly], "tried, and then set from the start"
+    assert node.up("--json").json["status"] == "unchanged"
+    assert sync(node).json["status"] == "unchanged", "the journal remembers what the link gets"
+
+    tap.take()
+    assert node.rait("rollback").status == 0
+    assert tap.commands == [*added(a), *flushed(a), *added(a)]
+    assert_journal_is_sound(node, {a, b})

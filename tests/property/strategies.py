@@ -7,7 +7,15 @@ from itertools import permutations
 
 from hypothesis import strategies as st
 
-from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import (
+    Config,
+    Isolation,
+    Match,
+    Peer,
+    PeerEndpoint,
+    Policy,
+    Transport,
+)
 from rait.domain.history import LastKnown
 from rait.domain.plan import Node
 from rait.domain.topology import (
@@ -97,6 +105,36 @@ transports = st.sampled_from(
         for dynamic in (False, True)
     ]
 )
+
+
+def _some(values: tuple[object, ...]) -> st.SearchStrategy[object]:
+    """One of the values, or None for what a policy leaves to others."""
+    return st.none() | st.sampled_from(values)
+
+
+matches = st.builds(
+    Match,
+    name=st.sampled_from(((), ("*",), ("core-*", "x"), ("gate",))),
+    public_key=st.sets(peer_keys, max_size=2).map(tuple),
+    address_family=st.sampled_from(((), ("ip4",), ("ip6",), FAMILIES)),
+    remarks=st.sampled_from(({}, {"place": ("ams*", "f*")}, {"place": ("f*",), "ip": ("*",)})),
+)
+policies = st.builds(
+    Policy,
+    match=matches,
+    keepalive=_some((0, 25)),
+    mtu=_some((1280, 1400, "auto")),
+    fwmark=_some((0, 54, 55)),
+    addresses=_some((("10.9.0.1/24",), ("10.9.0.1 peer {remarks.ip}", "fe80::9"), ("{name}",))),
+    preshared_key_file=_some(("/psk",)),
+    babeld_param=_some(("type wired",)),
+    babeld_param_add=_some(("", "rxcost 96")),
+    skip=st.sampled_from((None, None, True, False)),
+    up_command=_some((("hook",),)),
+    command_netns=_some(("current",)),
+)
+policy_lists = st.lists(policies, max_size=4).map(tuple)
+"""Policies that fit some of the peers, one another's fields, and only one of two ends."""
 
 
 def transport_sets() -> st.SearchStrategy[tuple[Transport, ...]]:

@@ -7,11 +7,12 @@ from collections import Counter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Policy, Transport
 from rait.domain.diff import diff
 from rait.domain.errors import Problem
 from rait.domain.events import evolve, inverted, replay
 from rait.domain.plan import Addresses, Node, Plan, plan
+from rait.domain.policy import Policies
 from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
 from tests.property import strategies as some
 
@@ -271,15 +272,18 @@ def meshes(draw: st.DrawFn) -> list[tuple[str, tuple[Transport, ...], Peer]]:
     return nodes
 
 
-@given(meshes())
+@given(meshes(), st.dictionaries(some.peer_keys, some.policy_lists))
 def test_nodes_with_one_registry_agree(
     mesh: list[tuple[str, tuple[Transport, ...], Peer]],
+    policies: dict[str, tuple[Policy, ...]],
 ) -> None:
+    """Whatever policies some of them have: each decides alone what its links are like."""
     registry = [peer for _, _, peer in mesh]
     plans: dict[str, Plan] = {}
     for key, found, _ in mesh:
         here = Node(public_key=key, origin=Origin("kernel"))
-        plans[key] = plan(Config(transports=found), here, registry)
+        config = Config(transports=found, policies=policies.get(key, ()))
+        plans[key] = plan(config, here, registry)
     for key, found, own in mesh:
         for link in plans[key].topology.links.values():
             (far,) = link.peers
@@ -295,14 +299,16 @@ def test_nodes_with_one_registry_agree(
                 if candidate.peer(key) and name == f"{link.name[:-5]}{here.send_port}"  # type: ignore[attr-defined]
             ]
             if not back:
-                assert plans[far.public_key].problems, "it is left out there, and that is said"
+                chosen = Policies(policies.get(far.public_key, ())).resolve(own, family).settings
+                is_told = chosen.skip or plans[far.public_key].problems
+                assert is_told, "it is left out there, and that is said"
                 continue
             returning = back[0].peers[0].endpoint
             if returning is not None and link.device.listen_port:
                 assert returning.port == link.device.listen_port
             if far.endpoint is not None and back[0].device.listen_port:
                 assert far.endpoint.port == back[0].device.listen_port
-            assert back[0].settings.address != link.settings.address
+            assert back[0].settings.address != link.settings.address or link.settings.addresses
 
 
 # Law 8
