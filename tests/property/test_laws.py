@@ -289,8 +289,8 @@ def test_nodes_with_one_registry_agree(
             (far,) = link.peers
             transport = next(t for t in found if link.name.startswith(t.ifprefix))
             family = transport.address_family
-            theirs = next(p for p in registry if p.public_key == far.public_key)
-            there = next(e for e in theirs.endpoints if e.address_family == family)
+            entry = next(p for p in registry if p.public_key == far.public_key)
+            there = next(e for e in entry.endpoints if e.address_family == family)
             here = next(e for e in own.endpoints if e.address_family == family)
             assert link.device.listen_port == (0 if transport.dynamic_port else there.send_port)
             back = [
@@ -300,7 +300,8 @@ def test_nodes_with_one_registry_agree(
             ]
             if not back:
                 chosen = Policies(policies.get(far.public_key, ())).resolve(own, family).settings
-                is_told = chosen.skip or plans[far.public_key].problems
+                theirs = plans[far.public_key]
+                is_told = chosen.skip or theirs.problems or theirs.flaws
                 assert is_told, "it is left out there, and that is said"
                 continue
             returning = back[0].peers[0].endpoint

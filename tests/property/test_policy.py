@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.config.schema import Config, Match, Peer, Policy
-from rait.domain.plan import Plan, count_wanted, plan
+from rait.domain.plan import KeyFiles, Plan, count_wanted, plan
 from rait.domain.policy import Policies
 from rait.domain.topology import NO_NOTES, Family
 from tests.property import strategies as s
 
 REMARKS = ({}, {"place": "ams1"}, {"place": "fra1", "ip": "10.0.0.7"}, {"ip": "10.0.0.0/8"})
+KEY_FILES = KeyFiles({("/psk", key): f"digest for {key}" for key in s.PEER_KEYS})
 WHO = ("gate", "core-1", None)
 
 
@@ -32,7 +33,7 @@ def registries(draw: st.DrawFn) -> list[Peer]:
 
 
 def planned(config: Config, peers: list[Peer]) -> Plan:
-    return plan(config, s.node, peers, {}, psks=lambda file, key: f"{file} of {key}")
+    return plan(config, s.node, peers, {}, key_files=KEY_FILES)
 
 
 configs = st.builds(
