@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -92,7 +93,14 @@ def wanted_by(session: Session) -> Wanted:
         origin=session.origin(kind, session.target),
         transit_table=isolation.transit_table(session.config),
     )
-    return wanted_of(session.loaded, session.registry, node, session.known, session.preshared)
+    return wanted_of(
+        session.loaded,
+        session.registry,
+        node,
+        session.known,
+        session.preshared,
+        measure=partial(session.machine.link_mtus, vrf=session.config.isolation.transit_vrf),
+    )
 
 
 def wanted_of(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rait.adapters.wireguard.kernel import KernelBackend
     from rait.adapters.wireguard.userspace import UserspaceBackend
     from rait.app.routing import Routing
+    from rait.domain.plan import Way
 
 ISOLATION: Literal["isolation"] = "isolation"
 JOURNAL: Literal["journal"] = "journal"
@@ -127,6 +128,12 @@ class Machine:
         if wanted == "userspace":
             raise MachineError(f'backend = "userspace": {why}')
         raise MachineError(f"there is no WireGuard on this machine. {_NO_KERNEL} Or: {why}")
+
+    def link_mtus(self, ways: Iterable[Way], vrf: str) -> dict[Way, int]:
+        """See ``link_mtus`` in adapters/netlink/underlay.py. Raises MachineError."""
+        from rait.adapters.netlink import underlay
+
+        return underlay.link_mtus(self._in(self.namespace).rtnl, ways, vrf)
 
     def observe(
         self, target: Netns | None, elsewhere: Iterable[Netns] = (), *, rules: bool = False

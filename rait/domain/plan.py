@@ -12,7 +12,15 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import (
+    MAX_IFNAME,
+    MAX_MTU,
+    MIN_MTU,
+    Config,
+    Peer,
+    PeerEndpoint,
+    Transport,
+)
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
 from rait.domain.errors import Problem, Severity, SkippedEntry, few
@@ -168,6 +176,15 @@ def link_local(own_key: str, peer_key: str, family: Family) -> str:
     n = int.from_bytes(digest, "big")
     groups = f"{n >> 48 | 0x8000:x}:{n >> 32 & 0xFFFF:x}:{n >> 16 & 0xFFFF:x}:{n & 0xFFFF:x}"
     return f"fe80::{groups}/64"
+
+
+def link_mtu(address: str, underlay: int) -> int:
+    """The MTU of a link to an endpoint with this address, where the underlay's MTU is that.
+
+    A packet of the link has an IP header, one of UDP (8 bytes) and one of WireGuard (32) before it.
+    """
+    headers = (40 if ":" in address else 20) + 8 + 32
+    return max(MIN_MTU, min(MAX_MTU, underlay - headers))
 
 
 _LAST_HAD, _NEW = 2, 3

@@ -116,7 +116,7 @@ class Breaker:
 @pytest.fixture(params=["refused", "unanswered", "half"])
 def breaker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Breaker:
     breaker = Breaker(request.param)
-    begin, perform = Journal.begin, NetlinkSocket._perform_batch
+    begin, perform = Journal.begin, NetlinkSocket.perform
     exchange = uapi.Client._exchange
 
     def beginning(journal: Journal, *args: Any) -> Any:
@@ -125,7 +125,7 @@ def breaker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return run
 
     def breaking(via: NetlinkSocket, batch: Sequence[Request]) -> list[NetlinkError | None]:
-        if not breaker.breaks():
+        if not batch or not breaker.breaks():
             return perform(via, batch)
         done = {"refused": 0, "unanswered": len(batch), "half": len(batch) // 2}[breaker.how]
         results = perform(via, batch[:done]) if done else []
@@ -141,7 +141,7 @@ def breaker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         raise uapi.UapiError("the answer was lost")
 
     monkeypatch.setattr(Journal, "begin", beginning)
-    monkeypatch.setattr(NetlinkSocket, "_perform_batch", breaking)
+    monkeypatch.setattr(NetlinkSocket, "perform", breaking)
     monkeypatch.setattr(uapi.Client, "_exchange", talking)
     return breaker
 
@@ -151,6 +151,7 @@ def other_settings(node: Node) -> str:
         node.conf_hcl()
         .replace(f"fwmark = {FWMARK}", "fwmark = 77")
         .replace(f"mtu = {MTU['ip4']}", "mtu = 1300")
+        + 'policy {\n  addresses = ["172.20.0.1/24", "fd00::1/64", "fe80::53"]\n}\n'
     )
 
 

@@ -113,6 +113,30 @@ def test_each_error_finds_its_request_and_one_ack_closes_a_batch(connect) -> Non
     assert fake.messages == 300
 
 
+def test_questions_travel_together_and_each_gets_its_answer(connect) -> None:
+    def kernel(requests: list[netlink.Reply]) -> list[bytes]:
+        answers = []
+        for request in requests:
+            if request.body == b"none":
+                answers.append(error(request.sequence, errno.ENETUNREACH))
+            else:
+                answers.append(message(24, request.sequence, request.body * 2))
+            if request.flags & netlink.NLM_F_ACK and request.body != b"none":
+                answers.append(error(request.sequence, 0))
+        return answers
+
+    via, fake = connect(kernel)
+    bodies = [b"none" if number % 3 == 0 else b"%04d" % number for number in range(200)]
+    answers = via.ask_each([Request(26, 0, body) for body in bodies])
+    for body, answer in zip(bodies, answers, strict=True):
+        if body == b"none":
+            assert isinstance(answer, NetlinkError)
+        else:
+            assert answer == [body * 2]
+    assert fake.datagrams == 2
+    assert via.ask_each([]) == []
+
+
 def test_the_last_request_of_a_batch_may_fail_too(connect) -> None:
     via, _ = connect(lambda requests: [error(requests[-1].sequence, errno.EBUSY)])
     results = via.perform([GET, GET])

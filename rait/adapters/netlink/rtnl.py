@@ -144,6 +144,11 @@ def get_link(name: str) -> Request:
     return Request(RTM_GETLINK, 0, _ifinfo() + _SKIP_STATS + _name(name))
 
 
+def get_link_at(index: int) -> Request:
+    """A request for one interface by its index."""
+    return Request(RTM_GETLINK, 0, _ifinfo(index) + _SKIP_STATS)
+
+
 def list_addresses() -> Request:
     """A request for a dump of all addresses."""
     return Request(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0))

@@ -245,12 +245,27 @@ class NetlinkSocket:
 
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
         """Send the requests in few datagrams. Gives the error or None of each, in order."""
-        results: list[NetlinkError | None] = []
-        for batch in chunks(requests, _length, _BATCH_BYTES, _BATCH_MESSAGES):
-            results += self._perform_batch(batch)
-        return results
+        answers = self.ask_each(requests)
+        return [each if isinstance(each, NetlinkError) else None for each in answers]
 
-    def _perform_batch(self, batch: Sequence[Request]) -> list[NetlinkError | None]:
+    def ask(self, request: Request) -> list[bytes]:
+        """The bodies of the answers to a request that is no dump. Raises NetlinkError."""
+        (answer,) = self.ask_each([request])
+        if isinstance(answer, NetlinkError):
+            raise answer
+        return answer
+
+    def ask_each(self, requests: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
+        """Send requests that are no dumps in few datagrams.
+
+        Gives for each, in order, the bodies of its answers, or its error.
+        """
+        answers: list[list[bytes] | NetlinkError] = []
+        for batch in chunks(requests, _length, _BATCH_BYTES, _BATCH_MESSAGES):
+            answers += self._ask_batch(batch)
+        return answers
+
+    def _ask_batch(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
         first = self._sequence + 1
         last = first + len(batch) - 1
         self._sequence = last
@@ -260,30 +275,21 @@ class NetlinkSocket:
                 for i, r in enumerate(batch)
             ]
         )
-        results: list[NetlinkError | None] = [None] * len(batch)
+        bodies: list[list[bytes]] = [[] for _ in batch]
+        errors: dict[int, NetlinkError] = {}
         while True:
             for reply in self._receive():
-                if reply.kind != NLMSG_ERROR or not first <= reply.sequence <= last:
+                index = reply.sequence - first
+                if not 0 <= index < len(batch):
                     continue
-                results[reply.sequence - first] = failure(reply)
+                if reply.kind != NLMSG_ERROR:
+                    bodies[index].append(reply.body)
+                    continue
+                error = failure(reply)
+                if error is not None:
+                    errors[index] = error
                 if reply.sequence == last:
-                    return results
-
-    def ask(self, request: Request) -> list[bytes]:
-        """The bodies of the answers to a request that is no dump. Raises NetlinkError."""
-        self._sequence += 1
-        self._send([encode(request, self._sequence, NLM_F_ACK)])
-        bodies: list[bytes] = []
-        while True:
-            for reply in self._receive():
-                if reply.sequence != self._sequence:
-                    continue
-                if reply.kind == NLMSG_ERROR:
-                    error = failure(reply)
-                    if error:
-                        raise error
-                    return bodies
-                bodies.append(reply.body)
+                    return [errors.get(i, body) for i, body in enumerate(bodies)]
 
     def dump(self, request: Request) -> list[bytes]:
         """The bodies of all messages of one consistent dump. Raises NetlinkError."""
