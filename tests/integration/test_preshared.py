@@ -248,6 +248,26 @@ def test_replay_and_rollback_set_a_key_that_a_file_still_has(mesh: Mesh) -> None
     assert of_peers(a, "preshared-keys") == {key}
 
 
+def test_a_new_private_key_leaves_preshared_keys_as_they_are(mesh: Mesh) -> None:
+    """Their digests are keyed with it, so all of them change; nobody is blamed for that."""
+    a, b = mesh.nodes
+    key = new_key()
+    for node in mesh.nodes:
+        write_key(node.directory / "psk", key)
+        with_policies(node, sets_file("psk"))
+        node.up()
+    a.private_key, a.public_key = machine.genkey()
+    b.knows(a)
+    b.up()
+    with_policies(a, sets_file("psk"))
+    result = a.up("--json")
+    assert result.json["drift"] == []
+    assert {event["type"] for event in result.events} == {"DeviceUpdated", "PeerUpdated"}
+    assert a.up("--json").json["status"] == "unchanged"
+    assert (of_peers(a, "preshared-keys"), of_peers(b, "preshared-keys")) == ({key}, {key})
+    mesh.ping_all()
+
+
 def test_a_preshared_key_is_in_its_file_and_with_wireguard_alone(make_mesh: MakeMesh) -> None:
     a, _ = make_mesh(2).nodes
     keys = [new_key(), new_key()]

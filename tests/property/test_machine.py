@@ -21,7 +21,15 @@ from msgspec import Struct, structs
 
 from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, Outcome
-from rait.domain.config.schema import PRIVATE_GROUPS, Config, Isolation, Peer, Transport
+from rait.domain.config.schema import (
+    PRIVATE_GROUPS,
+    Config,
+    Isolation,
+    Match,
+    Peer,
+    Policy,
+    Transport,
+)
 from rait.domain.endpoints import NO_NAMES, Names
 from rait.domain.events import (
     DeviceUpdated,
@@ -44,7 +52,7 @@ from rait.domain.history import (
     with_leftovers,
 )
 from rait.domain.ownership import Scope, doubtful
-from rait.domain.plan import Addresses, Node, Plan, plan
+from rait.domain.plan import Addresses, KeyFiles, Node, Plan, plan
 from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
@@ -91,7 +99,8 @@ NONE: Mapping[int, int | None] = {}
 refusals = st.just({}) | st.dictionaries(st.integers(0, 12), st.none() | parts, max_size=3)
 """The events that fail, by their position, and what of them is done all the same."""
 psks = st.sampled_from(("one psk", "another psk"))
-preshared_keys = st.dictionaries(st.sampled_from(some.PEER_KEYS), psks)
+KEY_FILE, MISSING = "psk", "missing"
+preshared_keys = st.dictionaries(st.sampled_from(some.PEER_KEYS), psks | st.just(MISSING))
 blindness = st.sampled_from((False, False, False, True))
 """Whether nobody can look at the machine a second time."""
 anyone = st.integers(0, 99)
@@ -214,7 +223,7 @@ class OneNode(RuleBasedStateMachine):
         self.transports: tuple[Transport, ...] = ()
         self.addresses: Addresses = {}
         self.psks: dict[str, str] = {}
-        """The preshared keys that are to be set, by peer, in both configurations."""
+        """The preshared keys that policies give, by peer, in both configurations."""
         self.planned = Plan(EMPTY)
         self.told: dict[tuple[str, str, str], Endpoint] = {}
         """The last endpoint that the journal told of, by configuration, link name and peer key."""
@@ -607,21 +616,29 @@ class OneNode(RuleBasedStateMachine):
         assert [*map(lasting, link.peers)] == [*map(lasting, found.peers)]
 
     def plan(self) -> Topology:
-        config = Config(transports=self.transports, isolation=self.isolation)
+        match = Match(public_key=tuple(self.psks))
+        policies = (Policy(match=match, preshared_key_file=KEY_FILE),) if self.psks else ()
+        config = Config(transports=self.transports, isolation=self.isolation, policies=policies)
         memory = self.journal.last_known(self.me)
         topology, departed = with_leftovers(memory), memory.departed
-        planned = plan(config, self.node, self.registry, self.addresses, topology, departed)
-        links = {name: self.with_psk(link) for name, link in planned.topology.links.items()}
-        topology = structs.replace(planned.topology, links=links)
-        self.planned = structs.replace(planned, topology=topology)
-        return topology
-
-    def with_psk(self, link: Link) -> Link:
-        """The link with the preshared key that it shall have, which from now on can be set."""
-        (peer,) = link.peers
-        digest = psk_digest(self.psks.get(peer.public_key, ""), self.node.public_key)
-        self.machine.psks.add((peer.public_key, digest))
-        return structs.replace(link, peers=(structs.replace(peer, psk_digest=digest),))
+        files = KeyFiles(
+            {
+                (KEY_FILE, key): psk_digest(psk, self.node.public_key)
+                for key, psk in self.psks.items()
+                if psk != MISSING
+            }
+        )
+        self.machine.psks.update((key, digest) for (_, key), digest in files.digests.items())
+        self.planned = plan(
+            config,
+            self.node,
+            self.registry,
+            self.addresses,
+            topology,
+            departed,
+            key_files=files,
+        )
+        return self.planned.topology
 
     def names_of(self, desired: Topology) -> Names:
         """Which links have a peer with a name, where that was planned."""
@@ -629,7 +646,8 @@ class OneNode(RuleBasedStateMachine):
 
     def decide(self, desired: Topology, only: frozenset[str] | None = None) -> Run:
         psks = frozenset(self.machine.psks)
-        goal = Goal(desired, self.names_of(desired), only=only, psks=psks)
+        flaws = self.planned.flaws if desired is self.planned.topology else ()
+        goal = Goal(desired, self.names_of(desired), only=only, psks=psks, flaws=flaws)
         return Run(desired, self.reconcile(goal, self.journal.last_known(self.me)))
 
     def write(
@@ -726,8 +744,14 @@ class OneNode(RuleBasedStateMachine):
     def check_links(self, run: Run, failed: set[str], known: Endpoints) -> None:
         """Whatever could be had is there, just as planned, and nothing more."""
         troubled = failed | {problem.link for problem in run.change.problems}
-        assert troubled - failed <= self.not_ours.keys() | self.theirs.keys() | self.unreachable()
-        assert set(self.ours()) - run.desired.links.keys() <= failed
+        unready = {flaw.link for flaw in run.change.goal.flaws}
+        if unready & run.change.observed.links.keys():
+            # They keep their ports, which other links may want.
+            unready |= {p.link for p in run.change.problems if "would listen" in p.message}
+        assert not unready & {event.name for event in run.events}, "without its key none is touched"
+        elsewhere = self.not_ours.keys() | self.theirs.keys() | self.unreachable()
+        assert troubled - failed <= elsewhere | unready
+        assert set(self.ours()) - run.desired.links.keys() <= failed | unready
         for name, wanted in run.desired.links.items():
             if name not in troubled:
                 self.check_link(self.machine.wires[name], wanted)

@@ -137,6 +137,21 @@ def test_a_plan_against_a_state_shows_what_a_change_of_the_registry_does(rait: R
     ]
 
 
+def test_a_plan_for_another_node_takes_the_preshared_keys_there_to_be_right(rait: Rait) -> None:
+    """Their files are on that node; here a digest of it tells which peers have one."""
+    policy = 'policy {\n  preshared_key_file = "/nowhere/{public_key}"\n}\n'
+    rait.write(CONF + policy, PEERS)
+    said = rait("plan", "--against", str(STATE))
+    assert said.status == 0
+    assert said.out.count("preshared key set") == len(PEERS)
+    state = STATE.read_text().replace('"keepalive": 0', '"keepalive": 0, "psk_digest": "5e7d"')
+    keyed = rait.directory / "state.json"
+    keyed.write_text(state)
+    assert "preshared" not in rait("plan", "--against", str(keyed)).out
+    rait.write(CONF, PEERS)
+    assert "preshared key removed" in rait("plan", "--against", str(keyed)).out
+
+
 def test_detailed_statuses_tell_changes_from_none_and_from_errors(rait: Rait) -> None:
     def status(*arguments: str) -> int:
         return rait("plan", "--detailed-exitcode", *arguments).status
