@@ -6,10 +6,12 @@ no run begins. A peer's own file concerns the links of this peer alone.
 
 from __future__ import annotations
 
+import os.path
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from itertools import product
+from itertools import chain
 
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_KEY_BYTES
@@ -60,22 +62,25 @@ def load_preshared(
 
 def find_preshared(loaded: Loaded, key: KeyPair, wanted: Iterable[tuple[str, str]]) -> Psks:
     """Those of the wanted preshared keys, as pairs of peer and digest, that a file still has."""
-    pairs = product(wanted, _contents(loaded, key))
-    return {
-        (peer, digest): psk for (peer, digest), psk in pairs if _digest(key, peer, psk) == digest
-    }
+    found: dict[tuple[str, str], Secret] = {}
+    left = set(wanted)
+    for psk in _contents(loaded, key):
+        raw = a2b_base64(psk.reveal())
+        of_these = [(peer, digest) for peer, digest in left if key.psk_digest(peer, raw) == digest]
+        found |= dict.fromkeys(of_these, psk)
+        left.difference_update(of_these)
+    return found
 
 
 def _contents(loaded: Loaded, key: KeyPair) -> Iterator[Secret]:
     import glob  # here, as no `rait up` needs it
 
-    files = {policy.preshared_key_file or "" for policy in loaded.config.policies}
-    for file in files:
-        for path in glob.iglob(with_wildcards(file, glob.escape)):
-            try:
+    files = {file for each in loaded.config.policies if (file := each.preshared_key_file)}
+    patterns = (with_wildcards(file, glob.escape) for file in sorted(files))
+    for path in chain.from_iterable(map(glob.iglob, patterns)):
+        if os.path.isfile(path):
+            with suppress(RaitError):
                 yield _read(path, key, source.read)
-            except RaitError:
-                continue
 
 
 def _read(path: str, key: KeyPair, read: Read) -> Secret:

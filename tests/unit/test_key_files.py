@@ -36,7 +36,8 @@ def test_a_file_is_named_after_the_peer_or_is_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", ".", "", "../key", "/etc/shadow", "a/b", "a\0b", "a\nb", "é" * 128, ".hidden"]
+    "name",
+    ["..", ".", "", "../key", "/etc/shadow", "a/b", "a\0b", "a\nb", "é" * 128, ".hidden", "-"],
 )
 def test_a_name_leads_nowhere_else(name: str) -> None:
     with pytest.raises(ValueError, match="name"):

@@ -56,5 +56,6 @@ def with_wildcards(template: str, escape: Callable[[str], str]) -> str:
 
 
 def _is_part_of_file_name(name: str) -> bool:
-    fits = name.isprintable() and "/" not in name and not name.startswith(".")
+    # A path that is no more than a name may not be -, which stands for standard input.
+    fits = name.isprintable() and "/" not in name and not name.startswith(".") and name != "-"
     return fits and 0 < len(name.encode()) <= _LONGEST_NAME
