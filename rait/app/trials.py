@@ -14,7 +14,7 @@ from msgspec import structs
 from rait.adapters import clock
 from rait.adapters.config.source import STDIN, is_path
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.lock import stamp
+from rait.adapters.lock import HeldError, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.moments import written
 from rait.app.options import Options
@@ -57,6 +57,8 @@ def open_settled(options: Options, command: str, **how: Any) -> Iterator[Session
     with ExitStack() as stack:
         try:
             session = stack.enter_context(open_session(options, command, **how))
+        except HeldError:
+            raise
         except (SourceError, MachineError):
             # What the change cut off may be the very server that has the peers list.
             if not how.get("read_only"):
