@@ -121,6 +121,25 @@ def _export(parser: ArgumentParser) -> None:
     parser.set_defaults(run="plan:run_export")
 
 
+_EXPLAIN = """\
+Say why a link is as it is, or why a peer has none: what the peers list says of the peer; for each
+setting of the link the value that is wanted, the line of rait.conf or of the peers list that gives
+it, the value last applied and the one that the machine has (= where it is the wanted one); what is
+wrong; and what `rait up` would do. Nothing is written anywhere.
+
+WHAT is the name of a link, the name of a peer, or its public key or the beginning of it.
+
+  rait explain rait450001
+  rait explain berlin
+"""
+
+
+def _explain(parser: ArgumentParser) -> None:
+    parser.description = _EXPLAIN
+    parser.set_defaults(run="explain:run")
+    parser.add_argument("what", metavar="WHAT", help="a link, or a peer by name or public key")
+
+
 _LOG = """\
 Show the runs that changed something, and what each did, newest last. `rait log show RUN` shows one
 run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
@@ -310,6 +329,7 @@ COMMANDS = (
     ("down", ("d",), "remove the tunnels", _down),
     ("list", ("l",), "show the tunnels", _list),
     ("plan", (), "show what `rait up` would do", _plan),
+    ("explain", (), "say why a link or peer is as it is", _explain),
     ("export-state", (), "print the state for `plan --against`", _export),
     ("log", (), "show, verify and prune the journal", _log),
     ("replay", (), "show or restore the topology of an earlier time", _replay),

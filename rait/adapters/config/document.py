@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rait.domain.config.decoding import means
 from rait.domain.config.keytext import brief
 from rait.domain.errors import Path, Problem
 
@@ -43,6 +44,27 @@ class Document:
                 return lines[path]
             path = path[:-1]
         return None
+
+    def spelt(self, path: Path) -> Path | None:
+        """A path whose keys are the schema's, as this document spells it; None if it lacks it.
+
+        A block that stands alone may be a list of one block, or that block itself.
+        """
+        node: object = self.data
+        found: Path = ()
+        for part in path:
+            if isinstance(node, list):
+                index = part if isinstance(part, int) else 0
+                if index >= len(node):
+                    return None
+                node, found = node[index], (*found, index)
+            if isinstance(part, str):
+                keys = node if isinstance(node, Mapping) else ()
+                key = next((key for key in keys if means(str(key), part)), None)
+                if key is None:
+                    return None
+                node, found = keys[key], (*found, key)
+        return found
 
     def location(self, path: Path) -> str:
         """``FILE:LINE: key`` for a path, without the line if that is unknown."""

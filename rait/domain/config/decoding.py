@@ -48,6 +48,14 @@ def key_id(key: str) -> str:
     return key.replace("_", "").lower()
 
 
+def means(spelt: str, field: str) -> bool:
+    """Whether a key of a document, however it is spelt, is the field of this name."""
+    spelt = key_id(spelt)
+    return spelt == key_id(field) or any(
+        spelt == key_id(other) for other, name in ALIASES.items() if name == field
+    )
+
+
 class Block(Generic[Kind]):
     """One block of a document, to become a struct of this ``kind``.
 
