@@ -11,7 +11,8 @@ Others write the registry, and a link must not go because somebody mistyped a po
    entry can be read but its link cannot be made, or nothing tells whose entry it is.
 5. Where the whole list is an old one (fallback.py), nothing is removed, whatever the reason: a link
    that would be removed, made again or parted from a peer stays as it is, and so does each VRF and
-   rule. New links are made, and links that stay get new settings.
+   rule. New links are made, and links that stay get new settings, but no other endpoint while the
+   session is alive.
 """
 
 from __future__ import annotations

@@ -391,6 +391,8 @@ def _link_views(
     desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
     ports = {link.device.listen_port: name for name, link in desired.items()}
     set_since = _addresses_set(known.leftover)
+    # An address in an old list is no better than a name's: no reason to leave one that works.
+    resolved = None if goal.old is None else True
     for name, seen in ours.links.items():
         last = _last(seen, known.topology.links.get(name))
         leftover, added = known.leftover_links.get(name), set_since.get(name, frozenset())
@@ -399,7 +401,7 @@ def _link_views(
         if want is not None and want == last and is_settled and _is_as(seen.link, last):
             observed[name] = want  # as nearly all links are in nearly all runs
             continue
-        pair = _Pair(seen, want, last, leftover, goal.names.get(name), own_key, added)
+        pair = _Pair(seen, want, last, leftover, goal.names.get(name, resolved), own_key, added)
         observed[name], become = pair.views(observation.now, ports)
         if become is not None:
             desired[name] = become

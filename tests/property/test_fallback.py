@@ -6,6 +6,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from rait.domain.babel import BabeldState
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
@@ -25,7 +26,7 @@ from rait.domain.fallback import OldList
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.reconcile import Change, Goal, reconcile
-from rait.domain.topology import Topology
+from rait.domain.topology import Endpoint, Topology
 from tests.property import strategies as some
 
 REMOVING = LinkRemoved | PeerRemoved | VrfRemoved | RuleRemoved | BabelInterfaceFlushed
@@ -132,6 +133,38 @@ def test_what_would_be_lost_is_told_and_all_else_is_done(
     assert made <= to_make <= made | told
     if not any(isinstance(event, REMOVING) for event in newest.events):
         assert change.events == newest.events
+
+
+@given(wanted=some.wanted_topologies(), applied=some.underlay, seen=some.underlay)
+def test_a_live_session_keeps_the_address_that_works(
+    wanted: Topology, applied: Endpoint, seen: Endpoint
+) -> None:
+    """The list may be older than what was applied, by another list or by hand."""
+
+    def having(endpoint: Endpoint) -> Topology:
+        links = wanted.links.items()
+        return Topology(
+            {
+                name: structs.replace(
+                    link, peers=tuple(structs.replace(p, endpoint=endpoint) for p in link.peers)
+                )
+                for name, link in links
+            }
+        )
+
+    there = Observation(
+        now=1000,
+        links={
+            name: ObservedLink(link=link, handshakes={p.public_key: 900 for p in link.peers})
+            for name, link in having(seen).links.items()
+        },
+    )
+    change = change_for(there, wanted, LastKnown(topology=having(applied)), None, OLD)
+    moved = {event.name for event in change.events}
+    for name, link in wanted.links.items():
+        (peer,) = link.peers
+        if peer.endpoint is None or peer.endpoint.port == applied.port:
+            assert name not in moved
 
 
 @given(there=observations(), wanted=wishes(), known=memories, most=st.integers(0, 6))
