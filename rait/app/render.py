@@ -341,9 +341,12 @@ def event_lines(events: Sequence[Event], failed: Container[int] = ()) -> Iterato
 
 
 def link_text(link: Link) -> str:
-    """A link, its port and its peers, in one line."""
-    port = link.device.listen_port or "dynamic"
-    return " ".join([f"{link.name} port {port}", *map(_peer_words, link.peers)])
+    """A link, its port, its peers and the addresses that policies add, in one line."""
+    words = [f"{link.name} port {link.device.listen_port or 'dynamic'}"]
+    words += map(_peer_words, link.peers)
+    if link.settings.addresses:
+        words.append(f"addresses {_listed(link.settings.addresses)}")
+    return " ".join(words)
 
 
 def _peer_words(peer: LinkPeer) -> str:
@@ -376,12 +379,18 @@ def _changes(before: msgspec.Struct, after: msgspec.Struct) -> str:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
             none = "the current one" if field == "netns" else "none"
-            if field == "psk_digest":
+            if field == "addresses":
+                words.append(f"addresses {_listed(old)} -> {_listed(new)}")
+            elif field == "psk_digest":
                 words.append(f"preshared key {_psk_change(old, new)}")
             else:
                 what = field.replace("_", " ")
                 words.append(f"{what} {_value(old, none)} -> {_value(new, none)}")
     return ", ".join(words)
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    return " and ".join(addresses) or "none"
 
 
 def _psk_change(old: str, new: str) -> str:
@@ -393,7 +402,7 @@ def _value(value: object, none: str) -> str:
     if value is None or value == "":
         return none
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
+        return " ".join("=".join(v) if isinstance(v, tuple) else str(v) for v in value) or "none"
     return str(value)
 
 

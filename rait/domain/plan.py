@@ -484,7 +484,10 @@ def _shared_addresses(links: Mapping[str, Link]) -> Iterator[Problem]:
             having.setdefault(text, []).append(name)
     for text, names in having.items():
         if len(names) > 1 and not is_of_one_host(text):
-            message = f"links {few(names)} all have the address {text}, and one route for them all"
+            message = (
+                f"links {few(names)} all have the address {text}: the kernel sends what is for the "
+                "hosts behind it over one of them alone"
+            )
             yield Problem(message, "warning")
 
 

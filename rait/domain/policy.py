@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from rait.domain.config.addresses import is_link_local, parse_address
+from rait.domain.config.addresses import parse_address
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy
-from rait.domain.topology import NO_NOTES, Family, LinkNotes
+from rait.domain.topology import NO_NOTES, Family, LinkNotes, is_link_local
 
 if TYPE_CHECKING:
     import re
@@ -98,7 +98,7 @@ def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...],
             errors.append(f"{left_out}{error}")
             continue
         chosen = link_local_among(found)
-        if chosen not in (None, text) and link_local_among((text,)):
+        if chosen not in (None, text) and is_link_local(text):
             errors.append(f"{left_out}a link has one link-local address, and has {chosen}")
         else:
             found.add(text)
@@ -107,13 +107,13 @@ def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...],
 
 def link_local_among(addresses: Iterable[str]) -> str | None:
     """The link-local one of addresses, if there is one."""
-    return next((each for each in addresses if is_link_local(each.partition("/")[0])), None)
+    return next(filter(is_link_local, addresses), None)
 
 
 def is_of_one_host(address: str) -> bool:
     """Whether an address, as LinkSettings has it, brings no route, or one of the link's own."""
     bare = " peer " not in address and address.endswith("/128" if ":" in address else "/32")
-    return bare or link_local_among((address,)) is not None
+    return bare or is_link_local(address)
 
 
 def notes_of(settings: Policy, peer: Peer, default_param: str) -> LinkNotes:

@@ -30,6 +30,15 @@ transport {{
 babeld {{
   sync = true
 }}
+policy {{
+  match {{
+    name = "core-*"
+    remarks {{ place = ["ams*", "fra*"] }}
+  }}
+  mtu = "auto"
+  addresses = "192.0.2.1 peer {{remarks.ip}}"
+  preshared_key_file = "psk"
+}}
 remarks {{
   note = "for people"
 }}
@@ -48,6 +57,13 @@ bind_addr = "2001:db8::1"
 
 [isolation]
 target = "raitns"
+
+[[policy]]
+skip = true
+
+[[policy]]
+mtu = 1400
+up_command = ["logger", "up"]
 """
 FILE = HCL.replace(f'private_key = "{PRIVATE}"', 'private_key_file = "own.key"')
 
@@ -121,6 +137,7 @@ def test_a_configuration_that_is_known_says_the_same(load, parsed, text):
     second = load(text)
     assert parsed == [text]
     assert told(first) == told(second)
+    assert second.config.policies
     assert "rait.conf:" in second.warnings[0]
     assert load_secret(second)[0] == Secret(PRIVATE)
 
@@ -241,6 +258,7 @@ def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):
 
 def test_a_rait_that_knows_other_settings_reads_anew(load, parsed, monkeypatch):
     load()
-    monkeypatch.setattr(caches, "Transport", caches.Babeld)  # type: ignore[attr-defined]
-    load()
-    assert len(parsed) == 2
+    for number, kind in enumerate(("Transport", "Policy", "Match"), 2):
+        monkeypatch.setattr(caches, kind, caches.Babeld)  # type: ignore[attr-defined]
+        load()
+        assert len(parsed) == number

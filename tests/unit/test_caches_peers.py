@@ -30,6 +30,7 @@ peers {
     address_family = "ip4"
     send_port      = 50221
   }
+  remarks { place = "ams1" }
 }
 peers {
   public_key = "no key"
@@ -40,6 +41,7 @@ TOML = """\
 PublicKey = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
 SendPort = 50221
 AddressFamily = "ip4"
+Remarks = { place = "ams1" }
 
 [[Peers]]
 PublicKey = "no key"
@@ -93,11 +95,11 @@ def told(peers: LoadedPeers) -> object:
     return peers.peers, peers.warnings, peers.digest(), list(map(peers.document.describe, doubtful))
 
 
-@pytest.mark.parametrize(("text", "line"), [(HCL, 9), (TOML, 7)])
+@pytest.mark.parametrize(("text", "line"), [(HCL, 10), (TOML, 8)])
 def test_a_list_that_is_known_says_the_same(node, text, line):
     first, second = read(node, text), read(node, text)
     assert told(first) == told(second)
-    assert len(second.peers) == 1
+    assert [peer.remarks for peer in second.peers] == [(("place", "ams1"),)]
     assert f"peers.conf:{line}: " in second.warnings[0]
 
 

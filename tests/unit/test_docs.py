@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from rait.adapters.config import formats
 from rait.adapters.keys import public_key
+from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decoding import ALIASES
 from rait.domain.config.schema import (
     Babeld,
@@ -70,6 +72,22 @@ def test_every_field_of_a_peer_is_in_the_manual() -> None:
     fields = {*Peer.__struct_fields__, *PeerEndpoint.__struct_fields__} - {"endpoints", "path"}
     assert fields <= told
     assert "endpoint" in told
+
+
+def test_every_policy_in_the_manual_is_one() -> None:
+    blocks = re.findall(r"^```hcl\n(policy \{.*?)^```", MANUAL.read_text(), re.M | re.S)
+    assert len(blocks) > 4
+    for text in blocks:
+        transports = "".join(
+            f'transport {{\n  address_family = "ip{n}"\n  send_port = {n}\n  mtu = 1400\n'
+            f'  ifprefix = "r{n}x"\n}}\n'
+            for n in (4, 6)
+        )
+        document = formats.parse(text + transports, "rait.conf")
+        config, problems = decode_config(document.data, key_required=False)
+        assert config is not None, problems
+        assert not problems
+        assert len(config.policies) == text.count("policy {")
 
 
 def test_every_variable_of_the_environment_is_in_the_manual() -> None:

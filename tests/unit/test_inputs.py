@@ -14,13 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters.lock import HeldError, hold
 from rait.app import inputs as module
 from rait.app.inputs import Inputs, Preparation
 from rait.app.options import Options
 from rait.app.turn import prepared
+from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy, Transport
 from rait.domain.errors import ConfigError, MachineError
 
 OLD_KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -281,3 +282,26 @@ def test_a_list_that_was_fetched_before_another_run_is_fetched_again(
     with prepared(options, "rait up", preparation) as found:
         assert ports(found) == [50222]
     assert lists.free == [True, True]
+
+
+def test_the_names_of_peers_that_policies_skip_are_not_looked_up() -> None:
+    transport = Transport(address_family="ip4", send_port=1, mtu=1400, ifprefix="r")
+    peers = [
+        Peer(
+            public_key=key,
+            endpoints=(
+                PeerEndpoint(address_family="ip4", send_port=2, address=f"{key}.example"),
+                PeerEndpoint(address_family="ip6", send_port=2, address=f"{key}.example"),
+            ),
+        )
+        for key in ("one", "other")
+    ]
+    everyone = Config(transports=(transport,))
+    assert module.hosts_of(everyone, peers).keys() == {
+        ("one.example", "ip4"),
+        ("other.example", "ip4"),
+    }
+    few = structs.replace(
+        everyone, policies=(Policy(match=Match(public_key=("other",)), skip=True),)
+    )
+    assert module.hosts_of(few, peers).keys() == {("one.example", "ip4")}

@@ -71,9 +71,7 @@ def find_config(text: str, url: str) -> KnownConfig | None:
 def keep_config(text: str, url: str, known: KnownConfig) -> None:
     """Keep a decoded configuration, unless it holds a URL, or a key that cannot be left out."""
     config = known.config
-    named = [url, config.peers, config.private_key_file or ""]
-    named += (policy.preshared_key_file or "" for policy in config.policies)
-    if not all(map(source.is_path, named)):
+    if not all(source.is_path(each) for each in (url, config.peers, config.private_key_file or "")):
         return
     if config.private_key is not None:
         key = config.private_key.reveal()

@@ -19,7 +19,7 @@ from msgspec import Struct
 from rait.domain.config.hosts import ip_literal, is_nobody
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import ADDRESS
-from rait.domain.topology import Family
+from rait.domain.topology import Family, is_link_local
 
 _LENGTHS: Mapping[Family, int] = {"ip4": 32, "ip6": 128}
 _LINK_LOCAL_LENGTH = 64
@@ -53,12 +53,12 @@ class Address(Struct, frozen=True):
             raise ValueError("the two addresses are of different families")
         if local == remote:
             raise ValueError("the address of the peer is that of this node")
-        if is_link_local(local) or is_link_local(remote):
+        if _is_link_local(local) or _is_link_local(remote):
             raise ValueError("a link-local address has no peer address")
         return f"{local} peer {remote}/{self._length(family, remote)}"
 
     def _length(self, family: Family, address: str) -> int:
-        if is_link_local(address):
+        if _is_link_local(address):
             if self.length not in (None, _LINK_LOCAL_LENGTH):
                 raise ValueError(f"a link-local address has the length {_LINK_LOCAL_LENGTH}")
             return _LINK_LOCAL_LENGTH
@@ -88,20 +88,6 @@ class Address(Struct, frozen=True):
         return "ip4" if "." in written or (self.length or 0) <= _LENGTHS["ip4"] else "ip6"
 
 
-def is_link_local(address: str) -> bool:
-    """Whether an address, in canonical text, is one of fe80::/64 (RFC 4291, section 2.5.6).
-
-    Raises ValueError for another of fe80::/10, which no routing daemon takes for link-local.
-    """
-    if not re.match("fe[89ab]", address):
-        return False
-    from ipaddress import IPv6Address
-
-    if int(IPv6Address(address)) >> 64 != 0xFE80 << 48:
-        raise ValueError(f"{address} is link-local, and not in fe80::/64 (RFC 4291)")
-    return True
-
-
 @lru_cache(maxsize=256)
 def parse_address(text: str) -> Address:
     """The address in a text. Raises ValueError, with the reason, if there is none."""
@@ -119,6 +105,20 @@ def parse_address(text: str) -> Address:
     if "/" in words[0]:
         raise ValueError("with a peer, the length belongs to the peer's address (ip-address(8))")
     return Address(words[0], host, number)
+
+
+def _is_link_local(address: str) -> bool:
+    """Whether an address is one of fe80::/64 (RFC 4291, section 2.5.6).
+
+    Raises ValueError for another of fe80::/10, which no routing daemon takes for link-local.
+    """
+    if not is_link_local(address):
+        return False
+    from ipaddress import IPv6Address
+
+    if int(IPv6Address(address)) >> 64 != 0xFE80 << 48:
+        raise ValueError(f"{address} is link-local, and not in fe80::/64 (RFC 4291)")
+    return True
 
 
 def _part(name: str, values: Mapping[str, str]) -> str:

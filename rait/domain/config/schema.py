@@ -224,7 +224,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _AUTO)] | Auto | None = None
     fwmark: _Mark | None = None
     addresses: Annotated[tuple[str, ...], Meta(description=ADDRESSES)] | None = None
-    preshared_key_file: _Source | None = None
+    preshared_key_file: Annotated[str, _filled("a path")] | None = None
     babeld_param: _Line | None = None
     babeld_param_add: _Text | None = None
     skip: _Flag | None = None
