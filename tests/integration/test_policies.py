@@ -208,3 +208,39 @@ def test_a_mistake_names_its_line_and_changes_nothing(mesh: Mesh) -> None:
     ):
         assert told in result.err
     assert a.state() == before
+
+
+def test_a_link_whose_entry_cannot_be_read_keeps_what_policies_gave_it(mesh: Mesh) -> None:
+    a, b = mesh.nodes
+    link4, link6 = a.link_to(b, "ip4"), a.link_to(b, "ip6")
+    configure(a, "policy {\n  keepalive = 9\n  mtu = 1300\n}\n")
+    a.up()
+    before = sessions(a)
+    a.write_peers([b.entry().replace('"ip4"', '"ip5"')])
+    configure(a, "policy {\n  keepalive = 11\n}\n")
+    result = a.rait("up")
+    assert result.status == 3, result
+    assert "left as it is, as the entry of its peer cannot be read" in result.err
+    assert settings(a) == {link4: (9, 54, 1300), link6: (11, 54, 1400)}
+    assert_kept(a, before)
+
+
+def test_a_remark_that_makes_no_address_is_told_and_costs_the_address_alone(mesh: Mesh) -> None:
+    a, b = mesh.nodes
+    template = "172.20.0.1 peer {remarks.ip}"
+    configure(
+        a, f'policy {{\n  match {{ address_family = "ip4" }}\n  addresses = "{template}"\n}}\n'
+    )
+    line = len(a.conf_hcl().splitlines()) + 3
+    before = sessions(a)
+    for remark in ("172.20.0.2/8", "172.20.0.2 peer 172.20.0.3", "fd00::1", "nobody"):
+        a.write_peers([named(b, "b", ip=remark)])
+        result = a.rait("up")
+        assert result.status == 3, result
+        told = f'rait.conf:{line}: policy[0].addresses: the address "{template}" is left out'
+        assert told in result.err
+    assert "172.20" not in machine.run(["ip", "addr"], a.target)
+    a.write_peers([named(b, "b", ip="172.20.0.2")])
+    a.up()
+    assert "inet 172.20.0.1 peer 172.20.0.2/32" in machine.run(["ip", "addr"], a.target)
+    assert_kept(a, before)
