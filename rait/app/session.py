@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,6 +167,16 @@ class Session:
         found = find_preshared(self.loaded, self.machine.key, wanted)
         self.machine.psks.update(found)
         return structs.replace(goal, psks=frozenset(found))
+
+    def lacking_psks(self, links: Iterable[Link]) -> list[str]:
+        """The links with a preshared key that no file has, so that it could not be set again."""
+        topology = Topology({link.name: link for link in links})
+        found = self._with_psks(Goal(topology)).psks
+        return [
+            link.name
+            for link in topology.links.values()
+            if any(p.psk_digest and (p.public_key, p.psk_digest) not in found for p in link.peers)
+        ]
 
     def recent_losses(self) -> Losses:
         """The sessions that runs of the last WINDOW_HOURS ended, for the guard.

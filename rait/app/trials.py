@@ -32,6 +32,7 @@ from rait.domain.errors import (
     PendingError,
     RaitError,
     SourceError,
+    few,
 )
 from rait.domain.history import require_own_key
 from rait.domain.reconcile import Change, Goal
@@ -164,11 +165,23 @@ def _begin(span: int, started: list[Waiter], session: Session, change: Change) -
     """Start the waiter for a change that is about to be made. Raises RaitError."""
     from rait.adapters.waiter import Waiter
 
-    links = change.observed.links.values()
-    require_own_key(session.public_key, "", links, "what there is now (which --confirm would keep)")
+    _require_keys(session, change)
     config = session.options.config
     started.append(Waiter(normal(config) if is_path(config) else config))
     return clock.later(clock.now(), span)
+
+
+def _require_keys(session: Session, change: Change) -> None:
+    """Raise ConfigError for a change that could not be taken back, as nobody has the keys."""
+    links = change.observed.links
+    require_own_key(session.public_key, "", links.values(), "what there is now")
+    changed = {event.name for event in change.events} & links.keys()
+    if lacking := session.lacking_psks(links[name] for name in sorted(changed)):
+        raise ConfigError(
+            f"the preshared keys of links that would change could not be taken back: {few(lacking)}"
+            ". No file that rait.conf names has the keys that there are now, and the journal holds "
+            "none; nothing was touched. Make this change without --confirm"
+        )
 
 
 @contextmanager
