@@ -7,7 +7,8 @@ other programs, and of people. The rules, in their order:
    which the journal knows a link of its name (the configuration has changed since), or in a group
    of links on their way out.
 2. A link among ours that the journal has as another configuration's (``claimed``) is not ours,
-   unless it is the very link that we made.
+   unless it is the very link that we made, with the key that we have now. With a former key it may
+   be a link that another configuration has taken over since: one that was moved from this path.
 3. Any other link among ours is ours if it has our key, or a key that was ours, or if the journal
    knows it by its name.
 4. The rest are strangers: rait names them to the user, and leaves them alone.
@@ -123,7 +124,7 @@ def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[s
     for seen in observation.all_links():
         name, instance = seen.link.name, seen.link.origin.instance
         if (
-            not _is_as_made(seen.link, known.topology.links.get(name))
+            not _is_as_made(seen.link, known.topology.links.get(name), scope)
             and _is_among_ours(seen, known, scope)
             and not _is_made_by_us(seen, known, scope)
         ):
@@ -164,23 +165,25 @@ def _known_as(name: str, netns: str, known: LastKnown) -> list[Link]:
     return [last for last in found if last.origin.netns == netns]
 
 
-def _is_as_made(link: Link, last: Link | None) -> bool:
-    """Whether a link is the one that we made, with its key: nearly all are, in nearly all runs."""
+def _is_as_made(link: Link, last: Link | None, scope: Scope) -> bool:
+    """Whether a link is the one that we made, with our key: nearly all are, in nearly all runs."""
     return (
         last is not None
         and last.device.public_key == link.device.public_key != ""
+        and scope.public_key in ("", link.device.public_key)
         and is_in_place(link, last)
     )
 
 
 def _is_made_by_us(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
-    """Whether we made a link of this name here, and this one has a key that we gave it.
+    """Whether we made a link of this name here, and this one has our key.
 
-    A link without a key may have been left half made by another configuration.
+    Where our key is unknown, the one that we gave it will do. A link without a key may have been
+    left half made by another configuration.
     """
     link, key = observed.link, observed.link.device.public_key
     return bool(key) and any(
-        key in (last.device.public_key, scope.public_key) and is_in_place(link, last)
+        key == (scope.public_key or last.device.public_key) and is_in_place(link, last)
         for last in _known_as(link.name, link.origin.netns, known)
     )
 

@@ -196,7 +196,7 @@ def reconcile(
     if goal.doubts is not None:
         change = _with_doubtful_kept(change, goal.doubts)
     if babeld is not None:
-        change = _with_babeld(change, babeld)
+        change = _with_babeld(change, babeld, scope.claimed)
     is_babeld_asked = babeld is not None and babeld.problem is None
     change = _with_drift(change, ours.unknown, is_babeld_asked)
     if goal.only is not None:
@@ -263,11 +263,16 @@ def _with_doubtful_kept(change: Change, doubts: Doubts) -> Change:
     )
 
 
-def _with_babeld(change: Change, babeld: BabeldState) -> Change:
-    """Step 6. Where babeld could not be asked, the tunnels come and go all the same."""
+def _with_babeld(change: Change, babeld: BabeldState, claimed: Container[str]) -> Change:
+    """Step 6. Where babeld could not be asked, the tunnels come and go all the same.
+
+    The interfaces of ``claimed`` links are another configuration's, even if we had them before.
+    """
     if babeld.problem is not None:
         return structs.replace(change, babeld_problem=babeld.problem)
     has, shall_have = babeld.compare(change.known.topology, change.desired.links)
+    if not babeld.exclusive:
+        has = {name: param for name, param in has.items() if name not in claimed}
     if change.goal.old is not None:
         shall_have = {**shall_have, **has}  # to change parameters, an interface has to go as well
     return structs.replace(

@@ -186,6 +186,26 @@ def test_a_configuration_that_was_moved_keeps_its_links(node: Node) -> None:
     assert node.state() == state
 
 
+def test_another_configuration_at_the_path_of_one_that_was_moved_is_a_new_one(node: Node) -> None:
+    """The journal knows the links by both paths: they are of the one that had them last."""
+    moved = node.conf.rename(node.directory / "moved.conf")
+    assert node.rait("-c", str(moved), "up").status == 0
+    state = node.state()
+    second = Second(node)
+    second.conf.rename(node.conf)
+    second.conf = node.conf
+    second.knows(C)
+    for command in ("plan", "up"):
+        result = second.rait(command, "--json")
+        assert result.status == 0, result
+        assert result.touched == second.links(C)
+        assert str(moved) in result.err
+    assert {name: link for name, link in node.state().items() if name in state} == state
+    assert second.rait("down").status == 0
+    assert node.state() == state
+    no_change(node.rait("-c", str(moved), "up", "--json"))
+
+
 def test_a_configuration_without_a_path_that_got_another_key_is_told_of_the_former(
     make_mesh: MakeMesh,
 ) -> None:

@@ -283,6 +283,19 @@ def test_others_interfaces_in_babeld_are_left_unless_ours_alone_shall_be_there()
     assert {event.name for event in change.events} == {"eth0", "eth9", "x1"}
 
 
+def test_a_link_that_another_configuration_took_over_keeps_its_interface_in_babeld() -> None:
+    """This configuration is a new one, with another key, at the path of one that was moved."""
+    theirs = structs.replace(ONE, device=Device("former key", 1))
+    scope = structs.replace(SCOPE, claimed={"w1": "/moved.conf"})
+    goal, remembered = Goal(topology(TWO)), known(theirs, w1=PARAM)
+    change = reconcile(seen(theirs), goal, remembered, scope, HAS)
+    assert change.events == (LinkAdded(TWO), BabelInterfaceAdded("w2", PARAM))
+    assert [stranger.link for stranger in change.strangers] == ["w1"]
+    alone = structs.replace(HAS, exclusive=True)
+    change = reconcile(seen(theirs), goal, remembered, scope, alone)
+    assert BabelInterfaceFlushed("w1", PARAM) in change.events
+
+
 @pytest.mark.parametrize(
     "other",
     [
