@@ -171,4 +171,4 @@ def _merged(policies: Iterable[Policy]) -> Resolved:
             value = getattr(policy, name)
             if value is not None:
                 values[name], givers[name] = value, policy
-    return Resolved(Policy(**values), givers)
+    return Resolved(Policy(**values), givers) if givers else NOTHING

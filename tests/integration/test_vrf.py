@@ -385,6 +385,34 @@ def test_rules_send_marked_packets_to_the_transit_vrf(split: Mesh) -> None:
 
 
 @kernel
+def test_a_policy_changes_the_mark_of_a_living_link_and_its_rules(split: Mesh) -> None:
+    a, b = split.nodes
+    for node in split.nodes:
+        machine.run(["sh", "-c", f"echo 1 > {ACCEPT}"], node.netns)
+        node.up()
+    split.ping_all()
+    before, text = a.state(), a.conf.read_text()
+    mark = '\n[[policy]]\nmatch = { address_family = "ip4" }\nfwmark = "0x37"\n'
+    a.write_conf(text=text + mark)
+    events = a.up("--json").events
+    assert [e["type"] for e in events] == ["RuleAdded", "RuleAdded", "DeviceUpdated"]
+    assert sum("fwmark 0x37" in rule for rule in rules(a)) == 2
+    after = a.state()
+    link = a.link_to(b, "ip4")
+    assert after[link].fwmark == "0x37"
+    assert {n: (s.index, s.handshake) for n, s in after.items()} == {
+        n: (s.index, s.handshake) for n, s in before.items()
+    }
+    split.ping_all()
+    assert a.up("--json").events == []
+
+    a.write_conf(text=text)
+    a.up()
+    assert not any("fwmark 0x37" in rule for rule in rules(a))
+    split.ping_all()
+
+
+@kernel
 def test_a_rule_that_was_there_is_neither_doubled_nor_removed(split: Mesh) -> None:
     node = split.nodes[0]
     machine.ip_batch([f"rule add pref 900 fwmark {FWMARK} lookup {TRANSIT_TABLE}"], node.netns)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
-from rait.domain.babel import extra_commands, is_interface_name, is_ours
+from rait.domain.babel import BabeldState, extra_commands, is_interface_name, is_ours
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed
+from rait.domain.topology import Device, Link, LinkNotes, LinkSettings, Origin, Topology
 from tests.babeld_model import babel_events
 
 
@@ -71,6 +73,16 @@ def test_changed_parameters_take_a_flush_and_an_add() -> None:
         BabelInterfaceFlushed("rait4x1", "rxcost 32"),
         BabelInterfaceAdded("rait4x1", "rxcost 96"),
     )
+
+
+def test_a_link_may_have_parameters_of_its_own() -> None:
+    bare = Link("rait4x1", Origin("kernel"), LinkSettings(1420, 54), Device("own"))
+    other = structs.replace(bare, name="rait4x2", notes=LinkNotes(babeld_param="rxcost 96"))
+    state = BabeldState(present=("rait4x1",), param="rxcost 32", ifprefixes=("rait4x",))
+    known = Topology({"rait4x1": bare}, {"rait4x1": "rxcost 32"})
+    managed, wanted = state.compare(known, {"rait4x1": bare, "rait4x2": other})
+    assert managed == {"rait4x1": "rxcost 32"}
+    assert wanted == {"rait4x1": "rxcost 32", "rait4x2": "rxcost 96"}
 
 
 def test_one_that_babeld_had_by_itself_is_assumed_to_be_as_wanted() -> None:
