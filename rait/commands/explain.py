@@ -27,7 +27,7 @@ from rait.domain.explain import (
 )
 from rait.domain.history import done_events
 from rait.domain.topology import Link
-from rait.terminal import DONE, print_json, print_result, table
+from rait.terminal import DONE, print_json, print_result, table, warn
 
 _SHORTEST_KEY = 6
 """So many first characters of a public key may stand for it, if no other key begins so."""
@@ -69,6 +69,8 @@ class Explanation(Struct, frozen=True):
 def run(options: Options, arguments: Namespace) -> int:
     with open_session(options, "explain", read_only=True, peers=True) as session:
         explanation = _Explainer(session).explain(arguments.what)
+        if (old := session.registry.peers.old) is not None:
+            warn(old.told)
     if arguments.json:
         print_json(to_builtins(explanation))
     else:

@@ -124,8 +124,11 @@ def test_a_node_boots_without_its_registry(mesh: Mesh, registry: Registry) -> No
     links = a.links_to(b, c)
     before, inode = a.state(), kept(a).stat().st_ino
     assert a.up("--json").json["status"] == "unchanged"
-    assert registry.answers == [200, 304]
-    assert kept(a).stat().st_ino == inode, "an unchanged list is not written again"
+    then = kept(a).stat()
+    assert then.st_ino == inode, "an unchanged list is not written again"
+    assert a.rait("plan").status == 0
+    assert kept(a).stat().st_mtime_ns == then.st_mtime_ns, "a plan writes nothing"
+    assert registry.answers == [200, 304, 304]
 
     registry.die()
     for arguments in (("plan",), ("up",), ("up",)):
@@ -136,6 +139,9 @@ def test_a_node_boots_without_its_registry(mesh: Mesh, registry: Registry) -> No
         assert "no connection" in result.json["old_peers_list"]
         assert result.json["old_peers_list"] in result.err
     assert (a.state(), len(runs(a))) == (before, 1)
+    explained = a.rait("explain", a.link_to(b, "ip4"))
+    assert explained.status == 0
+    assert "the peers list is " in explained.err
 
     lose_links(a)
     grow_old(a, 3)
@@ -162,7 +168,7 @@ def test_a_node_boots_without_its_registry(mesh: Mesh, registry: Registry) -> No
     result = a.up("--json")
     assert result.touched == a.links_to(c)
     a.assert_has_exactly(a.links_to(b))
-    assert registry.answers == [200, 304, 200]
+    assert registry.answers == [200, 304, 304, 200]
 
 
 def test_an_old_list_removes_nothing(mesh: Mesh, registry: Registry) -> None:
