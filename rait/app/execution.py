@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import structs
 
@@ -22,8 +22,6 @@ from rait.domain.verdict import Results, Verdict, verdict
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run
     from rait.app.routing import Routing
-
-T = TypeVar("T")
 
 RECORD_SECONDS = 0.25
 """How long an outcome may wait for others to be written to the journal with it."""
@@ -79,7 +77,7 @@ class Execution:
         self._require_vrfs(run)
         with ending_in_order():
             self._end_leftover_links()
-            _record(self._apply(), run.record)
+            self._apply_and_record(run)
         self._note(happened=tuple(self._happened), errors=self._errors)
         told_babeld = any(isinstance(event, ToBabeld) for event in self._happened)
         if told_babeld or self._change.extra_cmd_owed:
@@ -132,19 +130,20 @@ class Execution:
     def _call(self, run: Run) -> None:
         """Make the calls that are due, now that the links are as they will be after this run.
 
-        A command may change a link, so this comes after the second look.
+        A command may change a link, so this comes after the second look. Links do not wait for
+        babeld, and neither do their commands.
         """
-        failed = {self._change.events[index].name for index in self._errors}
+        events = [self._change.events[index] for index in self._errors]
+        failed = {event.name for event in events if not isinstance(event, ToBabeld)}
         calls = self._change.calls(self._happened, failed)
-        if calls:
-            with ending_in_order(), closing(self._make_calls(calls)) as results:
-                _record(map(self._noted_call, results), run.record_calls)
-
-    def _noted_call(self, result: CallResult) -> CallResult:
-        self._note(calls=(*self.results.calls, result))
-        what = "done" if result.error is None else f"failed: {result.error}"
-        self._debug(f"command for {result.link}, {result.event}: {what}")
-        return result
+        if not calls:
+            return
+        with ending_in_order(), closing(self._make_calls(calls)) as results:
+            for result in results:
+                run.record_call(result)
+                self._note(calls=(*self.results.calls, result))
+                what = "done" if result.error is None else f"failed: {result.error}"
+                self._debug(f"command for {result.link}, {result.event}: {what}")
 
     def _require_vrfs(self, run: Run) -> None:
         try:
@@ -153,6 +152,21 @@ class Execution:
             run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
             run.finish("failed")
             raise
+
+    def _apply_and_record(self, run: Run) -> None:
+        """Apply the events; outcomes of the same moment are written to the journal together."""
+        waiting: list[Outcome] = []
+        since = time.monotonic()
+        try:
+            for outcome in self._apply():
+                waiting.append(outcome)
+                if time.monotonic() - since > RECORD_SECONDS:
+                    outcomes, waiting = waiting, []
+                    run.record(outcomes)
+                    since = time.monotonic()
+        finally:
+            # Whatever was raised, Ctrl-C too: first the known outcomes go to the disk.
+            run.record(waiting)
 
     def _apply(self) -> Iterator[Outcome]:
         events = self._change.events
@@ -166,22 +180,6 @@ class Execution:
             what = "done" if error is None else f"failed: {error}"
             self._debug(f"{type(event).__name__} {event.name}: {what}")
             yield Outcome(outcome.index, error)
-
-
-def _record(items: Iterable[T], write: Callable[[Sequence[T]], None]) -> None:
-    """Write items to the journal as they come; those of the same moment together."""
-    waiting: list[T] = []
-    since = time.monotonic()
-    try:
-        for item in items:
-            waiting.append(item)
-            if time.monotonic() - since > RECORD_SECONDS:
-                known, waiting = waiting, []
-                write(known)
-                since = time.monotonic()
-    finally:
-        # Whatever was raised, Ctrl-C too: first what is known goes to the disk.
-        write(waiting)
 
 
 class _TerminatedError(BaseException):

@@ -42,7 +42,7 @@ Kind = Literal[
     "intended",
     "outcomes",
     "half_done",
-    "calls",
+    "called",
     "run_finished",
     "repeated",
     "snapshot",
@@ -247,7 +247,7 @@ Payload = (
     RunHeader
     | Event
     | tuple[Outcome, ...]
-    | tuple[CallResult, ...]
+    | CallResult
     | Finished
     | Repeated
     | Snapshot
@@ -261,7 +261,7 @@ _TYPES: dict[str, Any] = {
     "intended": Event,
     "outcomes": tuple[Outcome, ...],
     "half_done": Event,
-    "calls": tuple[CallResult, ...],
+    "called": CallResult,
     "run_finished": Finished,
     "repeated": Repeated,
     "snapshot": Snapshot,
@@ -559,8 +559,8 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
             outcomes |= _by_index(entry, payload, len(intended))
         elif kind == "half_done":
             half_done[entry.id] = payload
-        elif kind == "calls":
-            calls += payload
+        elif kind == "called":
+            calls.append(payload)
         else:
             ending = {"finished_at": time_of(entry), **structs.asdict(payload)}
     return RunRecord(

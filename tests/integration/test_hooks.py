@@ -244,7 +244,7 @@ STEPS: dict[str, tuple[object, str, Kill]] = {
     "after the effect": (store.Run, "record", dies),
     "before the command": (hooks, "make", dies),
     "in the command": (hooks, "nothing", dies),
-    "before the result": (store.Run, "record_calls", dies),
+    "before the result": (store.Run, "record_call", dies),
     "before the end": (store.Run, "finish", dies),
 }
 CALLED_BY_THEN = ("before the result", "before the end")

@@ -25,8 +25,9 @@ from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError, MachineError, RaitError
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
 from rait.domain.history import LONG_AGO, LastKnown, done_events
+from rait.domain.hooks import Call, Owed
 from rait.domain.records import GENESIS, Entry, RunHeader, Snapshot
-from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.topology import EMPTY, Device, Link, LinkNotes, LinkPeer, LinkSettings, Origin
 
 SCOPE = "/etc/rait/rait.conf"
 
@@ -815,3 +816,42 @@ def test_a_clock_in_the_future_does_not_make_the_last_run_one_of_the_future(path
     for when, expected in ((FIRST, FIRST), (FAR, FIRST), (FIRST + DAY, FIRST + DAY)):
         add_at(path, when, f"w{when}")
         assert JournalReader(path).last_begun() == expected
+
+
+def commanded(name: str) -> Link:
+    notes = LinkNotes(up_command=("up",), down_command=("down",))
+    return structs.replace(link(name), notes=notes)
+
+
+def test_a_call_is_owed_until_its_result_is_journaled(journal: Journal) -> None:
+    x = commanded("x")
+    run = journal.begin(header(), (), (LinkAdded(x),))
+    assert journal.last_known(SCOPE).calls_owed == Owed()
+    run.record([Outcome(0)])
+    assert journal.last_known(SCOPE).calls_owed == Owed({"x": "added"})
+    run.finish("partial")
+    assert journal.prune(2**62).runs == 1
+    assert journal.last_known(SCOPE).calls_owed == Owed({"x": "added"})
+    later = journal.begin(header(), (), ())
+    result = Call("added", x).result(3, "it ended with status 3", ("a", "\udc80"))
+    later.record_call(result)
+    assert journal.last_known(SCOPE).calls_owed == Owed(), "though it failed"
+    later.finish("partial")
+    (record,) = journal.runs(link="x")
+    assert record.calls == (structs.replace(result, lines=("a", "\\udc80")),)
+    assert journal.verify().ok
+
+
+def test_a_run_that_calls_a_command_repeats_no_other(journal: Journal) -> None:
+    first = fail(journal)
+    numbers = []
+    for _ in range(2):
+        run = journal.begin(header(), (), (LinkAdded(link("x")), LinkAdded(link("y"))))
+        run.record(Outcome(index, "EBUSY") for index in range(2))
+        run.record_call(Call("removed", commanded("z")).result(0))
+        run.finish("failed")
+        numbers.append(run.id)
+    assert len({first, *numbers}) == 3
+    assert [len(run.calls) for run in journal.runs()] == [0, 1, 1]
+    assert fail(journal) not in numbers
+    assert journal.verify().ok

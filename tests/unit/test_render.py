@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rait.app.render import (
     describe,
     event_lines,
     event_object,
+    print_report,
     removal_text,
     report_lines,
     report_object,
@@ -37,6 +39,7 @@ from rait.domain.events import (
     VrfRemoved,
 )
 from rait.domain.guard import Removal
+from rait.domain.hooks import Call
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -48,7 +51,7 @@ from rait.domain.topology import (
     Rule,
 )
 from rait.domain.verdict import Failure
-from rait.terminal import to_json
+from rait.terminal import PARTIAL, to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
@@ -80,6 +83,10 @@ EVENTS: list[tuple[Event, str]] = [
     (
         NotesUpdated("w1", LinkNotes(), LinkNotes(up_command=("hook", "-v"))),
         "~ w1 up command none -> hook -v",
+    ),
+    (
+        NotesUpdated("w1", LinkNotes(), LinkNotes(remarks=(("asn", "64512"), ("role", "a hub")))),
+        "~ w1 remarks none -> asn=64512 role=a hub",
     ),
     (DeviceUpdated("w1", Device("own", 1), Device("own", 2)), "~ w1 listen port 1 -> 2"),
     (PeerAdded("w1", PEER), "~ w1 + peer KEY endpoint 192.0.2.1:50153"),
@@ -291,6 +298,50 @@ def test_what_a_failed_event_did_is_told_beside_it() -> None:
         "~ w1 listen port 0 -> 50221, fwmark 0 -> 54 (failed)",
         "~ w1 fwmark 0 -> 54 (done by an event that failed)",
     ]
+
+
+COMMANDED = structs.replace(
+    BARE, notes=LinkNotes(up_command=("hook", "a b"), down_command=("bye",))
+)
+CALLS = (
+    Call("removed", COMMANDED).result(0, None, ("bye",)),
+    Call("added", COMMANDED).result(None, "it was killed by SIGSEGV", ("oh", "no")),
+)
+
+
+def test_calls_of_commands_are_told_after_the_events() -> None:
+    assert report_lines(report(LinkAdded(BARE), status="partial", links=1, calls=CALLS)) == [
+        "+ w1 port 50221",
+        "> w1 removed: down_command bye",
+        "> w1 added: up_command hook 'a b' failed: it was killed by SIGSEGV",
+        "rait up: 1 added, 2 commands called, 1 of them failed; 1 link wanted",
+    ]
+    planned = report(status="planned", calls=(Call("added", COMMANDED).result(),))
+    assert report_lines(planned) == [
+        "> w1 added: up_command hook 'a b'",
+        "rait up: 1 command to be called",
+    ]
+
+
+def test_a_call_that_failed_is_told_as_an_error_with_its_last_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = report(LinkAdded(BARE), status="partial", calls=CALLS)
+    assert print_report(told, Namespace(json=True)) == PARTIAL
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "rait: w1: added: up_command hook 'a b' failed: it was killed by SIGSEGV",
+        "rait: w1: | oh",
+        "rait: w1: | no",
+    ]
+    assert json.loads(said.out)["calls"][1] == {
+        "link": "w1",
+        "event": "added",
+        "command": ["hook", "a b"],
+        "status": None,
+        "error": "it was killed by SIGSEGV",
+        "lines": ["oh", "no"],
+    }
 
 
 def test_a_report_as_json_has_all_of_it() -> None:

@@ -9,6 +9,7 @@ from rait.domain.doubt import Doubts
 from rait.domain.errors import Problem
 from rait.domain.events import BabelInterfaceAdded, LinkAdded
 from rait.domain.fallback import OldList
+from rait.domain.hooks import Call
 from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 from rait.domain.verdict import Failure, Results, verdict
@@ -29,6 +30,8 @@ PARTIAL, FAILED = ("partial",) * 2, ("failed",) * 2
 WRONG = Problem("it is taken", link="w3")
 CONFLICT = structs.replace(QUIET, goal=Goal(BOTH, conflicts=("w1 is taken",)))
 LEFT = Problem("nobody can tell", "warning", (), "w1")
+CALLED = Call("added", link("w1")).result(0)
+NOT_WELL = Call("added", link("w1")).result(1, "it ended with status 1")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,9 @@ LEFT = Problem("nobody can tell", "warning", (), "w1")
         (QUIET, Results(stuck={"w1": "busy", "w2": "busy"}), "failed", "failed"),
         (QUIET, Results(stuck={"w1": "busy"}), "partial", "partial"),
         (QUIET, Results(extra_cmd="owed", extra_cmd_error="no"), "partial", "partial"),
+        (QUIET, Results(calls=(CALLED,)), "done", "done"),
+        (QUIET, Results(calls=(CALLED, NOT_WELL)), "partial", "partial"),
+        (CHANGE, Results(errors={0: "no", 1: "no"}, calls=(NOT_WELL,)), "failed", "failed"),
         (structs.replace(QUIET, goal=BY_AN_OLD_LIST), Results(), "partial", "partial"),
         (structs.replace(CHANGE, goal=BY_AN_OLD_LIST), Results(happened=(ONE,)), *PARTIAL),
         (structs.replace(CHANGE, goal=BY_AN_OLD_LIST), Results(errors={0: "no", 1: "no"}), *FAILED),

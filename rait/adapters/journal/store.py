@@ -341,13 +341,11 @@ class Run:
         with self._journal.appending(self) as log:
             log.add("outcomes", self.id, self.scope, news)
 
-    def record_calls(self, results: Sequence[CallResult]) -> None:
-        """Write down what became of calls of commands. May be called many times."""
-        if not results:
-            return
+    def record_call(self, result: CallResult) -> None:
+        """Write down what became of a call of a command."""
         self._stop_repeating()
         with self._journal.appending(self) as log:
-            log.add("calls", self.id, self.scope, tuple(results))
+            log.add("called", self.id, self.scope, result)
 
     def finish(
         self,
