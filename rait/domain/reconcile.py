@@ -326,13 +326,18 @@ def _without_unknown_psks(change: Change) -> Change:
         if old is link or not any(peer.psk_digest for peer in link.peers):
             continue
         there = old.peers if old is not None and old.origin == link.origin else ()
-        at_hand = {(peer.public_key, peer.psk_digest) for peer in there} | change.goal.psks
-        pairs = ((p, (p.public_key, p.psk_digest)) for p in link.peers if p.psk_digest)
-        lost = [peer for peer, pair in pairs if pair not in at_hand]
+        kept = {peer.public_key: peer.psk_digest for peer in there}
+        pairs = ((p.public_key, p.psk_digest) for p in link.peers if p.psk_digest)
+        lost = {key for key, d in pairs if kept.get(key) != d and (key, d) not in change.goal.psks}
         if lost:
-            peers = (structs.replace(p, psk_digest="") if p in lost else p for p in link.peers)
+            peers = (
+                structs.replace(p, psk_digest=kept.get(p.public_key, ""))
+                if p.public_key in lost
+                else p
+                for p in link.peers
+            )
             links[name] = structs.replace(link, peers=tuple(peers))
-            problems += (_unknown_psk(name, peer.public_key) for peer in lost)
+            problems += (_unknown_psk(name, key) for key in sorted(lost))
     if not links:
         return change
     desired = structs.replace(change.desired, links={**change.desired.links, **links})

@@ -130,23 +130,26 @@ def test_what_cannot_be_looked_at_is_carried_on_to_the_next_run() -> None:
     assert [problem.link for problem in change.problems] == ["w1"]
 
 
+def keyed(digest: str, own_key: str = "own") -> Link:
+    peers = (structs.replace(ONE.peers[0], psk_digest=digest),)
+    return structs.replace(ONE, device=structs.replace(ONE.device, public_key=own_key), peers=peers)
+
+
 def test_a_preshared_key_that_is_there_stays_with_a_link_that_changes() -> None:
     (far,) = ONE.peers
-    keyed = structs.replace(ONE, peers=(structs.replace(far, psk_digest="digest"),))
-    wanted = structs.replace(keyed, settings=structs.replace(keyed.settings, mtu=1300))
-    change = reconcile(seen(keyed), Goal(topology(wanted)), known(keyed), SCOPE)
+    there = keyed("digest")
+    wanted = structs.replace(there, settings=structs.replace(there.settings, mtu=1300))
+    change = reconcile(seen(there), Goal(topology(wanted)), known(there), SCOPE)
     assert (change.desired, change.problems) == (topology(wanted), ())
-    for there in (seen(ONE), seen()):
-        change = reconcile(there, Goal(topology(wanted)), known(keyed), SCOPE)
+    for without in (seen(ONE), seen()):
+        change = reconcile(without, Goal(topology(wanted)), known(there), SCOPE)
         assert change.desired.links["w1"].peers == (far,)
         (problem,) = change.problems
         assert (problem.link, problem.severity) == ("w1", "error")
         assert "cannot be brought back" in problem.message
-
-
-def keyed(digest: str, own_key: str = "own") -> Link:
-    peers = (structs.replace(ONE.peers[0], psk_digest=digest),)
-    return structs.replace(ONE, device=structs.replace(ONE.device, public_key=own_key), peers=peers)
+    change = reconcile(seen(keyed("other")), Goal(topology(wanted)), known(ONE), SCOPE)
+    assert change.desired.links["w1"].peers == keyed("other").peers, "better than none"
+    assert [problem.link for problem in change.problems] == ["w1"]
 
 
 def test_a_preshared_key_that_the_run_has_is_set_and_mended() -> None:
