@@ -25,7 +25,6 @@ _LENGTHS: Mapping[Family, int] = {"ip4": 32, "ip6": 128}
 _LINK_LOCAL_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{(name|remarks\.[^{}/\s]+)\}")
 _LENGTH = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_PART = re.compile(r"[0-9A-Fa-f.:]+", re.ASCII)
 
 
 class Address(Struct, frozen=True):
@@ -35,15 +34,11 @@ class Address(Struct, frozen=True):
     remote: str | None = None
     length: int | None = None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The placeholders in it, as ``name`` and ``remarks.KEY``."""
-        return tuple(_PLACEHOLDER.findall(f"{self.local} {self.remote or ''}"))
-
     def text(self, values: Mapping[str, str]) -> str:
-        """The canonical text with these values of placeholders, as ``LinkSettings`` has it.
+        """The canonical text, as ``LinkSettings`` has it.
 
-        Raises ValueError if a value is missing, or if the result is no address of a link.
+        ``values`` stand in for placeholders, by ``name`` and ``remarks.KEY``. Raises ValueError if
+        one is missing, or if the result is no address of a link.
         """
         family, local = self._host(self.local, values)
         if self.remote is None:
@@ -125,6 +120,4 @@ def _part(name: str, values: Mapping[str, str]) -> str:
     value = values.get(name)
     if value is None:
         raise ValueError(f"the registry has no {name} of this peer")
-    if not _PART.fullmatch(value):
-        raise ValueError(f"the peer's {name} is {shown(value)}, and no part of an IP address")
     return value

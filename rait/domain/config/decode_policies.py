@@ -141,7 +141,7 @@ def _address(value: object) -> str | None:
         return None
     try:
         address = parse_address(value)
-        if not address.names:
+        if "{" not in value:
             address.text({})
     except ValueError as error:
         raise ValueError(f"{shown(value)}: {error}") from None
