@@ -4,7 +4,7 @@
    systemd runs the machine, in a scope of its own. The waiter is rait itself, by its command
    ``rait confirm --wait``; the configuration is in its environment and not in its arguments.
 2. The waiter says READY on its standard output when it has all that it needs to take the change
-   back. If it says anything else, or nothing in time, the change is not made.
+   back. If it does not in time, the change is not made.
 3. Its standard input ends when the change is made, or rait has ended, however it ended. Then the
    waiter looks into the journal whether there is something to wait for.
 """
@@ -47,7 +47,7 @@ class Waiter:
         except OSError as error:
             raise _not_started(error.strerror or str(error)) from None
         said = self._first_words()
-        if said != READY:
+        if not said.endswith(READY):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -64,7 +64,7 @@ class Waiter:
         assert self._process.stdout is not None  # noqa: S101 - as it is a pipe
         with self._process.stdout as pipe:
             said, deadline = b"", time.monotonic() + START_SECONDS
-            while said != READY and len(said) < _MOST:
+            while not said.endswith(READY) and len(said) < _MOST:
                 left = max(0.0, deadline - time.monotonic())
                 if not select.select([pipe], [], [], left)[0]:
                     break

@@ -14,7 +14,7 @@ from msgspec import structs
 from rait.adapters import clock
 from rait.adapters.config.source import STDIN, is_path
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.lock import HeldError, stamp
+from rait.adapters.lock import HeldError, Stamp, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.moments import written
 from rait.app.options import Options
@@ -174,7 +174,10 @@ def _begin(span: int, started: list[Waiter], session: Session, change: Change) -
 def _require_keys(session: Session, change: Change) -> None:
     """Raise ConfigError for a change that could not be taken back, as nobody has the keys."""
     links = change.observed.links
-    require_own_key(session.public_key, "", links.values(), "what there is now")
+    try:
+        require_own_key(session.public_key, "", links.values(), "what there is now")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or make this change without --confirm") from None
     changed = {event.name for event in change.events} & links.keys()
     if lacking := session.lacking_psks(links[name] for name in sorted(changed)):
         raise ConfigError(
@@ -276,33 +279,34 @@ def wait(options: Options) -> None:
     config = structs.replace(config, journal=normal(config.journal))
     inputs = structs.replace(inputs, loaded=structs.replace(inputs.loaded, config=config))
     waiter.get_ready()
-    lock, seen = lock_path(config.journal), object()
+    while True:
+        try:
+            return _wait(options, inputs)
+        except RaitError:
+            # Nobody is there to read it, and another try may do better: a disk has space again.
+            time.sleep(RETRY_SECONDS)
+
+
+def _wait(options: Options, inputs: Inputs) -> None:
+    journal = JournalReader(inputs.loaded.config.journal)
+    lock, trial = lock_path(journal.path), None
+    seen: Stamp = ()
     while True:
         if (now := stamp(lock)) != seen:
-            trial, seen = _trial(options, inputs), now
+            scope = filed_under(journal, scope_name(options.config, inputs.public_key))
+            trial, seen = journal.last_known(scope).trial, now
         state = state_of(trial, clock.now())
         if state in ("none", "taken back"):
             return
-        if state == "pending":
-            # Not until the time: this clock stands still while the machine sleeps.
-            time.sleep(POLL_SECONDS)
-            continue
-        try:
-            with (
-                locked(options, lock, "rait confirm"),
-                session_on(options, inputs, needs_transit=False) as session,
-            ):
-                settle(session)
-            return
-        except RaitError:
-            time.sleep(RETRY_SECONDS)
-            seen = object()
-
-
-def _trial(options: Options, inputs: Inputs) -> Trial | None:
-    journal = JournalReader(inputs.loaded.config.journal)
-    scope = filed_under(journal, scope_name(options.config, inputs.public_key))
-    return journal.last_known(scope).trial
+        if state == "overdue":
+            break
+        # Not until the time, as the clock of sleeping stands still while the machine sleeps.
+        time.sleep(POLL_SECONDS)
+    with (
+        locked(options, lock, "rait confirm"),
+        session_on(options, inputs, needs_transit=False) as session,
+    ):
+        settle(session)
 
 
 def _pending(trial: Trial) -> str:

@@ -303,6 +303,34 @@ def test_a_run_that_was_killed_is_taken_back_too(mesh: Mesh) -> None:
     assert reaches(mesh)
 
 
+def test_a_run_that_was_killed_can_be_confirmed(mesh: Mesh) -> None:
+    a, _ = mesh.nodes
+    cut(a)
+    running = a.start("up", "--confirm", LONG)
+    eventually(lambda: running.ended() or len(logged(a)) > 1, "the run has begun")
+    running.kill()
+    said(a.rait("confirm"), 0)
+    a.up()
+    a.assert_has_exactly({name for name in a.interfaces() if name.endswith("50009")})
+    assert len(a.interfaces()) == 1
+
+
+def test_taking_back_may_be_killed_at_any_moment(mesh: Mesh) -> None:
+    a, _ = mesh.nodes
+    before = set(a.interfaces())
+    for number in range(5):
+        run = change(a)
+        taking = a.start("confirm", "--back")
+        time.sleep(0.05 * number)  # whenever that is
+        taking.kill()
+        # Where taking back has begun, it cannot be confirmed, and the next run ends it.
+        result = a.rait("confirm", "--back")
+        assert result.status == 0 or f"run {run} was taken back by" in result.err, result
+        assert is_taken_back(a, run)
+        a.assert_has_exactly(before)
+    mesh.ping_all()
+
+
 def test_a_replay_and_a_rollback_can_be_confirmed_too(mesh: Mesh) -> None:
     a, _ = mesh.nodes
     before = set(a.interfaces())
