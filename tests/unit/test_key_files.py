@@ -27,7 +27,7 @@ def file_of(template: str, name: str | None = None, key: str = KEY) -> str:
 
 
 def test_a_file_is_named_after_the_peer_or_is_of_all() -> None:
-    assert file_of("/etc/psk/{public_key}.key") == f"/etc/psk/-{KEY[1:]}.key"
+    assert file_of("/etc/psk/{public_key}.key") == f"/etc/psk/-{KEY[1:-1]}.key"
     assert "/" not in file_of("{public_key}", key=SLASHED)
     assert file_of("psk/{name}/{name}", "gate.1") == "psk/gate.1/gate.1"
     assert file_of("{name}", "{public_key}") == "{public_key}", "a name is no template"

@@ -1,7 +1,7 @@
 """The path of the file with a preshared key, in which the peer's key and name may stand.
 
-``{public_key}`` stands for the peer's public key as base64url has it (RFC 4648, section 5: - and _
-for + and /), and ``{name}`` for its name. Others write the registry. So that nobody but the author
+``{public_key}`` stands for the peer's public key as base64url has it without padding (RFC 4648,
+section 5: - and _ for + and /, no =), and ``{name}`` for its name. Others write the registry. So that nobody but the author
 of rait.conf says in which directory rait reads, a name is put in only if it is a part of one file
 name, and does not begin with a dot.
 """
@@ -39,7 +39,7 @@ def key_file_of(template: str, peer: Peer) -> str:
 
     def value(found: re.Match[str]) -> str:
         if found[1] == "public_key":
-            return peer.public_key.translate(_URL_SAFE)
+            return peer.public_key.rstrip("=").translate(_URL_SAFE)
         if peer.name is None:
             raise ValueError("the registry has no name of this peer")
         if not _is_part_of_file_name(peer.name):
