@@ -196,6 +196,7 @@ class Routes:
         self._policies = Policies(config.policies)
         self._links = plan.topology.links
         self._problems = (*unresolved, *plan.problems)
+        self._unready = {flaw.link: flaw for flaw in plan.flaws if flaw.link not in self._links}
         self._addresses = addresses
         self._locate = locate
 
@@ -233,9 +234,11 @@ class Routes:
         resolved = self._policies.resolve(peer, endpoint.address_family)
         if resolved.settings.skip and (skip := _given(resolved, "skip")) is not None:
             yield f"{self._locate(skip)}: this policy skips the peer"
-        for problem in self._problems:
-            if problem.path == endpoint.path and problem.link in (None, name):
-                yield problem.message
+        said = [p for p in self._problems if p.path == endpoint.path and p.link in (None, name)]
+        yield from (problem.message for problem in said)
+        flaw = self._unready.get(name)
+        if flaw is not None and all(problem.link is None for problem in said):
+            yield f"{self._locate(Source('rait.conf', flaw.path))}: {flaw.message}"
 
 
 def links_of_peer(key: str, known: LastKnown, observation: Observation) -> frozenset[str]:

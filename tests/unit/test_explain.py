@@ -120,6 +120,14 @@ def test_a_skipping_policy_is_named() -> None:
     assert routes(skipping)[0] == (None, ("rait.conf policy 0 skip: this policy skips the peer",))
 
 
+def test_a_route_without_its_preshared_key_says_so() -> None:
+    policy = Policy(preshared_key_file="psk", path=("policy", 2))
+    found = routes(structs.replace(CONFIG, policies=(policy,)))
+    assert [link for link, _ in found] == [None] * 3
+    why = "the file was not read; without the preshared key the link is not made, or stays as it is"
+    assert found[0][1] == (f"rait.conf policy 2 preshared_key_file: {why}",)
+
+
 def test_our_own_entry_is_said_to_be_ours() -> None:
     assert routes(CONFIG, own_key=KEY)[0][1] == ("this is the entry of this node itself",)
 

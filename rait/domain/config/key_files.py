@@ -1,9 +1,9 @@
 """The path of the file with a preshared key, in which the peer's key and name may stand.
 
 ``{public_key}`` stands for the peer's public key as base64url has it without padding (RFC 4648,
-section 5: - and _ for + and /, no =), and ``{name}`` for its name. Others write the registry. So that nobody but the author
-of rait.conf says in which directory rait reads, a name is put in only if it is a part of one file
-name, and does not begin with a dot.
+section 5: - and _ for + and /, no =), and ``{name}`` for its name. Others write the registry. So
+that nobody but the author of rait.conf says in which directory rait reads, a name is put in only if
+it is a part of one file name, and does not begin with a dot.
 """
 
 from __future__ import annotations
