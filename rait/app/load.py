@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
+_COMMANDS = "its up_command and down_command run with all rights of rait, and"
+_OWN_IT = "others on this machine can write the file: run `chown root` and `chmod go-w` on it"
 _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; use https or a file"
 
 
@@ -40,6 +42,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
     ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user. For
     messages, ``key_location`` is the place in it that names the file of the private key,
     ``peers_location`` gives the place that names the peers list, and ``document`` what was parsed.
+    ``distrust`` says why its commands must not be run, "" if they may be.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
     key_location: str = _KEY_FILE
     peers_location: Callable[[], str] = lambda: _PEERS
     document: Callable[[], Document] = lambda: Document("rait.conf", {}, dict)
+    distrust: str = ""
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -103,15 +107,26 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         policies=tuple(_beside(policy, url) for policy in config.policies),
     )
     document = cache(lambda: _parse(text, name))
+    distrust = _distrust(config, url) if key_required else ""  # else it is for another machine
     return Loaded(
         config=config,
         source=name,
         digest=lambda: _digest(text),
-        warnings=(*known.warnings, *_exposed(config, url)),
+        warnings=(*known.warnings, *_exposed(config, url), *filter(None, (distrust,))),
         key_location=known.key_location,
         peers_location=lambda: _key_location(document(), _PEERS),
         document=document,
+        distrust=distrust,
     )
+
+
+def _distrust(config: Config, url: str) -> str:
+    """Why the commands of the configuration, if it has any, may be somebody else's; "" if not."""
+    if any(policy.up_command or policy.down_command for policy in config.policies):
+        why = f"it {_PLAIN_HTTP}" if source.is_plain_http(url) else _OWN_IT
+        if source.is_plain_http(url) or source.writable_by_others(url):
+            return f"{source.display_name(url)}: {_COMMANDS} {why}"
+    return ""
 
 
 def _beside(policy: Policy, url: str) -> Policy:

@@ -15,7 +15,7 @@ from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app.inputs import Inputs, Preparation
 from rait.app.load import Loaded
 from rait.app.options import Options
-from rait.domain.errors import MachineError
+from rait.domain.errors import ConfigError, MachineError
 
 PATIENCE_SECONDS = 1.0
 """How long rait waits for another rait before it says so."""
@@ -60,7 +60,12 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
 
 
 def _checked_lock(loaded: Loaded) -> str:
-    """The lock to take for a configuration. Raises RaitError if its journal is something else."""
+    """The lock to take for a configuration.
+
+    Raises RaitError if its journal is something else, or if its commands must not be run.
+    """
+    if loaded.distrust:
+        raise ConfigError(loaded.distrust)
     check_is_journal(loaded.config.journal)
     return lock_path(loaded.config.journal)
 

@@ -223,6 +223,19 @@ def test_a_command_that_calls_rait_up_is_told_so_at_once(node: Node, hook: Hook)
     assert link_of(node, A) in result.err, "which was listed"
 
 
+def test_commands_that_others_can_write_are_not_run(node: Node, hook: Hook) -> None:
+    write_peers(node, A)
+    node.conf.chmod(0o620)
+    result = node.rait("up")
+    assert result.status == 2, result
+    assert "others on this machine can write the file" in result.err
+    assert node.interfaces() == {}
+    assert "others on this machine can write the file" in node.rait("plan").err
+    node.conf.chmod(0o600)
+    node.up()
+    assert len(hook.calls()) == 1
+
+
 Kill = Callable[..., NoReturn]
 
 

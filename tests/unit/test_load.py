@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from binascii import a2b_base64, b2a_base64
@@ -243,6 +244,39 @@ def test_a_private_key_over_plain_http_is_warned_of(directory, served):
     (warning,) = loaded.warnings
     assert warning.startswith(f"{served}/key: the private key comes over plain http")
     assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
+
+
+COMMANDED = GOOD + 'policy {\n  up_command = ["/bin/true"]\n}\n'
+
+
+def test_commands_over_plain_http_are_not_to_be_run(directory, served):
+    (directory / "rait.conf").write_text(COMMANDED.replace('"key"', f'"{directory}/key"'))
+    loaded = load_config(f"{served}/rait.conf")
+    assert loaded.distrust.startswith(f"{served}/rait.conf: its up_command and down_command run")
+    assert loaded.distrust in loaded.warnings
+
+
+@pytest.mark.parametrize(
+    ("mode", "trusted"), [(0o600, True), (0o644, True), (0o620, False), (0o602, False)]
+)
+def test_commands_that_others_may_have_written_are_not_to_be_run(directory, mode, trusted):
+    path = directory / "rait.conf"
+    path.write_text(COMMANDED)
+    path.chmod(mode)
+    loaded = load_config(str(path))
+    assert loaded.distrust == "" if trusted else "chmod go-w" in loaded.distrust
+    assert load_config(str(path), key_required=False).distrust == "", "nothing is run by that"
+    path.write_text(GOOD)
+    assert load_config(str(path)).distrust == "", "and there are no commands in this one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give a file away takes root")
+def test_commands_of_another_user_are_not_to_be_run(directory):
+    path = directory / "rait.conf"
+    path.write_text(COMMANDED)
+    path.chmod(0o600)
+    os.chown(path, 4711, -1)
+    assert "chown root" in load_config(str(path)).distrust
 
 
 def test_peers_over_plain_http_are_not(directory, served):

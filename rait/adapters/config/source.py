@@ -121,6 +121,18 @@ def readable_by_others(url: str) -> bool:
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
+def writable_by_others(url: str) -> bool:
+    """Whether users other than root and ours may change a file; False for what is no file."""
+    if not is_path(url):
+        return False
+    try:
+        found = os.stat(url)
+    except (OSError, ValueError):
+        return False
+    is_open = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISREG(found.st_mode) and bool(is_open or found.st_uid not in (0, os.geteuid()))
+
+
 def is_web(url: str) -> bool:
     """Whether the text behind a URL comes over the network."""
     return _scheme(url) in ("http", "https")
