@@ -149,7 +149,7 @@ def test_a_later_log_tells_every_run(
     assert main(["log", "--journal", str(later_journal), "--all"]) == 0
     out = capsys.readouterr().out
     for words in (
-        "preshared key with digest none -> d2b715f9f9b1cfab (noticed",
+        "preshared key set (noticed",
         "failed: listen port 50224 is taken",
         "repeated 2 times",
         "up  done  (8 done, 3 noticed)",
