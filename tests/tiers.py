@@ -12,6 +12,7 @@ _TOOLS = {
     "unshare": "util-linux",
     "wg": "wireguard-tools",
     "ping": "iputils-ping",
+    "systemd-run": "systemd",
 }
 _USERSPACE_TOOLS = {"wireguard-go": "wireguard-go", "strace": "strace"}
 _KERNEL_KINDS = ("wireguard", "nlmon")

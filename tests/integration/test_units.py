@@ -1,0 +1,162 @@
+"""The units that rait ships, under a real systemd: rait.service and rait.timer.
+
+They are run as they are shipped. What is added to them is what docs/systemd.md has a user add:
+another rait.conf, another time between two syncs, and a file for what rait prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import machine
+from tests.integration.routing import eventually
+from tests.integration.strangers import Stranger, strangers
+from tests.integration.systemd_boot import UNITS, Systemd, booted
+
+pytestmark = [pytest.mark.userspace]
+
+A, B = strangers(1, 2)
+TARGET = "raitns"
+SERVICE = """\
+[Service]
+Environment=RAIT_CONFIG={conf}
+StandardOutput=append:{file}
+StandardError=inherit
+"""
+TIMER = """\
+[Timer]
+OnBootSec=
+OnBootSec=0
+OnUnitInactiveSec=1
+RandomizedDelaySec=0
+"""
+
+
+class Node:
+    """A node whose rait is run by systemd alone."""
+
+    def __init__(self, systemd: Systemd, backend: str, directory: Path) -> None:
+        self.systemd = systemd
+        self.backend = backend
+        self.conf, self.peers = directory / "rait.conf", directory / "peers.conf"
+        self.printed = directory / "printed"
+        systemd.add("rait.service.d/test.conf", SERVICE.format(conf=self.conf, file=self.printed))
+        systemd.add("rait.timer.d/test.conf", TIMER)
+        self.write_conf()
+
+    def write_conf(self) -> None:
+        """As TOML, which costs an emulated machine far less than HCL."""
+        self.conf.write_text(
+            f'private_key = "{machine.genkey()[0]}"\npeers = "{self.peers}"\n'
+            f'backend = "{self.backend}"\n[[transport]]\naddress_family = "ip4"\n'
+            'send_port = 50001\nmtu = 1420\nifprefix = "raitunit"\n'
+            f'[isolation]\ntype = "netns"\nifgroup = 54\ntransit = ""\ntarget = "{TARGET}"\n'
+        )
+        self.conf.chmod(0o600)
+
+    def knows(self, *peers: Stranger) -> None:
+        self.peers.write_text("\n".join(peer.entry for peer in peers))
+
+    def links(self) -> dict[str, int]:
+        """The links with their interface indexes, as ip(8) sees them outside of any unit."""
+        if not self.systemd.run("ip", "netns", "list"):
+            return {}
+        text = self.systemd.run("ip", "-n", TARGET, "-json", "link")
+        return {link["ifname"]: link["ifindex"] for link in json.loads(text)[1:]}
+
+    def served(self) -> dict[str, str]:
+        """The scope of each link's program, by the name of the link; {} for the kernel's links."""
+        return {
+            words[1]: (Path("/proc") / str(pid) / "cgroup").read_text().splitlines()[-1]
+            for pid, words in machine.processes().items()
+            if words[0].endswith("wireguard-go") and words[1].startswith("raitunit")
+        }
+
+    def ended(self) -> list[str]:
+        """How the last sync ended: state of the unit, result, exit status."""
+        return self.systemd.show("rait.service", "ActiveState", "Result", "ExecMainStatus")
+
+
+def link_to(peer: Stranger) -> str:
+    return f"raitunit{peer.send_port}"
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    with booted(tmp_path) as systemd:
+        yield systemd
+
+
+@pytest.fixture
+def node(systemd: Systemd, tier: str, tmp_path: Path) -> Node:
+    return Node(systemd, tier, tmp_path)
+
+
+def test_systemd_finds_no_fault_with_the_units(systemd: Systemd) -> None:
+    """Where it finds rait; the targets are Debian's."""
+    units = [str(unit) for unit in UNITS.iterdir()]
+    done = systemd.start("systemd-analyze", "verify", "--man=no", *units)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_links_outlive_the_sync_that_made_them_and_the_next_leaves_them_alone(node: Node) -> None:
+    node.knows(A, B)
+    node.systemd.run("systemctl", "start", "rait.service")
+    assert node.ended() == ["inactive", "success", "0"]
+    links, served = node.links(), node.served()
+    assert links.keys() == {link_to(A), link_to(B)}
+    if node.backend == "userspace":
+        assert served.keys() == links.keys()
+        assert all(group.endswith(".scope") for group in served.values())
+    assert node.systemd.run("stat", "-c", "%a %U", "/var/lib/rait").split() == ["700", "root"]
+    assert "2 added" in node.printed.read_text()
+
+    node.systemd.run("systemctl", "start", "rait.service")
+    assert node.ended() == ["inactive", "success", "0"]
+    assert (node.links(), node.served()) == (links, served)
+    assert node.printed.read_text().endswith("nothing to do; 2 links\n")
+
+
+SHIELDED = "[Service]\nProtectSystem=full\n"
+DAEMON = f"""\
+[Unit]
+Wants=rait.service
+After=rait.service
+
+[Service]
+Type=exec
+NetworkNamespacePath=/run/netns/{TARGET}
+ExecStart=sleep infinity
+"""
+
+
+def test_a_routing_daemon_starts_once_there_are_a_namespace_and_links(node: Node) -> None:
+    """Also where the service has mounts of its own, as an administrator may want it to have."""
+    node.knows(A)
+    node.systemd.add("rait.service.d/shielded.conf", SHIELDED)
+    node.systemd.add("daemon.service", DAEMON)
+    node.systemd.run("systemctl", "start", "daemon.service")
+    (pid,) = node.systemd.show("daemon.service", "MainPID")
+    text = node.systemd.run("nsenter", "-t", pid, "-n", "ip", "-json", "link")
+    assert [link["ifname"] for link in json.loads(text)] == ["lo", link_to(A)]
+    assert node.links().keys() == {link_to(A)}
+
+
+def test_the_timer_syncs_again_and_again_also_after_a_sync_that_failed(node: Node) -> None:
+    node.knows(A)
+    node.systemd.run("systemctl", "start", "rait.timer")
+    eventually(lambda: node.links().keys() == {link_to(A)}, "the first sync")
+    links = node.links()
+
+    node.peers.write_text("no list of peers")
+    eventually(lambda: node.ended() == ["failed", "exit-code", "1"], "a sync fails, and is seen to")
+    assert node.links() == links
+
+    node.knows(A, B)
+    eventually(lambda: node.links().keys() == {link_to(A), link_to(B)}, "a sync after that")
+    assert node.links().items() >= links.items()
+    eventually(lambda: node.ended()[1:] == ["success", "0"], "that it has failed is past")
