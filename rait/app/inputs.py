@@ -102,7 +102,7 @@ class Preparation:
         )
 
     def _preshared(self, loaded: Loaded, key: KeyPair, peers: LoadedPeers) -> Preshared:
-        if all(policy.preshared_key_file is None for policy in loaded.config.policies):
+        if not any(policy.preshared_key_file for policy in loaded.config.policies):
             return Preshared()
         from rait.app.preshared import load_preshared  # here, as few configurations have such keys
 

@@ -36,7 +36,7 @@ def load_preshared(
     content = cache(lambda path: _read(path, key, read))
     for policy in loaded.config.policies:
         file = policy.preshared_key_file
-        if file is not None and not is_template(file):
+        if file and not is_template(file):
             try:
                 content(file)
             except RaitError as error:

@@ -402,7 +402,7 @@ class _Planner:
         given, settings, (far,) = resolved.settings, link.settings, link.peers
         if given.keepalive is not None:
             far = structs.replace(far, keepalive=given.keepalive)
-        if given.preshared_key_file is not None:
+        if given.preshared_key_file:
             far = structs.replace(far, psk_digest=self._psk_digest(link.name, peer, resolved))
         mark = link.device.fwmark if given.fwmark is None else given.fwmark
         mtu = self._auto_mtu(link, far, mark) if given.mtu == "auto" else given.mtu or settings.mtu

@@ -80,7 +80,7 @@ def key_files(config: Config, peers: Iterable[Peer]) -> Iterator[tuple[str, Peer
             for endpoint in policies.endpoints(peer)
             if endpoint.address_family in families
         }
-        yield from ((file, peer) for file in files if file is not None)
+        yield from ((file, peer) for file in files if file)
 
 
 def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -78,9 +78,11 @@ def test_everything_that_can_be_said() -> None:
 
 
 def test_policies_stay_in_their_order_and_know_their_place() -> None:
-    policies, _ = decode({"keepalive": "off"}, {"skip": True}, {"mtu": 1400})
+    policies, _ = decode(
+        {"keepalive": "off", "preshared_key_file": "off"}, {"skip": True}, {"mtu": 1400}
+    )
     assert policies == (
-        Policy(keepalive=0, path=("policy", 0)),
+        Policy(keepalive=0, preshared_key_file="", path=("policy", 0)),
         Policy(skip=True, path=("policy", 1)),
         Policy(mtu=1400, path=("policy", 2)),
     )

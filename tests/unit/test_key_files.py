@@ -63,6 +63,7 @@ def test_whatever_a_peer_is_called_its_file_is_in_the_directory(name: str, templ
 @pytest.mark.parametrize(
     ("path", "why"),
     [
+        ("", 'or "off"'),
         ("-", "path of a file"),
         ("https://example.org/psk", "path of a file"),
         ("{remarks.psk}", "in braces stands"),

@@ -241,6 +241,8 @@ def test_a_link_has_the_preshared_key_of_its_file_or_is_not_planned() -> None:
     found = planned(policy, key_files=files)
     assert (only(found).peers[0].psk_digest, found.flaws) == ("digest", ())
     assert only(planned(key_files=files)).peers[0].psk_digest == ""
+    off = Policy(preshared_key_file="")
+    assert only(planned(policy, off, key_files=files)).peers[0].psk_digest == ""
     for missing in (KeyFiles(errors={("/psk", "key"): "/psk: no key"}), KeyFiles()):
         found = planned(policy, key_files=missing)
         assert found.topology.links == {}
@@ -255,10 +257,11 @@ def test_which_files_are_read_is_decided_by_the_links_alone() -> None:
         Policy(preshared_key_file="all"),
         Policy(preshared_key_file="six", match=Match(address_family=("ip6",))),
         Policy(preshared_key_file="one", match=Match(public_key=("one",))),
+        Policy(preshared_key_file="", match=Match(public_key=("none",))),
         Policy(skip=True, match=Match(public_key=("skipped",))),
     )
     config = Config(transports=(IP4,), policies=policies)
-    peers = [peer("key"), peer("six", family="ip6"), peer("one"), peer("skipped")]
+    peers = [peer("key"), peer("six", family="ip6"), peer("one"), peer("none"), peer("skipped")]
     assert [(file, far.public_key) for file, far in key_files(config, peers)] == [
         ("all", "key"),
         ("one", "one"),

@@ -85,6 +85,7 @@ def test_one_file_may_be_of_all_peers_and_the_digests_differ(files: Files) -> No
 def test_of_several_policies_the_last_decides_which_file_is_read_for_a_peer(files: Files) -> None:
     files.policy("psk")
     files.policy("{name}.psk", 'name = "gate"')
+    files.policy("off", 'name = "nobody"')
     files.key("psk", PSK)
     files.key("gate.psk", PSK_2)
     psks = {peer: psk for (peer, _), psk in files.preshared().psks.items()}

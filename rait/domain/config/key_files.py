@@ -21,7 +21,11 @@ _LONGEST_NAME = 255
 
 
 def checked_key_file(path: str) -> str:
-    """The path, if rait.conf may have it. Raises ValueError."""
+    """The path, if rait.conf may have it; "" for no preshared key. Raises ValueError."""
+    if path == "off":
+        return ""
+    if not path:
+        raise ValueError('must be a path, or "off"')
     if path == "-" or "://" in path:
         raise ValueError("must be the path of a file on this machine")
     if re.search(r"[{}]", _PLACEHOLDER.sub("", path)):

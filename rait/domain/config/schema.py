@@ -215,8 +215,9 @@ class Policy(Struct, frozen=True, kw_only=True):
     ``mtu`` is in bytes, or "auto": what the underlay takes towards the endpoint, less WireGuard's
     overhead. ``babeld_param`` replaces babeld's parameters, and ``babeld_param_add`` is added to
     them. ``addresses`` are as ip-address(8) has them, with ``{name}`` and ``{remarks.KEY}`` for
-    what the registry says of the peer: see addresses.py. With ``skip``, the peer gets no link. The
-    commands are argument lists, see LinkNotes. ``path`` leads to the block in rait.conf.
+    what the registry says of the peer: see addresses.py. ``preshared_key_file`` is "" for no
+    preshared key, else as in key_files.py. With ``skip``, the peer gets no link. The commands are
+    argument lists, see LinkNotes. ``path`` leads to the block in rait.conf.
     """
 
     match: Match = Match()
@@ -224,7 +225,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _AUTO)] | Auto | None = None
     fwmark: _Mark | None = None
     addresses: Annotated[tuple[str, ...], Meta(description=ADDRESSES)] | None = None
-    preshared_key_file: Annotated[str, _filled("a path")] | None = None
+    preshared_key_file: Annotated[str, Meta(description='a path in quotes, or "off"')] | None = None
     babeld_param: _Line | None = None
     babeld_param_add: _Text | None = None
     skip: _Flag | None = None
