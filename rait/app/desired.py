@@ -46,7 +46,7 @@ def up(
         warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
         change = session.compare(wanted.goal)
         is_told_to = assume_yes or confirm is not None
-        if change.events and not is_told_to and (trial := held_by(session)) is not None:
+        if change.events and not is_told_to and (trial := held_by(session, change)) is not None:
             return hold(session, trial, "plan" if dry_run else "up", warnings)
         if dry_run:
             warnings += mention(session.known.trial, options.config)

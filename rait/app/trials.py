@@ -116,13 +116,14 @@ def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) 
     return structs.replace(report, held=True)
 
 
-def held_by(session: Session) -> Trial | None:
+def held_by(session: Session, change: Change) -> Trial | None:
     """The run that was taken back, or is overdue, if `rait up` would do the same once more."""
     trial = session.known.trial
     if trial is None or state_of(trial, clock.now()) not in ("overdue", "taken back"):
         return None
     digests = session.loaded.digest(), session.registry.peers.digest()
-    return trial if rejects(trial, *digests) else None
+    before = _as_made_now(session, trial.before)
+    return trial if rejects(trial, *digests, before, change.desired) else None
 
 
 def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
@@ -195,14 +196,18 @@ def _as_before(session: Session, trial: Trial, command: str) -> Iterator[tuple[S
     Links are made again of the kind that they were, and in the namespace of their sockets if that
     is still there. Raises ConfigError if they had another private key.
     """
-    links = trial.before.links
     _require_key(session, trial, command)
     with _transit_of(session, trial.before) as there:
-        again = {
-            name: structs.replace(link, origin=there.origin(link.origin.backend, link.origin.netns))
-            for name, link in links.items()
-        }
-        yield there, Goal(structs.replace(trial.before, links=again))
+        yield there, Goal(_as_made_now(there, trial.before))
+
+
+def _as_made_now(session: Session, topology: Topology) -> Topology:
+    """The topology with its links as they would be made now, each of its own kind."""
+    links = {
+        name: structs.replace(link, origin=session.origin(link.origin.backend, link.origin.netns))
+        for name, link in topology.links.items()
+    }
+    return structs.replace(topology, links=links)
 
 
 def _require_key(session: Session, trial: Trial, command: str) -> None:

@@ -14,14 +14,17 @@ runs after it in the journal:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from msgspec import structs
 
-from rait.domain.events import LinkRemoved, replay
+from rait.domain.diff import diff
+from rait.domain.events import Event, LinkAdded, LinkRemoved, ToBabeld, replay
 from rait.domain.records import Instant, RunRecord, Trial
-from rait.domain.topology import Topology
+from rait.domain.topology import Origin, Topology
+
+_NOWHERE = Origin("kernel")
 
 BACK = "confirm --back"
 OVERDUE = "confirm --overdue"
@@ -51,7 +54,13 @@ def trial_after(
     if header.confirm_by is not None:
         if not _may_have_changed(run):
             return trial
-        return Trial(run.id, header, _before(known(), run), config_digest)
+        return Trial(
+            run=run.id,
+            header=header,
+            before=_before(known(), run),
+            did=tuple(e for e in run.intended if not isinstance(e, ToBabeld)),
+            config_before=config_digest,
+        )
     if trial is None or header.confirms == trial.run:
         return None
     if header.takes_back == trial.run:
@@ -60,17 +69,34 @@ def trial_after(
     return None if superseded else trial
 
 
-def rejects(trial: Trial, config_digest: str, peers_digest: str) -> bool:
+def rejects(
+    trial: Trial, config_digest: str, peers_digest: str, before: Topology, desired: Topology
+) -> bool:
     """Whether a `rait up` on these inputs would do what was taken back once more.
 
-    If rait.conf had changed before that run, this holds until rait.conf changes again; otherwise
-    the peers list was to blame, and this holds until either changes. What other commands did is
-    nothing that `rait up` repeats.
+    If rait.conf had changed before that run, this holds until rait.conf changes again. Otherwise
+    the peers list was to blame, and this holds until rait.conf changes, or the list does, so that
+    to get from ``before`` to ``desired`` does not take all that the run did. ``before`` is as in
+    the trial, with each link as it would be made now. What other commands did is nothing that
+    `rait up` repeats.
     """
     header = trial.header
     if not header.peers_digest or header.config_digest != config_digest:
         return False
-    return trial.config_before != config_digest or header.peers_digest == peers_digest
+    if trial.config_before != config_digest or header.peers_digest == peers_digest:
+        return True
+    # A list that many write to changes often, for reasons that have nothing to do with this node.
+    return bool(trial.did) and _anywhere(trial.did) <= _anywhere(diff(before, desired))
+
+
+def _anywhere(events: Iterable[Event]) -> frozenset[Event]:
+    """The events, whatever instance of a namespace their links are in."""
+    return frozenset(
+        structs.replace(event, link=structs.replace(event.link, origin=_NOWHERE))
+        if isinstance(event, LinkAdded | LinkRemoved)
+        else event
+        for event in events
+    )
 
 
 def _taken_back(trial: Trial, run: RunRecord) -> Trial:

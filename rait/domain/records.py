@@ -155,19 +155,20 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     takes_back: int = 0
 
 
-class Trial(Struct, frozen=True, omit_defaults=True):
+class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run that is to be confirmed, or that was taken back because nobody did.
 
-    ``run`` and ``header`` are those of the run, ``before`` is what there was right before it, and
-    ``config_before`` the digest of the rait.conf that was in force ("" if unknown). ``taken_back``
-    is the number of the run that took this one back, 0 while there is none, and ``taken_back_at``
-    when that run began (unix time in nanoseconds). ``begun``: some run has begun to take this one
-    back.
+    ``run`` and ``header`` are those of the run, ``before`` is what there was right before it,
+    ``did`` are its events for links, and ``config_before`` is the digest of the rait.conf that was
+    in force ("" if unknown). ``taken_back`` is the number of the run that took this one back, 0
+    while there is none, and ``taken_back_at`` when that run began (unix time in nanoseconds).
+    ``begun``: some run has begun to take this one back.
     """
 
     run: int
     header: RunHeader
     before: Topology
+    did: tuple[Event, ...] = ()
     config_before: str = ""
     taken_back: int = 0
     taken_back_at: int = 0

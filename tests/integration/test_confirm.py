@@ -266,6 +266,9 @@ def test_a_mended_configuration_is_applied(mesh: Mesh) -> None:
     change(a)
     said(a.rait("confirm", "--back"), 0)
     said(a.rait("up"), 3, "the peers list still asks for the same")
+    with a.peers.open("a") as file:
+        file.write("# others write to this list too\n")
+    said(a.rait("up"), 3, "the peers list still asks for the same")
     a.knows(b)
     said(a.rait("up"), 0, "nothing to do")
     a.write_peers([b.entry(), "\n"])

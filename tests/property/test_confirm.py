@@ -109,7 +109,7 @@ class Node(RuleBasedStateMachine):
         if self.settle():
             trial = self.known.trial
             inputs = {"config_digest": config, "peers_digest": peers}
-            if trial is not None and rejects(trial, config, peers):
+            if trial is not None and rejects(trial, config, peers, trial.before, goal):
                 self.run(trial.before, takes_back=trial.run, **inputs)
                 assert self.machine == trial.before
             else:

@@ -10,14 +10,15 @@ from rait.domain.confirm import rejects, state_of
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated
 from rait.domain.history import fold, last_known
 from rait.domain.records import Instant, RunHeader, RunRecord, Snapshot, Trial
-from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
+from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 SPAN = 120
-A, B = (
+A, B, C = (
     Link(name, Origin("kernel"), LinkSettings(1420, 54), Device("key", port))
-    for name, port in (("rait4x1", 1), ("rait4x2", 2))
+    for name, port in (("rait4x1", 1), ("rait4x2", 2), ("rait4x3", 3))
 )
-START = Snapshot(topology=Topology({A.name: A}), config_digest="old")
+BEFORE = Topology({A.name: A})
+START = Snapshot(topology=BEFORE, config_digest="old")
 BY = Instant(at=SPAN, boot="this", clock=SPAN)
 
 
@@ -124,7 +125,7 @@ BACK = run(20, LinkRemoved(B), LinkAdded(A), takes_back=10)
 def test_a_rejected_configuration_is_held_until_it_changes(
     config: str, peers: str, held: bool
 ) -> None:
-    assert rejects(trial_of(REMOVAL, BACK), config, peers) == held
+    assert rejects(trial_of(REMOVAL, BACK), config, peers, BEFORE, BEFORE) == held
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,30 @@ def test_a_rejected_peers_list_is_held_until_it_or_the_configuration_changes(
     config: str, peers: str, held: bool
 ) -> None:
     done = run(10, LinkRemoved(A), confirm_by=BY, config_digest="old")
-    assert rejects(trial_of(done, run(20, LinkAdded(A), takes_back=10)), config, peers) == held
+    trial = trial_of(done, run(20, LinkAdded(A), takes_back=10))
+    assert rejects(trial, config, peers, BEFORE, BEFORE) == held
+
+
+def test_an_entry_that_others_add_to_a_rejected_list_does_not_end_the_hold() -> None:
+    done = run(10, LinkRemoved(A), LinkAdded(B), confirm_by=BY, config_digest="old")
+    trial = trial_of(done, run(20, LinkAdded(A), LinkRemoved(B), takes_back=10))
+    moved = structs.replace(B, origin=Origin("kernel", instance="of the next boot"))
+    for desired, held in (
+        ([moved], True),
+        ([moved, C], True),
+        ([A, moved], False),
+        ([A], False),
+        ([], False),
+        ([structs.replace(B, device=Device("key", 9))], False),
+    ):
+        wanted = Topology({link.name: link for link in desired})
+        assert rejects(trial, "old", "newer", BEFORE, wanted) == held, desired
 
 
 def test_what_other_commands_did_is_nothing_that_up_does_again() -> None:
     done = run(10, LinkRemoved(A), confirm_by=BY, command="replay", peers_digest="")
-    assert not rejects(trial_of(done, run(20, LinkAdded(A), takes_back=10)), "new", "")
+    trial = trial_of(done, run(20, LinkAdded(A), takes_back=10))
+    assert not rejects(trial, "new", "", BEFORE, EMPTY)
 
 
 def test_a_second_try_of_a_rejected_configuration_is_rejected_as_such() -> None:
@@ -149,7 +168,7 @@ def test_a_second_try_of_a_rejected_configuration_is_rejected_as_such() -> None:
     trial = trial_of(run(10, LinkRemoved(A), confirm_by=BY), run(20, LinkAdded(A), takes_back=10),
                      again, back)  # fmt: skip
     assert (trial.run, trial.config_before) == (30, "old")
-    assert rejects(trial, "new", "others")
+    assert rejects(trial, "new", "others", BEFORE, BEFORE)
 
 
 def test_a_later_up_ends_the_memory_and_down_does_not() -> None:
