@@ -283,17 +283,23 @@ class _Planner:
         likeness = self._likeness(peer, routes)
         if likeness is None:
             return False
-        is_new = all(turn == _NEW for turn, _ in routes)
-        what = (
-            f"has {likeness}, so it is taken for this node's own entry under another key, and gets "
-            "no link. If it is from before a new key, remove it from the list: as long as it is "
-            "there, other nodes keep their links to the former key. If it is another node, give it"
-            if is_new
-            else f"has {likeness}, as if it were this node; it has or had a link, so it is another "
-            "node and keeps it. Give one of the two"
-        )
-        self._warn(peer.endpoints[0], f"{_title(peer)}: {what} a name and a SendPort of its own")
-        return is_new
+        if any(turn != _NEW for turn, _ in routes):
+            self._warn(
+                peer.endpoints[0],
+                f"{_title(peer)}: has {likeness}, as if it were this node; it has or had a link, "
+                "so it is another node and keeps it. Give one of the two a name and a SendPort of "
+                "its own",
+            )
+            return False
+        for endpoint in {endpoint.path: endpoint for _, (*_, endpoint) in routes}.values():
+            self._warn(
+                endpoint,
+                f"{_title(peer)}: has {likeness}, so it is taken for this node's own entry under "
+                "another key, and gets no link. If it is from before a new key, remove it from the "
+                "list: as long as it is there, other nodes keep their links to the former key. If "
+                "it is another node, give it a name and a SendPort of its own",
+            )
+        return True
 
     def _likeness(self, peer: Peer, routes: list[tuple[int, _Route]]) -> str | None:
         """What an entry has in common with this node alone, if anything."""

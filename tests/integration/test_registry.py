@@ -129,7 +129,7 @@ def test_our_former_entry_makes_no_link_and_one_that_looks_like_it_ends_none(mes
     a.write_peers([former, stranger, looks_alike, c.entry()])
     result = a.rait("up", "--yes")
     assert result.status == 0, result
-    assert result.err.count("taken for this node's own entry under another key") == 2
+    assert result.err.count("taken for this node's own entry under another key") == 3
     assert f"{b.public_key}): has this node's name" in result.err
     assert set(a.state()) == a.links_to(b, c)
     assert a.up("--json").json["status"] == "unchanged"
