@@ -97,7 +97,7 @@ def wanted_by(session: Session) -> Wanted:
         session.loaded,
         session.registry,
         node,
-        session.known,
+        session.known_or_found(),
         session.preshared,
         measure=partial(session.machine.link_mtus, vrf=session.config.isolation.transit_vrf),
     )

@@ -32,7 +32,7 @@ from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
 from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, CallResult
-from rait.domain.ownership import Scope, doubtful
+from rait.domain.ownership import Scope, doubtful, with_found
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import Instant, RunHeader, RunStatus
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
@@ -116,6 +116,14 @@ class Session:
     def known(self) -> LastKnown:
         """What the journal knows of our links before this run. Raises RaitError."""
         return self.journal.last_known(self.name)
+
+    def known_or_found(self) -> LastKnown:
+        """What the journal knows; if it knows no link, what the machine has. Raises RaitError."""
+        known = self.known
+        if known.topology.links:
+            return known
+        observation = self.observe(known)
+        return with_found(known, observation, self.scope_among(observation, known))
 
     def forget(self) -> None:
         """Have the journal asked anew for what is known, as this process has written to it."""

@@ -26,7 +26,7 @@ from rait.domain.config.schema import Config, Peer
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.guard import Losses, excessive_removal
 from rait.domain.history import LastKnown
-from rait.domain.ownership import Scope, is_ours, strangers_among
+from rait.domain.ownership import Scope, is_ours, strangers_among, with_found
 from rait.domain.plan import KeyFiles, Node
 from rait.domain.policy import key_files
 from rait.domain.reconcile import reconcile
@@ -95,8 +95,9 @@ def plan_against(options: Options, state_path: str) -> Report:
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
     preshared = _assumed(loaded.config, registry.peers.peers, state.observation)
-    wanted = wanted_of(loaded, registry, node, state.known, preshared)
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
+    applied = with_found(state.known, state.observation, scope)
+    wanted = wanted_of(loaded, registry, node, applied, preshared)
     change = reconcile(state.observation, wanted.goal, state.known, scope)
     if change.refusal is not None:
         raise MachineError(change.refusal)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config.schema import PRIVATE_GROUPS
@@ -88,6 +88,17 @@ def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdin
         unread | twice,
         _strangers(rest, known, scope),
     )
+
+
+def with_found(known: LastKnown, observation: Observation, scope: Scope) -> LastKnown:
+    """What is known or, where the journal knows no link at all, the links of ours that are there.
+
+    A journal may be lost, or begun anew. The peers of our links have their ports all the same.
+    """
+    if known.topology.links:
+        return known
+    found = {name: seen.link for name, seen in holdings(observation, known, scope).links.items()}
+    return structs.replace(known, topology=structs.replace(known.topology, links=found))
 
 
 def is_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:

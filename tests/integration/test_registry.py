@@ -119,6 +119,21 @@ def test_a_peer_keeps_its_port_through_a_down_and_a_start_that_fails(mesh: Mesh)
     assert {a.state()[name].peer for name in a.links_to(b)} == {thief_key}
 
 
+def test_nobody_takes_a_port_from_a_node_whose_journal_is_lost(mesh: Mesh) -> None:
+    a, b, c = mesh.nodes
+    before = a.state()
+    for file in a.directory.glob("journal.db*"):
+        file.unlink()
+    a.write_peers([b.entry().replace(b.public_key, machine.genkey()[1]), b.entry(), c.entry()])
+    state = a.directory / "state.json"
+    state.write_text(a.rait("export-state").out)
+    for command in (["plan"], ["plan", "--against", str(state)], ["up"]):
+        result = a.rait(*command, "--json")
+        assert (result.status, result.events) == (3, []), result
+        assert f"peer {b.public_key}, which has the link" in result.err
+        assert a.state() == before
+
+
 def test_our_former_entry_makes_no_link_and_one_that_looks_like_it_ends_none(mesh: Mesh) -> None:
     a, b, c = mesh.nodes
     former = f'{a.entry()}Name = "gate"\n'

@@ -18,6 +18,7 @@ from rait.domain.ownership import (
     is_ours,
     strangers_among,
     unread_of_ours,
+    with_found,
 )
 from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
 
@@ -52,6 +53,13 @@ def seen(*links: Link) -> Observation:
 
 def ours(each: Link, known: LastKnown = LastKnown(), scope: Scope = SCOPE) -> bool:  # noqa: B008
     return is_ours(ObservedLink(link=each), known, scope)
+
+
+def test_where_the_journal_knows_no_link_those_of_ours_that_are_there_count() -> None:
+    one, other, stranger = link(), link(name="w2"), link(name="w3", key="else")
+    found = with_found(LastKnown(), seen(one, other, stranger), SCOPE)
+    assert found == made(one, other)
+    assert with_found(made(one), seen(one, other), SCOPE) == made(one)
 
 
 @pytest.mark.parametrize("remember", [made, may_have_made])
