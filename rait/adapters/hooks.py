@@ -86,25 +86,19 @@ def run(
                     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
                         why = error.strerror if isinstance(error, OSError) else error
                         yield index, Ended(error=f"it cannot be run: {why}")
-            _wait(running)
-            over = [command for command in running if command.ended is not None]
-            for command in over:
-                running.remove(command)
+            for command, ended in _wait(running):
                 waiting.appendleft((command.index, command.queue))
-            for command in over:
-                assert command.ended is not None  # noqa: S101 - for mypy
-                yield command.index, command.ended
+                yield command.index, ended
     finally:
         _end(running)
 
 
 class _Command:
-    """A command that runs; ``ended`` is None as long as it does. Raises OSError or ValueError."""
+    """A command that runs. Raises OSError or ValueError if it cannot be run."""
 
     def __init__(self, job: Job, index: int, queue: Iterator[Job], seconds: float) -> None:
         self.index = index
         self.queue = queue
-        self.ended: Ended | None = None
         self.deadline = time.monotonic() + seconds
         self._late = f"it did not end within {seconds:g} s, and was killed"
         self._signals = [(signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, _KILLED_SECONDS)]
@@ -131,40 +125,34 @@ class _Command:
         finally:
             os.close(write)
 
-    def go_on(self, *, readable: bool, exited: bool) -> None:
-        """Read what was printed, see whether the command has ended, and mind the time."""
+    def go_on(self, *, readable: bool, exited: bool) -> Ended | None:
+        """Read what was printed, and mind the time; gives how the command ended, once it has."""
         if readable:
             self._read()
         if exited:
-            self._finish()
-        elif time.monotonic() >= self.deadline:
-            self._press()
-
-    def _press(self) -> None:
-        """Send the next signal, or give up."""
+            return self._finished()
+        if time.monotonic() < self.deadline:
+            return None
         if not self._signals:
-            self._close(None, f"{self._late} in vain")
-            return
+            return self._closed(None, f"{self._late} in vain")
         number, patience = self._signals.pop(0)
         self._kill(number)
         self.deadline = time.monotonic() + patience
+        return None
 
-    def _finish(self) -> None:
+    def _finished(self) -> Ended:
         for _ in range(_LAST_CHUNKS):
             if not self._read():
                 break
-        late = len(self._signals) < 2
-        if late:
-            self._kill(signal.SIGKILL)  # before its process is reaped, its group is no other one
+        is_late = len(self._signals) < 2
+        if is_late:
+            self._kill(signal.SIGKILL)  # until its process is reaped, no other group has its id
         status = self._process.wait()
-        error = None
-        if late:
-            error = self._late
-        elif status < 0:
-            error = f"it was killed by {signal.Signals(-status).name}"
-        elif status > 0:
-            error = f"it ended with status {status}"
-        self._close(None if late or status < 0 else status, error)
+        if is_late:
+            return self._closed(None, self._late)
+        if status < 0:
+            return self._closed(None, f"it was killed by {_signal_name(-status)}")
+        return self._closed(status, f"it ended with status {status}" if status else None)
 
     def _read(self) -> bool:
         """Read a chunk of output; whether there was one."""
@@ -186,10 +174,10 @@ class _Command:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    def _close(self, status: int | None, error: str | None) -> None:
+    def _closed(self, status: int | None, error: str | None) -> Ended:
         self._close_pipe()
         os.close(self.process)
-        self.ended = Ended(status, error, self._output, self._cut)
+        return Ended(status, error, self._output, self._cut)
 
     def _close_pipe(self) -> None:
         if self.pipe >= 0:
@@ -197,10 +185,10 @@ class _Command:
             self.pipe = -1
 
 
-def _wait(running: Sequence[_Command]) -> None:
-    """Wait until a command prints or ends, or its time is up, and see to all of them."""
+def _wait(running: list[_Command]) -> list[tuple[_Command, Ended]]:
+    """Wait until a command prints or ends, or its time is up; those that ended run no more."""
     if not running:
-        return
+        return []
     poll = select.poll()
     for command in running:
         poll.register(command.process, select.POLLIN)
@@ -208,8 +196,13 @@ def _wait(running: Sequence[_Command]) -> None:
             poll.register(command.pipe, select.POLLIN)
     left = min(command.deadline for command in running) - time.monotonic()
     ready = {descriptor for descriptor, _ in poll.poll(max(0.0, left) * 1000 + 1)}
-    for command in running:
-        command.go_on(readable=command.pipe in ready, exited=command.process in ready)
+    over = []
+    for command in tuple(running):
+        ended = command.go_on(readable=command.pipe in ready, exited=command.process in ready)
+        if ended is not None:
+            running.remove(command)
+            over.append((command, ended))
+    return over
 
 
 def _end(running: list[_Command]) -> None:
@@ -218,4 +211,10 @@ def _end(running: list[_Command]) -> None:
         command.deadline = 0.0
     while running:
         _wait(running)
-        running[:] = [command for command in running if command.ended is None]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -223,6 +223,18 @@ def test_a_command_that_calls_rait_up_is_told_so_at_once(node: Node, hook: Hook)
     assert link_of(node, A) in result.err, "which was listed"
 
 
+def test_a_change_that_is_taken_back_calls_the_commands_of_that(node: Node, hook: Hook) -> None:
+    a, b = link_of(node, A), link_of(node, B)
+    sync(node, A)
+    hook.calls()
+    write_peers(node, B)
+    assert node.rait("up", "--yes", "--confirm", "1m").status == 0
+    assert hook.calls() == [f"added {b} up", f"removed {a} down"]
+    assert node.rait("confirm", "--back").status == 0
+    eventually(lambda: node.rait("log", "--json").out.count("\n") == 3, "the change is taken back")
+    assert hook.calls() == [f"added {a} up", f"removed {b} down"]
+
+
 def test_commands_that_others_can_write_are_not_run(node: Node, hook: Hook) -> None:
     write_peers(node, A)
     node.conf.chmod(0o620)

@@ -75,6 +75,7 @@ def test_arguments_go_without_a_shell() -> None:
         ("exit 0", 0, None),
         ("exit 3", 3, "it ended with status 3"),
         ("kill -SEGV $$", None, "it was killed by SIGSEGV"),
+        ("kill -36 $$", None, "it was killed by signal 36"),
     ],
 )
 def test_how_a_command_ends(script: str, status: int | None, error: str | None) -> None:
