@@ -20,10 +20,9 @@ be done. The steps, in their order:
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
    Notes are as the journal has them, and so is the digest of a preshared key that was made with
    another private key of ours. A link-local address that is there is kept, unless a policy gives
-   one. Other addresses are seen if they are wanted, or if rait has or may have set them, and not if
-   somebody else did. An endpoint differs only where the wanted one is not the one last applied, or
-   where the session is dead (endpoints.py). A link that has to be made again takes its endpoint
-   along, if no better one is known.
+   one, and addresses that others added are not seen (link_addresses.py). An endpoint differs only
+   where the wanted one is not the one last applied, or where the session is dead (endpoints.py). A
+   link that has to be made again takes its endpoint along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
 5. A link for which a policy wants a preshared key that is not to be had stays as it is, or is not
    made. A link whose entry in the peers list was skipped stays if the entry cannot be read, and all
@@ -48,9 +47,10 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, LinkAdded, LinkUpdated, ToBabeld, replay
+from rait.domain.events import Event, LinkAdded, ToBabeld, replay
 from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, Ledger, Owed, due
+from rait.domain.link_addresses import given_by, gives_link_local, is_but_for_others, own_settings
 from rait.domain.ownership import (
     Holdings,
     Scope,
@@ -68,12 +68,10 @@ from rait.domain.topology import (
     Link,
     LinkNotes,
     LinkPeer,
-    LinkSettings,
     Origin,
     Topology,
-    is_link_local,
 )
-from rait.domain.vrf import FAMILIES, reconcile_isolation, with_needs_of
+from rait.domain.vrf import reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
@@ -400,12 +398,12 @@ def _link_views(
     wanted = goal.topology.links if goal.topology is not None else {}
     desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
     ports = {link.device.listen_port: name for name, link in desired.items()}
-    set_since = _addresses_set(known.leftover)
+    given = given_by(known.leftover)
     # An address in an old list is no better than a name's: no reason to leave one that works.
     resolved = None if goal.old is None else True
     for name, seen in ours.links.items():
         last = _last(seen, known.topology.links.get(name))
-        leftover, added = known.leftover_links.get(name), set_since.get(name, frozenset())
+        leftover, added = known.leftover_links.get(name), given.get(name, frozenset())
         want = desired.get(name)
         is_settled = leftover is None and not added
         if want is not None and want == last and is_settled and _is_as(seen.link, last):
@@ -427,35 +425,18 @@ def _last(observed: ObservedLink, link: Link | None) -> Link | None:
     return link if link.origin.backend == observed.link.origin.backend else None
 
 
-def _addresses_set(leftover: Iterable[Event]) -> dict[str, frozenset[str]]:
-    """The addresses that events may have given to each link, by its name."""
-    found: dict[str, frozenset[str]] = {}
-    for event in leftover:
-        if isinstance(event, LinkAdded | LinkUpdated):
-            after = event.after if isinstance(event, LinkUpdated) else event.link.settings
-            found[event.name] = found.get(event.name, frozenset()).union(after.addresses)
-    return found
-
-
 def _is_as(seen: Link, last: Link) -> bool:
     """Whether all of ours that can be seen of a link is as the journal knows it.
 
     Not every machine shows the transit namespace of a link.
     """
-    settings = seen.settings
-    if settings.addresses != last.settings.addresses:
-        mine = tuple(a for a in settings.addresses if a in last.settings.addresses)
-        settings = structs.replace(settings, addresses=mine)
     return (
-        settings == last.settings
+        is_but_for_others(seen.settings, last.settings)
         and seen.device == last.device
         and seen.peers == last.peers
         and seen.origin.instance == last.origin.instance
         and seen.origin.transit in ("", last.origin.transit)
     )
-
-
-_NO_SETTINGS = LinkSettings(0, 0)
 
 
 class _Pair(Struct, frozen=True):
@@ -482,7 +463,7 @@ class _Pair(Struct, frozen=True):
         observed = structs.replace(
             link,
             origin=self._origin(),
-            settings=self._settings(),
+            settings=own_settings(link, self.last, wanted, self.added),
             device=self._device(wanted_ports),
             peers=tuple(seen for seen, _ in peers),
             notes=self._notes(),
@@ -493,7 +474,7 @@ class _Pair(Struct, frozen=True):
             return observed, self._replacement(wanted)
         goals = {goal.public_key: goal for _, goal in peers if goal is not None}
         settings = wanted.settings
-        if observed.settings.address is not None and not _gives_link_local(settings.addresses):
+        if observed.settings.address is not None and not gives_link_local(settings):
             settings = structs.replace(settings, address=observed.settings.address)
         become = tuple(goals.get(peer.public_key, peer) for peer in wanted.peers)
         return observed, structs.replace(wanted, settings=settings, peers=become)
@@ -502,26 +483,6 @@ class _Pair(Struct, frozen=True):
         """What the journal remembers of the link; the machine does not show it."""
         source = self.last if self.last is not None else self.leftover
         return NO_NOTES if source is None else source.notes
-
-    def _settings(self) -> LinkSettings:
-        """The settings, with those addresses that are ours.
-
-        Of the link-local addresses that no policy gives, the one that the journal knows is seen,
-        else the wanted one, else the first. Where a policy gives one, only that is seen which rait
-        had made up.
-        """
-        link = self.observed.link
-        last, wanted = (
-            _NO_SETTINGS if each is None else each.settings for each in (self.last, self.wanted)
-        )
-        ours = self.added.union(last.addresses, wanted.addresses)
-        there = link.settings.all_addresses
-        rest = [each for each in there if is_link_local(each) and each not in ours]
-        if _gives_link_local(wanted.addresses):
-            rest = [each for each in rest if each in _made_up(link)]
-        best = (each for each in (last.address, wanted.address, *rest) if each in rest)
-        mine = tuple(sorted(ours.intersection(there)))
-        return structs.replace(link.settings, address=next(best, None), addresses=mine)
 
     def _origin(self) -> Origin:
         """The link's origin; the journal, else the plan fills in an unknown transit namespace.
@@ -616,19 +577,6 @@ class _Pair(Struct, frozen=True):
             for peer in wanted.peers
         )
         return structs.replace(wanted, peers=peers)
-
-
-def _gives_link_local(addresses: Iterable[str]) -> bool:
-    """Whether policies give a link-local address, instead of the one that rait makes up."""
-    return any(map(is_link_local, addresses))
-
-
-def _made_up(link: Link) -> frozenset[str]:
-    """The link-local addresses that rait makes up for a link with these keys."""
-    from rait.domain.plan import link_local
-
-    own = link.device.public_key
-    return frozenset(link_local(own, peer.public_key, f) for peer in link.peers for f in FAMILIES)
 
 
 def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[str, ...]:

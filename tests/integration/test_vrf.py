@@ -488,3 +488,45 @@ def test_a_kernel_without_vrfs_is_explained_and_nothing_left(pair: Mesh) -> None
     assert "CONFIG_NET_VRF" in result.err
     assert set(machine.links(node.netns)) == before
     assert machine.wireguard_processes(node.tag) == []
+
+
+def add_policy(node: Node, family: str, **settings: Any) -> None:
+    """A policy for the links of one address family."""
+    match = ["[policy.match]", *toml({"address_family": family})]
+    lines = [node.conf.read_text(), "[[policy]]", *toml(settings), *match]
+    node.write_conf(text="\n".join(lines) + "\n")
+
+
+@kernel
+def test_an_mtu_follows_the_underlay_in_the_first_run_already(split: Mesh) -> None:
+    """There are no rules yet, by which marked packets find the underlay's table."""
+    node, far = split.nodes
+    ip(node, "link", "set", "underlay", "mtu", "1400")
+    for family in FAMILIES:
+        add_policy(node, family, mtu="auto")
+    assert rules(node) == []
+    node.up()
+    there = machine.links(node.netns)
+    mtus = {family: there[node.link_to(far, family)]["mtu"] for family in FAMILIES}
+    assert mtus == {"ip4": 1340, "ip6": 1320}
+    assert node.up("--json").events == []
+
+
+@kernel
+def test_what_an_address_leads_to_is_in_the_table_of_the_vrf(pair: Mesh) -> None:
+    node, far = pair.nodes
+    link, before = node.link_to(far, "ip4"), node.conf.read_text()
+    node.up()
+    for addresses, wanted in (
+        (["172.20.0.1/24", "fd00:20::1/64"], ["172.20.0.0/24", "fd00:20::/64"]),
+        (["172.20.0.1 peer 172.20.0.2"], ["172.20.0.2"]),
+    ):
+        node.write_conf(text=before)
+        add_policy(node, "ip4", addresses=addresses)
+        node.up()
+        shown = {route.split()[0] for route in routes(node, TABLE) if f"dev {link}" in route}
+        assert {*wanted} <= shown
+        assert "172.20" not in ip(node, "route") + ip(node, "-6", "route")
+    node.write_conf(text=before)
+    node.up()
+    assert not [route for route in routes(node, TABLE) if "172.20" in route]

@@ -16,6 +16,7 @@ from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.events import Event, LinkUpdated, replay
 from rait.domain.history import LastKnown
+from rait.domain.link_addresses import is_but_for_others, own_settings
 from rait.domain.ownership import Scope
 from rait.domain.plan import link_local
 from rait.domain.reconcile import Change, Goal, reconcile
@@ -69,13 +70,15 @@ class Node:
         self.meddled: set[str] = set()
         """What others ever added or removed."""
 
-    def look(self, goal: Topology | None, known: LastKnown) -> Change:
+    def seen(self) -> Link:
         local = [each for each in self.there if is_link_local(each)]
         first = local[0] if local else None
         rest = tuple(sorted(each for each in self.there if each != first))
-        seen = structs.replace(LINK.settings, address=first, addresses=rest)
-        told = structs.replace(LINK, settings=seen, origin=Origin("kernel", some.NETNS))
-        observation = Observation(now=0, links={"w1": ObservedLink(link=told)})
+        there = structs.replace(LINK.settings, address=first, addresses=rest)
+        return structs.replace(LINK, settings=there, origin=Origin("kernel", some.NETNS))
+
+    def look(self, goal: Topology | None, known: LastKnown) -> Change:
+        observation = Observation(now=0, links={"w1": ObservedLink(link=self.seen())})
         return reconcile(observation, Goal(goal), known, SCOPE)
 
     def write(self, change: Change, bad: str | None, until: int) -> tuple[list[Event], bool]:
@@ -174,3 +177,15 @@ def test_addresses_come_and_go_and_those_of_others_stay(
             case "meddle", [str() as address]:
                 node.meddle(address)
     node.run(wanted)
+
+
+@given(some_addresses, some_addresses, st.booleans())
+def test_what_need_not_be_looked_at_closely_is_as_a_close_look_has_it(
+    wanted: frozenset[str], seen: frozenset[str], has_made_up: bool
+) -> None:
+    (last,) = planned(wanted).links.values()
+    node = Node()
+    node.there = [*seen, DERIVED] if has_made_up else [*seen]
+    link = node.seen()
+    closely = own_settings(link, last, last, frozenset()) == last.settings
+    assert is_but_for_others(link.settings, last.settings) == closely
