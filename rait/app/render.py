@@ -282,7 +282,7 @@ def summary(report: Report) -> str:
         failures = sum(call.error is not None for call in report.calls)
         words.append(f"{counted(len(report.calls), 'command')} {_to_be('called', report)}")
         words += [f"{failures} of them failed"] if failures else []
-    words = words or ["nothing done"]
+    words = words or ["nothing to do" if report.status == "planned" else "nothing done"]
     if report.conflicts:
         words.append("some peers get no link")
     wanted = f"; {counted(report.links, 'link')} wanted" if report.links else ""

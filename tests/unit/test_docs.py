@@ -13,6 +13,7 @@ from rait.adapters.keys import public_key
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decoding import ALIASES
 from rait.domain.config.schema import (
+    DEFAULT_BABELD_PARAM,
     Babeld,
     Config,
     Isolation,
@@ -88,6 +89,22 @@ def test_every_policy_in_the_manual_is_one() -> None:
         assert config is not None, problems
         assert not problems
         assert len(config.policies) == text.count("policy {")
+
+
+def test_what_the_rotation_writes_into_configurations_is_right() -> None:
+    page = (MANUAL.parent / "rotation.md").read_text()
+    second, dear = re.findall(r"^ *```hcl\n(.*?)^ *```", page, re.M | re.S)
+    config, problems = decode_config(formats.parse(second, "next.conf").data)
+    assert [problem.path for problem in problems] == [("private_key",)], "which is yours to fill in"
+    keyed = second.replace('"…"', f'"{"A" * 42}E="')
+    config, problems = decode_config(formats.parse(keyed, "next.conf").data)
+    assert config is not None, problems
+    assert (problems, config.transports[0].dynamic_port) == ((), True)
+    transports = keyed[keyed.index("transport") : keyed.index("isolation")]
+    document = formats.parse(transports + dear, "rait.conf")
+    config, problems = decode_config(document.data, key_required=False)
+    assert config is not None, problems
+    assert config.babeld.param == DEFAULT_BABELD_PARAM.replace("rxcost 32", "rxcost 1024")
 
 
 def test_every_variable_of_the_environment_is_in_the_manual() -> None:

@@ -221,6 +221,10 @@ def report(*events: Event, status: str = "done", **fields: object) -> Report:
             report(status="partial", links=3, conflicts=("w1 is taken",)),
             "rait up: nothing done, some peers get no link; 3 links wanted",
         ),
+        (
+            report(status="planned", links=3, conflicts=("w1 is taken",)),
+            "rait up: nothing to do, some peers get no link; 3 links wanted",
+        ),
     ],
 )
 def test_a_run_is_summed_up_in_a_line(told: Report, line: str) -> None:
