@@ -112,6 +112,32 @@ PEERS: dict[str, Case] = {
         times("{},", 240_000, start='{"peers":[', end=json_peer(1) + "]}"),
         1,
     ),
+    "HCL, many remarks of one peer": (
+        UNKNOWN,
+        each(
+            lambda n: f'remarks {{\nr{n} = "{n}"\n}}\n',
+            100_000,
+            start=hcl_peer(1).rstrip("}\n") + "}\n",
+            end="}\n",
+        ),
+        1,
+    ),
+    "TOML, many entries of one peer with remarks": (
+        UNKNOWN,
+        each(
+            lambda n: (
+                toml_peer(1).rstrip().replace("SendPort = 2", f"SendPort = {n}")
+                + f"\nRemarks = {{ r{n} = {n} }}\n"
+            ),
+            40_000,
+        ),
+        1,
+    ),
+    "TOML, remarks that are no lines": (
+        UNKNOWN,
+        lambda: toml_peer(1).rstrip() + "\nRemarks = { a = " + '"' + "x=" * 2_000_000 + '" }\n',
+        1,
+    ),
     "peers that are there many times": (UNKNOWN, times(toml_peer(1), 50_000), 1),
     "TOML, wrong entries": (UNKNOWN, times("[[Peers]]\n", 60_000), ""),
     "TOML, wrong addresses": (

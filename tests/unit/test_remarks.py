@@ -47,7 +47,11 @@ def test_what_is_no_short_line_is_left_out(value: Any) -> None:
 
 def test_keys_and_their_number_are_bounded() -> None:
     assert remarks_of({"x" * (MAX_KEY + 1): "1", "a\n": "1", KEY: "1"}) == ()
-    assert len(remarks_of({f"{n:03}": "1" for n in range(1000)})) == MOST_REMARKS
+    many = {f"{n:03}": "1" for n in range(1000)}
+    first = tuple(many.items())[:MOST_REMARKS]
+    assert remarks_of(many) == first
+    assert remarks_of([{key: value} for key, value in many.items()]) == first
+    assert remarks_of({"x": "1"}, first) == first
 
 
 @pytest.mark.parametrize("block", ["x", 5, None, [], [5], {}])

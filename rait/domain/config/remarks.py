@@ -25,10 +25,10 @@ def remarks_of(value: object, known: Remarks = ()) -> Remarks:
     found = dict(known)
     for block in value if isinstance(value, list | tuple) else (value,):
         for key, content in block.items() if isinstance(block, (dict, Mapping)) else ():
-            if _is_key(key) and (text := remark_text(content)) is not None:
-                found.setdefault(key, text)
-                if len(found) >= MOST_REMARKS:
-                    break
+            if len(found) >= MOST_REMARKS:
+                return tuple(sorted(found.items()))
+            if key not in found and _is_key(key) and (text := remark_text(content)) is not None:
+                found[key] = text
     return tuple(sorted(found.items()))
 
 
