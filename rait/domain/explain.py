@@ -76,6 +76,11 @@ def _far(show: Callable[[LinkPeer], object]) -> _Show:
     return lambda link: " ".join(str(show(peer)) for peer in link.peers)
 
 
+def _link_local(link: Link) -> str | None:
+    """The link-local address, whether rait made it up, or a policy gives it, or it is another's."""
+    return link_local_among(link.settings.all_addresses)
+
+
 _SHOWN: Mapping[str, _Show] = {
     "backend": lambda link: link.origin.backend,
     "netns": lambda link: link.origin.netns or "the current one",
@@ -84,8 +89,10 @@ _SHOWN: Mapping[str, _Show] = {
     "listen port": lambda link: link.device.listen_port or "dynamic",
     "fwmark": lambda link: link.device.fwmark or "off",
     "mtu": lambda link: link.settings.mtu,
-    "link-local address": lambda link: link.settings.address or "none",
-    "addresses": lambda link: ", ".join(link.settings.addresses) or "none",
+    "link-local address": lambda link: _link_local(link) or "none",
+    "addresses": lambda link: (
+        ", ".join(a for a in link.settings.all_addresses if a != _link_local(link)) or "none"
+    ),
     "peer": _far(lambda peer: peer.public_key),
     "endpoint": _far(lambda peer: peer.endpoint or "none"),
     "keepalive": _far(lambda peer: f"{peer.keepalive} s" if peer.keepalive else "off"),

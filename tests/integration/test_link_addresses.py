@@ -215,7 +215,7 @@ def test_a_rollback_takes_addresses_back(mesh: Mesh) -> None:
     assert there(near, link) == {"172.20.0.1/24", "fe80::53/64", "172.20.0.9/24"}
     assert sessions(near) == made
     shown = near.rait("log", "show", str(run)).out
-    assert "-> none, addresses none -> 172.20.0.1/24 fe80::53/64" in shown
+    assert "-> none, addresses none -> 172.20.0.1/24 and fe80::53/64" in shown
 
 
 def test_a_new_link_has_its_addresses_and_takes_them_along(make_mesh: MakeMesh) -> None:

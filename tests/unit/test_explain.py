@@ -107,6 +107,21 @@ def test_a_chosen_link_local_address_has_the_source_of_the_addresses() -> None:
     assert sources_of(CONFIG, 0, PEER, "")["link-local address"].text == "made of both keys"
 
 
+def test_a_chosen_link_local_address_is_shown_as_the_link_local_one_wherever_it_stands() -> None:
+    policies = (Policy(addresses=("192.0.2.1", "fe80::1")),)
+    node = structs.replace(CONFIG, policies=policies)
+    wanted = plan(node, NODE, [PEER]).topology.links["four50011"]
+    # The machine's first link-local address, and all others.
+    there = structs.replace(
+        wanted.settings, address="fe80::1/64", addresses=("10.0.0.1/8", "192.0.2.1/32")
+    )
+    seen = structs.replace(wanted, settings=there)
+    by_name = {s.name: s for s in settings_of(wanted, None, seen, {})}
+    local, rest = by_name["link-local address"], by_name["addresses"]
+    assert local.wanted == local.machine == "fe80::1/64"
+    assert (rest.wanted, rest.machine) == ("192.0.2.1/32", "10.0.0.1/8, 192.0.2.1/32")
+
+
 def test_each_transport_of_the_family_makes_a_route() -> None:
     first, second, third = routes(CONFIG)
     assert first == ("four50011", ())
