@@ -295,9 +295,9 @@ class _Planner:
             self._warn(
                 endpoint,
                 f"{_title(peer)}: has {likeness}, so it is taken for this node's own entry under "
-                "another key, and gets no link. If it is from before a new key, remove it from the "
-                "list: as long as it is there, other nodes keep their links to the former key. If "
-                "it is another node, give it a name and a SendPort of its own",
+                "another key, and gets no link. If that key is not used any more, remove it from "
+                "the list: until then other nodes keep their links to it. If it is another node, "
+                "give it a name and a SendPort of its own",
             )
         return True
 
@@ -377,7 +377,10 @@ class _Planner:
         if taken is not None:
             owner = taken.peers[0].public_key
             how = "which has the link" if self._is_there(taken) else "earlier in the list"
-            return f"SendPort {port} ({family}) is already that of peer {owner}, {how}"
+            return (
+                f"SendPort {port} ({family}) is already that of peer {owner}, {how} (give one of "
+                "the two another)"
+            )
         holder = self._holder(route)
         return None if holder is None else _one_port(name, port, holder)
 
