@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -227,3 +229,31 @@ def test_a_new_link_has_its_addresses_and_takes_them_along(make_mesh: MakeMesh) 
     assert near.rait("up", "--json").json["status"] == "unchanged"
     near.down()
     assert near.leftovers() == []
+
+
+def test_a_killed_run_leaves_nothing_and_is_blamed_on_nobody(mesh: Mesh, tier: str) -> None:
+    near, far = mesh.nodes
+    link, before = near.link_to(far, "ip4"), sessions(near)
+    ip(near, "addr", "add", "192.168.7.1/24", "dev", link)
+    choices = [("172.20.0.1/24", "fe80::53/64"), ("172.20.0.1/25", "fd00::1/64", "fd00::2/64")]
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    begin = time.monotonic()
+    near.up()
+    length = time.monotonic() - begin
+    for number in range({"userspace": 16, "kernel": 4}[tier]):
+        give(near, addressed(*choices[number % 2]))
+        running = near.start("up")
+        time.sleep(rng.uniform(0, 2 * length))
+        running.kill()
+        wanted = choices[(number + number // 2) % 2]
+        give(near, addressed(*wanted))
+        result = near.rait("up", "--json")
+        assert result.status == 0, result
+        assert all(event["left_by_unfinished_run"] for event in result.json["drift"]), result
+        others = {each for each in there(near, link) if each not in wanted}
+        assert {each for each in others if not each.startswith("fe80")} == {"192.168.7.1/24"}
+        assert {*wanted} <= there(near, link)
+        assert len([each for each in there(near, link) if each.startswith("fe80")]) == 1
+    assert sessions(near) == before
