@@ -93,6 +93,7 @@ UNNEEDED = {
     "rait.adapters.babeld": "is for sync = true",
     "rait.adapters.config.formats": "reads a text that is not known yet",
     "rait.adapters.config.hcl": "reads a text that is not known yet",
+    "rait.adapters.netlink.underlay": 'is for mtu = "auto"',
     "rait.adapters.vrf": "is for VRFs",
     "rait.adapters.wireguard.userspace_setup": "starts the program of a new link",
     "rait.app.execution": "carries out what there is to do",

@@ -79,7 +79,8 @@ def _device_mtus(via: NetlinkSocket, indexes: Collection[int]) -> dict[int, int]
     answers = via.ask_each([rtnl.get_link_at(index) for index in indexes])
     told = (body for answer in answers if not isinstance(answer, NetlinkError) for body in answer)
     links = map(rtnl.attributes_of_link, told)
-    return {i: found[rtnl.IFLA_MTU] for i, _, found in links if rtnl.kind_of(found) != rtnl.VRF}
+    mtus = {i: found.get(rtnl.IFLA_MTU) for i, _, found in links if rtnl.kind_of(found) != rtnl.VRF}
+    return {index: mtu for index, mtu in mtus.items() if mtu}
 
 
 def get_route(way: Way, vrf: int = 0) -> Request:
