@@ -15,13 +15,18 @@ from msgspec import Struct, structs
 
 from rait.domain.config.addresses import parse_address
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy
+from rait.domain.config.schema import (
+    POLICY_SETTINGS,
+    Config,
+    Match,
+    Peer,
+    PeerEndpoint,
+    Policy,
+)
 from rait.domain.topology import NO_NOTES, Family, LinkNotes, is_link_local
 
 if TYPE_CHECKING:
     import re
-
-_SETTINGS = tuple(name for name in Policy.__struct_fields__ if name not in ("match", "path"))
 
 
 class Resolved(Struct, frozen=True):
@@ -167,7 +172,7 @@ def _merged(policies: Iterable[Policy]) -> Resolved:
     values: dict[str, Any] = {}
     givers: dict[str, Policy] = {}
     for policy in policies:
-        for name in _SETTINGS:
+        for name in POLICY_SETTINGS:
             value = getattr(policy, name)
             if value is not None:
                 values[name], givers[name] = value, policy

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from rait.domain.config.schema import Config, Match, Peer, Policy
+from rait.domain.config.schema import POLICY_SETTINGS, Config, Match, Peer, Policy
 from rait.domain.plan import KeyFiles, Plan, count_wanted, plan
 from rait.domain.policy import Policies
 from rait.domain.topology import NO_NOTES, Family
@@ -53,9 +53,7 @@ def test_the_last_that_sets_a_thing_wins(
     for peer in peers:
         found = asked.resolve(peer, family)
         fitting = [p for p in given_policies if Policies((p,)).resolve(peer, family).givers]
-        for name in Policy.__struct_fields__:
-            if name in ("match", "path"):
-                continue
+        for name in POLICY_SETTINGS:
             givers = [policy for policy in fitting if getattr(policy, name) is not None]
             value = getattr(givers[-1], name) if givers else None
             assert getattr(found.settings, name) == value

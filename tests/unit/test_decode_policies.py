@@ -77,6 +77,14 @@ def test_everything_that_can_be_said() -> None:
     )
 
 
+def test_what_an_earlier_policy_sets_can_be_taken_back() -> None:
+    policy = decoded(
+        keepalive="off", fwmark="off", addresses="off", up_command="off", down_command="off"
+    )
+    assert (policy.keepalive, policy.fwmark) == (0, 0)
+    assert policy.addresses == policy.up_command == policy.down_command == ()
+
+
 def test_policies_stay_in_their_order_and_know_their_place() -> None:
     policies, _ = decode(
         {"keepalive": "off", "preshared_key_file": "off"}, {"skip": True}, {"mtu": 1400}

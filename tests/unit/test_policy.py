@@ -175,6 +175,13 @@ def test_addresses_are_canonical_and_a_chosen_link_local_one_takes_the_place_of_
     assert link.settings.address == link_local("own key", "key", "ip4")
 
 
+def test_addresses_and_commands_can_be_taken_back() -> None:
+    given = Policy(addresses=("10.0.0.1/24", "fe80::1"), up_command=("up",), down_command=("down",))
+    but = Policy(addresses=(), up_command=(), down_command=())
+    link = only(planned(given, but))
+    assert link == only(planned())
+
+
 def test_an_address_that_cannot_be_is_an_error_of_its_link() -> None:
     policy = Policy(
         addresses=("10.0.0.1 peer {remarks.ip}", "10.0.0.1", "fe80::1", "fe80::2"),

@@ -15,6 +15,7 @@ from rait.domain.config.remarks import remark_text
 from rait.domain.config.schema import (
     ADDRESSES,
     COMMAND,
+    POLICY_SETTINGS,
     Config,
     Isolation,
     Match,
@@ -23,8 +24,8 @@ from rait.domain.config.schema import (
 )
 from rait.domain.topology import Family
 
-SETTINGS = tuple(name for name in Policy.__struct_fields__ if name not in ("match", "path"))
-"""What a policy may set."""
+_OFF = "off"
+"""Takes back what an earlier policy sets."""
 
 _GLOBS = "a glob in quotes, or a list of these"
 _FAMILIES = "ip4 or ip6, or a list of these"
@@ -49,18 +50,18 @@ def decode_policies(
 
 def mark(text: str) -> int | str:
     """The number that wg(8) takes for a mark, "off", decimal or hex; other text as it is."""
-    if text == "off":
+    if text == _OFF:
         return 0
     return int(text, 16 if text[:2] in ("0x", "0X") else 10) if _MARK.fullmatch(text) else text
 
 
 def keepalive(text: str) -> int | str:
     """The seconds that wg(8) takes for "off"; other text as it is."""
-    return 0 if text == "off" else text
+    return 0 if text == _OFF else text
 
 
 def _policy(block: Block[Policy], families: Set[Family]) -> Policy | None:
-    if not any(map(block.has, SETTINGS)):
+    if not any(map(block.has, POLICY_SETTINGS)):
         block.report("the policy sets nothing, so it has no effect", severity="warning")
     block.check_values()
     if block.values.get("match") == []:
@@ -132,7 +133,7 @@ def _remarks(value: object) -> dict[str, tuple[str, ...]]:
 
 
 def _addresses(value: object) -> tuple[str, ...]:
-    return _each(ADDRESSES, value, _address)
+    return () if value == _OFF else _each(ADDRESSES, value, _address)
 
 
 def _address(value: object) -> str | None:
@@ -149,6 +150,8 @@ def _address(value: object) -> str | None:
 
 
 def _command(value: object) -> tuple[str, ...]:
+    if value == _OFF:
+        return ()
     if not isinstance(value, list | tuple):
         raise ValueError(f"must be {COMMAND}, not {shown(value)}")
     command = _each(COMMAND, value, lambda text: text if isinstance(text, str) else None)

@@ -53,8 +53,10 @@ MAX_KEEPALIVE = 65535
 """In seconds, as wg(8) takes it."""
 
 ADDRESS = 'an address as "192.0.2.1/24" or "192.0.2.1 peer 192.0.2.2"'
-ADDRESSES = f"{ADDRESS}, or a list of these"
-COMMAND = "a list of texts: a program, by an absolute path or a name on PATH, and its arguments"
+ADDRESSES = f'{ADDRESS}, a list of these, or "off"'
+COMMAND = (
+    'a list of texts: a program, by an absolute path or a name on PATH, and its arguments; or "off"'
+)
 _MAX_U32 = 2**32 - 1
 
 
@@ -235,6 +237,9 @@ class Policy(Struct, frozen=True, kw_only=True):
         Annotated[Literal["target", "current"], Meta(description="target or current")] | None
     ) = None
     path: tuple[str | int, ...] = ()
+
+
+POLICY_SETTINGS = tuple(n for n in Policy.__struct_fields__ if n not in ("match", "path"))
 
 
 class Config(Struct, frozen=True, kw_only=True):
