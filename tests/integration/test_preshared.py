@@ -277,7 +277,8 @@ def test_a_preshared_key_is_in_its_file_and_with_wireguard_alone(make_mesh: Make
     seen: list[bytes] = []
     for key in keys:
         write_key(a.directory / "psk", key)
-        with_policies(a, sets_file("psk"))
+        # A command that prints all keys, of whose output the journal keeps the end.
+        with_policies(a, sets_file("psk"), 'up_command = ["wg", "show", "all", "dump"]')
         for arguments in runs:
             running = a.start(*arguments, "-d", exec_=True)
             while not running.ended():
@@ -286,6 +287,7 @@ def test_a_preshared_key_is_in_its_file_and_with_wireguard_alone(make_mesh: Make
             assert result.status == 0, (arguments, result)
             seen += [*process_texts(), result.out.encode(), result.err.encode()]
     assert of_peers(a, "preshared-keys") == {keys[1]}
+    assert any(b"(left out)" in text and b"192.0.2.2:50001" in text for text in seen)
     (a.directory / "psk").unlink()
     seen += written_by_rait(a)
     for key in keys:
