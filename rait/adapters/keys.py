@@ -6,7 +6,7 @@ from binascii import a2b_base64, b2a_base64
 
 from msgspec import Struct
 
-from rait.domain.config.schema import Psks, Secret
+from rait.domain.config.schema import Secret
 from rait.domain.digests import blake2b
 from rait.domain.errors import MachineError
 
@@ -29,14 +29,14 @@ UNKNOWN_PSK = "set"
 
 
 class KeyPair(Struct, frozen=True):
-    """The node's key pair, and the preshared keys that it can set.
+    """The node's key pair, and the preshared keys that can be set (Psks in schema.py).
 
     ``secret`` may be None in a run that only removes links.
     """
 
     secret: Secret | None
     public: str
-    psks: Psks = {}
+    psks: dict[tuple[str, str], Secret] = {}
 
     def secret_of(self, public_key: str | None) -> Secret | None:
         """The private key to write to a device that shall have this public key; None for none.

@@ -75,15 +75,14 @@ class Machine:
     """This machine's WireGuard, seen from one transit namespace, ``namespace``.
 
     If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
-    links can be made or changed. ``psks`` are the preshared keys that it can set.
+    links can be made or changed. ``key`` has the preshared keys that it can set.
     """
 
     def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
         self.namespaces = Namespaces()
         self.namespace = transit
         self._sockets: dict[Netns, Sockets] = {}
-        self.psks: dict[tuple[str, str], Secret] = {}
-        self.key = KeyPair(secret, public_key, self.psks)
+        self.key = KeyPair(secret, public_key)
         self._origins: dict[str, Origin] = {}
 
     def __enter__(self) -> Machine:
@@ -98,7 +97,7 @@ class Machine:
     def seen_from(self, transit: Netns) -> Machine:
         """The same machine, seen from another transit namespace; the caller closes both."""
         other = Machine(transit, None, "")
-        other.key, other.psks = self.key, self.psks
+        other.key = self.key
         return other
 
     @property

@@ -80,7 +80,7 @@ class Session:
         self.name = filed_under(journal, self.spelt)
         self._registry = inputs.registry
         self.preshared = inputs.preshared
-        machine.psks.update(inputs.preshared.psks)
+        machine.key.psks.update(inputs.preshared.psks)
 
     @property
     def registry(self) -> Registry:
@@ -173,7 +173,7 @@ class Session:
         from rait.app.preshared import find_preshared
 
         found = find_preshared(self.loaded, self.machine.key, wanted)
-        self.machine.psks.update(found)
+        self.machine.key.psks.update(found)
         return structs.replace(goal, psks=frozenset(found))
 
     def lacking_psks(self, links: Iterable[Link]) -> list[str]:
