@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from rait.domain.config.addresses import parse_address
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import (
     POLICY_SETTINGS,
@@ -90,6 +89,9 @@ def key_files(config: Config, peers: Iterable[Peer]) -> Iterator[tuple[str, Peer
 
 def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The addresses of a link to the peer, and what is wrong with those that are left out."""
+    # Imported here, as most configurations give no addresses, and rait starts for each sync.
+    from rait.domain.config.addresses import parse_address
+
     values = {f"remarks.{key}": value for key, value in peer.remarks}
     if peer.name is not None:
         values["name"] = peer.name
