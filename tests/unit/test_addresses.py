@@ -64,6 +64,7 @@ def test_an_address_has_one_canonical_text(written: str, canonical: str) -> None
         ("fe80:0:0:1:2:3:4:5", "not in fe80::/64"),
         ("febf::1", "not in fe80::/64"),
         ("{nme}", "in braces stands"),
+        ("${name}", "no \\$ stands in an address"),
         ("{remarks.}", "in braces stands"),
         ("{remarks.a b}", "in braces stands"),
         ("10.0.0.{", "in braces stands"),

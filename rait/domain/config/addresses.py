@@ -88,6 +88,8 @@ def parse_address(text: str) -> Address:
     """The address in a text. Raises ValueError, with the reason, if there is none."""
     if re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
         raise ValueError("in braces stands {name} or {remarks.KEY}")
+    if "$" in text:
+        raise ValueError("no $ stands in an address, also not before a brace")
     words = text.split()
     if len(words) not in (1, 3) or words[1:2] not in ([], ["peer"]):
         raise ValueError(f"must be {ADDRESS}")
