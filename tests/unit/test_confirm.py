@@ -7,7 +7,13 @@ from msgspec import structs
 
 from rait.domain.backend import Outcome
 from rait.domain.confirm import rejects, state_of
-from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated
+from rait.domain.events import (
+    BabelInterfaceAdded,
+    LinkAdded,
+    LinkRemoved,
+    LinkUpdated,
+    VrfRemoved,
+)
 from rait.domain.history import fold, last_known
 from rait.domain.records import Instant, RunHeader, RunRecord, Snapshot, Trial
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
@@ -82,6 +88,7 @@ def test_a_run_that_changed_nothing_leaves_nothing_to_confirm() -> None:
 def test_who_confirms_settles_it_and_who_confirms_another_does_not() -> None:
     assert states(REMOVAL, run(20, confirms=10)) == "none"
     assert states(REMOVAL, run(20, confirms=11)) == "pending"
+    assert states(REMOVAL, run(20, takes_back=9)) == "pending"
 
 
 def test_it_is_taken_back_when_the_run_that_does_so_has_ended() -> None:
@@ -107,6 +114,26 @@ def test_a_link_that_was_lost_belongs_to_what_there_was_before() -> None:
     assert trial_of(lost).before.links == {A.name: A}
     ours = run(10, LinkAdded(B), confirm_by=BY, noticed=(LinkRemoved(A),), leftover_noticed=(0,))
     assert trial_of(ours).before.links == {}, "an earlier run of ours had removed it"
+
+
+def test_a_link_that_was_lost_brings_back_the_vrf_that_it_was_in() -> None:
+    known = Snapshot(topology=Topology({A.name: A}, vrfs={"blue": 7}))
+    lost = (LinkRemoved(A), VrfRemoved("blue", 7))
+    trial = last_known(known, [run(10, LinkAdded(B), confirm_by=BY, noticed=lost)]).trial
+    assert trial.before == known.topology
+    ours = run(10, LinkAdded(B), confirm_by=BY, noticed=lost[1:], leftover_noticed=(0,))
+    assert last_known(known, [ours]).trial.before == Topology({A.name: A})
+
+
+def test_a_link_that_others_made_again_stays_as_they_made_it() -> None:
+    theirs = structs.replace(A, device=Device("key", 9))
+    noticed = (LinkRemoved(A), LinkAdded(theirs))
+    trial = trial_of(run(10, LinkRemoved(theirs), confirm_by=BY, noticed=noticed))
+    assert trial.before == Topology({A.name: theirs})
+
+
+def test_a_run_of_an_older_rait_does_not_end_the_wait() -> None:
+    assert states(REMOVAL, run(20, LinkAdded(A))) == "pending"
 
 
 def test_a_snapshot_keeps_what_waits() -> None:
@@ -154,6 +181,16 @@ def test_an_entry_that_others_add_to_a_rejected_list_does_not_end_the_hold() -> 
     ):
         wanted = Topology({link.name: link for link in desired})
         assert rejects(trial, "old", "newer", BEFORE, wanted) == held, desired
+
+
+def test_what_babeld_was_told_is_no_part_of_what_a_list_asks_for() -> None:
+    told = BabelInterfaceAdded(B.name, "")
+    done = run(10, LinkAdded(B), told, confirm_by=BY, config_digest="old")
+    trial = trial_of(done, run(20, LinkRemoved(B), takes_back=10))
+    assert rejects(trial, "old", "newer", BEFORE, Topology({A.name: A, B.name: B}))
+    alone = run(10, told, confirm_by=BY, config_digest="old")
+    trial = trial_of(alone, run(20, takes_back=10))
+    assert not rejects(trial, "old", "newer", BEFORE, Topology({A.name: A, B.name: B}))
 
 
 def test_what_other_commands_did_is_nothing_that_up_does_again() -> None:
