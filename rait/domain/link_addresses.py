@@ -44,7 +44,8 @@ def own_settings(
 def is_but_for_others(seen: LinkSettings, last: LinkSettings) -> bool:
     """Whether what is ours of a link's settings is as the journal knows it, and wanted so.
 
-    This is ``own_settings`` in short, for the many links that do not change.
+    This is ``own_settings`` in short, for the many links that do not change. It is False too where
+    that takes a closer look.
     """
     if seen == last:
         return True
