@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -389,6 +388,8 @@ class Session:
 
     def seen_from(self, transit: Netns) -> Session:
         """This session with the machine seen from another transit namespace."""
+        import copy  # here, as only what is taken back needs it
+
         other = copy.copy(self)
         other.machine = self.machine.seen_from(transit)
         return other

@@ -45,7 +45,7 @@ LINE_LENGTH = 200
 _MARGIN = 100
 """More characters than a key has, in base64 or hex."""
 
-_REMARK_KEY = re.compile(r"[A-Za-z0-9_.-]+")
+_REMARK_KEY = r"[A-Za-z0-9_.-]+"
 
 UpEvent = Literal["added", "changed"]
 CallEvent = Literal["added", "changed", "removed"]
@@ -173,7 +173,7 @@ def environment(call: Call) -> dict[str, str]:
         "RAIT_NETNS": link.origin.netns,
     }
     for key, value in link.notes.remarks:
-        if _REMARK_KEY.fullmatch(key):
+        if re.fullmatch(_REMARK_KEY, key):
             found.setdefault(f"RAIT_REMARK_{re.sub('[.-]', '_', key).upper()}", value)
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rait.domain.config.decoding import means
 from rait.domain.config.keytext import brief
 from rait.domain.errors import Path, Problem
 
@@ -50,6 +49,8 @@ class Document:
 
         A block that stands alone may be a list of one block, or that block itself.
         """
+        from rait.domain.config.decoding import means
+
         node: object = self.data
         found: Path = ()
         for part in path:
