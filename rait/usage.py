@@ -23,15 +23,6 @@ _FLAGS = {
 """The options that several commands have."""
 
 
-_CONFIRM = """\
-With --confirm, a change is taken back by itself unless `rait confirm` comes within the span (3s to
-1d): so a change made over one of these very links cannot lock its maker out. Meanwhile nothing else
-is changed.
-
-  rait %s --confirm 2m
-"""
-
-
 def _add_confirm(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--confirm",
@@ -65,11 +56,18 @@ node off the mesh. A link loses its session if it is removed or made again, or i
 peer. All links lose theirs if this node gets a new private key, as no peer knows its public key
 until the registry has it. Sessions that runs of the last 24 hours ended count too. --yes lets the
 run go on; max_removals in rait.conf sets another limit.
+
+With --confirm, a change is taken back by itself unless `rait confirm` comes within the span (3s to
+1d): so a change made over one of these very links cannot lock its maker out. Meanwhile nothing else
+is changed. The next `rait up` does not do again what was taken back, and ends with exit status 3;
+--yes has it do so.
+
+  rait up --confirm 2m
 """
 
 
 def _up(parser: ArgumentParser) -> None:
-    parser.description = f"{_UP}\n{_CONFIRM % 'up'}"
+    parser.description = _UP
     parser.set_defaults(run="up:run")
     _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
     _add_confirm(parser)

@@ -160,3 +160,30 @@ def test_the_timer_syncs_again_and_again_also_after_a_sync_that_failed(node: Nod
     eventually(lambda: node.links().keys() == {link_to(A), link_to(B)}, "a sync after that")
     assert node.links().items() >= links.items()
     eventually(lambda: node.ended()[1:] == ["success", "0"], "that it has failed is past")
+
+
+TRY = "[Service]\nExecStart=\nExecStart=rait up --confirm {span}\n"
+
+
+def test_a_change_that_a_service_made_is_taken_back_when_the_service_has_ended(node: Node) -> None:
+    node.knows(A)
+    node.systemd.run("systemctl", "start", "rait.service")
+    node.knows(B)
+    node.systemd.add("rait.service.d/try.conf", TRY.format(span="5s"))
+    node.systemd.run("systemctl", "start", "rait.service")
+    assert node.ended() == ["inactive", "success", "0"]
+    assert "1 added, 1 removed" in node.printed.read_text()
+    eventually(lambda: node.links().keys() == {link_to(A)}, "the change is taken back")
+
+
+def test_a_sync_while_a_change_waits_is_no_failure(node: Node) -> None:
+    node.knows(A)
+    node.systemd.add("rait.service.d/try.conf", TRY.format(span="1d"))
+    node.systemd.run("systemctl", "start", "rait.service")
+    node.systemd.add("rait.service.d/try.conf", "")
+    node.systemd.run("systemctl", "start", "rait.service")
+    assert node.ended()[:2] == ["inactive", "success"]
+    assert "waits for its confirmation" in node.printed.read_text()
+    node.systemd.run("rait", "-c", str(node.conf), "confirm")
+    node.systemd.run("systemctl", "start", "rait.service")
+    assert node.ended() == ["inactive", "success", "0"]
