@@ -132,7 +132,7 @@ def known_ways(daemon: Babeld, to: Node) -> set[str]:
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.connect(daemon.socket)
         client.sendall(b"dump\nquit\n")
-        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        text = b"".join(iter(lambda: client.recv(65536), b"")).decode(errors="replace")
     pattern = rf"^add route .* prefix {loopback(to.number)}/128 .* metric (\d+) .* if (\S+)$"
     return {name for metric, name in re.findall(pattern, text, re.M) if int(metric) < INFINITY}
 
@@ -194,16 +194,16 @@ def rotate(overlay: Overlay, first: Configuration, second: Configuration) -> Non
         first.rait("down")
         assert set(node.interfaces()) == new
 
-    # 6: the new links take the ports of the old ones. A peer sends to the former port until the
+    # 6: the new links take the ports of the old ones. A peer sends to the former port until this
     # node sends something from the new one, which babeld's hellos do within a second here.
     with overlay.traffic(may_lose=int(3 / INTERVAL)):
         second.write()
         second.rait("up")
+        for link in sorted(new):
+            assert machine.answers(node.target, "-6", f"ff02::1%{link}")
         assert {state.listen_port for state in node.state().values()} == {
             other.ports[family] for other in others for family in FAMILIES
         }
-        for other in others:
-            assert machine.answers(other.target, "-6", loopback(node.number))
 
     # 7: the second configuration takes the place of the first
     second.conf.rename(node.conf)
