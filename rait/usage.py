@@ -321,6 +321,48 @@ def _babeld_sync(parser: ArgumentParser) -> None:
     parser.add_argument("--exclusive", action="store_true", help="flush interfaces of others too")
 
 
+_CHECK = """\
+Say whether peers lists are right, before any node reads them: without root, without a rait.conf and
+without WireGuard. Each finding has its file and line, the entry, what is wrong and what to do.
+
+Errors are what `rait up` skips on some node: an entry that it cannot use, or a SendPort that is
+given twice. Warnings are what `rait up` takes, although it is most likely wrong; --strict makes
+them errors. Notes may be right. The exit status is 1 if there is an error, also where a list cannot
+be read, and else 0. docs/registry.md explains each rule.
+
+As each node reads one list, each list is checked by itself. --together takes all of them for parts
+of one registry, as where each node has a file of its own.
+
+  rait check peers.toml
+  rait check --together nodes/*.hcl
+  curl -s https://example.org/peers.toml | rait check -
+  rait check --format github --strict peers.toml       annotate a pull request
+"""
+
+
+def _check(parser: ArgumentParser) -> None:
+    parser.description = _CHECK
+    parser.set_defaults(run="check:run")
+    _add_lists(parser)
+    parser.add_argument(
+        "--together", action="store_true", help="the lists are one registry's parts"
+    )
+    parser.add_argument("--strict", action="store_true", help="make warnings errors")
+    parser.add_argument("--dns", action="store_true", help="look up each host name, from here")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "github", "sarif"),
+        default="text",
+        help="text; json, as --json; github: workflow commands; sarif: SARIF 2.1.0",
+    )
+
+
+def _add_lists(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "peers", metavar="PEERS", nargs="+", help="a peers list: a path, - for stdin, or a URL"
+    )
+
+
 # Name, other names, one line of help, and the function that declares the options.
 COMMANDS = (
     ("up", ("u", "sync"), "create or sync the tunnels", _up),
@@ -329,6 +371,7 @@ COMMANDS = (
     ("plan", (), "show what `rait up` would do", _plan),
     ("explain", (), "say why a link or peer is as it is", _explain),
     ("export-state", (), "print the state for `plan --against`", _export),
+    ("check", (), "say whether a peers list is right", _check),
     ("log", (), "show, verify and prune the journal", _log),
     ("replay", (), "show or restore the topology of an earlier time", _replay),
     ("rollback", (), "take one run back", _rollback),

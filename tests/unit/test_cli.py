@@ -24,13 +24,16 @@ from rait.domain.events import LinkAdded
 from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, header, link
 
 COMMANDS = ("up", "down", "list", "plan", "export-state", "log", "replay", "rollback", "babeld")
+REGISTRY = ("check",)
 SUBCOMMANDS = (("log", "show"), ("log", "verify"), ("log", "prune"), ("babeld", "sync"))
 
 
 # Help and usage
 
 
-@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS), *SUBCOMMANDS])
+@pytest.mark.parametrize(
+    "command", [(), *((command,) for command in (*COMMANDS, *REGISTRY)), *SUBCOMMANDS]
+)
 def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
     said = rait(*command, "--help")
     assert said.status == 0
@@ -43,7 +46,7 @@ def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "words",
     ["up", "down", "list", "plan", "export-state", "log", "log show 1", "log verify",
-     "log prune --keep 1d", "replay", "rollback", "babeld list", "babeld sync"],
+     "log prune --keep 1d", "replay", "rollback", "babeld list", "babeld sync", "check x"],
 )  # fmt: skip
 def test_every_command_names_what_runs_it(words: str) -> None:
     run = _parser().parse_args(words.split()).run
@@ -52,7 +55,7 @@ def test_every_command_names_what_runs_it(words: str) -> None:
 
 def test_help_names_every_command_and_every_status(rait: Rait) -> None:
     out = rait("--help").out
-    for command in COMMANDS:
+    for command in (*COMMANDS, *REGISTRY):
         assert f"\n    {command} " in out
     for status in ("0 done", "1 failed", "2 wrong usage", "3 partly", "4 stopped"):
         assert status in out.replace("\n", " ")

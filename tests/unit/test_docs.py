@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from rait.adapters.config import formats
 from rait.adapters.keys import public_key
+from rait.domain.check import RULES
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decoding import ALIASES
 from rait.domain.config.schema import (
@@ -127,3 +128,9 @@ def test_the_quick_start_shows_what_its_own_files_give() -> None:
     assert own == public_key(Secret(private[1]))
     address = link_local(others, own, "ip4").partition("/")[0]
     assert f"ping -c 1 {address}%rait4x50221" in readme
+
+
+def test_every_rule_of_a_check_is_in_the_page_for_registries() -> None:
+    page = (MANUAL.parent / "registry.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (error|warning|note) \|", page, re.M))
+    assert rows == {name: rule.severity for name, rule in RULES.items()}

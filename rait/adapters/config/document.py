@@ -73,6 +73,10 @@ class Document:
         where = self.name if line is None else f"{self.name}:{line}"
         return f"{where}: {_path_text(path)}" if path else where
 
+    def entry(self, path: Path) -> str:
+        """A path as text, with indexes from 0, as messages have it: ``peers[1].SendPort``."""
+        return _path_text(path)
+
     def describe(self, problem: Problem) -> str:
         """``FILE:LINE: key: message``, without line or key if these are unknown."""
         return f"{self.location(problem.path)}: {problem.message}"

@@ -17,7 +17,7 @@ with endpoint blocks of address_family, send_port and address.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import ValidationError, convert
 
@@ -30,7 +30,7 @@ from rait.domain.errors import Path, Problem, SkippedEntry
 from rait.domain.topology import Family
 
 MAX_NAME = 255
-_LISTS = ("peers", "peer")
+LISTS = ("peers", "peer")
 _COMMON = {"addressfamily": "address_family", "sendport": "send_port"}
 _OF_ENTRY = {
     "publickey": "public_key",
@@ -45,10 +45,13 @@ _BLOCK = (dict, Mapping)
 """dict comes first: isinstance takes longer for an abstract class, and there are many entries."""
 
 _NESTED = (list, tuple, *_BLOCK)
+_MAY_BE_BLOCKS = ("address", "endpoints")
 _MERE = ("", "name", "remarks")
 """What decides nothing about a link by itself may be contradictory."""
 
-_SKIPPED = "; skipped"
+SKIPPED = "; skipped"
+"""How the message of each problem ends that costs an entry or an endpoint."""
+
 _TWICE = "is given twice, in two spellings and with two values"
 
 _Values = dict[str, Any]
@@ -62,7 +65,17 @@ def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
     If a problem is an error, there are no peers. Each skipped entry is in the ``skipped`` of a
     warning.
     """
-    lists = [(key, value) for key, value in document.items() if key_id(str(key)) in _LISTS]
+    peers, problems = read_entries(document)
+    if not peers and problems and problems[0].severity != "error":
+        return (), (_nothing_usable(problems),)
+    return peers, problems
+
+
+def read_entries(
+    document: Mapping[str, object],
+) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
+    """As ``decode_peers``, but with all problems where no entry can be used."""
+    lists = _lists(document)
     if not lists:
         message = "this is not a peers list: there is no peers entry"
         if not document:
@@ -75,15 +88,51 @@ def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
             return (), (Problem(message, "error", (key,)),)
         for path, entry in _items(value, (key,)):
             registry.read(entry, path)
-    peers = registry.peers()
-    if not peers and registry.problems:
-        return (), (_nothing_usable(registry.problems),)
-    return peers, tuple(registry.problems)
+    return registry.peers(), tuple(registry.problems)
 
 
-def _nothing_usable(problems: list[Problem]) -> Problem:
+class KnownBlock(NamedTuple):
+    """An entry, or an endpoint block in one, with the meaning of each of its keys, "" for none.
+
+    ``known`` are the keys that a block of this kind may have, as key_id has them, each with a
+    spelling.
+    """
+
+    path: Path
+    block: Mapping[str, object]
+    meanings: Mapping[str, str]
+    known: Mapping[str, str]
+
+
+def blocks_of(document: Mapping[str, object]) -> Iterator[KnownBlock]:
+    """Each block of the peers lists in a document, entries before their endpoints."""
+    of_entry, of_endpoint = _Keys(_OF_ENTRY), _Keys(_OF_ENDPOINT)
+    for spelt, value in _lists(document):
+        for path, entry in _items(value, (spelt,)):
+            if not isinstance(entry, _BLOCK):
+                continue
+            meanings = {key: of_entry[key] for key in entry}
+            yield KnownBlock(path, entry, meanings, _spellings(_OF_ENTRY))
+            for key, meaning in meanings.items():
+                if meaning not in _MAY_BE_BLOCKS or not isinstance(entry[key], _NESTED):
+                    continue
+                for at, item in _items(entry[key], (*path, key)):
+                    if isinstance(item, _BLOCK):
+                        found = {of: of_endpoint[of] for of in item}
+                        yield KnownBlock(at, item, found, _spellings(_OF_ENDPOINT))
+
+
+def _spellings(meanings: Mapping[str, str]) -> dict[str, str]:
+    return {key: name if key_id(name) == key else key for key, name in meanings.items()}
+
+
+def _lists(document: Mapping[str, object]) -> list[tuple[str, object]]:
+    return [(key, value) for key, value in document.items() if key_id(str(key)) in LISTS]
+
+
+def _nothing_usable(problems: tuple[Problem, ...]) -> Problem:
     first = problems[0]
-    why = first.message.removesuffix(_SKIPPED)
+    why = first.message.removesuffix(SKIPPED)
     message = f"{why}; and no other entry of the peers list can be used either, so nothing is done"
     if len(problems) == 1:
         message = f"{why}; and the peers list has no other entry, so nothing is done"
@@ -184,7 +233,7 @@ class _Registry:
                 self._remark(key, values["remarks"])
 
     def _skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
-        self.problems.append(Problem(message + _SKIPPED, "warning", path, None, entries))
+        self.problems.append(Problem(message + SKIPPED, "warning", path, None, entries))
 
     def _read_endpoint(self, key: str, item: object, path: Path) -> None:
         keys = self._endpoint_keys
@@ -214,7 +263,7 @@ class _Registry:
             return
         endpoints = self._endpoints.setdefault(key, {})
         if (family, port, address) in endpoints:
-            message = f"the peer has this very endpoint ({family}) already{_SKIPPED}"
+            message = f"the peer has this very endpoint ({family}) already{SKIPPED}"
             self.problems.append(Problem(message, "warning", path))
             return
         endpoints[family, port, address] = PeerEndpoint(
@@ -224,14 +273,10 @@ class _Registry:
     def _name(self, key: str, name: object, entry: Mapping[str, object], path: Path) -> None:
         if name is None or name == "":
             return
-        problem = None
-        if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
-            problem = f"the name is not printable text of up to {MAX_NAME} characters; left out"
-        elif name != key and without_whole_keys(name) != name:
-            problem = "the name holds a key, which may be a private one; left out"
+        problem = name_problem(key, name)
         if problem is not None:
             where = (*path, self._entry_keys.spelling(entry, "name"))
-            self.problems.append(Problem(problem, "warning", where))
+            self.problems.append(Problem(f"{problem}; left out", "warning", where))
             return
         self._names[key] = self._names.get(key) or str(name)
 
@@ -252,9 +297,18 @@ class _Registry:
         ]
 
 
+def name_problem(key: str, name: object) -> str | None:
+    """Why a value cannot be the name of the node with this public key, or None."""
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
+        return f"the name is not printable text of up to {MAX_NAME} characters"
+    if name != key and without_whole_keys(name) != name:
+        return "the name holds a key, which may be a private one"
+    return None
+
+
 def _blocks(values: _Values) -> list[str]:
     """The keys of an entry that have endpoint blocks, as the nested spelling has them."""
-    return [name for name in ("address", "endpoints") if isinstance(values.get(name), _NESTED)]
+    return [name for name in _MAY_BE_BLOCKS if isinstance(values.get(name), _NESTED)]
 
 
 def _readable(key: str | None, values: _Values, wrong: Mapping[str, str]) -> SkippedEntry:

@@ -38,7 +38,7 @@ _MAY_BE_KEYS = ("name", "public_key")
 _NO_KEY = "path"
 """The field of a struct that leads to its block is no key of the block."""
 
-_MOST_HINTS = 100
+MOST_HINTS = 100
 _ALIKE = 0.6
 """The least likeness (a ratio of difflib) of an unknown key and the known one in its hint."""
 
@@ -188,7 +188,7 @@ class Block(Generic[Kind]):
 
     def _report_unknown(self, spelt: str) -> None:
         # The search is slow, and nobody reads more than the first hints.
-        hint = _hint(spelt, self._kind) if len(self._problems) < _MOST_HINTS else ""
+        hint = _hint(spelt, self._kind) if len(self._problems) < MOST_HINTS else ""
         self._report_at(spelt, UNKNOWN + hint)
 
 
@@ -262,8 +262,14 @@ def _text_problem(name: str, text: str) -> str | None:
 
 def _hint(spelt: str, kind: type[Struct]) -> str:
     """A question after the known key that the unknown one is most like, if there is one."""
+    known = {of: key.spelling for of, key in _known_keys(kind).items()}
+    near = nearest(spelt, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(spelt: str, known: Mapping[str, str]) -> str | None:
+    """The known key that an unknown one is most like; ``known`` are spellings by their key_id."""
     from difflib import get_close_matches
 
-    known = _known_keys(kind)
     near = get_close_matches(key_id(spelt)[:64], known, n=1, cutoff=_ALIKE)
-    return f"; did you mean {known[near[0]].spelling}?" if near else ""
+    return known[near[0]] if near else None

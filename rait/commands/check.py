@@ -1,0 +1,216 @@
+"""``rait check``: whether a registry is right, without a node."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from msgspec import Struct, structs
+
+from rait import __version__
+from rait.adapters.config import formats
+from rait.adapters.config.document import Document
+from rait.adapters.config.source import Texts, display_name
+from rait.app.options import Options
+from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
+from rait.domain.errors import FEW, Path, SourceError, counted
+from rait.terminal import DONE, FAILED, print_json, print_result, warn
+
+DNS_SECONDS = 60.0
+"""For all names together; nobody waits for a check as a start of a machine waits for `rait up`."""
+
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+class Told(Struct, frozen=True):
+    """A finding with its place in a file. ``line`` is None in a format whose lines are unknown."""
+
+    file: str
+    line: int | None
+    severity: Severity
+    rule: str
+    entry: str
+    peer: str
+    message: str
+    advice: str
+
+
+def run(_: Options, arguments: Namespace) -> int:
+    documents, told = _read(arguments.peers)
+    parts = [documents] if arguments.together else [[document] for document in documents]
+    count = 0
+    for part in parts:
+        examined = examine(*(document.data for document in part))
+        count += len({peer.public_key for peer in examined.peers})
+        findings = [*examined.findings, *(_unresolved(examined, part) if arguments.dns else ())]
+        told += sorted((_told(f, part) for f in findings), key=lambda t: (t.file, t.line or 0))
+    if arguments.strict:
+        told = [
+            structs.replace(t, severity="error") if t.severity == "warning" else t for t in told
+        ]
+    _PRINT["json" if arguments.json else arguments.format](told, count)
+    return FAILED if any(t.severity == "error" for t in told) else DONE
+
+
+def _read(urls: Iterable[str]) -> tuple[list[Document], list[Told]]:
+    """The documents, and a finding for each list that cannot be read or parsed."""
+    documents, told = [], []
+    read = Texts().read
+    for url in urls:
+        name = display_name(url)
+        try:
+            documents.append(formats.parse(read(url), name))
+        except SourceError as error:
+            message = str(error).removeprefix(f"{name}:").lstrip()
+            place = re.match(r"(\d+)(?::\d+)?: ", message)
+            line = int(place[1]) if place else None
+            text = message[place.end() :] if place else message
+            told.append(Told(name, line, "error", "list", "", "", text, RULES["list"].advice))
+    return documents, told
+
+
+def _unresolved(examined: Examined, documents: list[Document]) -> Iterator[Finding]:
+    """A finding for each host name that does not resolve here."""
+    from rait.adapters.config.resolve import resolve
+    from rait.adapters.netns import open_netns
+
+    with open_netns("") as here:
+        answer = resolve(examined.hosts, here, DNS_SECONDS, examined.hosts, documents[0].name)
+    return map(unresolved, answer.problems)
+
+
+def _told(finding: Finding, documents: list[Document]) -> Told:
+    document, path = _place(finding.path, documents)
+    message = finding.message
+    if finding.other:
+        other, there = _place(finding.other, documents)
+        line = other.locate(there)
+        message += f", in {other.name}" + (f":{line}" if line else "")
+    line = document.locate(path)
+    entry = document.entry(path)
+    return Told(
+        document.name,
+        line,
+        finding.severity,
+        finding.rule,
+        entry,
+        finding.peer,
+        message,
+        finding.advice,
+    )
+
+
+def _place(path: Path, documents: list[Document]) -> tuple[Document, Path]:
+    return documents[int(path[0])], path[1:]
+
+
+def _print_text(told: list[Told], peers: int) -> None:
+    notes: Counter[tuple[str, str]] = Counter()
+    lines = []
+    for item in told:
+        notes[item.file, item.rule] += item.severity == "note"
+        if notes[item.file, item.rule] <= FEW:
+            lines.append(_line(item))
+    more = ((file, rule, n - FEW) for (file, rule), n in notes.items() if n > FEW)
+    lines += (
+        f"{file}: {counted(n, 'more note')} of {rule}; --json has all" for file, rule, n in more
+    )
+    print_result(*lines, _summary(told, peers))
+
+
+def _line(item: Told) -> str:
+    place = item.file if item.line is None else f"{item.file}:{item.line}"
+    return f"{place}: {item.severity}: {_text(item)} [{item.rule}]"
+
+
+def _text(item: Told) -> str:
+    entry = f"{item.entry} ({item.peer})" if item.peer and item.entry else item.entry
+    return f"{entry}: {item.message}; {item.advice}" if entry else f"{item.message}; {item.advice}"
+
+
+def _summary(told: list[Told], peers: int) -> str:
+    levels = Counter(item.severity for item in told)
+    found = [counted(levels[level], level) for level in _SEVERITIES if levels[level]]
+    return f"{counted(peers, 'node')}: {', '.join(found) or 'nothing is wrong'}"
+
+
+def _print_json(told: list[Told], peers: int) -> None:
+    levels = Counter(item.severity for item in told)
+    counts = {f"{level}s": levels[level] for level in _SEVERITIES}
+    print_json({"nodes": peers, **counts, "findings": told})
+
+
+_COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def _print_github(told: list[Told], peers: int) -> None:
+    """Workflow commands; in each, only its own line feed ends it, whatever a registry says."""
+    if told:
+        print_result(*map(_command, told))
+    warn(_summary(told, peers))
+
+
+def _command(item: Told) -> str:
+    places = {"file": item.file, "line": item.line, "title": f"rait: {RULES[item.rule].title}"}
+    properties = ",".join(f"{k}={_property(str(v))}" for k, v in places.items() if v is not None)
+    return f"::{_COMMANDS[item.severity]} {properties}::{_data(_text(item))}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _print_sarif(told: list[Told], _: int) -> None:
+    """SARIF 2.1.0 (OASIS), as far as a reader needs it to show findings beside the code."""
+    numbers = {rule: number for number, rule in enumerate(RULES)}
+    driver = {
+        "name": "rait",
+        "version": __version__,
+        "rules": [
+            {
+                "id": name,
+                "shortDescription": {"text": f"{rule.title}."},
+                "help": {"text": f"{rule.advice[:1].upper()}{rule.advice[1:]}."},
+                "defaultConfiguration": {"level": rule.severity},
+            }
+            for name, rule in RULES.items()
+        ],
+    }
+    results = [
+        {
+            "ruleId": item.rule,
+            "ruleIndex": numbers[item.rule],
+            "level": item.severity,
+            "message": {"text": _text(item)},
+            "locations": [{"physicalLocation": _physical(item)}],
+        }
+        for item in told
+    ]
+    print_json(
+        {
+            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "version": "2.1.0",
+            "runs": [{"tool": {"driver": driver}, "results": results}],
+        }
+    )
+
+
+def _physical(item: Told) -> dict[str, object]:
+    from urllib.parse import quote
+
+    place: dict[str, object] = {"artifactLocation": {"uri": quote(item.file, safe="/:?=&")}}
+    return place if item.line is None else {**place, "region": {"startLine": item.line}}
+
+
+_PRINT: Mapping[str, Callable[[list[Told], int], None]] = {
+    "text": _print_text,
+    "json": _print_json,
+    "github": _print_github,
+    "sarif": _print_sarif,
+}

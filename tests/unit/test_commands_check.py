@@ -1,0 +1,247 @@
+"""`rait check` as its user sees it: places, statuses, formats, and what a registry cannot do."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from rait.domain.check import RULES
+from tests.unit.command_line import PRIVATE, Rait
+
+A = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
+B = "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSY="
+
+
+def entry(key: str, port: object, address: str = "9.9.9.9", more: str = "") -> str:
+    return (
+        f'[[Peers]]\nPublicKey = "{key}"\nSendPort = {port}\nAddressFamily = "ip4"\n'
+        f'Endpoint = "{address}"\n{more}'
+    )
+
+
+RIGHT = entry(A, 20001) + entry(B, 20002)
+TAKEN = entry(A, 20001) + entry(B, 20001)
+UNSURE = entry(A, 20001, "127.0.0.1")
+
+
+@pytest.fixture
+def lists(rait: Rait, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory, as the CI of a registry has it: no rait.conf, nothing else."""
+    rait.conf.unlink()
+    (rait.directory / "peers.conf").unlink()
+    monkeypatch.chdir(rait.directory)
+    return rait.directory
+
+
+def test_a_right_list(rait: Rait, lists: Path) -> None:
+    (lists / "peers.toml").write_text(RIGHT)
+    said = rait("check", "peers.toml")
+    assert said == (0, "2 nodes: nothing is wrong\n", "")
+    assert [path.name for path in lists.iterdir()] == ["peers.toml"]
+
+
+def test_a_finding_has_file_line_entry_and_advice(rait: Rait, lists: Path) -> None:
+    (lists / "peers.toml").write_text(TAKEN)
+    said = rait("check", "peers.toml")
+    line, summary = said.out.splitlines()
+    assert said.status == 1
+    assert line.startswith(
+        f"peers.toml:8: error: Peers[1].SendPort ({B}): SendPort 20001 is already"
+    )
+    assert f"that of node {A} (ip4), in peers.toml:3; give one of the two another" in line
+    assert line.endswith("[port-taken]")
+    assert summary == "2 nodes: 1 error"
+
+
+def test_warnings_are_errors_if_strict(rait: Rait, lists: Path) -> None:
+    (lists / "peers.toml").write_text(UNSURE)
+    said = rait("check", "peers.toml")
+    assert said.status == 0
+    assert ":5: warning: " in said.out
+    said = rait("check", "--strict", "peers.toml")
+    assert said.status == 1
+    assert ":5: error: " in said.out
+    (lists / "peers.toml").write_text(entry(A, 50001, "10.0.0.1"))
+    assert rait("check", "--strict", "peers.toml").status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        ("[[Peers]]\nPublicKey = \n", "x.toml:2: ", "not valid TOML"),
+        ("", "x.toml: ", "the peers list is empty"),
+        ("a = 1", "x.toml: ", "there is no peers entry"),
+        (None, "x.toml: ", "there is no such file"),
+        ("\0", "x.toml: ", "not text"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_an_error_of_its_own(
+    rait: Rait, lists: Path, text: str | None, place: str, says: str
+) -> None:
+    if text is not None:
+        (lists / "x.toml").write_text(text)
+    (lists / "y.toml").write_text(TAKEN)
+    said = rait("check", "x.toml", "y.toml")
+    assert said.status == 1
+    assert said.err == ""
+    assert any(
+        line.startswith(f"{place}error: ") and says in line and line.endswith("[list]")
+        for line in said.out.splitlines()
+    )
+    assert "y.toml:8: error: " in said.out
+
+
+def test_each_list_is_checked_by_itself_or_all_together(rait: Rait, lists: Path) -> None:
+    (lists / "a.toml").write_text(entry(A, 20001))
+    (lists / "b.toml").write_text(entry(B, 20001))
+    assert rait("check", "a.toml", "b.toml") == (0, "2 nodes: nothing is wrong\n", "")
+    said = rait("check", "--together", "a.toml", "b.toml")
+    assert said.status == 1
+    assert said.out.startswith("b.toml:3: error: ")
+    assert "in a.toml:3" in said.out
+
+
+@pytest.mark.usefixtures("lists")
+def test_standard_input(rait: Rait, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TAKEN.encode())))
+    said = rait("check", "-")
+    assert said.status == 1
+    assert said.out.startswith("standard input:8: error: ")
+
+
+@pytest.mark.usefixtures("lists")
+def test_no_list_is_wrong_usage(rait: Rait) -> None:
+    assert rait("check").status == 2
+    assert rait("check", "--format", "xml", "x").status == 2
+
+
+def test_many_notes_are_counted(rait: Rait, lists: Path) -> None:
+    keys = [f"{'A' * n}B{'C' * (41 - n)}A=" for n in range(9)]
+    (lists / "x").write_text("".join(entry(key, 40000 + n) for n, key in enumerate(keys)))
+    said = rait("check", "x")
+    assert said.status == 0
+    assert said.out.count(": note: ") == 5
+    assert said.out.endswith(
+        "x: 4 more notes of ephemeral-port; --json has all\n9 nodes: 9 notes\n"
+    )
+    assert len(json.loads(rait("check", "--json", "x").out)["findings"]) == 9
+
+
+def test_json(rait: Rait, lists: Path) -> None:
+    (lists / "x").write_text(TAKEN)
+    said = rait("check", "--json", "x")
+    found = json.loads(said.out)
+    assert said == rait("check", "--format", "json", "x")
+    assert said.status == 1
+    assert (found["nodes"], found["errors"], found["warnings"], found["notes"]) == (2, 1, 0, 0)
+    (finding,) = found["findings"]
+    assert finding["message"].startswith("SendPort 20001 is already")
+    del finding["message"], finding["advice"]
+    assert finding == {
+        "file": "x",
+        "line": 8,
+        "severity": "error",
+        "rule": "port-taken",
+        "entry": "Peers[1].SendPort",
+        "peer": B,
+    }
+
+
+def test_github_gets_a_workflow_command_for_each_finding(rait: Rait, lists: Path) -> None:
+    (lists / "x").write_text(TAKEN + entry(A, 20002, "10.0.0.1", 'Nmae = "x"\n'))
+    said = rait("check", "--format", "github", "x")
+    assert said.status == 1
+    kinds = [line.partition(" ")[0] for line in said.out.splitlines()]
+    assert sorted(kinds) == ["::error", "::error", "::notice", "::warning"]
+    first = said.out.splitlines()[0]
+    assert first.startswith("::error file=x,line=8,title=rait%3A One SendPort is given twice::")
+    assert said.err == "rait: 2 nodes: 2 errors, 1 warning, 1 note\n"
+
+
+@pytest.mark.parametrize(
+    "evil", ["\\n::error::x", "\\r::x", "%0A::x", "::set-env name=X::y", "a,b:c"]
+)
+def test_a_registry_cannot_write_a_workflow_command(rait: Rait, lists: Path, evil: str) -> None:
+    text = entry(A, 20001, evil, f'Name = "{evil}"\n"{evil}" = 1\n') + entry(
+        B, 20001, "127.0.0.1", f'name = "{evil}"\n'
+    )
+    (lists / "a,b:c%0A").write_text(f'[[Peers]]\nPublicKey = "{A}"\nSendPort = 0\n' + text)
+    said = rait("check", "--format", "github", "a,b:c%0A")
+    lines = said.out.rstrip("\n").split("\n")
+    assert len(lines) >= 4
+    for line in lines:
+        assert line.startswith(("::error file=", "::warning file=", "::notice file="))
+        properties = line.split(" ", 1)[1].split("::", 1)[0]
+        assert properties.startswith("file=a%2Cb%3Ac%250A,line=")
+        assert [p.partition("=")[0] for p in properties.split(",")] == ["file", "line", "title"]
+        assert "%0A" not in line.replace("%250A", "")
+
+
+def test_a_terminal_is_not_told_what_to_do(rait: Rait, lists: Path) -> None:
+    (lists / "x").write_text(entry(A, 20001, "\\u001b[2J") + '"\\u001b[2Jkey" = 1\n')
+    for style in ("text", "json", "github", "sarif"):
+        assert "\x1b" not in rait("check", "--format", style, "x").out
+
+
+def test_sarif_has_the_shape_of_its_schema(rait: Rait, lists: Path) -> None:
+    (lists / "a b.toml").write_text(TAKEN + entry(A, 20002, "10.0.0.1", 'Nmae = "x"\n'))
+    said = rait("check", "--format", "sarif", "a b.toml", "missing")
+    log = json.loads(said.out)
+    assert said.status == 1
+    # What the schema of SARIF 2.1.0 requires, and its types.
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    assert set(run) <= {"tool", "results"}
+    driver = run["tool"]["driver"]
+    assert driver["name"] == "rait"
+    assert [rule["id"] for rule in driver["rules"]] == list(RULES)
+    for rule in driver["rules"]:
+        assert rule["shortDescription"]["text"].endswith(".")
+        assert rule["help"]["text"]
+        assert rule["defaultConfiguration"]["level"] in ("error", "warning", "note")
+    assert len(run["results"]) == 5
+    for result in run["results"]:
+        assert driver["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] in ("error", "warning", "note")
+        assert result["message"]["text"]
+        (location,) = result["locations"]
+        physical = location["physicalLocation"]
+        uri = physical["artifactLocation"]["uri"]
+        assert uri in ("a%20b.toml", "missing")
+        assert ("region" in physical) == (uri == "a%20b.toml")
+        if "region" in physical:
+            assert physical["region"]["startLine"] > 0
+
+
+def test_names_are_looked_up_if_wanted(
+    rait: Rait, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(name: str, *_: object) -> list[tuple[object, ...]]:
+        if name != "good.net":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("9.9.9.9", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    (lists / "x").write_text(entry(A, 20001, "good.net") + entry(B, 20002, "bad.net"))
+    assert rait("check", "x").out == "2 nodes: nothing is wrong\n"
+    said = rait("check", "--dns", "x")
+    assert said.status == 0
+    line = said.out.splitlines()[0]
+    assert line.startswith(
+        'x:10: warning: Peers[1].Endpoint: "bad.net" has no ip4 address: Name or'
+    )
+    assert line.endswith("[host-name]")
+    assert rait("check", "--dns", "--strict", "x").status == 1
+
+
+def test_a_private_key_is_not_shown(rait: Rait, lists: Path) -> None:
+    (lists / "x").write_text(entry(A, f'"{PRIVATE}"', PRIVATE, f'Name = "{PRIVATE}"\n'))
+    for style in ("text", "json", "github", "sarif"):
+        said = rait("check", "--format", style, "x", PRIVATE)
+        assert said.status == 1
+        assert PRIVATE.rstrip("=") not in said.out + said.err
