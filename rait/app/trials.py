@@ -138,6 +138,14 @@ def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
     return ()
 
 
+def standing(session: Session, change: Change) -> tuple[str, ...]:
+    """A line for commands that show what `rait up` would do, if it would not make the change."""
+    trial = held_by(session, change)
+    if trial is not None and change.events:
+        return (_held(trial),)
+    return mention(session.known.trial, session.options.config)
+
+
 @contextmanager
 def confirmation(options: Options, span: str | None, *, dry_run: bool) -> Iterator[Confirm | None]:
     """What ``Session.conclude`` takes for a run that is to be confirmed within the span.

@@ -12,6 +12,7 @@ from rait.app.moments import written
 from rait.app.options import Options
 from rait.app.render import event_lines
 from rait.app.session import Session, open_session
+from rait.app.trials import standing
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Peer
 from rait.domain.errors import FEW, ConfigError
@@ -68,7 +69,10 @@ class Explanation(Struct, frozen=True):
 
 def run(options: Options, arguments: Namespace) -> int:
     with open_session(options, "explain", read_only=True, peers=True) as session:
-        explanation = _Explainer(session).explain(arguments.what)
+        explainer = _Explainer(session)
+        explanation = explainer.explain(arguments.what)
+        for line in standing(session, explainer.change):
+            warn(f"warning: {line}")
         if (old := session.registry.peers.old) is not None:
             warn(old.told)
     if arguments.json:
@@ -98,7 +102,7 @@ class _Explainer:
         )
         self._wanted = wanted.plan.topology.links
         self._observation = session.observe(session.known)
-        self._change = session.compare(wanted.goal)
+        self.change = session.compare(wanted.goal)
 
     def explain(self, what: str) -> Explanation:
         """Explain the link of this name, or the peer of this name or public key.
@@ -121,7 +125,7 @@ class _Explainer:
     def _names(self) -> set[str]:
         """The names of all links that there are, were, or should be, and of other interfaces."""
         seen = self._observation
-        problems = {problem.link for problem in self._change.problems if problem.link is not None}
+        problems = {problem.link for problem in self.change.problems if problem.link is not None}
         known = {link.name for link in self._session.known.links()}
         return {*self._wanted, *known, *seen.links, *seen.unread, *seen.others, *problems}
 
@@ -173,7 +177,7 @@ class _Explainer:
 
     def _link(self, name: str) -> ExplainedLink:
         seen = self._observation.links.get(name)
-        change = self._change
+        change = self.change
         return ExplainedLink(
             name=name,
             settings=settings_of(

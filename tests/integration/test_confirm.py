@@ -225,7 +225,7 @@ def test_a_second_change_is_refused_meanwhile(mesh: Mesh) -> None:
         ["babeld", "sync"],
     ):
         said(a.rait(*command), WAITING, f"run {run} (up, by uid 0", f"-c {a.conf} confirm`")
-    for shows in (["plan"], ["list"], ["up", "--dry-run"]):
+    for shows in (["plan"], ["list"], ["up", "--dry-run"], ["explain", next(iter(there))]):
         said(a.rait(*shows), 0, f"run {run}", "waits for its confirmation")
     said(a.rait("log"), 0, "to be confirmed until")
     assert a.state() == there
@@ -243,6 +243,7 @@ def test_what_was_taken_back_is_not_done_again(mesh: Mesh) -> None:
     said(a.rait("confirm", "--back"), 0)
     for command in (["plan"], ["up"], ["up"], ["up", "--json"]):
         said(a.rait(*command), 3, "rait.conf still asks for the same")
+    said(a.rait("explain", next(iter(before))), 0, "rait.conf still asks for the same")
     assert a.state() == before
     assert a.rait("up", "--json").json["held"] is True
     # As after a restart of the machine.
