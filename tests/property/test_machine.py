@@ -499,6 +499,14 @@ class OneNode(RuleBasedStateMachine):
         known = outcomes[: max(0, len(outcomes) - unrecorded)]
         self.write(run, known, finished=False)
         self.killed = True
+        # An endpoint that was written and not told of is seen as one that the peer roamed to.
+        moved = {
+            event.name
+            for event in run.events[len(known) : at + 1]
+            if isinstance(event, PeerUpdated) and event.before.endpoint != event.after.endpoint
+        }
+        self.roamed |= moved
+        self.touched |= moved
 
     @rule(refused=refusals)
     def killed_before_the_second_look(self, refused: Mapping[int, int | None]) -> None:
