@@ -114,8 +114,8 @@ def wanted_of(
 ) -> Wanted:
     """What a node shall have, of which these are the inputs.
 
-    The journal's word that a list has a conflict would be of no use to anyone: each run says so
-    itself, until the list is mended. ``preshared`` are the preshared keys of the peers. ``measure``
+    Conflicts in the list are not for the journal: each run finds them itself, until the list is
+    mended. ``preshared`` are the preshared keys of the peers. ``measure``
     gives what links over each of these ways can have for their MTU; ways of which that is unknown
     are left out.
     """
