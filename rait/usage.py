@@ -363,6 +363,98 @@ def _add_lists(parser: ArgumentParser) -> None:
     )
 
 
+_PORT = """\
+Print a SendPort that no node of a peers list has, for a new one. Every other node listens on it, so
+it must be one node's alone, in both address families. With the node's public key the answer is
+always the same, as long as the list is: the digest of the key says where the search begins, and
+ports that are taken are passed over. Without a key the search begins anywhere: two people who add
+a node at one time would else both get the lowest one.
+
+The port is from 10000 to 32767 unless --range says otherwise. Lower ones are for services, as 6696
+for babeld. From 32768 on the kernel gives ports to programs: such a one may be taken on some node
+when its link is made.
+
+  rait port --key "$(rait pubkey < key)" peers.toml
+  rait port --key "$(rait pubkey < key)" --family ip6 peers.toml
+"""
+
+
+def _port(parser: ArgumentParser) -> None:
+    parser.description = _PORT
+    parser.set_defaults(run="port:run")
+    _add_lists(parser)
+    parser.add_argument("--key", metavar="KEY", help="the public key of the new node")
+    parser.add_argument(
+        "--family",
+        choices=("ip4", "ip6"),
+        default="ip4",
+        help="ip6: another port than for ip4 (the default), as the two of a node must differ",
+    )
+    parser.add_argument("--range", metavar="LOW-HIGH", help="the ports to take one of")
+
+
+_PUB = """\
+Print this node's own entry for the peers list, as rait.conf has it: the public key, the name, an
+endpoint for each transport, and the remarks. With a DEST, write it to that file, with mode 0644 and
+in the format that its name tells; a file that holds anything else is left as it is. In what is
+printed, `rait check` finds no error; if it would, nothing is printed, with exit status 2.
+
+  rait pub >> peers.hcl
+  rait pub nodes/gate.toml
+"""
+
+
+def _pub(parser: ArgumentParser) -> None:
+    parser.description = _PUB
+    parser.set_defaults(run="pub:run")
+    parser.add_argument(
+        "dest", metavar="DEST", nargs="?", default="-", help="a path, or - (stdout)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("hcl", "toml", "json"),
+        help="hcl and json: nested; toml: flat, as [[Peers]] (default: by DEST, else hcl)",
+    )
+
+
+_REMARKS = """\
+Print one of the remarks in rait.conf: text as it is, all else as JSON. KEY may be a path with dots,
+in which lists take numbers from 0.
+
+  rait remarks location.city
+"""
+
+
+def _remarks(parser: ArgumentParser) -> None:
+    parser.description = _REMARKS
+    parser.set_defaults(run="pub:run_remarks")
+    parser.add_argument("key", metavar="KEY", help="the key of a remark, or a path with dots")
+
+
+_GENKEY = """\
+Print a new private key, as `wg genkey` does.
+
+  (umask 077; rait genkey > key)
+"""
+
+
+def _genkey(parser: ArgumentParser) -> None:
+    parser.description = _GENKEY
+    parser.set_defaults(run="keys:run_genkey")
+
+
+_PUBKEY = """\
+Read a private key from standard input and print its public key, as `wg pubkey` does.
+
+  rait pubkey < key
+"""
+
+
+def _pubkey(parser: ArgumentParser) -> None:
+    parser.description = _PUBKEY
+    parser.set_defaults(run="keys:run_pubkey")
+
+
 # Name, other names, one line of help, and the function that declares the options.
 COMMANDS = (
     ("up", ("u", "sync"), "create or sync the tunnels", _up),
@@ -372,6 +464,11 @@ COMMANDS = (
     ("explain", (), "say why a link or peer is as it is", _explain),
     ("export-state", (), "print the state for `plan --against`", _export),
     ("check", (), "say whether a peers list is right", _check),
+    ("port", (), "find a free SendPort for a new node", _port),
+    ("pub", ("p",), "print this node's entry for the peers list", _pub),
+    ("remarks", ("r",), "print a remark of rait.conf", _remarks),
+    ("genkey", (), "print a new private key", _genkey),
+    ("pubkey", (), "print the public key of a private one", _pubkey),
     ("log", (), "show, verify and prune the journal", _log),
     ("replay", (), "show or restore the topology of an earlier time", _replay),
     ("rollback", (), "take one run back", _rollback),

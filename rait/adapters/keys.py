@@ -1,11 +1,13 @@
-"""What rait derives from secret keys: public keys, and digests of preshared keys."""
+"""Secret keys: new ones, and what rait derives of them: public keys, digests of preshared keys."""
 
 from __future__ import annotations
 
+import os
 from binascii import a2b_base64, b2a_base64
 
 from msgspec import Struct
 
+from rait.domain.config.keytext import KEY_BYTES
 from rait.domain.config.schema import Secret
 from rait.domain.digests import blake2b
 from rait.domain.errors import MachineError
@@ -19,6 +21,11 @@ def public_key(secret: Secret) -> str:
     raw = a2b_base64(secret.reveal())
     public = X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
     return b2a_base64(public, newline=False).decode("ascii")
+
+
+def new_private_key() -> Secret:
+    """A private key as `wg genkey` makes it."""
+    return Secret(b2a_base64(clamped(os.urandom(KEY_BYTES)), newline=False).decode("ascii"))
 
 
 PSK_DIGEST_BYTES = 8

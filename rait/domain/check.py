@@ -141,6 +141,11 @@ class Finding(Struct, frozen=True):
         return RULES[self.rule].severity
 
     @property
+    def is_error(self) -> bool:
+        """Whether `rait up` skips something because of it, on some node."""
+        return self.severity == "error"
+
+    @property
     def advice(self) -> str:
         """What to do about it."""
         return RULES[self.rule].advice
@@ -197,23 +202,6 @@ def _within(number: int, peer: Peer) -> Peer:
 def unresolved(problem: Problem) -> Finding:
     """The finding that a host name has no address."""
     return Finding("host-name", problem.message, problem.path)
-
-
-def ports_of(document: Mapping[str, object], but_of: str | None) -> tuple[set[int], set[int]]:
-    """The SendPorts of all nodes, and those of the node with the key ``but_of`` alone.
-
-    Those of entries that are skipped count too, as far as they can be read.
-    """
-    peers, problems = read_entries(document)
-    used = [(peer.public_key, e.send_port) for peer in peers for e in peer.endpoints]
-    used += [
-        (entry.public_key or "", entry.send_port)
-        for problem in problems
-        for entry in problem.skipped
-        if entry.send_port is not None
-    ]
-    others = {port for key, port in used if key != but_of}
-    return others, {port for _, port in used} - others
 
 
 class _Blocks:

@@ -24,7 +24,7 @@ from rait.domain.events import LinkAdded
 from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, header, link
 
 COMMANDS = ("up", "down", "list", "plan", "export-state", "log", "replay", "rollback", "babeld")
-REGISTRY = ("check",)
+REGISTRY = ("check", "port", "pub", "remarks", "genkey", "pubkey")
 SUBCOMMANDS = (("log", "show"), ("log", "verify"), ("log", "prune"), ("babeld", "sync"))
 
 
@@ -46,7 +46,8 @@ def test_every_command_has_help(rait: Rait, command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "words",
     ["up", "down", "list", "plan", "export-state", "log", "log show 1", "log verify",
-     "log prune --keep 1d", "replay", "rollback", "babeld list", "babeld sync", "check x"],
+     "log prune --keep 1d", "replay", "rollback", "babeld list", "babeld sync", "check x",
+     "port x", "pub", "remarks x", "genkey", "pubkey"],
 )  # fmt: skip
 def test_every_command_names_what_runs_it(words: str) -> None:
     run = _parser().parse_args(words.split()).run

@@ -130,10 +130,11 @@ def _port_ranges(value: object) -> list[tuple[int, int]]:
     items = value if isinstance(value, list | tuple) else [value]
     if not items:
         raise ValueError(f"must be {PORT_RANGE}, not an empty list")
-    return [_port_range(item) for item in items]
+    return [port_range(item) for item in items]
 
 
-def _port_range(value: object) -> tuple[int, int]:
+def port_range(value: object) -> tuple[int, int]:
+    """The first and last port of a range as ``"1024-65535"``, or of one port. Raises ValueError."""
     low = high = 0
     if isinstance(value, int) and not isinstance(value, bool):
         low = high = value
