@@ -46,6 +46,9 @@ whose port another peer has gets no link, with exit status 3, until the list is 
 link keeps it, whoever comes and wherever in the list. A list that asks for more links than
 max_links in rait.conf changes nothing.
 
+At the end, the up_command and down_command that policies in rait.conf have for the links are run.
+One that fails undoes nothing, and makes the exit status 3. `rait plan` shows them before.
+
 If the list cannot be read from its URL, nothing is touched, unless rait.conf says how old the last
 good list may be that stands in for it, as peers_fallback = "24h". Then links are made by that list
 and none is removed, with exit status 3.

@@ -102,6 +102,8 @@ def test_commands_follow_links(node: Node, hook: Hook) -> None:
     assert hook.calls() == [f"changed {a} up"]
     node.down()
     assert hook.calls() == [f"removed {a} down"]
+    assert node.rait("replay", "--at", "1", "--apply", "--yes").status == 0
+    assert hook.calls() == [f"added {a} up", f"added {b} up"]
 
 
 def test_what_a_command_is_told_and_where_it_runs(node: Node, hook: Hook) -> None:

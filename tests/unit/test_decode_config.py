@@ -391,6 +391,8 @@ def test_a_block_can_stand_once():
         ({"max_removals": True}, "whole number"),
         ({"max_links": 0}, "must be a whole number from 1"),
         ({"max_links": "5"}, "leave out the quotes"),
+        ({"command_timeout": 0}, "must be a number of seconds from 1 to 3600"),
+        ({"command_timeout": "10s"}, "must be a number of seconds from 1 to 3600"),
         ({"peers": ""}, 'must be a path or a URL in quotes, not ""'),
         ({"peers": " "}, "not be blank"),
         ({"name": "\t"}, "not be blank"),
