@@ -51,6 +51,7 @@ from rait.domain.history import (
     undo,
     with_leftovers,
 )
+from rait.domain.hooks import Call
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.plan import Addresses, KeyFiles, Node, Plan, plan
 from rait.domain.reconcile import Change, Goal, reconcile
@@ -101,6 +102,11 @@ refusals = st.just({}) | st.dictionaries(st.integers(0, 12), st.none() | parts, 
 psks = st.sampled_from(("one psk", "another psk"))
 KEY_FILE, MISSING = "psk", "missing"
 preshared_keys = st.dictionaries(st.sampled_from(some.PEER_KEYS), psks | st.just(MISSING))
+some_commands = st.builds(
+    Policy,
+    up_command=st.sampled_from((None, ("up",), ("up", "again"))),
+    down_command=st.sampled_from((None, ("down",))),
+)
 blindness = st.sampled_from((False, False, False, True))
 """Whether nobody can look at the machine a second time."""
 anyone = st.integers(0, 99)
@@ -141,22 +147,25 @@ class Journal:
         finished: bool,
         results: Results = Results(),  # noqa: B008 (immutable)
         carried: tuple[Event, ...] = (),
+        leftover: frozenset[Event] = frozenset(),
     ) -> None:
-        if not drift and not events:
+        if not (drift or events or results.calls):
             return  # rait leaves no trace of such a run
         start = self._last + 1
         seen_from = start + len(drift) + len(events) + len(outcomes) + finished
+        left = tuple(index for index, event in enumerate(drift) if event in leftover)
         self._last = seen_from + len(results.half_done)
         self._runs.setdefault(scope, []).append(
             RunRecord(
                 id=start,
                 last_id=self._last,
-                header=structs.replace(HEADER, scope=scope, carried=carried),
+                header=structs.replace(HEADER, scope=scope, carried=carried, leftover_noticed=left),
                 noticed=drift,
                 intended=events,
                 outcomes={outcome.index: outcome for outcome in outcomes},
                 status="done" if finished else None,
                 half_done=dict(enumerate(results.half_done, seen_from)),
+                calls=results.calls,
                 unsure=unsure_of(results, events, outcomes),
             )
         )
@@ -224,6 +233,8 @@ class OneNode(RuleBasedStateMachine):
         self.addresses: Addresses = {}
         self.psks: dict[str, str] = {}
         """The preshared keys that policies give, by peer, in both configurations."""
+        self.commands = Policy()
+        """The commands of all links, in both configurations."""
         self.planned = Plan(EMPTY)
         self.told: dict[tuple[str, str, str], Endpoint] = {}
         """The last endpoint that the journal told of, by configuration, link name and peer key."""
@@ -243,10 +254,17 @@ class OneNode(RuleBasedStateMachine):
         found=transport_sets,
         registry=registries,
         addresses=some.addresses,
+        commands=some_commands,
     )
     def begin(
-        self, seed: int, found: list[Transport], registry: list[Peer], addresses: Addresses
+        self,
+        seed: int,
+        found: list[Transport],
+        registry: list[Peer],
+        addresses: Addresses,
+        commands: Policy,
     ) -> None:
+        self.commands = commands
         self.machine = self.new_machine(seed)
         self.machine.maker = self.me
         self.transports = self.away.transports = tuple(found)
@@ -626,6 +644,7 @@ class OneNode(RuleBasedStateMachine):
     def plan(self) -> Topology:
         match = Match(public_key=tuple(self.psks))
         policies = (Policy(match=match, preshared_key_file=KEY_FILE),) if self.psks else ()
+        policies += (self.commands,)
         config = Config(transports=self.transports, isolation=self.isolation, policies=policies)
         memory = self.journal.last_known(self.me)
         topology, departed = with_leftovers(memory), memory.departed
@@ -674,6 +693,7 @@ class OneNode(RuleBasedStateMachine):
             finished=finished,
             results=results,
             carried=run.change.carried,
+            leftover=run.change.leftover,
         )
 
     def reconcile(self, goal: Goal, known: LastKnown) -> Change:
@@ -694,9 +714,13 @@ class OneNode(RuleBasedStateMachine):
         }
         outcomes = self.apply(run.events, refused)
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
+        happened = [run.events[outcome.index] for outcome in outcomes if not outcome.error]
+        calls = run.change.calls(happened, failed)
         results = self.look_again(run, outcomes, blind)
+        results = structs.replace(results, calls=tuple(call.result() for call in calls))
         self.write(run, outcomes, finished=True, results=results)
         self.killed = bool(results.unsure or run.change.carried)
+        self.check_calls(run, happened, failed, calls, results)
         self.check_refusals(failed)
         self.check_journal(run.desired, results)
         self.check_links(run, failed, known)
@@ -704,6 +728,30 @@ class OneNode(RuleBasedStateMachine):
         planned = run.desired is self.planned.topology and run.desired is not EMPTY
         self.check_second_run(self.plan_again() if planned else run.desired, failed)
         return failed
+
+    def check_calls(
+        self,
+        run: Run,
+        happened: Sequence[Event],
+        failed: set[str],
+        calls: Sequence[Call],
+        results: Results,
+    ) -> None:
+        """Each command is called that is due by now, of runs that were killed before as well."""
+        ours = [*(e for e in run.change.drift if e in run.change.leftover), *happened]
+        up = {call.link.name for call in calls if call.event != "removed"}
+        assert up <= {*self.ours()} - failed
+        waiting = failed | {problem.link for problem in run.change.problems}
+        waiting |= {event.name for event in run.change.carried}
+        for event in ours:
+            if isinstance(event, LinkRemoved) and event.link.notes.down_command:
+                assert Call("removed", event.link) in calls
+            if isinstance(event, LinkAdded) and event.link.notes.up_command:
+                gone = event.name not in self.machine.wires
+                assert event.name in up or event.name in waiting or gone
+        owed = self.journal.last_known(self.me).calls_owed
+        assert results.half_done or not owed.down
+        assert owed.up.keys() <= waiting
 
     def plan_again(self) -> Topology:
         """The plan of a second run, unless the first one noticed what makes it want other links.

@@ -58,13 +58,18 @@ class Kept:
         finished: bool,
         results: Results = Results(),  # noqa: B008 (immutable)
         carried: tuple[Event, ...] = (),
+        leftover: frozenset[Event] = frozenset(),
     ) -> None:
-        if not drift and not events:
+        if not (drift or events or results.calls):
             return  # rait leaves no trace of such a run
-        now = self._clock()
-        header = structs.replace(HEADER, scope=scope, carried=carried, started_at=now)
+        left = tuple(index for index, event in enumerate(drift) if event in leftover)
+        header = structs.replace(
+            HEADER, scope=scope, carried=carried, started_at=self._clock(), leftover_noticed=left
+        )
         run = self._journal.begin(header, drift, events)
         run.record(outcomes)
+        for call in results.calls:
+            run.record_call(call)
         if finished:
             unsure = unsure_of(results, events, outcomes)
             run.finish("done", half_done=results.half_done, unsure=unsure)
