@@ -1,0 +1,437 @@
+"""What a change of the registry does to a whole fleet: to each node, and to each pair of nodes.
+
+Theory of operation.
+
+1. A fleet is a registry, and the rait.conf of each node. Where a node's rait.conf is not known, its
+   entry implies one (``implied_config``).
+2. A node that *runs* a version of the fleet has that version's registry and its own rait.conf of
+   that version. Its links follow from ``plan``, as on the node itself, and what its next `rait up`
+   does from ``diff``. Who has a port keeps it, so the new version is planned on the old one.
+3. Nodes sync at different times. So for a pair of nodes there are four combinations of versions,
+   and for each the two ends of the tunnel say how it carries traffic (pairs.py).
+4. A node whose own entry and rait.conf stay as they are has the same links to all nodes that stay,
+   except to those that share a SendPort with a node that changes: nodes come into each other's way
+   by SendPorts alone. So only the nodes that change plan the whole registry; each other node plans
+   the changed entries and those that share ports with them. The work grows with the number of nodes
+   times the number of changes.
+5. If one combination breaks a pair, its two ends have to sync in a certain order. All such orders
+   together make a graph, whose topological order is an order of nodes that breaks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
+from rait.domain.diff import diff
+from rait.domain.events import Event, LinkAdded
+from rait.domain.pairs import End, Grade, grade
+from rait.domain.plan import Addresses, Node, plan
+from rait.domain.topology import EMPTY, Family, Link, Origin, Topology
+
+Version = Literal["old", "new"]
+Outcome = Literal["kept", "made", "removed", "changed", "remade", "interrupted"]
+
+GRADES: tuple[Grade, ...] = (
+    "at once",
+    "once one end sends",
+    "after WireGuard's timers",
+    "never",
+)
+"""From best to worst."""
+
+VERSIONS: tuple[Version, Version] = ("old", "new")
+COMBINATIONS: tuple[tuple[Version, Version], ...] = (
+    ("old", "old"),
+    ("old", "new"),
+    ("new", "old"),
+    ("new", "new"),
+)
+_ORIGIN = Origin("kernel")
+_MTU = 1420
+"""An implied link's, in bytes: WireGuard's own default."""
+
+
+class Member(Struct, frozen=True):
+    """A node of one version of a fleet: its entry in the registry, and its rait.conf."""
+
+    peer: Peer
+    config: Config
+
+
+class NodeChange(Struct, frozen=True):
+    """What the next `rait up` of a node does; ``name`` is how messages call the node.
+
+    ``sessions`` says how many links lose their session, of how many that there were.
+    """
+
+    name: str
+    public_key: str
+    events: tuple[Event, ...]
+    sessions: tuple[int, int] = (0, 0)
+
+
+class PairChange(Struct, frozen=True):
+    """What becomes of the tunnel between two nodes.
+
+    ``grades`` are in the order of COMBINATIONS, of which the first version is that of the first
+    node. ``reasons`` say of each combination that breaks the pair why it does.
+    """
+
+    nodes: tuple[str, str]
+    outcome: Outcome
+    grades: tuple[Grade, ...]
+    reasons: Mapping[str, str] = {}
+
+
+def implied_config(peer: Peer) -> Config:
+    """The rait.conf that a node may have whose entry this is: a transport for each family."""
+    transports: dict[Family, Transport] = {}
+    for endpoint in peer.endpoints:
+        transports.setdefault(
+            endpoint.address_family,
+            Transport(
+                address_family=endpoint.address_family,
+                send_port=endpoint.send_port,
+                mtu=_MTU,
+                ifprefix=f"rait{endpoint.address_family[-1]}x",
+                address=endpoint.address,
+            ),
+        )
+    return Config(transports=tuple(transports.values()), name=peer.name)
+
+
+def _bare(endpoint: PeerEndpoint) -> PeerEndpoint:
+    """An endpoint without its place in the file, which says nothing of the node."""
+    return structs.replace(endpoint, path=())
+
+
+def fleet_of(peers: Iterable[Peer], configs: Mapping[str, Config] | None = None) -> list[Member]:
+    """The nodes of a registry; ``configs`` are their rait.conf by public key, where known."""
+    known = configs or {}
+    return [
+        Member(
+            structs.replace(peer, endpoints=tuple(_bare(e) for e in peer.endpoints)),
+            known.get(peer.public_key) or implied_config(peer),
+        )
+        for peer in peers
+    ]
+
+
+class _Node:
+    """One node of both versions, with the ends of its tunnels by the public key of the far side."""
+
+    def __init__(self, old: Member | None, new: Member | None) -> None:
+        self.members: Mapping[Version, Member | None] = {"old": old, "new": new}
+        self.changed = old != new
+        self.ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
+        self.events: tuple[Event, ...] = ()
+        self.touched: frozenset[str] = frozenset()
+        self.remade: frozenset[str] = frozenset()
+        member = new or old
+        assert member is not None  # noqa: S101 - a node is in one of the versions
+        self.name = member.peer.name or member.peer.public_key
+
+    def key(self, version: Version) -> str | None:
+        """The node's public key in a version; None where the node is not in it."""
+        member = self.members[version]
+        return None if member is None else member.peer.public_key
+
+    def plan(self, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses) -> None:
+        """Plan the node's links in both versions, and what leads from the old to the new."""
+        links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
+        for version in VERSIONS:
+            member = self.members[version]
+            if member is not None:
+                here = Node(public_key=member.peer.public_key, origin=_ORIGIN)
+                peers = registries[version]
+                planned = plan(member.config, here, peers, addresses, applied=links["old"])
+                links[version] = planned.topology
+        self.events = diff(links["old"], links["new"])
+        fresh = frozenset(event.name for event in self.events if isinstance(event, LinkAdded))
+        for version, topology in links.items():
+            member = self.members[version]
+            if member is None:
+                continue
+            for link in topology.links.values():
+                end = _end(link, member, fresh if version == "new" else frozenset())
+                self.ends[version].setdefault(end.peer, []).append(end)
+        names = {event.name for event in self.events}
+        self.touched = frozenset(
+            peer.public_key
+            for topology in links.values()
+            for name in names & topology.links.keys()
+            for peer in topology.links[name].peers
+        )
+        self.remade = frozenset(
+            peer.public_key
+            for name in fresh
+            for peer in links["new"].links[name].peers
+            if peer.public_key in self.ends["old"]
+        )
+
+    def change(self) -> NodeChange:
+        return NodeChange(self.name, self.key("new") or self.key("old") or "", self.events)
+
+
+class FleetChange(Struct, frozen=True):
+    """What a change of a registry does: to nodes that have something to do, and to pairs.
+
+    ``nodes`` counts all nodes, and ``kept`` the pairs whose tunnel is not touched at either end.
+    ``order`` are groups of nodes that may sync one group after the other so that no pair is
+    interrupted; None where there is no such order, and () where any order will do.
+    """
+
+    nodes: int
+    node_changes: tuple[NodeChange, ...]
+    pairs: tuple[PairChange, ...]
+    kept: int
+    order: tuple[tuple[str, ...], ...] | None = ()
+
+    @property
+    def interrupted(self) -> tuple[PairChange, ...]:
+        return tuple(pair for pair in self.pairs if pair.outcome == "interrupted")
+
+
+def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
+    """What becomes of each node and pair when all nodes go from one version to the other."""
+    nodes = _matched(old, new)
+    changed = [node for node in nodes if node.changed]
+    registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
+    _plan_all(nodes, registries)
+    judged = [_judge(one, other) for one, other in _pairs_of(changed, nodes)]
+    still = len(nodes) - len(changed)
+    kept = still * (still - 1) // 2 + sum(pair.outcome == "kept" for pair in judged)
+    return FleetChange(
+        nodes=len(nodes),
+        node_changes=tuple(node.change() for node in nodes if node.events),
+        pairs=tuple(change for pair in judged if (change := pair.change()) is not None),
+        kept=kept,
+        order=_order(judged),
+    )
+
+
+def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
+    """The nodes of both versions; a node with another key is found by its name, or its address."""
+    signs: tuple[Callable[[Member], Iterable[object]], ...] = (
+        lambda member: (member.peer.public_key,),
+        lambda member: (member.peer.name,) if member.peer.name is not None else (),
+        lambda member: (
+            (e.address_family, e.send_port, e.address)
+            for e in member.peer.endpoints
+            if e.address is not None
+        ),
+    )
+    left_old = {member.peer.public_key: member for member in old}
+    left_new = {member.peer.public_key: member for member in new}
+    found: list[tuple[Member | None, Member | None]] = []
+    for sign in signs:
+        by_sign = {each: member for member in left_new.values() for each in sign(member)}
+        for key, member in list(left_old.items()):
+            match = next((by_sign[each] for each in sign(member) if each in by_sign), None)
+            if match is not None and match.peer.public_key in left_new:
+                found.append((member, match))
+                del left_old[key], left_new[match.peer.public_key]
+    found += ((member, None) for member in left_old.values())
+    found += ((None, member) for member in left_new.values())
+    return [_Node(before, after) for before, after in found]
+
+
+def _plan_all(nodes: Sequence[_Node], registries: Mapping[Version, Sequence[Member]]) -> None:
+    """Plan both versions of each node."""
+    near = _near([node for node in nodes if node.changed], registries)
+    few = {v: [m.peer for m in registries[v] if m.peer.public_key in near[v]] for v in VERSIONS}
+    whole = {v: [m.peer for m in registries[v]] for v in VERSIONS}
+    addresses = {
+        (endpoint.address, endpoint.address_family): (endpoint.address,)
+        for peers in whole.values()
+        for peer in peers
+        for endpoint in peer.endpoints
+        if endpoint.address is not None
+    }
+    for node in nodes:
+        node.plan(whole if node.changed else few, addresses)
+
+
+def _near(
+    changed: Iterable[_Node], registries: Mapping[Version, Sequence[Member]]
+) -> dict[Version, set[str]]:
+    """The public keys of the nodes that change, and of those with a port of one of them, and so on.
+
+    Another node's links to all others are the same in both versions, and free of conflicts.
+    """
+    by_port: dict[int, set[str]] = {}
+    ports: dict[str, set[int]] = {}
+    for registry in registries.values():
+        for member in registry:
+            for endpoint in member.peer.endpoints:
+                by_port.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
+                ports.setdefault(member.peer.public_key, set()).add(endpoint.send_port)
+    near: set[str] = set()
+    waiting = [key for node in changed for v in VERSIONS if (key := node.key(v)) is not None]
+    while waiting:
+        key = waiting.pop()
+        if key not in near:
+            near.add(key)
+            waiting += (other for port in ports.get(key, ()) for other in by_port[port])
+    return dict.fromkeys(VERSIONS, near)
+
+
+def _end(link: Link, member: Member, fresh: Container[str]) -> End:
+    """One end of a tunnel, as this link of a node is it."""
+    (far,) = link.peers
+    family = next(
+        transport.address_family
+        for transport in member.config.transports
+        if link.name.startswith(transport.ifprefix)
+    )
+    return End(
+        family,
+        link.device.public_key,
+        far.public_key,
+        link.device.listen_port,
+        far.endpoint,
+        _addresses(member, family),
+        link.name in fresh,
+    )
+
+
+def _addresses(member: Member, family: Family) -> frozenset[str]:
+    """Where a node can be reached, as its own version of the registry says."""
+    return frozenset(
+        endpoint.address
+        for endpoint in member.peer.endpoints
+        if endpoint.address_family == family and endpoint.address is not None
+    )
+
+
+def _pairs_of(changed: Sequence[_Node], nodes: Sequence[_Node]) -> Iterator[tuple[_Node, _Node]]:
+    """Each pair with a node that changes, once."""
+    for node in changed:
+        for other in nodes:
+            if other is not node and not (other.changed and other.name < node.name):
+                yield node, other
+
+
+class _Judged(Struct, frozen=True):
+    """A pair, how its tunnel carries traffic in each combination, and what becomes of it."""
+
+    one: _Node
+    other: _Node
+    grades: tuple[Grade, ...]
+    outcome: Outcome | None
+
+    def change(self) -> PairChange | None:
+        if self.outcome in (None, "kept"):
+            return None
+        reasons = {}
+        if self.outcome == "interrupted":
+            reasons = {
+                f"{mine}/{theirs}": _why_broken(self.one, self.other, mine, theirs)
+                for (mine, theirs), how in zip(COMBINATIONS, self.grades, strict=True)
+                if how == "never"
+            }
+        return PairChange((self.one.name, self.other.name), self.outcome, self.grades, reasons)
+
+
+def _judge(one: _Node, other: _Node) -> _Judged:
+    grades = tuple(_grade(one, other, mine, theirs) for mine, theirs in COMBINATIONS)
+    return _Judged(one, other, grades, _outcome(one, other, grades))
+
+
+def _outcome(one: _Node, other: _Node, grades: Sequence[Grade]) -> Outcome | None:
+    """What becomes of a pair; None where it has no tunnel in either version."""
+    first, *between, last = (how != "never" for how in grades)
+    if not first:
+        return "made" if last else None
+    if not (_ends(one, other, "new") or _ends(other, one, "new")):
+        return "removed"
+    if not last or not all(between):
+        return "interrupted"
+    if _is_among(one, other, one.remade) or _is_among(other, one, other.remade):
+        return "remade"
+    if _is_among(one, other, one.touched) or _is_among(other, one, other.touched):
+        return "changed"
+    return "kept"
+
+
+def _is_among(_: _Node, far: _Node, keys: Container[str | None]) -> bool:
+    return far.key("old") in keys or far.key("new") in keys
+
+
+def _ends(one: _Node, other: _Node, version: Version) -> Sequence[End]:
+    """The ends of a node's tunnels to another one, in one version."""
+    key = other.key(version)
+    return one.ends[version].get(key, ()) if key is not None else ()
+
+
+def _grade(one: _Node, other: _Node, mine: Version, theirs: Version) -> Grade:
+    """The best grade of the tunnels of two nodes that run these versions."""
+    grades = [
+        grade(end, far)
+        for end in _ends(one, other, mine)
+        for far in _ends(other, one, theirs)
+        if end.family == far.family
+    ]
+    return min(grades, key=GRADES.index, default="never")
+
+
+def _why_broken(one: _Node, other: _Node, mine: Version, theirs: Version) -> str:
+    """Why neither of two nodes that run these versions reaches the other."""
+    return "; ".join(
+        _why_not_reached(node, far, *versions)
+        for node, far, *versions in ((one, other, mine, theirs), (other, one, theirs, mine))
+    )
+
+
+def _why_not_reached(node: _Node, far: _Node, mine: Version, theirs: Version) -> str:
+    """Why what a node sends does not arrive at another one."""
+    ends, others = _ends(node, far, mine), _ends(far, node, theirs)
+    if not ends:
+        return f"{node.name} has no link to {far.name}"
+    end = ends[0]
+    theirs_of = [other for other in others if other.family == end.family]
+    if end.peer != far.key(theirs):
+        return f"{node.name} has another key of {far.name}"
+    if end.sends_to is None:
+        return f"{node.name} has no address of {far.name}"
+    if not theirs_of:
+        return f"{far.name} has no link to {node.name}"
+    other = theirs_of[0]
+    if other.peer != end.key:
+        return f"{far.name} has another key of {node.name}"
+    if end.sends_to.address not in other.addresses:
+        return f"{node.name} sends to {end.sends_to.address}, where {far.name} is not"
+    listens = f"port {other.listens}" if other.listens else "a port of the kernel's choice"
+    return (
+        f"{node.name} sends to port {end.sends_to.port} of {far.name}, which listens for it on "
+        f"{listens}"
+    )
+
+
+def _order(judged: Iterable[_Judged]) -> tuple[tuple[str, ...], ...] | None:
+    """Groups of nodes to sync one after the other, so that no pair is interrupted; see above.
+
+    () where any order will do, None where none does. Nodes that may sync at any time are left out.
+    """
+    after: dict[_Node, set[_Node]] = {}
+    for pair in judged:
+        if pair.outcome != "interrupted":
+            continue
+        _, one_waits, other_waits, last = (how != "never" for how in pair.grades)
+        if not last or not (one_waits or other_waits):
+            return None
+        first, second = (pair.one, pair.other) if not one_waits else (pair.other, pair.one)
+        after.setdefault(second, set()).add(first)
+        after.setdefault(first, set())
+    groups = []
+    while after:
+        ready = [node for node, before in after.items() if not before]
+        if not ready:
+            return None
+        groups.append(tuple(sorted(node.name for node in ready)))
+        after = {n: before.difference(ready) for n, before in after.items() if before}
+    return tuple(groups)

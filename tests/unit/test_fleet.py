@@ -1,0 +1,132 @@
+"""What a change of the registry does to nodes and to pairs of nodes."""
+
+from __future__ import annotations
+
+import base64
+
+from msgspec import structs
+
+from rait.domain.config.schema import Config, Peer, PeerEndpoint, Policy
+from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
+from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config
+
+
+def key(number: int) -> str:
+    return base64.b64encode(bytes([number]) * 32).decode()
+
+
+def peer(
+    number: int, *, port: int | None = None, address: str | None = "", k: int | None = None
+) -> Peer:
+    where = f"192.0.2.{number}" if address == "" else address
+    return Peer(
+        public_key=key(number if k is None else k),
+        name=f"n{number}",
+        endpoints=(
+            PeerEndpoint(address_family="ip4", send_port=port or 50000 + number, address=where),
+        ),
+    )
+
+
+def change(old: list[Peer], new: list[Peer]) -> FleetChange:
+    return fleet_change(fleet_of(old), fleet_of(new))
+
+
+def outcomes(found: FleetChange) -> dict[tuple[str, str], str]:
+    return {pair.nodes: pair.outcome for pair in found.pairs}
+
+
+A, B, C = peer(1), peer(2), peer(3)
+
+
+def test_nothing_changes_nothing_whatever_the_order_of_the_entries() -> None:
+    found = change([A, B, C], [C, A, B])
+    assert (found.nodes, found.kept, found.pairs, found.node_changes) == (3, 3, (), ())
+
+
+def test_a_node_that_comes_or_goes_makes_or_removes_its_pairs_alone() -> None:
+    came = change([A, B], [A, B, C])
+    assert outcomes(came) == {("n3", "n1"): "made", ("n3", "n2"): "made"}
+    assert came.kept == 1
+    assert {n.name: [type(e) for e in n.events] for n in came.node_changes} == {
+        "n1": [LinkAdded],
+        "n2": [LinkAdded],
+        "n3": [LinkAdded, LinkAdded],
+    }
+    went = change([A, B, C], [A, B])
+    assert outcomes(went) == {("n3", "n1"): "removed", ("n3", "n2"): "removed"}
+
+
+def test_one_node_that_renumbers_interrupts_nobody_who_can_be_reached() -> None:
+    found = change([A, B, C], [peer(1, port=50009), B, C])
+    assert set(outcomes(found).values()) == {"remade"}
+    assert found.pairs[0].grades == ("at once", *["once one end sends"] * 3)
+    assert found.order == ()
+    (own,) = [node for node in found.node_changes if node.name == "n1"]
+    assert [type(event) for event in own.events] == [PeerUpdated, PeerUpdated]
+
+
+def test_two_nodes_that_renumber_at_once_cannot_find_each_other_until_both_have() -> None:
+    found = change([A, B], [peer(1, port=50009), peer(2, port=50008)])
+    assert outcomes(found) == {("n1", "n2"): "interrupted"}
+    assert found.order is None
+    assert (
+        "n1 sends to port 50009 of n2, which listens for it on port 50001"
+        in (found.pairs[0].reasons["new/old"])
+    )
+
+
+def test_a_node_behind_nat_that_renumbers_is_cut_off_until_both_ends_have_synced() -> None:
+    found = change([peer(1, address=None), B], [peer(1, port=50009, address=None), B])
+    assert outcomes(found) == {("n1", "n2"): "interrupted"}
+    assert found.pairs[0].grades[1:3] == ("never", "never")
+    assert "n2 has no address of n1" in found.pairs[0].reasons["new/old"]
+    assert found.order is None
+
+
+def test_a_new_key_breaks_each_pair_until_both_ends_have_synced() -> None:
+    found = change([A, B, C], [peer(1, k=9), B, C])
+    assert outcomes(found) == {("n1", "n2"): "interrupted", ("n1", "n3"): "interrupted"}
+    assert found.kept == 1
+    assert "n2 has another key of n1" in found.pairs[0].reasons["new/old"]
+
+
+def test_of_two_nodes_with_one_port_the_newcomer_gets_no_link_at_third_nodes() -> None:
+    found = change([A, B, C], [B, C, peer(1, port=50002)])
+    assert outcomes(found)[("n1", "n3")] == "interrupted"
+    assert found.pairs[-1].grades[-1] == "never"
+
+
+def test_an_address_that_moves_is_found_again_by_the_node_that_moved() -> None:
+    found = change([A, B], [peer(1, address="198.51.100.1"), B])
+    assert found.pairs[0].grades == (
+        "at once",
+        "once one end sends",
+        "once one end sends",
+        "at once",
+    )
+    assert outcomes(found) == {("n1", "n2"): "changed"}
+
+
+def test_a_node_without_an_address_has_to_sync_after_a_node_that_moved_has() -> None:
+    """B alone knows where A is, so A can only be found by its new address once B knows it."""
+    nat = peer(2, address=None)
+    found = change([A, nat], [peer(1, address="198.51.100.1"), nat])
+    assert found.pairs[0].grades[1:3] == ("never", "never")
+    assert found.order is None
+
+
+def test_a_registry_that_is_cut_short_removes_all_pairs_of_those_that_are_missing() -> None:
+    found = change([A, B, C], [A])
+    assert set(outcomes(found).values()) == {"removed"}
+    assert len(found.pairs) == 3
+
+
+def test_a_policy_of_a_node_counts() -> None:
+    config = implied_config(B)
+    skipping: Config = structs.replace(config, policies=(Policy(skip=True),))
+    old = fleet_of([A, B])
+    found = fleet_change(old, fleet_of([A, B], {B.public_key: skipping}))
+    assert outcomes(found) == {("n2", "n1"): "interrupted"}, "A still has a link to B"
+    (node,) = found.node_changes
+    assert [type(event) for event in node.events] == [LinkRemoved]
