@@ -307,6 +307,25 @@ def test_a_run_that_was_killed_is_taken_back_too(mesh: Mesh) -> None:
     assert reaches(mesh)
 
 
+def test_a_run_may_be_killed_at_any_moment(mesh: Mesh) -> None:
+    a, _ = mesh.nodes
+    before = set(a.interfaces())
+    cut(a)
+    length = 1.0
+    for number in range(8):
+        begun = time.monotonic()
+        running = a.start("up", "--confirm", SHORT, "--yes")
+        if number:
+            time.sleep(length * number / 8)
+            running.kill()
+        else:
+            assert running.wait().status == 0
+            length = time.monotonic() - begun
+        eventually(lambda: not waiters(mesh), "nobody waits any more")
+        a.assert_has_exactly(before)
+    mesh.ping_all()
+
+
 def test_a_run_that_was_killed_can_be_confirmed(mesh: Mesh) -> None:
     a, _ = mesh.nodes
     cut(a)
