@@ -65,7 +65,7 @@ class Systemd:
 
     def start(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as a shell there would, to its end."""
-        inside = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "--"]
+        inside = ["nsenter", "-t", str(self.pid), "-r", "-w", "-m", "-u", "-i", "-n", "-p", "--"]
         return subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
 
     def run(self, *words: str) -> str:
