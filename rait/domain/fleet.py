@@ -9,18 +9,18 @@ Theory of operation.
    does from ``diff``. Who has a port keeps it, so the new version is planned on the old one.
 3. Nodes sync at different times. So for a pair of nodes there are four combinations of versions,
    and for each the two ends of the tunnel say how it carries traffic (pairs.py).
-4. A node whose own entry and rait.conf stay as they are has the same links to all nodes that stay,
-   except to those that share a SendPort with a node that changes: nodes come into each other's way
-   by SendPorts alone. So only the nodes that change plan the whole registry; each other node plans
-   the changed entries and those that share ports with them. The work grows with the number of nodes
-   times the number of changes.
+4. Nodes come into each other's way by SendPorts alone. So a node is *near* a change if it changes
+   itself, or if it shares a SendPort, in either version, with a node that is near. Two nodes that
+   are not near any change have the same links to each other in both versions. Only near nodes plan
+   the whole registry; each other node plans the near entries alone. The work grows with the number
+   of nodes times the number of changes.
 5. If one combination breaks a pair, its two ends have to sync in a certain order. All such orders
    together make a graph, whose topological order is an order of nodes that breaks nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -201,9 +201,11 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     nodes = _matched(old, new)
     changed = [node for node in nodes if node.changed]
     registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
-    _plan_all(nodes, registries)
-    judged = [_judge(one, other) for one, other in _pairs_of(changed, nodes)]
-    still = len(nodes) - len(changed)
+    near = _near(changed, registries)
+    involved = [n for n in nodes if not near.isdisjoint((n.key("old"), n.key("new")))]
+    _plan_all(nodes, registries, near)
+    judged = [_judge(one, other) for one, other in _pairs_of(involved, nodes)]
+    still = len(nodes) - len(involved)
     kept = still * (still - 1) // 2 + sum(pair.outcome == "kept" for pair in judged)
     return FleetChange(
         nodes=len(nodes),
@@ -240,10 +242,11 @@ def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
     return [_Node(before, after) for before, after in found]
 
 
-def _plan_all(nodes: Sequence[_Node], registries: Mapping[Version, Sequence[Member]]) -> None:
-    """Plan both versions of each node."""
-    near = _near([node for node in nodes if node.changed], registries)
-    few = {v: [m.peer for m in registries[v] if m.peer.public_key in near[v]] for v in VERSIONS}
+def _plan_all(
+    nodes: Iterable[_Node], registries: Mapping[Version, Sequence[Member]], near: Set[str | None]
+) -> None:
+    """Plan both versions of each node: of those that are near a change whole, of others in part."""
+    few = {v: [m.peer for m in registries[v] if m.peer.public_key in near] for v in VERSIONS}
     whole = {v: [m.peer for m in registries[v]] for v in VERSIONS}
     addresses = {
         (endpoint.address, endpoint.address_family): (endpoint.address,)
@@ -253,12 +256,13 @@ def _plan_all(nodes: Sequence[_Node], registries: Mapping[Version, Sequence[Memb
         if endpoint.address is not None
     }
     for node in nodes:
-        node.plan(whole if node.changed else few, addresses)
+        is_near = not near.isdisjoint((node.key("old"), node.key("new")))
+        node.plan(whole if is_near else few, addresses)
 
 
 def _near(
     changed: Iterable[_Node], registries: Mapping[Version, Sequence[Member]]
-) -> dict[Version, set[str]]:
+) -> frozenset[str | None]:
     """The public keys of the nodes that change, and of those with a port of one of them, and so on.
 
     Another node's links to all others are the same in both versions, and free of conflicts.
@@ -277,7 +281,7 @@ def _near(
         if key not in near:
             near.add(key)
             waiting += (other for port in ports.get(key, ()) for other in by_port[port])
-    return dict.fromkeys(VERSIONS, near)
+    return frozenset(near)
 
 
 def _end(link: Link, member: Member, fresh: Container[str]) -> End:
@@ -308,12 +312,12 @@ def _addresses(member: Member, family: Family) -> frozenset[str]:
     )
 
 
-def _pairs_of(changed: Sequence[_Node], nodes: Sequence[_Node]) -> Iterator[tuple[_Node, _Node]]:
-    """Each pair with a node that changes, once."""
-    for node in changed:
-        for other in nodes:
-            if other is not node and not (other.changed and other.name < node.name):
-                yield node, other
+def _pairs_of(some: Sequence[_Node], nodes: Sequence[_Node]) -> Iterator[tuple[_Node, _Node]]:
+    """Each pair with one of some nodes, once."""
+    done: set[_Node] = set()
+    for node in some:
+        done.add(node)
+        yield from ((node, other) for other in nodes if other not in done)
 
 
 class _Judged(Struct, frozen=True):
