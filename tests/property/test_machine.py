@@ -791,9 +791,7 @@ class OneNode(RuleBasedStateMachine):
         events = self.decide(desired).events
         names = {event.name for event in events if not self.of_endpoint_elsewhere(event)}
         wanted = {desired.links[name].device.listen_port for name in failed & desired.links.keys()}
-        in_the_way = (
-            {name for name in names if self.port_of(name) in wanted} if names - failed else set()
-        )
+        in_the_way = {name for name in names - failed if self.port_of(name) in wanted}
         assert names <= failed | in_the_way, self.decide(desired).events
         assert failed or not names
 
