@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from msgspec import structs
 
 from rait.domain.backend import Observation
-from rait.domain.config.schema import Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import Peer, PeerEndpoint, Policy, Transport
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
 from rait.domain.topology import EMPTY, Endpoint, Topology
@@ -229,7 +229,7 @@ def one_passive_peer() -> NamespacesComeAndGo:
         public_key=some.PEER_KEYS[0],
         endpoints=(PeerEndpoint(address_family="ip4", send_port=50001),),
     )
-    node.begin(seed=0, found=[transport], registry=[peer], addresses={})
+    node.begin(seed=0, found=[transport], registry=[peer], addresses={}, commands=Policy())
     return node
 
 
