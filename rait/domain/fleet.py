@@ -20,6 +20,7 @@ Theory of operation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Literal
 
@@ -28,8 +29,10 @@ from msgspec import Struct, structs
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
 from rait.domain.events import Event, LinkAdded
+from rait.domain.guard import lost_sessions, most_losses
 from rait.domain.pairs import End, Grade, grade
-from rait.domain.plan import Addresses, Node, plan
+from rait.domain.plan import Addresses, Node, count_wanted, plan
+from rait.domain.reconcile import Change
 from rait.domain.topology import EMPTY, Family, Link, Origin, Topology
 
 Version = Literal["old", "new"]
@@ -65,13 +68,16 @@ class Member(Struct, frozen=True):
 class NodeChange(Struct, frozen=True):
     """What the next `rait up` of a node does; ``name`` is how messages call the node.
 
-    ``sessions`` says how many links lose their session, of how many that there were.
+    So many links lose their session, ``lost``, of all that there were, ``links``. ``stops``: these
+    are more than the node's guard allows, unless its user gives --yes.
     """
 
     name: str
     public_key: str
     events: tuple[Event, ...]
-    sessions: tuple[int, int] = (0, 0)
+    lost: int
+    links: int
+    stops: bool
 
 
 class PairChange(Struct, frozen=True):
@@ -131,6 +137,7 @@ class _Node:
         self.events: tuple[Event, ...] = ()
         self.touched: frozenset[str] = frozenset()
         self.remade: frozenset[str] = frozenset()
+        self.lost = 0
         member = new or old
         assert member is not None  # noqa: S101 - a node is in one of the versions
         self.name = member.peer.name or member.peer.public_key
@@ -173,8 +180,17 @@ class _Node:
             if peer.public_key in self.ends["old"]
         )
 
-    def change(self) -> NodeChange:
-        return NodeChange(self.name, self.key("new") or self.key("old") or "", self.events)
+        if links["old"].links:
+            observed, desired = links["old"], links["new"]
+            self.lost = len(lost_sessions(Change(observed=observed, desired=desired)))
+
+    def change(self, links: int) -> NodeChange:
+        """What the node does, which had so many links."""
+        member = self.members["old"]
+        limit = most_losses(links, member.config.max_removals if member is not None else None)
+        stops = limit is not None and self.lost > limit
+        key = self.key("new") or self.key("old") or ""
+        return NodeChange(self.name, key, self.events, self.lost, links, stops)
 
 
 class FleetChange(Struct, frozen=True):
@@ -205,11 +221,12 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     involved = [n for n in nodes if not near.isdisjoint((n.key("old"), n.key("new")))]
     _plan_all(nodes, registries, near)
     judged = [_judge(one, other) for one, other in _pairs_of(involved, nodes)]
+    tally = _Tally(old, near)
     still = len(nodes) - len(involved)
     kept = still * (still - 1) // 2 + sum(pair.outcome == "kept" for pair in judged)
     return FleetChange(
         nodes=len(nodes),
-        node_changes=tuple(node.change() for node in nodes if node.events),
+        node_changes=tuple(node.change(tally.links_of(node)) for node in nodes if node.events),
         pairs=tuple(change for pair in judged if (change := pair.change()) is not None),
         kept=kept,
         order=_order(judged),
@@ -258,6 +275,31 @@ def _plan_all(
     for node in nodes:
         is_near = not near.isdisjoint((node.key("old"), node.key("new")))
         node.plan(whole if is_near else few, addresses)
+
+
+class _Tally:
+    """Counts the links that nodes had in the old version, which most nodes plan only in part."""
+
+    def __init__(self, registry: Sequence[Member], near: Set[str | None]) -> None:
+        self._far = [member.peer for member in registry if member.peer.public_key not in near]
+        self._ports: dict[Family, Counter[int]] = {"ip4": Counter(), "ip6": Counter()}
+        for peer in self._far:
+            for endpoint in peer.endpoints:
+                self._ports[endpoint.address_family][endpoint.send_port] += 1
+        self._near = near
+
+    def links_of(self, node: _Node) -> int:
+        """How many links the node had."""
+        member, planned = node.members["old"], sum(map(len, node.ends["old"].values()))
+        if member is None or member.peer.public_key in self._near:
+            return planned
+        config = member.config
+        if config.policies or config.port_range:
+            return planned + count_wanted(config, member.peer.public_key, self._far)
+        own = {(e.address_family, e.send_port) for e in member.peer.endpoints}
+        alone = Counter(f for f, port in own if self._ports[f][port] == 1)
+        families = [transport.address_family for transport in config.transports]
+        return planned + sum(len(self._ports[f]) - alone[f] for f in families)
 
 
 def _near(

@@ -65,13 +65,8 @@ def excessive_removal(
     gone = _still_lost(earlier, desired) - reasons.keys()
     back = earlier.keys() & desired.links.keys()
     of = len(change.observed.links.keys() | gone | back)
-    if max_removals is not None:
-        limit = max_removals
-    elif of >= MIN_LINKS:
-        limit = of // 2
-    else:
-        return None
-    if len(reasons) + len(gone) <= limit:
+    limit = most_losses(of, max_removals)
+    if limit is None or len(reasons) + len(gone) <= limit:
         return None
     return Removal(
         tuple(sorted(reasons)),
@@ -80,6 +75,13 @@ def excessive_removal(
         {name: why for name, why in sorted(reasons.items()) if why != "removed"},
         tuple(sorted(gone)),
     )
+
+
+def most_losses(of: int, max_removals: int | None) -> int | None:
+    """How many of so many links may lose their sessions; None if all may."""
+    if max_removals is not None:
+        return max_removals
+    return of // 2 if of >= MIN_LINKS else None
 
 
 def lost_sessions(change: Change) -> dict[str, Reason]:

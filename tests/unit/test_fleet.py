@@ -130,3 +130,14 @@ def test_a_policy_of_a_node_counts() -> None:
     assert outcomes(found) == {("n2", "n1"): "interrupted"}, "A still has a link to B"
     (node,) = found.node_changes
     assert [type(event) for event in node.events] == [LinkRemoved]
+
+
+def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
+    peers = [peer(number) for number in range(1, 8)]
+    found = change(peers, peers[:2])
+    stops = {node.name: (node.lost, node.links, node.stops) for node in found.node_changes}
+    assert stops["n1"] == (5, 6, True)
+    renumbered = change(peers, [peer(1, port=50009), *peers[1:]])
+    far = {node.name: (node.lost, node.links, node.stops) for node in renumbered.node_changes}
+    assert far["n2"] == (1, 6, False), "a node that plans in part knows how many links it has"
+    assert far["n1"] == (0, 6, False)
