@@ -54,7 +54,7 @@ _EPILOG = """\
 exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
 done, and the links that failed, or that a conflict in the peers list leaves out, are named;
 4 stopped, as too many links would have lost their sessions; 5 nothing was touched, as an earlier
-change waits for `rait confirm`.
+change waits for `rait confirm`, or, of `rait fleet plan`, a tunnel would be interrupted.
 
 `rait COMMAND --help` explains each command.
 """

@@ -23,6 +23,9 @@ earlier change waits for its confirmation."""
 CHANGES = 2
 """The exit status of ``plan --detailed-exitcode`` if there is something to do."""
 
+INTERRUPTED = 5
+"""The exit status of ``fleet plan`` if the change interrupts a tunnel."""
+
 _ESCAPES = "rait.escapes"
 _BEYOND_16_BITS = 0x10000
 _HARMLESS = frozenset("\u00a0\u3000\u200c\u200d")

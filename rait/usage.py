@@ -366,6 +366,43 @@ def _add_lists(parser: ArgumentParser) -> None:
     )
 
 
+_FLEET = "See what a change of the registry does to all nodes, before anyone runs anything."
+
+_FLEET_PLAN = """\
+Say what the step from one version of a registry to another does: to each node, by the same plan as
+its own next `rait up`; and to the tunnel of each pair of nodes. Nodes sync at different times, so
+each pair is looked at with the old and the new version at either end. A pair is interrupted if it
+carries traffic before and after, and not in between, or no longer. Then an order of nodes that
+interrupts nobody is named, if there is one.
+
+Nothing but the two lists is needed: no root, no rait.conf, no tunnels. What a node's rait.conf has,
+its entry implies: one transport for each address family. --nodes DIR has the nodes' own rait.conf
+in files NAME.conf, without private keys.
+
+The exit status is 5 if a pair is interrupted, and 0 if none is. docs/fleet.md explains the words.
+
+  git show main:peers.toml | rait fleet plan - peers.toml
+  rait fleet plan --node berlin old.toml new.toml
+"""
+
+
+def _fleet(parser: ArgumentParser) -> None:
+    parser.description = _FLEET
+    more = parser.add_subparsers(title="of a fleet", metavar="COMMAND", required=True)
+    more.add_parser("plan", help="what a change does to everyone", declare=_fleet_plan)
+
+
+def _fleet_plan(parser: ArgumentParser) -> None:
+    parser.description = _FLEET_PLAN
+    parser.set_defaults(run="fleet:run")
+    parser.add_argument("old", metavar="OLD", help="the list as it is: a path, - or a URL")
+    parser.add_argument("new", metavar="NEW", help="the list as it shall be")
+    parser.add_argument("--nodes", metavar="DIR", help="the nodes' own rait.conf, as NAME.conf")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--node", metavar="NAME", help="one node whole, by its name or public key")
+    how.add_argument("--markdown", action="store_true", help="for a comment on a pull request")
+
+
 _PORT = """\
 Print a SendPort that no node of a peers list has, for a new one. Every other node listens on it, so
 it must be one node's alone, in both address families. With the node's public key the answer is
@@ -467,6 +504,7 @@ COMMANDS = (
     ("explain", (), "say why a link or peer is as it is", _explain),
     ("export-state", (), "print the state for `plan --against`", _export),
     ("check", (), "say whether a peers list is right", _check),
+    ("fleet", (), "say what a change of the list does to all nodes", _fleet),
     ("port", (), "find a free SendPort for a new node", _port),
     ("pub", ("p",), "print this node's entry for the peers list", _pub),
     ("remarks", ("r",), "print a remark of rait.conf", _remarks),

@@ -244,6 +244,22 @@ def load_peers(
     )
 
 
+def read_list(url: str) -> LoadedPeers:
+    """Read, parse and decode a peers list, without a node and without a cache.
+
+    Raises SourceError where the list as a whole cannot be read.
+    """
+    text, name = source.read(url), source.display_name(url)
+    document = _parse(text, name)
+    peers, problems = _decoded(document)
+    return LoadedPeers(
+        peers=peers,
+        digest=lambda: _digest(text),
+        warnings=document.describe_all(problems),
+        document=document,
+    )
+
+
 def _lines_of(known: KnownPeers, text: str, name: str) -> Mapping[Path, int]:
     """The lines of a known list; if they were not kept yet, they are for the next run."""
     lines = known.lines()

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
-from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config
+from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config, split
 
 
 def key(number: int) -> str:
@@ -141,3 +141,26 @@ def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
     far = {node.name: (node.lost, node.links, node.stops) for node in renumbered.node_changes}
     assert far["n2"] == (1, 6, False), "a node that plans in part knows how many links it has"
     assert far["n1"] == (0, 6, False)
+
+
+def steps(old: list[Peer], new: list[Peer]) -> list[str]:
+    found = split(fleet_of(old), fleet_of(new))
+    return [line for step in found or () for line in step]
+
+
+def test_two_nodes_that_renumber_do_so_one_after_the_other() -> None:
+    assert steps([A, B, C], [peer(1, port=50009), peer(2, port=50008), C]) == [
+        "change n1 alone, and wait until all nodes have synced",
+        "change n2 alone, and wait until all nodes have synced",
+    ]
+
+
+def test_a_new_key_with_a_new_port_stands_beside_the_old_one_for_a_while() -> None:
+    first, last = steps([A, B, C], [peer(1, k=9, port=50009), B, C])
+    assert first == "add the new entry of n1 beside the old one"
+    assert last.endswith("remove the old entries")
+
+
+def test_a_new_key_with_the_old_port_cannot_stand_beside_the_old_one() -> None:
+    """No node would have a link to the second entry of one SendPort."""
+    assert steps([A, B, C], [peer(1, k=9), B, C]) == []

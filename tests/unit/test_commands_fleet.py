@@ -1,0 +1,171 @@
+"""``rait fleet plan``: what people and programs are told of a change of the registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from rait.adapters.netlink.socket import NetlinkSocket
+from rait.cli import main
+
+
+def key(number: int) -> str:
+    return base64.b64encode(bytes([number]) * 32).decode()
+
+
+def entry(number: int, *, port: int = 0, k: int = 0, name: str = "", nat: bool = False) -> str:
+    address = "" if nat else f'Endpoint = "192.0.2.{number}"\n'
+    return (
+        f'[[Peers]]\nPublicKey = "{key(k or number)}"\nName = "{name or f"n{number}"}"\n'
+        f'SendPort = {port or 50000 + number}\nAddressFamily = "ip4"\n{address}'
+    )
+
+
+OLD = [entry(number) for number in range(1, 6)]
+
+
+class Told:
+    """What one call printed, and its status."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+        self.lines = out.splitlines()
+
+
+class Fleet:
+    """Calls ``rait fleet plan`` on two lists."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.directory = directory
+        self._capsys = capsys
+
+    def __call__(self, new: list[str], *arguments: str, old: list[str] = OLD) -> Told:
+        for name, entries in (("old.toml", old), ("new.toml", new)):
+            (self.directory / name).write_text("\n".join(entries) or "peers = []\n")
+        self._capsys.readouterr()
+        paths = [str(self.directory / name) for name in ("old.toml", "new.toml")]
+        status = main(["fleet", "plan", *arguments, *paths])
+        return Told(status, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fleet:
+    return Fleet(tmp_path, capsys)
+
+
+def test_a_list_that_says_what_it_said_changes_nothing(fleet: Fleet) -> None:
+    told = fleet(OLD[::-1])
+    assert (told.status, told.lines, told.err) == (0, ["5 nodes: 10 pairs kept"], "")
+
+
+def test_no_machine_is_touched(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a netlink socket was opened")
+
+    monkeypatch.setattr(NetlinkSocket, "__init__", refuse)
+    assert fleet(OLD[:4]).status == 0
+
+
+def test_two_nodes_with_one_sendport_lose_each_others_links_for_good(fleet: Fleet) -> None:
+    told = fleet([*OLD[1:], entry(1, port=50002)])
+    assert told.status == 5
+    assert "interrupted: n1 and n3, for good" in told.lines
+    assert any("n3 has no link to n1" in line for line in told.lines)
+    assert "no order of nodes avoids this" in told.lines
+
+
+def test_a_node_behind_nat_that_renumbers_is_gone_until_both_ends_know(fleet: Fleet) -> None:
+    nat = entry(1, nat=True)
+    told = fleet([entry(1, nat=True, port=50009), *OLD[1:]], old=[nat, *OLD[1:]])
+    assert told.status == 5
+    assert "interrupted: n1 and n2, from when one of them has synced until both have" in told.lines
+    assert "n2 has no address of n1" in told.out
+
+
+def test_a_key_rotated_at_one_end_only_breaks_all_pairs_of_the_node(fleet: Fleet) -> None:
+    told = fleet([entry(1, k=99), *OLD[1:]])
+    assert told.status == 5
+    assert told.lines[0] == "5 nodes: 6 pairs kept, 4 interrupted"
+    assert "n1 on the new version, n2 on the old: n2 has another key of n1" in told.out
+    assert "stops: n1 would lose 4 of 4 sessions: needs --yes" in told.lines
+
+
+def test_a_registry_cut_short_would_stop_at_every_guard(fleet: Fleet) -> None:
+    told = fleet(OLD[:1])
+    assert told.status == 0, "what goes on purpose is no interruption"
+    assert told.lines[0] == "5 nodes: 0 pairs kept, 10 removed"
+    assert sum(line.startswith("stops: ") for line in told.lines) == 5
+
+
+def test_smaller_changes_are_named_if_they_interrupt_nobody(fleet: Fleet) -> None:
+    told = fleet([entry(1, port=50011), entry(2, port=50012), *OLD[2:]])
+    assert told.status == 5
+    at = told.lines.index("no order of nodes avoids this; these smaller changes do:")
+    assert told.lines[at + 1] == "  1. change n1 alone, and wait until all nodes have synced"
+
+
+def test_one_node_can_be_asked_about(fleet: Fleet) -> None:
+    renumbered = [entry(1, port=50011), *OLD[1:]]
+    for what in ("n2", key(2)):
+        told = fleet(renumbered, "--node", what)
+        assert told.status == 0
+        assert told.lines[0] == "n2: 2 events"
+        assert told.lines[-1] == "  with n1: remade"
+    assert fleet(OLD, "--node", "n4").lines == ["n4: nothing to do"]
+    nobody = fleet(renumbered, "--node", "nobody")
+    assert nobody.status == 2
+    assert "no node of the fleet has this name or key" in nobody.err
+
+
+def test_json_has_each_pair_and_event(fleet: Fleet) -> None:
+    found = json.loads(fleet([entry(1, port=50011), *OLD[1:]], "--json").out)
+    assert (found["nodes"], found["kept"], found["order"], found["steps"]) == (5, 6, [], None)
+    assert found["pairs"][0]["nodes"] == ["n1", "n2"]
+    assert found["pairs"][0]["traffic"] == {
+        "old/old": "at once",
+        "old/new": "once one end sends",
+        "new/old": "once one end sends",
+        "new/new": "once one end sends",
+    }
+    (own,) = [node for node in found["changes"] if node["name"] == "n1"]
+    assert [event["type"] for event in own["events"]] == ["PeerUpdated"] * 4
+
+
+def test_markdown_shows_names_as_they_are_and_calls_nobody(fleet: Fleet) -> None:
+    evil = "a|b`c` @team <img>"
+    told = fleet([entry(1, k=99, name=evil), *OLD[1:]], "--markdown")
+    assert told.status == 5
+    for mark in ("@team", "`c`", "<img>", "a|b"):
+        assert mark not in told.out
+    assert "&#64;team" in told.out
+
+
+def test_the_nodes_own_configurations_count(fleet: Fleet) -> None:
+    nodes = fleet.directory / "nodes"
+    nodes.mkdir()
+    conf = (
+        'transport {\n  address_family = "ip4"\n  send_port = 50002\n  mtu = 1420\n'
+        '  ifprefix = "own"\n}\npolicy {\n  match { name = "n1" }\n  skip = true\n}\n'
+    )
+    (nodes / "n2.conf").write_text(conf)
+    told = fleet([entry(1, port=50011), *OLD[1:]], "--nodes", str(nodes), "--node", "n2")
+    assert told.lines == ["n2: nothing to do"], "its policy skips the node that changes"
+    (nodes / "also.conf").write_text(f'name = "n2"\n{conf}')
+    twice = fleet(OLD, "--nodes", str(nodes))
+    assert twice.status == 2
+    assert "another file has the name" in twice.err
+    empty = fleet(OLD, "--nodes", str(fleet.directory / "nothing"))
+    assert empty.status == 2
+    assert "there is no file *.conf" in empty.err
+
+
+def test_a_list_that_cannot_be_read_is_an_error_and_a_wrong_entry_a_warning(fleet: Fleet) -> None:
+    wrong = fleet([*OLD, entry(6, port=99999)])
+    assert wrong.status == 0
+    assert "rait: warning: " in wrong.err
+    assert "must be a port" in wrong.err
+    assert fleet(["[[Peers]"]).status == 1
+    assert main(["fleet", "plan", "-", "-"]) == 2
