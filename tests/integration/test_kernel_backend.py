@@ -186,8 +186,10 @@ def test_interface_settings_change_each_by_itself(node: Node) -> None:
     changes: list[dict[str, object]] = [
         {"mtu": 1300},
         {"group": 7},
+        {"addresses": ("172.20.0.1/24", "172.20.0.2/24", "fd00::1 peer fd00::2/128")},
         {"master": "vrf-rk"},
         {"address": "fe80::77/64"},
+        {"addresses": ("172.20.0.2/24", "fd00::3/64")},
         {"up": False},
         {"mtu": 1301, "up": True},
         {"master": None, "address": "fe80::78/64"},

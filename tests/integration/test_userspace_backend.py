@@ -219,7 +219,9 @@ def test_each_kind_of_update(node: Node, peer_keys: list[str]) -> None:
         {"mtu": 1300},
         {"group": 77},
         {"address": "fe80::abcd/64"},
+        {"addresses": ("172.20.0.1/24", "172.20.0.2/24", "fd00::1 peer fd00::2/128")},
         {"up": False, "address": None},
+        {"addresses": ("172.20.0.2/24", "fd00::1/64")},
         {"up": True, "address": "fe80::9/64"},
     ):
         chain.append(LinkUpdated(name, settings, structs.replace(settings, **change)))
