@@ -21,6 +21,9 @@ from rait.terminal import DONE, FAILED, print_json, print_result, warn
 DNS_SECONDS = 60.0
 """For all names together; nobody waits for a check as a start of a machine waits for `rait up`."""
 
+MOST_TOLD = 10_000
+"""Findings of a list that are told, errors first; all are counted. A list may have a million."""
+
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
@@ -37,21 +40,41 @@ class Told(Struct, frozen=True):
     advice: str
 
 
+class Result(Struct, frozen=True):
+    """What a check came to: the number of nodes, that of findings by severity, and the findings."""
+
+    nodes: int
+    counts: Mapping[Severity, int]
+    told: list[Told]
+
+    def summary(self) -> str:
+        """In one line."""
+        found = [counted(n, severity) for severity in _SEVERITIES if (n := self.counts[severity])]
+        more = sum(self.counts.values()) - len(self.told)
+        rest = f" ({more} of them are not shown)" if more else ""
+        return f"{counted(self.nodes, 'node')}: {', '.join(found) or 'nothing is wrong'}{rest}"
+
+
 def run(_: Options, arguments: Namespace) -> int:
     documents, told = _read(arguments.peers)
     parts = [documents] if arguments.together else [[document] for document in documents]
-    count = 0
+    nodes = 0
+    counts: Counter[Severity] = Counter(item.severity for item in told)
     for part in parts:
         examined = examine(*(document.data for document in part))
-        count += len({peer.public_key for peer in examined.peers})
-        findings = [*examined.findings, *(_unresolved(examined, part) if arguments.dns else ())]
-        told += sorted((_told(f, part) for f in findings), key=lambda t: (t.file, t.line or 0))
+        nodes += len({peer.public_key for peer in examined.peers})
+        found = [*examined.findings, *(_unresolved(examined, part) if arguments.dns else ())]
+        counts += Counter(item.severity for item in found)
+        if len(found) > MOST_TOLD:
+            found = sorted(found, key=lambda item: _SEVERITIES.index(item.severity))[:MOST_TOLD]
+        told += sorted((_told(f, part) for f in found), key=lambda t: (t.file, t.line or 0))
     if arguments.strict:
+        counts["error"] += counts.pop("warning", 0)
         told = [
             structs.replace(t, severity="error") if t.severity == "warning" else t for t in told
         ]
-    _PRINT["json" if arguments.json else arguments.format](told, count)
-    return FAILED if any(t.severity == "error" for t in told) else DONE
+    _PRINT["json" if arguments.json else arguments.format](Result(nodes, counts, told))
+    return FAILED if counts["error"] else DONE
 
 
 def _read(urls: Iterable[str]) -> tuple[list[Document], list[Told]]:
@@ -106,10 +129,10 @@ def _place(path: Path, documents: list[Document]) -> tuple[Document, Path]:
     return documents[int(path[0])], path[1:]
 
 
-def _print_text(told: list[Told], peers: int) -> None:
+def _print_text(result: Result) -> None:
     notes: Counter[tuple[str, str]] = Counter()
     lines = []
-    for item in told:
+    for item in result.told:
         notes[item.file, item.rule] += item.severity == "note"
         if notes[item.file, item.rule] <= FEW:
             lines.append(_line(item))
@@ -117,7 +140,7 @@ def _print_text(told: list[Told], peers: int) -> None:
     lines += (
         f"{file}: {counted(n, 'more note')} of {rule}; --json has all" for file, rule, n in more
     )
-    print_result(*lines, _summary(told, peers))
+    print_result(*lines, result.summary())
 
 
 def _line(item: Told) -> str:
@@ -130,26 +153,19 @@ def _text(item: Told) -> str:
     return f"{entry}: {item.message}; {item.advice}" if entry else f"{item.message}; {item.advice}"
 
 
-def _summary(told: list[Told], peers: int) -> str:
-    levels = Counter(item.severity for item in told)
-    found = [counted(levels[level], level) for level in _SEVERITIES if levels[level]]
-    return f"{counted(peers, 'node')}: {', '.join(found) or 'nothing is wrong'}"
-
-
-def _print_json(told: list[Told], peers: int) -> None:
-    levels = Counter(item.severity for item in told)
-    counts = {f"{level}s": levels[level] for level in _SEVERITIES}
-    print_json({"nodes": peers, **counts, "findings": told})
+def _print_json(result: Result) -> None:
+    counts = {f"{severity}s": result.counts[severity] for severity in _SEVERITIES}
+    print_json({"nodes": result.nodes, **counts, "findings": result.told})
 
 
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
-def _print_github(told: list[Told], peers: int) -> None:
+def _print_github(result: Result) -> None:
     """Workflow commands; in each, only its own line feed ends it, whatever a registry says."""
-    if told:
-        print_result(*map(_command, told))
-    warn(_summary(told, peers))
+    if result.told:
+        print_result(*map(_command, result.told))
+    warn(result.summary())
 
 
 def _command(item: Told) -> str:
@@ -166,7 +182,7 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _print_sarif(told: list[Told], _: int) -> None:
+def _print_sarif(result: Result) -> None:
     """SARIF 2.1.0 (OASIS), as far as a reader needs it to show findings beside the code."""
     numbers = {rule: number for number, rule in enumerate(RULES)}
     driver = {
@@ -190,7 +206,7 @@ def _print_sarif(told: list[Told], _: int) -> None:
             "message": {"text": _text(item)},
             "locations": [{"physicalLocation": _physical(item)}],
         }
-        for item in told
+        for item in result.told
     ]
     print_json(
         {
@@ -208,7 +224,7 @@ def _physical(item: Told) -> dict[str, object]:
     return place if item.line is None else {**place, "region": {"startLine": item.line}}
 
 
-_PRINT: Mapping[str, Callable[[list[Told], int], None]] = {
+_PRINT: Mapping[str, Callable[[Result], None]] = {
     "text": _print_text,
     "json": _print_json,
     "github": _print_github,

@@ -248,9 +248,8 @@ class _Blocks:
     def names_twice(self) -> Iterator[Finding]:
         first: dict[str, tuple[str, Path]] = {}
         told: set[str] = set()
-        for path, (_, block, meanings, _) in self._blocks.items():
-            values = {meaning: block[key] for key, meaning in meanings.items()}
-            key, name = _key(values.get("public_key")), values.get("name")
+        for path, block in self._blocks.items():
+            key, name = _key(block.public_key), block.values.get("name")
             if key not in self._peers or not name or self._peers[key].name != name:
                 continue
             owner, other = first.setdefault(str(name), (key, path))
@@ -261,9 +260,9 @@ class _Blocks:
                 yield Finding("name-twice", message, where, str(name), self.place(other, "name"))
 
     def unknown_keys(self) -> Iterator[Finding]:
-        hints: dict[tuple[str, bool], str | None] = {}
+        hints: dict[tuple[str, int], str | None] = {}
         for path, known, peer in self._unknown():
-            spelt = str(path[-1]), len(path) > _TOP
+            spelt = str(path[-1]), len(known)
             if spelt not in hints:
                 # The search is slow, and nobody reads more than the first hints.
                 hints[spelt] = nearest(spelt[0], known) if len(hints) < MOST_HINTS else None
@@ -280,15 +279,11 @@ class _Blocks:
             for key in document:
                 if key_id(str(key)) not in LISTS:
                     yield (number, key), {"peers": "peers"}, ""
-        for path, (_, block, meanings, known) in self._blocks.items():
-            for key, meaning in meanings.items():
+        for path, block in self._blocks.items():
+            peer = self.title(_key(block.public_key)) if "" in block.values else ""
+            for key, meaning in block.meanings.items():
                 if not meaning:
-                    mine = (block[k] for k, of in meanings.items() if of == "public_key")
-                    yield (*path, key), known, self.title(_key(next(mine, None)))
-
-
-_TOP = 2
-"""The length of the path to a key that is in no block: the number of the document, and the key."""
+                    yield (*path, key), block.known, peer
 
 
 def _key(value: object) -> str:

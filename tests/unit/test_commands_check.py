@@ -245,3 +245,14 @@ def test_a_private_key_is_not_shown(rait: Rait, lists: Path) -> None:
         said = rait("check", "--format", style, "x", PRIVATE)
         assert said.status == 1
         assert PRIVATE.rstrip("=") not in said.out + said.err
+
+
+def test_no_list_makes_a_check_slow_or_its_result_endless(rait: Rait, lists: Path) -> None:
+    (lists / "x.toml").write_text("[[Peers]]\n" + "\n".join(f"a{n} = 1" for n in range(20_000)))
+    said = rait("check", "--json", "x.toml")
+    found = json.loads(said.out)
+    assert said.status == 1
+    assert (found["errors"], found["notes"]) == (1, 20_000)
+    assert len(found["findings"]) == 10_000
+    assert [f["rule"] for f in found["findings"] if f["severity"] == "error"] == ["entry"]
+    assert rait("check", "x.toml").out.endswith("notes (10001 of them are not shown)\n")

@@ -94,14 +94,15 @@ def read_entries(
 class KnownBlock(NamedTuple):
     """An entry, or an endpoint block in one, with the meaning of each of its keys, "" for none.
 
-    ``known`` are the keys that a block of this kind may have, as key_id has them, each with a
-    spelling.
+    ``values`` are by meaning, and ``known`` are the keys that a block of this kind may have, as
+    key_id has them, each with a spelling. ``public_key`` is that of the entry, right or wrong.
     """
 
     path: Path
-    block: Mapping[str, object]
     meanings: Mapping[str, str]
+    values: Mapping[str, object]
     known: Mapping[str, str]
+    public_key: object
 
 
 def blocks_of(document: Mapping[str, object]) -> Iterator[KnownBlock]:
@@ -111,19 +112,33 @@ def blocks_of(document: Mapping[str, object]) -> Iterator[KnownBlock]:
         for path, entry in _items(value, (spelt,)):
             if not isinstance(entry, _BLOCK):
                 continue
-            meanings = {key: of_entry[key] for key in entry}
-            yield KnownBlock(path, entry, meanings, _spellings(_OF_ENTRY))
-            for key, meaning in meanings.items():
-                if meaning not in _MAY_BE_BLOCKS or not isinstance(entry[key], _NESTED):
-                    continue
-                for at, item in _items(entry[key], (*path, key)):
+            block = _known_block(path, entry, of_entry, _KNOWN_IN_ENTRY, None)
+            yield block
+            for name in _blocks(block.values):
+                at = (*path, of_entry.spelling(entry, name))
+                for there, item in _items(block.values[name], at):
                     if isinstance(item, _BLOCK):
-                        found = {of: of_endpoint[of] for of in item}
-                        yield KnownBlock(at, item, found, _spellings(_OF_ENDPOINT))
+                        key = block.public_key
+                        yield _known_block(there, item, of_endpoint, _KNOWN_IN_ENDPOINT, key)
+
+
+def _known_block(
+    path: Path,
+    block: Mapping[str, object],
+    keys: _Keys,
+    known: Mapping[str, str],
+    public_key: object,
+) -> KnownBlock:
+    meanings = {key: keys[key] for key in block}
+    values = {meaning: block[key] for key, meaning in meanings.items()}
+    return KnownBlock(path, meanings, values, known, values.get("public_key", public_key))
 
 
 def _spellings(meanings: Mapping[str, str]) -> dict[str, str]:
     return {key: name if key_id(name) == key else key for key, name in meanings.items()}
+
+
+_KNOWN_IN_ENTRY, _KNOWN_IN_ENDPOINT = _spellings(_OF_ENTRY), _spellings(_OF_ENDPOINT)
 
 
 def _lists(document: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -306,7 +321,7 @@ def name_problem(key: str, name: object) -> str | None:
     return None
 
 
-def _blocks(values: _Values) -> list[str]:
+def _blocks(values: Mapping[str, object]) -> list[str]:
     """The keys of an entry that have endpoint blocks, as the nested spelling has them."""
     return [name for name in _MAY_BE_BLOCKS if isinstance(values.get(name), _NESTED)]
 
