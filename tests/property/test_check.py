@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from base64 import b64encode
@@ -182,6 +183,22 @@ def test_a_value_of_another_node_is_an_error_at_one_of_the_two(name: str) -> Non
         ((line, item),) = told("\n".join(lines), name)
         document = formats.parse("\n".join(lines), name)
         assert {line, document.locate(item.other[1:])} == {number + 1, other + 1}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_an_item_within_brackets_has_its_own_line(number: int) -> None:
+    nodes = [
+        {"PublicKey": key_of(n), "SendPort": 20000 + n, "AddressFamily": "ip4"} for n in range(4)
+    ]
+    nodes[number]["SendPort"] = 0
+    text = json.dumps({"peers": nodes}, indent=1)
+    ((line, _),) = told(text, "x.json")
+    assert text.split("\n")[line - 1] == '   "SendPort": 0,'
+    for sign, name in ((" = ", "x.toml"), (" = ", "x.hcl"), (": ", "x.hcl")):
+        items = (", ".join(f"{k}{sign}{json.dumps(v)}" for k, v in node.items()) for node in nodes)
+        text = "# [\npeers = [\n" + ",\n".join(f"{{{item}}}" for item in items) + "\n]\n"
+        ((line, _),) = told(text, name)
+        assert line == number + 3
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -286,6 +286,44 @@ def test_lines_of_toml():
     assert {path: document.locate(path) for path in expected} == expected
 
 
+def test_lines_of_lists_and_objects_in_hcl():
+    text = "a = [\n  1, {\n  # x\n  b = 2\n}, [\n3]\n]\nc = { d = 1\n e = [1,\n2]}\n"
+    locate = formats.parse(text, "x.hcl").locate
+    assert locate(("a", 0)) == locate(("a", 1)) == 2
+    assert locate(("a", 1, "b")) == 4
+    assert locate(("a", 2)) == 5
+    assert locate(("a", 2, 0)) == 6
+    assert locate(("c", "d")) == 8
+    assert locate(("c", "e", 1)) == 10
+
+
+def test_lines_of_lists_and_objects_in_toml():
+    text = (
+        "a = [ # x [\n  ['a\\'],\n  {b = 1, c.d = [1, \"]\"]},\n"
+        "  {e = '''x\n]'''},\n 1\n]\nf = 1\n[[g]]\nh = {i = [\n1]}\nj = 1\n"
+    )
+    locate = formats.parse(text, "x.toml").locate
+    assert locate(("a", 0, 0)) == 2
+    assert locate(("a", 1, "b")) == locate(("a", 1, "c", "d", 1)) == 3
+    assert locate(("a", 2, "e")) == 4
+    assert locate(("a", 3)) == 6
+    assert locate(("f",)) == 8
+    assert locate(("g", 0, "h", "i", 0)) == 11
+    assert locate(("g", 0, "j")) == 12
+
+
+def test_lines_of_json():
+    text = '{\n"a": [\n1, {"b": "]\\"}",\n"c": null}\n], "d":\n {"e":\n{}\n}, "f": 1}'
+    locate = formats.parse(text, "x.json").locate
+    assert locate(("a",)) == 2
+    assert locate(("a", 0)) == locate(("a", 1, "b")) == 3
+    assert locate(("a", 1, "c")) == 4
+    assert locate(("d",)) == 5
+    assert locate(("d", "e")) == 6
+    assert locate(("f",)) == 8
+    assert locate(("missing",)) is None
+
+
 def test_windows_line_ends():
     assert data('a = "x"\r\nb {\r\n  c = 1\r\n}\r\n') == {"a": "x", "b": [{"c": 1}]}
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
 from rait.adapters.config.document import Document
+from rait.adapters.config.lines import TomlScan, json_lines, toml_lines
 from rait.domain.config.keytext import brief, shown
-from rait.domain.errors import Path, SourceError
+from rait.domain.errors import SourceError
 
 _TWICE = "Cannot overwrite a value"
 """How tomli's message begins for a key that is given twice."""
@@ -125,7 +126,7 @@ def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
 
 def _given_twice(text: str, name: str, line: int) -> SourceError:
     """An error that names the key; tomli tells only the line where its second value ends."""
-    scan = _TomlScan()
+    scan = TomlScan()
     for number, content in enumerate(text.split("\n")[:line], 1):
         scan.read(content, number)
     number, key = scan.last
@@ -144,7 +145,7 @@ def _json(text: str, name: str) -> Document:
         raise SourceError(f"{name}: not valid JSON: a number is too large") from None
     if not isinstance(data, dict):
         raise SourceError(f"{name}: the JSON text must be an object, in braces")
-    return Document(name, data, dict)
+    return Document(name, data, lambda: json_lines(text))
 
 
 def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object]:
@@ -170,69 +171,3 @@ def _error(name: str, message: str, line: int | None, column: int | None) -> Sou
 
 
 _LONGEST_MESSAGE = 200
-_HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
-_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_KEY_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
-
-
-def toml_lines(text: str) -> dict[Path, int]:
-    """The line, from 1, of each table and key in TOML text, by its path.
-
-    Inline tables, and lists that span lines, have the line of their key alone.
-    """
-    scan = _TomlScan()
-    for number, line in enumerate(text.split("\n"), 1):
-        scan.read(line, number)
-    return scan.lines
-
-
-class _TomlScan:
-    """A scan of TOML text line by line, for the lines of its keys; it checks nothing."""
-
-    def __init__(self) -> None:
-        self.lines: dict[Path, int] = {}
-        self.last = (0, "")
-        self._lengths: dict[Path, int] = {}
-        self._table: Path = ()
-        self._open_string = ""
-
-    def read(self, line: str, number: int) -> None:
-        if self._inside_string(line):
-            return
-        header = _HEADER.match(line)
-        if header:
-            self._enter(_parts(header[2]), is_list=header[1] == "[[", number=number)
-            return
-        key = _KEY.match(line)
-        if key:
-            self.last = (number, key[1])
-            self.lines.setdefault((*self._table, *_parts(key[1])), number)
-
-    def _inside_string(self, line: str) -> bool:
-        """Whether the line begins within a multi-line string."""
-        before = self._open_string
-        if not before and '"""' not in line and "'''" not in line:
-            return False
-        for mark in ('"""', "'''"):
-            if self._open_string in ("", mark) and line.count(mark) % 2:
-                self._open_string = "" if self._open_string else mark
-        return bool(before)
-
-    def _enter(self, parts: list[str], *, is_list: bool, number: int) -> None:
-        path: Path = ()
-        for part in parts[:-1]:
-            path = (*path, part)
-            if path in self._lengths:
-                path = (*path, self._lengths[path] - 1)
-        path = (*path, parts[-1]) if parts else path
-        self.lines.setdefault(path, number)
-        if is_list:
-            index = self._lengths.get(path, 0)
-            self._lengths[path] = index + 1
-            path = (*path, index)
-        self.lines.setdefault(path, number)
-        self._table = path
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip("\"'") for part in _KEY_PART.findall(text)]

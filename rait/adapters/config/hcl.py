@@ -121,7 +121,7 @@ class _Reader:
                 if key in found:
                     raise self._error(f"{shown(key)} is given twice", start)
                 self._found((*path, key), start)
-                found[key] = self._value(key)
+                found[key] = self._value(key, (*path, key))
                 continue
             if key in found and key not in blocks:
                 raise self._error(f"{shown(key)} is given as a value and as a block", start)
@@ -175,7 +175,7 @@ class _Reader:
         if opened is not None:
             raise self._error("the text ends too early: the block here is not closed", opened)
 
-    def _value(self, key: str) -> Any:
+    def _value(self, key: str, path: Path) -> Any:
         found = _value(self._text, self._position)
         if found is None:
             self._skip_inline()
@@ -198,7 +198,7 @@ class _Reader:
             value = self._heredoc(key, found.start("trim") - 2, found["mark"], trim=found["trim"])
         else:
             self._enter(start)
-            value = self._list(key) if kind == "list" else self._object(key)
+            value = self._list(key, path) if kind == "list" else self._object(key, path)
             self._depth -= 1
         if _operator(self._text, self._position):
             raise self._is_expression(key, start)
@@ -209,24 +209,27 @@ class _Reader:
             raise self._error(f"{shown(key)} is a huge number", start)
         return int(text) if text.lstrip("-").isdecimal() else float(text)
 
-    def _list(self, key: str) -> list[Any]:
+    def _list(self, key: str, path: Path) -> list[Any]:
         values: list[Any] = []
         while not self._takes("]"):
-            values.append(self._value(key))
+            item = (*path, len(values))
+            self._found(item, self._position)
+            values.append(self._value(key, item))
             if not self._takes(","):
                 if not self._takes("]"):
                     raise self._fault()
                 break
         return values
 
-    def _object(self, key: str) -> dict[str, Any]:
+    def _object(self, key: str, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not self._takes("}"):
             start = self._position
             name = self._name(key)
             if name in found:
                 raise self._error(f"{shown(name)} is given twice", start)
-            found[name] = self._value(name)
+            self._found((*path, name), start)
+            found[name] = self._value(name, (*path, name))
             self._takes(",")
         return found
 
