@@ -307,6 +307,33 @@ def test_from_netns_to_vrf_and_back_the_links_are_remade(make_mesh: MakeMesh) ->
     mesh.ping_all()
 
 
+@kernel
+def test_a_move_to_another_vrf_and_one_to_vrfs_are_taken_back(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(2)
+    a, b = mesh.nodes
+    mesh.up()
+    in_netns = a.target
+    write_vrf_conf(a)
+    a.up("--confirm", "1h")
+    assert members(a, TARGET) == a.links_to(b)
+    assert a.rait("confirm", "--back").status == 0
+    assert vrfs(a) == {}
+    assert a.links_to(b) <= set(machine.links(in_netns))
+    assert a.rait("up").status == 3
+    a.up("--yes")
+    mesh.ping_all()
+    before = a.state()
+    write_vrf_conf(a, target="mesh2", table=TABLE + 1)
+    a.up("--confirm", "1h")
+    assert members(a, "mesh2") == a.links_to(b)
+    assert a.rait("confirm", "--back").status == 0
+    assert vrfs(a) == {TARGET: TABLE}
+    assert members(a, TARGET) == a.links_to(b)
+    assert {n: link.index for n, link in a.state().items()} == {
+        n: link.index for n, link in before.items()
+    }
+
+
 @pytest.fixture
 def split(make_mesh: MakeMesh) -> Mesh:
     """Two nodes with the underlay in a VRF too, and no way out but for marked packets."""
