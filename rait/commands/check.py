@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from binascii import a2b_base64
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct, structs
 
@@ -13,8 +14,11 @@ from rait import __version__
 from rait.adapters.config import formats
 from rait.adapters.config.document import Document
 from rait.adapters.config.source import Texts, display_name
+from rait.adapters.keys import clamped, public_key
 from rait.app.options import Options
 from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
+from rait.domain.config.keytext import whole_keys
+from rait.domain.config.schema import Secret
 from rait.domain.errors import FEW, Path, SourceError, counted
 from rait.terminal import DONE, FAILED, print_json, print_result, warn
 
@@ -56,18 +60,23 @@ class Result(Struct, frozen=True):
 
 
 def run(_: Options, arguments: Namespace) -> int:
-    documents, told = _read(arguments.peers)
+    documents, texts, told = _read(arguments.peers)
     parts = [documents] if arguments.together else [[document] for document in documents]
-    nodes = 0
+    nodes, peers = 0, dict[str, str]()
     counts: Counter[Severity] = Counter(item.severity for item in told)
     for part in parts:
         examined = examine(*(document.data for document in part))
         nodes += len({peer.public_key for peer in examined.peers})
+        peers |= {peer.public_key: peer.name or peer.public_key for peer in examined.peers}
         found = [*examined.findings, *(_unresolved(examined, part) if arguments.dns else ())]
         counts += Counter(item.severity for item in found)
         if len(found) > MOST_TOLD:
             found = sorted(found, key=lambda item: _SEVERITIES.index(item.severity))[:MOST_TOLD]
         told += sorted((_told(f, part) for f in found), key=lambda t: (t.file, t.line or 0))
+    published = list(_published(texts, peers))
+    if published:
+        told = [*(item for _, item in published), *_without({key for key, _ in published}, told)]
+        counts["error"] += len(published)
     if arguments.strict:
         counts["error"] += counts.pop("warning", 0)
         told = [
@@ -77,21 +86,47 @@ def run(_: Options, arguments: Namespace) -> int:
     return FAILED if counts["error"] else DONE
 
 
-def _read(urls: Iterable[str]) -> tuple[list[Document], list[Told]]:
-    """The documents, and a finding for each list that cannot be read or parsed."""
-    documents, told = [], []
+def _read(urls: Iterable[str]) -> tuple[list[Document], dict[str, str], list[Told]]:
+    """The documents, all texts by name, and a finding for each that cannot be read or parsed."""
+    documents, texts, told = [], {}, []
     read = Texts().read
     for url in urls:
         name = display_name(url)
         try:
-            documents.append(formats.parse(read(url), name))
+            texts[name] = read(url)
+            documents.append(formats.parse(texts[name], name))
         except SourceError as error:
             message = str(error).removeprefix(f"{name}:").lstrip()
             place = re.match(r"(\d+)(?::\d+)?: ", message)
             line = int(place[1]) if place else None
             text = message[place.end() :] if place else message
             told.append(Told(name, line, "error", "list", "", "", text, RULES["list"].advice))
-    return documents, told
+    return documents, texts, told
+
+
+def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[tuple[str, Told]]:
+    """Each private key of a listed node that stands in a text, and the finding; never shows it.
+
+    ``peers`` are the names of the nodes by their public key.
+    """
+    for name, text in texts.items():
+        for offset, key in whole_keys(text):
+            raw = a2b_base64(key)
+            # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one key in 32.
+            if clamped(raw) == raw and (peer := peers.get(public_key(Secret(key)))) is not None:
+                line = text.count("\n", 0, offset) + 1
+                message = f"this is the private key of node {peer}"
+                advice = RULES["private-key"].advice
+                yield key, Told(name, line, "error", "private-key", "", peer, message, advice)
+
+
+def _without(keys: Collection[str], told: Iterable[Told]) -> Iterator[Told]:
+    """The findings without these keys, which may stand in the places of public ones."""
+    for item in told:
+        for key in keys:
+            peer, message = (t.replace(key, "(left out)") for t in (item.peer, item.message))
+            item = structs.replace(item, peer=peer, message=message)
+        yield item
 
 
 def _unresolved(examined: Examined, documents: list[Document]) -> Iterator[Finding]:
@@ -138,7 +173,7 @@ def _print_text(result: Result) -> None:
             lines.append(_line(item))
     more = ((file, rule, n - FEW) for (file, rule), n in notes.items() if n > FEW)
     lines += (
-        f"{file}: {counted(n, 'more note')} of {rule}; --json has all" for file, rule, n in more
+        f"{file}: {counted(n, 'more note')} of {rule}; --json has them" for file, rule, n in more
     )
     print_result(*lines, result.summary())
 

@@ -22,6 +22,7 @@ from rait.domain.config.hosts import ip_literal
 from rait.domain.config.keytext import canonical_key, shown
 from rait.domain.config.schema import DEFAULT_MAX_LINKS, Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem
+from rait.domain.plan import port_taken
 from rait.domain.topology import Family
 
 Severity = Literal["error", "warning", "note"]
@@ -52,6 +53,12 @@ RULES: Mapping[str, Rule] = {
         "error",
         "A public key is none",
         "write the 44 characters that `rait pubkey` or `wg pubkey` prints on the node",
+    ),
+    "private-key": Rule(
+        "error",
+        "The list holds a private key",
+        "make a new key on that node by `rait genkey`, as everyone who can read the list knows "
+        "this one; with this list the node's `rait up` does nothing",
     ),
     "send-port": Rule(
         "error", "A SendPort is no port", "write the send_port of the node's own rait.conf"
@@ -308,8 +315,8 @@ def _conflicts(peers: Iterable[Peer], found: _Blocks) -> Iterator[Finding]:
                 other = found.place(before.path, "address_family")
                 yield Finding("endpoint-twice", message, place, found.title(key), other)
             elif owner:
-                whose = "this very node" if owner == key else f"node {found.title(owner)}"
-                message = f"SendPort {port} is already that of {whose} ({holder.address_family})"
+                whose = "this very node" if owner == key else f"peer {found.title(owner)}"
+                message = port_taken(port, family, f"{whose} ({holder.address_family})")
                 place = found.place(endpoint.path, "send_port")
                 other = found.place(holder.path, "send_port")
                 yield Finding("port-taken", message, place, found.title(key), other)

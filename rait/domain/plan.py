@@ -378,8 +378,7 @@ class _Planner:
             owner = taken.peers[0].public_key
             how = "which has the link" if self._is_there(taken) else "earlier in the list"
             return (
-                f"SendPort {port} ({family}) is already that of peer {owner}, {how} (give one of "
-                "the two another)"
+                f"{port_taken(port, family, f'peer {owner}')}, {how} (give one of the two another)"
             )
         holder = self._holder(route)
         return None if holder is None else _one_port(name, port, holder)
@@ -471,6 +470,11 @@ class _Planner:
         """The IP addresses that an endpoint's address stands for."""
         literal = (host,) if _is_literal(host) else ()
         return self._addresses.get((host, family), literal)
+
+
+def port_taken(port: int, family: Family, whose: str) -> str:
+    """Why an endpoint with this SendPort gets no link, as `rait up` and `rait check` say it."""
+    return f"SendPort {port} ({family}) is already that of {whose}"
 
 
 def _one_port(name: str, port: int, holder: str) -> str:

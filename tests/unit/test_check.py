@@ -96,7 +96,7 @@ def test_one_port_of_two_nodes(family):
     assert (item.rule, item.severity, item.peer) == ("port-taken", "error", B)
     assert item.path == (0, "peers", 1, "SendPort")
     assert item.other == (0, "peers", 0, "SendPort")
-    assert "already that of node a (ip4)" in item.message
+    assert "already that of peer a (ip4)" in item.message
 
 
 def test_one_port_of_one_node_in_both_families():

@@ -6,12 +6,13 @@ import io
 import json
 import socket
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 
 from rait.domain.check import RULES
-from tests.unit.command_line import PRIVATE, Rait
+from tests.unit.command_line import PRIVATE, STATE, Rait
 
 A = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
 B = "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSY="
@@ -51,9 +52,9 @@ def test_a_finding_has_file_line_entry_and_advice(rait: Rait, lists: Path) -> No
     line, summary = said.out.splitlines()
     assert said.status == 1
     assert line.startswith(
-        f"peers.toml:8: error: Peers[1].SendPort ({B}): SendPort 20001 is already"
+        f"peers.toml:8: error: Peers[1].SendPort ({B}): SendPort 20001 (ip4) is already"
     )
-    assert f"that of node {A} (ip4), in peers.toml:3; give one of the two another" in line
+    assert f"that of peer {A} (ip4), in peers.toml:3; give one of the two another" in line
     assert line.endswith("[port-taken]")
     assert summary == "2 nodes: 1 error"
 
@@ -127,7 +128,7 @@ def test_many_notes_are_counted(rait: Rait, lists: Path) -> None:
     assert said.status == 0
     assert said.out.count(": note: ") == 5
     assert said.out.endswith(
-        "x: 4 more notes of ephemeral-port; --json has all\n9 nodes: 9 notes\n"
+        "x: 4 more notes of ephemeral-port; --json has them\n9 nodes: 9 notes\n"
     )
     assert len(json.loads(rait("check", "--json", "x").out)["findings"]) == 9
 
@@ -140,7 +141,7 @@ def test_json(rait: Rait, lists: Path) -> None:
     assert said.status == 1
     assert (found["nodes"], found["errors"], found["warnings"], found["notes"]) == (2, 1, 0, 0)
     (finding,) = found["findings"]
-    assert finding["message"].startswith("SendPort 20001 is already")
+    assert finding["message"].startswith("SendPort 20001 (ip4) is already")
     del finding["message"], finding["advice"]
     assert finding == {
         "file": "x",
@@ -256,3 +257,43 @@ def test_no_list_makes_a_check_slow_or_its_result_endless(rait: Rait, lists: Pat
     assert len(found["findings"]) == 10_000
     assert [f["rule"] for f in found["findings"] if f["severity"] == "error"] == ["entry"]
     assert rait("check", "x.toml").out.endswith("notes (10001 of them are not shown)\n")
+
+
+PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (entry(PUBLIC, 20001) + f"# old: {PRIVATE}\n", 6),
+        (entry(PUBLIC, 20001) + f'Note = "{b64decode(PRIVATE).hex().upper()}"\n', 6),
+        (entry(PRIVATE, 20001, "127.0.0.1") + entry(PUBLIC, 20001), 2),
+        (entry(PUBLIC, 20001) + entry(PRIVATE, 20001, "127.0.0.1", f'x = "{PRIVATE}"\n'), 7),
+    ],
+)
+def test_a_private_key_of_a_listed_node_is_an_error_and_not_shown(
+    rait: Rait, lists: Path, text: str, line: int
+) -> None:
+    (lists / "x").write_text(text)
+    for style in ("text", "json", "github", "sarif"):
+        said = rait("check", "--format", style, "x")
+        assert said.status == 1
+        assert PRIVATE.rstrip("=") not in said.out
+    lines = rait("check", "x").out.splitlines()
+    assert lines[0].startswith(f"x:{line}: error: this is the private key of node {PUBLIC}; make")
+    (lists / "x").write_text(text.replace(PUBLIC, A))
+    assert "[private-key]" not in rait("check", "x").out
+
+
+def test_up_says_of_a_list_what_a_check_says(rait: Rait) -> None:
+    wrong = ("entry", "port-taken", "send-port", "address")
+    peers = rait.directory / "peers.conf"
+    peers.write_text(
+        entry(A, 20001) + entry(B, 20001) + entry(A, 0) + entry(A, 20002, "::1") + "[[Peers]]\n"
+    )
+    planned = rait("plan", "--against", str(STATE))
+    told = planned.err + planned.out
+    found = json.loads(rait("check", "--json", str(peers)).out)["findings"]
+    assert sorted(item["rule"] for item in found) == sorted(wrong)
+    for item in found:
+        assert item["message"].partition(f" {A}")[0] in told

@@ -102,7 +102,7 @@ def test_an_entry_that_a_check_refuses_is_not_printed(rait: Rait) -> None:
     rait.write(CONF + second, {})
     said = rait("pub")
     assert (said.status, said.out) == (2, "")
-    assert "SendPort 20001 is already that of this very node (ip4)" in said.err
+    assert "SendPort 20001 (ip6) is already that of this very node (ip4)" in said.err
 
 
 def test_what_is_likely_wrong_is_told_beside_the_entry(rait: Rait) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 from rait.domain.errors import counted
 
@@ -67,6 +67,14 @@ def without_keys_but(public: Container[str], text: str) -> str:
     return re.sub(
         rf"{_WHOLE_KEY}|{_HEX_KEY}", lambda m: m[0] if m[0] in public else "(left out)", text
     )
+
+
+def whole_keys(text: str) -> Iterator[tuple[int, str]]:
+    """Each key in a text, in base64 or hex: where it is, and itself in base64."""
+    for found in re.finditer(rf"{_WHOLE_KEY}|{_HEX_KEY}", text):
+        is_hex = len(found[0]) == 2 * KEY_BYTES
+        raw = bytes.fromhex(found[0]) if is_hex else a2b_base64(found[0])
+        yield found.start(), b2a_base64(raw, newline=False).decode("ascii")
 
 
 def brief(text: str, most: int) -> str:
