@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property, partial
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -62,38 +63,52 @@ _MTU = 1420
 
 
 class Member(Struct, frozen=True):
-    """A node of one version of a fleet: its entry in the registry, and its rait.conf."""
+    """A node of one version of a fleet: its entry in the registry, and its rait.conf.
+
+    ``is_implied``: nobody knows its rait.conf, so the entry has implied one.
+    """
 
     peer: Peer
     config: Config
+    is_implied: bool = False
 
 
 class NodeChange(Struct, frozen=True):
     """What the next `rait up` of a node does; ``name`` is how messages call the node.
 
-    So many links lose their session, ``lost``, of all that there were, ``links``. ``stops``: these
-    are more than the node's guard allows, unless its user gives --yes.
+    ``planned`` gives the events, as many as ``count``. So many links lose their session, ``lost``,
+    of all that there were, ``links``. ``stops``: these are more than the node's guard allows,
+    unless its user gives --yes.
     """
 
     name: str
     public_key: str
-    events: tuple[Event, ...]
+    planned: Callable[[], tuple[Event, ...]]
+    count: int
     lost: int
     links: int
     stops: bool
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        return self.planned()
 
 
 class PairChange(Struct, frozen=True):
     """What becomes of the tunnel between two nodes.
 
     ``grades`` are in the order of COMBINATIONS, of which the first version is that of the first
-    node. ``reasons`` say of each combination that breaks the pair why it does.
+    node. ``why`` gives, for each combination that breaks the pair, the reason.
     """
 
     nodes: tuple[str, str]
     outcome: Outcome
     grades: tuple[Grade, ...]
-    reasons: Mapping[str, str] = {}
+    why: Callable[[], Mapping[str, str]]
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        return self.why()
 
 
 def implied_config(peer: Peer) -> Config:
@@ -125,75 +140,93 @@ def fleet_of(peers: Iterable[Peer], configs: Mapping[str, Config] | None = None)
         Member(
             structs.replace(peer, endpoints=tuple(_bare(e) for e in peer.endpoints)),
             known.get(peer.public_key) or implied_config(peer),
+            peer.public_key not in known,
         )
         for peer in peers
     ]
 
 
+class _Planned(Struct, frozen=True):
+    """A node's links in both versions, as ends of tunnels by the public key of the far side.
+
+    ``touched`` are the keys of peers that an event is about, and ``remade`` of those whose link is
+    made again, under whatever name. ``lost`` links lose their session.
+    """
+
+    ends: Mapping[Version, Mapping[str, Sequence[End]]]
+    events: tuple[Event, ...]
+    touched: frozenset[str]
+    remade: frozenset[str]
+    lost: int
+
+
 class _Node:
-    """One node of both versions, with the ends of its tunnels by the public key of the far side."""
+    """One node of both versions. ``context`` plans it, when somebody first asks."""
 
     def __init__(self, old: Member | None, new: Member | None) -> None:
         self.members: Mapping[Version, Member | None] = {"old": old, "new": new}
         self.changed = old != new
-        self.ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
-        self.events: tuple[Event, ...] = ()
-        self.touched: frozenset[str] = frozenset()
-        self.remade: frozenset[str] = frozenset()
-        self.lost = 0
+        self.plan: Callable[[], _Planned]
         member = new or old
         assert member is not None  # noqa: S101 - a node is in one of the versions
         self.name = member.peer.name or member.peer.public_key
+        self.is_implied = all(m is None or m.is_implied for m in (old, new))
+
+    @cached_property
+    def planned(self) -> _Planned:
+        return self.plan()
 
     def key(self, version: Version) -> str | None:
         """The node's public key in a version; None where the node is not in it."""
         member = self.members[version]
         return None if member is None else member.peer.public_key
 
-    def plan(self, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses) -> None:
-        """Plan the node's links in both versions, and what leads from the old to the new."""
-        links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
-        for version in VERSIONS:
-            member = self.members[version]
-            if member is not None:
-                here = Node(public_key=member.peer.public_key, origin=_ORIGIN)
-                peers = registries[version]
-                planned = plan(member.config, here, peers, addresses, applied=links["old"])
-                links[version] = planned.topology
-        self.events = diff(links["old"], links["new"])
-        fresh = frozenset(event.name for event in self.events if isinstance(event, LinkAdded))
-        for version, topology in links.items():
-            member = self.members[version]
-            if member is None:
-                continue
-            for link in topology.links.values():
-                end = _end(link, member, fresh if version == "new" else frozenset())
-                self.ends[version].setdefault(end.peer, []).append(end)
-        names = {event.name for event in self.events}
-        self.touched = frozenset(
-            peer.public_key
-            for topology in links.values()
-            for name in names & topology.links.keys()
-            for peer in topology.links[name].peers
-        )
-        self.remade = frozenset(
-            peer.public_key
-            for name in fresh
-            for peer in links["new"].links[name].peers
-            if peer.public_key in self.ends["old"]
-        )
-
-        if links["old"].links:
-            observed, desired = links["old"], links["new"]
-            self.lost = len(lost_sessions(Change(observed=observed, desired=desired)))
-
-    def change(self, links: int) -> NodeChange:
-        """What the node does, which had so many links."""
+    def change(self, like: _Node, links: int) -> NodeChange:
+        """What the node does, which had so many links, and does as much as another one."""
         member = self.members["old"]
+        lost, count = like.planned.lost, len(like.planned.events)
         limit = most_losses(links, member.config.max_removals if member is not None else None)
-        stops = limit is not None and self.lost > limit
+        stops = limit is not None and lost > limit
         key = self.key("new") or self.key("old") or ""
-        return NodeChange(self.name, key, self.events, self.lost, links, stops)
+        return NodeChange(self.name, key, lambda: self.planned.events, count, lost, links, stops)
+
+
+def _planned(
+    node: _Node, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses
+) -> _Planned:
+    """Plan a node's links in both versions, and what leads from the old to the new."""
+    links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
+    for version, member in node.members.items():
+        if member is not None:
+            here = Node(public_key=member.peer.public_key, origin=_ORIGIN)
+            peers = registries[version]
+            planned = plan(member.config, here, peers, addresses, applied=links["old"])
+            links[version] = planned.topology
+    events = diff(links["old"], links["new"])
+    fresh = frozenset(event.name for event in events if isinstance(event, LinkAdded))
+    names = {event.name for event in events}
+    ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
+    for version, member in node.members.items():
+        if member is None:
+            continue
+        for link in links[version].links.values():
+            end = _end(link, member, version == "new" and link.name in fresh)
+            ends[version].setdefault(end.peer, []).append(end)
+    change = Change(observed=links["old"], desired=links["new"])
+    return _Planned(
+        ends,
+        events,
+        frozenset(_peers_of(names, *links.values())),
+        frozenset(key for key in _peers_of(fresh, links["new"]) if key in ends["old"]),
+        len(lost_sessions(change)),
+    )
+
+
+def _peers_of(names: Set[str], *topologies: Topology) -> Iterator[str]:
+    """The public keys of the peers of links of these names."""
+    for topology in topologies:
+        for name in names & topology.links.keys():
+            yield from (peer.public_key for peer in topology.links[name].peers)
 
 
 class FleetChange(Struct, frozen=True):
@@ -222,18 +255,61 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
     near = _near(changed, registries)
     involved = [n for n in nodes if not near.isdisjoint((n.key("old"), n.key("new")))]
-    _plan_all(nodes, registries, near)
-    judged = [_judge(one, other) for one, other in _pairs_of(involved, nodes)]
+    _have_planned(nodes, registries, near)
+    alike = _Alike(involved, old, new)
+    judged = list(_judged(involved, nodes, alike))
     tally = _Tally(old, near)
     still = len(nodes) - len(involved)
     kept = still * (still - 1) // 2 + sum(pair.outcome == "kept" for pair in judged)
+    doing = ((node, alike.to(node)) for node in nodes)
     return FleetChange(
         nodes=len(nodes),
-        node_changes=tuple(node.change(tally.links_of(node)) for node in nodes if node.events),
+        node_changes=tuple(
+            node.change(like, tally.links_of(node, like))
+            for node, like in doing
+            if like.planned.events
+        ),
         pairs=tuple(change for pair in judged if (change := pair.change()) is not None),
         kept=kept,
         order=_order(judged),
     )
+
+
+class _Alike:
+    """Finds for a node another one whose links to the involved nodes are like its own.
+
+    Of nodes that are near no change, whose ports no other node has and whose rait.conf are implied,
+    those with as many endpoints of the same kind differ in keys, addresses and ports alone. So what
+    becomes of the tunnels of one of them becomes of those of all.
+    """
+
+    def __init__(
+        self, involved: Sequence[_Node], old: Iterable[Member], new: Iterable[Member]
+    ) -> None:
+        self._involved = frozenset(involved)
+        there = [m for node in involved for m in node.members.values() if m is not None]
+        self._names = {name for m in there for name in (m.peer.name, m.config.name)}
+        self._users: dict[int, set[str]] = {}
+        for member in (*old, *new):
+            for endpoint in member.peer.endpoints:
+                self._users.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
+        self._first: dict[object, _Node] = {}
+
+    def to(self, node: _Node) -> _Node:
+        """The first node that is like this one; the node itself if there was none before it."""
+        member = node.members["new"]
+        if member is None or node in self._involved or not node.is_implied:
+            return node
+        if member.peer.name is not None and member.peer.name in self._names:
+            return node
+        endpoints = member.peer.endpoints
+        ports = [endpoint.send_port for endpoint in endpoints]
+        if any(len(self._users[port]) > 1 for port in ports):
+            return node
+        shape = tuple(
+            (e.address_family, ports.index(e.send_port), e.address is None) for e in endpoints
+        )
+        return self._first.setdefault(shape, node)
 
 
 def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
@@ -262,10 +338,10 @@ def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
     return [_Node(before, after) for before, after in found]
 
 
-def _plan_all(
+def _have_planned(
     nodes: Iterable[_Node], registries: Mapping[Version, Sequence[Member]], near: Set[str | None]
 ) -> None:
-    """Plan both versions of each node: of those that are near a change whole, of others in part."""
+    """Tell each node how it is planned: near a change by the whole registry, else by a part."""
     few = {v: [m.peer for m in registries[v] if m.peer.public_key in near] for v in VERSIONS}
     whole = {v: [m.peer for m in registries[v]] for v in VERSIONS}
     addresses = {
@@ -277,7 +353,7 @@ def _plan_all(
     }
     for node in nodes:
         is_near = not near.isdisjoint((node.key("old"), node.key("new")))
-        node.plan(whole if is_near else few, addresses)
+        node.plan = partial(_planned, node, whole if is_near else few, addresses)
 
 
 class _Tally:
@@ -291,9 +367,9 @@ class _Tally:
                 self._ports[endpoint.address_family][endpoint.send_port] += 1
         self._near = near
 
-    def links_of(self, node: _Node) -> int:
-        """How many links the node had."""
-        member, planned = node.members["old"], sum(map(len, node.ends["old"].values()))
+    def links_of(self, node: _Node, like: _Node) -> int:
+        """How many links the node had, which is like another one."""
+        member, planned = node.members["old"], sum(map(len, like.planned.ends["old"].values()))
         if member is None or member.peer.public_key in self._near:
             return planned
         config = member.config
@@ -329,7 +405,7 @@ def _near(
     return frozenset(near)
 
 
-def _end(link: Link, member: Member, fresh: Container[str]) -> End:
+def _end(link: Link, member: Member, fresh: bool) -> End:
     """One end of a tunnel, as this link of a node is it."""
     (far,) = link.peers
     family = next(
@@ -344,7 +420,7 @@ def _end(link: Link, member: Member, fresh: Container[str]) -> End:
         link.device.listen_port,
         far.endpoint,
         _addresses(member, family),
-        link.name in fresh,
+        fresh,
     )
 
 
@@ -355,14 +431,6 @@ def _addresses(member: Member, family: Family) -> frozenset[str]:
         for endpoint in member.peer.endpoints
         if endpoint.address_family == family and endpoint.address is not None
     )
-
-
-def _pairs_of(some: Sequence[_Node], nodes: Sequence[_Node]) -> Iterator[tuple[_Node, _Node]]:
-    """Each pair with one of some nodes, once."""
-    done: set[_Node] = set()
-    for node in some:
-        done.add(node)
-        yield from ((node, other) for other in nodes if other not in done)
 
 
 class _Judged(Struct, frozen=True):
@@ -376,14 +444,33 @@ class _Judged(Struct, frozen=True):
     def change(self) -> PairChange | None:
         if self.outcome in (None, "kept"):
             return None
-        reasons = {}
-        if self.outcome == "interrupted":
-            reasons = {
-                f"{mine}/{theirs}": _why_broken(self.one, self.other, mine, theirs)
-                for (mine, theirs), how in zip(COMBINATIONS, self.grades, strict=True)
-                if how == "never"
-            }
-        return PairChange((self.one.name, self.other.name), self.outcome, self.grades, reasons)
+        return PairChange((self.one.name, self.other.name), self.outcome, self.grades, self.why)
+
+    def why(self) -> Mapping[str, str]:
+        """For each combination that breaks the pair, the reason."""
+        if self.outcome != "interrupted":
+            return {}
+        return {
+            f"{mine}/{theirs}": _why_broken(self.one, self.other, mine, theirs)
+            for (mine, theirs), how in zip(COMBINATIONS, self.grades, strict=True)
+            if how == "never"
+        }
+
+
+def _judged(some: Sequence[_Node], nodes: Sequence[_Node], alike: _Alike) -> Iterator[_Judged]:
+    """Each pair with one of some nodes, once."""
+    done: set[_Node] = set()
+    for node in some:
+        done.add(node)
+        known: dict[_Node, _Judged] = {}
+        for other in nodes:
+            if other in done:
+                continue
+            like = alike.to(other) if node.is_implied else other
+            if like not in known:
+                known[like] = _judge(node, like)
+            judged = known[like]
+            yield judged if like is other else structs.replace(judged, other=other)
 
 
 def _judge(one: _Node, other: _Node) -> _Judged:
@@ -400,9 +487,9 @@ def _outcome(one: _Node, other: _Node, grades: Sequence[Grade]) -> Outcome | Non
         return "removed"
     if not last or not all(between):
         return "interrupted"
-    if _is_among(one, other, one.remade) or _is_among(other, one, other.remade):
+    if _is_among(one, other, one.planned.remade) or _is_among(other, one, other.planned.remade):
         return "remade"
-    if _is_among(one, other, one.touched) or _is_among(other, one, other.touched):
+    if _is_among(one, other, one.planned.touched) or _is_among(other, one, other.planned.touched):
         return "changed"
     return "kept"
 
@@ -414,7 +501,7 @@ def _is_among(_: _Node, far: _Node, keys: Container[str | None]) -> bool:
 def _ends(one: _Node, other: _Node, version: Version) -> Sequence[End]:
     """The ends of a node's tunnels to another one, in one version."""
     key = other.key(version)
-    return one.ends[version].get(key, ()) if key is not None else ()
+    return one.planned.ends[version].get(key, ()) if key is not None else ()
 
 
 def _grade(one: _Node, other: _Node, mine: Version, theirs: Version) -> Grade:

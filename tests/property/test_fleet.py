@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.diff import diff
 from rait.domain.events import Event
-from rait.domain.fleet import Member, fleet_change, fleet_of
+from rait.domain.fleet import Member, fleet_change, fleet_of, implied_config
 from rait.domain.plan import Node, plan
 from rait.domain.topology import EMPTY, Origin, Topology
 
-PORTS = st.integers(50001, 50006)
+PORTS = st.integers(50001, 50003) | st.integers(50001, 50040)
 HOSTS = st.sampled_from([None, "192.0.2.1", "192.0.2.2", "host.example"])
 FAMILIES = st.sampled_from(["ip4", "ip6"])
 endpoints = st.builds(
@@ -99,3 +99,17 @@ def test_an_order_that_is_named_interrupts_nobody(data: st.DataObject) -> None:
         assert last
         assert turn[one] != turn[other]
         assert one_first if turn[one] < turn[other] else other_first
+
+
+@given(st.data())
+def test_nodes_that_are_alike_are_told_what_each_would_be_told_alone(data: st.DataObject) -> None:
+    """A node whose rait.conf is known is looked at by itself, and has the same links."""
+    before = data.draw(registries())
+    after = data.draw(edits(before))
+    exact = [{p.public_key: implied_config(p) for p in each} for each in (before, after)]
+    alike = fleet_change(fleet_of(before), fleet_of(after))
+    alone = fleet_change(fleet_of(before, exact[0]), fleet_of(after, exact[1]))
+    assert [(p.nodes, p.outcome, p.grades) for p in alike.pairs] == [
+        (p.nodes, p.outcome, p.grades) for p in alone.pairs
+    ]
+    assert alike.order == alone.order
