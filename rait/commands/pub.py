@@ -11,13 +11,14 @@ from rait.adapters.config import formats, source
 from rait.adapters.config.writing import WRITERS
 from rait.adapters.output import may_replace, replace_file
 from rait.app.inputs import configured
-from rait.app.load import load_secret
+from rait.app.load import Loaded, load_secret
 from rait.app.options import Options, require_path
 from rait.domain.check import examine
+from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import read_entries
 from rait.domain.config.decoding import key_id, nearest
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Secret
+from rait.domain.config.schema import Config, Secret
 from rait.domain.entry import own_entry, plain
 from rait.domain.errors import ConfigError, SourceError
 from rait.terminal import DONE, print_json, print_text, warn
@@ -31,7 +32,7 @@ def run(options: Options, arguments: Namespace) -> int:
     kind = (
         "json" if arguments.json else arguments.format or (suffix if suffix in WRITERS else "hcl")
     )
-    entry, left_out = own_entry(loaded.config, public_key)
+    entry, left_out = own_entry(_with_remarks(loaded), public_key)
     try:
         text = WRITERS[kind](entry)
         text.encode()
@@ -98,15 +99,22 @@ def _is_own(path: str, public_key: str) -> bool:
 
 def run_remarks(options: Options, arguments: Namespace) -> int:
     loaded = configured(options.config, key_required=False)
-    for value in map(plain, _found(loaded.config.remarks, arguments.key)):
+    remarks = _with_remarks(loaded).remarks
+    for value in map(plain, _found(remarks, arguments.key)):
         if isinstance(value, str) and not arguments.json:
             print_text(value)
         else:
             print_json(value)
         return DONE
-    near = nearest(arguments.key, {key_id(key): key for key in loaded.config.remarks})
+    near = nearest(arguments.key, {key_id(key): key for key in remarks})
     hint = f"; did you mean {shown(near)}?" if near else ""
     raise SourceError(f"{loaded.source}: there is no remark {shown(arguments.key)}{hint}")
+
+
+def _with_remarks(loaded: Loaded) -> Config:
+    """The configuration as its text has it: what an earlier run kept of it has no remarks."""
+    config, _ = decode_config(loaded.document().data, key_required=False)
+    return loaded.config if config is None else config
 
 
 def _found(value: object, key: str) -> Iterator[object]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rait.adapters.config import cache_file
+from rait.app.load import load_config
 from tests.unit.command_line import PRIVATE, Rait
 
 PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
@@ -44,6 +46,18 @@ def conf(rait: Rait) -> Rait:
 
 def test_an_entry_in_hcl(conf: Rait) -> None:
     assert conf("pub") == conf("p", "-") == (0, HCL, "")
+
+
+def test_remarks_are_there_after_a_run_that_keeps_what_it_read(
+    conf: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conf.directory / "cache").mkdir(0o700)
+    monkeypatch.setattr(cache_file, "cache_directory", lambda: str(conf.directory / "cache"))
+    with cache_file.keeping():
+        load_config(str(conf.conf))
+    assert list((conf.directory / "cache").iterdir())
+    assert conf("pub") == (0, HCL, "")
+    assert conf("remarks", "city").out == "Köln\n"
 
 
 @pytest.mark.parametrize("kind", ["hcl", "toml", "json"])
