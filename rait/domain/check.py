@@ -21,8 +21,7 @@ from rait.domain.config.decoding import MOST_HINTS, key_id, nearest
 from rait.domain.config.hosts import ip_literal
 from rait.domain.config.keytext import canonical_key, shown
 from rait.domain.config.schema import DEFAULT_MAX_LINKS, Peer, PeerEndpoint
-from rait.domain.errors import Path, Problem
-from rait.domain.plan import port_taken
+from rait.domain.errors import Path, Problem, port_taken
 from rait.domain.topology import Family
 
 Severity = Literal["error", "warning", "note"]
@@ -278,7 +277,7 @@ class _Blocks:
             if near is None:
                 yield Finding("unknown-key", message, path, peer)
             else:
-                yield Finding("misspelt-key", f"{message}; did you mean {near}?", path, peer)
+                yield Finding("misspelt-key", f"{message}, but {near} is one", path, peer)
 
     def _unknown(self) -> Iterator[tuple[Path, Mapping[str, str], str]]:
         """Each unknown key, with those that are known in its place, and whose entry it is in."""

@@ -77,6 +77,11 @@ class HistoryError(RaitError):
     """The journal does not have the wanted run or event, or has one that this rait cannot read."""
 
 
+def port_taken(port: int, family: Family, whose: str) -> str:
+    """Why an endpoint with this SendPort gets no link, as `rait up` and `rait check` say it."""
+    return f"SendPort {port} ({family}) is already that of {whose}"
+
+
 def counted(number: int, what: str, several: str = "") -> str:
     """``1 link``, ``2 links``; ``several`` is a plural that is not made by an s."""
     return f"{number} {what if number == 1 else several or f'{what}s'}"

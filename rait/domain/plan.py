@@ -23,7 +23,7 @@ from rait.domain.config.schema import (
 )
 from rait.domain.digests import blake2s
 from rait.domain.endpoints import NONE_DEPARTED, Departed, Names, last_departed, last_endpoint
-from rait.domain.errors import Problem, Severity, SkippedEntry, few
+from rait.domain.errors import Problem, Severity, SkippedEntry, few, port_taken
 from rait.domain.policy import (
     NOTHING,
     Policies,
@@ -470,11 +470,6 @@ class _Planner:
         """The IP addresses that an endpoint's address stands for."""
         literal = (host,) if _is_literal(host) else ()
         return self._addresses.get((host, family), literal)
-
-
-def port_taken(port: int, family: Family, whose: str) -> str:
-    """Why an endpoint with this SendPort gets no link, as `rait up` and `rait check` say it."""
-    return f"SendPort {port} ({family}) is already that of {whose}"
 
 
 def _one_port(name: str, port: int, holder: str) -> str:

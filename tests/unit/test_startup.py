@@ -160,3 +160,11 @@ def test_a_run_with_nothing_to_do_loads_nothing_that_it_does_not_need(
 def test_help_and_version_load_no_command(words: str) -> None:
     unneeded = {"contextlib", "msgspec", "rait.app", "rait.commands", "rait.domain", "typing"}
     assert not unneeded & loaded(PROLOGUE + EPILOGUE, *words.split())
+
+
+def test_a_check_loads_nothing_of_a_node(tmp_path: Path) -> None:
+    (tmp_path / "peers.toml").write_text(PEERS_TOML)
+    unneeded = {"cryptography", "httpx", "pyroute2", "sqlite3", "threading", "rait.app.session"}
+    unneeded |= {"rait.domain.plan", "rait.adapters.netns", "rait.app.load"}
+    found = loaded(PROLOGUE + EPILOGUE, "check", str(tmp_path / "peers.toml"))
+    assert not unneeded & found
