@@ -6,7 +6,7 @@ import re
 from argparse import Namespace
 from binascii import a2b_base64
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from msgspec import Struct, structs
 
@@ -17,7 +17,7 @@ from rait.adapters.config.source import Texts, display_name
 from rait.adapters.keys import clamped, public_key
 from rait.app.options import Options
 from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
-from rait.domain.config.keytext import whole_keys
+from rait.domain.config.keytext import whole_keys, without_keys_but
 from rait.domain.config.schema import Secret
 from rait.domain.errors import FEW, Path, SourceError, counted
 from rait.terminal import DONE, FAILED, print_json, print_result, warn
@@ -32,7 +32,7 @@ _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Told(Struct, frozen=True):
-    """A finding with its place in a file. ``line`` is None in a format whose lines are unknown."""
+    """A finding with its place in a file; ``line`` is None if it is about the file as a whole."""
 
     file: str
     line: int | None
@@ -73,9 +73,9 @@ def run(_: Options, arguments: Namespace) -> int:
         if len(found) > MOST_TOLD:
             found = sorted(found, key=lambda item: _SEVERITIES.index(item.severity))[:MOST_TOLD]
         told += sorted((_told(f, part) for f in found), key=lambda t: (t.file, t.line or 0))
-    published = list(_published(texts, peers))
-    if published:
-        told = [*(item for _, item in published), *_without({key for key, _ in published}, told)]
+    if published := list(_published(texts, peers)):
+        public = peers.keys() - {key for key, _ in published}
+        told = [*(item for _, item in published), *_with_keys_of(public, told)]
         counts["error"] += len(published)
     if arguments.strict:
         counts["error"] += counts.pop("warning", 0)
@@ -110,23 +110,23 @@ def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[t
     ``peers`` are the names of the nodes by their public key.
     """
     for name, text in texts.items():
+        line, counted_to = 1, 0
         for offset, key in whole_keys(text):
             raw = a2b_base64(key)
             # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one key in 32.
             if clamped(raw) == raw and (peer := peers.get(public_key(Secret(key)))) is not None:
-                line = text.count("\n", 0, offset) + 1
+                line += text.count("\n", counted_to, offset)
+                counted_to = offset
                 message = f"this is the private key of node {peer}"
                 advice = RULES["private-key"].advice
                 yield key, Told(name, line, "error", "private-key", "", peer, message, advice)
 
 
-def _without(keys: Collection[str], told: Iterable[Told]) -> Iterator[Told]:
-    """The findings without these keys, which may stand in the places of public ones."""
+def _with_keys_of(public: Container[str], told: Iterable[Told]) -> Iterator[Told]:
+    """The findings without any other keys, of which some stand in the places of public ones."""
     for item in told:
-        for key in keys:
-            peer, message = (t.replace(key, "(left out)") for t in (item.peer, item.message))
-            item = structs.replace(item, peer=peer, message=message)
-        yield item
+        peer, message = (without_keys_but(public, text) for text in (item.peer, item.message))
+        yield structs.replace(item, peer=peer, message=message)
 
 
 def _unresolved(examined: Examined, documents: list[Document]) -> Iterator[Finding]:
