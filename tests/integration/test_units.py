@@ -17,7 +17,7 @@ from tests.integration.routing import eventually
 from tests.integration.strangers import Stranger, strangers
 from tests.integration.systemd_boot import UNITS, Systemd, booted
 
-pytestmark = [pytest.mark.userspace]
+pytestmark = pytest.mark.userspace
 
 A, B = strangers(1, 2)
 TARGET = "raitns"
@@ -103,6 +103,7 @@ def test_systemd_finds_no_fault_with_the_units(systemd: Systemd) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@pytest.mark.kernel
 def test_links_outlive_the_sync_that_made_them_and_the_next_leaves_them_alone(node: Node) -> None:
     node.knows(A, B)
     node.systemd.run("systemctl", "start", "rait.service")
@@ -134,6 +135,7 @@ ExecStart=sleep infinity
 """
 
 
+@pytest.mark.kernel
 def test_a_routing_daemon_starts_once_there_are_a_namespace_and_links(node: Node) -> None:
     """Also where the service has mounts of its own, as an administrator may want it to have.
 
@@ -150,6 +152,7 @@ def test_a_routing_daemon_starts_once_there_are_a_namespace_and_links(node: Node
     assert node.links().keys() == {link_to(A)}
 
 
+@pytest.mark.kernel
 def test_the_timer_syncs_again_and_again_also_after_a_sync_that_failed(node: Node) -> None:
     node.knows(A)
     node.systemd.run("systemctl", "start", "rait.timer")
