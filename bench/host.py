@@ -30,6 +30,9 @@ from rait.domain.plan import Node, plan
 from rait.domain.topology import EMPTY, Origin
 
 COUNTS = (1000, 10_000, 50_000)
+FLEETS = ((1000, 10), (10_000, 10), (1000, 1000))
+"""How many nodes, and how many of them get another address."""
+
 COMMANDS: dict[str, list[str]] = {
     "rait --version": ["--version"],
     "rait --help": ["--help"],
@@ -54,6 +57,7 @@ def all_parts(repeat: int) -> dict[str, Any]:
             "loading": loading(directory, repeat),
             "planning": planning(directory, repeat),
             "journal": journal.measure(directory),
+            "fleet": fleet(directory, repeat),
         }
         why_not = userspace_is_missing()
         if why_not:
@@ -128,6 +132,23 @@ def planning(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
             "diff from nothing": clock(partial(diff, EMPTY, planned), repeat),
             "diff of one peer": clock(partial(diff, other, planned), repeat),
             "diff, nothing to do": clock(partial(diff, planned, planned), repeat),
+        }
+    return found
+
+
+def fleet(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
+    """``rait fleet plan`` as a process: processor seconds and memory in MB."""
+    found = {}
+    for count, changed in FLEETS:
+        old = node.write_peers(directory, "toml", count).rename(directory / "old.toml")
+        new = node.write_peers(directory, "toml", count, changed)
+        command = [measure.PYTHON, str(measure.BENCH / "program.py"), "fleet", "plan", old, new]
+        # Nodes that move at once interrupt each other, with status 5.
+        runs = (measure.run(list(map(str, command)), directory, (0, 5)) for _ in range(repeat))
+        samples = list(runs)
+        found[f"{count} nodes, {changed} changed"] = {
+            "processor s": statistics.median(sample["cpu"] for sample in samples),
+            "memory, MB": statistics.median(sample["memory"] for sample in samples),
         }
     return found
 

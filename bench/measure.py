@@ -17,10 +17,12 @@ REPO = BENCH.parent
 PYTHON = sys.executable
 
 
-def run(command: Sequence[str], directory: Path | None = None) -> dict[str, Any]:
+def run(
+    command: Sequence[str], directory: Path | None = None, statuses: Sequence[int] = (0,)
+) -> dict[str, Any]:
     """Run a program: seconds, processor seconds, peak memory in MB, and what it printed.
 
-    Raises RuntimeError with what it said if it fails.
+    Raises RuntimeError with what it said if it ends with none of these statuses.
     """
     with tempfile.TemporaryFile() as out:
         start = time.perf_counter()
@@ -36,7 +38,7 @@ def run(command: Sequence[str], directory: Path | None = None) -> dict[str, Any]
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode(errors="replace")
-    if child.returncode:
+    if child.returncode not in statuses:
         raise RuntimeError(f"{' '.join(command)}: exit status {child.returncode}\n{text}")
     return {
         "wall": wall,

@@ -111,6 +111,11 @@ def _host(parts: dict[str, Any]) -> Iterator[str]:
     yield from _table(("processor s", *steps), rows)
     yield ""
     yield from _table(("journal", "wall s"), _pairs(parts["journal"]))
+    yield ""
+    fleets = parts["fleet"]
+    columns = ("processor s", "memory, MB")
+    rows = ((name, *(f"{v[c]:.2f}" for c in columns)) for name, v in fleets.items())
+    yield from _table(("rait fleet plan", *columns), rows)
     if "breakdown" in parts:
         yield ""
         forms = parts["breakdown"]
@@ -171,6 +176,13 @@ def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
     starts = parts["starts"]
     for name in ("rait --version", "rait --help"):
         yield _verdict(f"{name}: 3 bare pythons", starts[name], 3 * starts["python -c pass"])
+    few, whole = (
+        parts["fleet"]["10000 nodes, 10 changed"],
+        parts["fleet"]["1000 nodes, 1000 changed"],
+    )
+    yield _verdict("fleet plan, 10,000 nodes, 10 changed: processor s", few["processor s"], 3.0)
+    yield _verdict("fleet plan, 10,000 nodes, 10 changed: MB", few["memory, MB"], 600.0)
+    yield _verdict("fleet plan, 1,000 nodes, all changed: processor s", whole["processor s"], 30.0)
     if "breakdown" in parts:
         for form, seconds in parts["breakdown"].items():
             name = f"up, nothing to do, 10 peers, {form.upper()}: processor s"
