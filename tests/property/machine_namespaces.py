@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation
 from rait.domain.events import Event, LinkAdded, LinkRemoved
-from tests.property.machine_model import MachineModel, Wire
+from rait.testing.machine import Machine, Wire
 
 
 class Former(Struct):
@@ -24,7 +24,7 @@ class Former(Struct):
     in_sight: bool
 
 
-class MachineWithNamespaces(MachineModel):
+class MachineWithNamespaces(Machine):
     """``instance`` is the target's now, "" while there is none; ``former`` are by theirs."""
 
     def __init__(self, seed: int) -> None:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from itertools import permutations
 
 from hypothesis import strategies as st
 
-from rait.domain.config.schema import (
-    Config,
-    Isolation,
-    Match,
-    Peer,
-    PeerEndpoint,
-    Policy,
-    Transport,
-)
+from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.history import LastKnown
 from rait.domain.plan import Node
 from rait.domain.topology import (
@@ -30,48 +21,32 @@ from rait.domain.topology import (
     Rule,
     Topology,
 )
-
-OWN_KEY = b64encode(bytes(32)).decode()
-PEER_KEYS = tuple(b64encode(bytes([n]) * 32).decode() for n in range(1, 7))
-NAMES = ("w1", "w2", "w3", "w4", "w5", "w6")
-PORTS = (50001, 50002, 50003, 50004, 50005, 50006)
-FAMILIES = ("ip4", "ip6")
-PREFIXES = ("r4x", "r6x", "w", "much-too-long", "näme")
-HOSTS = ("a.example.org", "b.example.org")
-LITERALS = {"ip4": ("192.0.2.1", "192.0.2.2"), "ip6": ("2001:db8::1", "2001:db8::2")}
-NETNS = "raitns"
-TRANSITS = ("transit-1", "transit-2")
-IFGROUP = 54
-
-families = st.sampled_from(FAMILIES)
-ports = st.sampled_from(PORTS)
-peer_keys = st.sampled_from(PEER_KEYS)
-
-
-peer_endpoints = st.sampled_from(
-    [
-        PeerEndpoint(address_family=family, send_port=port, address=address)
-        for family in FAMILIES
-        for port in PORTS
-        for address in (None, *HOSTS, *LITERALS[family])
-    ]
+from rait.testing.strategies import (  # noqa: F401 - tests find all in one place
+    FAMILIES,
+    HOSTS,
+    LITERALS,
+    NETNS,
+    OWN_KEY,
+    PEER_KEYS,
+    PORTS,
+    configs,
+    edits,
+    families,
+    isolations,
+    peer_endpoints,
+    peer_keys,
+    peers,
+    peers_lists,
+    policy_lists,
+    ports,
+    registries,
+    transport_sets,
+    transports,
 )
 
-
-def peers(keys: st.SearchStrategy[str] = peer_keys) -> st.SearchStrategy[Peer]:
-    return st.builds(
-        Peer,
-        public_key=keys,
-        endpoints=st.lists(peer_endpoints, max_size=3).map(tuple),
-        name=st.none() | st.just("gate"),
-    )
-
-
-def registries(
-    keys: st.SearchStrategy[str] = st.sampled_from((OWN_KEY, *PEER_KEYS)),  # noqa: B008
-) -> st.SearchStrategy[list[Peer]]:
-    """Peers as they come from a registry: one entry for each key, ports may collide."""
-    return st.lists(peers(keys), max_size=6, unique_by=lambda peer: peer.public_key)
+NAMES = ("w1", "w2", "w3", "w4", "w5", "w6")
+TRANSITS = ("transit-1", "transit-2")
+IFGROUP = 54
 
 
 @st.composite
@@ -87,72 +62,6 @@ def calm_registries(draw: st.DrawFn) -> list[Peer]:
         found.append(Peer(public_key=key, endpoints=(endpoint,)))
     return found[: draw(st.integers(1, len(found)))]
 
-
-transports = st.sampled_from(
-    [
-        Transport(
-            address_family=family,
-            send_port=port,
-            mtu=mtu,
-            ifprefix=prefix,
-            fwmark=fwmark,
-            dynamic_port=dynamic,
-        )
-        for family in FAMILIES
-        for port in PORTS
-        for mtu, fwmark in ((1280, 0), (1420, 54))
-        for prefix in PREFIXES
-        for dynamic in (False, True)
-    ]
-)
-
-
-def _some(values: tuple[object, ...]) -> st.SearchStrategy[object]:
-    """One of the values, or None for what a policy leaves to others."""
-    return st.none() | st.sampled_from(values)
-
-
-matches = st.builds(
-    Match,
-    name=st.sampled_from(((), ("*",), ("core-*", "x"), ("gate",))),
-    public_key=st.sets(peer_keys, max_size=2).map(tuple),
-    address_family=st.sampled_from(((), ("ip4",), ("ip6",), FAMILIES)),
-    remarks=st.sampled_from(({}, {"place": ("ams*", "f*")}, {"place": ("f*",), "ip": ("*",)})),
-)
-policies = st.builds(
-    Policy,
-    match=matches,
-    keepalive=_some((0, 25)),
-    mtu=_some((1280, 1400, "auto")),
-    fwmark=_some((0, 54, 55)),
-    addresses=_some((("10.9.0.1/24",), ("10.9.0.1 peer {remarks.ip}", "fe80::9"), ("{name}",))),
-    preshared_key_file=_some(("/psk",)),
-    babeld_param=_some(("type wired",)),
-    babeld_param_add=_some(("", "rxcost 96")),
-    skip=st.sampled_from((None, None, True, False)),
-    up_command=_some((("hook",),)),
-    command_netns=_some(("current",)),
-)
-policy_lists = st.lists(policies, max_size=4).map(tuple)
-"""Policies that fit some of the peers, one another's fields, and only one of two ends."""
-
-
-def transport_sets() -> st.SearchStrategy[tuple[Transport, ...]]:
-    """As a checked configuration has them: no two share a prefix, or a port in one family."""
-    return st.lists(
-        transports,
-        max_size=3,
-        unique_by=(lambda t: t.ifprefix, lambda t: (t.address_family, t.send_port)),
-    ).map(tuple)
-
-
-isolations = st.builds(
-    Isolation,
-    type=st.sampled_from(("netns", "vrf")),
-    ifgroup=st.sampled_from((54, 55)),
-    target=st.just(NETNS),
-)
-configs = st.builds(Config, transports=transport_sets(), isolation=isolations)
 
 addresses = st.fixed_dictionaries(
     {},
@@ -236,8 +145,8 @@ def topologies(draw: st.DrawFn, links_only: bool = False, least: int = 0) -> Top
     for name, port in zip(names, wanted_ports, strict=False):
         device = draw(DEVICES[port])
         origin = draw(origins if links_only else anywhere)
-        peers = draw(peer_tuples)
-        links[name] = Link(name, origin, draw(settings), device, peers, draw(notes))
+        far = draw(peer_tuples)
+        links[name] = Link(name, origin, draw(settings), device, far, draw(notes))
     if links_only:
         return Topology(links)
     return Topology(links, draw(told), draw(vrfs), draw(rules))

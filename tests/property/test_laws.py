@@ -6,14 +6,16 @@ from collections import Counter
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Policy, Transport
+from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Transport
 from rait.domain.diff import diff
 from rait.domain.errors import Problem
-from rait.domain.events import evolve, inverted, replay
-from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.policy import Policies
-from rait.domain.topology import Device, Link, LinkSettings, Origin, Topology
+from rait.domain.events import evolve, replay
+from rait.domain.fleet import Member, fleet_of
+from rait.domain.plan import Addresses, plan
+from rait.domain.topology import Device, Link, LinkSettings, Topology
+from rait.testing import laws
 from tests.property import strategies as some
 
 fewer = settings(max_examples=settings().max_examples // 2)
@@ -49,8 +51,7 @@ def test_nothing_has_to_happen_for_a_topology_to_stay_as_it_is(topology: Topolog
 
 @given(some.topologies(), some.topologies())
 def test_events_can_be_taken_back(before: Topology, after: Topology) -> None:
-    events = diff(before, after)
-    assert replay(replay(before, events), inverted(events)) == before
+    laws.can_be_taken_back("a node", before, after)
 
 
 # Law 4
@@ -149,7 +150,7 @@ def test_plan_is_total(
 
 
 @fewer
-@given(some.configs, some.registries(), some.addresses, st.data())
+@given(some.configs(), some.peers_lists(), some.addresses, st.data())
 def test_the_order_of_peers_only_decides_conflicts(
     config: Config,
     peers: list[Peer],
@@ -177,9 +178,9 @@ def test_the_order_of_peers_only_decides_conflicts(
 
 @fewer
 @given(
-    some.configs,
-    some.registries(),
-    some.registries(),
+    some.configs(),
+    some.peers_lists(),
+    some.peers_lists(),
     some.addresses,
     st.data(),
 )
@@ -244,79 +245,41 @@ def names_of(problems: tuple[Problem, ...]) -> set[str]:
 
 
 @st.composite
-def meshes(draw: st.DrawFn) -> list[tuple[str, tuple[Transport, ...], Peer]]:
-    """Nodes of one mesh: key, transports, and the registry's entry for each, which follows them."""
-    nodes = []
+def meshes(draw: st.DrawFn) -> list[Member]:
+    """Nodes of one mesh, whose rait.conf follows from their entry, with policies of their own."""
+    fleet = []
     for number, key in enumerate(some.PEER_KEYS[: draw(st.integers(2, 4))]):
         chosen = draw(st.sampled_from((("ip4",), ("ip6",), ("ip4", "ip6"), ("ip6", "ip4"))))
-        found = [
-            Transport(
-                address_family=family,
-                send_port=draw(some.ports),
-                mtu=1420,
-                ifprefix=f"rait{family[2]}x",
-                dynamic_port=draw(st.booleans()),
-            )
-            for family in chosen
-        ]
         address = {"ip4": f"192.0.2.{number}", "ip6": f"2001:db8::{number}"}
         endpoints = tuple(
             PeerEndpoint(
-                address_family=t.address_family,
-                send_port=t.send_port,
-                address=draw(st.sampled_from((None, address[t.address_family]))),
+                address_family=family,
+                send_port=draw(some.ports),
+                address=draw(st.sampled_from((None, address[family]))),
             )
-            for t in found
+            for family in chosen
         )
-        nodes.append((key, tuple(found), Peer(public_key=key, endpoints=endpoints)))
-    return nodes
+        member = fleet_of([Peer(public_key=key, endpoints=endpoints)])[0]
+        transports = tuple(
+            structs.replace(t, dynamic_port=draw(st.booleans())) for t in member.config.transports
+        )
+        policies = draw(some.policy_lists) if draw(st.booleans()) else ()
+        config = structs.replace(member.config, transports=transports, policies=policies)
+        fleet.append(structs.replace(member, config=config))
+    return fleet
 
 
-@given(meshes(), st.dictionaries(some.peer_keys, some.policy_lists))
-def test_nodes_with_one_registry_agree(
-    mesh: list[tuple[str, tuple[Transport, ...], Peer]],
-    policies: dict[str, tuple[Policy, ...]],
-) -> None:
+@given(meshes())
+def test_nodes_with_one_registry_agree(fleet: list[Member]) -> None:
     """Whatever policies some of them have: each decides alone what its links are like."""
-    registry = [peer for _, _, peer in mesh]
-    plans: dict[str, Plan] = {}
-    for key, found, _ in mesh:
-        here = Node(public_key=key, origin=Origin("kernel"))
-        config = Config(transports=found, policies=policies.get(key, ()))
-        plans[key] = plan(config, here, registry)
-    for key, found, own in mesh:
-        for link in plans[key].topology.links.values():
-            (far,) = link.peers
-            transport = next(t for t in found if link.name.startswith(t.ifprefix))
-            family = transport.address_family
-            entry = next(p for p in registry if p.public_key == far.public_key)
-            there = next(e for e in entry.endpoints if e.address_family == family)
-            here = next(e for e in own.endpoints if e.address_family == family)
-            assert link.device.listen_port == (0 if transport.dynamic_port else there.send_port)
-            back = [
-                candidate
-                for name, candidate in plans[far.public_key].topology.links.items()
-                if candidate.peer(key) and name == f"{link.name[:-5]}{here.send_port}"  # type: ignore[attr-defined]
-            ]
-            if not back:
-                chosen = Policies(policies.get(far.public_key, ())).resolve(own, family).settings
-                theirs = plans[far.public_key]
-                is_told = chosen.skip or theirs.problems or theirs.flaws
-                assert is_told, "it is left out there, and that is said"
-                continue
-            returning = back[0].peers[0].endpoint
-            if returning is not None and link.device.listen_port:
-                assert returning.port == link.device.listen_port
-            if far.endpoint is not None and back[0].device.listen_port:
-                assert far.endpoint.port == back[0].device.listen_port
-            assert back[0].settings.address != link.settings.address or link.settings.addresses
+    laws.every_pair_agrees(fleet)
 
 
 # Law 8
 
 
 @fewer
-@given(some.configs, some.registries() | some.calm_registries(), some.addresses, st.data())
+@given(some.configs(), some.peers_lists() | some.calm_registries(), some.addresses, st.data())
 def test_one_peer_touches_only_its_own_links(
     config: Config,
     peers: list[Peer],
@@ -331,12 +294,4 @@ def test_one_peer_touches_only_its_own_links(
     replaced[index : index + 1] = [changed] if changed is not None else []
     old = plan(config, some.node, peers, addresses)
     new = plan(config, some.node, replaced, addresses, old.topology)
-    its_own = {
-        name
-        for planned in (old, new)
-        for name, link in planned.topology.links.items()
-        if link.peer(peers[index].public_key)
-    }
-    contested = names_of(old.problems) | names_of(new.problems)
-    for event in diff(old.topology, new.topology):
-        assert event.name in its_own | contested
+    laws.only_its_own("the node", {peers[index].public_key}, old, new)

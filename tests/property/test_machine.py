@@ -66,8 +66,8 @@ from rait.domain.topology import (
     Topology,
 )
 from rait.domain.verdict import Results
+from rait.testing.machine import Machine, RefusedError, Wire, psk_digest, psk_of
 from tests.property import strategies as some
-from tests.property.machine_model import MachineModel, RefusedError, Wire, psk_digest, psk_of
 
 FOREIGN_GROUP = 7
 STRANGE_KEY = "a key from elsewhere"
@@ -93,9 +93,9 @@ transports = st.sampled_from(
     ]
 )
 transport_sets = st.lists(transports, min_size=1, max_size=2, unique_by=lambda t: t.ifprefix)
-registries = some.registries() | some.calm_registries()
+registries = some.peers_lists() | some.calm_registries()
 parts = st.integers(0, 15)
-"""What of an event is done before it fails; see MachineModel.half_happen."""
+"""What of an event is done before it fails; see Machine.half_happen."""
 NONE: Mapping[int, int | None] = {}
 refusals = st.just({}) | st.dictionaries(st.integers(0, 12), st.none() | parts, max_size=3)
 """The events that fail, by their position, and what of them is done all the same."""
@@ -882,8 +882,8 @@ class OneNode(RuleBasedStateMachine):
 
     # Where links are; test_machine_namespaces.py has more than one place for them
 
-    def new_machine(self, seed: int) -> MachineModel:
-        return MachineModel(seed)
+    def new_machine(self, seed: int) -> Machine:
+        return Machine(seed)
 
     def observe(self, memory: LastKnown) -> Observation:  # noqa: ARG002
         """What a run sees that remembers this."""

@@ -18,8 +18,8 @@ from rait.domain.config.schema import Peer, PeerEndpoint, Policy, Transport
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
 from rait.domain.topology import EMPTY, Endpoint, Topology
+from rait.testing.machine import Wire
 from tests.property import strategies as some
-from tests.property.machine_model import Wire
 from tests.property.machine_namespaces import MachineWithNamespaces
 from tests.property.test_machine import Endpoints, OneNode, Run, anyone
 

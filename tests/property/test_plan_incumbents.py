@@ -16,14 +16,14 @@ from rait.domain.ownership import Scope
 from rait.domain.plan import Addresses, Plan, plan
 from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.topology import EMPTY, Link, Topology
+from rait.testing.machine import Machine
 from tests.property import strategies as some
-from tests.property.machine_model import MachineModel
 
 thousand = settings(max_examples=max(1000, settings().max_examples))
 SCOPE = Scope(public_key=some.OWN_KEY, netns=some.NETNS, ifgroup=some.IFGROUP)
 configs = st.builds(
     Config,
-    transports=some.transport_sets(),
+    transports=some.transport_sets,
     isolation=st.just(Isolation(ifgroup=some.IFGROUP, target=some.NETNS)),
     name=st.sampled_from((None, "gate")),
 )
@@ -38,7 +38,7 @@ class RunningNode:
 
     def __init__(self, config: Config, addresses: Addresses, seed: int) -> None:
         self.config, self.addresses = config, addresses
-        self.machine = MachineModel(seed)
+        self.machine = Machine(seed)
         self.known = LastKnown()
 
     def plan(self, registry: Sequence[Peer]) -> Plan:
@@ -103,11 +103,11 @@ def changed(draw: st.DrawFn, registry: list[Peer]) -> list[Peer]:
     """The registry after some peers left and others came, in any order."""
     left = draw(st.sets(st.sampled_from([p.public_key for p in registry]))) if registry else set()
     stay = [peer for peer in registry if peer.public_key not in left]
-    return draw(st.permutations(merged(stay, draw(some.registries()))))
+    return draw(st.permutations(merged(stay, draw(some.peers_lists()))))
 
 
 @thousand
-@given(configs, some.registries(), some.addresses, st.integers(0, 99), st.data())
+@given(configs, some.peers_lists(), some.addresses, st.integers(0, 99), st.data())
 def test_who_has_a_port_keeps_it(
     config: Config, registry: list[Peer], addresses: Addresses, seed: int, data: st.DataObject
 ) -> None:
@@ -130,7 +130,7 @@ def test_who_has_a_port_keeps_it(
 
 @given(
     configs,
-    some.registries(),
+    some.peers_lists(),
     some.addresses,
     st.sampled_from(("restart", "failed start", "down", "down and restart")),
     st.data(),
@@ -157,7 +157,7 @@ def test_and_gets_it_back(
             assert now[name] == key
 
 
-@given(configs, some.registries(), some.addresses, st.data())
+@given(configs, some.peers_lists(), some.addresses, st.data())
 def test_the_order_of_others_is_nothing_to_those_that_are_there(
     config: Config, registry: list[Peer], addresses: Addresses, data: st.DataObject
 ) -> None:

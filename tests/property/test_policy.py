@@ -28,7 +28,7 @@ def registries(draw: st.DrawFn) -> list[Peer]:
             name=draw(st.sampled_from(WHO)),
             remarks=tuple(sorted(draw(st.sampled_from(REMARKS)).items())),
         )
-        for peer in draw(s.registries())
+        for peer in draw(s.peers_lists())
     ]
 
 
@@ -36,9 +36,7 @@ def planned(config: Config, peers: list[Peer]) -> Plan:
     return plan(config, s.node, peers, {}, key_files=KEY_FILES)
 
 
-configs = st.builds(
-    Config, transports=s.transport_sets(), isolation=s.isolations, policies=s.policy_lists
-)
+configs = s.configs(s.policy_lists)
 
 
 @given(s.policy_lists, registries(), s.families)

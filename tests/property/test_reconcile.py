@@ -34,8 +34,8 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
+from rait.testing.machine import Machine, Wire
 from tests.property import strategies as some
-from tests.property.machine_model import MachineModel, Wire
 
 SCOPE = Scope(public_key=some.OWN_KEY, netns=some.NETNS, ifgroup=some.IFGROUP)
 NOW = 1_000_000
@@ -48,9 +48,9 @@ others = st.dictionaries(st.sampled_from(some.NAMES), st.sampled_from(("veth", "
 
 
 @st.composite
-def machines(draw: st.DrawFn) -> MachineModel:
+def machines(draw: st.DrawFn) -> Machine:
     """A machine in any state: with links of ours and of others, and with other interfaces."""
-    machine = MachineModel(draw(st.integers(0, 99)))
+    machine = Machine(draw(st.integers(0, 99)))
     found = draw(some.mere_links).links
     for number, (name, link) in enumerate(found.items()):
         chosen = link.settings.up and link.device.listen_port == 0
@@ -66,7 +66,7 @@ def machines(draw: st.DrawFn) -> MachineModel:
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
-    machine: MachineModel, desired: Topology, memory: LastKnown
+    machine: Machine, desired: Topology, memory: LastKnown
 ) -> None:
     change = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
     remembered = {**memory.leftover_links, **memory.topology.links}
@@ -87,7 +87,7 @@ def test_every_link_of_ours_is_seen_and_every_wanted_one_accounted_for(
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_what_is_not_ours_is_never_touched(
-    machine: MachineModel, desired: Topology, memory: LastKnown
+    machine: Machine, desired: Topology, memory: LastKnown
 ) -> None:
     known = memory.topology.links.keys() | memory.leftover_links.keys()
     foreign = {
@@ -106,7 +106,7 @@ def test_what_is_not_ours_is_never_touched(
 
 @given(machines(), some.wanted_topologies(), some.memories())
 def test_after_a_run_there_is_nothing_left_to_do(
-    machine: MachineModel, desired: Topology, memory: LastKnown
+    machine: Machine, desired: Topology, memory: LastKnown
 ) -> None:
     change = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
     events = change.events
@@ -123,7 +123,7 @@ def test_after_a_run_there_is_nothing_left_to_do(
 
 @given(machines(), some.wanted_topologies(), some.memories(), st.data())
 def test_a_link_that_cannot_be_read_is_neither_touched_nor_forgotten(
-    machine: MachineModel, desired: Topology, memory: LastKnown, data: st.DataObject
+    machine: Machine, desired: Topology, memory: LastKnown, data: st.DataObject
 ) -> None:
     seen = machine.observe()
     names = data.draw(st.sets(st.sampled_from(sorted(seen.links)))) if seen.links else set()
@@ -168,7 +168,7 @@ babelds = st.none() | st.builds(
     only=st.none() | st.frozensets(st.sampled_from(some.NAMES)),
 )
 def test_what_is_decided_leads_from_what_is_known_to_what_there_is_and_shall_be(
-    machine: MachineModel,
+    machine: Machine,
     wanted: Topology | None,
     memory: LastKnown,
     cut_off: Topology,

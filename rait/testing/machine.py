@@ -27,7 +27,7 @@ from rait.domain.events import (
 )
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings
 
-EPHEMERAL = (50001, 50002, *range(40000, 40030))
+EPHEMERAL: tuple[int, ...] = (50001, 50002, *range(40000, 40030))
 """Ports that the kernel chooses from; some of them peers may want too, as in life."""
 
 
@@ -51,7 +51,7 @@ class Wire(Struct):
     maker: str = ""
 
 
-class MachineModel:
+class Machine:
     """One target namespace, several transit ones, and a clock in seconds."""
 
     def __init__(self, seed: int) -> None:
@@ -305,7 +305,8 @@ class MachineModel:
         }
         port = link.device.listen_port
         if port == 0:
-            return self._random.choice(sorted({*EPHEMERAL} - {*taken, *self._own_port(link)}))
+            free = sorted(set(EPHEMERAL).difference(taken, self._own_port(link)))
+            return free[self._random.randrange(len(free))]
         if port in taken:
             raise RefusedError("EADDRINUSE", taken[port])
         return port
