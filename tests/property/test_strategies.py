@@ -60,7 +60,6 @@ def test_edits_make_no_clash_and_keep_the_laws(data: st.DataObject) -> None:
     before = data.draw(registries())
     after = data.draw(edits(before))
     old, new = fleet_of(before), fleet_of(after)
-    assert before != after or len(before) > 1, "several edits may undo one another"
     ports_are_free(new)
     every_pair_agrees(new)
     a_change_touches_only_its_own(old, new)
