@@ -314,7 +314,7 @@ def _headline(run: RunRecord) -> str:
         "half done": len(run.half_done),
         "unknown": run.unknown,
         "noticed": len(run.noticed),
-        "commands failed": sum(call.error is not None for call in run.calls),
+        "failed of the commands": sum(call.error is not None for call in run.calls),
     }
     shown = [f"{number} {what}" for what, number in counts.items() if number or what == "done"]
     words = [f"run {run.id}", written(header.started_at)]

@@ -6,7 +6,7 @@ Theory of operation.
    entry implies one (``implied_config``).
 2. A node that *runs* a version of the fleet has that version's registry and its own rait.conf of
    that version. Its links follow from ``plan``, as on the node itself, and what its next `rait up`
-   does from ``diff``. Who has a port keeps it, so the new version is planned on the old one.
+   does from ``reconcile``. Who has a port keeps it, so the new version is planned on the old one.
 3. Nodes sync at different times. So for a pair of nodes there are four combinations of versions,
    and for each the two ends of the tunnel say how it carries traffic (pairs.py).
 4. Nodes come into each other's way by SendPorts alone. So a node is *near* a change if it changes
@@ -27,13 +27,15 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
-from rait.domain.diff import diff
 from rait.domain.events import Event, LinkAdded
 from rait.domain.guard import lost_sessions, most_losses
+from rait.domain.history import LastKnown
+from rait.domain.ownership import Scope
 from rait.domain.pairs import End, Grade, grade
 from rait.domain.plan import Addresses, Node, count_wanted, plan
-from rait.domain.reconcile import Change
+from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.topology import EMPTY, Family, Link, Origin, Topology
 
 Version = Literal["old", "new"]
@@ -194,7 +196,7 @@ class _Node:
 def _planned(
     node: _Node, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses
 ) -> _Planned:
-    """Plan a node's links in both versions, and what leads from the old to the new."""
+    """Plan a node's links in both versions, and decide what leads from the old to the new."""
     links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
     for version, member in node.members.items():
         if member is not None:
@@ -202,9 +204,10 @@ def _planned(
             peers = registries[version]
             planned = plan(member.config, here, peers, addresses, applied=links["old"])
             links[version] = planned.topology
-    events = diff(links["old"], links["new"])
-    fresh = frozenset(event.name for event in events if isinstance(event, LinkAdded))
-    names = {event.name for event in events}
+    change = _next_up(node, links["old"], links["new"])
+    links["new"] = change.desired
+    fresh = frozenset(event.name for event in change.events if isinstance(event, LinkAdded))
+    names = {event.name for event in change.events}
     ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
     for version, member in node.members.items():
         if member is None:
@@ -212,13 +215,26 @@ def _planned(
         for link in links[version].links.values():
             end = _end(link, member, version == "new" and link.name in fresh)
             ends[version].setdefault(end.peer, []).append(end)
-    change = Change(observed=links["old"], desired=links["new"])
     return _Planned(
         ends,
-        events,
+        change.events,
         frozenset(_peers_of(names, *links.values())),
         frozenset(key for key in _peers_of(fresh, links["new"]) if key in ends["old"]),
         len(lost_sessions(change)),
+    )
+
+
+def _next_up(node: _Node, links: Topology, planned: Topology) -> Change:
+    """What the next `rait up` of a node does that has these links."""
+    member = node.members["new"]
+    observed = {name: ObservedLink(link=link) for name, link in links.links.items()}
+    scope = Scope(
+        public_key=node.key("new") or "",
+        netns="",
+        ifgroup=(member.config if member is not None else Config()).isolation.ifgroup,
+    )
+    return reconcile(
+        Observation(now=0, links=observed), Goal(planned), LastKnown(topology=links), scope
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.schema import Peer
-from rait.domain.diff import diff
-from rait.domain.events import Event
 from rait.domain.fleet import fleet_change, fleet_of, implied_config
+from rait.domain.history import LastKnown
+from rait.domain.ownership import Scope
+from rait.domain.reconcile import Goal, reconcile
 from rait.testing.laws import plan_of
 from tests.property import strategies as some
 
@@ -27,7 +29,8 @@ def edits(draw: st.DrawFn, before: list[Peer]) -> list[Peer]:
 
 
 @given(st.data())
-def test_each_node_would_do_by_itself_what_the_fleet_is_told(data: st.DataObject) -> None:
+def test_the_fleet_is_told_of_each_node_what_its_own_plan_tells(data: st.DataObject) -> None:
+    """By the decisions of a real run, which looks at the machine and at the journal."""
     before = data.draw(registries)
     old, new = fleet_of(before), fleet_of(data.draw(edits(before)))
     found = {node.public_key: node.events for node in fleet_change(old, new).node_changes}
@@ -37,8 +40,14 @@ def test_each_node_would_do_by_itself_what_the_fleet_is_told(data: st.DataObject
         if own not in was:
             continue
         then = plan_of(was[own], old).topology
-        events: tuple[Event, ...] = diff(then, plan_of(member, new, then).topology)
-        assert found.get(own, ()) == events
+        seen = {name: ObservedLink(link=link) for name, link in then.links.items()}
+        change = reconcile(
+            Observation(now=0, links=seen),
+            Goal(plan_of(member, new, then).topology),
+            LastKnown(topology=then),
+            Scope(public_key=own, netns="", ifgroup=member.config.isolation.ifgroup),
+        )
+        assert found.get(own, ()) == change.events
 
 
 @given(registries)
