@@ -312,6 +312,23 @@ def test_lines_of_lists_and_objects_in_toml():
     assert locate(("g", 0, "j")) == 12
 
 
+def test_a_string_within_brackets_that_spans_lines():
+    locate = formats.parse('a = ["""x\n[b]\ny = 1""",\n2]\nc = 1\n', "x.toml").locate
+    assert locate(("a", 0)) == 1
+    assert locate(("a", 1)) == 4
+    assert locate(("c",)) == 5
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.toml", "x.hcl"])
+def test_what_lies_very_deep_has_the_line_of_what_holds_it(name):
+    """A line for each item, far down, would take gigabytes."""
+    deep = "[" * 50 + "\n" + "1,\n" * 9 + "1" + "]" * 50
+    text = f'{{"a": {deep}}}' if name == "x.json" else f"a = {deep}"
+    document = formats.parse(text, name)
+    assert max(map(len, document.lines())) <= 17
+    assert document.locate(("a", *[0] * 49, 9)) == 1
+
+
 def test_lines_of_json():
     text = '{\n"a": [\n1, {"b": "]\\"}",\n"c": null}\n], "d":\n {"e":\n{}\n}, "f": 1}'
     locate = formats.parse(text, "x.json").locate

@@ -31,5 +31,8 @@ MAX_PARTS = 16
 MAX_DEPTH = 64
 """Depth of blocks, lists and objects in HCL. Libraries for TOML and JSON bound it themselves."""
 
+MAX_PLACED = 16
+"""Parts of a path whose line is kept; what lies deeper has the line of what holds it."""
+
 MAX_DIGITS = 1000
 """Characters of a number."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rait.adapters.config.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS
+from rait.adapters.config.bounds import MAX_DEPTH, MAX_DIGITS, MAX_ITEMS, MAX_PLACED
 from rait.domain.config.keytext import shown
 from rait.domain.errors import Path
 
@@ -322,7 +322,7 @@ class _Reader:
             self._position = comment.end()
 
     def _found(self, path: Path, start: int) -> None:
-        if self._lines is None:
+        if self._lines is None or len(path) > MAX_PLACED:
             return
         self._line += self._text.count("\n", self._counted, start)
         self._counted = start

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from rait.adapters.config.bounds import MAX_PLACED
 from rait.domain.errors import Path
 
 _HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
@@ -50,6 +51,7 @@ def toml_lines(text: str) -> dict[Path, int]:
             value = offset + scan.value_at
             if scan.last[0] == number and text[value : value + 1] in ("[", "{"):
                 nested_until = _read_nested(text, value, scan.path, number, scan.lines)
+                scan.open_string = ""  # one that began in this line ended within the brackets
         offset += len(line) + 1
     return scan.lines
 
@@ -83,8 +85,9 @@ def _read_nested(text: str, offset: int, path: Path, line: int, lines: dict[Path
             line += token[0].count("\n")
             if is_key:
                 opened[-1] = (*opened[-1], *_parts(token[0]))
-            here = (*path, *(part for parts in opened for part in parts))
-            lines.setdefault(here, line_of)
+            if len(opened) < MAX_PLACED:
+                here = (*path, *(part for parts in opened for part in parts))
+                lines.setdefault(here, line_of)
             if kind == "opened":
                 is_key = token[0] == "{"
                 opened.append(() if is_key else (0,))
@@ -95,7 +98,7 @@ class TomlScan:
     """A scan of TOML text line by line, for the lines of its keys; it checks nothing.
 
     ``last`` is the line and the text of the last key, ``path`` leads to it, and in that line the
-    value begins at ``value_at``.
+    value begins at ``value_at``. ``open_string`` are the quotes of a string that goes on.
     """
 
     def __init__(self) -> None:
@@ -105,7 +108,7 @@ class TomlScan:
         self.value_at = 0
         self._lengths: dict[Path, int] = {}
         self._table: Path = ()
-        self._open_string = ""
+        self.open_string = ""
 
     def read(self, line: str, number: int) -> None:
         if self._inside_string(line):
@@ -122,12 +125,12 @@ class TomlScan:
 
     def _inside_string(self, line: str) -> bool:
         """Whether the line begins within a multi-line string."""
-        before = self._open_string
+        before = self.open_string
         if not before and '"""' not in line and "'''" not in line:
             return False
         for mark in ('"""', "'''"):
-            if self._open_string in ("", mark) and line.count(mark) % 2:
-                self._open_string = "" if self._open_string else mark
+            if self.open_string in ("", mark) and line.count(mark) % 2:
+                self.open_string = "" if self.open_string else mark
         return bool(before)
 
     def _enter(self, parts: list[str], *, is_list: bool, number: int) -> None:
