@@ -3,6 +3,24 @@
 For a transport T and each endpoint E of a peer in the same address family, the link is named
 T.ifprefix + E.send_port, listens on E.send_port (that is where the peer sends to), and sends to
 the peer's address at T.send_port (that is where the peer listens for us).
+
+1. Of entries that conflict, the one whose link is there (``applied``) wins: a new entry of the
+   registry must not take the link of a peer that is there. Next comes the one that had the link
+   last: it keeps its port through a `rait down`, and through a start at which its link could not be
+   made. Among the others the first wins. Two links may not share a listen port even in different
+   address families, as the kernel's WireGuard binds a port in both.
+2. A problem is an error if another peer, or the VRF, has what a link needs, and the peer has no
+   other link over that transport: then the registry has to be mended. It is a warning if rait.conf
+   refuses the link on purpose (``port_range``), or if the peer is in its own way, with several
+   endpoints of one family or one port in both families.
+3. An entry with another key than ours is this node's own too, and gets no link, if it has the name
+   in rait.conf, or in one endpoint both the send_port and the address of a transport: such are
+   former entries from before a new key, and entries of a second configuration of this node. But a
+   name may be given twice by accident, and others write the registry: a peer that has a link, or
+   had it last, is another node and keeps it. An address alone is no sign, as all nodes behind one
+   NAT share it.
+4. Where a host name has several addresses, the address last applied is kept while it is still among
+   them; where the name has no address now, the one last applied is tried.
 """
 
 from __future__ import annotations
@@ -103,33 +121,12 @@ def plan(
     mtus: Mapping[Way, int] | None = None,
     key_files: KeyFiles = NO_KEY_FILES,
 ) -> Plan:
-    """The links that this node should have. Total: bad peers become problems, never exceptions.
+    """The links that this node should have, by the rules above. Total: bad peers become problems.
 
     ``applied`` is the topology last brought about, and ``departed`` has the peers of links that
-    are gone since. Where a host name has several addresses, the address last applied is kept while
-    it is still among them; where the name has no address now, the one last applied is tried.
-
-    Of entries that conflict, the one whose link is in ``applied`` wins: a new entry of the
-    registry must not take the link of a peer that is there. Next comes the one that had the link
-    last: it keeps its port through a `rait down`, and through a start at which its link could not
-    be made. Among the others the first wins. Two links may not share a listen port even in
-    different address families, as the kernel's WireGuard binds a port in both.
-
-    A problem is an error if another peer, or the VRF, has what a link needs, and the peer has no
-    other link over that transport: then the registry has to be mended. It is a warning if
-    rait.conf refuses the link on purpose (``port_range``), or if the peer is in its own way, with
-    several endpoints of one family or one port in both families.
-
-    An entry with another key than ours is this node's own too, and gets no link, if it has the name
-    in rait.conf, or in one endpoint both the send_port and the address of a transport: such are
-    former entries from before a new key, and entries of a second configuration of this node. But a
-    name may be given twice by accident, and others write the registry: a peer that has a link, or
-    had it last, is another node and keeps it. An address alone is no sign, as all nodes behind one
-    NAT share it.
-
-    ``mtus`` are what links over a way can have for their MTU. Where a policy wants the MTU of a way
-    that is not among them, the link keeps the one last applied with this endpoint, else it has that
-    of the transport. ``key_files`` are what the files of preshared keys gave.
+    are gone since. ``mtus`` are what links over a way can have for their MTU. Where a policy wants
+    the MTU of a way that is not among them, the link keeps the one last applied with this endpoint,
+    else it has that of the transport. ``key_files`` are what the files of preshared keys gave.
     """
     planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
     planner.mtus, planner.key_files = mtus or {}, key_files
