@@ -226,10 +226,26 @@ def load_peers(
         peers, problems = _decoded(document)
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
-    # Before keep_peers, so that the cache gets the line numbers found for the warnings.
-    warnings = document.describe_all(problems)
+    found = _list_of(text, document, peers, problems)
     if known is None:
+        # Now, so that the cache gets the line numbers found for the warnings.
         caches.keep_peers(text, name, peers, problems, document.known_lines)
+    return found
+
+
+def read_list(url: str) -> LoadedPeers:
+    """Read, parse and decode a peers list, without a node and without a cache.
+
+    Raises SourceError where the list as a whole cannot be read.
+    """
+    text = source.read(url)
+    document = _parse(text, source.display_name(url))
+    return _list_of(text, document, *_decoded(document))
+
+
+def _list_of(
+    text: str, document: Document, peers: tuple[Peer, ...], problems: tuple[Problem, ...]
+) -> LoadedPeers:
     doubts: tuple[Doubt, ...] = ()
     if problems:
         from rait.domain.doubt import doubts_of
@@ -238,25 +254,9 @@ def load_peers(
     return LoadedPeers(
         peers=peers,
         digest=lambda: _digest(text),
-        warnings=warnings,
-        document=document,
-        doubts=doubts,
-    )
-
-
-def read_list(url: str) -> LoadedPeers:
-    """Read, parse and decode a peers list, without a node and without a cache.
-
-    Raises SourceError where the list as a whole cannot be read.
-    """
-    text, name = source.read(url), source.display_name(url)
-    document = _parse(text, name)
-    peers, problems = _decoded(document)
-    return LoadedPeers(
-        peers=peers,
-        digest=lambda: _digest(text),
         warnings=document.describe_all(problems),
         document=document,
+        doubts=doubts,
     )
 
 

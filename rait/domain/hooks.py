@@ -24,7 +24,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from rait.domain.config.keytext import without_keys_but
+from rait.domain.config.keytext import MORE_THAN_A_KEY, without_keys_but
 from rait.domain.events import (
     DeviceUpdated,
     Event,
@@ -41,9 +41,6 @@ from rait.domain.topology import Link, LinkNotes
 LAST_LINES = 5
 LINE_LENGTH = 200
 """So many lines of a command's output, of so many characters, are kept: the last ones."""
-
-_MARGIN = 100
-"""More characters than a key has, in base64 or hex."""
 
 _REMARK_KEY = r"[A-Za-z0-9_.-]+"
 
@@ -187,7 +184,7 @@ def last_lines(
     """
     text = without_keys_but(public_keys, output.decode(errors="replace"))
     if is_cut:
-        text = text[_MARGIN:]  # it may begin with a part of a key
+        text = text[MORE_THAN_A_KEY:]  # it may begin with a part of a key
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return tuple(
         line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]}…"

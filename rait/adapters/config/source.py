@@ -112,25 +112,26 @@ def beside(url: str, other: str) -> str:
 
 def readable_by_others(url: str) -> bool:
     """Whether a file's mode lets its group or all users read it; False for what is no file."""
-    if not is_path(url):
-        return False
-    try:
-        found = os.stat(url)
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    found = _file(url)
+    return found is not None and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def writable_by_others(url: str) -> bool:
     """Whether users other than root and ours may change a file; False for what is no file."""
-    if not is_path(url):
-        return False
-    try:
-        found = os.stat(url)
-    except (OSError, ValueError):
+    found = _file(url)
+    if found is None:
         return False
     is_open = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISREG(found.st_mode) and bool(is_open or found.st_uid not in (0, os.geteuid()))
+    return bool(is_open) or found.st_uid not in (0, os.geteuid())
+
+
+def _file(url: str) -> os.stat_result | None:
+    """What the system says of the regular file at a path; None for all else."""
+    try:
+        found = os.stat(url) if is_path(url) else None
+    except (OSError, ValueError):
+        return None
+    return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
 def is_web(url: str) -> bool:

@@ -15,8 +15,9 @@ KEY_BYTES = 32
 _HEX_KEY = r"\b[0-9A-Fa-f]{64}\b"
 _KEYLIKE = rf"[A-Za-z0-9+/_-]{{40,}}=*|{_HEX_KEY}"
 _WHOLE_KEY = r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+_EITHER_KEY = rf"{_WHOLE_KEY}|{_HEX_KEY}"
 _LONGEST_SHOWN = 80
-_WINDOW = 100
+MORE_THAN_A_KEY = 100
 """More characters than a key has, in base64 or hex."""
 
 _KEY_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-="
@@ -64,14 +65,12 @@ def without_whole_keys(text: str) -> str:
 
 def without_keys_but(public: Container[str], text: str) -> str:
     """Leave out of a text each key in base64 or hex, but those that are known to be public."""
-    return re.sub(
-        rf"{_WHOLE_KEY}|{_HEX_KEY}", lambda m: m[0] if m[0] in public else "(left out)", text
-    )
+    return re.sub(_EITHER_KEY, lambda m: m[0] if m[0] in public else "(left out)", text)
 
 
 def whole_keys(text: str) -> Iterator[tuple[int, str]]:
     """Each key in a text, in base64 or hex: where it is, and itself in base64."""
-    for found in re.finditer(rf"{_WHOLE_KEY}|{_HEX_KEY}", text):
+    for found in re.finditer(_EITHER_KEY, text):
         is_hex = len(found[0]) == 2 * KEY_BYTES
         raw = bytes.fromhex(found[0]) if is_hex else a2b_base64(found[0])
         yield found.start(), b2a_base64(raw, newline=False).decode("ascii")
@@ -79,7 +78,7 @@ def whole_keys(text: str) -> Iterator[tuple[int, str]]:
 
 def brief(text: str, most: int) -> str:
     """The first ``most`` characters of a text without its keys, however long the text is."""
-    window = text[: most + _WINDOW]
+    window = text[: most + MORE_THAN_A_KEY]
     clean = without_keys(window)
     if len(window) < len(text):
         # What the window ends in may be the beginning of a key.
