@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import structs
@@ -29,7 +29,7 @@ from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Secret
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
-from rait.domain.history import LastKnown
+from rait.domain.history import LastKnown, as_made_now
 from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful, with_found
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
@@ -39,6 +39,7 @@ from rait.domain.verdict import NO_RESULTS, verdict
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run
+    from rait.app.execution import Execution
     from rait.app.routing import Routing
     from rait.domain.guard import Losses, Removal
 
@@ -105,11 +106,10 @@ class Session:
         """The origin of a link of this kind that would be made now in this target namespace."""
         return Origin(kind, target, self.machine.transit, self.machine.instance_of(target))
 
-    def origins(self, topology: Topology) -> dict[str, Origin]:
-        """The origin of a link made now, for each target namespace of the topology's links."""
-        kind = self.machine.choose(self.config.backend)
-        targets = {link.origin.netns for link in topology.links.values()}
-        return {target: self.origin(kind, target) for target in targets}
+    def as_made_now(self, topology: Topology) -> Topology:
+        """The topology with its links as rait.conf would have them made now."""
+        origin = cache(partial(self.origin, self.machine.choose(self.config.backend)))
+        return as_made_now(topology, lambda old: origin(old.netns))
 
     @cached_property
     def known(self) -> LastKnown:
@@ -265,24 +265,13 @@ class Session:
         A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
         as the last one did is only counted there.
         """
-        babeld_alone = self.routing is not None and self.routing.explicit
         leaves_trace = always or bool(
             change.events or change.drift or change.leftover_links or change.calls(())
         )
         if not (leaves_trace or change.extra_cmd_owed):
-            judged = verdict(change, babeld_alone=babeld_alone)
+            judged = verdict(change, babeld_alone=self._is_about_babeld)
             return carried_out(command, change, NO_RESULTS, judged, warnings)
-        from rait.app.execution import Execution
-
-        execution = Execution(
-            self.machine,
-            change,
-            self.routing,
-            self.options.debug,
-            look_again=partial(self._look_again, change),
-            make_calls=self._make_calls,
-            babeld_alone=babeld_alone,
-        )
+        execution = self._execution(change)
         run: Run | None = None
         if leaves_trace:
             run = journal.begin(header(change), change.drift, change.events)
@@ -296,6 +285,23 @@ class Session:
         if run is None:
             return report
         return structs.replace(report, run=run.id, extra_cmd_sent=not leaves_trace)
+
+    @property
+    def _is_about_babeld(self) -> bool:
+        return self.routing is not None and self.routing.explicit
+
+    def _execution(self, change: Change) -> Execution:
+        from rait.app.execution import Execution
+
+        return Execution(
+            self.machine,
+            change,
+            self.routing,
+            self.options.debug,
+            look_again=partial(self._look_again, change),
+            make_calls=self._make_calls,
+            babeld_alone=self._is_about_babeld,
+        )
 
     def _make_calls(self, calls: Sequence[Call]) -> Generator[CallResult, None, None]:
         from rait.app.hooks import make

@@ -6,12 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from rait.adapters import clock
 from rait.adapters.config.source import STDIN, is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, stamp
@@ -24,7 +23,7 @@ from rait.app.session import Confirm, Session, open_session, session_on
 from rait.app.turn import lock_path, locked
 from rait.app.whereabouts import is_of_this_boot
 from rait.domain.config.schema import DAY, SECOND, parse_span
-from rait.domain.confirm import BACK, OVERDUE, rejects, state_of
+from rait.domain.confirm import BACK, OVERDUE, TrialState, rejects, state_of
 from rait.domain.errors import (
     ConfigError,
     HistoryError,
@@ -34,7 +33,7 @@ from rait.domain.errors import (
     SourceError,
     few,
 )
-from rait.domain.history import require_own_key
+from rait.domain.history import as_made_now, require_own_key
 from rait.domain.reconcile import Change, Goal
 from rait.domain.records import Instant, Trial
 from rait.domain.topology import Topology
@@ -84,7 +83,7 @@ def settle(session: Session) -> None:
     trial = session.known.trial
     if trial is None:
         return
-    state = state_of(trial, clock.now())
+    state = _state(trial)
     if state == "pending":
         raise PendingError(
             f"{_pending(trial)}, and nothing else is changed before. "
@@ -119,7 +118,7 @@ def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) 
 def held_by(session: Session, change: Change) -> Trial | None:
     """The run that was taken back, or is overdue, if `rait up` would do the same once more."""
     trial = session.known.trial
-    if trial is None or state_of(trial, clock.now()) not in ("overdue", "taken back"):
+    if trial is None or _state(trial) not in ("overdue", "taken back"):
         return None
     digests = session.loaded.digest(), session.registry.peers.digest()
     before = _as_made_now(session, trial.before)
@@ -130,7 +129,7 @@ def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
     """A line for commands that only show things, if some run waits for its confirmation."""
     if trial is None:
         return ()
-    state = state_of(trial, clock.now())
+    state = _state(trial)
     if state == "pending":
         return (f"{_pending(trial)}; `{confirm_line(config)}` keeps it",)
     if state == "overdue":
@@ -172,6 +171,7 @@ def confirmation(options: Options, span: str | None, *, dry_run: bool) -> Iterat
 
 def _begin(span: int, started: list[Waiter], session: Session, change: Change) -> Instant:
     """Start the waiter for a change that is about to be made. Raises RaitError."""
+    from rait.adapters import clock
     from rait.adapters.waiter import Waiter
 
     _require_keys(session, change)
@@ -211,11 +211,8 @@ def _as_before(session: Session, trial: Trial, command: str) -> Iterator[tuple[S
 
 def _as_made_now(session: Session, topology: Topology) -> Topology:
     """The topology with its links as they would be made now, each of its own kind."""
-    links = {
-        name: structs.replace(link, origin=session.origin(link.origin.backend, link.origin.netns))
-        for name, link in topology.links.items()
-    }
-    return structs.replace(topology, links=links)
+    origin = cache(session.origin)
+    return as_made_now(topology, lambda old: origin(old.backend, old.netns))
 
 
 def _require_key(session: Session, trial: Trial, command: str) -> None:
@@ -264,7 +261,7 @@ def confirm(options: Options, *, back: bool = False) -> tuple[Trial, Report | No
     """
     with open_session(options, "confirm", needs_transit=False) as session:
         trial = session.known.trial
-        state = state_of(trial, clock.now())
+        state = _state(trial)
         if trial is None or state == "none":
             raise HistoryError("there is nothing to confirm: no change waits for it")
         if state == "taken back":
@@ -308,7 +305,7 @@ def _wait(options: Options, inputs: Inputs) -> None:
         if (now := stamp(lock)) != seen:
             scope = filed_under(journal, scope_name(options.config, inputs.public_key))
             trial, seen = journal.last_known(scope).trial, now
-        state = state_of(trial, clock.now())
+        state = _state(trial)
         if state in ("none", "taken back"):
             return
         if state == "overdue":
@@ -320,6 +317,14 @@ def _wait(options: Options, inputs: Inputs) -> None:
         session_on(options, inputs, needs_transit=False) as session,
     ):
         settle(session)
+
+
+def _state(trial: Trial | None) -> TrialState:
+    if trial is None:
+        return "none"
+    from rait.adapters import clock  # here, as few runs are to be confirmed
+
+    return state_of(trial, clock.now())
 
 
 def _pending(trial: Trial) -> str:

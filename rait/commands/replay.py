@@ -15,7 +15,7 @@ from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld
 from rait.app.trials import confirmation, open_settled
 from rait.domain.errors import ConfigError, MachineError, counted
-from rait.domain.history import as_made_now, require_own_key
+from rait.domain.history import require_own_key
 from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_json, print_result, warn
@@ -55,7 +55,7 @@ def _restore(options: Options, arguments: Namespace) -> int:
         warnings = [f"{past.unknown}; `--apply` would be refused"] if past.unknown else []
         topology, what = past.topology, f"the topology as of {past.at}"
         require_own_key(session.public_key, past.public_key, topology.links.values(), what)
-        change = session.compare(Goal(as_made_now(topology, session.origins(topology))))
+        change = session.compare(Goal(session.as_made_now(topology)))
         command = "replay" if at is None else f"replay --at {at}"
         report = session.conclude(
             command, change, warnings=warnings, accepted=arguments.yes, confirm=confirm

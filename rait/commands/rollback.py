@@ -13,7 +13,6 @@ from rait.app.trials import confirmation, open_settled
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
-    as_made_now,
     conflicts,
     done_events,
     only_told_babeld,
@@ -95,7 +94,7 @@ def _goal(session: Session, record: RunRecord, force: bool) -> Goal:
     restored = (link for name, link in goal.links.items() if name in names)
     what = f"what was there before run {record.id}"
     require_own_key(session.public_key, record.header.public_key, restored, what)
-    return Goal(as_made_now(goal, session.origins(goal)), only=names)
+    return Goal(session.as_made_now(goal), only=names)
 
 
 def _clash_lines(record: RunRecord, clashes: Sequence[Conflict]) -> list[str]:

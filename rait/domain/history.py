@@ -10,7 +10,7 @@ certain. So a run whose time does not fit into that order counts as between its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct, field, structs
@@ -338,14 +338,14 @@ def undo(now: Topology, run: RunRecord, after: Topology) -> Topology:
     return now.with_parts_of(before, touched(run))
 
 
-def as_made_now(topology: Topology, origins: Mapping[str, Origin]) -> Topology:
-    """The topology with its links as they would be made now; ``origins`` are by target namespace.
+def as_made_now(topology: Topology, now: Callable[[Origin], Origin]) -> Topology:
+    """The topology with its links as they would be made now; ``now`` gives the new origin of each.
 
     A restart of the machine gives namespaces new instances, and may bring another backend. Neither
     is a reason to make again a link that is there, or to refuse.
     """
     links = {
-        name: structs.replace(link, origin=origins[link.origin.netns])
+        name: structs.replace(link, origin=now(link.origin))
         for name, link in topology.links.items()
     }
     return structs.replace(topology, links=links)
