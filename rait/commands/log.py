@@ -243,8 +243,7 @@ def run_json(run: RunRecord, query: Query) -> str:
     Times are unix time in nanoseconds, and the counts are of the whole run.
     """
     header = msgspec.to_builtins(run.header)
-    left = header.pop("left")
-    for internal in ("carried", "strays", "confirm_by", "confirms", "takes_back"):
+    for internal in ("left", "carried", "strays", "confirm_by", "confirms", "takes_back"):
         header.pop(internal)
     value = {
         "run": run.id,
@@ -255,6 +254,22 @@ def run_json(run: RunRecord, query: Query) -> str:
         "done": run.done,
         "failed": run.failed,
         "unknown": run.unknown,
+        **_event_objects(run, query),
+        "ended": list(run.ended),
+        "calls": [call_object(call) for call in run.calls if query.link in (None, call.link)],
+        "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
+        "extra_cmd": run.extra_cmd,
+        "repeated": run.repeated.count if run.repeated is not None else 0,
+        "repeated_until": run.repeated.until if run.repeated is not None else None,
+        "retried_at": run.retried_at,
+        **_trial_object(run),
+    }
+    return to_json(value, indent=0)
+
+
+def _event_objects(run: RunRecord, query: Query) -> dict[str, list[dict[str, object]]]:
+    left = run.header.leftover_noticed
+    return {
         "noticed": [
             {"event": run.noticed_id(index), **noticed_object(event, index in left)}
             for index, event in enumerate(run.noticed)
@@ -270,16 +285,7 @@ def run_json(run: RunRecord, query: Query) -> str:
             for number, event in run.half_done.items()
             if query.wants_event(event)
         ],
-        "ended": list(run.ended),
-        "calls": [call_object(call) for call in run.calls if query.link in (None, call.link)],
-        "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
-        "extra_cmd": run.extra_cmd,
-        "repeated": run.repeated.count if run.repeated is not None else 0,
-        "repeated_until": run.repeated.until if run.repeated is not None else None,
-        "retried_at": run.retried_at,
-        **_trial_object(run),
     }
-    return to_json(value, indent=0)
 
 
 def verification_lines(report: VerifyReport) -> list[str]:

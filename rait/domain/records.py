@@ -536,8 +536,8 @@ def gather(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
 def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
     """The run that these entries record, each with its payload; the first one is the header."""
     first, header = entries[0]
-    last_id = expected = first.id
-    noticed, intended = list[Event](), list[Event]()
+    last_id = first.id
+    events: dict[str, list[Event]] = {"noticed": [], "intended": []}
     outcomes, half_done = dict[int, Outcome](), dict[int, Event]()
     calls: list[CallResult] = []
     ending: dict[str, Any] = {}
@@ -548,16 +548,11 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
             repeated = payload
             continue
         last_id = entry.id
-        if kind in ("noticed", "intended"):
-            # A run's events follow its first entry without gaps; see RunRecord.noticed_id.
-            expected += 1
-            if entry.id != expected:
-                raise damage(
-                    f"entry {expected} of the journal, an event of run {first.id}, is missing"
-                )
-            (noticed if kind == "noticed" else intended).append(payload)
+        if kind in events:
+            _require_next(entry, 1 + sum(map(len, events.values())))
+            events[kind].append(payload)
         elif kind == "outcomes":
-            outcomes |= _by_index(entry, payload, len(intended))
+            outcomes |= _by_index(entry, payload, len(events["intended"]))
         elif kind == "half_done":
             half_done[entry.id] = payload
         elif kind == "called":
@@ -569,14 +564,20 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
         last_id=last_id,
         header=header,
         recorded_at=time_of(first),
-        noticed=tuple(noticed),
-        intended=tuple(intended),
+        noticed=tuple(events["noticed"]),
+        intended=tuple(events["intended"]),
         outcomes=outcomes,
         half_done=half_done,
         calls=tuple(calls),
         repeated=repeated,
         **ending,
     )
+
+
+def _require_next(entry: Entry, place: int) -> None:
+    """A run's events follow its first entry without gaps; see RunRecord.noticed_id."""
+    if entry.id != (expected := entry.run + place):
+        raise damage(f"entry {expected} of the journal, an event of run {entry.run}, is missing")
 
 
 def _by_index(entry: Entry, outcomes: tuple[Outcome, ...], intended: int) -> dict[int, Outcome]:
