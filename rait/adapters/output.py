@@ -1,4 +1,4 @@
-"""Files that a command writes for its user."""
+"""Files that are written whole: for the user of a command, and for a later run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ def may_replace(path: str) -> bool:
         return True
 
 
-def replace_file(path: str, text: str) -> None:
-    """Write a file whole or not at all, with mode 0644, in the place of what is there.
+def replace_file(
+    path: str, content: bytes, *, new: str = "", mode: int = _READABLE, at: int | None = None
+) -> None:
+    """Write a file whole or not at all, with this mode, in the place of what is there.
 
-    Raises OSError.
+    Until it is whole, the file has the path ``new``; by default its name is one that no other
+    process takes. ``at`` is the time of its last change in unix nanoseconds, None for now. Raises
+    OSError.
     """
-    new = f"{path}.{os.urandom(8).hex()}"
+    new = new or f"{path}.{os.urandom(8).hex()}"
     try:
         fd = os.open(
             new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
             file.flush()
-            os.fchmod(fd, _READABLE)
+            os.fchmod(fd, mode)
+            if at is not None:
+                os.utime(fd, ns=(at, at))
             os.fsync(fd)
         os.replace(new, path)
     except BaseException:

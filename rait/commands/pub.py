@@ -81,7 +81,7 @@ def _write(path: str, text: str, public_key: str) -> None:
             "is: name another file, or append what `rait pub` prints"
         )
     try:
-        replace_file(path, text)
+        replace_file(path, text.encode())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{name}: cannot be written: {why}") from None

@@ -17,7 +17,7 @@ def test_a_file_is_whole_and_all_may_read_it(tmp_path: Path, umask: int) -> None
     path.chmod(0o600)
     before = os.umask(umask)
     try:
-        output.replace_file(str(path), "text é\n")
+        output.replace_file(str(path), "text é\n".encode())
     finally:
         os.umask(before)
     assert path.read_text() == "text é\n"
@@ -34,7 +34,7 @@ def test_a_failure_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        output.replace_file(str(path), "after")
+        output.replace_file(str(path), b"after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

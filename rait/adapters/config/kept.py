@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.web import Version, url_digest
+from rait.adapters.output import replace_file
 from rait.domain.config.schema import SECOND
 from rait.domain.digests import blake2b
 
@@ -112,20 +113,10 @@ class PeersList:
 
     def _write(self, about: About) -> None:
         content = msgspec.json.encode(about) + b"\n" + self._text.encode()
-        new = f"{self._path}.new"
+        whole, new = self._digest(content) + b"\n" + content, f"{self._path}.new"
         with suppress(FileNotFoundError):
-            os.unlink(new)
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(self._digest(content) + b"\n" + content)
-                file.flush()
-                os.utime(file.fileno(), ns=(about.written_at, about.written_at))
-                os.fsync(file.fileno())
-            os.replace(new, self._path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(new)
-            raise
+            os.unlink(new)  # of a run that was killed
+        replace_file(self._path, whole, new=new, mode=0o600, at=about.written_at)
 
     def _digest(self, content: bytes) -> bytes:
         whole = os.fsencode(os.path.basename(self._path)) + b"\n" + content
