@@ -41,19 +41,20 @@ def up(
     be confirmed. What was taken back is not done again, unless ``assume_yes`` or ``confirm``.
     Raises RaitError, with nothing touched, where the configuration or the peers cannot be read.
     """
+    command = "plan" if dry_run else "up"
     with open_settled(options, "up", read_only=dry_run, peers=True) as session:
         wanted = wanted_by(session)
         warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
         change = session.compare(wanted.goal)
         is_told_to = assume_yes or confirm is not None
         if change.events and not is_told_to and (trial := held_by(session, change)) is not None:
-            return hold(session, trial, "plan" if dry_run else "up", warnings)
+            return hold(session, trial, command, warnings)
         if dry_run:
             warnings += mention(session.known.trial, options.config)
             warnings += isolation.vrf_warnings(change.events)
             warnings += _extra_cmd_warnings(session, change)
         report = session.conclude(
-            "plan" if dry_run else "up",
+            command,
             change,
             makes_target=True,
             warnings=warnings,

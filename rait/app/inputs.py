@@ -142,14 +142,14 @@ class Preparation:
         )
 
 
-def registry_of(loaded: Loaded, transit: str, public_key: str, secret: Secret | None) -> Registry:
-    """The peers of a configuration, and the addresses of their host names. Raises RaitError.
+def registry_of(loaded: Loaded, public_key: str, secret: Secret | None) -> Registry:
+    """The peers of another node's configuration, and the addresses of their host names.
 
-    Names are looked up in the namespace ``transit``. The keys are the node's own; the private one
-    is None if it is unknown.
+    Names are looked up from here. The keys are the node's own; the private one is None if it is
+    unknown. Raises RaitError.
     """
     peers = load_registry(loaded, public_key, secret)
-    return _looked_up(peers, hosts_of(loaded.config, peers.peers), transit)
+    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "")
 
 
 def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:

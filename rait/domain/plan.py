@@ -128,8 +128,8 @@ def plan(
     the MTU of a way that is not among them, the link keeps the one last applied with this endpoint,
     else it has that of the transport. ``key_files`` are what the files of preshared keys gave.
     """
-    planner = _Planner(config, node, addresses or {}, applied or EMPTY, departed)
-    planner.mtus, planner.key_files = mtus or {}, key_files
+    known = addresses or {}, applied or EMPTY, departed, mtus or {}, key_files
+    planner = _Planner(config, node, *known)
     for peer in peers:
         planner.offer(peer)
     planner.finish()
@@ -206,14 +206,14 @@ class _Planner:
         addresses: Addresses,
         applied: Topology,
         departed: Departed,
+        mtus: Mapping[Way, int],
+        key_files: KeyFiles,
     ) -> None:
         self.links: dict[str, Link] = {}
         self.problems: list[Problem] = []
         self.names: dict[str, bool] = {}
         self.flaws: list[Problem] = []
         self.ways: set[Way] = set()
-        self.mtus: Mapping[Way, int] = {}
-        self.key_files = NO_KEY_FILES
         self.unready: set[str] = set()
         self._policies = Policies(config.policies)
         self._babeld_param = config.babeld.param
@@ -221,6 +221,8 @@ class _Planner:
         self._addresses = addresses
         self._applied = applied.links
         self._departed = departed
+        self._mtus = mtus
+        self._key_files = key_files
         self._last_endpoint = partial(last_endpoint, applied=applied, departed=departed)
         self._port_range = config.port_range
         self._name = config.name
@@ -429,9 +431,9 @@ class _Planner:
     def _psk_digest(self, name: str, peer: Peer, resolved: Resolved) -> str:
         """The digest of the preshared key; where there is none to be had, the link is unready."""
         pair = resolved.settings.preshared_key_file or "", peer.public_key
-        if (digest := self.key_files.digests.get(pair)) is not None:
+        if (digest := self._key_files.digests.get(pair)) is not None:
             return digest
-        why = self.key_files.errors.get(pair, "the file was not read")
+        why = self._key_files.errors.get(pair, "the file was not read")
         message = f"{why}; without the preshared key the link is not made, or stays as it is"
         path = (*resolved.givers["preshared_key_file"].path, "preshared_key_file")
         self.flaws.append(Problem(message, "error", path, name))
@@ -446,8 +448,8 @@ class _Planner:
         known = self._applied.get(link.name)
         last = known.peer(far.public_key) if known is not None else None
         if known is not None and last is not None and last.endpoint == far.endpoint:
-            return self.mtus.get(way, known.settings.mtu)
-        return self.mtus.get(way, link.settings.mtu)
+            return self._mtus.get(way, known.settings.mtu)
+        return self._mtus.get(way, link.settings.mtu)
 
     def _endpoint(self, route: _Route) -> Endpoint | None:
         name, peer, transport, endpoint = route
