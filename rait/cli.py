@@ -25,7 +25,7 @@ from rait.terminal import (
     warn_of,
     warn_text,
 )
-from rait.usage import COMMANDS
+from rait.usage import COMMANDS, add_commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
     from rait.app.options import Options
+    from rait.usage import Declare
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
@@ -150,7 +151,8 @@ class _Command(_Parser):
     To build the parsers of all commands takes longer than to import argparse.
     """
 
-    def __init__(self, declare: Callable[[_Command], None], **settings: Any) -> None:
+    def __init__(self, run: str | None, declare: Declare | None, **settings: Any) -> None:
+        self._run = run
         self._declare = declare
         self._settings = settings
 
@@ -158,7 +160,10 @@ class _Command(_Parser):
         super().__init__(**self._settings)
         # The same options after the command; SUPPRESS keeps them from undoing those before it.
         _add_common(self, argparse.SUPPRESS, argparse.SUPPRESS)
-        self._declare(self)
+        if self._run is not None:
+            self.set_defaults(run=self._run)
+        if self._declare is not None:
+            self._declare(self)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             # All that follows a command belongs to it, so its own usage is the one to show.
@@ -172,8 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(parser, os.environ.get("RAIT_CONFIG") or DEFAULT_CONFIG, False)
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
-    for name, aliases, summary, declare in COMMANDS:
-        commands.add_parser(name, aliases=aliases, help=summary, declare=declare)
+    add_commands(commands, *COMMANDS)
     return parser
 
 

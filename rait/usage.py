@@ -11,6 +11,12 @@ from argparse import SUPPRESS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+    from collections.abc import Callable
+    from typing import Any
+
+    Declare = Callable[[ArgumentParser], None]
+    # Name, other names, one line of help, what runs, the description, and what adds options.
+    Row = tuple[str, tuple[str, ...], str, str | None, str, Declare | None]
 
 _FLAGS = {
     "--yes": "go on however many links lose their sessions",
@@ -21,6 +27,13 @@ _FLAGS = {
     "that cannot be made",
 }
 """The options that several commands have."""
+
+
+def add_commands(to: Any, *rows: Row) -> None:
+    """Add commands; ``to`` is what ``add_subparsers`` gave in rait/cli.py."""
+    for name, aliases, summary, run, description, declare in rows:
+        about = {"help": summary, "description": description}
+        to.add_parser(name, aliases=aliases, run=run, declare=declare, **about)
 
 
 def _add_confirm(parser: ArgumentParser) -> None:
@@ -70,8 +83,6 @@ is changed. The next `rait up` does not do again what was taken back, and ends w
 
 
 def _up(parser: ArgumentParser) -> None:
-    parser.description = _UP
-    parser.set_defaults(run="up:run")
     _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
     _add_confirm(parser)
 
@@ -83,8 +94,6 @@ touched.
 
 
 def _down(parser: ArgumentParser) -> None:
-    parser.description = _DOWN
-    parser.set_defaults(run="down:run")
     _add_flags(parser, "--assume-gone")
 
 
@@ -92,11 +101,6 @@ _LIST = """\
 Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
 last handshake and traffic.
 """
-
-
-def _list(parser: ArgumentParser) -> None:
-    parser.description = _LIST
-    parser.set_defaults(run="list:run")
 
 
 _PLAN = """\
@@ -111,15 +115,8 @@ Print this node's state as JSON for `rait plan --against`. It holds no private k
 
 
 def _plan(parser: ArgumentParser) -> None:
-    parser.description = _PLAN
-    parser.set_defaults(run="plan:run")
     _add_flags(parser, "--assume-gone", "--detailed-exitcode")
     parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
-
-
-def _export(parser: ArgumentParser) -> None:
-    parser.description = _EXPORT
-    parser.set_defaults(run="plan:run_export")
 
 
 _EXPLAIN = """\
@@ -136,8 +133,6 @@ WHAT is the name of a link, the name of a peer, or its public key or the beginni
 
 
 def _explain(parser: ArgumentParser) -> None:
-    parser.description = _EXPLAIN
-    parser.set_defaults(run="explain:run")
     parser.add_argument("what", metavar="WHAT", help="a link, or a peer by name or public key")
 
 
@@ -168,8 +163,6 @@ A journal in which `rait log verify` finds a fault is left as it is.
 
 
 def _log(parser: ArgumentParser) -> None:
-    parser.description = _LOG
-    parser.set_defaults(run="log:run")
     _add_journal(parser, None)
     parser.add_argument(
         "--all",
@@ -184,29 +177,25 @@ def _log(parser: ArgumentParser) -> None:
         "-f", "--follow", action="store_true", help="wait for new runs, and show them too"
     )
     parser.add_argument("--oneline", action="store_true", help="a line for each run")
-    more = parser.add_subparsers(title="of the journal", metavar="")
-    more.add_parser("show", help="show one run whole", declare=_log_show)
-    more.add_parser("verify", help="examine the hash chain", declare=_log_verify)
-    more.add_parser("prune", help="drop old runs", declare=_log_prune)
+    add_commands(
+        parser.add_subparsers(title="of the journal", metavar=""),
+        ("show", (), "show one run whole", "log:run_show", _LOG_SHOW, _log_show),
+        ("verify", (), "examine the hash chain", "log:run_verify", _LOG_VERIFY, _log_verify),
+        ("prune", (), "drop old runs", "log:run_prune", _LOG_PRUNE, _log_prune),
+    )
 
 
 def _log_show(parser: ArgumentParser) -> None:
-    parser.description = _LOG_SHOW
-    parser.set_defaults(run="log:run_show")
     parser.add_argument("number", metavar="RUN", type=int, help="the run's number")
     _add_journal(parser, SUPPRESS)
 
 
 def _log_verify(parser: ArgumentParser) -> None:
-    parser.description = _LOG_VERIFY
-    parser.set_defaults(run="log:run_verify")
     parser.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
     _add_journal(parser, SUPPRESS)
 
 
 def _log_prune(parser: ArgumentParser) -> None:
-    parser.description = _LOG_PRUNE
-    parser.set_defaults(run="log:run_prune")
     parser.add_argument(
         "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
     )
@@ -238,8 +227,6 @@ of at least four links; --yes lets it go on. It refuses a time before the journa
 
 
 def _replay(parser: ArgumentParser) -> None:
-    parser.description = _REPLAY
-    parser.set_defaults(run="replay:run")
     parser.add_argument(
         "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
     )
@@ -261,8 +248,6 @@ half of at least four links; --yes lets it go on.
 
 
 def _rollback(parser: ArgumentParser) -> None:
-    parser.description = _ROLLBACK
-    parser.set_defaults(run="rollback:run")
     parser.add_argument(
         "number", metavar="RUN", type=int, nargs="?", help="the run's number (default: the last)"
     )
@@ -273,7 +258,7 @@ def _rollback(parser: ArgumentParser) -> None:
     _add_confirm(parser)
 
 
-_CONFIRMED = """\
+_CONFIRM = """\
 Keep a change that was made with --confirm: `rait up --confirm 2m` makes a change and takes it back
 by itself after two minutes, unless this command comes before. With --back, the change is taken back
 at once. The exit status is 0 if this command did it, and 1 if the time was over.
@@ -285,8 +270,6 @@ at once. The exit status is 0 if this command did it, and 1 if the time was over
 
 
 def _confirm(parser: ArgumentParser) -> None:
-    parser.description = _CONFIRMED
-    parser.set_defaults(run="confirm:run")
     parser.add_argument("--back", action="store_true", help="take the change back at once")
     parser.add_argument("--wait", action="store_true", help=SUPPRESS)
 
@@ -303,24 +286,21 @@ sync = true in the babeld block, `rait up` and `rait down` do this by themselves
 
 
 def _babeld(parser: ArgumentParser) -> None:
-    parser.description = _BABELD
-    more = parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True)
-    more.add_parser(
-        "list", aliases=["l"], help="the interfaces that babeld has", declare=_babeld_list
+    add_commands(
+        parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True),
+        ("list", ("l",), "the interfaces that babeld has", "babeld:run_list", _BABELD_LIST, None),
+        (
+            "sync",
+            ("s",),
+            "make ours equal to our links",
+            "babeld:run_sync",
+            _BABELD_SYNC,
+            _babeld_sync,
+        ),
     )
-    more.add_parser(
-        "sync", aliases=["s"], help="make ours equal to our links", declare=_babeld_sync
-    )
-
-
-def _babeld_list(parser: ArgumentParser) -> None:
-    parser.description = _BABELD_LIST
-    parser.set_defaults(run="babeld:run_list")
 
 
 def _babeld_sync(parser: ArgumentParser) -> None:
-    parser.description = _BABELD_SYNC
-    parser.set_defaults(run="babeld:run_sync")
     parser.add_argument("--exclusive", action="store_true", help="flush interfaces of others too")
 
 
@@ -344,8 +324,6 @@ of one registry, as where each node has a file of its own.
 
 
 def _check(parser: ArgumentParser) -> None:
-    parser.description = _CHECK
-    parser.set_defaults(run="check:run")
     _add_lists(parser)
     parser.add_argument(
         "--together", action="store_true", help="the lists are one registry's parts"
@@ -387,14 +365,13 @@ The exit status is 5 if a pair is interrupted, and 0 if none is. docs/fleet.md e
 
 
 def _fleet(parser: ArgumentParser) -> None:
-    parser.description = _FLEET
-    more = parser.add_subparsers(title="of a fleet", metavar="COMMAND", required=True)
-    more.add_parser("plan", help="what a change does to everyone", declare=_fleet_plan)
+    add_commands(
+        parser.add_subparsers(title="of a fleet", metavar="COMMAND", required=True),
+        ("plan", (), "what a change does to everyone", "fleet:run", _FLEET_PLAN, _fleet_plan),
+    )
 
 
 def _fleet_plan(parser: ArgumentParser) -> None:
-    parser.description = _FLEET_PLAN
-    parser.set_defaults(run="fleet:run")
     parser.add_argument("old", metavar="OLD", help="the list as it is: a path, - or a URL")
     parser.add_argument("new", metavar="NEW", help="the list as it shall be")
     parser.add_argument("--nodes", metavar="DIR", help="the nodes' own rait.conf, as NAME.conf")
@@ -420,8 +397,6 @@ when its link is made.
 
 
 def _port(parser: ArgumentParser) -> None:
-    parser.description = _PORT
-    parser.set_defaults(run="port:run")
     _add_lists(parser)
     parser.add_argument("--key", metavar="KEY", help="the public key of the new node")
     parser.add_argument(
@@ -445,8 +420,6 @@ printed, `rait check` finds no error; if it would, nothing is printed, with exit
 
 
 def _pub(parser: ArgumentParser) -> None:
-    parser.description = _PUB
-    parser.set_defaults(run="pub:run")
     parser.add_argument(
         "dest", metavar="DEST", nargs="?", default="-", help="a path, or - (stdout)"
     )
@@ -466,8 +439,6 @@ in which lists take numbers from 0.
 
 
 def _remarks(parser: ArgumentParser) -> None:
-    parser.description = _REMARKS
-    parser.set_defaults(run="pub:run_remarks")
     parser.add_argument("key", metavar="KEY", help="the key of a remark, or a path with dots")
 
 
@@ -478,11 +449,6 @@ Print a new private key, as `wg genkey` does.
 """
 
 
-def _genkey(parser: ArgumentParser) -> None:
-    parser.description = _GENKEY
-    parser.set_defaults(run="keys:run_genkey")
-
-
 _PUBKEY = """\
 Read a private key from standard input and print its public key, as `wg pubkey` does.
 
@@ -490,29 +456,37 @@ Read a private key from standard input and print its public key, as `wg pubkey` 
 """
 
 
-def _pubkey(parser: ArgumentParser) -> None:
-    parser.description = _PUBKEY
-    parser.set_defaults(run="keys:run_pubkey")
-
-
-# Name, other names, one line of help, and the function that declares the options.
-COMMANDS = (
-    ("up", ("u", "sync"), "create or sync the tunnels", _up),
-    ("down", ("d",), "remove the tunnels", _down),
-    ("list", ("l",), "show the tunnels", _list),
-    ("plan", (), "show what `rait up` would do", _plan),
-    ("explain", (), "say why a link or peer is as it is", _explain),
-    ("export-state", (), "print the state for `plan --against`", _export),
-    ("check", (), "say whether a peers list is right", _check),
-    ("fleet", (), "say what a change of the list does to all nodes", _fleet),
-    ("port", (), "find a free SendPort for a new node", _port),
-    ("pub", ("p",), "print this node's entry for the peers list", _pub),
-    ("remarks", ("r",), "print a remark of rait.conf", _remarks),
-    ("genkey", (), "print a new private key", _genkey),
-    ("pubkey", (), "print the public key of a private one", _pubkey),
-    ("log", (), "show, verify and prune the journal", _log),
-    ("replay", (), "show or restore the topology of an earlier time", _replay),
-    ("rollback", (), "take one run back", _rollback),
-    ("confirm", (), "keep a change that was made with --confirm", _confirm),
-    ("babeld", (), "show and sync babeld's interfaces", _babeld),
+COMMANDS: tuple[Row, ...] = (
+    ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _up),
+    ("down", ("d",), "remove the tunnels", "down:run", _DOWN, _down),
+    ("list", ("l",), "show the tunnels", "list:run", _LIST, None),
+    ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _plan),
+    ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, _explain),
+    ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, None),
+    ("check", (), "say whether a peers list is right", "check:run", _CHECK, _check),
+    ("fleet", (), "say what a change of the list does to all nodes", None, _FLEET, _fleet),
+    ("port", (), "find a free SendPort for a new node", "port:run", _PORT, _port),
+    ("pub", ("p",), "print this node's entry for the peers list", "pub:run", _PUB, _pub),
+    ("remarks", ("r",), "print a remark of rait.conf", "pub:run_remarks", _REMARKS, _remarks),
+    ("genkey", (), "print a new private key", "keys:run_genkey", _GENKEY, None),
+    ("pubkey", (), "print the public key of a private one", "keys:run_pubkey", _PUBKEY, None),
+    ("log", (), "show, verify and prune the journal", "log:run", _LOG, _log),
+    (
+        "replay",
+        (),
+        "show or restore the topology of an earlier time",
+        "replay:run",
+        _REPLAY,
+        _replay,
+    ),
+    ("rollback", (), "take one run back", "rollback:run", _ROLLBACK, _rollback),
+    (
+        "confirm",
+        (),
+        "keep a change that was made with --confirm",
+        "confirm:run",
+        _CONFIRM,
+        _confirm,
+    ),
+    ("babeld", (), "show and sync babeld's interfaces", None, _BABELD, _babeld),
 )
