@@ -116,9 +116,8 @@ def wanted_of(
     """What a node shall have, of which these are the inputs.
 
     Conflicts in the list are not for the journal: each run finds them itself, until the list is
-    mended. ``preshared`` are the preshared keys of the peers. ``measure``
-    gives what links over each of these ways can have for their MTU; ways of which that is unknown
-    are left out.
+    mended. ``preshared`` are the preshared keys of the peers. ``measure`` gives what links over
+    each of these ways can have for their MTU; ways of which that is unknown are left out.
     """
     config, peers = loaded.config, registry.peers
     leftovers, departed = with_leftovers(known), known.departed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from rait.app.desired import wanted_by
 from rait.app.moments import written
@@ -76,7 +76,7 @@ def run(options: Options, arguments: Namespace) -> int:
         if (old := session.registry.peers.old) is not None:
             warn(old.told)
     if arguments.json:
-        print_json(to_builtins(explanation))
+        print_json(explanation)
     else:
         print_result(*_lines(explanation))
     return DONE

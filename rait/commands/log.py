@@ -389,7 +389,7 @@ def _trial(run: RunRecord) -> Iterator[str]:
 
 
 def _trial_object(run: RunRecord) -> dict[str, object]:
-    """The same as fields for JSON; no field for a run that has nothing to do with it."""
+    """What ``_trial`` says, as fields for JSON. Most runs have none of them."""
     header = run.header
     value: dict[str, object] = {}
     if header.confirm_by is not None:

@@ -3,7 +3,8 @@
 The policies are tried in their order, and of those that set a thing the last wins. What a link gets
 follows from the policies, the peer and the address family alone: other peers decide nothing.
 
-A peer without a name fits no glob for names, not even ``*``; likewise with remarks.
+A peer without a name fits no glob for names, not even ``*``, and one without a remark of some key
+fits no glob for that remark.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from rait.domain.hooks import CallResult
 from rait.domain.reconcile import Change
 from rait.domain.records import BABELD, PEERS_LIST, ExtraCmd, RunStatus
 
+Ending = RunStatus | Literal["unchanged"]
+
 
 class Failure(Struct, frozen=True):
     """A link that is not as it should be, and why.
@@ -59,7 +61,7 @@ class Verdict(Struct, frozen=True):
     """
 
     status: RunStatus
-    outcome: RunStatus | Literal["unchanged"]
+    outcome: Ending
     failures: tuple[Failure, ...]
     problems: Mapping[str, str]
 
@@ -97,7 +99,7 @@ def verdict(
         status = "partial" if good or results.happened or not bad else "failed"
     elif any(call.error is not None for call in results.calls):
         status = "partial"  # the links themselves are as they should be
-    outcome: RunStatus | Literal["unchanged"] = status
+    outcome: Ending = status
     if not (change.events or failed or problems or results.ended or results.calls):
         outcome = "unchanged"
     if outcome in ("done", "unchanged") and (change.losses or change.goal.conflicts):

@@ -74,7 +74,7 @@ def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
 def read_entries(
     document: Mapping[str, object],
 ) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
-    """As ``decode_peers``, but with all problems where no entry can be used."""
+    """What ``decode_peers`` gives; where no entry can be used, here are the problems of all."""
     lists = _lists(document)
     if not lists:
         message = "this is not a peers list: there is no peers entry"

@@ -248,8 +248,8 @@ class Config(Struct, frozen=True, kw_only=True):
     ``max_links`` and ``port_range`` (pairs of a first and a last port; empty for all ports) limit
     what a peers list may ask for. ``journal_keep`` is in nanoseconds; None keeps all runs.
     ``peers_fallback`` is how old a kept list may be, in nanoseconds, to stand in for one from a URL
-    that cannot be had; None lets none stand in.
-    ``command_timeout`` is how many seconds a command of a policy may take.
+    that cannot be had; None lets none stand in. ``command_timeout`` is how many seconds a command
+    of a policy may take.
     """
 
     private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
