@@ -277,17 +277,19 @@ def _interruptions(pair: PairChange) -> Iterator[str]:
             yield f"{one} ({mine} registry) and {other} ({theirs} registry): {why}"
 
 
-def no_guard_stops(old: Fleet, new: Fleet) -> None:
+def no_guard_stops(old: Fleet, new: Fleet, *names: str) -> None:
     """No node refuses its next sync because it would cost too many links their sessions.
 
-    A registry that was cut short breaks this law.
+    A registry that was cut short breaks this law. Nodes with these names (or public keys) may
+    refuse it, as those may that are not in the new version.
     """
+    there = {member.peer.public_key for member in new}
     _refuse(
         "a node refuses the change without --yes",
         (
             f"{node.name}: {node.lost} of its {node.links} links lose their sessions"
             for node in fleet_change(old, new).node_changes
-            if node.stops
+            if node.stops and node.public_key in there and node.name not in names
         ),
     )
 
