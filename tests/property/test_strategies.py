@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from rait.domain.check import examine
 from rait.domain.config.schema import Peer
@@ -21,7 +22,7 @@ from rait.testing import (
     rollout_interrupts_none_but,
     sync_is_idempotent,
 )
-from rait.testing.laws import plan_of
+from rait.testing.laws import only_its_own, plan_of
 from rait.testing.strategies import EDITS
 
 
@@ -132,3 +133,18 @@ def test_some_edits_interrupt_a_tunnel_and_some_stop_a_guard() -> None:
         edits(before, kinds=("remove",), most=4),
         lambda after: is_broken(no_guard_stops, old, fleet_of(after)),
     )
+
+
+def test_a_rait_conf_that_is_not_as_its_entry_is_refused() -> None:
+    before = find(registries(nodes=2), lambda peers: all(p.endpoints[0].address for p in peers))
+    one, other = fleet_of(before)
+    wrong = tuple(structs.replace(t, send_port=999) for t in one.config.transports)
+    config = structs.replace(one.config, transports=wrong)
+    with pytest.raises(LawError, match=r"sends to port 999"):
+        every_pair_agrees([structs.replace(one, config=config), other])
+
+
+def test_a_link_to_a_peer_that_did_not_change_is_not_to_be_touched() -> None:
+    one, other = fleet_of(find(registries(nodes=2), lambda peers: peers[0].endpoints[0].address))
+    with pytest.raises(LawError, match="LinkRemoved"):
+        only_its_own("a node", (), plan_of(other, [one, other]), plan_of(other, [other]))
