@@ -86,13 +86,16 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
         for name, link in observed.links.items()
         if is_losing(link, desired.links.get(name))
     }
+    index = _Index(doubts.entries, doubts.transports) if losing else None
     kept: dict[str, str] = {}
-    losses: list[str] = []
     if doubts.old is not None:
         kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
-    elif losing:
-        kept, losses = _sort_out(losing, desired, doubts)
+    elif index is not None:
+        kept = _unread(losing, desired, index, doubts.describe)
     became, problems = with_kept(observed, desired, kept)
+    # Some of the others stay all the same, as a link that stays has the port they were to get.
+    lost = {n: link for n, link in losing.items() if _loses_its_peer(link, became.links.get(n))}
+    losses = _losses(lost, index, doubts.describe) if index is not None else []
     left = (Problem(f"left as it is, as {why}", "warning", (), n) for n, why in kept.items())
     problems = [*left, *problems]
     if doubts.old is not None:
@@ -103,27 +106,33 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
     return Kept(became, tuple(problems), tuple(losses))
 
 
-def _sort_out(
-    losing: Mapping[str, Link], desired: Topology, doubts: Doubts
-) -> tuple[dict[str, str], list[str]]:
-    """The links that stay, each with the reason, and a line for each loss of the others."""
-    describe, index = doubts.describe, _Index(doubts.entries, doubts.transports)
-    kept: dict[str, str] = {}
-    losses: list[str] = []
-    unexplained: list[str] = []
+def _unread(
+    losing: Mapping[str, Link], desired: Topology, index: _Index, describe: Describe
+) -> dict[str, str]:
+    """The links that stay, as an entry that cannot be read may be theirs, each with the reason."""
+    kept = {}
     for name, link in losing.items():
         unread = index.of_peer(link) or index.of_port(link)
         if unread is not None:
             why = f"the entry of its peer cannot be read: {describe(unread.problem)}"
             kept[name] = why + _unserved(desired.links.get(name))
-        elif (lost := index.of_peer(link, readable=True)) is not None:
+    return kept
+
+
+def _losses(losing: Mapping[str, Link], index: _Index, describe: Describe) -> list[str]:
+    """A line for each link that loses its peer to a skipped entry, or may do so."""
+    losses: list[str] = []
+    unexplained: list[str] = []
+    for name, link in losing.items():
+        lost = index.of_peer(link, readable=True)
+        if lost is None:
+            unexplained.append(name)
+        else:
             why = describe(lost.problem)
             losses.append(f"link {name} loses its peer, as the entry of the peer is skipped: {why}")
-        else:
-            unexplained.append(name)
     if index.anyone and unexplained:
         losses.append(_perhaps(unexplained) + describe(index.anyone[0].problem))
-    return kept, losses
+    return losses
 
 
 def _too_many(links: int, max_links: int) -> Problem:
