@@ -213,7 +213,7 @@ def _planned(
         if member is None:
             continue
         for link in links[version].links.values():
-            end = _end(link, member, version == "new" and link.name in fresh)
+            end = end_of(link, member, version == "new" and link.name in fresh)
             ends[version].setdefault(end.peer, []).append(end)
     return _Planned(
         ends,
@@ -421,7 +421,7 @@ def _near(
     return frozenset(near)
 
 
-def _end(link: Link, member: Member, fresh: bool) -> End:
+def end_of(link: Link, member: Member, fresh: bool) -> End:
     """One end of a tunnel, as this link of a node is it."""
     (far,) = link.peers
     family = next(
