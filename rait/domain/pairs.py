@@ -8,8 +8,8 @@ as nodes sync at different times. The rules:
    the other listens for it, and if each has the other's key.
 2. WireGuard answers to where packets came from. So the tunnel carries traffic in both directions
    once one end reaches the other and sends something. A node without an address is reached by
-   nobody, and only begins. What an end learned of where the other is does not count: it is lost with
-   the link, a NAT forgets it, and it may be where the other was.
+   nobody, and only begins. What an end learned of where the other is does not count: it is lost
+   with the link, a NAT forgets it, and it may be where the other was.
 3. An end is *fresh* if its link was made, or made again, by its last sync: it has no session. The
    other end may still hold one, and what it sends then is lost, until WireGuard has waited for an
    answer for 15 s (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT, WireGuard whitepaper, section 6.4) and shakes

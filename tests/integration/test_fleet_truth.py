@@ -231,10 +231,10 @@ class Fleet:
 
     def start(self, step: Step) -> Running:
         """Have a node sync, as its user would."""
-        for node, version in self.runs.items() if step.forgets else ():
-            entry = self.story.versions[version].get(node)
-            if entry is not None and entry.address is None:
-                self._hide(node)
+        for number, version in self.runs.items() if step.forgets else ():
+            known = self.story.versions[version].get(number)
+            if known is not None and known.address is None:
+                self._hide(number)
         node, entry = self.mesh.nodes[step.node], self.story.versions[step.version].get(step.node)
         self.handshakes = {name: state.handshake for name, state in node.state().items()}
         if entry is None:
