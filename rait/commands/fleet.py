@@ -24,8 +24,8 @@ from rait.domain.fleet import (
     PairChange,
     fleet_change,
     fleet_of,
-    split,
 )
+from rait.domain.rollout import split
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
 
 SHOWN = 20

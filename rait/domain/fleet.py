@@ -29,7 +29,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
-from rait.domain.events import Event, LinkAdded
+from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded
 from rait.domain.guard import lost_sessions, most_losses
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
@@ -56,9 +56,6 @@ COMBINATIONS: tuple[tuple[Version, Version], ...] = (
     ("new", "old"),
     ("new", "new"),
 )
-MOST_STEPS = 8
-"""So many nodes that change are tried one by one: each try looks at the whole fleet."""
-
 _ORIGIN = Origin("kernel")
 _MTU = 1420
 """An implied link's, in bytes: WireGuard's own default."""
@@ -162,8 +159,8 @@ class _Planned(Struct, frozen=True):
     lost: int
 
 
-class _Node:
-    """One node of both versions. ``context`` plans it, when somebody first asks."""
+class FleetNode:
+    """One node of both versions. ``plan`` plans it, when somebody first asks."""
 
     def __init__(self, old: Member | None, new: Member | None) -> None:
         self.members: Mapping[Version, Member | None] = {"old": old, "new": new}
@@ -183,7 +180,7 @@ class _Node:
         member = self.members[version]
         return None if member is None else member.peer.public_key
 
-    def change(self, like: _Node, links: int) -> NodeChange:
+    def change(self, like: FleetNode, links: int) -> NodeChange:
         """What the node does, which had so many links, and does as much as another one."""
         member = self.members["old"]
         lost, count = like.planned.lost, len(like.planned.events)
@@ -194,7 +191,7 @@ class _Node:
 
 
 def _planned(
-    node: _Node, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses
+    node: FleetNode, registries: Mapping[Version, Sequence[Peer]], addresses: Addresses
 ) -> _Planned:
     """Plan a node's links in both versions, and decide what leads from the old to the new."""
     links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
@@ -206,7 +203,7 @@ def _planned(
             links[version] = planned.topology
     change = _next_up(node, links["old"], links["new"])
     links["new"] = change.desired
-    fresh = frozenset(event.name for event in change.events if isinstance(event, LinkAdded))
+    fresh = frozenset(event.name for event in change.events if _ends_session(event))
     names = {event.name for event in change.events}
     ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
     for version, member in node.members.items():
@@ -224,7 +221,18 @@ def _planned(
     )
 
 
-def _next_up(node: _Node, links: Topology, planned: Topology) -> Change:
+def _ends_session(event: Event) -> bool:
+    """Whether a link has no session with its peer after the event, which is there."""
+    match event:
+        case LinkAdded() | PeerAdded():
+            return True
+        case DeviceUpdated(_, before, after):
+            return before.public_key != after.public_key
+        case _:
+            return False
+
+
+def _next_up(node: FleetNode, links: Topology, planned: Topology) -> Change:
     """What the next `rait up` of a node does that has these links."""
     member = node.members["new"]
     observed = {name: ObservedLink(link=link) for name, link in links.links.items()}
@@ -266,7 +274,7 @@ class FleetChange(Struct, frozen=True):
 
 def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     """What becomes of each node and pair when all nodes go from one version to the other."""
-    nodes = _matched(old, new)
+    nodes = matched(old, new)
     changed = [node for node in nodes if node.changed]
     registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
     near = _near(changed, registries)
@@ -300,7 +308,7 @@ class _Alike:
     """
 
     def __init__(
-        self, involved: Sequence[_Node], old: Iterable[Member], new: Iterable[Member]
+        self, involved: Sequence[FleetNode], old: Iterable[Member], new: Iterable[Member]
     ) -> None:
         self._involved = frozenset(involved)
         there = [m for node in involved for m in node.members.values() if m is not None]
@@ -309,9 +317,9 @@ class _Alike:
         for member in (*old, *new):
             for endpoint in member.peer.endpoints:
                 self._users.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
-        self._first: dict[object, _Node] = {}
+        self._first: dict[object, FleetNode] = {}
 
-    def to(self, node: _Node) -> _Node:
+    def to(self, node: FleetNode) -> FleetNode:
         """The first node that is like this one; the node itself if there was none before it."""
         member = node.members["new"]
         if member is None or node in self._involved or not node.is_implied:
@@ -328,7 +336,7 @@ class _Alike:
         return self._first.setdefault(shape, node)
 
 
-def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
+def matched(old: Sequence[Member], new: Sequence[Member]) -> list[FleetNode]:
     """The nodes of both versions; a node with another key is found by its name, or its address."""
     signs: tuple[Callable[[Member], Iterable[object]], ...] = (
         lambda member: (member.peer.public_key,),
@@ -351,11 +359,13 @@ def _matched(old: Sequence[Member], new: Sequence[Member]) -> list[_Node]:
                 del left_old[key], left_new[match.peer.public_key]
     found += ((member, None) for member in left_old.values())
     found += ((None, member) for member in left_new.values())
-    return [_Node(before, after) for before, after in found]
+    return [FleetNode(before, after) for before, after in found]
 
 
 def _have_planned(
-    nodes: Iterable[_Node], registries: Mapping[Version, Sequence[Member]], near: Set[str | None]
+    nodes: Iterable[FleetNode],
+    registries: Mapping[Version, Sequence[Member]],
+    near: Set[str | None],
 ) -> None:
     """Tell each node how it is planned: near a change by the whole registry, else by a part."""
     few = {v: [m.peer for m in registries[v] if m.peer.public_key in near] for v in VERSIONS}
@@ -383,7 +393,7 @@ class _Tally:
                 self._ports[endpoint.address_family][endpoint.send_port] += 1
         self._near = near
 
-    def links_of(self, node: _Node, like: _Node) -> int:
+    def links_of(self, node: FleetNode, like: FleetNode) -> int:
         """How many links the node had, which is like another one."""
         member, planned = node.members["old"], sum(map(len, like.planned.ends["old"].values()))
         if member is None or member.peer.public_key in self._near:
@@ -398,7 +408,7 @@ class _Tally:
 
 
 def _near(
-    changed: Iterable[_Node], registries: Mapping[Version, Sequence[Member]]
+    changed: Iterable[FleetNode], registries: Mapping[Version, Sequence[Member]]
 ) -> frozenset[str | None]:
     """The public keys of the nodes that change, and of those with a port of one of them, and so on.
 
@@ -452,8 +462,8 @@ def _addresses(member: Member, family: Family) -> frozenset[str]:
 class _Judged(Struct, frozen=True):
     """A pair, how its tunnel carries traffic in each combination, and what becomes of it."""
 
-    one: _Node
-    other: _Node
+    one: FleetNode
+    other: FleetNode
     grades: tuple[Grade, ...]
     outcome: Outcome | None
 
@@ -473,12 +483,14 @@ class _Judged(Struct, frozen=True):
         }
 
 
-def _judged(some: Sequence[_Node], nodes: Sequence[_Node], alike: _Alike) -> Iterator[_Judged]:
+def _judged(
+    some: Sequence[FleetNode], nodes: Sequence[FleetNode], alike: _Alike
+) -> Iterator[_Judged]:
     """Each pair with one of some nodes, once."""
-    done: set[_Node] = set()
+    done: set[FleetNode] = set()
     for node in some:
         done.add(node)
-        known: dict[_Node, _Judged] = {}
+        known: dict[FleetNode, _Judged] = {}
         for other in nodes:
             if other in done:
                 continue
@@ -489,12 +501,12 @@ def _judged(some: Sequence[_Node], nodes: Sequence[_Node], alike: _Alike) -> Ite
             yield judged if like is other else structs.replace(judged, other=other)
 
 
-def _judge(one: _Node, other: _Node) -> _Judged:
+def _judge(one: FleetNode, other: FleetNode) -> _Judged:
     grades = tuple(_grade(one, other, mine, theirs) for mine, theirs in COMBINATIONS)
     return _Judged(one, other, grades, _outcome(one, other, grades))
 
 
-def _outcome(one: _Node, other: _Node, grades: Sequence[Grade]) -> Outcome | None:
+def _outcome(one: FleetNode, other: FleetNode, grades: Sequence[Grade]) -> Outcome | None:
     """What becomes of a pair; None where it has no tunnel in either version."""
     first, *between, last = (how != "never" for how in grades)
     if not first:
@@ -510,17 +522,17 @@ def _outcome(one: _Node, other: _Node, grades: Sequence[Grade]) -> Outcome | Non
     return "kept"
 
 
-def _is_among(_: _Node, far: _Node, keys: Container[str | None]) -> bool:
+def _is_among(_: FleetNode, far: FleetNode, keys: Container[str | None]) -> bool:
     return far.key("old") in keys or far.key("new") in keys
 
 
-def _ends(one: _Node, other: _Node, version: Version) -> Sequence[End]:
+def _ends(one: FleetNode, other: FleetNode, version: Version) -> Sequence[End]:
     """The ends of a node's tunnels to another one, in one version."""
     key = other.key(version)
     return one.planned.ends[version].get(key, ()) if key is not None else ()
 
 
-def _grade(one: _Node, other: _Node, mine: Version, theirs: Version) -> Grade:
+def _grade(one: FleetNode, other: FleetNode, mine: Version, theirs: Version) -> Grade:
     """The best grade of the tunnels of two nodes that run these versions."""
     grades = [
         grade(end, far)
@@ -531,7 +543,7 @@ def _grade(one: _Node, other: _Node, mine: Version, theirs: Version) -> Grade:
     return min(grades, key=GRADES.index, default="never")
 
 
-def _why_broken(one: _Node, other: _Node, mine: Version, theirs: Version) -> str:
+def _why_broken(one: FleetNode, other: FleetNode, mine: Version, theirs: Version) -> str:
     """Why neither of two nodes that run these versions reaches the other."""
     both = (
         _why_not_reached(one, other, mine, theirs),
@@ -540,7 +552,7 @@ def _why_broken(one: _Node, other: _Node, mine: Version, theirs: Version) -> str
     return "; ".join(dict.fromkeys(both))
 
 
-def _why_not_reached(node: _Node, far: _Node, mine: Version, theirs: Version) -> str:
+def _why_not_reached(node: FleetNode, far: FleetNode, mine: Version, theirs: Version) -> str:
     """Why what a node sends does not arrive at another one."""
     ends, others = _ends(node, far, mine), _ends(far, node, theirs)
     if not ends:
@@ -570,7 +582,7 @@ def _order(judged: Iterable[_Judged]) -> tuple[tuple[str, ...], ...] | None:
 
     () where any order will do, None where none does. Nodes that may sync at any time are left out.
     """
-    after: dict[_Node, set[_Node]] = {}
+    after: dict[FleetNode, set[FleetNode]] = {}
     for pair in judged:
         if pair.outcome != "interrupted":
             continue
@@ -588,74 +600,3 @@ def _order(judged: Iterable[_Judged]) -> tuple[tuple[str, ...], ...] | None:
         groups.append(tuple(sorted(node.name for node in ready)))
         after = {n: before.difference(ready) for n, before in after.items() if before}
     return tuple(groups)
-
-
-def split(old: Sequence[Member], new: Sequence[Member]) -> tuple[tuple[str, ...], ...] | None:
-    """Smaller changes, one after the other, that lead to the new version and interrupt nobody.
-
-    Each is described by lines for the user. None where neither of two ways is one: to change one
-    node at a time, or to have the new entries beside the old ones for a while, which takes a second
-    configuration on each of these nodes (docs/rotation.md). Both are tried out, in the model.
-    """
-    nodes = [node for node in _matched(old, new) if node.changed]
-    if len(nodes) > MOST_STEPS:
-        return None
-    if len(nodes) > 1 and (turns := _one_by_one(old, nodes)) is not None:
-        return turns
-    if not _can_stand_beside(old, new, nodes):
-        return None
-    return (
-        tuple(f"add the new entry of {node.name} beside the old one" for node in nodes),
-        ("when all nodes have synced, and routing has moved over, remove the old entries",),
-    )
-
-
-def _can_stand_beside(old: Sequence[Member], new: Sequence[Member], nodes: Sequence[_Node]) -> bool:
-    """Whether the new entries, beside the old ones, have tunnels to all before the old ones go."""
-    moved = [n.members["new"] for n in nodes if n.members["old"] and n.members["new"]]
-    second = [_nameless(member) for member in moved if member is not None]
-    beside = [*old, *second]
-    if len({member.peer.public_key for member in beside}) < len(beside):
-        return False
-    first, last = fleet_change(old, beside), fleet_change(beside, new)
-    if first.interrupted or last.interrupted:
-        return False
-    made = Counter(name for pair in first.pairs if pair.outcome == "made" for name in pair.nodes)
-    return all(made[member.peer.public_key] >= len(old) - 1 for member in second)
-
-
-def _one_by_one(
-    old: Sequence[Member], nodes: Sequence[_Node]
-) -> tuple[tuple[str, ...], ...] | None:
-    """The nodes in an order in which each may be changed alone."""
-    left, now, turns = list(nodes), list(old), []
-    while left:
-        for node in left:
-            then = _with_new(now, node)
-            if not _interrupts(now, then):
-                break
-        else:
-            return None
-        left.remove(node)
-        now = then
-        turns.append((f"change {node.name} alone, and wait until all nodes have synced",))
-    return tuple(turns)
-
-
-def _with_new(now: Iterable[Member], node: _Node) -> list[Member]:
-    """The fleet with one node as the new version has it."""
-    before, after = node.members["old"], node.members["new"]
-    then = [after if member is before and after is not None else member for member in now]
-    if after is None:
-        return [member for member in then if member is not before]
-    return then if before is not None else [*then, after]
-
-
-def _nameless(member: Member) -> Member:
-    """A member that is not taken for another one of its name."""
-    return structs.replace(member, peer=structs.replace(member.peer, name=None))
-
-
-def _interrupts(old: Sequence[Member], new: Sequence[Member]) -> bool:
-    change = fleet_change(old, new)
-    return bool(change.interrupted) and not change.order

@@ -66,7 +66,8 @@ def plan_of(member: Member, fleet: Fleet, applied: Topology = EMPTY) -> Plan:
 def every_pair_agrees(fleet: Fleet) -> None:
     """Of any two nodes, each listens for the other on the port that the other sends to.
 
-    A node may leave a link out if it says so: by a policy, or by a problem of its plan.
+    A node may leave a link out if it says so: by a policy, or by a problem of its plan. Of a peer
+    with several endpoints of one family, it may skip the one that the peer itself goes by.
     """
     plans = {member.peer.public_key: plan_of(member, fleet) for member in fleet}
     members = {member.peer.public_key: member for member in fleet}
@@ -102,9 +103,16 @@ def _disagreements(
         skip = Policies(other.config.policies).resolve(one.peer, family).settings.skip
         if not (skip or theirs.problems or theirs.flaws):
             yield f"{_title(other)} has no link back ({family})"
-    elif not any(_fit(link, there) for there in back):
+    elif not any(_fit(link, there) for there in back) and not (
+        _skips(plans[one.peer.public_key], other.peer) or _skips(theirs, one.peer)
+    ):
         ends = ((one, link), (other, back[0]))
         yield "; ".join(f"{_title(member)} {_spelt(end)}" for member, end in ends)
+
+
+def _skips(planned: Plan, peer: Peer) -> bool:
+    """Whether a plan says that it skips an endpoint of the peer."""
+    return any(e.public_key == peer.public_key for p in planned.problems for e in p.skipped)
 
 
 def _transport_of(config: Config, link: Link, far: Peer) -> Transport:

@@ -8,7 +8,8 @@ from msgspec import structs
 
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
-from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config, split
+from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config
+from rait.domain.rollout import split
 
 
 def key(number: int) -> str:
