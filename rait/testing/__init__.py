@@ -3,12 +3,14 @@
 - strategies.py draws configurations, lists of peers, registries, and changes of a registry.
 - laws.py has the laws, as functions that raise LawError with a readable counterexample.
 - ``Machine`` is a model of a node's kernel: its links, their ports, and handshakes.
+- ``FleetMachine`` is a state machine of nodes that sync, lag behind, crash, roll back and roam.
 
 docs/testing.md has a worked example. rait's own property tests use this module. It stands on
 ``rait.domain`` alone: nothing here reads a file or touches the machine.
 """
 
 from rait.domain.fleet import Member, fleet_of
+from rait.testing.fleet_machine import FleetMachine
 from rait.testing.laws import (
     Fleet,
     LawError,
@@ -26,6 +28,7 @@ from rait.testing.strategies import configs, edits, peers_lists, policy_lists, r
 
 __all__ = [
     "Fleet",
+    "FleetMachine",
     "LawError",
     "Machine",
     "Member",
