@@ -180,6 +180,10 @@ class FleetNode:
         member = self.members[version]
         return None if member is None else member.peer.public_key
 
+    def is_among(self, keys: Container[str | None]) -> bool:
+        """Whether these public keys have the node's, of either version."""
+        return self.key("old") in keys or self.key("new") in keys
+
     def change(self, like: FleetNode, links: int) -> NodeChange:
         """What the node does, which had so many links, and does as much as another one."""
         member = self.members["old"]
@@ -278,7 +282,7 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     changed = [node for node in nodes if node.changed]
     registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
     near = _near(changed, registries)
-    involved = [n for n in nodes if not near.isdisjoint((n.key("old"), n.key("new")))]
+    involved = [node for node in nodes if node.is_among(near)]
     _have_planned(nodes, registries, near)
     alike = _Alike(involved, old, new)
     judged = list(_judged(involved, nodes, alike))
@@ -365,7 +369,7 @@ def matched(old: Sequence[Member], new: Sequence[Member]) -> list[FleetNode]:
 def _have_planned(
     nodes: Iterable[FleetNode],
     registries: Mapping[Version, Sequence[Member]],
-    near: Set[str | None],
+    near: Set[str],
 ) -> None:
     """Tell each node how it is planned: near a change by the whole registry, else by a part."""
     few = {v: [m.peer for m in registries[v] if m.peer.public_key in near] for v in VERSIONS}
@@ -378,14 +382,13 @@ def _have_planned(
         if endpoint.address is not None
     }
     for node in nodes:
-        is_near = not near.isdisjoint((node.key("old"), node.key("new")))
-        node.plan = partial(_planned, node, whole if is_near else few, addresses)
+        node.plan = partial(_planned, node, whole if node.is_among(near) else few, addresses)
 
 
 class _Tally:
     """Counts the links that nodes had in the old version, which most nodes plan only in part."""
 
-    def __init__(self, registry: Sequence[Member], near: Set[str | None]) -> None:
+    def __init__(self, registry: Sequence[Member], near: Set[str]) -> None:
         self._far = [member.peer for member in registry if member.peer.public_key not in near]
         self._ports: dict[Family, Counter[int]] = {"ip4": Counter(), "ip6": Counter()}
         for peer in self._far:
@@ -409,7 +412,7 @@ class _Tally:
 
 def _near(
     changed: Iterable[FleetNode], registries: Mapping[Version, Sequence[Member]]
-) -> frozenset[str | None]:
+) -> frozenset[str]:
     """The public keys of the nodes that change, and of those with a port of one of them, and so on.
 
     Another node's links to all others are the same in both versions, and free of conflicts.
@@ -515,15 +518,11 @@ def _outcome(one: FleetNode, other: FleetNode, grades: Sequence[Grade]) -> Outco
         return "removed"
     if not last or not all(between):
         return "interrupted"
-    if _is_among(one, other, one.planned.remade) or _is_among(other, one, other.planned.remade):
+    if one.is_among(other.planned.remade) or other.is_among(one.planned.remade):
         return "remade"
-    if _is_among(one, other, one.planned.touched) or _is_among(other, one, other.planned.touched):
+    if one.is_among(other.planned.touched) or other.is_among(one.planned.touched):
         return "changed"
     return "kept"
-
-
-def _is_among(_: FleetNode, far: FleetNode, keys: Container[str | None]) -> bool:
-    return far.key("old") in keys or far.key("new") in keys
 
 
 def _ends(one: FleetNode, other: FleetNode, version: Version) -> Sequence[End]:
