@@ -47,7 +47,7 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, LinkAdded, ToBabeld, replay
+from rait.domain.events import Event, LinkAdded, PeerUpdated, ToBabeld, replay
 from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, Ledger, Owed, due
 from rait.domain.link_addresses import given_by, gives_link_local, is_but_for_others, own_settings
@@ -398,7 +398,7 @@ def _link_views(
     wanted = goal.topology.links if goal.topology is not None else {}
     desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
     ports = {link.device.listen_port: name for name, link in desired.items()}
-    given = given_by(known.leftover)
+    given, psks = given_by(known.leftover), _psks_given_by(known.leftover)
     # An address in an old list is no better than a name's: no reason to leave one that works.
     resolved = None if goal.old is None else True
     for name, seen in ours.links.items():
@@ -409,13 +409,23 @@ def _link_views(
         if want is not None and want == last and is_settled and _is_as(seen.link, last):
             observed[name] = want  # as nearly all links are in nearly all runs
             continue
-        pair = _Pair(seen, want, last, leftover, goal.names.get(name, resolved), own_key, added)
+        resolves = goal.names.get(name, resolved)
+        pair = _Pair(seen, want, last, leftover, resolves, own_key, added, psks)
         observed[name], become = pair.views(observation.now, ports)
         if become is not None:
             desired[name] = become
         elif name in impossible:
             desired[name] = observed[name]  # the link is elsewhere, and cannot come here
     return observed, desired
+
+
+def _psks_given_by(events: Iterable[Event]) -> dict[tuple[str, str], str]:
+    """The digests of preshared keys that events change, by link and peer."""
+    return {
+        (event.name, event.after.public_key): event.after.psk_digest
+        for event in events
+        if isinstance(event, PeerUpdated)
+    }
 
 
 def _last(observed: ObservedLink, link: Link | None) -> Link | None:
@@ -445,7 +455,8 @@ class _Pair(Struct, frozen=True):
     ``last`` is the link as the journal knows it, and ``leftover`` as an unfinished run may have
     made it. ``resolved`` says whether its peer's host name has an address now; None if the peer
     has no host name. ``own_key`` is the node's public key now. ``added`` are addresses that an
-    unfinished run may have given to the link.
+    unfinished run may have given to the link, and ``psks`` digests of preshared keys, by link and
+    peer.
     """
 
     observed: ObservedLink
@@ -455,6 +466,7 @@ class _Pair(Struct, frozen=True):
     resolved: bool | None
     own_key: str
     added: frozenset[str] = frozenset()
+    psks: Mapping[tuple[str, str], str] = {}
 
     def views(self, now: int, wanted_ports: Mapping[int, str]) -> tuple[Link, Link | None]:
         """The link as diff shall see it, and what the link shall become; None if it is to go."""
@@ -542,9 +554,9 @@ class _Pair(Struct, frozen=True):
         """
         if last is None or self.last is None or self.last.device.public_key == self.own_key:
             return seen
-        if not (seen.psk_digest and last.psk_digest):
-            return seen
-        return structs.replace(seen, psk_digest=last.psk_digest)
+        given = self.psks.get((self.observed.link.name, seen.public_key), "")
+        known = last.psk_digest or given
+        return structs.replace(seen, psk_digest=known) if seen.psk_digest and known else seen
 
     def _peer_view(
         self, seen: LinkPeer, wanted: LinkPeer | None, last: LinkPeer | None, fresh: bool

@@ -178,6 +178,14 @@ def test_a_new_private_key_changes_each_digest_and_nobody_is_blamed() -> None:
     assert len(bare.drift) == 1, "that it is gone can be seen"
 
 
+def test_a_key_that_a_killed_run_set_before_a_new_private_key_is_that_run_s() -> None:
+    bare, made, there = keyed("", "old"), keyed("by old", "old"), keyed("by new", "old")
+    event = PeerUpdated(ONE.name, bare.peers[0], made.peers[0])
+    killed = known(bare).having_leftover((event,))
+    change = reconcile(seen(there), Goal(None), killed, SCOPE)
+    assert (change.drift, change.leftover) == ((event,), frozenset({event}))
+
+
 def test_a_link_without_its_preshared_key_stays_as_it_is_or_is_not_made() -> None:
     """Nor does another link get the port that it keeps."""
     flaws = tuple(Problem("no key", "error", (), name) for name in ("w1", "w2"))
