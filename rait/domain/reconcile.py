@@ -409,8 +409,16 @@ def _link_views(
         if want is not None and want == last and is_settled and _is_as(seen.link, last):
             observed[name] = want  # as nearly all links are in nearly all runs
             continue
-        resolves = goal.names.get(name, resolved)
-        pair = _Pair(seen, want, last, leftover, resolves, own_key, added, psks)
+        pair = _Pair(
+            observed=seen,
+            wanted=want,
+            last=last,
+            leftover=leftover,
+            resolved=goal.names.get(name, resolved),
+            own_key=own_key,
+            added=added,
+            psks=psks,
+        )
         observed[name], become = pair.views(observation.now, ports)
         if become is not None:
             desired[name] = become
@@ -449,7 +457,7 @@ def _is_as(seen: Link, last: Link) -> bool:
     )
 
 
-class _Pair(Struct, frozen=True):
+class _Pair(Struct, frozen=True, kw_only=True):
     """A link of ours beside the one that is ``wanted`` in its place; None if the link is to go.
 
     ``last`` is the link as the journal knows it, and ``leftover`` as an unfinished run may have

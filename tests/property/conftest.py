@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries: a thousand in CI."""
+"""How many examples hypothesis tries: hundreds in CI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile("quick", max_examples=100, deadline=None)
 settings.register_profile(
     "ci",
-    max_examples=1000,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
