@@ -31,7 +31,7 @@ from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
 from rait.domain.history import LastKnown, as_made_now
 from rait.domain.hooks import Call, CallResult
-from rait.domain.ownership import Scope, doubtful, with_found
+from rait.domain.ownership import Scope, doubtful, scope_of, with_found
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import Instant, RunHeader, RunStatus
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
@@ -516,9 +516,3 @@ def machine_of(
     transit = config.isolation.transit_netns
     found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
     return Machine(found or netns.gone(transit), secret, public_key)
-
-
-def scope_of(config: Config, public_key: str) -> Scope:
-    """What makes a link one of the node with this configuration and key."""
-    target, group = config.isolation.target_netns, config.isolation.ifgroup
-    return Scope(public_key=public_key, netns=target, ifgroup=group)

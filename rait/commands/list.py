@@ -14,13 +14,13 @@ from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
-from rait.app.session import machine_of, scope_of
+from rait.app.session import machine_of
 from rait.app.trials import mention
 from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import LastKnown
-from rait.domain.ownership import doubtful, is_ours, unread_of_ours
+from rait.domain.ownership import doubtful, is_ours, scope_of, unread_of_ours
 from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
 

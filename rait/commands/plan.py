@@ -19,14 +19,14 @@ from rait.app.load import Preshared, load_secret
 from rait.app.options import Options, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned
-from rait.app.session import open_session, scope_of
+from rait.app.session import open_session
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config, Peer
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.guard import Losses, excessive_removal
 from rait.domain.history import LastKnown
-from rait.domain.ownership import Scope, is_ours, strangers_among, with_found
+from rait.domain.ownership import Scope, is_ours, scope_of, strangers_among, with_found
 from rait.domain.plan import KeyFiles, Node
 from rait.domain.policy import key_files
 from rait.domain.reconcile import reconcile

@@ -32,7 +32,7 @@ from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded
 from rait.domain.guard import lost_sessions, most_losses
 from rait.domain.history import LastKnown
-from rait.domain.ownership import Scope
+from rait.domain.ownership import scope_of
 from rait.domain.pairs import End, Grade, grade
 from rait.domain.plan import Addresses, Node, count_wanted, plan
 from rait.domain.reconcile import Change, Goal, reconcile
@@ -239,12 +239,9 @@ def _ends_session(event: Event) -> bool:
 def _next_up(node: FleetNode, links: Topology, planned: Topology) -> Change:
     """What the next `rait up` of a node does that has these links."""
     member = node.members["new"]
+    config = member.config if member is not None else Config()
     observed = {name: ObservedLink(link=link) for name, link in links.links.items()}
-    scope = Scope(
-        public_key=node.key("new") or "",
-        netns="",
-        ifgroup=(member.config if member is not None else Config()).isolation.ifgroup,
-    )
+    scope = scope_of(config, node.key("new") or "")
     return reconcile(
         Observation(now=0, links=observed), Goal(planned), LastKnown(topology=links), scope
     )

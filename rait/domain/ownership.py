@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
-from rait.domain.config.schema import PRIVATE_GROUPS
+from rait.domain.config.schema import PRIVATE_GROUPS, Config
 from rait.domain.events import LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.topology import Link
@@ -42,6 +42,12 @@ class Scope(Struct, frozen=True, kw_only=True):
     netns: str
     ifgroup: int
     claimed: Mapping[str, str] = {}
+
+
+def scope_of(config: Config, public_key: str) -> Scope:
+    """What makes a link one of the node with this configuration and key."""
+    target, group = config.isolation.target_netns, config.isolation.ifgroup
+    return Scope(public_key=public_key, netns=target, ifgroup=group)
 
 
 class Stranger(Struct, frozen=True):

@@ -11,7 +11,7 @@ from rait.domain.config.schema import Peer
 from rait.domain.events import replay
 from rait.domain.fleet import Member, end_of, fleet_of, matched
 from rait.domain.history import LastKnown
-from rait.domain.ownership import Scope
+from rait.domain.ownership import scope_of
 from rait.domain.pairs import End, grade
 from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.topology import Endpoint, Topology
@@ -130,8 +130,7 @@ class FleetMachine(RuleBasedStateMachine):
         own = {link.device.public_key for link in host.before.links.values()}
         if own - {host.me.peer.public_key}:
             return  # rait refuses to: the former private key is gone
-        isolation = host.me.config.isolation
-        scope = Scope(public_key=host.me.peer.public_key, netns="", ifgroup=isolation.ifgroup)
+        scope = scope_of(host.me.config, host.me.peer.public_key)
         goal, then = Goal(host.before), host.before
         host.carry_out(reconcile(host.machine.observe(), goal, host.known, scope))
         assert host.known.topology.links.keys() == then.links.keys()

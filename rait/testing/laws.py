@@ -16,7 +16,7 @@ from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
 from rait.domain.fleet import COMBINATIONS, Member, PairChange, fleet_change
 from rait.domain.history import LastKnown
-from rait.domain.ownership import Scope
+from rait.domain.ownership import scope_of
 from rait.domain.plan import Addresses, Node, Plan, plan
 from rait.domain.policy import Policies
 from rait.domain.reconcile import Change, Goal, reconcile
@@ -220,10 +220,7 @@ def sync_is_idempotent(old: Fleet, new: Fleet) -> None:
 
 def decide(machine: Machine, member: Member, planned: Plan, known: LastKnown) -> Change:
     """What a sync of a node does that has this machine, and this journal."""
-    isolation = member.config.isolation
-    scope = Scope(
-        public_key=member.peer.public_key, netns=isolation.target_netns, ifgroup=isolation.ifgroup
-    )
+    scope = scope_of(member.config, member.peer.public_key)
     goal = Goal(planned.topology, planned.names)
     machine.private_key = member.peer.public_key
     return reconcile(machine.observe(), goal, known, scope)
