@@ -121,12 +121,17 @@ class Session:
         known = self.known
         if known.topology.links:
             return known
-        observation = self.observe(known)
-        return with_found(known, observation, self.scope_among(observation, known))
+        return with_found(known, self.observation, self.scope_among(self.observation, known))
+
+    @cached_property
+    def observation(self) -> Observation:
+        """What the machine has before this run touches it. Raises MachineError, see ``observe``."""
+        return self.observe(self.known)
 
     def forget(self) -> None:
-        """Have the journal asked anew for what is known, as this process has written to it."""
+        """Look anew at the journal and the machine, as this process has changed them."""
         self.__dict__.pop("known", None)
+        self.__dict__.pop("observation", None)
 
     def observe(self, known: LastKnown) -> Observation:
         """Look at the target, and at each other namespace in which the journal has links of ours.
@@ -158,7 +163,7 @@ class Session:
 
         Raises MachineError where nothing may be touched at all.
         """
-        change = self._look(self._with_psks(goal), self.known, self.routing)
+        change = self._decide(self.observation, self._with_psks(goal), self.known, self.routing)
         if change.refusal is not None:
             raise MachineError(change.refusal)
         return change
@@ -197,8 +202,9 @@ class Session:
         since = now - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(self.journal.runs(since=since, scope=self.name))
 
-    def _look(self, goal: Goal, known: LastKnown, routing: Routing | None) -> Change:
-        observation = self.observe(known)
+    def _decide(
+        self, observation: Observation, goal: Goal, known: LastKnown, routing: Routing | None
+    ) -> Change:
         scope = self.scope_among(observation, known)
         babeld = None
         if routing is not None and (
@@ -353,7 +359,7 @@ class Session:
         known = known_after_failures(change.known, topology, failed)
         routing = self.routing if any(isinstance(e, ToBabeld) for e in failed) else None
         try:
-            seen = self._look(change.goal, known, routing)
+            seen = self._decide(self.observe(known), change.goal, known, routing)
         except (RaitError, OSError) as error:
             self.options.debug(f"the machine could not be looked at again: {error}")
             return (), known.leftover
@@ -397,6 +403,7 @@ class Session:
         import copy  # here, as only what is taken back needs it
 
         other = copy.copy(self)
+        other.forget()
         other.machine = self.machine.seen_from(transit)
         return other
 

@@ -101,7 +101,7 @@ class _Explainer:
             self._locate,
         )
         self._wanted = wanted.plan.topology.links
-        self._observation = session.observe(session.known)
+        self._observation = session.observation
         self.change = session.compare(wanted.goal)
 
     def explain(self, what: str) -> Explanation:

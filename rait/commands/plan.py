@@ -45,7 +45,7 @@ def run(options: Options, arguments: Namespace) -> int:
 def run_export(options: Options, _: Namespace) -> int:
     with open_session(options, "export-state", read_only=True, babeld="never") as session:
         known = session.known
-        observation = session.observe(known)
+        observation = session.observation
         scope = session.scope_among(observation, known)
         kind = session.machine.choose(session.config.backend)
         state = State(
