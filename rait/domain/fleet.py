@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property, partial
+from itertools import chain
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -34,7 +35,7 @@ from rait.domain.guard import lost_sessions, most_losses
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.pairs import End, Grade, grade
-from rait.domain.plan import Addresses, Node, count_wanted, plan
+from rait.domain.plan import Addresses, Node, Plan, count_wanted, plan
 from rait.domain.reconcile import Change, Goal, reconcile
 from rait.domain.topology import EMPTY, Family, Link, Origin, Topology
 
@@ -145,6 +146,24 @@ def fleet_of(peers: Iterable[Peer], configs: Mapping[str, Config] | None = None)
     ]
 
 
+def planned_by(
+    member: Member, peers: Iterable[Peer], addresses: Addresses, applied: Topology = EMPTY
+) -> Plan:
+    """What a node plans that reads these peers, and has the ``applied`` links."""
+    node = Node(public_key=member.peer.public_key, origin=_ORIGIN)
+    return plan(member.config, node, peers, addresses, applied)
+
+
+def own_addresses(peers: Iterable[Peer]) -> Addresses:
+    """Addresses for a plan without a look-up: a host name stands for its own address."""
+    return {
+        (endpoint.address, endpoint.address_family): (endpoint.address,)
+        for peer in peers
+        for endpoint in peer.endpoints
+        if endpoint.address is not None
+    }
+
+
 class _Planned(Struct, frozen=True):
     """A node's links in both versions, as ends of tunnels by the public key of the far side.
 
@@ -201,9 +220,7 @@ def _planned(
     links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
     for version, member in node.members.items():
         if member is not None:
-            here = Node(public_key=member.peer.public_key, origin=_ORIGIN)
-            peers = registries[version]
-            planned = plan(member.config, here, peers, addresses, applied=links["old"])
+            planned = planned_by(member, registries[version], addresses, links["old"])
             links[version] = planned.topology
     change = _next_up(node, links["old"], links["new"])
     links["new"] = change.desired
@@ -278,10 +295,11 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
     nodes = matched(old, new)
     changed = [node for node in nodes if node.changed]
     registries: dict[Version, Sequence[Member]] = {"old": old, "new": new}
-    near = _near(changed, registries)
+    users = _users_of_ports(chain(old, new))
+    near = _near(changed, users)
     involved = [node for node in nodes if node.is_among(near)]
     _have_planned(nodes, registries, near)
-    alike = _Alike(involved, old, new)
+    alike = _Alike(involved, users)
     judged = list(_judged(involved, nodes, alike))
     tally = _Tally(old, near)
     still = len(nodes) - len(involved)
@@ -308,16 +326,11 @@ class _Alike:
     becomes of the tunnels of one of them becomes of those of all.
     """
 
-    def __init__(
-        self, involved: Sequence[FleetNode], old: Iterable[Member], new: Iterable[Member]
-    ) -> None:
+    def __init__(self, involved: Sequence[FleetNode], users: Mapping[int, Set[str]]) -> None:
         self._involved = frozenset(involved)
         there = [m for node in involved for m in node.members.values() if m is not None]
         self._names = {name for m in there for name in (m.peer.name, m.config.name)}
-        self._users: dict[int, set[str]] = {}
-        for member in (*old, *new):
-            for endpoint in member.peer.endpoints:
-                self._users.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
+        self._users = users
         self._first: dict[object, FleetNode] = {}
 
     def to(self, node: FleetNode) -> FleetNode:
@@ -371,13 +384,7 @@ def _have_planned(
     """Tell each node how it is planned: near a change by the whole registry, else by a part."""
     few = {v: [m.peer for m in registries[v] if m.peer.public_key in near] for v in VERSIONS}
     whole = {v: [m.peer for m in registries[v]] for v in VERSIONS}
-    addresses = {
-        (endpoint.address, endpoint.address_family): (endpoint.address,)
-        for peers in whole.values()
-        for peer in peers
-        for endpoint in peer.endpoints
-        if endpoint.address is not None
-    }
+    addresses = own_addresses(chain(*whole.values()))
     for node in nodes:
         node.plan = partial(_planned, node, whole if node.is_among(near) else few, addresses)
 
@@ -407,27 +414,32 @@ class _Tally:
         return planned + sum(len(self._ports[f]) - alone[f] for f in families)
 
 
-def _near(
-    changed: Iterable[FleetNode], registries: Mapping[Version, Sequence[Member]]
-) -> frozenset[str]:
+def _users_of_ports(members: Iterable[Member]) -> dict[int, set[str]]:
+    """The public keys of the nodes that have each SendPort, in either family and version."""
+    users: dict[int, set[str]] = {}
+    for member in members:
+        for endpoint in member.peer.endpoints:
+            users.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
+    return users
+
+
+def _near(changed: Iterable[FleetNode], users: Mapping[int, Set[str]]) -> frozenset[str]:
     """The public keys of the nodes that change, and of those with a port of one of them, and so on.
 
     Another node's links to all others are the same in both versions, and free of conflicts.
     """
-    by_port: dict[int, set[str]] = {}
-    ports: dict[str, set[int]] = {}
-    for registry in registries.values():
-        for member in registry:
-            for endpoint in member.peer.endpoints:
-                by_port.setdefault(endpoint.send_port, set()).add(member.peer.public_key)
-                ports.setdefault(member.peer.public_key, set()).add(endpoint.send_port)
+    shared = {port: keys for port, keys in users.items() if len(keys) > 1}
+    ports: dict[str, list[int]] = {}
+    for port, keys in shared.items():
+        for key in keys:
+            ports.setdefault(key, []).append(port)
     near: set[str] = set()
-    waiting = [key for node in changed for v in VERSIONS if (key := node.key(v)) is not None]
+    waiting = [own for node in changed for v in VERSIONS if (own := node.key(v)) is not None]
     while waiting:
         key = waiting.pop()
         if key not in near:
             near.add(key)
-            waiting += (other for port in ports.get(key, ()) for other in by_port[port])
+            waiting += (other for port in ports.get(key, ()) for other in shared.pop(port, ()))
     return frozenset(near)
 
 

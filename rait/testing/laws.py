@@ -14,13 +14,20 @@ from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Config, Peer, Transport
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
-from rait.domain.fleet import COMBINATIONS, Member, PairChange, fleet_change
+from rait.domain.fleet import (
+    COMBINATIONS,
+    Member,
+    PairChange,
+    fleet_change,
+    own_addresses,
+    planned_by,
+)
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
-from rait.domain.plan import Addresses, Node, Plan, plan
+from rait.domain.plan import Plan
 from rait.domain.policy import Policies
 from rait.domain.reconcile import Change, Goal, reconcile
-from rait.domain.topology import EMPTY, Link, Origin, Topology
+from rait.domain.topology import EMPTY, Link, Topology
 from rait.testing.machine import Machine
 
 Fleet = Sequence[Member]
@@ -53,14 +60,7 @@ def plan_of(member: Member, fleet: Fleet, applied: Topology = EMPTY) -> Plan:
     ``applied`` are the links that it has: who has a port keeps it.
     """
     peers = [other.peer for other in fleet]
-    addresses: Addresses = {
-        (e.address, e.address_family): (e.address,)
-        for peer in peers
-        for e in peer.endpoints
-        if e.address is not None
-    }
-    node = Node(public_key=member.peer.public_key, origin=Origin("kernel"))
-    return plan(member.config, node, peers, addresses, applied)
+    return planned_by(member, peers, own_addresses(peers), applied)
 
 
 def every_pair_agrees(fleet: Fleet) -> None:
