@@ -28,7 +28,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from rait.domain.backend import Observation, ObservedLink
+from rait.domain.backend import Observation, ObservedLink, ObservedVrf
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded
 from rait.domain.guard import lost_sessions, most_losses
@@ -257,11 +257,13 @@ def _next_up(node: FleetNode, links: Topology, planned: Topology) -> Change:
     """What the next `rait up` of a node does that has these links."""
     member = node.members["new"]
     config = member.config if member is not None else Config()
-    observed = {name: ObservedLink(link=link) for name, link in links.links.items()}
-    scope = scope_of(config, node.key("new") or "")
-    return reconcile(
-        Observation(now=0, links=observed), Goal(planned), LastKnown(topology=links), scope
+    observation = Observation(
+        now=0,
+        links={name: ObservedLink(link=link) for name, link in links.links.items()},
+        vrfs={name: ObservedVrf(table, marked=True) for name, table in links.vrfs.items()},
     )
+    scope = scope_of(config, node.key("new") or "")
+    return reconcile(observation, Goal(planned), LastKnown(topology=links), scope)
 
 
 def _peers_of(names: Set[str], *topologies: Topology) -> Iterator[str]:

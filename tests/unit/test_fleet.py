@@ -6,7 +6,7 @@ import base64
 
 from msgspec import structs
 
-from rait.domain.config.schema import Config, Peer, PeerEndpoint, Policy
+from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
 from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config
 from rait.domain.rollout import split
@@ -131,6 +131,14 @@ def test_a_policy_of_a_node_counts() -> None:
     assert outcomes(found) == {("n2", "n1"): "interrupted"}, "A still has a link to B"
     (node,) = found.node_changes
     assert [type(event) for event in node.events] == [LinkRemoved]
+
+
+def test_a_vrf_that_is_there_is_not_made_again() -> None:
+    vrf = Isolation(type="vrf", target="vrf0", table=7)
+    configs = {B.public_key: structs.replace(implied_config(B), isolation=vrf)}
+    found = fleet_change(fleet_of([A, B], configs), fleet_of([peer(1, port=50009), B], configs))
+    (node,) = [node for node in found.node_changes if node.name == "n2"]
+    assert [type(event) for event in node.events] == [LinkRemoved, LinkAdded]
 
 
 def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
