@@ -140,7 +140,7 @@ class _Explainer:
     def _may_have(self, peer: Peer, name: str) -> bool:
         """Whether the peer asks for a link of this name."""
         return any(
-            f"{transport.ifprefix}{endpoint.send_port}" == name
+            transport.link_name(endpoint.send_port) == name
             for endpoint in peer.endpoints
             for transport in self._session.config.transports
             if transport.address_family == endpoint.address_family

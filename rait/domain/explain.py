@@ -225,7 +225,7 @@ class Routes:
             why = f"rait.conf has no transport for {family}"
             yield structs.replace(bare, notes=(why,))
         for index in indexes:
-            name = f"{self._transports[index].ifprefix}{endpoint.send_port}"
+            name = self._transports[index].link_name(endpoint.send_port)
             link = self._links.get(name)
             has_link = link is not None and link.peer(peer.public_key) is not None
             yield structs.replace(

@@ -448,11 +448,9 @@ def _near(changed: Iterable[FleetNode], users: Mapping[int, Set[str]]) -> frozen
 def end_of(link: Link, member: Member, fresh: bool) -> End:
     """One end of a tunnel, as this link of a node is it."""
     (far,) = link.peers
-    family = next(
-        transport.address_family
-        for transport in member.config.transports
-        if link.name.startswith(transport.ifprefix)
-    )
+    fitting = (t for t in member.config.transports if link.name.startswith(t.ifprefix))
+    # One prefix may begin as another one does.
+    family = max(fitting, key=lambda transport: len(transport.ifprefix)).address_family
     return End(
         family,
         link.device.public_key,

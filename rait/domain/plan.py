@@ -348,7 +348,7 @@ class _Planner:
     def _routes(self, peer: Peer) -> Iterator[_Route]:
         for endpoint in self._policies.endpoints(peer):
             for transport in self._transports.get(endpoint.address_family, ()):
-                yield f"{transport.ifprefix}{endpoint.send_port}", peer, transport, endpoint
+                yield transport.link_name(endpoint.send_port), peer, transport, endpoint
 
     def _refusal(self, route: _Route) -> str | None:
         """Why this node or the peer itself is in the way of the link."""

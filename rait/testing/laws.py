@@ -122,7 +122,7 @@ def _transport_of(config: Config, link: Link, far: Peer) -> Transport:
         for transport in config.transports
         for endpoint in far.endpoints
         if endpoint.address_family == transport.address_family
-        and link.name == f"{transport.ifprefix}{endpoint.send_port}"
+        and link.name == transport.link_name(endpoint.send_port)
     )
 
 

@@ -8,8 +8,10 @@ from msgspec import structs
 
 from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
-from rait.domain.fleet import FleetChange, fleet_change, fleet_of, implied_config
+from rait.domain.fleet import FleetChange, end_of, fleet_change, fleet_of, implied_config
 from rait.domain.rollout import split
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.vrf import FAMILIES
 
 
 def key(number: int) -> str:
@@ -131,6 +133,24 @@ def test_a_policy_of_a_node_counts() -> None:
     assert outcomes(found) == {("n2", "n1"): "interrupted"}, "A still has a link to B"
     (node,) = found.node_changes
     assert [type(event) for event in node.events] == [LinkRemoved]
+
+
+def test_a_prefix_that_begins_as_another_one_does_is_told_apart() -> None:
+    both = structs.replace(
+        B, endpoints=tuple(structs.replace(B.endpoints[0], address_family=f) for f in FAMILIES)
+    )
+    config = implied_config(both)
+    ip6, ip4 = (
+        structs.replace(t, ifprefix=prefix, dynamic_port=True)
+        for t, prefix in zip(reversed(config.transports), ("r", "r4x"), strict=True)
+    )
+    (member,) = fleet_of([both], {B.public_key: structs.replace(config, transports=(ip6, ip4))})
+    for transport in (ip6, ip4):
+        link = Link(
+            transport.link_name(50001), Origin("kernel"), LinkSettings(1420, 54), Device("own")
+        )
+        end = end_of(structs.replace(link, peers=(LinkPeer("far"),)), member, fresh=False)
+        assert end.family == transport.address_family
 
 
 def test_a_vrf_that_is_there_is_not_made_again() -> None:

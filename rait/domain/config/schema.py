@@ -150,6 +150,10 @@ class Transport(Struct, frozen=True, kw_only=True):
     address: _Address | None = None
     bind_addr: _Address | None = None
 
+    def link_name(self, send_port: int) -> str:
+        """The name of the link over this transport to a peer with this SendPort."""
+        return f"{self.ifprefix}{send_port}"
+
 
 class Isolation(Struct, frozen=True, kw_only=True):
     """What keeps overlay and underlay apart.
