@@ -50,23 +50,30 @@ peer_endpoints = st.sampled_from(
         for address in (None, *HOSTS, *LITERALS[family])
     ]
 )
-transports = st.sampled_from(
-    [
-        Transport(
-            address_family=family,
-            send_port=port,
-            mtu=mtu,
-            ifprefix=prefix,
-            fwmark=fwmark,
-            dynamic_port=dynamic,
-        )
-        for family in FAMILIES
-        for port in PORTS
-        for mtu, fwmark in ((1280, 0), (1420, 54))
-        for prefix in PREFIXES
-        for dynamic in (False, True)
-    ]
-)
+
+
+def transports_named(prefixes: Iterable[str]) -> st.SearchStrategy[Transport]:
+    """Transports of either family whose links have names with one of these prefixes."""
+    return st.sampled_from(
+        [
+            Transport(
+                address_family=family,
+                send_port=port,
+                mtu=mtu,
+                ifprefix=prefix,
+                fwmark=fwmark,
+                dynamic_port=dynamic,
+            )
+            for family in FAMILIES
+            for port in PORTS
+            for mtu, fwmark in ((1280, 0), (1420, 54))
+            for prefix in prefixes
+            for dynamic in (False, True)
+        ]
+    )
+
+
+transports = transports_named(PREFIXES)
 transport_sets = st.lists(
     transports,
     max_size=3,

@@ -42,6 +42,7 @@ from rait.testing.strategies import (  # noqa: F401 - tests find all in one plac
     registries,
     transport_sets,
     transports,
+    transports_named,
 )
 
 NAMES = ("w1", "w2", "w3", "w4", "w5", "w6")

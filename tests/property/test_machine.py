@@ -75,23 +75,7 @@ PREFIXES = ("r4x", "r6x", "w")
 LINK_NAMES = tuple(f"{prefix}{port}" for prefix in PREFIXES for port in some.PORTS[:3])
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key=some.OWN_KEY)
 
-transports = st.sampled_from(
-    [
-        Transport(
-            address_family=family,
-            send_port=port,
-            mtu=mtu,
-            ifprefix=prefix,
-            fwmark=fwmark,
-            dynamic_port=dynamic,
-        )
-        for family in some.FAMILIES
-        for port in some.PORTS
-        for mtu, fwmark in ((1280, 0), (1420, 54))
-        for prefix in PREFIXES
-        for dynamic in (False, True)
-    ]
-)
+transports = some.transports_named(PREFIXES)
 transport_sets = st.lists(transports, min_size=1, max_size=2, unique_by=lambda t: t.ifprefix)
 registries = some.peers_lists() | some.calm_registries()
 parts = st.integers(0, 15)
