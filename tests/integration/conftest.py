@@ -61,3 +61,12 @@ def make_mesh(tier: str, tmp_path: Path) -> Iterator[MakeMesh]:
     yield make
     for mesh in meshes:
         mesh.remove()
+
+
+@pytest.fixture
+def mesh(make_mesh: MakeMesh) -> Mesh:
+    """Two nodes, both up, with sessions on both tunnels."""
+    mesh = make_mesh(2)
+    mesh.up()
+    mesh.ping_all()
+    return mesh

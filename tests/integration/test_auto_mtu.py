@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.integration import machine
-from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FWMARK, MTU, Mesh, Node
 from tests.integration.test_link_addresses import give, sessions
 
@@ -13,11 +12,8 @@ pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
 
 @pytest.fixture
-def mesh(make_mesh: MakeMesh) -> Mesh:
+def mesh(mesh: Mesh) -> Mesh:
     """Two nodes, both up, with sessions on both tunnels; then one shall follow the underlay."""
-    mesh = make_mesh(2)
-    mesh.up()
-    mesh.ping_all()
     give(mesh.nodes[0], 'mtu = "auto"')
     return mesh
 

@@ -19,15 +19,6 @@ from tests.integration.harness import Mesh, Node
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
 
-@pytest.fixture
-def mesh(make_mesh: MakeMesh) -> Mesh:
-    """Two nodes, both up, with sessions on both tunnels."""
-    mesh = make_mesh(2)
-    mesh.up()
-    mesh.ping_all()
-    return mesh
-
-
 def give(node: Node, *policies: str) -> None:
     """Have rait.conf end with these policies."""
     blocks = (f"policy {{\n{policy}\n}}\n" for policy in policies if policy)

@@ -20,15 +20,6 @@ SECOND = {"ip4": "192.0.2.101", "ip6": "2001:db8::101"}
 
 
 @pytest.fixture
-def mesh(make_mesh: MakeMesh) -> Mesh:
-    """Two nodes up, with sessions over both of their links."""
-    mesh = make_mesh(2)
-    mesh.up()
-    mesh.ping_all()
-    return mesh
-
-
-@pytest.fixture
 def elsewhere(mesh: Mesh) -> Iterator[str]:
     """The name of a namespace that does not exist yet."""
     name = f"{mesh.nodes[0].netns}-elsewhere"

@@ -109,14 +109,6 @@ def runs(node: Node) -> int:
     return len(node.rait("log", "--json").out.splitlines())
 
 
-@pytest.fixture
-def mesh(make_mesh: MakeMesh) -> Mesh:
-    mesh = make_mesh(2)
-    mesh.up()
-    mesh.ping_all()
-    return mesh
-
-
 @pytest.mark.parametrize("language", ["hcl", "toml"])
 def test_a_living_link_is_changed_in_place_and_back(mesh: Mesh, language: str) -> None:
     a, b = mesh.nodes

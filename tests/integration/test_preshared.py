@@ -73,15 +73,6 @@ def initiations(node: Node) -> int:
     return min(sent) // INITIATION
 
 
-@pytest.fixture
-def mesh(make_mesh: MakeMesh) -> Mesh:
-    """Two nodes, both up, with sessions on their tunnels."""
-    mesh = make_mesh(2)
-    mesh.up()
-    mesh.ping_all()
-    return mesh
-
-
 def test_a_preshared_key_comes_changes_and_goes_while_sessions_live_on(
     mesh: Mesh,
 ) -> None:
