@@ -1,4 +1,4 @@
-"""What a machine needs for the tiers that make real tunnels."""
+"""What a machine needs for the tiers that make real tunnels, and for single tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 _TOOLS = {
     "ip": "iproute2",
@@ -16,6 +18,15 @@ _TOOLS = {
 }
 _USERSPACE_TOOLS = {"wireguard-go": "wireguard-go", "strace": "strace"}
 _KERNEL_KINDS = ("wireguard", "nlmon")
+
+
+def need(tool: str, package: str) -> str:
+    """The path of a program; where it is missing, the test is skipped, and fails with CI set."""
+    path = shutil.which(tool)
+    if path is None:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"{tool} is missing: install the Debian package {package}")
+    return path
 
 
 def why_not(tier: str) -> str | None:
