@@ -63,7 +63,7 @@ def load_from_web(
             return _standing_in(found, loaded.config.peers_fallback, load, str(error))
         except SourceError as second:
             raise SourceError(f"{error}; and no older list can stand in: {second}") from None
-    return structs.replace(peers, keep=lambda: found.keep(time.time_ns()))
+    return structs.replace(peers, keep=found.keep)
 
 
 def _standing_in(found: PeersList, allowed: Fallback, load: Load, why: str) -> LoadedPeers:

@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.config import source
-from rait.adapters.config.resolve import Addresses, resolve
+from rait.adapters.config.resolve import Addresses
 from rait.adapters.config.source import Read, Texts
 from rait.adapters.keys import KeyPair
 from rait.app.load import (
@@ -24,6 +24,7 @@ from rait.app.load import (
     load_registry,
     load_secret,
 )
+from rait.app.network import NETWORK, Network
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.policy import Policies
@@ -64,14 +65,23 @@ class Inputs(Struct, frozen=True, kw_only=True):
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether the command needs the registry.
+    ``peers`` says whether the command needs the registry, and ``network`` gives what comes over the
+    network.
     """
 
-    def __init__(self, url: str, debug: Callable[[str], None], *, peers: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        debug: Callable[[str], None],
+        *,
+        peers: bool = False,
+        network: Network = NETWORK,
+    ) -> None:
         self._url = url
         self._debug = debug
         self._peers = peers
-        self._texts = Texts()
+        self._network = network
+        self._texts = Texts(network.fetch)
         self._hosts: Hosts = {}
         self._found: Registry | None = None
 
@@ -131,7 +141,8 @@ class Preparation:
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
-        found = _looked_up(peers, new, loaded.config.isolation.transit_netns)
+        transit = loaded.config.isolation.transit_netns
+        found = _looked_up(peers, new, transit, self._network)
         if before is None:
             return found
         return structs.replace(
@@ -149,12 +160,13 @@ def registry_of(loaded: Loaded, public_key: str, secret: Secret | None) -> Regis
     unknown. Raises RaitError.
     """
     peers = load_registry(loaded, public_key, secret)
-    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "")
+    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "", NETWORK)
 
 
-def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str) -> Registry:
+def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, network: Network) -> Registry:
     with netns.open_netns(transit) as namespace:
-        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.document.name)
+        name = peers.document.name
+        answer = network.look_up(hosts, namespace, RESOLVE_SECONDS, hosts, name)
     return Registry(
         peers=peers,
         addresses=answer.addresses,

@@ -1,4 +1,4 @@
-"""What the command line says for every command."""
+"""How a run is to be: what the command line says for every command, and what `rait watch` adds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct, structs
 
 from rait.adapters.config.source import display_name, is_path
+from rait.app.network import NETWORK, Network
 from rait.domain.config.keytext import is_key
 from rait.domain.errors import ConfigError
 from rait.terminal import warn
@@ -20,10 +21,11 @@ def _silent(_: str) -> None:
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What the command line says for every command.
+    """How a run is to be, by the command line or by ``rait watch``.
 
     ``debug`` gets a line for each step, and ``notice`` a line that the user must see at once. With
-    ``assume_gone``, links in a namespace that cannot be found count as removed.
+    ``assume_gone``, links in a namespace that cannot be found count as removed. ``cause`` is as in
+    RunHeader. ``network`` gives what comes over the network.
     """
 
     config: str
@@ -31,6 +33,8 @@ class Options(Struct, frozen=True, kw_only=True):
     debug: Callable[[str], None] = _silent
     lock_seconds: float = LOCK_SECONDS
     assume_gone: bool = False
+    cause: str = ""
+    network: Network = NETWORK
 
 
 def options_of(arguments: Namespace) -> Options:

@@ -429,6 +429,7 @@ class Session:
             leftover_links=change.leftover_links,
             home=isolation.home(self.config, change.known, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
+            cause=self.options.cause,
             **settings,
         )
 
@@ -467,7 +468,7 @@ def open_session(
     ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
     anything is touched.
     """
-    preparation = Preparation(options.config, options.debug, peers=peers)
+    preparation = Preparation(options.config, options.debug, peers=peers, network=options.network)
     with ExitStack() as stack:
         if read_only:
             inputs = preparation.complete(preparation.configuration())

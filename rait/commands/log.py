@@ -327,7 +327,7 @@ def _headline(run: RunRecord) -> str:
     if run.clock_was_unset and run.recorded_at is not None:
         words.append(f"(the clock was not set: after {written(run.recorded_at)})")
     words += [
-        header.command,
+        header.command + (f" ({header.cause})" if header.cause else ""),
         run.status or "never finished",
         f"({', '.join(shown)})",
         f"uid {header.uid}",

@@ -133,7 +133,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     namespace that the run was in, where VRFs and rules are; a run that records it has marked the
     VRFs that it made or knew. ``confirm_by``: the run is to be taken back if nobody has confirmed
     it by then. ``confirms`` is the run that this one confirms, and ``takes_back`` the run whose
-    links this one makes what they were before it; 0 for none.
+    links this one makes what they were before it; 0 for none. ``cause`` is why `rait watch` began
+    the run, "" for a run that somebody asked for.
     """
 
     scope: str
@@ -153,6 +154,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     confirm_by: Instant | None = None
     confirms: int = 0
     takes_back: int = 0
+    cause: str = ""
 
 
 class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):

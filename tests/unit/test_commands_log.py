@@ -78,6 +78,12 @@ def test_a_run_is_a_headline_and_its_events() -> None:
     assert run_lines(RUN, Query(), brief=True) == [head]
 
 
+def test_a_run_that_the_watch_began_says_why() -> None:
+    run = structs.replace(RUN, header=structs.replace(RUN.header, cause="peers list changed"))
+    assert "  up (peers list changed)  partial  " in run_lines(run, Query(), brief=True)[0]
+    assert json.loads(run_json(run, Query()))["cause"] == "peers list changed"
+
+
 def test_a_run_at_a_boot_without_a_clock_says_so() -> None:
     unset = structs.replace(RUN.header, started_at=30 * SECOND)
     run = structs.replace(RUN, header=unset, recorded_at=RUN.header.started_at)

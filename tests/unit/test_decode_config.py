@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rait.domain.config.decode_config import decode_config
-from rait.domain.config.schema import MAX_MTU, Babeld, Config, Isolation, Secret
+from rait.domain.config.schema import MAX_MTU, SECOND, Babeld, Config, Isolation, Secret, Watch
 from rait.domain.errors import Problem
 
 KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -357,6 +357,31 @@ def test_a_wrong_babeld(babeld, says):
 def test_a_port_alone_is_a_tcp_socket_of_babeld(address):
     babeld = decoded(babeld={"socket_type": "tcp", "socket_addr": address}).babeld
     assert (babeld.socket_type, babeld.socket_addr) == ("tcp", "33123")
+
+
+@pytest.mark.parametrize(
+    ("watch", "says"),
+    [
+        ({"poll": "0s"}, 'no span of time; write it as "60s"'),
+        ({"poll": 60}, 'must be a span of time from "1s" to "1d", as "60s" or "5m", not 60'),
+        ({"names": "2d"}, 'must be a span of time from "1s" to "1d"'),
+        ({"look": "often"}, 'no span of time; write it as "60s"'),
+        ({"max_peers_age": "old"}, 'no span of time; write it as "1d"'),
+        ({"metrics": "9586"}, 'must be HOST:PORT, as "127.0.0.1:9586"'),
+        ({"metrics": "::1:9586"}, "brackets"),
+        ({"metrics": 9586}, "must be HOST:PORT, as"),
+        ({"pol": "60s"}, "did you mean poll?"),
+    ],
+)
+def test_a_wrong_watch(watch, says):
+    assert says in error(watch=watch).message
+
+
+def test_how_a_node_is_watched():
+    assert decoded().watch == Watch()
+    watch = decoded(watch=[{"poll": "5m", "max_peers_age": "1d", "metrics": "[::1]:9586"}]).watch
+    assert (watch.poll, watch.max_peers_age) == (300 * SECOND, 86400 * SECOND)
+    assert (watch.names, watch.look, watch.metrics) == (60 * SECOND, 60 * SECOND, "[::1]:9586")
 
 
 def test_one_send_port_in_both_families_is_warned_of():

@@ -24,6 +24,7 @@ from rait.domain.config.schema import (
     Policy,
     Secret,
     Transport,
+    Watch,
 )
 from rait.domain.plan import link_local
 
@@ -33,10 +34,11 @@ BLOCKS: dict[str, type[Struct]] = {
     "transport": Transport,
     "isolation": Isolation,
     "babeld": Babeld,
+    "watch": Watch,
     "policy": Policy,
     "match": Match,
 }
-NESTED = {"transports", "isolation", "babeld", "policies", "match", "path"}
+NESTED = {"transports", "isolation", "babeld", "watch", "policies", "match", "path"}
 """Fields that are blocks with sections of their own, and the one that is no key."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+import time
 from base64 import b64encode
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from rait.adapters.config.source import Texts
+from rait.adapters.config.source import News, Texts
 from rait.adapters.config.web import Version, url_digest
 from rait.app.fallback import kept_path, load_from_web
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError
@@ -73,14 +74,14 @@ class Registry:
         self.journal = directory / "journal.db"
         self.asked: list[Version] = []
 
-    def fetch(self, url: str, known: Version, limit: int) -> tuple[str | None, Version]:
+    def fetch(self, url: str, known: Version, limit: int) -> News:
         assert url == URL
         assert limit
         self.asked.append(known)
         if isinstance(self.page, SourceError):
             raise self.page
         version = Version(url_digest(url), f'"{url_digest(self.page)}"')
-        return (None if known == version else self.page), version
+        return News(None if known == version else self.page, version, time.time_ns())
 
     def load(self, allowed: int | str | None = DAY, max_links: int = 9) -> LoadedPeers:
         transport = Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w")

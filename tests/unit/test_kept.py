@@ -10,6 +10,7 @@ import pytest
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.kept import PeersList
+from rait.adapters.config.source import News
 from rait.adapters.config.web import Version
 from rait.domain.errors import SourceError
 
@@ -33,11 +34,12 @@ class Server:
         self.text = text
         self.version = Version("where", etag)
         self.asked: list[Version] = []
+        self.now = NOW
 
-    def fetch(self, url: str, known: Version, limit: int) -> tuple[str | None, Version]:
+    def fetch(self, url: str, known: Version, limit: int) -> News:
         assert (url, limit) == (URL, MAX_BYTES)
         self.asked.append(known)
-        return (None if known == self.version else self.text), self.version
+        return News(None if known == self.version else self.text, self.version, self.now)
 
 
 def opened(path: Path, server: Server, url: str = URL) -> PeersList:
@@ -45,9 +47,10 @@ def opened(path: Path, server: Server, url: str = URL) -> PeersList:
 
 
 def kept(path: Path, server: Server, now: int = NOW) -> Path:
+    server.now = now
     found = opened(path, server)
     assert found.read(URL) == server.text
-    found.keep(now)
+    found.keep()
     return path
 
 
@@ -152,10 +155,10 @@ def test_a_file_that_is_not_as_it_was_written_counts_as_missing(path: Path, how:
     assert server.asked[-1] == Version(), "nothing is known, so nothing is asked for but all"
     if how == "directory":
         with pytest.raises(IsADirectoryError):
-            found.keep(NOW)
+            found.keep()
         assert [*path.parent.iterdir()] == [path], "no half of a file is left behind"
     else:
-        found.keep(NOW)
+        found.keep()
         assert opened(path, server).kept is not None
 
 

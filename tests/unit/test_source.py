@@ -7,6 +7,7 @@ import logging
 import os
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -310,7 +311,9 @@ def test_answers_that_are_no_use(server, path, says):
 
 
 def fetched(url: str, known: Version = NO_VERSION) -> tuple[str | None, Version]:
-    return source.fetch(url, known, 1000)
+    news = source.fetch(url, known, 1000)
+    assert abs(time.time_ns() - news.at) < 600 * 10**9
+    return news.text, news.version
 
 
 def test_what_is_known_is_not_sent_again(server):

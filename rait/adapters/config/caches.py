@@ -23,6 +23,7 @@ from rait.domain.config.schema import (
     Policy,
     Secret,
     Transport,
+    Watch,
 )
 from rait.domain.errors import Path, Problem
 
@@ -89,7 +90,8 @@ def keep_config(text: str, url: str, known: KnownConfig) -> None:
 def _made_from(text: str, url: str) -> tuple[str, ...]:
     # The names of all settings, as a rait under development changes them without a new version.
     settings = (
-        kind.__struct_fields__ for kind in (Config, Transport, Isolation, Babeld, Policy, Match)
+        kind.__struct_fields__
+        for kind in (Config, Transport, Isolation, Babeld, Watch, Policy, Match)
     )
     return _FORMAT, repr(tuple(settings)), url, text
 

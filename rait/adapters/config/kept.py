@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES
+from rait.adapters.config.source import News
 from rait.adapters.config.web import Version, url_digest
 from rait.adapters.output import replace_file
 from rait.domain.config.schema import SECOND
@@ -31,7 +32,7 @@ _MOST = MAX_BYTES + 64 * 1024
 _REWRITTEN = 3600 * SECOND
 """No more often than this is a file written again for the sake of its version alone."""
 
-Fetch = Callable[[str, Version, int], tuple[str | None, Version]]
+Fetch = Callable[[str, Version, int], News]
 """As ``source.fetch``."""
 
 
@@ -65,6 +66,7 @@ class PeersList:
         self._fetch = fetch
         self._text = ""
         self._version = Version()
+        self._at = 0
         try:
             self.kept = self._found()
         except FileNotFoundError:
@@ -76,16 +78,17 @@ class PeersList:
     def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
         """The list that the server has now. Raises SourceError."""
         known, text = (Version(), "") if (k := self.kept) is None else (k.about.version, k.text)
-        newer, self._version = self._fetch(url, known, limit)
-        self._text = text if newer is None else newer
+        news = self._fetch(url, known, limit)
+        self._text = text if news.text is None else news.text
+        self._version, self._at = news.version, news.at
         return self._text
 
-    def keep(self, now: int) -> None:
-        """Keep the list that ``read`` gave, as of ``now``. For the holder of the lock alone.
+    def keep(self) -> None:
+        """Keep the list that ``read`` gave. For the holder of the lock alone.
 
         Of a list that is kept already, only the file's time changes. Raises OSError.
         """
-        kept = self.kept
+        kept, now = self.kept, self._at
         if kept is not None and kept.text == self._text:
             is_recent = 0 <= now - kept.about.written_at < _REWRITTEN
             if kept.about.version == self._version or is_recent:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.domain.config.keytext import is_key, without_whole_keys
@@ -36,17 +40,29 @@ def read(url: str, *, limit: int = MAX_BYTES) -> str:
     return _as_text(_read_bytes(url, name, limit), name, limit)
 
 
-def fetch(url: str, known: Version, limit: int) -> tuple[str | None, Version]:
-    """The text that a server has now, with its version; None for the version that is ``known``.
+class News(Struct, frozen=True):
+    """What a server has at ``at`` (unix nanoseconds): a text and its version.
+
+    ``text`` is None for the version that the asker knows already.
+    """
+
+    text: str | None
+    version: Version
+    at: int
+
+
+def fetch(url: str, known: Version, limit: int) -> News:
+    """What a server has now.
 
     Raises SourceError as ``read`` does, and for what is no http:// or https:// URL.
     """
     from rait.adapters.config import web  # here, as httpx takes half a second to import
 
     name = display_name(url)
+    at = time.time_ns()  # before it is asked: what comes may be as old as that
     answer = web.fetch(url, display_name, TIMEOUT, limit, known)
     text = None if answer.body is None else _as_text(answer.body, name, limit)
-    return text, answer.version
+    return News(text, answer.version, at)
 
 
 def _as_text(raw: bytes, name: str, limit: int) -> str:
@@ -151,7 +167,8 @@ class Texts:
     and its text is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fetch: Callable[[str, Version, int], News] = fetch) -> None:
+        self._fetch = fetch
         self._once: dict[str, str] = {}
         self._files: dict[str, tuple[int, str]] = {}
         self._remote = False
@@ -180,10 +197,10 @@ class Texts:
             self._remote = True
         return text
 
-    def fetch(self, url: str, known: Version, limit: int) -> tuple[str | None, Version]:
-        """The text that a server has now, as ``fetch`` gives it. Raises SourceError."""
+    def fetch(self, url: str, known: Version, limit: int) -> News:
+        """What a server has now, as ``fetch`` gives it. Raises SourceError."""
         self._remote = True  # also if it fails: by the next time it may have succeeded
-        return fetch(url, known, limit)
+        return self._fetch(url, known, limit)
 
     def unchanged(self) -> bool:
         """Whether each file that was read still holds what it held then."""

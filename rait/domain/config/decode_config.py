@@ -32,6 +32,7 @@ from rait.domain.config.schema import (
     Isolation,
     Secret,
     Transport,
+    Watch,
     parse_span,
 )
 from rait.domain.errors import Problem
@@ -80,6 +81,7 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     read = [(block, transport) for block in blocks if (transport := _transport(block)) is not None]
     isolation = _isolation(top.block("isolation", Isolation))
     babeld = _babeld(top.block("babeld", Babeld))
+    watch = _watch(top.block("watch", Watch))
     _check_transports(read, isolation)
     _check_private_key(top, key_required)
     top.read("private_key", object, lambda value: Secret(canonical_key(value)))
@@ -93,6 +95,7 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.read("port_range", object, _port_ranges)
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
+    top.values["watch"] = watch
     top.values["policies"] = decode_policies(top, transports, isolation or Isolation())
     return top.decoded()
 
@@ -252,6 +255,26 @@ def _babeld(block: Block[Babeld] | None) -> Babeld | None:
         block.read("socket_addr", int, _port_as_text)
     block.read("socket_addr", str, _tcp_address if by_tcp else _unix_path)
     return block.decoded()
+
+
+def _watch(block: Block[Watch] | None) -> Watch | None:
+    if block is None:
+        return Watch()
+    block.check_values()
+    for name in ("poll", "names", "look", "max_peers_age"):
+        block.read(name, str, partial(_interval, name))
+    block.read("metrics", str, _tcp_address)
+    if ":" not in str(block.values.get("metrics", ":")):
+        block.refuse('must be HOST:PORT, as "127.0.0.1:9586"', "metrics")
+    return block.decoded()
+
+
+def _interval(name: str, text: str) -> int:
+    span = parse_span(text)
+    if not span:
+        example = "1d" if name == "max_peers_age" else "60s"
+        raise ValueError(f'{shown(text)} is no span of time; write it as "{example}"')
+    return span
 
 
 def _port_as_text(port: int) -> str:

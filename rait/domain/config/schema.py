@@ -126,6 +126,9 @@ _Mark = Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')]
 _Globs = Annotated[tuple[str, ...], Meta(description="a glob in quotes, or a list of these")]
 _Command = Annotated[tuple[str, ...], Meta(description=COMMAND)]
 _Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
+_Interval = Annotated[
+    int, Meta(ge=SECOND, le=DAY, description='a span of time from "1s" to "1d", as "60s" or "5m"')
+]
 _Fallback = Annotated[
     Annotated[int, Meta(ge=1)] | Literal["always"],
     Meta(description='a span of time as "24h" or "7d", or "always"'),
@@ -201,6 +204,25 @@ class Babeld(Struct, frozen=True, kw_only=True):
     sync: _Flag = False
 
 
+class Watch(Struct, frozen=True, kw_only=True):
+    """How ``rait watch`` looks after this node. Spans of time are in nanoseconds.
+
+    After ``poll``, a peers list is asked for again that comes from a URL; after ``names``, host
+    names are looked up again; after ``look``, the machine is looked at again, as nobody tells of
+    some changes. ``max_peers_age`` is how old a list may become before that is an error; None for
+    any age. ``metrics`` is the HOST:PORT at which metrics and the health page are served; None for
+    nowhere.
+    """
+
+    poll: _Interval = 60 * SECOND
+    names: _Interval = 60 * SECOND
+    look: _Interval = 60 * SECOND
+    max_peers_age: Annotated[int, Meta(ge=1, description='a span of time as "1d"')] | None = None
+    metrics: Annotated[str, Meta(description='HOST:PORT in quotes, as "127.0.0.1:9586"')] | None = (
+        None
+    )
+
+
 class Match(Struct, frozen=True, kw_only=True):
     """Which links a policy is for: those that fit each of these that is not empty.
 
@@ -261,6 +283,7 @@ class Config(Struct, frozen=True, kw_only=True):
     transports: tuple[Transport, ...] = ()
     isolation: Isolation = Isolation()
     babeld: Babeld = Babeld()
+    watch: Watch = Watch()
     peers: _Source = DEFAULT_PEERS
     peers_fallback: _Fallback | None = None
     name: _Line | None = None

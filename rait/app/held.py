@@ -1,0 +1,137 @@
+"""What the network said last, for runs that are not to wait for the network.
+
+``rait watch`` asks the network beside its runs: it calls ``poll`` and ``refresh``, and hands this
+to the runs. Whatever fails leaves the last good answer in its place. Only what nobody asked for yet
+is asked for by a run itself, in the bounds that every run has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from rait.adapters import netns
+from rait.adapters.config import source
+from rait.adapters.config.bounds import MAX_BYTES
+from rait.adapters.config.resolve import Host, LookUp, resolve
+from rait.adapters.config.source import News
+from rait.adapters.config.web import Version
+from rait.app.inputs import RESOLVE_SECONDS
+from rait.app.network import Network
+from rait.domain.errors import Path, Problem, SourceError
+
+if TYPE_CHECKING:
+    from rait.adapters.netns import Netns
+
+
+class _Answer(Struct, frozen=True):
+    """The addresses of a host name; ``problem`` says why there are none."""
+
+    addresses: tuple[str, ...]
+    problem: str
+
+
+class Held(Network):
+    """The last good answers of the network; runs and those who ask anew may be in any threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._news: dict[str, News] = {}
+        self._failed: dict[str, SourceError] = {}
+        self._names: dict[Host, _Answer] = {}
+        self._transit = ""
+
+    def poll(self, url: str) -> bool:
+        """Ask for the list once more; whether it is another one. Raises SourceError."""
+        held = self._news.get(url)
+        try:
+            news = source.fetch(url, held.version if held is not None else Version(), MAX_BYTES)
+        except SourceError as error:
+            with self._lock:
+                self._failed[url] = error
+            raise
+        text = news.text
+        if text is None:
+            assert held is not None  # noqa: S101 - the server was told no version otherwise
+            text = held.text
+        with self._lock:
+            # Of this URL alone: rait.conf may name many in the course of time.
+            self._failed.clear()
+            self._news = {url: News(text, news.version, news.at)}
+        return held is None or held.text != text
+
+    def fetch(self, url: str, known: Version, limit: int) -> News:
+        """The text of the last transfer that succeeded. Raises SourceError if none did yet."""
+        with self._lock:
+            held, failed = self._news.get(url), self._failed.get(url)
+        if held is None:
+            if failed is not None:
+                raise failed
+            self.poll(url)
+            held = self._news[url]
+        if len((held.text or "").encode()) > limit:
+            return source.fetch(url, known, limit)  # which says what is wrong
+        return held
+
+    def refresh(self) -> tuple[bool, tuple[str, ...]]:
+        """Look up all names of the last run once more.
+
+        Gives whether any name has other addresses now, and a line for each name that failed. A name
+        that failed keeps its last good addresses. Raises MachineError if the transit namespace
+        cannot be opened.
+        """
+        before, transit = self._names, self._transit
+        if not before:
+            return False, ()
+        with netns.open_netns(transit) as namespace:
+            now = _answers(resolve(before, namespace, RESOLVE_SECONDS, _places(before)))
+        good = {host: answer for host, answer in now.items() if answer.addresses}
+        with self._lock:
+            if self._transit == transit:
+                self._names = {host: good.get(host, old) for host, old in self._names.items()}
+        changed = any(answer.addresses != before[host].addresses for host, answer in good.items())
+        return changed, tuple(answer.problem for answer in now.values() if answer.problem)
+
+    def look_up(
+        self,
+        hosts: Iterable[Host],
+        transit: Netns,
+        timeout: float,
+        locations: Mapping[Host, Path],
+        name: str,
+    ) -> LookUp:
+        """The last good addresses; only names that nobody asked for yet are looked up."""
+        wanted = tuple(hosts)
+        with self._lock:
+            if transit.spec != self._transit:
+                self._names, self._transit = {}, transit.spec
+            known = self._names.keys()
+        unknown = [host for host in wanted if host not in known]  # with all that are no names
+        found = resolve(unknown, transit, timeout, _places(unknown), name)
+        new = _answers(found)
+        with self._lock:
+            # Those that the list has no more are forgotten.
+            self._names = {h: a for h, a in {**new, **self._names}.items() if h in locations}
+            names = self._names
+        return LookUp(
+            found.addresses | {host: a.addresses for host, a in names.items() if a.addresses},
+            tuple(
+                Problem(answer.problem, "warning", locations.get(host, ()))
+                for host, answer in names.items()
+                if answer.problem
+            ),
+            tuple(names),
+        )
+
+
+def _places(hosts: Iterable[Host]) -> Mapping[Host, Path]:
+    """Each host as its own place, so that a warning can be told from those of other hosts."""
+    return {host: host for host in hosts}
+
+
+def _answers(found: LookUp) -> dict[Host, _Answer]:
+    problems = {problem.path: problem.message for problem in found.problems}
+    return {h: _Answer(found.addresses.get(h, ()), problems.get(h, "")) for h in found.names}
