@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 
 from msgspec import Struct
 
-from rait.domain.babel import BabelInterface, is_interface_name
+from rait.domain.babel import BabelInterface, BabelNeighbour, is_interface_name
 from rait.domain.config.schema import Babeld
 from rait.domain.errors import RaitError
 
@@ -41,6 +41,9 @@ MAX_COMMAND = 1024
 
 _INTERFACE_LINE = "add interface "
 """Begins each line about an interface in the answer to ``dump``."""
+
+_NEIGHBOUR_LINE = b"add neighbour "
+"""Begins each line about a neighbour in the answer to ``dump``."""
 
 _NO_SUCH_INTERFACE = "no No such interface"
 """babeld's answer to a flush of an interface that it does not have."""
@@ -74,11 +77,12 @@ class Answer(Struct, frozen=True):
     """One answer of babeld's.
 
     ``verdict`` is its last line: ``ok``, ``no`` with a reason, or ``bad``. ``lines`` are its lines
-    about interfaces.
+    about interfaces, and ``neighbours`` those about neighbours, which may hold any bytes.
     """
 
     verdict: str
     lines: tuple[str, ...] = ()
+    neighbours: tuple[bytes, ...] = ()
 
 
 class BabeldClient:
@@ -89,13 +93,19 @@ class BabeldClient:
     ``flush``: after a flush, babeld 1.12.1 prints freed memory in a ``dump`` (jech/babeld#124).
 
     ``make_socket`` makes sockets in babeld's network namespace, where its TCP port listens. A unix
-    socket is reached from any namespace.
+    socket is reached from any namespace. ``seconds`` is the time for all answers, TOTAL_SECONDS
+    unless it is given.
     """
 
-    def __init__(self, babeld: Babeld, make_socket: MakeSocket = socket.socket) -> None:
+    def __init__(
+        self,
+        babeld: Babeld,
+        make_socket: MakeSocket = socket.socket,
+        seconds: float | None = None,
+    ) -> None:
         self._babeld = babeld
         self._make_socket = make_socket
-        self._left = TOTAL_SECONDS
+        self._left = self._seconds = TOTAL_SECONDS if seconds is None else seconds
         self._commands: Connection | None = None
 
     def close(self) -> None:
@@ -106,6 +116,13 @@ class BabeldClient:
 
     def interfaces(self) -> tuple[BabelInterface, ...]:
         """The interfaces that babeld has, in babeld's order."""
+        return tuple(map(parse_interface, self._dump().lines))
+
+    def neighbours(self) -> tuple[BabelNeighbour, ...]:
+        """The neighbours that babeld has, but for those that it describes in an unknown way."""
+        return tuple(filter(None, map(parse_neighbour, self._dump().neighbours)))
+
+    def _dump(self) -> Answer:
         with self._talking() as until:
             connection = self._connect(until)
             try:
@@ -114,7 +131,7 @@ class BabeldClient:
                 connection.close()
         if answer.verdict != "ok":
             raise _refused("dump", answer, self._babeld)
-        return tuple(map(parse_interface, answer.lines))
+        return answer
 
     def add(self, name: str, param: str) -> None:
         """Have babeld speak on an interface, which need not exist yet."""
@@ -171,7 +188,7 @@ class BabeldClient:
             )
         began = time.monotonic()
         try:
-            yield began + ANSWER_SECONDS
+            yield began + min(ANSWER_SECONDS, self._seconds)
         finally:
             self._left -= time.monotonic() - began
 
@@ -180,7 +197,7 @@ class BabeldClient:
         connected = self._make_socket(family)
         connection = Connection(connected, self._babeld.socket_addr)
         try:
-            connected.settimeout(ANSWER_SECONDS)
+            connected.settimeout(max(until - time.monotonic(), 0.001))
             connected.connect(address)
             connection.greet(until)
         except BaseException as error:
@@ -235,14 +252,17 @@ class Connection:
 
     def _answer(self, subject: str, *, may_end: bool = False) -> Answer:
         lines: list[str] = []
+        neighbours: list[bytes] = []
         for raw in self._lines(subject):
             if raw.startswith(_DATA) and not raw.startswith(_INTERFACE_LINE.encode()):
                 # Not decoded: babeld 1.12.1 may print freed memory in a neighbour's line, if the
                 # neighbour outlived the flush of its interface (jech/babeld#124).
+                if raw.startswith(_NEIGHBOUR_LINE):
+                    neighbours.append(raw)
                 continue
             line = _text(raw, subject)
             if _is_verdict(line):
-                return Answer(line, tuple(lines))
+                return Answer(line, tuple(lines), tuple(neighbours))
             if line.startswith(_INTERFACE_LINE):
                 lines.append(line)
         if may_end:
@@ -339,6 +359,26 @@ def parse_interface(line: str) -> BabelInterface:
         raise BabeldError(f"babeld describes an interface in an unknown way: {quoted(line)}")
     fields = dict(zip(pairs[::2], pairs[1::2], strict=False))
     return BabelInterface(name, up == "true", fields.get("ipv6"), fields.get("ipv4"))
+
+
+def parse_neighbour(line: bytes) -> BabelNeighbour | None:
+    """The neighbour in a line of the answer to ``dump``; None if it is malformed.
+
+    Of an interface that was flushed, the line may hold freed memory in place of its name.
+    """
+    try:
+        words = line.decode("ascii").split(" ")[3:]  # after "add neighbour", and its id
+        fields = dict(zip(words[::2], words[1::2], strict=True))
+        reach = int(fields["reach"], 16)
+        rxcost, txcost, cost = (int(fields[name]) for name in ("rxcost", "txcost", "cost"))
+        rtt = float(fields["rtt"]) if "rtt" in fields else None
+        numbers = (rxcost, txcost, cost, rtt or 0)
+        if not 0 <= reach <= 0xFFFF or not all(0 <= each < 2**32 for each in numbers):
+            return None
+        name, address = _checked(fields["if"]), fields["address"]
+        return BabelNeighbour(name, address, reach, rxcost, txcost, cost, rtt)
+    except (ValueError, KeyError, BabeldError):
+        return None
 
 
 def parse_tcp_address(text: str) -> tuple[str, int]:

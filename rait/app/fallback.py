@@ -14,7 +14,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from rait.adapters.config import source
-from rait.adapters.config.kept import PeersList
+from rait.adapters.config.kept import Kept, PeersList
 from rait.adapters.config.source import Texts
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError, load_registry
 from rait.app.moments import written
@@ -37,6 +37,12 @@ def kept_path(journal: str, conf: str, public_key: str) -> str:
     whose = os.path.abspath(conf) if source.is_path(conf) else public_key
     digest = blake2b(os.fsencode(whose), digest_size=8).hexdigest()
     return f"{os.path.realpath(journal)}.peers-{digest}"
+
+
+def kept_list(loaded: Loaded, public_key: str, conf: str) -> Kept | None:
+    """The last good peers list that came from the URL, if it was kept. Nothing is downloaded."""
+    path = kept_path(loaded.config.journal, conf, public_key)
+    return PeersList(path, loaded.config.peers, source.fetch).kept
 
 
 def load_from_web(

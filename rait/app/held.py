@@ -18,7 +18,7 @@ from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.resolve import Host, LookUp, resolve
 from rait.adapters.config.source import News
-from rait.adapters.config.web import Version
+from rait.adapters.config.version import Version
 from rait.app.inputs import RESOLVE_SECONDS
 from rait.app.network import Network
 from rait.domain.errors import Path, Problem, SourceError

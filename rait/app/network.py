@@ -10,7 +10,7 @@ from rait.adapters.config.resolve import Host, LookUp, resolve
 
 if TYPE_CHECKING:
     from rait.adapters.config.source import News
-    from rait.adapters.config.web import Version
+    from rait.adapters.config.version import Version
     from rait.adapters.netns import Netns
     from rait.domain.errors import Path
 

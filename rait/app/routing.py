@@ -10,6 +10,7 @@ from rait.adapters.babeld import BabeldClient, BabeldRefusedError
 from rait.domain.babel import (
     BabeldState,
     BabelInterface,
+    BabelNeighbour,
     extra_commands,
     is_ours,
     remembered_interfaces,
@@ -28,24 +29,34 @@ class Routing:
 
     ``target`` is the namespace in which babeld runs. ``explicit``: the user asked for a sync, so
     babeld is asked even if there are no links of ours, nor were any. ``exclusive``: interfaces of
-    others are flushed too.
+    others are flushed too. ``seconds`` is as in BabeldClient.
     """
 
     def __init__(
-        self, config: Config, target: str, *, explicit: bool = True, exclusive: bool = False
+        self,
+        config: Config,
+        target: str,
+        *,
+        explicit: bool = True,
+        exclusive: bool = False,
+        seconds: float | None = None,
     ) -> None:
         self.explicit = explicit
         self._babeld = config.babeld
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
         self._target = target
         self._exclusive = exclusive
-        self._client = BabeldClient(config.babeld, make_socket=self._socket)
+        self._client = BabeldClient(config.babeld, self._socket, seconds)
         self._taken: set[str] = set()
         self._refused: dict[str, str] = {}
 
     def interfaces(self) -> tuple[BabelInterface, ...]:
         """The interfaces that babeld has. Raises BabeldError."""
         return self._client.interfaces()
+
+    def neighbours(self) -> tuple[BabelNeighbour, ...]:
+        """The neighbours that babeld has. Raises BabeldError."""
+        return self._client.neighbours()
 
     def is_ours(self, name: str, known: Topology) -> bool:
         """Whether an interface in babeld is one that we may flush."""

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from rait.adapters import netns
 from rait.adapters.config.source import is_path
-from rait.adapters.journal.reader import JournalReader
 from rait.app.inputs import configured
-from rait.app.load import Loaded, load_peers, load_secret
+from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
-from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
-from rait.app.session import machine_of
+from rait.app.sight import look, remembered
 from rait.app.trials import mention
-from rait.app.whereabouts import observe
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
-from rait.domain.errors import MachineError, RaitError
-from rait.domain.history import LastKnown
-from rait.domain.ownership import doubtful, is_ours, scope_of, unread_of_ours
+from rait.domain.errors import RaitError
+from rait.domain.ownership import is_ours, unread_of_ours
 from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
 
@@ -57,20 +51,8 @@ class Listing(Struct, frozen=True):
 def list_links(options: Options) -> Listing:
     """Observe our links; changes nothing and waits for nobody. Raises RaitError."""
     loaded = configured(options.config)
-    config = loaded.config
-    target = config.isolation.target_netns
-    scope = scope_of(config, "")
-    known = _last_known(options, config.journal)
-    if netns.lacks_process(target) and not known.topology.links:
-        raise MachineError(
-            f"there is no process {target}, so its network namespace cannot be looked at: set "
-            "`target` to the id of a process that is in it, or to a name"
-        )
-    with machine_of(config, None, "", needs_transit=False) as machine:
-        observation = observe(machine, target, known)
-    doubts = doubtful(observation, known, scope)
-    claimed = _claimed(options, loaded, doubts) if doubts else {}
-    scope = structs.replace(scope, claimed=claimed)
+    known = remembered(options, loaded).known
+    observation, scope = look(options, loaded, known)
     unread = unread_of_ours(observation, known, scope)
     ours = (link for link in observation.all_links() if is_ours(link, known, scope))
     links = tuple(sorted(ours, key=lambda observed: observed.link.name))
@@ -89,31 +71,6 @@ def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
         return {peer.public_key: peer.name for peer in load_peers(loaded).peers if peer.name}
     except RaitError as error:
         options.debug(f"no names of peers: {error}")
-        return {}
-
-
-def _last_known(options: Options, journal: str) -> LastKnown:
-    """What the journal knows of our links; nothing if it cannot be read."""
-    if goes_by_key(options.config):
-        return LastKnown()  # its runs are filed under the key, which need not be there
-    try:
-        reader = JournalReader(journal)
-        return reader.last_known(filed_under(reader, scope_name(options.config, "")))
-    except RaitError as error:
-        options.debug(f"the journal does not help to find links: {error}")
-        return LastKnown()
-
-
-def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
-    """The links that the journal has as another configuration's; none if it cannot be read."""
-    url = options.config
-    try:
-        key = load_secret(loaded)[1] if goes_by_key(url) else ""
-        journal = loaded.config.journal
-        name = filed_under(JournalReader(journal), scope_name(url, key))
-        return claimed_by_others(url, journal, name, seen)
-    except RaitError as error:
-        options.debug(f"the journal cannot tell whose links these are: {error}")
         return {}
 
 

@@ -33,6 +33,23 @@ class BabelInterface(Struct, frozen=True):
     ipv4: str | None = None
 
 
+class BabelNeighbour(Struct, frozen=True):
+    """A neighbour of babeld's, with an IPv6 link-local address on one of its interfaces.
+
+    ``reach`` has a bit for each of the last 16 hellos, the latest highest: 0xffff if all came.
+    ``rxcost``, ``txcost`` and ``cost`` are Babel's metrics, 65535 for infinity (RFC 8966, section
+    3.4.3). ``rtt`` is in milliseconds, None if babeld does not measure it.
+    """
+
+    interface: str
+    address: str
+    reach: int
+    rxcost: int
+    txcost: int
+    cost: int
+    rtt: float | None = None
+
+
 def is_interface_name(name: str) -> bool:
     """Whether Linux and babeld both take this name for an interface.
 

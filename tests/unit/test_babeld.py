@@ -26,9 +26,10 @@ from rait.adapters.babeld import (
     Connection,
     encode_command,
     parse_interface,
+    parse_neighbour,
     parse_tcp_address,
 )
-from rait.domain.babel import BabelInterface
+from rait.domain.babel import BabelInterface, BabelNeighbour
 from rait.domain.config.schema import Babeld
 from tests.babeld_model import BANNER, NEVER, Pieces, connection
 
@@ -67,14 +68,46 @@ def test_answers(data: bytes, answer: Answer) -> None:
     assert answered(*(bytes([byte]) for byte in data)) == answer
 
 
-def test_only_the_lines_of_interfaces_are_kept() -> None:
-    data = b"add interface v0 up false\nadd neighbour 5 address fe80::1 if v0\nok\n"
-    assert answered(data) == Answer("ok", ("add interface v0 up false",))
+def test_only_the_lines_of_interfaces_and_neighbours_are_kept() -> None:
+    neighbour = b"add neighbour 5 address fe80::1 if v0"
+    data = b"add interface v0 up false\n" + neighbour + b"\nadd xroute 192.0.2.0/24-::/0\nok\n"
+    assert answered(data) == Answer("ok", ("add interface v0 up false",), (neighbour,))
 
 
-def test_freed_memory_in_a_line_that_nobody_needs_does_no_harm() -> None:
-    data = b"add interface v0 up false\nadd neighbour 5 address fe80::1 if \x01\xff\x7f\nok\n"
-    assert answered(data) == Answer("ok", ("add interface v0 up false",))
+def test_freed_memory_in_a_line_about_a_neighbour_does_no_harm() -> None:
+    line = b"add neighbour 5 address fe80::1 if \x01\xff\x7f"
+    data = b"add interface v0 up false\n" + line + b"\nok\n"
+    assert answered(data) == Answer("ok", ("add interface v0 up false",), (line,))
+    assert parse_neighbour(line) is None
+
+
+HEARD = b"add neighbour 55d if %b reach ffff ureach 0000 rxcost 32 txcost 96 rtt 0.512 rttcost 0 "
+SEEN = BabelNeighbour("v0", "fe80::1", 0xFFFF, 32, 96, 128, 0.512)
+
+
+@pytest.mark.parametrize(
+    ("line", "neighbour"),
+    [
+        (HEARD + b"cost 128 address fe80::1", SEEN),
+        (
+            b"add neighbour 5 address fe80::1 if v0 reach 8000 ureach 0000 rxcost 32 txcost 65535 "
+            b"cost 65535",
+            BabelNeighbour("v0", "fe80::1", 0x8000, 32, 65535, 65535),
+        ),
+        (HEARD + b"cost -1 address fe80::1", None),
+        (HEARD + b"cost 4294967296 address fe80::1", None),
+        (HEARD + b"cost 1e3 address fe80::1", None),
+        (HEARD + b"cost 128", None),
+        (HEARD + b"cost 128 address", None),
+        (HEARD.replace(b"0.512", b"nan") + b"cost 128 address fe80::1", None),
+        (HEARD.replace(b"0.512", b"1e400") + b"cost 128 address fe80::1", None),
+        (HEARD.replace(b"ffff", b"f" * 9999) + b"cost 128 address fe80::1", None),
+        (HEARD.replace(b"%b", b"a/b") + b"cost 128 address fe80::1", None),
+        (b"add neighbour ", None),
+    ],
+)
+def test_a_neighbour_in_a_dump(line: bytes, neighbour: BabelNeighbour | None) -> None:
+    assert parse_neighbour(line.replace(b"%b", b"v0")) == neighbour
 
 
 def test_each_answer_belongs_to_its_own_command() -> None:
@@ -366,6 +399,18 @@ def test_a_read_only_socket_is_told_from_a_bad_command(path: str, serve: Serve) 
         babeld.add("v0", "")
     assert "`-g PATH`" in str(caught.value)
     assert path in str(caught.value)
+
+
+def test_neighbours_are_told_within_the_time_that_there_is(path: str, serve: Serve) -> None:
+    line = HEARD.replace(b"%b", b"v0") + b"cost 128 address fe80::1\n"
+    server = serve(answering({b"dump": line + line.replace(b"v0", b"\xff") + b"ok\n"}))
+    with client(path) as babeld:
+        assert babeld.neighbours() == (SEEN,)
+    server.stop()
+    Path(path).unlink()
+    serve(saying(BANNER))
+    with pytest.raises(BabeldError, match="did not send"):
+        BabeldClient(Babeld(socket_addr=path), seconds=0.2).neighbours()
 
 
 def test_a_refused_dump(path: str, serve: Serve) -> None:

@@ -8,7 +8,7 @@ from rait.adapters.config import resolve as resolving
 from rait.adapters.config import source
 from rait.adapters.config.resolve import Host, LookUp
 from rait.adapters.config.source import News
-from rait.adapters.config.web import Version
+from rait.adapters.config.version import Version
 from rait.adapters.netns import Netns
 from rait.app.held import Held
 from rait.domain.errors import SourceError

@@ -11,7 +11,7 @@ import pytest
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.kept import PeersList
 from rait.adapters.config.source import News
-from rait.adapters.config.web import Version
+from rait.adapters.config.version import Version
 from rait.domain.errors import SourceError
 
 URL = "https://me:password@example.org/peers?token=secret"

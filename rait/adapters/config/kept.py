@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.source import News
-from rait.adapters.config.web import Version, url_digest
+from rait.adapters.config.version import Version, url_digest
 from rait.adapters.output import replace_file
 from rait.domain.config.schema import SECOND
 from rait.domain.digests import blake2b

@@ -16,7 +16,7 @@ from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.errors import SourceError
 
 if TYPE_CHECKING:
-    from rait.adapters.config.web import Version
+    from rait.adapters.config.version import Version
 
 STDIN = "-"
 TIMEOUT = 20.0

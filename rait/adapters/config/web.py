@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import httpx
 from msgspec import Struct
 
+from rait.adapters.config.version import CONDITIONS, Version, as_etag, as_modified, url_digest
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_PORT
-from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 
 REDIRECTS = 5
@@ -37,31 +37,6 @@ _BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
 """How h11 quotes what a server sent: as a Python literal, which no user wants to read."""
 _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
-_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,256}"')
-"""An entity tag (RFC 9110, section 8.8.3), of printable ASCII only: it is sent back."""
-_MODIFIED = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT")
-_CONDITIONS = ("If-None-Match", "If-Modified-Since")
-
-
-class Version(Struct, frozen=True):
-    """Which version of a text a server sent; ``etag`` and ``modified`` are "" where it told none.
-
-    ``url`` is a digest of the URL that sent it, after all redirections, as it may hold a token.
-    """
-
-    url: str = ""
-    etag: str = ""
-    modified: str = ""
-
-    def conditions(self, url: str) -> dict[str, str]:
-        """The headers that ask this URL for any version but this one; none for another URL.
-
-        A version may have been read from a file, so no header is made of what no server may send.
-        """
-        if self.url != url_digest(url):
-            return {}
-        texts = (_told(_ETAG, self.etag), _told(_MODIFIED, self.modified))
-        return {name: text for name, text in zip(_CONDITIONS, texts, strict=True) if text}
 
 
 class Answer(Struct, frozen=True):
@@ -69,11 +44,6 @@ class Answer(Struct, frozen=True):
 
     body: bytes | None
     version: Version
-
-
-def url_digest(url: str) -> str:
-    """What tells a URL from others, in hex, without showing what is in it."""
-    return blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def fetch(
@@ -176,7 +146,7 @@ class _Transfer:
                 finally:
                     response.close()
                 # httpx keeps all headers, but that of Authorization only within one origin.
-                for name in _CONDITIONS:
+                for name in CONDITIONS:
                     onward.headers.pop(name, None)
                 request, auth = onward, None
         raise self._failed(f"is redirected more than {REDIRECTS} times")
@@ -185,8 +155,8 @@ class _Transfer:
         if response.status_code == httpx.codes.NOT_MODIFIED and asked_for_news:
             return Answer(None, self._known)
         body, headers = self._body(response), response.headers
-        etag = _told(_ETAG, headers.get("ETag", ""))
-        modified = _told(_MODIFIED, headers.get("Last-Modified", ""))
+        etag = as_etag(headers.get("ETag", ""))
+        modified = as_modified(headers.get("Last-Modified", ""))
         return Answer(body, Version(url_digest(str(response.url)), etag, modified))
 
     def _body(self, response: httpx.Response) -> bytes:
@@ -246,10 +216,6 @@ class _NoCookies(CookieJar):
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
-
-
-def _told(form: re.Pattern[str], text: str) -> str:
-    return text if form.fullmatch(text) else ""
 
 
 def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:

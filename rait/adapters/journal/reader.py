@@ -56,6 +56,11 @@ class Log:
         _, start, runs = self._known(scope)
         return history.last_known(start, runs)
 
+    def memory(self, scope: str) -> tuple[LastKnown, RunRecord | None]:
+        """What is last known of the scope, and its last run, if it has any."""
+        last = self.last_run(scope)
+        return self.last_known(scope), None if last is None else self.run(last)
+
     def claims(self, scope: str, seen: Mapping[str, str]) -> Mapping[str, str]:
         """Those links in ``seen`` that another scope made last, each with that scope.
 
@@ -374,6 +379,7 @@ class JournalReader:
     """
 
     last_known = _as_method(Log.last_known)
+    memory = _as_method(Log.memory)
     claims = _as_method(Log.claims)
     scopes = _as_method(Log.scopes)
     aliases = _as_method(Log.aliases)

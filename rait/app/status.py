@@ -1,0 +1,100 @@
+"""How the links are: gathered for ``rait status``, the metrics and the health page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rait.adapters.config import source
+from rait.adapters.config.source import Read
+from rait.app.inputs import configured
+from rait.app.load import Loaded, load_peers
+from rait.app.options import Options
+from rait.app.scopes import goes_by_key
+from rait.app.sight import look, remembered
+from rait.domain.babel import BabelNeighbour
+from rait.domain.errors import RaitError
+from rait.domain.status import PeersAge, Seen, Status, peers_age, status_of
+
+BABELD_SECONDS = 2.0
+"""How long babeld may take to tell its neighbours; it tells them within a millisecond or two."""
+
+
+class StatusReader:
+    """Reads the status, as often as need be; it writes nothing and waits for no run."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._given: Loaded | None = None
+
+    def read(self, failures: Mapping[str, str] | None = None) -> Status:
+        """The status now; ``failures`` are as in Seen.
+
+        Raises ConfigError for a wrong rait.conf, and MachineError if the links cannot be looked at.
+        """
+        loaded = self._configuration()
+        memory = remembered(self._options, loaded)
+        last = memory.last
+        public_key = last.header.public_key if last is not None else ""
+        observation, scope = look(self._options, loaded, memory.known, public_key)
+        peers, age = self._peers(loaded, public_key)
+        return status_of(
+            Seen(
+                observation=observation,
+                known=memory.known,
+                scope=scope,
+                peers=peers,
+                failures=failures,
+                neighbours=self._neighbours(loaded),
+                list_age=age,
+                last=last,
+            )
+        )
+
+    def _configuration(self) -> Loaded:
+        """The configuration as it is now; one that is no file is read only once."""
+        if self._given is not None:
+            return self._given
+        loaded = configured(self._options.config)
+        if goes_by_key(self._options.config):
+            self._given = loaded
+        return loaded
+
+    def _peers(
+        self, loaded: Loaded, public_key: str
+    ) -> tuple[dict[str, str] | None, PeersAge | None]:
+        """The names of the peers by key, and the age of the list. Nothing is downloaded."""
+        url = loaded.config.peers
+        if not source.is_web(url):
+            return self._names(loaded, source.read) if source.is_path(url) else None, None
+        from rait.app.fallback import kept_list  # here, as few lists come from a URL
+
+        kept = kept_list(loaded, public_key, self._options.config)
+        confirmed_at = kept.confirmed_at if kept is not None else None
+        age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
+        if kept is None:
+            return None, age
+        text = kept.text
+        return self._names(loaded, lambda *_, **__: text), age
+
+    def _names(self, loaded: Loaded, read: Read) -> dict[str, str] | None:
+        try:
+            peers = load_peers(loaded, read=read).peers
+        except RaitError as error:
+            self._options.debug(f"no names of peers: {error}")
+            return None
+        return {peer.public_key: peer.name or "" for peer in peers}
+
+    def _neighbours(self, loaded: Loaded) -> tuple[BabelNeighbour, ...] | None:
+        """babeld's neighbours, or None if it does not answer."""
+        from rait.app.routing import Routing  # here, as `rait list` needs none
+
+        target = loaded.config.isolation.target_netns
+        routing = Routing(loaded.config, target, explicit=False, seconds=BABELD_SECONDS)
+        try:
+            return routing.neighbours()
+        except RaitError as error:
+            self._options.debug(f"babeld tells no neighbours: {error}")
+            return None
+        finally:
+            routing.close()
