@@ -7,6 +7,7 @@ from argparse import Namespace
 from msgspec import Struct
 
 from rait.adapters.config.source import is_path
+from rait.app.figures import ago, amount
 from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
@@ -104,8 +105,8 @@ def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
             listing.names.get(peer.public_key, peer.public_key),
             str(peer.endpoint) if peer.endpoint else "-",
             _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),
-            _bytes(observed.received.get(peer.public_key, 0)),
-            _bytes(observed.sent.get(peer.public_key, 0)),
+            amount(observed.received.get(peer.public_key, 0)),
+            amount(observed.sent.get(peer.public_key, 0)),
         )
         for peer in observed.link.peers
     ]
@@ -147,17 +148,4 @@ def _ago(now: int, then: int) -> str:
         return "never"
     if then - now > REJECT_AFTER_SECONDS:
         return "in the future"  # the clock was set back since, so its age is unknown
-    seconds = max(now - then, 0)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+    return ago(max(now - then, 0))
