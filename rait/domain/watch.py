@@ -1,0 +1,598 @@
+"""When `rait watch` does what: events in, actions out, and time as a value.
+
+1. There is never more than one sync at a time, one poll of the peers list, one look-up of names.
+2. What calls for a sync is a cause. Causes that come together are merged: the first one after a
+   calm waits until there was none for QUIET seconds. While syncs follow each other without a calm,
+   longer for each, so that a burst of any length is a few syncs. A deleted link waits for a second
+   at the most.
+3. A cause that comes while a sync runs may have come too late for it, and leads to another one.
+4. The peers list and the addresses of names are fetched outside of syncs (``Errand``), each at its
+   interval; a peers list that cannot be had is asked for again soon, and then at growing intervals.
+5. The first sync waits for the first poll, and the sync of a SIGHUP for a poll and a look-up that
+   begin after it; GATE_SECONDS at the most.
+6. A sync that failed is tried again, soon and then at growing intervals, for its own causes. What
+   only the user can mend (rait.conf is wrong, the guard stopped the run, a change waits for its
+   confirmation) is not: it is tried when something changes, and at the next look.
+7. Whoever changes a link of ours again and again (``Fight``) meets growing pauses: rait sets the
+   link right at once the first times, and later when its pause is over.
+8. After a SIGTERM nothing begins any more. The end comes when the sync that runs has ended.
+
+``step`` and ``wake_at`` are all that there is to call; times are in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct, structs
+
+from rait.domain.errors import few
+from rait.domain.troubles import Lines, Troubles, hear
+
+QUIET, BUSY_QUIET = 0.02, 0.5
+"""So long there must be no cause before a sync: after a calm, and while syncs follow each other."""
+
+LONGEST_QUIET = (0.5, 5.0, 10.0, 20.0, 30.0)
+"""So long causes can put a sync off: the first after a calm, the second and so on."""
+
+CALM = 1.0
+"""So long after the last sync it is calm again."""
+
+DELETED_SECONDS = 1.0
+GATE_SECONDS = 60.0
+ASKED_GAP, STALE_GAP = 1.0, 30.0
+"""So long after the last poll or look-up another may begin before its time: because somebody asks
+for it, and because a link's peer does not answer."""
+
+FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+FIRST_POLL_RETRY, LONGEST_POLL_RETRY = 5.0, 5
+"""After a poll that failed: seconds to the next one at first, and at last in intervals."""
+
+LONGEST_PAUSE = 60.0
+FIGHT_MEMORY = 300.0
+FREE_FIGHTS = 2
+"""So many times in a row a link is set right at once."""
+
+MOST_CAUSES = 10
+"""So many causes of one kind are kept to be told."""
+
+Kind = Literal["start", "file", "source", "names", "link", "look", "hangup"]
+Outcome = Literal[
+    "unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured"
+]
+"""How a sync ended, as in ``Report.status``; or rait held what was taken back, waits for a
+confirmation, or has a configuration that is wrong."""
+
+
+class Cause(Struct, frozen=True):
+    """Why there is to be a sync."""
+
+    kind: Kind
+    text: str
+
+
+START = Cause("start", "start")
+LOOK = Cause("look", "look")
+HANGUP = Cause("hangup", "SIGHUP")
+SOURCE = Cause("source", "peers list changed")
+NAMES = Cause("names", "addresses of host names changed")
+
+
+def told(causes: Iterable[Cause]) -> str:
+    """The causes in one line."""
+    by_kind: dict[Kind, list[str]] = {}
+    for cause in causes:
+        by_kind.setdefault(cause.kind, []).append(cause.text)
+    return "; ".join(few(texts) for texts in by_kind.values())
+
+
+class Settings(Struct, frozen=True):
+    """The intervals in seconds; None for a peers list or names that there are not."""
+
+    look: float
+    poll: float | None = None
+    names: float | None = None
+
+
+# Events.
+
+
+class Tick(Struct, frozen=True):
+    """It is time, by ``wake_at``."""
+
+
+class FilesChanged(Struct, frozen=True):
+    """Files that count have changed; ``what`` names them, as "rait.conf"."""
+
+    what: tuple[str, ...]
+
+
+class Polled(Struct, frozen=True):
+    """The poll has ended. ``problem`` says why it failed; ``chance`` is drawn from 0 to 1."""
+
+    changed: bool = False
+    problem: str = ""
+    chance: float = 0.5
+
+
+class LookedUp(Struct, frozen=True):
+    """The look-up of all names has ended; ``problem`` says why nothing could be looked up."""
+
+    changed: bool = False
+    problem: str = ""
+    chance: float = 0.5
+
+
+class SourceTold(Struct, frozen=True):
+    """The source of the peers list says that there is a new one."""
+
+
+class LinksTouched(Struct, frozen=True):
+    """Interfaces of ours were deleted or changed; without names, any of them may have been."""
+
+    names: tuple[str, ...] = ()
+    deleted: bool = False
+
+
+class Synced(Struct, frozen=True):
+    """The sync has ended.
+
+    ``problems`` say what is not as it should be, and ``warnings`` what else its user should know.
+    ``disturbed`` are the links that others had changed. ``stale``: a link has sent, and there was
+    no handshake for so long that its peer may have another address.
+    """
+
+    outcome: Outcome
+    problems: Lines = ()
+    warnings: Lines = ()
+    disturbed: frozenset[str] = frozenset()
+    stale: bool = False
+
+
+class Hangup(Struct, frozen=True):
+    """SIGHUP: sync with everything read anew."""
+
+
+class Terminate(Struct, frozen=True):
+    """SIGTERM or SIGINT: end."""
+
+
+Event = (
+    Tick
+    | FilesChanged
+    | Polled
+    | LookedUp
+    | SourceTold
+    | LinksTouched
+    | Synced
+    | Hangup
+    | Terminate
+)
+
+
+# Actions.
+
+
+class Sync(Struct, frozen=True):
+    """Begin a sync, which ends with ``Synced``."""
+
+    causes: tuple[Cause, ...]
+
+
+class Poll(Struct, frozen=True):
+    """Begin to ask for the peers list, which ends with ``Polled``."""
+
+
+class LookUp(Struct, frozen=True):
+    """Begin to look up all names, which ends with ``LookedUp``."""
+
+
+class Say(Struct, frozen=True):
+    """Tell the user these lines."""
+
+    lines: Lines
+
+
+class Notify(Struct, frozen=True):
+    """Tell the service manager."""
+
+    state: Literal["ready", "reloading", "stopping"]
+
+
+class Exit(Struct, frozen=True):
+    """End: no sync runs."""
+
+
+Action = Sync | Poll | LookUp | Say | Notify | Exit
+
+
+# The state.
+
+
+class Errand(Struct, frozen=True):
+    """What is fetched again and again: the peers list, or the addresses of names.
+
+    ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
+    the random part of its interval. ``asked_for`` is when it is to begin before its time, and
+    ``again`` says that it was asked for while ``busy``.
+    """
+
+    ended: float
+    asked_for: float | None = None
+    busy: bool = False
+    again: bool = False
+    failures: int = 0
+    factor: float = 1.0
+
+    def due(self, interval: float | None) -> float | None:
+        """When it is to begin; None while it is busy, or where there is nothing to fetch."""
+        if self.busy or interval is None:
+            return None
+        span = interval
+        if self.failures:
+            first = min(FIRST_POLL_RETRY, interval)
+            span = min(_grown(first, self.failures), LONGEST_POLL_RETRY * interval)
+        at = self.ended + span * self.factor
+        return at if self.asked_for is None else min(at, self.asked_for)
+
+    def asked(self, now: float, gap: float) -> Errand:
+        """To begin now, or ``gap`` seconds after it ended last."""
+        if self.busy:
+            return structs.replace(self, again=True)
+        at = max(now, self.ended + gap)
+        soonest = at if self.asked_for is None else min(at, self.asked_for)
+        return structs.replace(self, asked_for=soonest)
+
+    def begun(self) -> Errand:
+        return structs.replace(self, busy=True, asked_for=None)
+
+    def over(self, now: float, chance: float, *, failed: bool) -> Errand:
+        return Errand(
+            ended=now,
+            asked_for=now + ASKED_GAP if self.again else None,
+            failures=self.failures + 1 if failed else 0,
+            factor=0.9 + 0.2 * min(max(chance, 0.0), 1.0),
+        )
+
+
+class Fight(Struct, frozen=True):
+    """Somebody else changes a link of ours: how often in a row, and until when it has to wait."""
+
+    count: int
+    last: float
+    until: float
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What is under way, and what is to come.
+
+    The last sync ended at ``synced_at``. It is calm from ``calm_at`` on, unless there is a cause.
+    ``running`` are the causes of the sync that runs, none if none does. ``pending`` are those of
+    the next one; the latest of them came at ``last``, and it begins by ``by`` at the latest;
+    ``rush`` is how many syncs there were without a calm. ``gated`` are causes that wait for the
+    errands in ``gate``, until ``gate_by``. ``retry`` are those of a sync that failed, due again at
+    ``retry_at``. ``later`` are touched links, each with the time when its pause is over.
+    """
+
+    poll: Errand
+    names: Errand
+    synced_at: float
+    calm_at: float
+    running: tuple[Cause, ...] = ()
+    pending: tuple[Cause, ...] = ()
+    last: float = 0.0
+    by: float = 0.0
+    rush: int = 0
+    gated: tuple[Cause, ...] = ()
+    gate: frozenset[str] = frozenset()
+    gate_by: float = 0.0
+    retry: tuple[Cause, ...] = ()
+    retry_at: float = 0.0
+    failures: int = 0
+    later: Mapping[str, float] = {}
+    fights: Mapping[str, Fight] = {}
+    troubles: Troubles = {}
+    ready: bool = False
+    reloading: bool = False
+    stopping: bool = False
+    over: bool = False
+
+
+def begin(now: float) -> State:
+    """The state at the start. The first ``step`` takes a Tick."""
+    return State(
+        poll=Errand(now, asked_for=now),
+        names=Errand(now),  # the first sync looks names up by itself
+        synced_at=now,
+        calm_at=now,
+        gated=(START,),
+        gate=frozenset(("poll",)),
+        gate_by=now + GATE_SECONDS,
+    )
+
+
+def step(
+    state: State, event: Event, now: float, settings: Settings
+) -> tuple[State, tuple[Action, ...]]:
+    """What is to be done about an event, and the state after it."""
+    if state.over or (state.stopping and not isinstance(event, Synced)):
+        return state, ()
+    state, actions = _HANDLERS[type(event)](state, event, now)
+    if state.stopping:
+        ends = not state.running
+        return structs.replace(state, over=ends), (*actions, *((Exit(),) if ends else ()))
+    state = _ripe(state, now, settings)
+    for due, start in ((_poll_at, _poll), (_names_at, _look_up), (_sync_at, _sync)):
+        at = due(state, settings)
+        if at is not None and at <= now:
+            state, action = start(state)
+            actions = (*actions, action)
+    return state, actions
+
+
+def wake_at(state: State, settings: Settings) -> float | None:
+    """When the next Tick is due, if no other event comes before; None to wait for events alone."""
+    if state.stopping:
+        return None
+    times = [
+        _poll_at(state, settings),
+        _names_at(state, settings),
+        _sync_at(state, settings),
+        _look_at(state, settings),
+        state.gate_by if state.gated else None,
+        state.retry_at if state.retry else None,
+        *state.later.values(),
+    ]
+    return min((at for at in times if at is not None), default=None)
+
+
+# When things are due.
+
+
+def _grown(first: float, count: int) -> float:
+    return first * 2.0 ** min(count - 1, 32)
+
+
+def _poll_at(state: State, settings: Settings) -> float | None:
+    return state.poll.due(settings.poll)
+
+
+def _names_at(state: State, settings: Settings) -> float | None:
+    return state.names.due(settings.names)
+
+
+def _sync_at(state: State, _: Settings) -> float | None:
+    if state.running or not state.pending or START in state.gated:
+        return None
+    at = min(state.last + (BUSY_QUIET if state.rush else QUIET), state.by)
+    # What a sync itself touched is told within a moment, and needs no second sync.
+    return max(at, state.synced_at + QUIET)
+
+
+def _look_at(state: State, settings: Settings) -> float | None:
+    """A sync is a look too, so the next one is due that long after it."""
+    if state.running or state.pending or state.gated:
+        return None
+    return state.synced_at + settings.look
+
+
+def _ripe(state: State, now: float, settings: Settings) -> State:
+    """The state with the causes pending whose time has come."""
+    ripe = [name for name, at in state.later.items() if at <= now]
+    if ripe:
+        later = {name: at for name, at in state.later.items() if at > now}
+        causes = (_touched(name, deleted=False) for name in ripe)
+        state = _caused(structs.replace(state, later=later), now, *causes)
+    if state.retry and state.retry_at <= now:
+        state = _caused(structs.replace(state, retry=()), now, *state.retry)
+    if state.gated and (state.gate_by <= now or not _closed(state, settings)):
+        gated, state = state.gated, structs.replace(state, gated=(), gate=frozenset())
+        state = _caused(state, now, *gated)
+    look_at = _look_at(state, settings)
+    if look_at is not None and look_at <= now:
+        state = _caused(state, now, LOOK)
+    return state
+
+
+def _closed(state: State, settings: Settings) -> bool:
+    return any(getattr(settings, errand) is not None for errand in state.gate)
+
+
+# What begins.
+
+
+def _poll(state: State) -> tuple[State, Action]:
+    return structs.replace(state, poll=state.poll.begun()), Poll()
+
+
+def _look_up(state: State) -> tuple[State, Action]:
+    return structs.replace(state, names=state.names.begun()), LookUp()
+
+
+def _sync(state: State) -> tuple[State, Action]:
+    """Begin a sync, which does all that there is to do, whatever caused it."""
+    causes = _merged(state.retry, state.pending)
+    return structs.replace(state, running=causes, pending=(), retry=(), later={}), Sync(causes)
+
+
+# What events do.
+
+
+def _caused(state: State, now: float, *causes: Cause, within: float = LONGEST_QUIET[-1]) -> State:
+    """There is to be a sync, at the latest ``within`` seconds (while none runs)."""
+    by, rush = state.by, state.rush
+    if not state.pending:
+        is_calm = state.running in ((), (LOOK,)) and now >= state.calm_at
+        rush = 0 if is_calm else rush + 1
+        by = now + LONGEST_QUIET[min(rush, len(LONGEST_QUIET) - 1)]
+    pending = _merged(state.pending, causes)
+    return structs.replace(state, pending=pending, last=now, by=min(by, now + within), rush=rush)
+
+
+def _merged(some: tuple[Cause, ...], more: Iterable[Cause]) -> tuple[Cause, ...]:
+    for cause in more:
+        if cause not in some and sum(c.kind == cause.kind for c in some) < MOST_CAUSES:
+            some = (*some, cause)
+    return some
+
+
+_Handled = tuple[State, tuple[Action, ...]]
+
+
+def _tick(state: State, _: Tick, __: float) -> _Handled:
+    return state, ()
+
+
+def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
+    return _caused(state, now, *(Cause("file", f"{what} changed") for what in event.what)), ()
+
+
+def _source_told(state: State, _: SourceTold, now: float) -> _Handled:
+    return structs.replace(state, poll=state.poll.asked(now, ASKED_GAP)), ()
+
+
+def _polled(state: State, event: Polled, now: float) -> _Handled:
+    poll = state.poll.over(now, event.chance, failed=bool(event.problem))
+    gate = state.gate if state.poll.again else state.gate - {"poll"}
+    state = structs.replace(state, poll=poll, gate=gate)
+    return _fetched(state, "poll", SOURCE if event.changed else None, event.problem, now)
+
+
+def _looked_up(state: State, event: LookedUp, now: float) -> _Handled:
+    # Without growing intervals, as there is no one server to be spared.
+    names = state.names.over(now, event.chance, failed=False)
+    gate = state.gate if state.names.again else state.gate - {"names"}
+    state = structs.replace(state, names=names, gate=gate)
+    return _fetched(state, "names", NAMES if event.changed else None, event.problem, now)
+
+
+_FETCHED_AGAIN = {
+    "poll": "the peers list can be fetched again",
+    "names": "host names can be looked up again",
+}
+
+
+def _fetched(state: State, errand: str, cause: Cause | None, problem: str, now: float) -> _Handled:
+    state = _caused(state, now, cause) if cause is not None else state
+    if problem and START in state.gated:
+        return state, ()  # the first sync tells
+    lines = (problem,) if problem else ()
+    over = (_FETCHED_AGAIN[errand],)
+    return _heard(state, errand, lines, now, over=over, as_one=True)
+
+
+def _heard(state: State, subject: str, lines: Lines, now: float, **how: Any) -> _Handled:
+    troubles, tell = hear(state.troubles, subject, lines, now, **how)
+    return structs.replace(state, troubles=troubles), (Say(tell),) if tell else ()
+
+
+def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
+    if not event.names:
+        return _caused(state, now, Cause("link", "links may have changed")), ()
+    later = dict(state.later)
+    causes = []
+    for name in event.names:
+        fight = state.fights.get(name)
+        if fight is not None and fight.until > now:
+            later[name] = fight.until
+        else:
+            causes.append(_touched(name, deleted=event.deleted))
+    state = structs.replace(state, later=later)
+    if not causes:
+        return state, ()
+    within = DELETED_SECONDS if event.deleted else LONGEST_QUIET[-1]
+    return _caused(state, now, *causes, within=within), ()
+
+
+def _touched(name: str, *, deleted: bool) -> Cause:
+    return Cause("link", f"link {'deleted' if deleted else 'changed'}: {name}")
+
+
+_MENDED: Mapping[str, Lines] = {"sync": ("all is as it should be again",), "warnings": ()}
+
+
+def _synced(state: State, event: Synced, now: float) -> _Handled:
+    # Whoever has changed something waits to see what comes of it.
+    at_once = any(cause.kind not in ("look", "link") for cause in state.running)
+    failed = event.outcome == "failed"
+    failures = state.failures + 1 if failed else 0
+    retry = state.running if failed else ()
+    retry_at = now + min(_grown(FIRST_RETRY, failures), LONGEST_RETRY)
+    hangs = HANGUP in (*state.gated, *state.pending)
+    is_told = state.stopping or (state.ready and (hangs or not state.reloading))
+    notify = () if is_told else (Notify("ready"),)
+    names = state.names
+    if event.stale and not names.busy:
+        names = names.asked(now, STALE_GAP)
+    state = structs.replace(
+        state,
+        names=names,
+        synced_at=now,
+        calm_at=state.calm_at if state.running == (LOOK,) else now + CALM,
+        running=(),
+        retry=retry,
+        retry_at=retry_at,
+        failures=failures,
+        ready=True,
+        reloading=state.reloading and hangs,
+    )
+    actions: tuple[Action, ...] = ()
+    for subject, lines in (("sync", event.problems), ("warnings", event.warnings)):
+        over = _MENDED[subject]
+        state, tell = _heard(state, subject, lines, now, over=over, at_once=at_once)
+        actions += tell
+    state, tell = _fought(state, event.disturbed, now)
+    return state, (*actions, *tell, *notify)
+
+
+def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
+    """Remember whose links others had changed, and how often in a row."""
+    fights = {n: fight for n, fight in state.fights.items() if now - fight.last < FIGHT_MEMORY}
+    new = []
+    for name in sorted(disturbed):
+        count = fights[name].count + 1 if name in fights else 1
+        beyond = count - FREE_FIGHTS
+        pause = min(_grown(FIRST_RETRY, beyond + 1), LONGEST_PAUSE) if beyond >= 0 else 0.0
+        fights[name] = Fight(count, now, now + pause)
+        if beyond == 1:
+            new.append(name)
+    state = structs.replace(state, fights=fights)
+    if not new:
+        return state, ()
+    text = (
+        f"somebody else changes or removes {few(new)} again and again; rait sets it right each "
+        f"time, and pauses longer and longer before it does, up to {LONGEST_PAUSE:g} s"
+    )
+    return state, (Say((text,)),)
+
+
+def _hangup(state: State, _: Hangup, now: float) -> _Handled:
+    notify = () if state.reloading or not state.ready else (Notify("reloading"),)
+    state = structs.replace(
+        state,
+        poll=state.poll.asked(now, ASKED_GAP),
+        names=state.names.asked(now, ASKED_GAP),
+        gated=_merged(state.gated, (HANGUP,)),
+        gate=state.gate | {"poll", "names"},
+        gate_by=state.gate_by if state.gated else now + GATE_SECONDS,
+        reloading=state.ready,
+    )
+    return state, notify
+
+
+def _terminate(state: State, _: Terminate, __: float) -> _Handled:
+    return structs.replace(state, stopping=True), (Notify("stopping"),)
+
+
+_HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
+    Tick: _tick,
+    FilesChanged: _files_changed,
+    Polled: _polled,
+    LookedUp: _looked_up,
+    SourceTold: _source_told,
+    LinksTouched: _links_touched,
+    Synced: _synced,
+    Hangup: _hangup,
+    Terminate: _terminate,
+}

@@ -1,0 +1,540 @@
+"""When `rait watch` does what, whatever happens and when, in virtual time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import get_args
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rait.domain import watch
+from rait.domain.watch import (
+    Action,
+    Event,
+    Exit,
+    FilesChanged,
+    Hangup,
+    LinksTouched,
+    LookedUp,
+    LookUp,
+    Notify,
+    Outcome,
+    Poll,
+    Polled,
+    Say,
+    Settings,
+    SourceTold,
+    Sync,
+    Synced,
+    Terminate,
+    Tick,
+)
+
+LINKS = ("rait450001", "rait450002", "rait450003")
+MOMENT = 1e-6
+LEAST_SYNC_GAP = watch.BUSY_QUIET
+MOST_WAKES = 1000
+
+intervals = st.sampled_from((1.0, 5.0, 60.0, 3600.0))
+settings_ = st.builds(
+    Settings,
+    look=intervals,
+    poll=st.none() | intervals,
+    names=st.none() | intervals,
+)
+outcomes: st.SearchStrategy[Outcome] = st.sampled_from(
+    ("unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured")
+)
+chances = st.floats(0, 1)
+links = st.frozensets(st.sampled_from(LINKS))
+problems = st.sampled_from((("broken",), ("broken", "too"), ()))
+synced = st.builds(
+    Synced,
+    outcome=outcomes,
+    problems=problems,
+    warnings=problems,
+    disturbed=links,
+    stale=st.booleans(),
+)
+touched = st.builds(
+    LinksTouched,
+    names=st.lists(st.sampled_from(LINKS), unique=True).map(tuple),
+    deleted=st.booleans(),
+)
+changed = st.just(FilesChanged(("rait.conf",)))
+calls = changed | touched | st.just(SourceTold()) | st.just(Hangup())
+
+
+class World:
+    """A clock, and what `rait watch` has under way; it wakes as ``wake_at`` says."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.now = 1000.0
+        self.state = watch.begin(self.now)
+        self.begun: dict[type[Action], list[float]] = {Sync: [], Poll: [], LookUp: []}
+        self.ended: dict[type[Action], list[float]] = {Sync: [], Poll: [], LookUp: []}
+        self.busy: set[type[Action]] = set()
+        self.synced: list[Sync] = []
+        self.said: list[tuple[float, str]] = []
+        self.notified: list[str] = []
+        self.exits: list[float] = []
+        self.tell(Tick())
+
+    def tell(self, event: Event) -> None:
+        kind = {Synced: Sync, Polled: Poll, LookedUp: LookUp}.get(type(event))
+        if kind is not None:
+            self.busy.remove(kind)
+            self.ended[kind].append(self.now)
+        self.state, actions = watch.step(self.state, event, self.now, self.settings)
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        assert not self.exits, "nothing comes after the end"
+        match action:
+            case Sync() | Poll() | LookUp():
+                assert type(action) not in self.busy, f"two of {action}"
+                self.busy.add(type(action))
+                self.begun[type(action)].append(self.now)
+                if isinstance(action, Sync):
+                    assert action.causes
+                    assert watch.told(action.causes)
+                    self.synced.append(action)
+            case Say(lines):
+                assert lines
+                self.said += [(self.now, line) for line in lines]
+            case Notify(state):
+                self.notified.append(state)
+            case Exit():
+                assert Sync not in self.busy
+                self.exits.append(self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and wake whenever it is time."""
+        until = self.now + seconds
+        for _ in range(MOST_WAKES + int(4 * seconds)):
+            at = watch.wake_at(self.state, self.settings)
+            if at is None or at > until or self.exits:
+                self.now = until
+                return
+            assert at > self.now, "a busy loop"
+            self.now = at
+            self.tell(Tick())
+        raise AssertionError("it wakes too often")
+
+    def live(self, seconds: float, synced: Synced, polled: Polled, took: float = 0.1) -> None:
+        """Let time pass, while each sync, poll and look-up ends with the same answer."""
+        until = self.now + seconds
+        while self.now < until and not self.exits:
+            at = watch.wake_at(self.state, self.settings)
+            if self.busy:
+                self.wait(min(took, until - self.now))
+                self.end(synced, polled)
+            else:
+                self.wait(min(until, until if at is None else at) - self.now)
+
+    def end(self, synced: Synced, polled: Polled = Polled()) -> None:  # noqa: B008
+        """End all that is under way."""
+        answers = {Sync: synced, Poll: polled, LookUp: LookedUp()}
+        for kind in tuple(self.busy):
+            self.tell(answers[kind])
+
+    def settle(self) -> None:
+        """Until it is calm, with nothing left to do but the next look."""
+        state = self.state
+        while state.pending or state.gated or state.retry or self.busy or self.now < state.calm_at:
+            self.live(0.2, Synced("unchanged"), Polled())
+            state = self.state
+
+
+class Watching(RuleBasedStateMachine):
+    """Events of any kind at any time; syncs, polls and look-ups end when they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World | None = None
+        self.since: list[tuple[float, float]] = []  # when a change came, and how long it may wait
+        self.hung_up: list[float] = []
+
+    @rule(settings=settings_)
+    def begin_or_reconfigure(self, settings: Settings) -> None:
+        if self.world is None:
+            self.world = World(settings)
+            self.note()
+        else:
+            self.world.settings = settings
+            self.world.tell(Tick())
+
+    @precondition(lambda self: self.world)
+    @rule(seconds=st.floats(0, 2) | st.floats(0, 200))
+    def time_passes(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    @precondition(lambda self: self.world)
+    @rule(event=changed | touched)
+    def something_changes(self, event: FilesChanged | LinksTouched) -> None:
+        # A link that somebody changes again and again may have to wait longer.
+        fought = isinstance(event, LinksTouched) and event.names
+        if not (fought and any(name in self.world.state.fights for name in event.names)):
+            self.note()
+        self.tell(event)
+
+    @precondition(lambda self: self.world)
+    @rule()
+    def hangup(self) -> None:
+        self.hung_up.append(self.world.now)
+        self.tell(Hangup())
+
+    @precondition(lambda self: self.world)
+    @rule()
+    def source_told(self) -> None:
+        self.tell(SourceTold())
+
+    @precondition(lambda self: self.world and Sync in self.world.busy)
+    @rule(event=synced)
+    def sync_ends(self, event: Synced) -> None:
+        if event.outcome == "failed" and not self.world.state.stopping:
+            self.note(watch.LONGEST_RETRY)
+        self.tell(event)
+
+    @precondition(lambda self: self.world and Poll in self.world.busy)
+    @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
+    def poll_ends(self, changed: bool, problem: str, chance: float) -> None:
+        if changed:
+            self.note()
+        self.tell(Polled(changed, problem, chance))
+
+    @precondition(lambda self: self.world and LookUp in self.world.busy)
+    @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
+    def look_up_ends(self, changed: bool, problem: str, chance: float) -> None:
+        if changed:
+            self.note()
+        self.tell(LookedUp(changed, problem, chance))
+
+    @precondition(lambda self: self.world and len(self.world.begun[Sync]) > 5)
+    @rule()
+    def terminate(self) -> None:
+        self.tell(Terminate())
+
+    def note(self, longer: float = 0.0) -> None:
+        self.since.append((self.world.now, longer + watch.LONGEST_QUIET[-1]))
+
+    def tell(self, event: Event) -> None:
+        self.world.tell(event)
+
+    @invariant()
+    def it_sleeps_until_there_is_something_to_do(self) -> None:
+        if self.world is not None:
+            at = watch.wake_at(self.world.state, self.world.settings)
+            assert at is None or at > self.world.now
+
+    @invariant()
+    def each_change_is_synced_within_its_bound(self) -> None:
+        if self.world is None or self.world.state.stopping:
+            return
+        world = self.world
+        last = world.begun[Sync][-1] if world.begun[Sync] else -math.inf
+        self.since = [(at, span) for at, span in self.since if at > last]
+        self.hung_up = [
+            at for at in self.hung_up if not any(at <= begun for begun in self._hangup_syncs())
+        ]
+        if Sync in world.busy:
+            return
+        free = world.ended[Sync][-1] if world.ended[Sync] else -math.inf
+        gate = 0.0 if world.begun[Sync] else watch.GATE_SECONDS
+        for at, span in self.since:
+            latest = max(at + gate + span, free + watch.QUIET)
+            assert world.now <= latest + MOMENT, "a change waits too long"
+        for at in self.hung_up:
+            latest = at + watch.GATE_SECONDS + watch.LONGEST_QUIET[-1]
+            assert world.now <= max(latest, free + watch.QUIET) + MOMENT
+
+    def _hangup_syncs(self) -> Iterable[float]:
+        both = zip(self.world.begun[Sync], self.world.synced, strict=True)
+        return [at for at, sync in both if watch.HANGUP in sync.causes]
+
+    @invariant()
+    def nothing_begins_too_often(self) -> None:
+        if self.world is None:
+            return
+        for kind in (Poll, LookUp):
+            begun = self.world.begun[kind]
+            assert all(b - a >= 0.9 - MOMENT for a, b in pairwise(begun)), kind
+        # Right after a look there may be a sync for a change.
+        syncs = self.world.begun[Sync]
+        assert all(b - a >= LEAST_SYNC_GAP - MOMENT for a, b in zip(syncs, syncs[2:], strict=False))
+
+    @invariant()
+    def the_end_comes_with_the_end_of_the_sync(self) -> None:
+        if self.world is not None and self.world.state.stopping:
+            assert bool(self.world.exits) == (Sync not in self.world.busy)
+
+    @invariant()
+    def what_is_remembered_is_bounded(self) -> None:
+        if self.world is not None:
+            state = self.world.state
+            most = len(get_args(watch.Kind)) * watch.MOST_CAUSES
+            assert max(len(state.pending), len(state.running)) <= most
+            assert len(state.fights) <= len(LINKS)
+            assert len(state.later) <= len(LINKS)
+
+    @invariant()
+    def the_service_manager_hears_ready_after_each_reload(self) -> None:
+        if self.world is not None:
+            told = [state for state in self.world.notified if state != "stopping"]
+            assert all(a != b for a, b in pairwise(told)), told
+            assert told[:1] in ([], ["ready"])
+            assert self.world.notified.count("stopping") <= 1
+
+
+TestWatching = Watching.TestCase
+
+
+def ready(settings: Settings) -> World:
+    """A world in which the first sync is over, and it is calm."""
+    world = World(settings)
+    world.settle()
+    return world
+
+
+SLOW = Settings(look=3600.0, poll=3600.0, names=3600.0)
+
+
+@given(
+    gaps=st.lists(st.floats(0, 0.012), min_size=1, max_size=50).map(
+        lambda some: (some * 1000)[:1000]
+    ),
+    took=st.floats(0.01, 3),
+    event=st.sampled_from((FilesChanged(("peers list",)), LinksTouched(("wg",)))),
+)
+def test_a_burst_of_a_thousand_is_three_syncs_at_the_most(
+    gaps: list[float], took: float, event: Event
+) -> None:
+    world = ready(SLOW)
+    before = len(world.synced)
+    ends: float | None = None
+    for gap in gaps:
+        world.wait(gap)
+        world.tell(event)
+        if Sync in world.busy and ends is None:
+            ends = world.now + took
+        if ends is not None and world.now >= ends:
+            world.tell(Synced("done"))
+            ends = None
+    world.settle()
+    assert 1 <= len(world.synced) - before <= 3
+
+
+@given(event=calls, settings=settings_)
+def test_after_a_calm_a_change_is_synced_at_once(event: Event, settings: Settings) -> None:
+    world = ready(settings)
+    began, polls, before = world.now, len(world.begun[Poll]), len(world.synced)
+    world.tell(event)
+    if isinstance(event, FilesChanged | LinksTouched):
+        world.wait(watch.QUIET)
+        assert world.synced[before:]
+        assert world.begun[Sync][-1] == began + watch.QUIET
+    elif settings.poll is not None:
+        world.wait(watch.ASKED_GAP)
+        assert len(world.begun[Poll]) > polls
+
+
+@given(deleted=st.lists(st.floats(0, 1), min_size=1, max_size=2), took=st.floats(0.01, 0.5))
+def test_a_link_that_is_deleted_is_back_within_two_seconds(
+    deleted: list[float], took: float
+) -> None:
+    world = ready(SLOW)
+    for gap in deleted:
+        world.live(gap, Synced("unchanged"), Polled(), took)
+        at, begun = world.now, len(world.begun[Sync])
+        world.tell(LinksTouched(("rait450001",), deleted=True))
+        # Our own messages come while it is made again.
+        while len(world.begun[Sync]) == begun:
+            world.live(0.05, Synced("done", disturbed=frozenset(LINKS[:1])), Polled(), took)
+            world.tell(LinksTouched(("rait450001",)))
+        assert world.begun[Sync][begun] + took <= at + 2
+
+
+@given(rounds=st.integers(5, 40), look=st.sampled_from((300.0, 3600.0)))
+def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, look: float) -> None:
+    world = ready(Settings(look=look))
+    back: list[float] = []
+    for _ in range(rounds):
+        world.tell(LinksTouched(LINKS[:1], deleted=True))
+        at = world.now
+        while Sync not in world.busy:
+            world.wait(0.1)
+        back.append(world.now - at)
+        world.end(Synced("done", disturbed=frozenset(LINKS[:1])))
+    pauses = back[: watch.FREE_FIGHTS]
+    assert max(pauses) <= 2
+    for earlier, later in pairwise(back[watch.FREE_FIGHTS :]):
+        assert later >= min(1.9 * earlier, watch.LONGEST_PAUSE) - 0.2
+    assert max(back) <= watch.LONGEST_PAUSE + 1
+    assert len(world.said) == 1
+    # Another link does not wait for it.
+    world.wait(watch.CALM)
+    world.tell(LinksTouched(LINKS[1:2], deleted=True))
+    world.wait(watch.DELETED_SECONDS)
+    assert Sync in world.busy
+
+
+@given(interval=intervals, chance=chances)
+def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
+    interval: float, chance: float
+) -> None:
+    world = World(Settings(look=3600.0, poll=interval))
+    world.live(interval * 60, Synced("unchanged"), Polled(problem="no answer", chance=chance), 0.1)
+    gaps = [b - a for a, b in pairwise(world.begun[Poll])]
+    first = min(watch.FIRST_POLL_RETRY, interval)
+    assert gaps[0] <= 1.1 * first + 0.2
+    assert all(b >= a - 0.2 for a, b in pairwise(gaps))
+    assert all(
+        0.9 * first <= gap <= 1.1 * watch.LONGEST_POLL_RETRY * interval + 0.2 for gap in gaps
+    )
+    assert gaps[-1] >= 0.9 * watch.LONGEST_POLL_RETRY * interval
+    world.live(gaps[-1] + 2, Synced("unchanged"), Polled(chance=chance))
+    ended = world.ended[Poll][-1]
+    world.live(1.1 * interval + 1, Synced("unchanged"), Polled(chance=chance))
+    assert interval * 0.9 <= next(at for at in world.begun[Poll] if at > ended) - ended
+    assert world.said[-1][1] == "the peers list can be fetched again"
+
+
+@given(
+    look=intervals,
+    answers=st.lists(st.sampled_from(("", "this", "that")), min_size=1, max_size=100),
+)
+def test_what_fails_is_told_once_then_at_growing_intervals_and_once_when_it_is_good(
+    look: float, answers: list[str]
+) -> None:
+    world = ready(Settings(look=look))
+    for answer in answers:
+        lines = (answer,) if answer else ()
+        world.live(look, Synced("partial" if lines else "unchanged", lines), Polled())
+    start = world.now
+    for line in ("this", "that"):
+        told = [at for at, text in world.said if text == line]
+        if len(told) > 2:
+            # 60 s, 120 s, 240 s, ... of a trouble that comes and goes as of one that lasts.
+            assert all(b - a >= 59 for a, b in pairwise(told))
+            gone = 2 * (told[-1] - told[0])
+            assert len(told) <= 3 + math.log2(1 + gone / 60) + (start - 1000) / 300
+    good = [text for _, text in world.said if text == "all is as it should be again"]
+    bad = [text for _, text in world.said if text in ("this", "that")]
+    assert len(good) <= len(bad)
+    if bad:
+        world.live(3 * look, Synced("unchanged"), Polled())
+        assert world.said[-1][1] == "all is as it should be again"
+
+
+def test_what_fails_for_days_is_told_rarely() -> None:
+    days = 10
+    world = ready(Settings(look=600.0))
+    world.live(86400.0 * days, Synced("partial", ("broken",)), Polled())
+    assert 11 <= len(world.said) <= 11 + days
+    world.live(1200, Synced("unchanged"), Polled())
+    world.live(1200, Synced("unchanged"), Polled())
+    assert [line for _, line in world.said if line != "broken"] == ["all is as it should be again"]
+
+
+def test_a_sync_that_fails_is_tried_again_for_its_causes() -> None:
+    world = ready(SLOW)
+    before = len(world.synced)
+    world.tell(FilesChanged(("rait.conf",)))
+    world.live(600, Synced("failed", ("no space",)), Polled())
+    tries = world.synced[before:]
+    assert all(watch.told(sync.causes) == "rait.conf changed" for sync in tries)
+    gaps = [b - a for a, b in pairwise(world.begun[Sync][before:])]
+    assert gaps[0] <= 2 * watch.FIRST_RETRY
+    assert all(b >= a - 0.2 for a, b in pairwise(gaps))
+    assert watch.LONGEST_RETRY <= gaps[-1] <= watch.LONGEST_RETRY + 1
+
+
+@given(outcome=st.sampled_from(("stopped", "held", "pending", "misconfigured", "partial")))
+def test_what_only_the_user_can_mend_is_tried_when_something_changes(outcome: Outcome) -> None:
+    world = ready(Settings(look=300.0))
+    before = len(world.synced)
+    world.tell(FilesChanged(("rait.conf",)))
+    world.live(290, Synced(outcome, ("why",)), Polled())
+    assert len(world.synced) == before + 1
+    world.tell(FilesChanged(("rait.conf",)))
+    world.live(1, Synced("done"), Polled())
+    assert len(world.synced) == before + 2
+    assert [line for _, line in world.said] == ["why", "all is as it should be again"]
+
+
+@given(events=st.lists(calls, max_size=10), running=st.booleans(), wait=st.floats(0, 100))
+def test_it_ends_when_the_sync_has_ended_and_does_nothing_more(
+    events: list[Event], running: bool, wait: float
+) -> None:
+    world = ready(SLOW)
+    if running:
+        world.tell(FilesChanged(("rait.conf",)))
+        world.wait(watch.QUIET)
+    polls, syncs = len(world.begun[Poll]), len(world.begun[Sync])
+    for event in (Terminate(), *events, Terminate()):
+        world.tell(event)
+    world.wait(wait)
+    assert world.exits == ([] if running else world.exits[:1])
+    if running:
+        world.tell(Synced("failed", ("interrupted",)))
+    assert len(world.exits) == 1
+    assert (len(world.begun[Poll]), len(world.begun[Sync])) == (polls, syncs)
+    assert world.notified == ["ready", "stopping"]
+
+
+@given(settings=settings_, busy=st.booleans(), took=st.floats(0.1, 30))
+def test_a_hangup_syncs_with_everything_read_anew(
+    settings: Settings, busy: bool, took: float
+) -> None:
+    world = ready(settings)
+    if busy:
+        world.tell(SourceTold())
+        world.wait(watch.ASKED_GAP)
+    at = world.now
+    world.tell(Hangup())
+    world.live(watch.GATE_SECONDS + 10 * took + 5, Synced("unchanged"), Polled(), took)
+    begun = next(
+        begun
+        for begun, sync in zip(world.begun[Sync], world.synced, strict=True)
+        if watch.HANGUP in sync.causes
+    )
+    assert begun <= at + watch.GATE_SECONDS + watch.LONGEST_QUIET[-1] + took
+    if took < 10:
+        for kind, interval in ((Poll, settings.poll), (LookUp, settings.names)):
+            fetched = zip(world.begun[kind], world.ended[kind], strict=False)
+            assert interval is None or any(at <= one and end <= begun for one, end in fetched)
+    assert world.notified[:3] == ["ready", "reloading", "ready"]
+
+
+@given(took=st.floats(0, 100), dead=st.booleans())
+def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> None:
+    world = World(Settings(look=60.0, poll=60.0, names=60.0))
+    world.tell(FilesChanged(("rait.conf",)))
+    world.tell(LinksTouched(LINKS, deleted=True))
+    world.wait(min(took, watch.GATE_SECONDS - 1))
+    assert not world.synced
+    if dead:
+        world.wait(watch.GATE_SECONDS)
+    else:
+        world.tell(Polled(changed=True))
+        world.wait(watch.LONGEST_QUIET[-1])
+    assert watch.START in world.synced[0].causes
+
+
+@given(stale=st.lists(st.booleans(), min_size=1, max_size=50))
+def test_names_of_peers_that_do_not_answer_are_looked_up_sooner(stale: list[bool]) -> None:
+    world = ready(Settings(look=5.0, names=3600.0))
+    for each in stale:
+        world.live(5.0, Synced("unchanged", stale=each), Polled())
+    begun = world.begun[LookUp]
+    assert all(b - a >= watch.STALE_GAP for a, b in pairwise(begun))
+    if all(stale) and len(stale) > 14:
+        assert len(begun) >= len(stale) * 5 // 40
+    if not any(stale):
+        assert not begun
