@@ -86,16 +86,15 @@ def filed_under(journal: JournalReader, name: str) -> str:
     several, the one with the latest run, which knows best what there is. Raises RaitError.
     """
     known = journal.scopes()
-    return max(spellings(journal, name), key=lambda scope: known[scope], default=name)
+    return max(spellings(journal, known, name), key=lambda scope: known[scope], default=name)
 
 
-def spellings(journal: JournalReader, name: str) -> tuple[str, ...]:
-    """The scopes in the journal of the configuration of this name. Raises RaitError.
+def spellings(journal: JournalReader, known: Collection[str], name: str) -> tuple[str, ...]:
+    """Those of the ``known`` scopes that are of the configuration of this name. Raises RaitError.
 
     A symbolic link under whose path runs are filed may lead to a different file by now, and is
     still the same configuration. A regular file in the link's place is another configuration.
     """
-    known = journal.scopes()
     if name in known and len(known) == 1:
         return (name,)
     if name.startswith(KEY_SCOPE):
@@ -130,7 +129,7 @@ def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
     if everyone:
         return JournalRef(path, spelt, None)
     reader = JournalReader(path)
-    known = spellings(reader, spelt)
+    known = spellings(reader, reader.scopes(), spelt)
     # With the name itself, as `log -f` may begin before its first run.
     return JournalRef(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
 

@@ -38,8 +38,11 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
     for last in (False,) * (ROUNDS - 1) + (True,):
         loaded = preparation.configuration()
         privilege.require(what)
-        path = _checked_lock(loaded)
+        path = _lock_of(loaded)
         before = stamp(path)
+        if before is None:
+            # No lock is to be made beside what is no journal. Opening a journal checks it anyway.
+            check_is_journal(loaded.config.journal)
         inputs = preparation.complete(loaded)
         began = time.monotonic()
         with locked(structs.replace(options, lock_seconds=left), path, what) as turn:
@@ -50,7 +53,7 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
             options.debug("what was read may have changed since: reading all of it again")
             if last:
                 loaded = preparation.configuration()
-                if _checked_lock(loaded) == path:
+                if _lock_of(loaded) == path:
                     yield preparation.complete(loaded, names_again=False)
                     return
     raise MachineError(
@@ -59,14 +62,10 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
     )
 
 
-def _checked_lock(loaded: Loaded) -> str:
-    """The lock to take for a configuration.
-
-    Raises RaitError if its journal is something else, or if its commands must not be run.
-    """
+def _lock_of(loaded: Loaded) -> str:
+    """The lock to take for a configuration. Raises ConfigError if its commands must not be run."""
     if loaded.distrust:
         raise ConfigError(loaded.distrust)
-    check_is_journal(loaded.config.journal)
     return lock_path(loaded.config.journal)
 
 

@@ -245,11 +245,27 @@ def test_memory_begins_at_the_last_snapshot(
     monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 10)
     runs = [add(journal, f"l{number}") for number in range(12)]
     kinds = [entry.kind for entry in entries_of(journal)]
-    assert kinds.count("snapshot") == 4
+    assert kinds.count("snapshot") == 3
     assert len(journal.last_known(SCOPE).topology.links) == 12
     for count, run in enumerate(runs, 1):
         assert len(journal.topology_at(SCOPE, run=run)[0].links) == count
     assert journal.verify().ok
+
+
+def test_snapshots_take_no_more_than_two_thirds_of_a_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 10)
+    many = [LinkAdded(link(f"many{number}")) for number in range(50)]
+    journal.begin(header(), many, ()).finish("done")
+    for number in range(60):
+        add(journal, f"l{number}")
+    sizes = {True: 0, False: 0}
+    for entry in entries_of(journal):
+        sizes[entry.kind == "snapshot"] += len(entry.payload)
+    assert 0 < sizes[True] <= 2 * sizes[False]
+    assert sum(entry.kind == "snapshot" for entry in entries_of(journal)) > 1
+    assert len(journal.last_known(SCOPE).topology.links) == 110
 
 
 def test_a_moment_in_history(journal: Journal) -> None:

@@ -39,7 +39,7 @@ from rait.domain.records import (
     RunStatus,
 )
 
-SNAPSHOT_EVERY = 2000
+SNAPSHOT_EVERY = 200
 """A scope gets a new snapshot after so many entries, which bounds the time of ``last_known``."""
 
 LEEWAY = 10
@@ -134,6 +134,26 @@ class Appender(Log):
                 self.add("outcomes", run, scope, known.attempt.outcomes)
         self.forget_repeats(scope)
         return run
+
+    def has_outgrown_snapshot(self, scope: str) -> bool:
+        """Whether a scope is due a new snapshot.
+
+        It is after SNAPSHOT_EVERY entries that take more bytes than its last snapshot: so however
+        many links a node has, snapshots take no more than two thirds of its journal.
+        """
+        upto, size = self.connection.execute(
+            "SELECT run, length(payload) FROM entries WHERE kind = 'snapshot' AND scope = ? "
+            "ORDER BY run DESC, id DESC LIMIT 1",
+            (scope,),
+        ).fetchone() or (0, 0)
+        if self.head.last_id - upto <= SNAPSHOT_EVERY:
+            return False
+        (grown,) = self.connection.execute(
+            "SELECT sum(length(payload)) FROM entries NOT INDEXED "
+            "WHERE id > ? AND scope = ? AND kind != 'snapshot'",
+            (upto, scope),
+        ).fetchone()
+        return bool(grown > size)
 
     def forget_repeats(self, scope: str) -> None:
         """Delete the scope's row of ``repeats``."""
@@ -371,7 +391,7 @@ class Run:
         with self._journal.appending(self) as log:
             log.add("half_done", self.id, self.scope, *half_done)
             last = log.add("run_finished", self.id, self.scope, ending)
-            if last - log.last_snapshot(self.scope)[0] > SNAPSHOT_EVERY:
+            if log.has_outgrown_snapshot(self.scope):
                 log.add("snapshot", last, self.scope, log.snapshot_at(self.scope, last))
 
     def _stop_repeating(self) -> None:
