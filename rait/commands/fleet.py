@@ -16,15 +16,9 @@ from rait.app.render import event_lines, event_object
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, counted, few
-from rait.domain.fleet import (
-    COMBINATIONS,
-    FleetChange,
-    Member,
-    NodeChange,
-    PairChange,
-    fleet_change,
-    fleet_of,
-)
+from rait.domain.fleet import FleetChange, NodeChange, fleet_change
+from rait.domain.fleet_nodes import Member, fleet_of
+from rait.domain.fleet_pairs import COMBINATIONS, PairChange
 from rait.domain.rollout import split
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
 
@@ -101,8 +95,9 @@ def _lines(change: FleetChange, steps: Steps) -> Iterator[str]:
     yield from (f"stops: {_stop(node)}" for node in stops[:SHOWN])
     yield from _more(len(stops), "node that stops", "nodes that stop")
     for node in change.node_changes[:SHOWN]:
-        yield f"{node.name}: {counted(len(node.events), 'event')}"
-        yield from (f"  {line}" for line in list(event_lines(node.events))[:SHOWN])
+        yield f"{node.name}: {counted(node.count, 'event')}"
+        yield from (f"  {line}" for line in event_lines(node.some(SHOWN)))
+        yield from (f"  {line}" for line in _more(node.count, "event"))
     yield from _more(len(change.node_changes), "node that changes", "nodes that change")
 
 

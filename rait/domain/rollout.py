@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import structs
 
-from rait.domain.fleet import FleetNode, Member, fleet_change, matched
+from rait.domain.fleet import fleet_change
+from rait.domain.fleet_nodes import FleetNode, Member, matched
 
 MOST_STEPS = 8
 """So many nodes that change are tried one by one: each try looks at the whole fleet."""

@@ -9,7 +9,7 @@ docs/testing.md has a worked example. rait's own property tests use this module.
 ``rait.domain`` alone: nothing here reads a file or touches the machine.
 """
 
-from rait.domain.fleet import Member, fleet_of
+from rait.domain.fleet_nodes import Member, fleet_of
 from rait.testing.fleet_machine import FleetMachine
 from rait.testing.laws import (
     Fleet,

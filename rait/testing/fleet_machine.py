@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rait.domain.config.schema import Peer
 from rait.domain.events import replay
-from rait.domain.fleet import Member, end_of, fleet_of, matched
+from rait.domain.fleet_nodes import Member, end_of, fleet_of, matched
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.pairs import End, grade

@@ -14,14 +14,9 @@ from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Config, Peer, Transport
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
-from rait.domain.fleet import (
-    COMBINATIONS,
-    Member,
-    PairChange,
-    fleet_change,
-    own_addresses,
-    planned_by,
-)
+from rait.domain.fleet import fleet_change
+from rait.domain.fleet_nodes import Member, own_addresses, planned_by
+from rait.domain.fleet_pairs import COMBINATIONS, PairChange
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.plan import Plan

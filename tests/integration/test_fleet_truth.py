@@ -29,7 +29,9 @@ from msgspec import structs
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.diff import diff
 from rait.domain.endpoints import Departed, depart, endpoint_views, is_fresh, last_endpoint
-from rait.domain.fleet import COMBINATIONS, end_of, fleet_change, fleet_of
+from rait.domain.fleet import fleet_change
+from rait.domain.fleet_nodes import end_of, fleet_of
+from rait.domain.fleet_pairs import COMBINATIONS
 from rait.domain.pairs import End, Grade, grade
 from rait.domain.plan import Node as Here
 from rait.domain.plan import plan

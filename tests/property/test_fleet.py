@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.schema import Peer
-from rait.domain.fleet import fleet_change, fleet_of, implied_config
+from rait.domain.fleet import FleetChange, fleet_change
+from rait.domain.fleet_nodes import fleet_of, implied_config
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.reconcile import Goal, reconcile
 from rait.testing.laws import plan_of
+from rait.testing.strategies import EDITS
 from tests.property import strategies as some
 
 registries = some.registries(clashes=True)
+CASES = (str, str.upper)
 
 
 @st.composite
@@ -71,15 +75,71 @@ def test_an_order_that_is_named_interrupts_nobody(data: st.DataObject) -> None:
         assert one_first if turn[one] < turn[other] else other_first
 
 
-@given(st.data())
-def test_nodes_that_are_alike_are_told_what_each_would_be_told_alone(data: st.DataObject) -> None:
-    """A node whose rait.conf is known is looked at by itself, and has the same links."""
-    before = data.draw(registries)
-    after = data.draw(edits(before))
-    exact = [{p.public_key: implied_config(p) for p in each} for each in (before, after)]
-    alike = fleet_change(fleet_of(before), fleet_of(after))
-    alone = fleet_change(fleet_of(before, exact[0]), fleet_of(after, exact[1]))
-    assert [(p.nodes, p.outcome, p.grades) for p in alike.pairs] == [
-        (p.nodes, p.outcome, p.grades) for p in alone.pairs
+@st.composite
+def untidy(draw: st.DrawFn, peers: list[Peer]) -> list[Peer]:
+    """The entries with names that may be those of others, capital letters, and remarks."""
+    names = st.sampled_from((None, "n1", "n2"))
+    return [
+        structs.replace(
+            peer,
+            name=draw(names),
+            remarks=draw(st.sampled_from(((), (("site", "x"),)))),
+            endpoints=tuple(
+                structs.replace(e, address=e.address and draw(st.sampled_from(CASES))(e.address))
+                for e in peer.endpoints
+            ),
+        )
+        if draw(st.booleans())
+        else peer
+        for peer in peers
     ]
-    assert alike.order == alone.order
+
+
+def renumbered(peers: list[Peer], by: int) -> list[Peer]:
+    """All nodes with another SendPort, which may be the former one of another node."""
+    return [
+        structs.replace(
+            peer,
+            endpoints=tuple(structs.replace(e, send_port=e.send_port + by) for e in peer.endpoints),
+        )
+        for peer in peers
+    ]
+
+
+@st.composite
+def large_changes(draw: st.DrawFn) -> tuple[list[Peer], list[Peer]]:
+    """Two versions of a registry of so many nodes that some of them are alike."""
+    nodes = draw(st.integers(4, 12))
+    before = draw(some.registries(nodes=nodes, clashes=draw(st.booleans())))
+    after = before
+    if draw(st.booleans()):
+        after = renumbered(before, draw(st.sampled_from((1, 2, 1000))))
+    if draw(st.booleans()):
+        kinds = draw(st.sets(st.sampled_from(sorted(EDITS)), min_size=1, max_size=2))
+        after = draw(some.edits(after, sorted(kinds), most=nodes))
+    if draw(st.booleans()):
+        return draw(untidy(before)), draw(untidy(after))
+    return before, after
+
+
+def told(change: FleetChange) -> object:
+    """All that a user can be told of a change."""
+    nodes = [(n.name, n.count, n.lost, n.links, n.stops, n.events) for n in change.node_changes]
+    pairs = [(p.nodes, p.outcome, p.grades, p.reasons) for p in change.pairs]
+    return change.nodes, change.kept, change.order, pairs, nodes
+
+
+@given(large_changes())
+def test_nodes_that_are_alike_are_told_what_each_would_be_told_alone(
+    versions: tuple[list[Peer], list[Peer]],
+) -> None:
+    """A node whose rait.conf is known is looked at by itself, and has the same links."""
+    exact = [{peer.public_key: implied_config(peer) for peer in each} for each in versions]
+    alike = fleet_change(*map(fleet_of, versions))
+    alone = fleet_change(*map(fleet_of, versions, exact))
+    assert told(alike) == told(alone)
+    for node in alike.node_changes:
+        assert len(node.events) == node.count
+        few = node.some(2)
+        assert len(few) == min(2, node.count)
+        assert set(few) <= set(node.events)

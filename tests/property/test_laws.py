@@ -12,7 +12,7 @@ from rait.domain.config.schema import MAX_IFNAME, Config, Peer, PeerEndpoint, Tr
 from rait.domain.diff import diff
 from rait.domain.errors import Problem
 from rait.domain.events import evolve, replay
-from rait.domain.fleet import Member, fleet_of
+from rait.domain.fleet_nodes import Member, fleet_of
 from rait.domain.plan import Addresses, plan
 from rait.domain.topology import Device, Link, LinkSettings, Topology
 from rait.testing import laws

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from rait.domain.check import examine
 from rait.domain.config.schema import Peer
-from rait.domain.fleet import Member, fleet_of
+from rait.domain.fleet_nodes import Member, fleet_of
 from rait.testing import (
     LawError,
     a_change_touches_only_its_own,
