@@ -12,12 +12,14 @@ Entries of other names change nothing, and the kernel does not even tell of writ
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from io import FileIO
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -28,9 +30,37 @@ from rait.domain.errors import MachineError
 _ENTRIES = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
 # CLOSE_WRITE besides MODIFY: a write through memory (mmap(2)) is told by nothing else.
 _CONTENT = flags.MODIFY | flags.CLOSE_WRITE | flags.ATTRIB
+T = TypeVar("T")
+
 _MOUNTS = "/proc/self/mountinfo"
 _MOST_LINKS = 40
 """So many symbolic links the kernel follows on the way of one path (path_resolution(7))."""
+
+
+class HasFileno(Protocol):
+    """What select(2) can be asked about."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+async def taken(readable: HasFileno, take: Callable[[], T | None]) -> T:
+    """Wait until ``take`` gives something; it may do so whenever a descriptor gets readable.
+
+    To begin to wait is to poll, after which the table of mounts tells nothing of earlier changes:
+    so ``take`` is asked after that each time, which anyio.wait_readable would not do.
+    """
+    await anyio.lowlevel.checkpoint()
+    loop = asyncio.get_running_loop()
+    while True:
+        woken = anyio.Event()
+        loop.add_reader(readable, woken.set)
+        try:
+            if (found := take()) is not None:
+                return found
+            await woken.wait()
+        finally:
+            loop.remove_reader(readable)
 
 
 class FileChanges:
@@ -86,10 +116,7 @@ class FileChanges:
 
         Raises MachineError where the kernel refuses to watch more: what changes is unknown then.
         """
-        await anyio.lowlevel.checkpoint()
-        while not (touched := self.take()):
-            await anyio.wait_readable(self._ready)
-        return touched
+        return await taken(self, lambda: self.take() or None)
 
     def take(self) -> frozenset[str]:
         """The paths of files that have changed since the last call. Raises MachineError."""

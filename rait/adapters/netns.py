@@ -155,7 +155,7 @@ def open_netns(spec: str) -> Netns:
     """
     ns = find_netns(spec)
     if ns is None:
-        raise MachineError(f"{describe(spec)} does not exist ({_path(spec)})")
+        raise MachineError(f"{describe(spec)} does not exist ({path_of(spec)})")
     return ns
 
 
@@ -166,7 +166,7 @@ def find_netns(spec: str) -> Netns | None:
     made the file was cut off before it could mount one. Raises MachineError if the namespace cannot
     be opened.
     """
-    path = _path(spec)
+    path = path_of(spec)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ProcessLookupError):
@@ -310,7 +310,8 @@ def is_pid(spec: str) -> bool:
     return spec.isascii() and spec.isdigit()
 
 
-def _path(spec: str) -> str:
+def path_of(spec: str) -> str:
+    """Where a namespace is by its spelling. Raises MachineError for what cannot be a name."""
     if spec == "":
         return _CURRENT
     if is_pid(spec):
@@ -342,7 +343,7 @@ def _make(spec: str) -> Netns:
     from rait.adapters import netns_names
 
     try:
-        netns_names.make(_path(spec))
+        netns_names.make(path_of(spec))
     except OSError as error:
         raise MachineError(f"cannot make {describe(spec)}: {reason(error)}") from error
     return open_netns(spec)

@@ -243,6 +243,12 @@ def attributes_of_link(body: bytes) -> tuple[int, int, dict[int, Any]]:
     return index, flags, found
 
 
+def decode_name(body: bytes) -> tuple[int, str]:
+    """Index and name in a message about an interface. Raises MalformedError."""
+    index, _, found = attributes_of_link(body)
+    return index, _text(found.get(IFLA_IFNAME, b""))
+
+
 def decode_address(body: bytes) -> tuple[int, str | None]:
     """The interface's index in a message about an address, and the address; None for no IP one."""
     found = _of_address(body)
@@ -256,6 +262,11 @@ def decode_address(body: bytes) -> tuple[int, str | None]:
         return index, f"{socket.inet_ntop(family, own)}/{prefix}"
     peer = socket.inet_ntop(family, far)
     return index, f"{socket.inet_ntop(family, own)} peer {peer}/{prefix}"
+
+
+def names(rtnl: NetlinkSocket) -> dict[int, str]:
+    """The names of all interfaces of the socket's namespace, by index. Raises MachineError."""
+    return dict(decode_name(body) for body in rtnl.dump(list_links()))
 
 
 def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:

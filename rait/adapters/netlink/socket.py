@@ -219,14 +219,7 @@ class NetlinkSocket:
 
     def _set_up(self) -> None:
         own = self._socket
-        for force, plain in (
-            (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
-            (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
-        ):
-            try:
-                own.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER)
-            except PermissionError:
-                own.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
+        enlarge_buffers(own)
         own.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         own.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         room = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _DUMP_CHARGE
@@ -370,6 +363,18 @@ class NetlinkSocket:
                 f"a datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
             )
         return decode(bytes(self._view[:size]))
+
+
+def enlarge_buffers(own: socket.socket) -> None:
+    """Give a socket room for many messages: as root, more than net.core.rmem_max."""
+    for force, plain in (
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+    ):
+        try:
+            own.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER)
+        except PermissionError:
+            own.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
 
 
 def chunks(
