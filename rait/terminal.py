@@ -116,6 +116,38 @@ def to_json(value: object, *, indent: int = 2) -> str:
     return (json.format(text, indent=indent) if indent else text).decode()
 
 
+class Drawing:
+    """Standard output as a file, for a library that draws on a terminal.
+
+    What is drawn goes through ``clean`` before, as control characters of its own are to pass here.
+    """
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        """Write to standard output. Raises OutputError."""
+        try:
+            return sys.stdout.write(text)
+        except OSError as error:
+            raise _given_up(error) from None
+
+    def flush(self) -> None:
+        """Hand over what was written. Raises OutputError."""
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise _given_up(error) from None
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal on which a library can draw."""
+    out = sys.stdout
+    return out is not None and out.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "")
+
+
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
     """The rows as lines, their columns aligned."""
     # Cleaned before they are measured: a character that is spelt out takes more room.

@@ -103,6 +103,46 @@ last handshake and traffic.
 """
 
 
+_STATUS = """\
+Show how our links are: on top how many are live, how old the peers list is if it comes from a URL,
+and the last change that the journal has. Then each link: its peer, by name and the beginning of the
+public key, its state, endpoint, last handshake and traffic, and what babeld says of the neighbour,
+if babeld answers.
+
+  live      the last handshake was in the last three minutes, so the link carries traffic
+  stale     there was a handshake, and it is longer ago
+  never     there was no handshake yet
+  missing   rait made the link, or was to make it, and it is not there
+  failed    the last run could not make the link, or it cannot be read or used
+
+HOW an endpoint came: it is the configured one, or the peer roamed to it, or rait is waiting until
+the peer calls, as the list has no address for it.
+
+--check is for a monitor: the exit status is 1 if a link that should be live is not, with a line for
+each, or if the peers list is older than max_peers_age in rait.conf. A peer without an address that
+never called is no fault. WireGuard makes a handshake only for traffic, so --check needs a keepalive
+on each link, or a routing daemon that sends hellos over it; else an idle link is stale.
+
+  rait status --watch          look every two seconds, with the rates of traffic; Ctrl-C ends it
+  rait status --check || mail -s "rait on $(hostname)" root
+"""
+
+
+def _status(parser: ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=float,
+        nargs="?",
+        const=2.0,
+        help="look again and again, every so many seconds (default: 2)",
+    )
+    how.add_argument(
+        "--check", action="store_true", help="exit with 1 if a link that should be live is not"
+    )
+
+
 _PLAN = """\
 Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
 `rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
@@ -460,6 +500,7 @@ COMMANDS: tuple[Row, ...] = (
     ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _up),
     ("down", ("d",), "remove the tunnels", "down:run", _DOWN, _down),
     ("list", ("l",), "show the tunnels", "list:run", _LIST, None),
+    ("status", (), "show and check how the tunnels are", "status:run", _STATUS, _status),
     ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _plan),
     ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, _explain),
     ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, None),

@@ -24,10 +24,14 @@ from rait.domain.records import RunRecord
 
 
 class Memory(Struct, frozen=True):
-    """What the journal knows of our links, and the last run in it."""
+    """What the journal knows of our links, and the last run in it.
+
+    ``problem`` says why the journal cannot be read, "" if it can.
+    """
 
     known: LastKnown = LastKnown()
     last: RunRecord | None = None
+    problem: str = ""
 
 
 def remembered(options: Options, loaded: Loaded) -> Memory:
@@ -40,7 +44,7 @@ def remembered(options: Options, loaded: Loaded) -> Memory:
         return Memory(*reader.memory(filed_under(reader, scope_name(url, key))))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
-        return Memory()
+        return Memory(problem=str(error))
 
 
 def look(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import msgspec
+
 from rait.adapters.config import source
 from rait.adapters.config.source import Read
 from rait.app.inputs import configured
@@ -14,7 +16,7 @@ from rait.app.scopes import goes_by_key
 from rait.app.sight import look, remembered
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import RaitError
-from rait.domain.status import PeersAge, Seen, Status, peers_age, status_of
+from rait.domain.status import LinkStatus, PeersAge, Seen, Status, peers_age, status_of
 
 BABELD_SECONDS = 2.0
 """How long babeld may take to tell its neighbours; it tells them within a millisecond or two."""
@@ -48,6 +50,7 @@ class StatusReader:
                 neighbours=self._neighbours(loaded),
                 list_age=age,
                 last=last,
+                problem=memory.problem,
             )
         )
 
@@ -98,3 +101,18 @@ class StatusReader:
             return None
         finally:
             routing.close()
+
+
+def status_object(status: Status) -> dict[str, object]:
+    """The status as a value for JSON. Times are unix seconds, ages seconds, and counters bytes."""
+    value: dict[str, object] = msgspec.to_builtins(status)
+    return value | {
+        "healthy": status.healthy,
+        "counts": status.counts(),
+        "links": [_link_object(link) for link in status.links],
+    }
+
+
+def _link_object(link: LinkStatus) -> dict[str, object]:
+    value: dict[str, object] = msgspec.to_builtins(link)
+    return value | {"endpoint": str(link.endpoint) if link.endpoint is not None else None}

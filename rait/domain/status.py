@@ -100,6 +100,8 @@ class Status(Struct, frozen=True, kw_only=True):
     """All links that are ours or wanted, by name, at unix time ``now`` in seconds.
 
     ``peers`` is None for a list that does not come from a URL. ``babeld`` says whether it answered.
+    ``problem`` says why the journal cannot be read, "" if it can: without the journal, nobody knows
+    which links are missing.
     """
 
     now: int
@@ -107,6 +109,7 @@ class Status(Struct, frozen=True, kw_only=True):
     peers: PeersAge | None = None
     last_change: LastChange | None = None
     babeld: bool = False
+    problem: str = ""
 
     def counts(self) -> dict[State, int]:
         """How many links there are in each state."""
@@ -117,8 +120,9 @@ class Status(Struct, frozen=True, kw_only=True):
 
     @property
     def healthy(self) -> bool:
-        """Whether no link is unhealthy, and the peers list not too old."""
-        return all(link.healthy for link in self.links) and not (self.peers and self.peers.too_old)
+        """Whether all is known, no link is unhealthy, and the peers list is not too old."""
+        too_old = self.peers is not None and self.peers.too_old
+        return not self.problem and not too_old and all(link.healthy for link in self.links)
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -127,7 +131,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     ``failures`` are the links that could not be made, each with the reason; None if only the
     journal knows. ``peers`` has the names of the registry's peers by public key, "" for a peer
     without one; None if it cannot be read. ``neighbours`` are babeld's, None if it did not answer.
-    ``last`` is the last run in the journal.
+    ``last`` is the last run in the journal, and ``problem`` is as in Status.
     """
 
     observation: Observation
@@ -138,6 +142,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     neighbours: Iterable[BabelNeighbour] | None = None
     list_age: PeersAge | None = None
     last: RunRecord | None = None
+    problem: str = ""
 
 
 def status_of(seen: Seen) -> Status:
@@ -163,6 +168,7 @@ def status_of(seen: Seen) -> Status:
         peers=seen.list_age,
         last_change=_last_change(seen.last, seen.observation.now),
         babeld=seen.neighbours is not None,
+        problem=seen.problem,
     )
 
 
@@ -174,6 +180,30 @@ def peers_age(confirmed_at: int | None, now: int, most: int | None) -> PeersAge:
     age = None if confirmed_at is None else age_of(confirmed_at, now)
     too_old = most is not None and (age is None or age > most)
     return PeersAge(None if age is None else age // SECOND, too_old)
+
+
+class Rates(Struct, frozen=True):
+    """Bytes a second that a link has received and sent of late."""
+
+    received: float
+    sent: float
+
+
+def rates(before: Status, after: Status, seconds: float) -> dict[str, Rates]:
+    """The rates between two looks, so many seconds apart, of links that were there all the time.
+
+    A link whose counters went back was made again.
+    """
+    found: dict[str, Rates] = {}
+    earlier = {link.name: link for link in before.links}
+    for link in after.links if seconds > 0 else ():
+        was = earlier.get(link.name)
+        if was is None or was.public_key != link.public_key:
+            continue
+        received, sent = link.received - was.received, link.sent - was.sent
+        if received >= 0 and sent >= 0:
+            found[link.name] = Rates(received / seconds, sent / seconds)
+    return found
 
 
 class _Look(Struct, frozen=True):
