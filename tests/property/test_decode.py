@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
-from rait.domain.config.schema import Babeld, Config, Isolation, Match, Policy, Transport
+from rait.domain.config.schema import Babeld, Config, Isolation, Match, Policy, Transport, Watch
 
 KEYS = st.binary(min_size=32, max_size=32).filter(any).map(lambda raw: b64encode(raw).decode())
 FAMILIES = st.sampled_from(["ip4", "ip6"])
@@ -125,6 +125,7 @@ BLOCKS: dict[tuple[str | int, ...], type[Struct]] = {
     ("transport", 0): Transport,
     ("isolation",): Isolation,
     ("babeld",): Babeld,
+    ("watch",): Watch,
     ("policy", 0): Policy,
     ("policy", 0, "match"): Match,
 }
@@ -132,7 +133,7 @@ FIELDS = [
     (*path, name)
     for path, kind in BLOCKS.items()
     for name in kind.__struct_fields__
-    if name not in ("transports", "isolation", "babeld", "policies", "match", "path")
+    if name not in ("transports", "isolation", "babeld", "watch", "policies", "match", "path")
 ]
 WRONG = st.sampled_from([1.5, -1, [[]], {"a": {}}, None]) | st.dates()
 """Values that no key takes, but for a block, which may be remarks."""
@@ -147,6 +148,7 @@ def test_every_mistake_is_told_at_once_and_by_its_key(key, wrong):
         ],
         "isolation": {},
         "babeld": {},
+        "watch": {},
         "policy": [{"skip": False, "match": {}}],
     }
     for (*path, name), value in wrong.items():

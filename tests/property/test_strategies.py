@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.check import examine
-from rait.domain.config.schema import Peer
+from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.fleet_nodes import Member, fleet_of
 from rait.testing import (
     LawError,
@@ -23,7 +23,20 @@ from rait.testing import (
     sync_is_idempotent,
 )
 from rait.testing.laws import only_its_own, plan_of
-from rait.testing.strategies import EDITS
+from rait.testing.strategies import EDITS, FREE_PORTS, key_of
+
+
+def mesh(nodes: int) -> list[Peer]:
+    """A registry in which every two nodes have a tunnel."""
+
+    def endpoint(number: int) -> PeerEndpoint:
+        address = f"198.18.0.{number}"
+        return PeerEndpoint(address_family="ip4", send_port=FREE_PORTS[number], address=address)
+
+    return [
+        Peer(public_key=key_of(number), endpoints=(endpoint(number),))
+        for number in range(1, nodes + 1)
+    ]
 
 
 def document(peers: list[Peer]) -> dict[str, object]:
@@ -108,7 +121,7 @@ def test_who_may_be_interrupted_by_an_edit(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", EDITS)
 def test_each_kind_of_edit_is_one_change(kind: str) -> None:
-    before = find(registries(nodes=3), lambda peers: all(p.endpoints[0].address for p in peers))
+    before = mesh(3)
     after = find(edits(before, kinds=(kind,), most=1), lambda peers: peers != before)
     gone = [peer for peer in before if peer not in after]
     come = [peer for peer in after if peer not in before]
@@ -123,7 +136,7 @@ def test_each_kind_of_edit_is_one_change(kind: str) -> None:
 
 
 def test_some_edits_interrupt_a_tunnel_and_some_stop_a_guard() -> None:
-    before = find(registries(nodes=5), lambda peers: all(p.endpoints[0].address for p in peers))
+    before = mesh(5)
     old = fleet_of(before)
     find(
         edits(before, kinds=("rekey",), most=1),
@@ -136,7 +149,7 @@ def test_some_edits_interrupt_a_tunnel_and_some_stop_a_guard() -> None:
 
 
 def test_a_rait_conf_that_is_not_as_its_entry_is_refused() -> None:
-    before = find(registries(nodes=2), lambda peers: all(p.endpoints[0].address for p in peers))
+    before = mesh(2)
     one, other = fleet_of(before)
     wrong = tuple(structs.replace(t, send_port=999) for t in one.config.transports)
     config = structs.replace(one.config, transports=wrong)
@@ -145,6 +158,6 @@ def test_a_rait_conf_that_is_not_as_its_entry_is_refused() -> None:
 
 
 def test_a_link_to_a_peer_that_did_not_change_is_not_to_be_touched() -> None:
-    one, other = fleet_of(find(registries(nodes=2), lambda peers: peers[0].endpoints[0].address))
+    one, other = fleet_of(mesh(2))
     with pytest.raises(LawError, match="LinkRemoved"):
         only_its_own("a node", (), plan_of(other, [one, other]), plan_of(other, [other]))
