@@ -97,6 +97,39 @@ def _down(parser: ArgumentParser) -> None:
     _add_flags(parser, "--assume-gone")
 
 
+_WATCH = """\
+Look after this node, in the foreground, until SIGTERM or Ctrl-C: sync at the start as `rait up`
+does, and again when
+
+  - rait.conf, a peers list in a file or a key file changes,
+  - a peers list from a URL changes: it is asked for every 60 s,
+  - a host name has another address: names are looked up every 60 s, and sooner when a peer does
+    not answer,
+  - somebody deletes or changes one of our links,
+  - SIGHUP comes: then everything is read anew,
+  - nothing of this came for 60 s, as nobody tells of some changes.
+
+The watch block of rait.conf has other intervals. Each sync is a run of its own in the journal, with
+its cause; one that has nothing to do writes nothing. What a sync did, and what is wrong, goes to
+standard error; what stays wrong is told again at growing intervals.
+
+If rait.conf becomes wrong, or the server of the peers list fails, the links stay as they are until
+that is mended. A sync that would end too many sessions is stopped as `rait up` is: go on with
+`rait up --yes`. While a change waits for `rait confirm`, nothing else is changed.
+
+At the end the links stay, unless --down-on-exit is given. A sync that runs ends first.
+
+  systemctl reload rait-watch     sync now (as kill -HUP does)
+  rait log --since 1d             what was done, and why
+"""
+
+
+def _watch(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--down-on-exit", action="store_true", help="remove the links at the end, as `rait down`"
+    )
+
+
 _LIST = """\
 Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
 last handshake and traffic.
@@ -499,6 +532,7 @@ Read a private key from standard input and print its public key, as `wg pubkey` 
 COMMANDS: tuple[Row, ...] = (
     ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _up),
     ("down", ("d",), "remove the tunnels", "down:run", _DOWN, _down),
+    ("watch", (), "keep the tunnels in sync until stopped", "watch:run", _WATCH, _watch),
     ("list", ("l",), "show the tunnels", "list:run", _LIST, None),
     ("status", (), "show and check how the tunnels are", "status:run", _STATUS, _status),
     ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _plan),

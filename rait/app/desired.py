@@ -1,4 +1,7 @@
-"""Plan the links by the configuration and the peers list, and make them so (or show how)."""
+"""Plan the links by the configuration and the peers list, and make them so (or show how).
+
+Or have none: what `rait down` does.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ from rait.app.trials import held_by, hold, mention, open_settled
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
+from rait.domain.ownership import Stranger
 from rait.domain.plan import Node, Plan, Way, plan
 from rait.domain.reconcile import Change, Goal
+from rait.domain.topology import EMPTY
 
 if TYPE_CHECKING:
     from rait.domain.doubt import Doubts
@@ -41,28 +46,59 @@ def up(
     be confirmed. What was taken back is not done again, unless ``assume_yes`` or ``confirm``.
     Raises RaitError, with nothing touched, where the configuration or the peers cannot be read.
     """
-    command = "plan" if dry_run else "up"
     with open_settled(options, "up", read_only=dry_run, peers=True) as session:
-        wanted = wanted_by(session)
-        warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
-        change = session.compare(wanted.goal)
-        is_told_to = assume_yes or confirm is not None
-        if change.events and not is_told_to and (trial := held_by(session, change)) is not None:
-            return hold(session, trial, command, warnings)
-        if dry_run:
-            warnings += mention(session.known.trial, options.config)
-            warnings += isolation.vrf_warnings(change.events)
-            warnings += _extra_cmd_warnings(session, change)
-        report = session.conclude(
-            command,
-            change,
-            makes_target=True,
-            warnings=warnings,
-            accepted=assume_yes,
-            confirm=confirm,
-        )
-        # What the guard stopped may be no list to boot from.
-        return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)
+        return sync(session, dry_run=dry_run, assume_yes=assume_yes, confirm=confirm)
+
+
+def sync(
+    session: Session,
+    *,
+    dry_run: bool = False,
+    assume_yes: bool = False,
+    confirm: Confirm | None = None,
+) -> Report:
+    """What ``up`` does in its session, which has the peers."""
+    command = "plan" if dry_run else "up"
+    wanted = wanted_by(session)
+    warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
+    change = session.compare(wanted.goal)
+    is_told_to = assume_yes or confirm is not None
+    if change.events and not is_told_to and (trial := held_by(session, change)) is not None:
+        return hold(session, trial, command, warnings)
+    if dry_run:
+        warnings += mention(session.known.trial, session.options.config)
+        warnings += isolation.vrf_warnings(change.events)
+        warnings += _extra_cmd_warnings(session, change)
+    report = session.conclude(
+        command,
+        change,
+        makes_target=True,
+        warnings=warnings,
+        accepted=assume_yes,
+        confirm=confirm,
+    )
+    # What the guard stopped may be no list to boot from.
+    return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)
+
+
+def down(options: Options) -> Report:
+    """Remove our links, and nothing else. Raises RaitError, with nothing touched."""
+    # The links live in the target namespace, so they can go when the transit one is gone.
+    with open_settled(options, "down", needs_transit=False) as session:
+        change = session.compare(Goal(EMPTY))
+        unclaimed = [_left(s) for s in change.strangers if not s.claimed]
+        change = structs.replace(change, problems=(*change.problems, *unclaimed))
+        warnings = session.loaded.warnings
+        return session.conclude("down", change, warnings=warnings, accepted=True)
+
+
+def _left(stranger: Stranger) -> Problem:
+    """A warning that a link of our group stays: its key is not ours, and nobody claims it."""
+    text = (
+        f"it is left alone: {stranger.why}. If it is a leftover, remove it "
+        f"(`ip link del {stranger.link}` in its namespace); if not, set another ifgroup for it"
+    )
+    return Problem(text, "warning", (), stranger.link)
 
 
 def _with_list_kept(report: Report, session: Session) -> Report:

@@ -78,11 +78,15 @@ class PublishedKeyError(SourceError):
 
 
 class Preshared(Struct, frozen=True):
-    """What the files with preshared keys gave; ``warnings`` are lines for the user."""
+    """What the files with preshared keys gave; ``warnings`` are lines for the user.
+
+    ``paths`` are the files of all peers, also those that could not be read.
+    """
 
     files: KeyFiles = NO_KEY_FILES
     psks: Psks = {}
     warnings: tuple[str, ...] = ()
+    paths: frozenset[str] = frozenset()
 
 
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:

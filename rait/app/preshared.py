@@ -50,14 +50,14 @@ def load_preshared(
         pair = file, peer.public_key
         try:
             path = key_file_of(file, peer)
+            paths.add(path)
             psk = content(path)
         except (RaitError, ValueError) as error:
             errors[pair] = str(error)
             continue
-        paths.add(path)
         digests[pair] = digest = _digest(key, peer.public_key, psk)
         psks[peer.public_key, digest] = psk
-    return Preshared(KeyFiles(digests, errors), psks, tuple(_exposed(paths)))
+    return Preshared(KeyFiles(digests, errors), psks, tuple(_exposed(paths)), frozenset(paths))
 
 
 def find_preshared(loaded: Loaded, key: KeyPair, wanted: Iterable[tuple[str, str]]) -> Psks:

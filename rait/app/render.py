@@ -107,25 +107,37 @@ def done_already() -> Iterator[None]:
 
 
 def _print(report: Report, arguments: Namespace) -> None:
-    if report.old_list:
-        warn(report.old_list)
-    for warning in report.warnings:
-        warn(f"warning: {warning}")
-    for failure in report.failures:
-        warn(f"{failure.link}: {failure.error}")
-    for call in report.calls:
-        if call.error is not None:
-            warn(f"{call.link}: {call_text(call)}")
-            for line in call.lines:
-                warn(f"{call.link}: | {line}")
-    for line in (*report.conflicts, *report.losses):
+    lasting = lasting_problems(report)
+    for line in (*warning_lines(report), *lasting, *passing_problems(report)):
         warn(line)
-    if report.removal is not None:
-        warn(removal_text(report, report.removal))
     if arguments.json:
         print_json(report_object(report))
     else:
         print_result(*report_lines(report), *_to_confirm(report, arguments.config))
+
+
+def warning_lines(report: Report) -> tuple[str, ...]:
+    """A line for each warning."""
+    return tuple(f"warning: {warning}" for warning in report.warnings)
+
+
+def lasting_problems(report: Report) -> tuple[str, ...]:
+    """What is not as it should be, and will not be until somebody mends it."""
+    return (
+        *filter(None, (report.old_list,)),
+        *(f"{failure.link}: {failure.error}" for failure in report.failures),
+        *report.conflicts,
+        *((removal_text(report, report.removal),) if report.removal is not None else ()),
+    )
+
+
+def passing_problems(report: Report) -> Iterator[str]:
+    """What went wrong in this run, and no later run will tell."""
+    for call in report.calls:
+        if call.error is not None:
+            yield f"{call.link}: {call_text(call)}"
+            yield from (f"{call.link}: | {line}" for line in call.lines)
+    yield from report.losses
 
 
 def _to_confirm(report: Report, config: str) -> list[str]:

@@ -27,6 +27,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
+from rait.domain.backend import Observation
+from rait.domain.endpoints import is_fresh
 from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
 
@@ -150,6 +152,13 @@ class Synced(Struct, frozen=True):
     stale: bool = False
 
 
+class Sensed(Struct, frozen=True):
+    """Whether changes of files or links can be noticed; ``problem`` says why not."""
+
+    what: Literal["files", "links"]
+    problem: str = ""
+
+
 class Hangup(Struct, frozen=True):
     """SIGHUP: sync with everything read anew."""
 
@@ -166,6 +175,7 @@ Event = (
     | SourceTold
     | LinksTouched
     | Synced
+    | Sensed
     | Hangup
     | Terminate
 )
@@ -350,6 +360,16 @@ def wake_at(state: State, settings: Settings) -> float | None:
 # When things are due.
 
 
+def is_stale(observation: Observation) -> bool:
+    """Whether a link has sent, and its peer does not answer: it may have another address."""
+    now = observation.now
+    return any(
+        sent and not is_fresh(now, link.handshakes.get(key, 0))
+        for link in observation.links.values()
+        for key, sent in link.sent.items()
+    )
+
+
 def _grown(first: float, count: int) -> float:
     return first * 2.0 ** min(count - 1, 32)
 
@@ -474,9 +494,12 @@ _FETCHED_AGAIN = {
 
 
 def _fetched(state: State, errand: str, cause: Cause | None, problem: str, now: float) -> _Handled:
+    if START in state.gated:
+        return state, ()  # the first sync takes what there is, and tells what is wrong
     state = _caused(state, now, cause) if cause is not None else state
-    if problem and START in state.gated:
-        return state, ()  # the first sync tells
+    syncs = state.troubles.get("sync", {})
+    if problem and any(trouble.lasts and problem in line for line, trouble in syncs.items()):
+        return state, ()  # syncs tell
     lines = (problem,) if problem else ()
     over = (_FETCHED_AGAIN[errand],)
     return _heard(state, errand, lines, now, over=over, as_one=True)
@@ -567,6 +590,13 @@ def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
     return state, (Say((text,)),)
 
 
+def _sensed(state: State, event: Sensed, now: float) -> _Handled:
+    lines = (f"{event.problem}; until then, each look finds what has changed",)
+    over = (f"changes of {event.what} are noticed again",)
+    subject = f"changes of {event.what}"
+    return _heard(state, subject, lines if event.problem else (), now, over=over, as_one=True)
+
+
 def _hangup(state: State, _: Hangup, now: float) -> _Handled:
     notify = () if state.reloading or not state.ready else (Notify("reloading"),)
     state = structs.replace(
@@ -593,6 +623,7 @@ _HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
     SourceTold: _source_told,
     LinksTouched: _links_touched,
     Synced: _synced,
+    Sensed: _sensed,
     Hangup: _hangup,
     Terminate: _terminate,
 }

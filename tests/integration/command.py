@@ -70,6 +70,15 @@ class Running:
         with self._out, self._err:
             return Result(self._status, _content(self._out), _content(self._err))
 
+    def said(self) -> str:
+        """What it wrote to standard error until now."""
+        # Not by reading on: it shares the place in the file with us.
+        descriptor = self._err.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> Result:
         """Send SIGKILL, unless rait has ended by itself."""
         if not self.ended():

@@ -1,0 +1,439 @@
+"""``rait watch``: what it is told of goes to the domain as events, and it does what comes back.
+
+All but the work itself is in one thread, on one event loop. A sync, a poll and a look-up each run
+in a thread of their own. Signals reach none of these, so nothing of what they do is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from signal import SIGHUP, SIGINT, SIGTERM
+from typing import Any
+
+import anyio
+from anyio import from_thread, to_thread
+from anyio.abc import TaskGroup
+from msgspec import Struct, structs
+
+from rait.adapters import privilege
+from rait.adapters.config import source
+from rait.adapters.file_changes import FileChanges
+from rait.adapters.link_changes import LinkChanges, Touch
+from rait.adapters.lock import HeldError, hold
+from rait.adapters.service_manager import ServiceManager
+from rait.app import desired
+from rait.app.held import Held
+from rait.app.inputs import configured
+from rait.app.load import Loaded
+from rait.app.options import Options
+from rait.app.render import (
+    lasting_problems,
+    passing_problems,
+    report_lines,
+    summary,
+    warning_lines,
+)
+from rait.app.report import Report
+from rait.app.scopes import normal
+from rait.app.session import Session
+from rait.app.trials import open_settled
+from rait.domain import watch as domain
+from rait.domain.config.schema import SECOND, Config
+from rait.domain.digests import blake2b
+from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
+from rait.domain.watch import (
+    Action,
+    Cause,
+    Event,
+    Exit,
+    FilesChanged,
+    Hangup,
+    LinksTouched,
+    LookedUp,
+    LookUp,
+    Notify,
+    Outcome,
+    Poll,
+    Polled,
+    Say,
+    Sensed,
+    Settings,
+    Sync,
+    Synced,
+    Terminate,
+    Tick,
+)
+from rait.terminal import warn, warn_text
+
+LOCK_SECONDS = 10.0
+"""How long a sync waits for another rait; then it is tried again."""
+
+SENSE_SECONDS = 10.0
+"""How long to wait before changes are listened for again, if that failed."""
+
+CONF, PEERS = "rait.conf", "peers list"
+PRIVATE, PRESHARED = "private key file", "preshared key file"
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What became of a sync, and what it has learned.
+
+    There is no ``report`` if it could not begin. ``names`` are the interfaces that are ours, or are
+    to be, and ``key_files`` those with preshared keys; None if it is unknown.
+    """
+
+    synced: Synced
+    report: Report | None = None
+    has_names: bool | None = None
+    names: frozenset[str] | None = None
+    key_files: frozenset[str] | None = None
+
+
+def watch(options: Options, *, down_on_exit: bool = False) -> bool:
+    """Look after this node until SIGTERM or SIGINT; whether all went well at the end.
+
+    Raises RaitError, with nothing touched, where that cannot begin.
+    """
+    loaded = _checked(options.config)
+    privilege.require("rait watch")
+    with _alone(options.config, loaded.config.journal), FileChanges() as files:
+        watcher = Watcher(options, loaded.config, files)
+        anyio.run(watcher.run, down_on_exit)
+    return watcher.ended_well
+
+
+def _checked(url: str) -> Loaded:
+    """The configuration. Raises ConfigError also where nobody could see that it changes."""
+    for path, what in (
+        (url, "rait watch needs a rait.conf that is a file, to see when it changes"),
+    ):
+        if not source.is_path(path) or _is_special(path):
+            raise ConfigError(f"{what}; {source.display_name(path)} is none")
+    loaded = configured(url)
+    config = loaded.config
+    for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
+        if value == source.STDIN:
+            place = loaded.peers_location() if key == "peers" else loaded.key_location
+            raise ConfigError(f"{place}: cannot be - (standard input) for `rait watch`")
+    return loaded
+
+
+def _is_special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False  # reading it says what is wrong
+
+
+@contextmanager
+def _alone(conf: str, journal: str) -> Iterator[None]:
+    """Be the only ``rait watch`` of this rait.conf. Raises MachineError if there is one already."""
+    digest = blake2b(os.fsencode(normal(conf)), digest_size=8).hexdigest()
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(f"{os.path.realpath(journal)}.watch-{digest}", "rait watch", 0))
+        except HeldError as error:
+            raise MachineError(
+                f"{source.display_name(conf)} is looked after already: {error.holder}"
+            ) from None
+        yield
+
+
+class Watcher:
+    """One ``rait watch``. ``ended_well`` is False where ``down`` failed at the end."""
+
+    def __init__(self, options: Options, config: Config, files: FileChanges) -> None:
+        self.ended_well = True
+        self._options = options
+        self._config = config
+        self._held = Held()
+        self._service = ServiceManager()
+        self._state = domain.begin(time.monotonic())
+        self._has_names = False
+        self._status = ""
+        self._files = files
+        self._paths: dict[str, str] = {}
+        self._key_files: frozenset[str] = frozenset()
+        self._links: LinkChanges | None = None
+        self._names: frozenset[str] | None = None
+        self._elsewhere = anyio.Event()
+        self._tasks: TaskGroup
+        self._news = anyio.Event()
+
+    async def run(self, down_on_exit: bool) -> None:
+        """Look after the node until the end."""
+        self._watch_files()
+        async with anyio.create_task_group() as self._tasks:
+            for task in (self._hear_signals, self._see_files, self._see_links, self._stay_alive):
+                self._tasks.start_soon(task)
+            self._tell(Tick())
+            while not self._state.over:
+                await self._sleep()
+            if down_on_exit:
+                await to_thread.run_sync(self._down)
+            self._tasks.cancel_scope.cancel()
+
+    # Events and actions.
+
+    @property
+    def _settings(self) -> Settings:
+        spans, has_url = self._config.watch, source.is_web(self._config.peers)
+        return Settings(
+            look=spans.look / SECOND,
+            poll=spans.poll / SECOND if has_url else None,
+            names=spans.names / SECOND if self._has_names else None,
+        )
+
+    def _tell(self, event: Event) -> None:
+        """Do what is to be done about an event; for the thread of the event loop alone."""
+        self._state, actions = domain.step(self._state, event, time.monotonic(), self._settings)
+        for action in actions:
+            self._do(action)
+        self._news.set()
+
+    async def _sleep(self) -> None:
+        """Sleep until it is time, or an event came."""
+        at = domain.wake_at(self._state, self._settings)
+        with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())):
+            await self._news.wait()
+        if self._news.is_set():
+            self._news = anyio.Event()
+        else:
+            self._tell(Tick())
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Sync(causes):
+                self._tasks.start_soon(self._sync, causes)
+            case Poll():
+                self._tasks.start_soon(self._poll)
+            case LookUp():
+                self._tasks.start_soon(self._look_up)
+            case Say(lines):
+                for line in lines:
+                    warn(line)
+            case Notify("ready"):
+                self._service.ready(self._status)
+            case Notify("reloading"):
+                self._service.reloading()
+            case Notify("stopping"):
+                self._service.stopping()
+            case Exit():
+                self._options.debug("the end")
+
+    # Work, each in a thread of its own.
+
+    async def _sync(self, causes: tuple[Cause, ...]) -> None:
+        began = time.monotonic()
+        result = await to_thread.run_sync(self._synced, causes)
+        if result.has_names is not None:
+            self._has_names = result.has_names
+        self._key_files = result.key_files or self._key_files
+        if result.names is not None:
+            self._names = result.names
+            if self._links is not None:
+                self._links.watch(result.names)
+        self._note(causes, result, time.monotonic() - began)
+        self._watch_files()
+        self._tell(result.synced)
+
+    def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
+        """Tell the user and the service manager what a sync did. Metrics count it here."""
+        report, problems = result.report, result.synced.problems
+        if report is not None:
+            title = f"up ({domain.told(causes)})"
+            line = summary(structs.replace(report, command=title))
+            if _did_something(report):
+                for each in passing_problems(report):
+                    warn(each)
+                warn_text("".join(f"{each}\n" for each in (*report_lines(report)[:-1], line)))
+            else:
+                self._options.debug(f"{line} ({seconds:.3f} s)")
+        self._status = problems[0] if problems else summary(report) if report is not None else ""
+        self._service.status(self._status)
+
+    def _synced(self, causes: tuple[Cause, ...]) -> Result:
+        options = structs.replace(
+            self._options,
+            cause=domain.told(causes),
+            network=self._held,
+            lock_seconds=LOCK_SECONDS,
+        )
+        try:
+            # Before they are read for the sync, the files are watched: no change of them is missed.
+            from_thread.run_sync(self._configure, _checked(options.config).config)
+            with open_settled(options, "up", peers=True) as session:
+                return _result(session, desired.sync(session))
+        except RaitError as error:
+            return Result(synced=Synced(_outcome(error), tuple(map(str, error.args))))
+        except Exception as error:  # noqa: BLE001 - the next sync may do better
+            import traceback
+
+            lines = (f"this is a fault of rait: {error!r}", *traceback.format_exc().splitlines())
+            return Result(synced=Synced("failed", lines))
+
+    async def _poll(self) -> None:
+        url = self._config.peers
+        changed, problem = await self._asked(lambda: (self._held.poll(url), ""))
+        self._tell(Polled(changed, problem, random.random()))  # noqa: S311 - not for secrets
+
+    async def _look_up(self) -> None:
+        changed, problem = await self._asked(self._refresh)
+        self._tell(LookedUp(changed, problem, random.random()))  # noqa: S311 - not for secrets
+
+    def _refresh(self) -> tuple[bool, str]:
+        changed, problems = self._held.refresh()
+        for line in problems:
+            self._options.debug(line)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return changed, f"{problems[0]}{more}; it keeps the address that it had" if problems else ""
+
+    async def _asked(self, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
+        """Ask the network; whether there is something new, and what is wrong."""
+
+        def answer() -> tuple[bool, str]:
+            try:
+                return ask()
+            except RaitError as error:
+                return False, str(error)
+
+        # At the end nobody waits for a server.
+        return await to_thread.run_sync(answer, abandon_on_cancel=True)
+
+    def _down(self) -> None:
+        try:
+            report = desired.down(self._options)
+        except RaitError as error:
+            self.ended_well = False
+            for line in error.args:
+                warn(str(line))
+            return
+        for line in (*warning_lines(report), *lasting_problems(report), *passing_problems(report)):
+            warn(line)
+        warn_text("".join(f"{line}\n" for line in report_lines(report)))
+        self.ended_well = report.status in ("done", "unchanged")
+
+    # Senses.
+
+    def _configure(self, config: Config) -> None:
+        is_elsewhere = config.isolation.target_netns != self._config.isolation.target_netns
+        self._config = config
+        self._watch_files()
+        if is_elsewhere:
+            self._elsewhere.set()
+
+    def _watch_files(self) -> None:
+        config = self._config
+        wanted = {self._options.config: CONF, config.peers: PEERS, config.private_key_file: PRIVATE}
+        wanted |= dict.fromkeys(self._key_files, PRESHARED)
+        paths = {os.path.abspath(p): what for p, what in wanted.items() if p and source.is_path(p)}
+        if paths != self._paths:
+            self._paths = paths
+            try:
+                self._files.watch(paths)
+            except MachineError as error:
+                self._tell(Sensed("files", str(error)))
+
+    async def _see_files(self) -> None:
+        while True:
+            try:
+                changed = await self._files.changed()
+            except MachineError as error:
+                self._tell(Sensed("files", str(error)))
+                await anyio.sleep(SENSE_SECONDS)
+                continue
+            self._tell(Sensed("files"))
+            what = {self._paths[path] for path in changed if path in self._paths}
+            if what:
+                self._tell(FilesChanged(tuple(sorted(what))))
+
+    async def _see_links(self) -> None:
+        """See what is done to links, in the namespace in which they are to be."""
+        while True:
+            self._elsewhere = anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._see_links_in, self._config.isolation.target_netns)
+                await self._elsewhere.wait()
+                tasks.cancel_scope.cancel()
+
+    async def _see_links_in(self, target: str) -> None:
+        while True:
+            try:
+                with LinkChanges(target) as self._links:
+                    if self._names is not None:
+                        self._links.watch(self._names)
+                    self._tell(Sensed("links"))
+                    while True:
+                        self._touched(await self._links.changed())
+            except MachineError as error:
+                self._tell(Sensed("links", str(error)))
+            finally:
+                self._links = None
+            await anyio.sleep(SENSE_SECONDS)
+
+    def _touched(self, touches: tuple[Touch, ...] | None) -> None:
+        if touches is None:
+            self._tell(LinksTouched())
+            return
+        deleted = dict.fromkeys(t.name for t in touches if t.kind == "deleted")
+        others = dict.fromkeys(t.name for t in touches if t.name not in deleted)
+        for names, are_deleted in ((deleted, True), (others, False)):
+            if names:
+                self._tell(LinksTouched(tuple(names), are_deleted))
+
+    async def _hear_signals(self) -> None:
+        with anyio.open_signal_receiver(SIGHUP, SIGTERM, SIGINT) as signals:
+            async for number in signals:
+                self._tell(Hangup() if number == SIGHUP else Terminate())
+
+    async def _stay_alive(self) -> None:
+        while self._service.watchdog is not None:
+            self._service.alive()
+            await anyio.sleep(self._service.watchdog / 2)
+
+
+def _result(session: Session, report: Report) -> Result:
+    return Result(
+        synced=Synced(
+            "held" if report.held else _STATUSES[report.status],
+            lasting_problems(report),
+            warning_lines(report),
+            frozenset(e.name for e in report.drift if e not in report.leftover),
+            domain.is_stale(session.observation),
+        ),
+        report=report,
+        has_names=session.registry.has_names,
+        names=_names(session, report),
+        key_files=session.preshared.paths,
+    )
+
+
+_STATUSES: dict[str, Outcome] = {
+    status: status for status in ("unchanged", "done", "partial", "failed", "stopped")
+}
+
+
+def _names(session: Session, report: Report) -> frozenset[str]:
+    """The interfaces that matter: our links, and the VRFs."""
+    isolation = session.config.isolation
+    events = (event.name for event in (*report.drift, *report.events))
+    vrfs = filter(None, (isolation.target_vrf, isolation.transit_vrf))
+    return frozenset((*session.known.topology.links, *events, *vrfs))
+
+
+def _outcome(error: RaitError) -> Outcome:
+    if isinstance(error, PendingError):
+        return "pending"
+    return "misconfigured" if isinstance(error, ConfigError) else "failed"
+
+
+def _did_something(report: Report) -> bool:
+    """Whether there is more to tell than what is still as it was."""
+    happened = len(report.events) > len(report.errors)
+    others: tuple[Any, ...] = (report.drift, report.half_done, report.ended, report.calls)
+    return happened or any(others) or report.extra_cmd_sent

@@ -1,0 +1,261 @@
+"""`rait watch` on a real node: what it notices, what it does then, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import machine
+from tests.integration.command import Result, Running
+from tests.integration.conftest import MakeMesh
+from tests.integration.harness import Node
+
+pytestmark = pytest.mark.userspace
+
+SECONDS = 30.0
+WATCH = 'watch {\n  poll = "1s"\n  names = "1s"\n  look = "1h"\n}\n'
+
+
+def until(is_so: Callable[[], Any], what: Callable[[], object] = str) -> Any:
+    """Wait for a condition, and give it."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.02)
+    return found
+
+
+class Watch:
+    """A `rait watch` of a node."""
+
+    def __init__(self, node: Node, *arguments: str, synced: bool = True) -> None:
+        self.node = node
+        self.is_over = False
+        self.running: Running = node.start("watch", *arguments, "--debug")
+        if synced:
+            self.syncs(1)
+
+    def said(self) -> str:
+        return self.running.said()
+
+    def syncs(self, count: int) -> list[str]:
+        """The causes of the syncs, of which there are to be so many at least."""
+
+        def found() -> list[str]:
+            assert not self.running.ended(), self.said()
+            return re.findall(r"rait up \((.*?)\): ", self.said())
+
+        return until(lambda: len(found()) >= count and found(), self.said)
+
+    def says(self, text: str) -> None:
+        until(lambda: text in self.said(), self.said)
+
+    def has(self, names: set[str]) -> None:
+        until(lambda: set(self.node.state()) == names, self.said)
+
+    def end(self, number: int = signal.SIGTERM) -> Result:
+        self.running.signal(number)
+        until(self.running.ended, self.said)
+        self.is_over = True
+        result = self.running.wait()
+        assert "Traceback" not in result.err, result.err
+        assert self.node.private_key not in result.out + result.err
+        return result
+
+
+StartWatch = Callable[..., Watch]
+
+
+@pytest.fixture
+def watch() -> Iterator[StartWatch]:
+    """Starts `rait watch` on a node; all are ended after the test."""
+    started: list[Watch] = []
+
+    def start(node: Node, *arguments: str, **how: Any) -> Watch:
+        started.append(Watch(node, *arguments, **how))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if not each.is_over:
+            each.running.kill()
+
+
+@pytest.fixture
+def nodes(make_mesh: MakeMesh) -> tuple[Node, Node, Node]:
+    """Three nodes. The first one knows the second, and has long looks."""
+    a, b, c = make_mesh(3).nodes
+    a.knows(b)
+    a.write_conf(text=a.conf_hcl() + WATCH)
+    return a, b, c
+
+
+Nodes = tuple[Node, Node, Node]
+
+
+def causes(node: Node) -> list[str]:
+    """The causes that the journal has."""
+    return [json.loads(line)["cause"] for line in node.rait("log", "--json").out.splitlines()]
+
+
+def test_it_syncs_at_the_start_and_leaves_the_links_at_the_end(
+    nodes: Nodes, watch: StartWatch
+) -> None:
+    a, b, _ = nodes
+    watching = watch(a)
+    assert a.links_to(b) == set(a.state())
+    result = watching.end()
+    assert result.status == 0
+    assert result.out == ""
+    assert a.links_to(b) == set(a.state())
+    assert causes(a) == ["start"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_down_on_exit_removes_the_links(nodes: Nodes, watch: StartWatch, number: int) -> None:
+    a, _, _ = nodes
+    watching = watch(a, "--down-on-exit")
+    result = watching.end(number)
+    assert result.status == 0
+    assert "rait down: 2 removed" in result.err
+    assert not a.leftovers()
+
+
+def in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def by_rename(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o600)
+    new.rename(path)
+
+
+def by_link(path: Path, text: str) -> None:
+    """As configuration managers do it: a link leads to a directory of each version."""
+    version = path.parent / f"version-{time.monotonic_ns()}"
+    version.mkdir()
+    (version / path.name).write_text(text)
+    (version / path.name).chmod(0o600)
+    new = path.parent / "link.new"
+    new.symlink_to(version / path.name)
+    new.rename(path)
+
+
+Write = Callable[[Path, str], None]
+
+
+@pytest.mark.parametrize("write", [in_place, by_rename, by_link])
+def test_a_changed_conf_is_synced(nodes: Nodes, watch: StartWatch, write: Write) -> None:
+    a, b, _ = nodes
+    watching = watch(a)
+    for mtu in (1380, 1390):
+        write(a.conf, a.conf_hcl().replace("mtu = 1420", f"mtu = {mtu}") + WATCH)
+        until(lambda mtu=mtu: a.interfaces()[a.link_to(b, "ip4")]["mtu"] == mtu, watching.said)
+    assert watching.end().status == 0
+    assert causes(a) == ["start", "rait.conf changed", "rait.conf changed"]
+
+
+@pytest.mark.parametrize("write", [in_place, by_rename, by_link])
+def test_a_changed_peers_list_is_synced(nodes: Nodes, watch: StartWatch, write: Write) -> None:
+    a, b, c = nodes
+    watching = watch(a)
+    write(a.peers, b.entry() + c.entry())
+    watching.has(a.links_to(b, c))
+    write(a.peers, c.entry())
+    watching.has(a.links_to(c))
+    assert watching.end().status == 0
+    assert causes(a)[1:] == ["peers list changed"] * 2
+
+
+def test_a_peers_list_at_a_new_path_is_watched(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, c = nodes
+    watching = watch(a)
+    other = a.directory / "other.toml"
+    a.write_conf(text=a.conf_hcl(peers=f'"{other}"') + WATCH)
+    watching.says("there is no such file")
+    assert set(a.state()) == a.links_to(b)
+    other.write_text(b.entry())
+    watching.says("all is as it should be again")
+    other.write_text(b.entry() + c.entry())
+    watching.has(a.links_to(b, c))
+    a.write_peers([])  # which counts no more
+    assert watching.end().status == 0
+    assert set(a.state()) == a.links_to(b, c)
+
+
+def test_a_hangup_syncs(nodes: Nodes, watch: StartWatch) -> None:
+    a, _, _ = nodes
+    watching = watch(a)
+    watching.running.signal(signal.SIGHUP)
+    assert watching.syncs(2) == ["start", "SIGHUP"]
+    assert watching.end().status == 0
+    assert causes(a) == ["start"], "a sync with nothing to do writes nothing"
+
+
+def test_a_broken_conf_changes_nothing_and_is_told_once(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, c = nodes
+    watching = watch(a)
+    before = a.state()
+    good = a.conf.read_text()
+    for text, problem in (("transport {", "rait.conf:1:1: "), (f"{good}mtuu = 1\n", "mtuu")):
+        a.conf.write_text(text)
+        watching.says(problem)
+        # The peers list of the last good rait.conf still counts, but nothing is done by it.
+        a.knows(b, c)
+        assert a.state() == before
+    a.conf.write_text(good)
+    watching.has(a.links_to(b, c))
+    result = watching.end()
+    assert result.status == 0
+    assert len(re.findall("mtuu", result.err)) == 1
+    assert len(re.findall("all is as it should be again", result.err)) == 1
+
+
+def test_a_conf_that_is_broken_at_the_start_is_an_error(nodes: Nodes) -> None:
+    a, _, _ = nodes
+    a.conf.write_text("transport {")
+    result = a.rait("watch")
+    assert result.status == 2
+    assert f"{a.conf}:1" in result.err
+    assert not a.leftovers()
+
+
+@pytest.mark.parametrize("conf", ["-", "http://127.0.0.1:9/rait.conf", "/dev/null"])
+def test_a_conf_that_is_no_file_is_an_error(nodes: Nodes, conf: str) -> None:
+    a, _, _ = nodes
+    result = a.rait("-c", conf, "watch", stdin=a.conf.read_text())
+    assert result.status == 2
+    assert "needs a rait.conf that is a file" in result.err
+
+
+def test_a_second_watch_of_a_conf_is_an_error(nodes: Nodes, watch: StartWatch) -> None:
+    a, _, _ = nodes
+    watching = watch(a)
+    second = a.rait("watch")
+    assert second.status == 1
+    assert "is looked after already" in second.err
+    assert str(watching.running.pid) in second.err
+    watching.end()
+    third = watch(a)
+    assert third.end().status == 0
+
+
+def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, _ = nodes
+    watching = watch(a)
+    name = a.link_to(b, "ip4")
+    machine.ip_batch([f"link del {name}"], a.target)
+    began = time.monotonic()
+    watching.has(a.links_to(b))
+    assert time.monotonic() - began < 10
+    assert watching.end().status == 0
+    assert causes(a) == ["start", f"link deleted: {name}"]
