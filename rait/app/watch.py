@@ -11,7 +11,7 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any
 
@@ -240,6 +240,9 @@ class Watcher:
                 self._links.watch(result.names)
         self._note(causes, result, time.monotonic() - began)
         self._watch_files()
+        if self._links is not None:
+            with suppress(MachineError):  # whoever waits for it tells
+                self._touched(self._links.take())  # what the sync did, while it still runs
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
@@ -379,7 +382,7 @@ class Watcher:
     def _touched(self, touches: tuple[Touch, ...] | None) -> None:
         if touches is None:
             self._tell(LinksTouched())
-            return
+        touches = touches or ()
         deleted = dict.fromkeys(t.name for t in touches if t.kind == "deleted")
         others = dict.fromkeys(t.name for t in touches if t.name not in deleted)
         for names, are_deleted in ((deleted, True), (others, False)):

@@ -6,6 +6,7 @@
    longer for each, so that a burst of any length is a few syncs. A deleted link waits for a second
    at the most.
 3. A cause that comes while a sync runs may have come too late for it, and leads to another one.
+   What is done to links meanwhile is most likely done by the sync itself, so it leads to a look.
 4. The peers list and the addresses of names are fetched outside of syncs (``Errand``), each at its
    interval; a peers list that cannot be had is asked for again soon, and then at growing intervals.
 5. The first sync waits for the first poll, and the sync of a SIGHUP for a poll and a look-up that
@@ -29,6 +30,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation
 from rait.domain.endpoints import is_fresh
+from rait.domain.errands import Errand, grown
 from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
 
@@ -43,13 +45,10 @@ CALM = 1.0
 
 DELETED_SECONDS = 1.0
 GATE_SECONDS = 60.0
-ASKED_GAP, STALE_GAP = 1.0, 30.0
-"""So long after the last poll or look-up another may begin before its time: because somebody asks
-for it, and because a link's peer does not answer."""
+STALE_GAP = 30.0
+"""So long after the last look-up another may begin because a link's peer does not answer."""
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
-FIRST_POLL_RETRY, LONGEST_POLL_RETRY = 5.0, 5
-"""After a poll that failed: seconds to the next one at first, and at last in intervals."""
 
 LONGEST_PAUSE = 60.0
 FIGHT_MEMORY = 300.0
@@ -82,10 +81,12 @@ NAMES = Cause("names", "addresses of host names changed")
 
 
 def told(causes: Iterable[Cause]) -> str:
-    """The causes in one line."""
+    """The causes in one line; a look is told only if there is no other."""
     by_kind: dict[Kind, list[str]] = {}
     for cause in causes:
         by_kind.setdefault(cause.kind, []).append(cause.text)
+    if len(by_kind) > 1:
+        by_kind.pop("look", None)
     return "; ".join(few(texts) for texts in by_kind.values())
 
 
@@ -220,52 +221,6 @@ Action = Sync | Poll | LookUp | Say | Notify | Exit
 # The state.
 
 
-class Errand(Struct, frozen=True):
-    """What is fetched again and again: the peers list, or the addresses of names.
-
-    ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
-    the random part of its interval. ``asked_for`` is when it is to begin before its time, and
-    ``again`` says that it was asked for while ``busy``.
-    """
-
-    ended: float
-    asked_for: float | None = None
-    busy: bool = False
-    again: bool = False
-    failures: int = 0
-    factor: float = 1.0
-
-    def due(self, interval: float | None) -> float | None:
-        """When it is to begin; None while it is busy, or where there is nothing to fetch."""
-        if self.busy or interval is None:
-            return None
-        span = interval
-        if self.failures:
-            first = min(FIRST_POLL_RETRY, interval)
-            span = min(_grown(first, self.failures), LONGEST_POLL_RETRY * interval)
-        at = self.ended + span * self.factor
-        return at if self.asked_for is None else min(at, self.asked_for)
-
-    def asked(self, now: float, gap: float) -> Errand:
-        """To begin now, or ``gap`` seconds after it ended last."""
-        if self.busy:
-            return structs.replace(self, again=True)
-        at = max(now, self.ended + gap)
-        soonest = at if self.asked_for is None else min(at, self.asked_for)
-        return structs.replace(self, asked_for=soonest)
-
-    def begun(self) -> Errand:
-        return structs.replace(self, busy=True, asked_for=None)
-
-    def over(self, now: float, chance: float, *, failed: bool) -> Errand:
-        return Errand(
-            ended=now,
-            asked_for=now + ASKED_GAP if self.again else None,
-            failures=self.failures + 1 if failed else 0,
-            factor=0.9 + 0.2 * min(max(chance, 0.0), 1.0),
-        )
-
-
 class Fight(Struct, frozen=True):
     """Somebody else changes a link of ours: how often in a row, and until when it has to wait."""
 
@@ -282,7 +237,8 @@ class State(Struct, frozen=True, kw_only=True):
     the next one; the latest of them came at ``last``, and it begins by ``by`` at the latest;
     ``rush`` is how many syncs there were without a calm. ``gated`` are causes that wait for the
     errands in ``gate``, until ``gate_by``. ``retry`` are those of a sync that failed, due again at
-    ``retry_at``. ``later`` are touched links, each with the time when its pause is over.
+    ``retry_at``. ``later`` are links that were touched while a sync ran or within their pause, each
+    with the time when that counts.
     """
 
     poll: Errand
@@ -352,7 +308,7 @@ def wake_at(state: State, settings: Settings) -> float | None:
         _look_at(state, settings),
         state.gate_by if state.gated else None,
         state.retry_at if state.retry else None,
-        *state.later.values(),
+        None if state.running else min(state.later.values(), default=None),
     ]
     return min((at for at in times if at is not None), default=None)
 
@@ -368,10 +324,6 @@ def is_stale(observation: Observation) -> bool:
         for link in observation.links.values()
         for key, sent in link.sent.items()
     )
-
-
-def _grown(first: float, count: int) -> float:
-    return first * 2.0 ** min(count - 1, 32)
 
 
 def _poll_at(state: State, settings: Settings) -> float | None:
@@ -399,10 +351,10 @@ def _look_at(state: State, settings: Settings) -> float | None:
 
 def _ripe(state: State, now: float, settings: Settings) -> State:
     """The state with the causes pending whose time has come."""
-    ripe = [name for name, at in state.later.items() if at <= now]
+    ripe = [name for name, at in state.later.items() if at <= now and not state.running]
     if ripe:
         later = {name: at for name, at in state.later.items() if at > now}
-        causes = (_touched(name, deleted=False) for name in ripe)
+        causes = [_touched(name, deleted=False) if name in state.fights else LOOK for name in ripe]
         state = _caused(structs.replace(state, later=later), now, *causes)
     if state.retry and state.retry_at <= now:
         state = _caused(structs.replace(state, retry=()), now, *state.retry)
@@ -469,7 +421,7 @@ def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
 
 
 def _source_told(state: State, _: SourceTold, now: float) -> _Handled:
-    return structs.replace(state, poll=state.poll.asked(now, ASKED_GAP)), ()
+    return structs.replace(state, poll=state.poll.asked(now)), ()
 
 
 def _polled(state: State, event: Polled, now: float) -> _Handled:
@@ -512,13 +464,16 @@ def _heard(state: State, subject: str, lines: Lines, now: float, **how: Any) -> 
 
 def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
     if not event.names:
-        return _caused(state, now, Cause("link", "links may have changed")), ()
+        cause = LOOK if state.running else Cause("link", "links may have changed")
+        return _caused(state, now, cause), ()
     later = dict(state.later)
     causes = []
     for name in event.names:
         fight = state.fights.get(name)
         if fight is not None and fight.until > now:
             later[name] = fight.until
+        elif state.running:
+            later[name] = now
         else:
             causes.append(_touched(name, deleted=event.deleted))
     state = structs.replace(state, later=later)
@@ -541,7 +496,7 @@ def _synced(state: State, event: Synced, now: float) -> _Handled:
     failed = event.outcome == "failed"
     failures = state.failures + 1 if failed else 0
     retry = state.running if failed else ()
-    retry_at = now + min(_grown(FIRST_RETRY, failures), LONGEST_RETRY)
+    retry_at = now + min(grown(FIRST_RETRY, failures), LONGEST_RETRY)
     hangs = HANGUP in (*state.gated, *state.pending)
     is_told = state.stopping or (state.ready and (hangs or not state.reloading))
     notify = () if is_told else (Notify("ready"),)
@@ -576,11 +531,13 @@ def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
     for name in sorted(disturbed):
         count = fights[name].count + 1 if name in fights else 1
         beyond = count - FREE_FIGHTS
-        pause = min(_grown(FIRST_RETRY, beyond + 1), LONGEST_PAUSE) if beyond >= 0 else 0.0
+        pause = min(grown(FIRST_RETRY, beyond + 1), LONGEST_PAUSE) if beyond >= 0 else 0.0
         fights[name] = Fight(count, now, now + pause)
         if beyond == 1:
             new.append(name)
-    state = structs.replace(state, fights=fights)
+    # Links that were touched while the sync ran have their pause as well.
+    later = {n: max(at, fights[n].until if n in fights else at) for n, at in state.later.items()}
+    state = structs.replace(state, fights=fights, later=later)
     if not new:
         return state, ()
     text = (
@@ -601,8 +558,8 @@ def _hangup(state: State, _: Hangup, now: float) -> _Handled:
     notify = () if state.reloading or not state.ready else (Notify("reloading"),)
     state = structs.replace(
         state,
-        poll=state.poll.asked(now, ASKED_GAP),
-        names=state.names.asked(now, ASKED_GAP),
+        poll=state.poll.asked(now),
+        names=state.names.asked(now),
         gated=_merged(state.gated, (HANGUP,)),
         gate=state.gate | {"poll", "names"},
         gate_by=state.gate_by if state.gated else now + GATE_SECONDS,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rait.domain import watch
+from rait.domain import errands, watch
 from rait.domain.watch import (
     Action,
     Event,
@@ -160,6 +160,7 @@ class Watching(RuleBasedStateMachine):
         self.world: World | None = None
         self.since: list[tuple[float, float]] = []  # when a change came, and how long it may wait
         self.hung_up: list[float] = []
+        self.meanwhile = False
 
     @rule(settings=settings_)
     def begin_or_reconfigure(self, settings: Settings) -> None:
@@ -182,6 +183,7 @@ class Watching(RuleBasedStateMachine):
         fought = isinstance(event, LinksTouched) and event.names
         if not (fought and any(name in self.world.state.fights for name in event.names)):
             self.note()
+            self.meanwhile |= isinstance(event, LinksTouched) and Sync in self.world.busy
         self.tell(event)
 
     @precondition(lambda self: self.world)
@@ -200,6 +202,9 @@ class Watching(RuleBasedStateMachine):
     def sync_ends(self, event: Synced) -> None:
         if event.outcome == "failed" and not self.world.state.stopping:
             self.note(watch.LONGEST_RETRY)
+        elif self.meanwhile:
+            self.note()  # a look, once the sync is over
+        self.meanwhile = False
         self.tell(event)
 
     @precondition(lambda self: self.world and Poll in self.world.busy)
@@ -340,7 +345,7 @@ def test_after_a_calm_a_change_is_synced_at_once(event: Event, settings: Setting
         assert world.synced[before:]
         assert world.begun[Sync][-1] == began + watch.QUIET
     elif settings.poll is not None:
-        world.wait(watch.ASKED_GAP)
+        world.wait(errands.ASKED_GAP)
         assert len(world.begun[Poll]) > polls
 
 
@@ -391,13 +396,11 @@ def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
     world = World(Settings(look=3600.0, poll=interval))
     world.live(interval * 60, Synced("unchanged"), Polled(problem="no answer", chance=chance), 0.1)
     gaps = [b - a for a, b in pairwise(world.begun[Poll])]
-    first = min(watch.FIRST_POLL_RETRY, interval)
+    first = min(errands.FIRST_RETRY, interval)
     assert gaps[0] <= 1.1 * first + 0.2
     assert all(b >= a - 0.2 for a, b in pairwise(gaps))
-    assert all(
-        0.9 * first <= gap <= 1.1 * watch.LONGEST_POLL_RETRY * interval + 0.2 for gap in gaps
-    )
-    assert gaps[-1] >= 0.9 * watch.LONGEST_POLL_RETRY * interval
+    assert all(0.9 * first <= gap <= 1.1 * errands.LONGEST_RETRY * interval + 0.2 for gap in gaps)
+    assert gaps[-1] >= 0.9 * errands.LONGEST_RETRY * interval
     world.live(gaps[-1] + 2, Synced("unchanged"), Polled(chance=chance))
     ended = world.ended[Poll][-1]
     world.live(1.1 * interval + 1, Synced("unchanged"), Polled(chance=chance))
@@ -495,7 +498,7 @@ def test_a_hangup_syncs_with_everything_read_anew(
     world = ready(settings)
     if busy:
         world.tell(SourceTold())
-        world.wait(watch.ASKED_GAP)
+        world.wait(errands.ASKED_GAP)
     at = world.now
     world.tell(Hangup())
     world.live(watch.GATE_SECONDS + 10 * took + 5, Synced("unchanged"), Polled(), took)

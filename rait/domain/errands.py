@@ -1,0 +1,68 @@
+"""What is fetched from the network again and again, and when it is due.
+
+It is due at its interval, with a random part of a tenth, so that the nodes of a fleet do not all
+come at once. After a failure it is due soon, and then at intervals that grow. Somebody may ask for
+it before its time. Times are in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, structs
+
+ASKED_GAP = 1.0
+"""So long after it ended last it may begin before its time."""
+
+FIRST_RETRY, LONGEST_RETRY = 5.0, 5
+"""After a failure: seconds to the next time at first, or the interval if that is less; and at last,
+so many intervals."""
+
+
+class Errand(Struct, frozen=True):
+    """What is fetched again and again: the peers list, or the addresses of names.
+
+    ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
+    the random part of its interval. ``asked_for`` is when it is to begin before its time, and
+    ``again`` says that it was asked for while ``busy``.
+    """
+
+    ended: float
+    asked_for: float | None = None
+    busy: bool = False
+    again: bool = False
+    failures: int = 0
+    factor: float = 1.0
+
+    def due(self, interval: float | None) -> float | None:
+        """When it is to begin; None while it is busy, or where there is nothing to fetch."""
+        if self.busy or interval is None:
+            return None
+        span = interval
+        if self.failures:
+            first = min(FIRST_RETRY, interval)
+            span = min(grown(first, self.failures), LONGEST_RETRY * interval)
+        at = self.ended + span * self.factor
+        return at if self.asked_for is None else min(at, self.asked_for)
+
+    def asked(self, now: float, gap: float = ASKED_GAP) -> Errand:
+        """To begin now, or ``gap`` seconds after it ended last."""
+        if self.busy:
+            return structs.replace(self, again=True)
+        at = max(now, self.ended + gap)
+        soonest = at if self.asked_for is None else min(at, self.asked_for)
+        return structs.replace(self, asked_for=soonest)
+
+    def begun(self) -> Errand:
+        return structs.replace(self, busy=True, asked_for=None)
+
+    def over(self, now: float, chance: float, *, failed: bool) -> Errand:
+        return Errand(
+            ended=now,
+            asked_for=now + ASKED_GAP if self.again else None,
+            failures=self.failures + 1 if failed else 0,
+            factor=0.9 + 0.2 * min(max(chance, 0.0), 1.0),
+        )
+
+
+def grown(first: float, count: int) -> float:
+    """The span after so many failures in a row, which doubles with each."""
+    return first * 2.0 ** min(count - 1, 32)
