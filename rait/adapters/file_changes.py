@@ -33,6 +33,9 @@ _CONTENT = flags.MODIFY | flags.CLOSE_WRITE | flags.ATTRIB
 T = TypeVar("T")
 
 _MOUNTS = "/proc/self/mountinfo"
+_PAUSE = 0.01
+"""So many seconds pass until rait looks again after it was woken up for nothing: what does not
+matter may come in thousands, and costs less to read in few goes."""
 _MOST_LINKS = 40
 """So many symbolic links the kernel follows on the way of one path (path_resolution(7))."""
 
@@ -61,6 +64,9 @@ async def taken(readable: HasFileno, take: Callable[[], T | None]) -> T:
             await woken.wait()
         finally:
             loop.remove_reader(readable)
+        if (found := take()) is not None:
+            return found
+        await anyio.sleep(_PAUSE)
 
 
 class FileChanges:

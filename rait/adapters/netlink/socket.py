@@ -125,7 +125,11 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
 
     Raises MalformedError where lengths do not add up.
     """
-    found = []
+    return list(each_attribute(data, offset))
+
+
+def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """As ``attributes``, for those who may stop early."""
     end = len(data)
     while offset + 4 <= end:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -133,9 +137,8 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
             raise MalformedError(
                 f"an attribute of {counted(size, 'byte')} is in {counted(end - offset, 'byte')}"
             )
-        found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]))
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]
         offset += (size + 3) & ~3
-    return found
 
 
 def number_in(found: Mapping[int, bytes], kind: int, default: int) -> int:
