@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 
 import anyio
 import pytest
@@ -77,8 +78,9 @@ def test_what_happens_to_an_interface_is_told_with_its_name(ns: str) -> None:
     with LinkChanges(ns) as links:
         pair(ns, "wg1")
         made = next(t for t in told(links, has("changed", "wg1")) if t.name == "wg1")
-        machine.ip_batch(["addr add 192.0.2.1/24 dev wg1"], ns)
-        assert set(kinds(told(links, has("address", "wg1")), "wg1")) == {"address"}
+        for address in ("192.0.2.1/24", "2001:db8::1/64"):
+            machine.ip_batch([f"addr add {address} dev wg1"], ns)
+            assert set(kinds(told(links, has("address", "wg1")), "wg1")) == {"address"}
         machine.ip_batch(["link set wg1 mtu 1280"], ns)
         told(links, has("changed", "wg1"))
         machine.ip_batch(["link del wg1"], ns)
@@ -166,8 +168,7 @@ def test_a_namespace_of_a_process_ends_with_it(ns: str) -> None:
             with LinkChanges(str(process.pid)) as links:
                 pair(ns, "wg1")
                 told(links, has("changed", "wg1"))
-                process.kill()
-                process.wait()
+                Timer(0.2, process.kill).start()
                 assert first_of(links) == ()
         finally:
             process.kill()
