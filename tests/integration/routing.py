@@ -6,15 +6,12 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from rait.domain.config.schema import DEFAULT_BABELD_PARAM
 from tests.integration import machine
@@ -25,15 +22,6 @@ PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
 GUIDE = Path(__file__).parents[2] / "docs" / "routing.md"
 
 _namespaces = itertools.count(1)
-
-
-def need(program: str, package: str) -> None:
-    """Skip the test where the program is not installed; in CI that is a failure."""
-    if shutil.which(program) is None:
-        message = f"install the Debian package {package}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

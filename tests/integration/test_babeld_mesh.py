@@ -11,15 +11,8 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
-from tests.integration.routing import (
-    Babeld,
-    babeld_block,
-    eventually,
-    loopback,
-    make_router,
-    need,
-    way,
-)
+from tests.integration.routing import Babeld, babeld_block, eventually, loopback, make_router, way
+from tests.tiers import need
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 

@@ -21,16 +21,8 @@ from rait.domain.config.schema import Babeld as Settings
 from rait.domain.events import BabelInterfaceAdded
 from tests.babeld_model import babel_events
 from tests.integration import machine
-from tests.integration.routing import (
-    Babeld,
-    eventually,
-    loopback,
-    namespaces,
-    need,
-    route,
-    veth,
-    way,
-)
+from tests.integration.routing import Babeld, eventually, loopback, namespaces, route, veth, way
+from tests.tiers import need
 
 pytestmark = pytest.mark.userspace
 

@@ -17,8 +17,9 @@ from tests.integration.babeld_tap import Said, Tap, model, tapped
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.routing import PARAM, Babeld, babeld_block, make_router, need
+from tests.integration.routing import PARAM, Babeld, babeld_block, make_router
 from tests.integration.strangers import link_of, links_of, strangers, write_peers
+from tests.tiers import need
 
 pytestmark = pytest.mark.userspace
 

@@ -20,11 +20,11 @@ from tests.integration.routing import (
     eventually,
     loopback,
     make_router,
-    need,
     replaced,
     route,
     way,
 )
+from tests.tiers import need
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 

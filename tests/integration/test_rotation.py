@@ -24,10 +24,10 @@ from tests.integration.routing import (
     eventually,
     loopback,
     make_router,
-    need,
     replaced,
     way,
 )
+from tests.tiers import need
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 

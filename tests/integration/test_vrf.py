@@ -15,7 +15,7 @@ from tests.integration import machine
 from tests.integration.command import start_fork
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, FWMARK, IFGROUP, MTU, Mesh, Node
-from tests.integration.routing import need
+from tests.tiers import need
 
 TARGET, TABLE = "mesh", 1100
 TRANSIT, TRANSIT_TABLE = "under", 200

@@ -12,8 +12,9 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.routing import Bird, documented, eventually, loopback, need, replaced
+from tests.integration.routing import Bird, documented, eventually, loopback, replaced
 from tests.integration.test_vrf import TABLE, TARGET, write_vrf_conf
+from tests.tiers import need
 
 pytestmark = pytest.mark.kernel
 
