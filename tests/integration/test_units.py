@@ -1,4 +1,4 @@
-"""The units that rait ships, under a real systemd: rait.service and rait.timer.
+"""The units that rait ships, under a real systemd: rait.service, rait.timer, rait-watch.service.
 
 They are run as they are shipped. What is added to them is what docs/systemd.md has a user add:
 another rait.conf, another time between two syncs, and a file for what rait prints.
@@ -7,6 +7,7 @@ another rait.conf, another time between two syncs, and a file for what rait prin
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,13 +49,13 @@ class Node:
         systemd.add("rait.timer.d/test.conf", TIMER)
         self.write_conf()
 
-    def write_conf(self) -> None:
+    def write_conf(self, more: str = "") -> None:
         """As TOML, which costs an emulated machine far less than HCL."""
         self.conf.write_text(
             f'private_key = "{machine.genkey()[0]}"\npeers = "{self.peers}"\n'
             f'backend = "{self.backend}"\n[[transport]]\naddress_family = "ip4"\n'
             'send_port = 50001\nmtu = 1420\nifprefix = "raitunit"\n'
-            f'[isolation]\ntype = "netns"\nifgroup = 54\ntransit = ""\ntarget = "{TARGET}"\n'
+            f'[isolation]\ntype = "netns"\nifgroup = 54\ntransit = ""\ntarget = "{TARGET}"\n' + more
         )
         self.conf.chmod(0o600)
 
@@ -194,3 +195,92 @@ def test_a_sync_while_a_change_waits_is_no_failure(node: Node) -> None:
     node.systemd.run("rait", "-c", str(node.conf), "confirm")
     node.systemd.run("systemctl", "start", "rait.service")
     assert node.ended() == ["inactive", "success", "0"]
+
+
+WATCHING = "rait-watch.service"
+SLOW = """\
+[[policy]]
+up_command = ["sh", "-c", "until [ -e {gate} ]; do sleep 0.05; done"]
+"""
+
+
+class Watched(Node):
+    """A node that `rait watch` looks after. Its syncs do not end while the file ``gate`` is gone.
+
+    Not in the virtual machine, as systemd can give no service mounts of its own there.
+    """
+
+    def __init__(self, systemd: Systemd, backend: str, directory: Path) -> None:
+        super().__init__(systemd, backend, directory)
+        settings = SERVICE.format(conf=self.conf, file=self.printed)
+        # The service has a /tmp of its own, and the test's files are in /tmp.
+        systemd.add(f"{WATCHING}.d/test.conf", f"{settings}BindReadOnlyPaths={directory}\n")
+        self.gate = directory / "gate"
+        self.write_conf(SLOW.format(gate=self.gate))
+        self.knows(A)
+
+    def shown(self, *properties: str) -> list[str]:
+        return self.systemd.show(WATCHING, *properties)
+
+    def is_(self, state: str) -> bool:
+        return self.shown("ActiveState") == [state]
+
+    def start(self) -> None:
+        self.gate.touch()
+        self.systemd.run("systemctl", "start", WATCHING)
+
+
+@pytest.fixture
+def watched(systemd: Systemd, tier: str, tmp_path: Path) -> Watched:
+    return Watched(systemd, tier, tmp_path)
+
+
+def test_the_watch_is_active_once_its_first_sync_has_ended(watched: Watched) -> None:
+    watched.systemd.run("systemctl", "start", "--no-block", WATCHING)
+    eventually(lambda: watched.links().keys() == {link_to(A)}, "the link is made")
+    assert watched.is_("activating")
+    watched.gate.touch()
+    eventually(lambda: watched.is_("active"), "it is ready")
+    assert "1 added" in watched.shown("StatusText")[0]
+    assert all(group.endswith(".scope") for group in watched.served().values())
+
+
+def test_a_reload_is_over_when_its_sync_has_ended(watched: Watched) -> None:
+    watched.start()
+    watched.gate.unlink()
+    watched.knows(A, B)
+    eventually(lambda: watched.links().keys() == {link_to(A), link_to(B)}, "a sync by itself")
+    watched.systemd.run("systemctl", "reload", "--no-block", WATCHING)
+    eventually(lambda: watched.is_("reloading"), "it reloads")
+    watched.gate.touch()
+    eventually(lambda: watched.is_("active"), "the reload is over")
+    assert watched.shown("StatusText") == ["rait up: nothing to do; 2 links"]
+
+
+def test_links_outlive_the_watch(watched: Watched) -> None:
+    watched.start()
+    links, served = watched.links(), watched.served()
+    assert links.keys() == served.keys() == {link_to(A)}
+    watched.systemd.run("systemctl", "stop", WATCHING)
+    assert watched.shown("ActiveState", "Result") == ["inactive", "success"]
+    assert (watched.links(), watched.served()) == (links, served)
+
+
+def test_a_watch_that_hangs_is_started_again_and_the_links_stay(watched: Watched) -> None:
+    watched.systemd.add(f"{WATCHING}.d/soon.conf", "[Service]\nWatchdogSec=3s\nRestartSec=0\n")
+    watched.start()
+    links, served = watched.links(), watched.served()
+    watched.systemd.run("kill", "-STOP", *watched.shown("MainPID"))
+    eventually(lambda: watched.shown("NRestarts") == ["1"] and watched.is_("active"), "a new one")
+    assert (watched.links(), watched.served()) == (links, served)
+    assert watched.shown("StatusText") == ["rait up: nothing to do; 1 link"]
+
+
+def test_the_exposure_of_the_watch_is_no_more_than_the_manual_says() -> None:
+    """By systemd-analyze(1), from 0 to 10."""
+    manual = (UNITS.parents[1] / "docs" / "systemd.md").read_text()
+    told = re.search(r"Overall exposure level for rait-watch.service: (\d+\.\d)", manual)
+    assert told is not None
+    threshold = f"--threshold={round(float(told[1]) * 10)}"
+    unit = str(UNITS / WATCHING)
+    machine.run(["systemd-analyze", "security", "--offline=yes", threshold, unit])
