@@ -30,6 +30,7 @@ from rait.domain.plan import Node, plan
 from rait.domain.topology import EMPTY, Origin
 
 COUNTS = (1000, 10_000, 50_000)
+LINKS = 100
 FLEETS = ((1000, 10), (10_000, 10), (1000, 1000))
 """How many nodes, and how many of them get another address."""
 
@@ -58,6 +59,7 @@ def all_parts(repeat: int) -> dict[str, Any]:
             "planning": planning(directory, repeat),
             "journal": journal.measure(directory),
             "fleet": fleet(directory, repeat),
+            "syncs": syncs(directory),
         }
         why_not = userspace_is_missing()
         if why_not:
@@ -150,6 +152,21 @@ def fleet(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
             "processor s": statistics.median(sample["cpu"] for sample in samples),
             "memory, MB": statistics.median(sample["memory"] for sample in samples),
         }
+    return found
+
+
+def syncs(directory: Path) -> dict[str, float]:
+    """A thousand syncs in one process, with 100 links of a kernel that is played."""
+    target = f"bench{os.getpid()}syncs"
+    config = node.write_config(directory, "toml", prefix="bench", target=target)
+    command = [str(measure.BENCH / "syncs.py"), str(config), str(LINKS), "--played"]
+    try:
+        out = measure.run([measure.PYTHON, *command], directory)["out"]
+    finally:
+        subprocess.run(["ip", "netns", "delete", target], check=False)
+        for file in directory.glob("journal.db*"):
+            file.unlink()
+    found: dict[str, float] = json.loads(out.splitlines()[-1])
     return found
 
 

@@ -73,6 +73,7 @@ def one_round(directory: Path, count: int) -> Iterator[dict[str, Any]]:
         yield {"what": "up", **here.rait("up")}
         here.expect(count)
         yield {"what": "nothing", **here.rait("up")}
+        yield {"what": "sync", **here.syncs()}
         node.write_peers(directory, "toml", count, changed=1)
         yield {"what": "changed", **here.rait("up")}
         yield {"what": "down", **here.rait("down")}
@@ -84,6 +85,7 @@ class Node:
 
     def __init__(self, directory: Path, count: int, form: str) -> None:
         self._directory = directory
+        self._count = count
         self._target = f"bench{os.getpid()}n{time.monotonic_ns()}"
         self._config = node.write_config(directory, form, prefix="bench", target=self._target)
         node.write_peers(directory, form, count)
@@ -98,6 +100,14 @@ class Node:
 
     def rait(self, command: str) -> dict[str, Any]:
         return measure.rait(["-c", str(self._config), command], self._directory)
+
+    def syncs(self) -> dict[str, Any]:
+        """Syncs with nothing to do, in one process."""
+        script = [str(measure.BENCH / "syncs.py"), str(self._config), str(self._count)]
+        found = measure.run([measure.PYTHON, *script, "--syncs", "10"], self._directory)
+        part = json.loads(found["out"].splitlines()[-1])
+        names = {"wall": "nothing, wall", "cpu": "nothing, cpu", "memory": "memory, MB"}
+        return {figure: part[name] for figure, name in names.items()}
 
     def expect(self, count: int) -> None:
         """Raise RuntimeError unless there are so many links."""

@@ -9,6 +9,7 @@ from typing import Any
 STEPS = {
     "up": "`up` from nothing",
     "nothing": "`up`, nothing to do",
+    "sync": "sync in one process, nothing to do",
     "changed": "`up`, one peer changed",
     "down": "`down`",
 }
@@ -16,6 +17,7 @@ FLOORS = {"make": "floor: make", "read": "floor: read", "remove": "floor: remove
 EMPTY = "empty toml"
 MEMORY_MB = 80.0
 START_SECONDS = 0.05
+SYNC_SECONDS = 0.015
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -87,7 +89,7 @@ def _kernel_rows(samples: Samples) -> Iterator[Sequence[str]]:
 
 def _figures(samples: Samples, links: int, what: str) -> list[str]:
     keys = ["wall", "cpu", "memory"]
-    if what != "python":
+    if what not in ("python", "sync"):
         keys += ["sent", "received", "written", "writing"]
     seconds = ("wall", "cpu", "writing")
     found = [_number(samples.of(links, what, key), whole=key not in seconds) for key in keys]
@@ -116,6 +118,8 @@ def _host(parts: dict[str, Any]) -> Iterator[str]:
     columns = ("processor s", "memory, MB")
     rows = ((name, *(f"{v[c]:.2f}" for c in columns)) for name, v in fleets.items())
     yield from _table(("rait fleet plan", *columns), rows)
+    yield ""
+    yield from _table(("100 links, syncs in one process", "seconds, MB"), _pairs(parts["syncs"]))
     if "breakdown" in parts:
         yield ""
         forms = parts["breakdown"]
@@ -183,6 +187,8 @@ def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
     yield _verdict("fleet plan, 10,000 nodes, 10 changed: processor s", few["processor s"], 3.0)
     yield _verdict("fleet plan, 10,000 nodes, 10 changed: MB", few["memory, MB"], 600.0)
     yield _verdict("fleet plan, 1,000 nodes, all changed: processor s", whole["processor s"], 30.0)
+    name = "sync in one process, nothing to do, 100 links: processor s"
+    yield _verdict(name, parts["syncs"]["nothing, cpu"], SYNC_SECONDS)
     if "breakdown" in parts:
         for form, seconds in parts["breakdown"].items():
             name = f"up, nothing to do, 10 peers, {form.upper()}: processor s"
