@@ -1,8 +1,11 @@
 """Which nodes of a fleet are alike: what is found out about one of them is true of all.
 
 1. Nodes come into each other's way by SendPorts, and one takes another for itself by its name. So
-   nodes that share a SendPort or a name, in either version, are of one *group*, and so on. What
-   links a node has to a group depends on no node outside of it.
+   nodes that share a SendPort or a name in one version are of one *group*, and so on. What links a
+   node has to a group depends on no node outside of it. A SendPort may be that of other nodes in
+   the other version: then a link gets another peer, which is two events as well as to remove one
+   link and add another. But where a node's own key changes too, the link that stays is an event
+   more; so then nodes that share a SendPort in different versions are of one group as well.
 2. Of nodes whose rait.conf is implied, keys, names, addresses and ports decide nothing but by being
    those of others or not. So groups that differ in nothing else are of one *kind*.
 3. Two groups of each kind, the first two, stand for all of it: the first one for what its nodes are
@@ -26,16 +29,36 @@ def grouped(
 ) -> list[Group]:
     """The groups of nodes, each with its kind."""
     found = [Group(each) for each in _connected(nodes)]
+    having: dict[int, dict[Group, None]] = {}
     groups = {key: node.group for node in nodes for key in node.keys}
     for version, peers in registries.items():
         for peer in peers:
-            groups[peer.public_key].peers[version].append(peer)
+            group = groups[peer.public_key]
+            group.peers[version].append(peer)
+            for endpoint in peer.endpoints:
+                having.setdefault(endpoint.send_port, {})[group] = None
+    for beside in having.values():
+        if len(beside) > 1:
+            for group in beside:
+                group.beside.extend(beside)
     kinds: dict[object, list[Group]] = {}
     for group in found:
         kind = kinds.setdefault(_form(group), [])
         kind.append(group)
         group.kind = kind
     return found
+
+
+def with_those_beside(groups: Iterable[Group]) -> list[Group]:
+    """These groups, those with which they share SendPorts in whatever versions, and so on."""
+    found = dict.fromkeys(groups)
+    waiting = list(found)
+    while waiting:
+        for group in waiting.pop().beside:
+            if group not in found:
+                found[group] = None
+                waiting.append(group)
+    return list(found)
 
 
 def standing_for(groups: Iterable[Group]) -> list[Group]:
@@ -68,9 +91,11 @@ def weight(node: FleetNode, group: Group) -> int:
 
 def _connected(nodes: Sequence[FleetNode]) -> Iterator[list[FleetNode]]:
     """The nodes that share signs, directly or by way of others."""
-    having: dict[int | str, list[FleetNode]] = {}
-    for node in nodes:
-        for sign in _signs(node):
+    is_any_rekeyed = any(len(node.keys) > 1 for node in nodes)
+    signs = {node: set(_signs(node, apart=not is_any_rekeyed)) for node in nodes}
+    having: dict[object, list[FleetNode]] = {}
+    for node, own in signs.items():
+        for sign in own:
             having.setdefault(sign, []).append(node)
     seen: set[FleetNode] = set()
     for node in nodes:
@@ -80,18 +105,19 @@ def _connected(nodes: Sequence[FleetNode]) -> Iterator[list[FleetNode]]:
             if each not in seen:
                 seen.add(each)
                 members.append(each)
-                for sign in _signs(each):
+                for sign in signs[each]:
                     waiting += having.pop(sign, ())
         if members:
             yield members
 
 
-def _signs(node: FleetNode) -> Iterator[int | str]:
-    """The SendPorts and names of a node, in both versions."""
-    for member in node.members.values():
+def _signs(node: FleetNode, *, apart: bool) -> Iterator[object]:
+    """The SendPorts and names of a node, in each version ``apart`` or in either."""
+    for version, member in node.members.items():
         if member is not None:
-            yield from (endpoint.send_port for endpoint in member.peer.endpoints)
-            yield from filter(None, (member.peer.name, member.config.name))
+            which = version if apart else None
+            yield from ((which, endpoint.send_port) for endpoint in member.peer.endpoints)
+            yield from ((which, n) for n in (member.peer.name, member.config.name) if n is not None)
 
 
 def _form(group: Group) -> object:

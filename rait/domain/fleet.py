@@ -25,7 +25,7 @@ from itertools import chain
 
 from msgspec import Struct
 
-from rait.domain.alike import grouped, like, standing_for, weight
+from rait.domain.alike import grouped, like, standing_for, weight, with_those_beside
 from rait.domain.config.schema import Peer
 from rait.domain.events import Event
 from rait.domain.fleet_nodes import (
@@ -166,8 +166,8 @@ class _Planning:
             return node.planned.events
         touched = [self._groups[key] for key in like(node).planned.counts]
         kinds = {id(group.kind): group.kind[:most] for group in touched}
-        others = (group for kind in kinds.values() for group in kind if group is not node.group)
-        return planned(node, _peers_of([node.group, *others]), self._addresses).events
+        groups = with_those_beside(chain([node.group], *kinds.values()))
+        return planned(node, _peers_of(groups), self._addresses).events
 
 
 def _peers_of(groups: Sequence[Group]) -> Registries:

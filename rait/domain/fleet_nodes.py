@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
 from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
-from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded
+from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded, peers_named
 from rait.domain.guard import lost_sessions
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
@@ -153,7 +153,8 @@ class Group:
 
     What links a node has to them depends on no node outside of the group. It is *near* a change if
     one of its nodes changes. ``peers`` are the entries of its nodes, in the order of the registry,
-    and ``kind`` all groups that are like this one (alike.py).
+    ``kind`` are all groups that are like this one (alike.py), and ``beside`` those that have one of
+    its SendPorts in the other version.
     """
 
     def __init__(self, nodes: Sequence[FleetNode]) -> None:
@@ -161,6 +162,7 @@ class Group:
         self.is_near = any(node.changed for node in nodes)
         self.peers: Mapping[Version, list[Peer]] = {"old": [], "new": []}
         self.kind: Sequence[Group] = (self,)
+        self.beside: list[Group] = []
         for index, node in enumerate(nodes):
             node.group, node.index = self, index
 
@@ -218,7 +220,7 @@ def planned(node: FleetNode, registries: Registries, addresses: Addresses) -> Pl
         change.events,
         frozenset(keys[name] for keys in (old, new) for name in names & keys.keys()),
         frozenset(key for name in fresh if (key := new[name]) in ends["old"]),
-        Counter(new.get(event.name) or old.get(event.name, "") for event in change.events),
+        Counter(next(iter(peers_named(e)), new.get(e.name, "")) for e in change.events),
         Counter(old[name] for name in lost_sessions(change)),
     )
 
