@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from rait.domain.alike import grouped, like, like_pair, standing_for
+from rait.domain.alike import grouped, like, like_pair, standing_for, with_those_beside
 from rait.domain.config.schema import Config, Peer, PeerEndpoint
 from rait.domain.fleet_nodes import FleetNode, fleet_of, implied_config, matched
 
@@ -35,6 +35,16 @@ def test_two_nodes_stand_for_all_that_differ_in_keys_ports_and_addresses_alone()
         assert len(standing_for(node.group for node in nodes)) == 2
         assert {like(node) for node in nodes} == {nodes[0]}
         assert like_pair(nodes[6], nodes[7]) == (nodes[0], nodes[1])
+
+
+def test_ports_that_go_from_node_to_node_tie_no_nodes_together() -> None:
+    shifted = [peer(number, 50001 + number, f"192.0.2.{number}") for number in range(1, 9)]
+    nodes = nodes_of(PEERS, shifted)
+    assert standing_for(node.group for node in nodes) == [nodes[0].group, nodes[1].group]
+    assert len(with_those_beside([nodes[0].group])) == len(PEERS)
+    rekeyed = [structs.replace(shifted[0], public_key="another"), *shifted[1:]]
+    named = [[structs.replace(p, name=str(n)) for n, p in enumerate(v)] for v in (PEERS, rekeyed)]
+    assert len({node.group for node in nodes_of(*named)}) == 1
 
 
 def test_nodes_with_one_port_or_name_are_of_one_group_and_stand_for_such_groups_alone() -> None:

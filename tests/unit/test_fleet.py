@@ -173,6 +173,17 @@ def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
     assert far["n1"] == (0, 6, False)
 
 
+def test_events_are_counted_where_links_go_from_one_node_to_another() -> None:
+    """Also at a node that gets another key, whose links that stay have an event for it."""
+    shifted = [peer(number, port=50001 + number) for number in range(2, 6)]
+    found = change([peer(number) for number in range(1, 6)], [peer(1, k=9), *shifted])
+    assert len(found.node_changes) == 5
+    for node in found.node_changes:
+        assert len(node.events) == node.count
+    (own,) = [node for node in found.node_changes if node.name == "n1"]
+    assert (own.count, own.lost) == (2 + 3 * 3, 4)
+
+
 def steps(old: list[Peer], new: list[Peer]) -> list[str]:
     found = split(fleet_of(old), fleet_of(new))
     return [line for step in found or () for line in step]
