@@ -25,6 +25,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config.schema import PRIVATE_GROUPS, Config
+from rait.domain.errors import Problem
 from rait.domain.events import LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.topology import Link
@@ -94,6 +95,36 @@ def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdin
         unread | twice,
         _strangers(rest, known, scope),
     )
+
+
+def occupied(
+    wanted: Mapping[str, Link], ours: Holdings, observation: Observation
+) -> Iterator[Problem]:
+    """A problem for each wanted link whose name something has that is not ours."""
+    strangers = {stranger.link: stranger.why for stranger in ours.strangers}
+    for name, link in wanted.items():
+        there = ours.links.get(name)
+        if name in ours.unknown or (there is not None and is_in_one_place(there.link, link)):
+            continue
+        kind = observation.others.get(name)
+        foreign = observation.links.get(name)
+        if foreign is not None and not is_in_one_place(foreign.link, link):
+            foreign = None
+        if foreign is not None and name in strangers:
+            text = (
+                f"a WireGuard interface that is not ours already has this name ({strangers[name]})"
+                "; rename or remove it"
+            )
+        elif kind is not None:
+            text = f"an interface of kind {kind or 'physical'} already has this name; rename it"
+        elif foreign is not None:
+            text = (
+                f"a WireGuard interface of group {foreign.link.settings.group}, so not of ours, "
+                "already has this name; rename it, or move it into our ifgroup"
+            )
+        else:
+            continue
+        yield Problem(f"{text}, or use another ifprefix", "error", (), name)
 
 
 def with_found(known: LastKnown, observation: Observation, scope: Scope) -> LastKnown:

@@ -14,8 +14,8 @@ be done. The steps, in their order:
 
 1. *Ours* is sorted out from what is of others (ownership.py). A link of ours that cannot be read
    counts as the journal knows it, in both topologies.
-2. *Occupied* names are found. Where something that is not ours has the name of a wanted link, the
-   link cannot be, and a problem says why.
+2. *Occupied* names are found (ownership.py). Where something that is not ours has the name of a
+   wanted link, the link cannot be, and a problem says why.
 3. Each link of ours is put into the form in which diff shall see it (_Pair). Its transit namespace
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
    Notes are as the journal has them, and so is the digest of a preshared key that was made with
@@ -33,12 +33,13 @@ be done. The steps, in their order:
    did is *leftover* (aftermath.py); others did the rest. Events of an unfinished run that cannot be
    looked at now either are *carried* on to the next run.
 8. A rollback changes no other links than the run did that it takes back.
-9. A preshared key of which the run has only the digest cannot be set, so it is not desired.
+9. A preshared key of which the run has only the digest cannot be set, so it is not desired
+   (preshared.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -56,8 +57,8 @@ from rait.domain.ownership import (
     Scope,
     Stranger,
     holdings,
-    is_in_one_place,
     is_in_place,
+    occupied,
 )
 from rait.domain.topology import (
     ANYWHERE,
@@ -199,7 +200,8 @@ def reconcile(
     change = _with_drift(change, ours.unknown, is_babeld_asked)
     if goal.only is not None:
         change = _confined(change, goal.only)
-    change = _without_unknown_psks(change)
+    if any(peer.psk_digest for link in change.desired.links.values() for peer in link.peers):
+        change = _with_known_psks(change)
     return structs.replace(change, events=diff(change.observed, change.desired))
 
 
@@ -217,8 +219,8 @@ def _compare(
 ) -> Change:
     """Steps 2 to 4: the links, VRFs and rules that there are, and those that shall be."""
     wanted = goal.topology or EMPTY
-    occupied = _occupied(wanted.links, ours, observation)
-    problems = (*occupied, *(_unread(name, why) for name, why in ours.unknown.items()))
+    found = occupied(wanted.links, ours, observation)
+    problems = (*found, *(_unread(name, why) for name, why in ours.unknown.items()))
     links, desired_links = _link_views(observation, goal, known, ours, problems, own_key)
     isolation = reconcile_isolation(observation, wanted, known, desired_links, links)
     unread = (link for name, link in links.items() if name in ours.unknown)
@@ -312,76 +314,16 @@ def _confined(change: Change, only: frozenset[str]) -> Change:
     )
 
 
-def _without_unknown_psks(change: Change) -> Change:
-    """Step 9. A preshared key that is there may stay, and one that the run has can be set.
+def _with_known_psks(change: Change) -> Change:
+    """Step 9."""
+    from rait.domain.preshared import with_known
 
-    Each other one is a problem: the journal has no more of it than the digest.
-    """
-    links: dict[str, Link] = {}
-    problems: list[Problem] = []
-    for name, link in change.desired.links.items():
-        old = change.observed.links.get(name)
-        if old is link or not any(peer.psk_digest for peer in link.peers):
-            continue
-        there = old.peers if old is not None and old.origin == link.origin else ()
-        kept = {peer.public_key: peer.psk_digest for peer in there}
-        pairs = ((p.public_key, p.psk_digest) for p in link.peers if p.psk_digest)
-        lost = {key for key, d in pairs if kept.get(key) != d and (key, d) not in change.goal.psks}
-        if lost:
-            peers = (
-                structs.replace(p, psk_digest=kept.get(p.public_key, ""))
-                if p.public_key in lost
-                else p
-                for p in link.peers
-            )
-            links[name] = structs.replace(link, peers=tuple(peers))
-            problems += (_unknown_psk(name, key) for key in sorted(lost))
-    if not links:
-        return change
-    desired = structs.replace(change.desired, links={**change.desired.links, **links})
+    desired, problems = with_known(change.observed, change.desired, change.goal.psks)
     return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
-
-
-def _unknown_psk(name: str, public_key: str) -> Problem:
-    text = (
-        f"the preshared key that peer {public_key} had cannot be brought back: no "
-        "preshared_key_file in rait.conf holds it, and the journal holds no keys"
-    )
-    return Problem(text, "error", (), name)
 
 
 def _unread(name: str, why: str) -> Problem:
     return Problem(f"it cannot be read, so it is left as it is: {why}", "error", (), name)
-
-
-def _occupied(
-    wanted: Mapping[str, Link], ours: Holdings, observation: Observation
-) -> Iterator[Problem]:
-    """Step 2: a problem for each wanted link whose name something has that is not ours."""
-    strangers = {stranger.link: stranger.why for stranger in ours.strangers}
-    for name, link in wanted.items():
-        there = ours.links.get(name)
-        if name in ours.unknown or (there is not None and is_in_one_place(there.link, link)):
-            continue
-        kind = observation.others.get(name)
-        foreign = observation.links.get(name)
-        if foreign is not None and not is_in_one_place(foreign.link, link):
-            foreign = None
-        if foreign is not None and name in strangers:
-            text = (
-                f"a WireGuard interface that is not ours already has this name ({strangers[name]})"
-                "; rename or remove it"
-            )
-        elif kind is not None:
-            text = f"an interface of kind {kind or 'physical'} already has this name; rename it"
-        elif foreign is not None:
-            text = (
-                f"a WireGuard interface of group {foreign.link.settings.group}, so not of ours, "
-                "already has this name; rename it, or move it into our ifgroup"
-            )
-        else:
-            continue
-        yield Problem(f"{text}, or use another ifprefix", "error", (), name)
 
 
 def _link_views(

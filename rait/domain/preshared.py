@@ -1,0 +1,51 @@
+"""Preshared keys of which a run has only the digest: one that is there may stay, none can be set.
+
+The journal holds no keys, so a key of the past comes back only if a file of rait.conf holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from msgspec import structs
+
+from rait.domain.errors import Problem
+from rait.domain.topology import Link, Topology
+
+
+def with_known(
+    observed: Topology, desired: Topology, can_be_set: Container[tuple[str, str]]
+) -> tuple[Topology, tuple[Problem, ...]]:
+    """The desired topology with the preshared keys that are there, or that ``can_be_set``.
+
+    These are pairs of a peer and a digest. Each other key is a problem, and not desired: the link
+    keeps the one that it has.
+    """
+    links: dict[str, Link] = {}
+    problems: list[Problem] = []
+    for name, link in desired.links.items():
+        old = observed.links.get(name)
+        if old is link:
+            continue
+        there = old.peers if old is not None and old.origin == link.origin else ()
+        kept = {peer.public_key: peer.psk_digest for peer in there}
+        pairs = ((p.public_key, p.psk_digest) for p in link.peers if p.psk_digest)
+        lost = {key for key, d in pairs if kept.get(key) != d and (key, d) not in can_be_set}
+        if lost:
+            peers = (
+                structs.replace(p, psk_digest=kept.get(p.public_key, ""))
+                if p.public_key in lost
+                else p
+                for p in link.peers
+            )
+            links[name] = structs.replace(link, peers=tuple(peers))
+            problems += (_unknown(name, key) for key in sorted(lost))
+    return structs.replace(desired, links={**desired.links, **links}), tuple(problems)
+
+
+def _unknown(name: str, public_key: str) -> Problem:
+    text = (
+        f"the preshared key that peer {public_key} had cannot be brought back: no "
+        "preshared_key_file in rait.conf holds it, and the journal holds no keys"
+    )
+    return Problem(text, "error", (), name)
