@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.integration.harness import Mesh
+from tests.integration.harness import Mesh, Node
+from tests.integration.watching import StartWatch, Watch
 
 HANGS = {"pure": 300, "userspace": 1200, "kernel": 1800}
 """No test comes near these seconds; one that does hangs, and must not hang all the others."""
@@ -70,3 +71,18 @@ def mesh(make_mesh: MakeMesh) -> Mesh:
     mesh.up()
     mesh.ping_all()
     return mesh
+
+
+@pytest.fixture
+def watch() -> Iterator[StartWatch]:
+    """Starts `rait watch` on a node; all are ended after the test."""
+    started: list[Watch] = []
+
+    def start(node: Node, *arguments: str, **how: Any) -> Watch:
+        started.append(Watch(node, *arguments, **how))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if not each.is_over:
+            each.running.kill()

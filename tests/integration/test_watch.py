@@ -2,90 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration import machine
-from tests.integration.command import Result, Running
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
+from tests.integration.watching import WATCH, StartWatch, causes, until
 
 pytestmark = pytest.mark.userspace
-
-SECONDS = 30.0
-WATCH = 'watch {\n  poll = "1s"\n  names = "1s"\n  look = "1h"\n}\n'
-
-
-def until(is_so: Callable[[], Any], what: Callable[[], object] = str) -> Any:
-    """Wait for a condition, and give it."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := is_so()):
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.02)
-    return found
-
-
-class Watch:
-    """A `rait watch` of a node."""
-
-    def __init__(self, node: Node, *arguments: str, synced: bool = True) -> None:
-        self.node = node
-        self.is_over = False
-        self.running: Running = node.start("watch", *arguments, "--debug")
-        if synced:
-            self.syncs(1)
-
-    def said(self) -> str:
-        return self.running.said()
-
-    def syncs(self, count: int) -> list[str]:
-        """The causes of the syncs, of which there are to be so many at least."""
-
-        def found() -> list[str]:
-            assert not self.running.ended(), self.said()
-            return re.findall(r"rait up \((.*?)\): ", self.said())
-
-        return until(lambda: len(found()) >= count and found(), self.said)
-
-    def says(self, text: str) -> None:
-        until(lambda: text in self.said(), self.said)
-
-    def has(self, names: set[str]) -> None:
-        until(lambda: set(self.node.state()) == names, self.said)
-
-    def end(self, number: int = signal.SIGTERM) -> Result:
-        self.running.signal(number)
-        until(self.running.ended, self.said)
-        self.is_over = True
-        result = self.running.wait()
-        assert "Traceback" not in result.err, result.err
-        assert self.node.private_key not in result.out + result.err
-        return result
-
-
-StartWatch = Callable[..., Watch]
-
-
-@pytest.fixture
-def watch() -> Iterator[StartWatch]:
-    """Starts `rait watch` on a node; all are ended after the test."""
-    started: list[Watch] = []
-
-    def start(node: Node, *arguments: str, **how: Any) -> Watch:
-        started.append(Watch(node, *arguments, **how))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if not each.is_over:
-            each.running.kill()
 
 
 @pytest.fixture
@@ -98,11 +28,6 @@ def nodes(make_mesh: MakeMesh) -> tuple[Node, Node, Node]:
 
 
 Nodes = tuple[Node, Node, Node]
-
-
-def causes(node: Node) -> list[str]:
-    """The causes that the journal has."""
-    return [json.loads(line)["cause"] for line in node.rait("log", "--json").out.splitlines()]
 
 
 def test_it_syncs_at_the_start_and_leaves_the_links_at_the_end(

@@ -1,0 +1,74 @@
+"""A `rait watch` of a node of the mesh, as tests start, hear and end it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.integration import machine
+from tests.integration.command import Result, Running
+from tests.integration.harness import Node
+
+WATCH = 'watch {\n  poll = "1s"\n  names = "1s"\n  look = "1h"\n}\n'
+
+
+def until(is_so: Callable[[], Any], what: Callable[[], object] = str) -> Any:
+    """Wait for a condition, and give it."""
+    deadline = time.monotonic() + machine.PATIENCE
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.02)
+    return found
+
+
+class Watch:
+    """A `rait watch` of a node."""
+
+    def __init__(self, node: Node, *arguments: str, synced: bool = True) -> None:
+        self.node = node
+        self.is_over = False
+        self.running: Running = node.start("watch", *arguments, "--debug")
+        if synced:
+            self.syncs(1)
+
+    def said(self) -> str:
+        return self.running.said()
+
+    def syncs(self, count: int) -> list[str]:
+        """The causes of the syncs, of which there are to be so many at least."""
+
+        def found() -> list[str]:
+            assert not self.running.ended(), self.said()
+            return re.findall(r"rait up \((.*?)\): ", self.said())
+
+        return until(lambda: len(found()) >= count and found(), self.said)
+
+    def says(self, text: str) -> None:
+        until(lambda: text in self.said(), self.said)
+
+    def has(self, names: set[str]) -> None:
+        until(lambda: set(self.node.state()) == names, self.said)
+
+    def end(self, number: int = signal.SIGTERM) -> Result:
+        self.running.signal(number)
+        until(self.running.ended, self.said)
+        self.is_over = True
+        result = self.running.wait()
+        assert "Traceback" not in result.err, result.err
+        assert self.node.private_key not in result.out + result.err
+        return result
+
+
+StartWatch = Callable[..., Watch]
+
+
+def causes(node: Node) -> list[str]:
+    """The causes that the journal has."""
+    return [json.loads(line)["cause"] for line in node.rait("log", "--json").out.splitlines()]
+
+
+StartWatch = Callable[..., Watch]
