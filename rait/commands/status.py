@@ -310,7 +310,10 @@ def _screen(*, as_json: bool) -> Iterator[Callable[[View], None]]:
     from rich.live import Live
 
     console = _console()
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    # Lines of --debug go above the table. What is drawn must not be redirected to itself.
+    with Live(
+        console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
+    ) as live:
         yield lambda view: live.update(_drawn(view, console.width), refresh=True)
 
 

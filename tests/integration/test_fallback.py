@@ -302,3 +302,30 @@ def test_a_kept_list_that_was_harmed_counts_as_missing(
         assert path.is_file()
         assert not path.is_symlink()
         assert path.read_bytes().splitlines()[2:] == whole.splitlines()[2:]
+
+
+def test_the_status_tells_how_old_the_list_is_and_downloads_none(
+    mesh: Mesh, registry: Registry
+) -> None:
+    a, b, _ = mesh.nodes
+    named = b.entry().replace("SendPort", 'Name = "gate"\nSendPort')
+    registry.page = registry.page.replace(b.entry(), named)
+    a.up()
+    registry.die()
+    grow_old(a, 3)
+    asked = len(registry.answers)
+    told = a.rait("status", "--json").json
+    assert told["peers"] == {"age": pytest.approx(3 * 3600, abs=600), "too_old": False}
+    peers = {link["name"]: link["peer"] for link in told["links"]}
+    assert [peers[name] for name in sorted(a.links_to(b))] == ["gate", "gate"]
+    assert "; peers list confirmed 3h ago; " in a.rait("status").out
+
+    text = a.conf.read_text()
+    for most, is_fault in (("4h", False), ("2h", True)):
+        a.write_conf(text=f'{text}\nwatch {{\n  max_peers_age = "{most}"\n}}\n')
+        checked = a.rait("status", "--check")
+        assert ("the peers list is older than max_peers_age" in checked.out) == is_fault, checked
+    kept(a).unlink()
+    told = a.rait("status", "--json").json
+    assert told["peers"] == {"age": None, "too_old": True}
+    assert len(registry.answers) == asked

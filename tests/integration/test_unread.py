@@ -143,6 +143,17 @@ def test_who_may_not_look_is_told_to_be_root(nobodys: Node) -> None:
     assert "no links\n" not in result.out
 
 
+def test_a_status_that_nobody_could_read_is_no_good_one(nobodys: Node) -> None:
+    name = link_of(nobodys, A)
+    shown = nobodys.rait("status")
+    assert shown.status == 0, shown
+    assert "1 failed" in shown.out
+    checked = nobodys.rait("status", "--check")
+    assert checked.status == 1, checked
+    assert name in checked.out
+    assert "run rait as root" in checked.out
+
+
 def test_who_may_change_nothing_is_told_to_be_root(nobodys: Node) -> None:
     name = link_of(nobodys, A)
     write_peers(nobodys, B)

@@ -13,7 +13,16 @@ from rait.domain.events import LinkAdded, LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.records import FIRST_JOURNAL, Repeated, RunHeader, RunRecord
-from rait.domain.status import LinkStatus, PeersAge, Seen, Status, peers_age, status_of
+from rait.domain.status import (
+    LinkStatus,
+    PeersAge,
+    Rates,
+    Seen,
+    Status,
+    peers_age,
+    rates,
+    status_of,
+)
 from rait.domain.topology import (
     Device,
     Endpoint,
@@ -239,3 +248,14 @@ def test_the_last_change_is_told_by_its_end() -> None:
     assert told(done, NOW - 100) == (NOW + 3, 0, "done", 0)
     again = structs.replace(done, repeated=Repeated(4, (NOW + 60) * NS))
     assert told(again, NOW + 61) == (NOW + 60, 1, "done", 4)
+
+
+def test_rates_are_of_links_that_were_there_all_the_time() -> None:
+    def at(received: int, name: str = "w1") -> Status:
+        made = link(name)
+        return look(seen(made, received={"KEY": received}, sent={"KEY": 7}), made=(made,))
+
+    assert rates(at(100), at(300), 2.0) == {"w1": Rates(100.0, 0.0)}
+    assert rates(at(300), at(100), 2.0) == {}, "it was made again"
+    assert rates(at(100, "w2"), at(300), 2.0) == {}, "it was made between"
+    assert rates(at(100), at(300), 0.0) == {}, "no time has passed"
