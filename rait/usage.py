@@ -428,7 +428,8 @@ interrupts nobody is named, if there is one.
 
 Nothing but the two lists is needed: no root, no rait.conf, no tunnels. What a node's rait.conf has,
 its entry implies: one transport for each address family. --nodes DIR has the nodes' own rait.conf
-in files NAME.conf, without private keys.
+in files NAME.conf, without private keys. Where these change along with the list, --nodes is given
+twice: first with those that go with OLD, then with those that go with NEW.
 
 The exit status is 5 if a pair is interrupted, and 0 if none is. docs/fleet.md explains the words.
 
@@ -447,7 +448,13 @@ def _fleet(parser: ArgumentParser) -> None:
 def _fleet_plan(parser: ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the list as it is: a path, - or a URL")
     parser.add_argument("new", metavar="NEW", help="the list as it shall be")
-    parser.add_argument("--nodes", metavar="DIR", help="the nodes' own rait.conf, as NAME.conf")
+    parser.add_argument(
+        "--nodes",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="the nodes' own rait.conf, as NAME.conf",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--node", metavar="NAME", help="one node whole, by its name or public key")
     how.add_argument("--markdown", action="store_true", help="for a comment on a pull request")

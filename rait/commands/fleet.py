@@ -17,7 +17,7 @@ from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, counted, few
 from rait.domain.fleet import FleetChange, NodeChange, fleet_change
-from rait.domain.fleet_nodes import Member, fleet_of
+from rait.domain.fleet_nodes import Member, fleet_of, planned_by
 from rait.domain.fleet_pairs import COMBINATIONS, PairChange
 from rait.domain.rollout import split
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
@@ -34,6 +34,7 @@ _OUTCOMES = {
     "remade": "remade",
     "interrupted": "interrupted",
 }
+_TWICE = ". If its rait.conf changes along with the list, give --nodes twice: for OLD, and for NEW"
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+.!|@~&$:/-]")
 
 
@@ -41,8 +42,11 @@ def run(_: Options, arguments: Namespace) -> int:
     if arguments.old == arguments.new == STDIN:
         raise ConfigError("only one of the two lists can come from standard input")
     old, new = (_listed(url) for url in (arguments.old, arguments.new))
-    configs = _configs(arguments.nodes) if arguments.nodes is not None else {}
-    fleets = [_fleet(peers, configs) for peers in (old, new)]
+    if len(arguments.nodes) > len((old, new)):
+        raise ConfigError("--nodes may be given twice: for OLD, and for NEW")
+    configs = [_configs(directory) for directory in arguments.nodes] or [{}]
+    hint = _TWICE if len(configs) == 1 else ""
+    fleets = [_fleet(*each, hint) for each in ((old, configs[0]), (new, configs[-1]))]
     change = fleet_change(*fleets)
     steps = split(*fleets) if change.order is None else None
     if arguments.json:
@@ -63,10 +67,19 @@ def _listed(url: str) -> LoadedPeers:
     return peers
 
 
-def _fleet(peers: LoadedPeers, configs: Mapping[str, Config]) -> list[Member]:
-    """The nodes of a registry, each with its rait.conf if there is one of its name."""
+def _fleet(peers: LoadedPeers, configs: Mapping[str, Config], hint: str) -> list[Member]:
+    """The nodes of a registry, each with its rait.conf if there is one of its name.
+
+    Warns where a rait.conf has another SendPort than the node's entry.
+    """
     named = {peer.public_key: peer.name for peer in peers.peers if peer.name in configs}
-    return fleet_of(peers.peers, {key: configs[name] for key, name in named.items() if name})
+    fleet = fleet_of(peers.peers, {key: configs[name] for key, name in named.items() if name})
+    for member in fleet:
+        own = () if member.is_implied else planned_by(member, [member.peer], {}).problems
+        for problem in own:
+            where = f"{peers.document.name}: {member.peer.name}"
+            warn(f"warning: {where}: {problem.message}{hint}")
+    return fleet
 
 
 def _configs(directory: str) -> dict[str, Config]:

@@ -162,6 +162,29 @@ def test_the_nodes_own_configurations_count(fleet: Fleet) -> None:
     assert "there is no file *.conf" in empty.err
 
 
+def test_a_configuration_changes_along_with_the_entry_of_its_node(fleet: Fleet) -> None:
+    """Else one of the two versions would plan with a SendPort that its entry does not have."""
+    directories = []
+    for port in (50001, 50011):
+        directory = fleet.directory / f"nodes{port}"
+        directory.mkdir()
+        (directory / "n1.conf").write_text(
+            f'transport {{\n  address_family = "ip4"\n  send_port = {port}\n  mtu = 1420\n'
+            '  ifprefix = "own"\n}\n'
+        )
+        directories += ["--nodes", str(directory)]
+    renumbered = [entry(1, port=50011), *OLD[1:]]
+    both = fleet(renumbered, *directories)
+    assert (both.status, both.lines[0], both.err) == (0, "5 nodes: 6 pairs kept, 4 remade", "")
+    one = fleet(renumbered, *directories[2:])
+    (warning,) = one.err.splitlines()
+    assert (
+        "old.toml: n1: this node's own entry has SendPort 50001 (ip4), and rait.conf has" in warning
+    )
+    assert "give --nodes twice" in warning
+    assert "for OLD, and for NEW" in fleet(OLD, *directories, *directories).err
+
+
 def test_a_list_that_cannot_be_read_is_an_error_and_a_wrong_entry_a_warning(fleet: Fleet) -> None:
     wrong = fleet([*OLD, entry(6, port=99999)])
     assert wrong.status == 0
