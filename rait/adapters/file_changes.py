@@ -136,7 +136,11 @@ class FileChanges:
                 led = entries.get(event.name, set())
                 touched |= led
                 moved |= bool(event.name and led)
-        return frozenset(touched | self._follow() if moved else touched)
+        if moved:
+            return frozenset(touched | self._follow())
+        # What is told now is not told again when something is mounted, wherever that is.
+        self._states.update((path, _state(path)) for path in touched)
+        return frozenset(touched)
 
     def _follow(self) -> set[str]:
         """Watch what the paths lead through now, and give those that lead to something else."""

@@ -67,6 +67,8 @@ def test_mounts_elsewhere_are_no_change_and_others_wake_up_who_waits(
     async def main() -> None:
         with FileChanges() as files, anyio.fail_after(60):
             files.watch([str(conf)])
+            conf.write_text("written")
+            assert await files.changed() == {str(conf)}
             with mounted("none", elsewhere, "-t", "tmpfs"):
                 with anyio.move_on_after(0.2) as scope:
                     await files.changed()
