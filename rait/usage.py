@@ -176,6 +176,25 @@ def _status(parser: ArgumentParser) -> None:
     )
 
 
+_METRICS = """\
+Print metrics of our links in Prometheus's text format: what `rait status` shows, as numbers. With
+--output, write them to a file that Prometheus's node_exporter reads, whole or not at all and with
+mode 0644, as from a timer. `rait watch` serves the same at `metrics` in rait.conf, and more: how
+its syncs went. docs/watch.md says what each metric means.
+
+What cannot be looked at is left out, never zero: then rait_up is 0, and the exit status is 1, or 2
+where rait.conf is wrong.
+
+  rait metrics --output /var/lib/prometheus/node-exporter/rait.prom
+"""
+
+
+def _metrics(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", metavar="FILE", default="-", help="write to this file (default: -, stdout)"
+    )
+
+
 _PLAN = """\
 Show what `rait up` would do, and write nothing anywhere. With --against, plan for the node that
 `rait export-state` was run on, without root and without WireGuard: so the CI of a registry can
@@ -542,6 +561,7 @@ COMMANDS: tuple[Row, ...] = (
     ("watch", (), "keep the tunnels in sync until stopped", "watch:run", _WATCH, _watch),
     ("list", ("l",), "show the tunnels", "list:run", _LIST, None),
     ("status", (), "show and check how the tunnels are", "status:run", _STATUS, _status),
+    ("metrics", (), "print metrics of the tunnels", "metrics:run", _METRICS, _metrics),
     ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _plan),
     ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, _explain),
     ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, None),

@@ -12,9 +12,20 @@ from typing import IO, TYPE_CHECKING, cast
 import msgspec
 from msgspec import Struct, structs
 
-from rait.app.figures import SHORT_KEY, ago, amount
+from rait.app.figures import SHORT_KEY, amount
 from rait.app.options import Options
 from rait.app.status import StatusReader, status_object
+from rait.app.status_words import (
+    called,
+    cost,
+    fault_lines,
+    handshake,
+    reach,
+    rtt,
+    summary,
+    traffic,
+    unknown,
+)
 from rait.domain.errors import ConfigError, RaitError
 from rait.domain.status import STATES, LinkStatus, Rates, Status, rates
 from rait.terminal import (
@@ -42,9 +53,6 @@ _SPARE = ("KEY", "HOW", "REACH", "RTT", "COST", "TX/S", "RX/S", "SENT", "RECEIVE
 
 _MOST_OF_A_TEXT = 300
 """Characters of one cell on a terminal: a name may be as long as a registry's author likes."""
-
-_INFINITE = 65535
-"""Babel's metric of what cannot be reached (RFC 8966, section 3.4.3)."""
 
 _STYLES = {"failed": "red", "missing": "red", "stale": "yellow", "never": "yellow", "live": "green"}
 
@@ -80,50 +88,6 @@ def run(options: Options, arguments: Namespace) -> int:
     return FAILED if arguments.check and not status.healthy else DONE
 
 
-def summary(status: Status) -> str:
-    """The line on top."""
-    parts = [_counted(status)]
-    if (peers := status.peers) is not None:
-        when = "at an unknown time" if peers.age is None else ago(peers.age)
-        parts.append(f"peers list confirmed {when}{' (too old)' if peers.too_old else ''}")
-    if (last := status.last_change) is None:
-        parts.append("no change in the journal")
-    else:
-        cause = f" ({last.cause})" if last.cause else ""
-        times = f", repeated {last.repeated} times" if last.repeated else ""
-        parts.append(f"last change {ago(last.age)}: {last.command}{cause}, {last.outcome}{times}")
-    return "; ".join(parts)
-
-
-def _counted(status: Status) -> str:
-    counts, total = status.counts(), len(status.links)
-    if not total:
-        return "no links"
-    states = ", ".join(f"{counts[s]} {s}" for s in reversed(STATES) if counts[s] or s == "live")
-    return f"{total} {'link' if total == 1 else 'links'}: {states}"
-
-
-def fault_lines(status: Status) -> list[str]:
-    """A line for each thing that makes a status unhealthy."""
-    lines = [f"{_called(link)} {_fault(link)}" for link in status.links if not link.healthy]
-    if status.peers is not None and status.peers.too_old:
-        lines.append("the peers list is older than max_peers_age in rait.conf allows")
-    return [*lines, *_problems(View(status))]
-
-
-def _called(link: LinkStatus) -> str:
-    return f"{link.name} ({link.peer})" if link.peer else link.name
-
-
-def _fault(link: LinkStatus) -> str:
-    if link.why:
-        return f"is {link.state}: {link.why}"
-    if link.state == "never":
-        return "never had a handshake"
-    when = "at an unknown time" if link.age is None else ago(link.age)
-    return f"is {link.state}: its last handshake was {when}"
-
-
 class Column(Struct, frozen=True):
     """A column of the table. On a terminal, a cell of more than ``most`` characters is folded."""
 
@@ -142,9 +106,9 @@ def _columns(view: View) -> list[Column]:
         Column("STATE", lambda link: link.state),
         Column("ENDPOINT", lambda link: str(link.endpoint or "-"), most=48),
         Column("HOW", lambda link: link.endpoint_is or "-"),
-        Column("HANDSHAKE", _handshake, right=True),
-        Column("RECEIVED", lambda link: _amount(link, link.received), right=True),
-        Column("SENT", lambda link: _amount(link, link.sent), right=True),
+        Column("HANDSHAKE", handshake, right=True),
+        Column("RECEIVED", lambda link: traffic(link, link.received), right=True),
+        Column("SENT", lambda link: traffic(link, link.sent), right=True),
     ]
     speeds = view.rates
     if speeds is not None:
@@ -153,39 +117,15 @@ def _columns(view: View) -> list[Column]:
     return columns
 
 
-def _handshake(link: LinkStatus) -> str:
-    if not link.handshake:
-        return "never"
-    return "unknown" if link.age is None else ago(link.age)
-
-
-def _amount(link: LinkStatus, count: int) -> str:
-    return "-" if link.state in ("failed", "missing") else amount(count)
-
-
 def _speed(link: LinkStatus, speeds: Mapping[str, Rates], which: str) -> str:
     speed = speeds.get(link.name)
     return "-" if speed is None else amount(getattr(speed, which))
 
 
-def _reach(link: LinkStatus) -> str:
-    return "-" if link.babel is None else f"{link.babel.reach:04x}"
-
-
-def _cost(link: LinkStatus) -> str:
-    if link.babel is None:
-        return "-"
-    return "inf" if link.babel.cost >= _INFINITE else str(link.babel.cost)
-
-
-def _rtt(link: LinkStatus) -> str:
-    return "-" if link.babel is None or link.babel.rtt is None else f"{link.babel.rtt:.1f} ms"
-
-
 _BABEL = (
-    Column("REACH", _reach),
-    Column("COST", _cost, right=True),
-    Column("RTT", _rtt, right=True),
+    Column("REACH", reach),
+    Column("COST", cost, right=True),
+    Column("RTT", rtt, right=True),
 )
 _WHY = Column("WHY", lambda link: link.why or "-")
 
@@ -211,7 +151,7 @@ def _drawn(view: View, width: int) -> RenderableType:
     from rich.text import Text
 
     links = sorted(view.status.links, key=lambda each: STATES.index(each.state))
-    whys = (f"{_called(link)} is {link.state}: {link.why}" for link in links if link.why)
+    whys = (f"{called(link)} is {link.state}: {link.why}" for link in links if link.why)
     return Group(
         Text(clean(summary(view.status)), "bold"),
         *(Text(clean(line), "red") for line in _problems(view)),
@@ -272,7 +212,7 @@ def _problems(view: View) -> Iterator[str]:
     if view.problem:
         yield f"this is old, as the links cannot be looked at now: {view.problem}"
     if view.status.problem:
-        yield f"which links are missing is not known: {view.status.problem}"
+        yield unknown(view.status)
 
 
 def _watch(reader: StatusReader, every: float, *, as_json: bool) -> int:

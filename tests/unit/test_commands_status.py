@@ -14,8 +14,9 @@ from rich.console import Console
 
 from rait.app.options import Options
 from rait.app.status import StatusReader, status_object
+from rait.app.status_words import fault_lines, summary
 from rait.commands import status as command
-from rait.commands.status import View, fault_lines, run, status_lines, summary
+from rait.commands.status import View, run, status_lines
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.status import LastChange, LinkStatus, PeersAge, Rates, Status

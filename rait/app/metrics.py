@@ -1,0 +1,134 @@
+"""The metrics, in Prometheus's text format and in OpenMetrics 1.0.
+
+What is unknown is absent, never zero; ``rait_up`` says whether all could be looked at. Names
+of peers come from a registry's author, so their length has a bound, and what terminals would obey
+in them is spelt out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from rait.app.tally import LastSync, Tally
+from rait.domain.status import LinkStatus, Status
+from rait.terminal import clean
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+MAX_LABEL = 128
+"""In characters, of a peer's name."""
+
+_LINK = ("link", "peer")
+
+
+def format_for(accept: str) -> str:
+    """The format for a header field Accept, as a content type."""
+    return OPENMETRICS if "application/openmetrics-text" in accept else TEXT
+
+
+def exposed(
+    status: Status | None, tally: Tally | None = None, content_type: str = TEXT
+) -> tuple[bytes, str]:
+    """The metrics in a format, and its content type.
+
+    ``status`` is None if the links could not be looked at, and ``tally`` where nobody counts.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(status, tally))
+    write = (
+        openmetrics.generate_latest if content_type == OPENMETRICS else exposition.generate_latest
+    )
+    return write(registry), content_type
+
+
+class _Families(Collector):
+    """The families of metrics, which are made when they are asked for."""
+
+    def __init__(self, status: Status | None, tally: Tally | None) -> None:
+        self._status = status
+        self._tally = tally
+
+    def collect(self) -> Iterator[Metric]:
+        known = self._status is not None and not self._status.problem
+        yield _gauge("rait_up", "Whether the links and the journal could be looked at.", known)
+        if self._status is not None:
+            yield from _of_links(self._status)
+            yield from _of_each(self._status.links)
+        if self._tally is not None:
+            yield from _of_syncs(self._tally)
+
+
+def _of_links(status: Status) -> Iterator[Metric]:
+    counts = status.counts()
+    yield _gauge("rait_links_live", "Links with a session.", counts["live"])
+    if not status.problem:  # else only what is there is known
+        yield _gauge("rait_links_wanted", "Links that there should be.", len(status.links))
+        yield _gauge("rait_links_failed", "Links not made, read or used.", counts["failed"])
+    if status.peers is not None and status.peers.age is not None:
+        yield _gauge(
+            "rait_peers_list_age_seconds",
+            "Time since a server last said that the peers list is its newest.",
+            status.peers.age,
+        )
+
+
+def _of_each(links: tuple[LinkStatus, ...]) -> Iterator[Metric]:
+    age = GaugeMetricFamily(
+        "rait_link_handshake_age_seconds",
+        "Time since the last handshake; absent if there was none.",
+        labels=_LINK,
+    )
+    received = CounterMetricFamily(
+        "rait_link_received_bytes", "Bytes received since the link was made.", labels=_LINK
+    )
+    sent = CounterMetricFamily(
+        "rait_link_sent_bytes", "Bytes sent since the link was made.", labels=_LINK
+    )
+    for link in links:
+        labels = clean(link.name), label(link.peer or link.public_key)
+        if link.age is not None:
+            age.add_metric(labels, link.age)
+        if link.state not in ("failed", "missing"):
+            received.add_metric(labels, link.received)
+            sent.add_metric(labels, link.sent)
+    yield from (age, received, sent)
+
+
+def _of_syncs(tally: Tally) -> Iterator[Metric]:
+    if tally.last is not None:
+        yield from _of_last(tally.last)
+    yield _counter("rait_events", "Events that happened to links.", "kind", tally.events)
+    yield _counter("rait_runs", "Runs that the journal has.", "outcome", tally.runs)
+
+
+def _of_last(last: LastSync) -> Iterator[Metric]:
+    yield _gauge("rait_last_sync_timestamp_seconds", "Unix time at which it ended.", last.at)
+    yield _gauge("rait_last_sync_duration_seconds", "How long it took.", last.seconds)
+    yield _gauge("rait_last_sync_success", "Whether all is as it should be.", last.success)
+    yield InfoMetricFamily(
+        "rait_last_sync",
+        "How it ended, and why it began.",
+        {"result": last.outcome, "cause": last.cause},
+    )
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, what, value)
+
+
+def _counter(name: str, what: str, by: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, what, labels=(by,))
+    for value, count in sorted(counts.items()):
+        family.add_metric((value,), count)
+    return family
+
+
+def label(text: str) -> str:
+    """A text from elsewhere as the value of a label."""
+    text = clean(text)
+    return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
