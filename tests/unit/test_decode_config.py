@@ -367,9 +367,10 @@ def test_a_port_alone_is_a_tcp_socket_of_babeld(address):
         ({"names": "2d"}, 'must be a span of time from "1s" to "1d"'),
         ({"look": "often"}, 'no span of time; write it as "60s"'),
         ({"max_peers_age": "old"}, 'no span of time; write it as "1d"'),
-        ({"metrics": "9586"}, 'must be HOST:PORT, as "127.0.0.1:9586"'),
+        ({"metrics": "node.example:9586"}, 'must be ADDRESS:PORT, as "127.0.0.1:9586"'),
+        ({"metrics": "9586"}, 'must be ADDRESS:PORT, as "127.0.0.1:9586"'),
         ({"metrics": "::1:9586"}, "brackets"),
-        ({"metrics": 9586}, "must be HOST:PORT, as"),
+        ({"metrics": 9586}, "must be ADDRESS:PORT in quotes, as"),
         ({"pol": "60s"}, "did you mean poll?"),
     ],
 )

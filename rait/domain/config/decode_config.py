@@ -263,10 +263,15 @@ def _watch(block: Block[Watch] | None) -> Watch | None:
     block.check_values()
     for name in ("poll", "names", "look", "max_peers_age"):
         block.read(name, str, partial(_interval, name))
-    block.read("metrics", str, _tcp_address)
-    if ":" not in str(block.values.get("metrics", ":")):
-        block.refuse('must be HOST:PORT, as "127.0.0.1:9586"', "metrics")
+    block.read("metrics", str, _own_address)
     return block.decoded()
+
+
+def _own_address(text: str) -> str:
+    host, _, _ = _tcp_address(text).rpartition(":")
+    if host != "localhost" and ip_literal(host) is None:
+        raise ValueError('must be ADDRESS:PORT, as "127.0.0.1:9586" or "[::1]:9586"')
+    return text
 
 
 def _interval(name: str, text: str) -> int:

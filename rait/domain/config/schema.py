@@ -210,17 +210,17 @@ class Watch(Struct, frozen=True, kw_only=True):
     After ``poll``, a peers list is asked for again that comes from a URL; after ``names``, host
     names are looked up again; after ``look``, the machine is looked at again, as nobody tells of
     some changes. ``max_peers_age`` is how old a list may become before that is an error; None for
-    any age. ``metrics`` is the HOST:PORT at which metrics and the health page are served; None for
-    nowhere.
+    any age. ``metrics`` is the ADDRESS:PORT at which metrics and the health page are served, None
+    for nowhere.
     """
 
     poll: _Interval = 60 * SECOND
     names: _Interval = 60 * SECOND
     look: _Interval = 60 * SECOND
     max_peers_age: Annotated[int, Meta(ge=1, description='a span of time as "1d"')] | None = None
-    metrics: Annotated[str, Meta(description='HOST:PORT in quotes, as "127.0.0.1:9586"')] | None = (
-        None
-    )
+    metrics: (
+        Annotated[str, Meta(description='ADDRESS:PORT in quotes, as "127.0.0.1:9586"')] | None
+    ) = None
 
 
 class Match(Struct, frozen=True, kw_only=True):
