@@ -13,6 +13,7 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
+from tests.integration.test_sources import served
 from tests.integration.watching import WATCH, StartWatch, causes, until
 
 pytestmark = pytest.mark.userspace
@@ -184,3 +185,18 @@ def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None
     assert time.monotonic() - began < 10
     assert watching.end().status == 0
     assert causes(a) == ["start", f"link deleted: {name}"]
+
+
+def test_a_newer_list_that_somebody_brought_by_rait_up_stands(
+    nodes: Nodes, watch: StartWatch
+) -> None:
+    a, b, c = nodes
+    pages = {"/peers": b.entry()}
+    with served(a.netns, pages) as url:
+        spans = 'watch {\n  poll = "1h"\n  look = "1s"\n}\n'
+        a.write_conf(text=a.conf_hcl(peers=f'"{url}/peers"') + spans)
+        watching = watch(a)
+        pages["/peers"] = b.entry() + c.entry()
+        a.up("--yes")
+        watching.syncs(len(watching.syncs(1)) + 3)
+        assert set(a.state()) == a.links_to(b, c)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from rait.domain.errors import SourceError
 URL = "https://me:password@example.org/peers?token=secret"
 TEXT = '[[Peers]]\nSendPort = 1\nname = "caf\xe9"\n\n'
 NOW = 1_800_000_000 * 10**9
+FUTURE = 4_000_000_000 * 10**9
+PAST = 1_700_000_000 * 10**9
 HOUR = 3600 * 10**9
 EARLIER = (
     "86f1d9e6efd7f583c942920a6b8fa98a9f7fc7f9046a3f02f6fa81fa594e2383\n"
@@ -75,6 +78,29 @@ def test_what_was_read_is_kept_until_the_server_has_another(path: Path) -> None:
     assert again is not None
     assert (again.text, again.confirmed_at) == ("peers = []\n", NOW + 1)
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_list_that_another_run_got_later_counts_and_not_what_is_held(path: Path) -> None:
+    """As `rait watch` asks the server at its own times, and `rait up` beside it."""
+    held = Server()
+    held.now = PAST
+    kept(path, Server("peers = []\n", '"2"'), PAST + 1)
+    found = opened(path, held)
+    assert found.read(URL) == "peers = []\n"
+    found.keep()
+    again = opened(path, held).kept
+    assert again is not None
+    assert (again.text, again.about.version.etag) == ("peers = []\n", '"2"')
+    assert again.confirmed_at == PAST + 1
+    held.now = PAST + 2
+    assert opened(path, held).read(URL) == TEXT
+
+
+def test_a_clock_that_was_set_back_makes_no_list_newer(path: Path) -> None:
+    kept(path, Server("peers = []\n", '"2"'), FUTURE)
+    now = Server()
+    now.now = time.time_ns()
+    assert opened(path, now).read(URL) == TEXT
 
 
 def test_reading_alone_writes_nothing(path: Path) -> None:

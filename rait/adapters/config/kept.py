@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -76,9 +77,13 @@ class PeersList:
             self.absence = f"{path} cannot be used: {reason}"
 
     def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
-        """The list that the server has now. Raises SourceError."""
+        """The newest list: the server's, or a kept one that is newer. Raises SourceError."""
         known, text = (Version(), "") if (k := self.kept) is None else (k.about.version, k.text)
+        now = time.time_ns()
         news = self._fetch(url, known, limit)
+        if k is not None and news.at < k.confirmed_at <= now:
+            # What `rait watch` fetched some time ago, and another run has asked since.
+            news = News(k.text, k.about.version, k.confirmed_at)
         self._text = text if news.text is None else news.text
         self._version, self._at = news.version, news.at
         return self._text
