@@ -41,6 +41,7 @@ COMMANDS: dict[str, list[str]] = {
     "rait up, no peers": ["up"],
     "rait down, no links": ["down"],
     "rait list, no links": ["list"],
+    "rait status, no links": ["status"],
     "rait plan, no peers": ["plan"],
     "rait log, empty": ["log"],
     "rait babeld --help": ["babeld", "--help"],

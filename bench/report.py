@@ -189,6 +189,8 @@ def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
     yield _verdict("fleet plan, 1,000 nodes, all changed: processor s", whole["processor s"], 30.0)
     name = "sync in one process, nothing to do, 100 links: processor s"
     yield _verdict(name, parts["syncs"]["nothing, cpu"], SYNC_SECONDS)
+    name = "look for metrics in one process, 100 links: processor s"
+    yield _verdict(name, parts["syncs"]["look, cpu"], SYNC_SECONDS)
     if "breakdown" in parts:
         for form, seconds in parts["breakdown"].items():
             name = f"up, nothing to do, 10 peers, {form.upper()}: processor s"

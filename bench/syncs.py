@@ -4,8 +4,9 @@ Usage: syncs.py CONFIG COUNT [--played] [--syncs N]
 
 CONFIG is a rait.conf as bench/node.py writes it, with a peers list of COUNT peers beside it. Makes
 the links if they are not there, and then syncs N times with nothing to do, and N times with another
-endpoint for one of the peers. Prints JSON: medians of processor and wall seconds, and by how much
-memory and descriptors have grown over all. With --played, netlink leads to played_kernel.py.
+endpoint for one of the peers. Then looks N times, as for metrics. Prints JSON: medians of processor
+and wall seconds, and by how much memory and descriptors have grown over all. With --played, netlink
+leads to played_kernel.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from played_kernel import PlayedKernel
 from rait.app import desired
 from rait.app.load import load_config, load_secret
 from rait.app.options import Options
+from rait.app.status import StatusReader
 
 FIRST = 5
 """Syncs before the measured ones: the first loads modules."""
@@ -49,6 +51,9 @@ def main() -> None:
         cpu, wall = zip(*samples, strict=True)
         found[f"{what}, cpu"] = statistics.median(cpu)
         found[f"{what}, wall"] = statistics.median(wall)
+    reader = StatusReader(options)
+    looks = [look(reader, arguments.count) for _ in range(arguments.syncs)]
+    found["look, cpu"] = statistics.median(looks)
     memory, descriptors = size()
     found |= {"memory, MB": memory, "grown, MB": memory - before[0]}
     print(json.dumps({**found, "grown, descriptors": descriptors - before[1]}))
@@ -62,6 +67,15 @@ def sync(options: Options, count: int, changed: int) -> tuple[float, float]:
     if report.status not in ("done", "unchanged") or report.links != count:
         raise RuntimeError(f"{report.status}: {report.failures[:3]}")
     return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def look(reader: StatusReader, count: int) -> float:
+    """One look, as for metrics: processor seconds."""
+    cpu = time.process_time()
+    status = reader.read()
+    if len(status.links) != count:
+        raise RuntimeError(f"{len(status.links)} links are seen")
+    return time.process_time() - cpu
 
 
 def size() -> tuple[float, int]:

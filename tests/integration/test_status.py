@@ -31,7 +31,7 @@ from tests.tiers import need
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
-A, B, C = strangers(1, 2, 3)
+A, B = strangers(1, 2)
 
 
 @pytest.fixture
@@ -272,6 +272,9 @@ def test_in_a_pipe_a_watch_has_a_line_of_json_for_each_look(mesh: Mesh) -> None:
     words = ["ip", "netns", "exec", a.netns, *command(), "-c", str(a.conf), "status", "--json"]
     with subprocess.Popen([*words, "--watch", "0.2"], stdout=subprocess.PIPE) as watch:
         assert json.loads(watch.stdout.readline())["rates"] == {}
+        watch.stdout.readline()
+        descriptors = Path(f"/proc/{watch.pid}/fd")
+        before = len(list(descriptors.iterdir()))
 
         def has_traffic() -> bool:
             mesh.unanswered([(a, b)])
@@ -279,6 +282,7 @@ def test_in_a_pipe_a_watch_has_a_line_of_json_for_each_look(mesh: Mesh) -> None:
             return rates.keys() == a.links_to(b) and any(r["sent"] > 0 for r in rates.values())
 
         eventually(has_traffic, "pings are told of")
+        eventually(lambda: len(list(descriptors.iterdir())) <= before, "no descriptor is left open")
         watch.send_signal(signal.SIGINT)
         assert watch.wait() == 0
 
