@@ -19,7 +19,7 @@ from rait.adapters.netlink import rtnl
 from rait.adapters.netns import entered, open_netns
 from tests.integration import machine
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace
 
 NAMES = (f"rait-test-lc{os.getpid()}a", f"rait-test-lc{os.getpid()}b")
 
