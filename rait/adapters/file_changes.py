@@ -47,7 +47,7 @@ class HasFileno(Protocol):
         """The descriptor."""
 
 
-async def taken(readable: HasFileno, take: Callable[[], T | None]) -> T:
+async def taken(readable: HasFileno, take: Callable[[], T], nothing: T) -> T:
     """Wait until ``take`` gives something; it may do so whenever a descriptor gets readable.
 
     To begin to wait is to poll, after which the table of mounts tells nothing of earlier changes:
@@ -59,12 +59,12 @@ async def taken(readable: HasFileno, take: Callable[[], T | None]) -> T:
         woken = anyio.Event()
         loop.add_reader(readable, woken.set)
         try:
-            if (found := take()) is not None:
+            if (found := take()) != nothing:
                 return found
             await woken.wait()
         finally:
             loop.remove_reader(readable)
-        if (found := take()) is not None:
+        if (found := take()) != nothing:
             return found
         await anyio.sleep(_PAUSE)
 
@@ -122,7 +122,7 @@ class FileChanges:
 
         Raises MachineError where the kernel refuses to watch more: what changes is unknown then.
         """
-        return await taken(self, lambda: self.take() or None)
+        return await taken(self, self.take, frozenset())
 
     def take(self) -> frozenset[str]:
         """The paths of files that have changed since the last call. Raises MachineError."""

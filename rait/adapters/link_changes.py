@@ -42,8 +42,8 @@ class Touch(Struct, frozen=True):
     index: int
 
 
-Touches = tuple[Touch, ...]
-"""In the order in which they happened. Without any, whatever there is may have been touched."""
+Touches = tuple[Touch, ...] | None
+"""In the order in which they happened. None: whatever there is may have been touched."""
 
 
 class LinkChanges:
@@ -81,21 +81,21 @@ class LinkChanges:
         self._names = frozenset(names)
 
     async def changed(self) -> Touches:
-        """Wait until interfaces were touched. An empty tuple means that any may have been.
+        """Wait until interfaces were touched. None means that any may have been.
 
         So it is after messages were lost for want of room (netlink(7)), and when the spelling got
         another namespace, or lost it.
         """
         while True:
             with anyio.move_on_after(None if self._is_told else _AGAIN):
-                return await taken(self._ready, self.take)
+                return await taken(self._ready, self.take, ())
 
-    def take(self) -> Touches | None:
-        """What was touched since the last call, as ``changed`` gives it; None for nothing."""
+    def take(self) -> Touches:
+        """What was touched since the last call, as ``changed`` gives it, or ()."""
         if (self._places.take() or not self._is_told) and self._follow():
-            return ()
-        if self._monitor is None:
             return None
+        if self._monitor is None:
+            return ()
         touches: list[Touch] = []
         try:
             for _ in range(_MOST_AT_ONCE):
@@ -106,8 +106,8 @@ class LinkChanges:
             # After lost messages there has to be another socket, as the manual of pyroute2 has it.
             self._leave()
             self._follow()
-            return ()
-        return tuple(dict.fromkeys(touches)) or None
+            return None
+        return tuple(dict.fromkeys(touches))
 
     @property
     def _is_told(self) -> bool:
@@ -130,10 +130,10 @@ class LinkChanges:
     def _enter(self, ns: Netns) -> None:
         own = netns.socket_in(ns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
         self._listening.enter_context(own)
-        self._monitor = IPRSocket(groups=_GROUPS, use_socket=own)
+        self._monitor = IPRSocket(use_socket=own)
         own.setblocking(False)
         enlarge_buffers(own)
-        self._monitor.bind(_GROUPS)
+        own.bind((0, _GROUPS))
         self._monitor.marshal.get_parser = lambda kind, *_: partial(self._parse, kind)
         with NetlinkSocket(ns, NETLINK_ROUTE) as asking:
             self._interfaces = rtnl.names(asking)
