@@ -81,10 +81,16 @@ NAMES = Cause("names", "addresses of host names changed")
 
 
 def told(causes: Iterable[Cause]) -> str:
-    """The causes in one line; a look is told only if there is no other."""
+    """The causes in one line; a look is told only if there is no other.
+
+    The kernel takes a link down before it deletes it: then only the latter is told.
+    """
+    causes = tuple(causes)
     by_kind: dict[Kind, list[str]] = {}
     for cause in causes:
-        by_kind.setdefault(cause.kind, []).append(cause.text)
+        gone = Cause("link", cause.text.replace("link changed: ", "link deleted: ", 1))
+        if gone == cause or gone not in causes:
+            by_kind.setdefault(cause.kind, []).append(cause.text)
     if len(by_kind) > 1:
         by_kind.pop("look", None)
     return "; ".join(few(texts) for texts in by_kind.values())

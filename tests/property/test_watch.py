@@ -541,3 +541,12 @@ def test_names_of_peers_that_do_not_answer_are_looked_up_sooner(stale: list[bool
         assert len(begun) >= len(stale) * 5 // 40
     if not any(stale):
         assert not begun
+
+
+def test_a_link_that_is_deleted_is_not_told_to_have_changed_as_well() -> None:
+    world = ready(Settings(look=60.0))
+    world.tell(LinksTouched(("wg1", "wg2")))
+    world.tell(LinksTouched(("wg1", "wg3"), deleted=True))
+    world.wait(watch.LONGEST_QUIET[0])
+    said = watch.told(world.synced[-1].causes)
+    assert said == "link changed: wg2, link deleted: wg1, link deleted: wg3"
