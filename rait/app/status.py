@@ -13,7 +13,8 @@ from rait.app.inputs import configured
 from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
 from rait.app.scopes import goes_by_key
-from rait.app.sight import look, remembered
+from rait.app.sight import Memory, look, remembered
+from rait.app.trials import mention
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import RaitError
 from rait.domain.status import LinkStatus, PeersAge, Seen, Status, peers_age, status_of
@@ -36,6 +37,14 @@ class StatusReader:
         """
         loaded = self._configuration()
         memory = remembered(self._options, loaded)
+        status = self._seen(loaded, memory, failures)
+        if not status.counts()["missing"]:
+            return status
+        # A run may have removed them on purpose, after the journal was read.
+        newer = remembered(self._options, loaded)
+        return status if newer == memory else self._seen(loaded, newer, failures)
+
+    def _seen(self, loaded: Loaded, memory: Memory, failures: Mapping[str, str] | None) -> Status:
         last = memory.last
         public_key = last.header.public_key if last is not None else ""
         observation, scope = look(self._options, loaded, memory.known, public_key)
@@ -51,6 +60,7 @@ class StatusReader:
                 list_age=age,
                 last=last,
                 problem=memory.problem,
+                waiting=mention(memory.known.trial, self._options.config),
             )
         )
 
@@ -96,7 +106,7 @@ class StatusReader:
         routing = Routing(loaded.config, target, explicit=False, seconds=BABELD_SECONDS)
         try:
             return routing.neighbours()
-        except RaitError as error:
+        except (RaitError, OSError) as error:
             self._options.debug(f"babeld tells no neighbours: {error}")
             return None
         finally:

@@ -208,11 +208,12 @@ def _bounded(text: str) -> str:
 
 
 def _problems(view: View) -> Iterator[str]:
-    """Lines about what could not be looked at."""
+    """Lines about what could not be looked at, and about what waits."""
     if view.problem:
         yield f"this is old, as the links cannot be looked at now: {view.problem}"
     if view.status.problem:
         yield unknown(view.status)
+    yield from view.status.waiting
 
 
 def _watch(reader: StatusReader, every: float, *, as_json: bool) -> int:

@@ -101,7 +101,7 @@ class Status(Struct, frozen=True, kw_only=True):
 
     ``peers`` is None for a list that does not come from a URL. ``babeld`` says whether it answered.
     ``problem`` says why the journal cannot be read, "" if it can: without the journal, nobody knows
-    which links are missing.
+    which links are missing. ``waiting`` are lines about a change that waits for its confirmation.
     """
 
     now: int
@@ -110,6 +110,7 @@ class Status(Struct, frozen=True, kw_only=True):
     last_change: LastChange | None = None
     babeld: bool = False
     problem: str = ""
+    waiting: tuple[str, ...] = ()
 
     def counts(self) -> dict[State, int]:
         """How many links there are in each state."""
@@ -131,7 +132,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     ``failures`` are the links that could not be made, each with the reason; None if only the
     journal knows. ``peers`` has the names of the registry's peers by public key, "" for a peer
     without one; None if it cannot be read. ``neighbours`` are babeld's, None if it did not answer.
-    ``last`` is the last run in the journal, and ``problem`` is as in Status.
+    ``last`` is the last run in the journal; ``problem`` and ``waiting`` are as in Status.
     """
 
     observation: Observation
@@ -143,6 +144,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     list_age: PeersAge | None = None
     last: RunRecord | None = None
     problem: str = ""
+    waiting: tuple[str, ...] = ()
 
 
 def status_of(seen: Seen) -> Status:
@@ -169,6 +171,7 @@ def status_of(seen: Seen) -> Status:
         last_change=_last_change(seen.last, seen.observation.now),
         babeld=seen.neighbours is not None,
         problem=seen.problem,
+        waiting=seen.waiting,
     )
 
 

@@ -287,3 +287,15 @@ def test_a_check_ends_as_the_links_are(
         assert ("w2 (gate) is stale" in capsys.readouterr().out) == (not as_json and end == 1)
     reads(status)
     assert run(Options(config="rait.conf"), Namespace(watch=None, check=False, json=False)) == 0
+
+
+def test_a_change_that_waits_is_told_and_is_no_fault(
+    reads: Reads, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = of(LIVE, waiting=("run 5 waits until 17:05",))
+    reads(waits, waits)
+    assert run(Options(config="rait.conf"), Namespace(watch=None, check=False, json=False)) == 0
+    assert "run 5 waits" in capsys.readouterr().err
+    assert run(Options(config="rait.conf"), Namespace(watch=None, check=True, json=False)) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert "run 5 waits" in drawn(View(waits))[1]

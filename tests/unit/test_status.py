@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from rait.adapters.journal.store import Journal
+from rait.app.options import Options
+from rait.app.status import StatusReader
 from rait.domain.babel import BabelNeighbour
 from rait.domain.backend import Observation, ObservedLink, Outcome, UnreadLink
-from rait.domain.events import LinkAdded, LinkRemoved
+from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.records import FIRST_JOURNAL, Repeated, RunHeader, RunRecord
@@ -32,6 +36,7 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
+from tests.unit.command_line import CONF, PRIVATE
 
 NOW = 1_800_000_000
 NS = 10**9
@@ -259,3 +264,33 @@ def test_rates_are_of_links_that_were_there_all_the_time() -> None:
     assert rates(at(300), at(100), 2.0) == {}, "it was made again"
     assert rates(at(100, "w2"), at(300), 2.0) == {}, "it was made between"
     assert rates(at(100), at(300), 0.0) == {}, "no time has passed"
+
+
+def test_what_a_run_removes_meanwhile_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run begins after the journal was read, and before the machine is looked at."""
+    conf = tmp_path / "rait.conf"
+    conf.write_text(f'private_key = "{PRIVATE}"\n{CONF}')
+    header = RunHeader(
+        scope=str(conf), command="up", version="1", uid=0, started_at=NOW * NS, public_key="own"
+    )
+
+    def journaled(event: Event) -> None:
+        with Journal.open(tmp_path / "journal.db") as journal:
+            run = journal.begin(header, (), (event,))
+            run.record([Outcome(0)])
+            run.finish("done")
+
+    def look(*_: object) -> tuple[Observation, Scope]:
+        if removals:
+            journaled(removals.pop())
+        return Observation(now=NOW), Scope(public_key="own", netns="", ifgroup=54)
+
+    journaled(LinkAdded(link()))
+    monkeypatch.setattr("rait.app.status.look", look)
+    reader = StatusReader(Options(config=str(conf)))
+    removals: list[Event] = []
+    assert only(reader.read()).state == "missing"
+    removals.append(LinkRemoved(link()))
+    assert reader.read().links == ()
