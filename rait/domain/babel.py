@@ -96,7 +96,7 @@ def managed_interfaces(
     }
 
 
-class BabeldState(Struct, frozen=True, kw_only=True):
+class BabeldState(Struct, frozen=True):
     """The interfaces that babeld has, and the settings that decide which of them are ours.
 
     ``param`` are the parameters of ours for which no policy sets others. ``problem`` says why

@@ -14,7 +14,7 @@ REJECT_AFTER_SECONDS = 180
 """A session this old carries nothing any more (WireGuard whitepaper, section 6.1)."""
 
 
-class ObservedLink(Struct, frozen=True, kw_only=True):
+class ObservedLink(Struct, frozen=True):
     """A WireGuard link as it is.
 
     ``link.origin.transit`` is "" where the machine cannot tell. ``link.settings.address`` is the

@@ -246,7 +246,7 @@ class _Blocks:
 
     def _rule(self, path: Path) -> str:
         """The rule for the key that a path leads to; the rule for entries if it leads to none."""
-        found = self._blocks.get(path[:-1]) if path else None
+        found = self._blocks.get(path[:-1])
         meaning = found.meanings.get(str(path[-1]), "") if found is not None else ""
         rule = meaning.replace("_", "-")
         return rule if rule in RULES else "entry"
@@ -286,10 +286,9 @@ class _Blocks:
                 if key_id(str(key)) not in LISTS:
                     yield (number, key), {"peers": "peers"}, ""
         for path, block in self._blocks.items():
-            peer = self.title(_key(block.public_key)) if "" in block.values else ""
             for key, meaning in block.meanings.items():
                 if not meaning:
-                    yield (*path, key), block.known, peer
+                    yield (*path, key), block.known, self.title(_key(block.public_key))
 
 
 def _key(value: object) -> str:

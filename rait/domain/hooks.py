@@ -55,7 +55,7 @@ class Owed(Struct, frozen=True, omit_defaults=True):
     down: tuple[Link, ...] = ()
 
 
-class CallResult(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class CallResult(Struct, frozen=True, omit_defaults=True):
     """What became of a call: ``error`` says why it failed, None if it did not.
 
     ``status`` is the command's exit status, None if it has none: it could not be run, or a signal

@@ -31,7 +31,7 @@ from rait.domain.history import LastKnown
 from rait.domain.topology import Link
 
 
-class Scope(Struct, frozen=True, kw_only=True):
+class Scope(Struct, frozen=True):
     """Which links are this node's: those in its ifgroup in its target namespace, with its key.
 
     Several configurations may share the group and the namespace, so ``claimed`` maps each link

@@ -84,7 +84,7 @@ class KeyFiles(Struct, frozen=True):
 NO_KEY_FILES = KeyFiles()
 
 
-class Node(Struct, frozen=True, kw_only=True):
+class Node(Struct, frozen=True):
     """What planning needs to know of this machine: our key, and how links are made here.
 
     ``transit_table`` is the routing table of the VRF that carries the underlay, if one does.

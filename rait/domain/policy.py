@@ -93,9 +93,7 @@ def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...],
     # Imported here, as most configurations give no addresses, and rait starts for each sync.
     from rait.domain.config.addresses import parse_address
 
-    values = {f"remarks.{key}": value for key, value in peer.remarks}
-    if peer.name is not None:
-        values["name"] = peer.name
+    values = {"name": peer.name, **{f"remarks.{key}": value for key, value in peer.remarks}}
     found: set[str] = set()
     errors: list[str] = []
     for template in templates:

@@ -82,6 +82,8 @@ def test_placeholders_stand_for_what_the_registry_says() -> None:
     assert text("fd00:{name}::{remarks.b}/64", name="BEEF", b="1") == "fd00:beef::1/64"
     assert text("{remarks.ip}", ip="fd00::1") == "fd00::1/128"
     assert text("{remarks.ip}", ip="10.0.0.1") == "10.0.0.1/32"
+    assert text("{remarks.ip}/32", ip="10.0.0.1") == "10.0.0.1/32"
+    assert text("{remarks.ip}/33", ip="fd00::1") == "fd00::1/33"
 
 
 @pytest.mark.parametrize(

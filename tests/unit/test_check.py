@@ -118,9 +118,15 @@ def test_an_endpoint_that_gets_no_link_takes_no_port():
 def test_one_name_of_two_nodes():
     both = node(A, Name="x"), node(A, AddressFamily="ip6", SendPort=20001, Endpoint=..., Name="x")
     assert found(*both) == ()
-    (item,) = found(*both, node(B, name="x"))
+    far = node(B, name="x"), node(B, AddressFamily="ip6", SendPort=20002, Endpoint=..., Name="x")
+    (item,) = found(*both, *far)
     assert (item.rule, item.severity) == ("name-twice", "warning")
     assert (item.path, item.other) == ((0, "peers", 2, "name"), (0, "peers", 0, "Name"))
+
+
+def test_a_second_name_of_one_node_is_nobodys():
+    both = node(A, Name="x"), node(A, AddressFamily="ip6", SendPort=20001, Endpoint=..., Name="y")
+    assert found(*both, node(B, Name="y")) == ()
 
 
 def test_all_entries_are_told_where_none_can_be_used():
@@ -145,6 +151,12 @@ def test_the_nearest_known_key_is_told():
     near, unknown = found({"public_key": A, "endpoint": [endpoint]})
     assert near.message.endswith("but address is one")
     assert (near.path[-1], unknown.path[-1]) == ("adress", "endpoint")
+
+
+def test_no_more_than_a_hundred_unknown_keys_get_a_hint():
+    keys = {f"SendPort{n}": n for n in range(101)}
+    rules = [item.rule for item in found(node(**keys))]
+    assert (rules.count("misspelt-key"), rules.count("unknown-key")) == (100, 1)
 
 
 def test_parts_of_one_registry_clash():

@@ -6,7 +6,6 @@ import pytest
 from msgspec import structs
 
 from rait.domain.endpoints import (
-    MOST_DEPARTED,
     Departed,
     assumed_last,
     depart,
@@ -139,7 +138,7 @@ def test_no_link_remembers_any_number_of_peers() -> None:
         for number in range(1000)
     ]
     left = depart({}, events)["w1"]
-    assert len(left) <= MOST_DEPARTED
+    assert len(left) <= 16
     assert "key 999" in left
     assert len(depart({}, events[:16])["w1"]) == 16
     assert depart({}, events[:17])["w1"].keys() == {"key 16"}, "it begins anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import date
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rait.domain.config.schema import Config, Transport
-from rait.domain.entry import PORTS, flat, free_port, own_entry
+from rait.domain.entry import PORTS, flat, free_port, own_entry, plain
 
 A, B = (b64encode(bytes([n]) * 32).decode() for n in (1, 2))
 
@@ -79,6 +80,24 @@ def test_a_free_port_is_in_the_range_and_nobodys(taken, key, family, start):
         assert len(free) < (2 if family == "ip6" else 1)
     else:
         assert port in free
+
+
+@pytest.mark.parametrize(("start", "port"), [(0, 10000), (22767, 32767), (22768, 10000)])
+def test_the_ports_are_those_that_neither_services_nor_the_kernel_have(start, port):
+    assert free_port(listed(), None, "ip4", PORTS, start) == port
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (2**63 - 1, 2**63 - 1),
+        (2**63, str(2**63)),
+        ([True, None, 1.5, "x"], [True, None, 1.5, "x"]),
+        ({"a": (float("inf"), date(2026, 1, 2))}, {"a": ["inf", "2026-01-02"]}),
+    ],
+)
+def test_a_value_is_what_each_format_has_or_text(value, same):
+    assert plain(value) == same
 
 
 @given(st.sets(st.integers(*PORTS), max_size=30), st.integers(0), st.integers(0))

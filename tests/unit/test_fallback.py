@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import time
 from base64 import b64encode
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,9 @@ from rait.domain.fallback import OldList, age_of, may_stand_in
 HOUR = 3600 * 10**9
 DAY = 24 * HOUR
 NOW = 1_800_000_000 * 10**9
+BEGAN = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 10**9
+"""rait had no journal before."""
+
 URL = "https://me:password@example.org/peers.toml?token=secret"
 PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
 PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -36,6 +40,8 @@ CONF = "/etc/rait/rait.conf"
         (5, NOW, None),
         (NOW, 5, None),
         (5, 6, None),
+        (BEGAN, NOW, NOW - BEGAN),
+        (BEGAN - 1, NOW, None),
     ],
 )
 def test_an_age_is_unknown_where_a_clock_was_not_set(
@@ -57,7 +63,8 @@ def test_a_list_of_unknown_age_stands_in_only_if_any_may() -> None:
     [
         (None, "of unknown age"),
         (0, "0 seconds old"),
-        (90 * 10**9, "1 minute old"),
+        (59 * 10**9, "59 seconds old"),
+        (60 * 10**9, "1 minute old"),
         (5 * HOUR, "5 hours old"),
         (400 * DAY, "400 days old"),
     ],

@@ -196,6 +196,13 @@ def test_two_nodes_that_renumber_do_so_one_after_the_other() -> None:
     ]
 
 
+def test_what_one_node_does_is_not_split_and_no_more_than_eight_are_tried() -> None:
+    old = [peer(number) for number in range(1, 10)]
+    new = [peer(number, port=51000 + number) for number in range(1, 10)]
+    found = [len(steps(old, [*new[:count], *old[count:]])) for count in (1, 2, 8, 9)]
+    assert found == [0, 2, 8, 0]
+
+
 def test_a_new_key_with_a_new_port_stands_beside_the_old_one_for_a_while() -> None:
     first, last = steps([A, B, C], [peer(1, k=9, port=50009), B, C])
     assert first == "add the new entry of n1 beside the old one"

@@ -32,6 +32,7 @@ def test_a_file_is_named_after_the_peer_or_is_of_all() -> None:
     assert file_of("psk/{name}/{name}", "gate.1") == "psk/gate.1/gate.1"
     assert file_of("{name}", "{public_key}") == "{public_key}", "a name is no template"
     assert file_of("psk") == "psk"
+    assert [file_of("{name}", name) for name in ("a", "é" * 127 + "a")] == ["a", "é" * 127 + "a"]
     assert [is_template(path) for path in ("psk", "{name}", "{public_key}")] == [False, True, True]
 
 

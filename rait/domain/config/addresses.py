@@ -34,7 +34,7 @@ class Address(Struct, frozen=True):
     remote: str | None = None
     length: int | None = None
 
-    def text(self, values: Mapping[str, str]) -> str:
+    def text(self, values: Mapping[str, str | None]) -> str:
         """The canonical text, as ``LinkSettings`` has it.
 
         ``values`` stand in for placeholders, by ``name`` and ``remarks.KEY``. Raises ValueError if
@@ -59,7 +59,7 @@ class Address(Struct, frozen=True):
             return _LINK_LOCAL_LENGTH
         return _LENGTHS[family] if self.length is None else self.length
 
-    def _host(self, template: str, values: Mapping[str, str]) -> tuple[Family, str]:
+    def _host(self, template: str, values: Mapping[str, str | None]) -> tuple[Family, str]:
         text = _PLACEHOLDER.sub(lambda found: _part(found[1], values), template)
         literal = ip_literal(text)
         if literal is None or "[" in text:
@@ -78,12 +78,14 @@ class Address(Struct, frozen=True):
         written = _PLACEHOLDER.sub("", template)
         if ":" in written:
             return "ip6"
-        if self.length is None and "." not in written:
+        if "." in written:
+            return "ip4"
+        if self.length is None:
             return None
-        return "ip4" if "." in written or (self.length or 0) <= _LENGTHS["ip4"] else "ip6"
+        return "ip4" if self.length <= _LENGTHS["ip4"] else "ip6"
 
 
-@lru_cache(maxsize=256)
+@lru_cache
 def parse_address(text: str) -> Address:
     """The address in a text. Raises ValueError, with the reason, if there is none."""
     if re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
@@ -118,7 +120,7 @@ def _is_link_local(address: str) -> bool:
     return True
 
 
-def _part(name: str, values: Mapping[str, str]) -> str:
+def _part(name: str, values: Mapping[str, str | None]) -> str:
     value = values.get(name)
     if value is None:
         raise ValueError(f"the registry has no {name} of this peer")

@@ -271,5 +271,5 @@ def nearest(spelt: str, known: Mapping[str, str]) -> str | None:
     """The known key that an unknown one is most like; ``known`` are spellings by their key_id."""
     from difflib import get_close_matches
 
-    near = get_close_matches(key_id(spelt)[:64], known, n=1, cutoff=_ALIKE)
+    near = get_close_matches(key_id(spelt)[:64], known, cutoff=_ALIKE)
     return known[near[0]] if near else None

@@ -61,5 +61,5 @@ def with_wildcards(template: str, escape: Callable[[str], str]) -> str:
 
 def _is_part_of_file_name(name: str) -> bool:
     # A path that is no more than a name may not be -, which stands for standard input.
-    fits = name.isprintable() and "/" not in name and not name.startswith(".") and name != "-"
-    return fits and 0 < len(name.encode()) <= _LONGEST_NAME
+    fits = name.isprintable() and "/" not in name and not name.startswith(".")
+    return fits and name not in ("", "-") and len(name.encode()) <= _LONGEST_NAME

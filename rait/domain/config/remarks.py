@@ -44,7 +44,7 @@ def remark_text(value: object) -> str | None:
     return str(value) if isinstance(value, float) else None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache
 def _is_key(key: str) -> bool:
     return _is_line(key, MAX_KEY)
 
