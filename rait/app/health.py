@@ -18,7 +18,6 @@ from anyio.abc import TaskGroup
 from msgspec import Struct, field
 
 from rait.adapters.web_server import Answer, Asked, listen, plain, serve
-from rait.app import metrics
 from rait.app.health_page import POLICY, page, problem_page
 from rait.app.report import Report
 from rait.app.status import status_object
@@ -36,6 +35,7 @@ LOOK_SECONDS = 8.0
 
 _HTML = "text/html; charset=utf-8"
 _JSON = "application/json"
+_OPENMETRICS = "application/openmetrics-text"
 
 
 class _Look(Struct, kw_only=True):
@@ -115,7 +115,7 @@ class Health:
         if make is None:
             return plain(404, f"there is nothing but {', '.join(_ANSWERS)}")
         look = await self._fresh()
-        asked = Asked(asked.path, metrics.format_for(asked.accept))
+        asked = Asked(asked.path, _OPENMETRICS if _OPENMETRICS in asked.accept else "")
         if asked not in look.answers:
             try:
                 look.answers[asked] = await to_thread.run_sync(make, look, asked)
@@ -169,7 +169,10 @@ def _page(look: _Look, _: Asked) -> Answer:
 
 
 def _metrics(look: _Look, asked: Asked) -> Answer:
-    return Answer(*metrics.exposed(look.status, look.tally, asked.accept))
+    from rait.app.metrics import exposed  # here, as it loads a library of 2 MiB
+
+    as_openmetrics = asked.accept == _OPENMETRICS
+    return Answer(*exposed(look.status, look.tally, as_openmetrics=as_openmetrics))
 
 
 def _json(look: _Look, _: Asked) -> Answer:

@@ -26,24 +26,17 @@ MAX_LABEL = 128
 _LINK = ("link", "peer")
 
 
-def format_for(accept: str) -> str:
-    """The format for a header field Accept, as a content type."""
-    return OPENMETRICS if "application/openmetrics-text" in accept else TEXT
-
-
 def exposed(
-    status: Status | None, tally: Tally | None = None, content_type: str = TEXT
+    status: Status | None, tally: Tally | None = None, *, as_openmetrics: bool = False
 ) -> tuple[bytes, str]:
-    """The metrics in a format, and its content type.
+    """The metrics and their content type.
 
     ``status`` is None if the links could not be looked at, and ``tally`` where nobody counts.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(status, tally))
-    write = (
-        openmetrics.generate_latest if content_type == OPENMETRICS else exposition.generate_latest
-    )
-    return write(registry), content_type
+    form, content_type = (openmetrics, OPENMETRICS) if as_openmetrics else (exposition, TEXT)
+    return form.generate_latest(registry), content_type
 
 
 class _Families(Collector):

@@ -27,6 +27,7 @@ from rait.adapters.link_changes import LinkChanges, Touch
 from rait.adapters.lock import HeldError, hold
 from rait.adapters.service_manager import ServiceManager
 from rait.app import desired
+from rait.app.health import Health
 from rait.app.held import Held
 from rait.app.inputs import configured
 from rait.app.load import Loaded
@@ -41,6 +42,8 @@ from rait.app.render import (
 from rait.app.report import Report
 from rait.app.scopes import normal
 from rait.app.session import Session
+from rait.app.status import StatusReader
+from rait.app.tally import LastSync
 from rait.app.trials import open_settled
 from rait.domain import watch as domain
 from rait.domain.config.schema import SECOND, Config
@@ -62,6 +65,7 @@ from rait.domain.watch import (
     Polled,
     Say,
     Sensed,
+    Served,
     Settings,
     Sync,
     Synced,
@@ -153,6 +157,7 @@ class Watcher:
         self._config = config
         self._held = Held()
         self._service = ServiceManager()
+        self._health = Health(StatusReader(options).read)
         self._state = domain.begin(time.monotonic())
         self._has_names = False
         self._status = ""
@@ -167,10 +172,12 @@ class Watcher:
 
     async def run(self, down_on_exit: bool) -> None:
         """Look after the node until the end."""
+        self._health.listen(self._config.watch.metrics)
         self._watch_files()
         async with anyio.create_task_group() as self._tasks:
             for task in (self._hear_signals, self._see_files, self._see_links, self._stay_alive):
                 self._tasks.start_soon(task)
+            self._tasks.start_soon(self._health.run)
             self._tell(Tick())
             while not self._state.over:
                 await self._sleep()
@@ -246,8 +253,12 @@ class Watcher:
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
-        """Tell the user and the service manager what a sync did. Metrics count it here."""
+        """Tell the user and the service manager what a sync did, and count it for the metrics."""
         report, problems = result.report, result.synced.problems
+        outcome, cause = result.synced.outcome, causes[0].kind
+        self._health.synced(
+            LastSync(at=time.time(), seconds=seconds, outcome=outcome, cause=cause), report
+        )
         if report is not None:
             title = f"up ({domain.told(causes)})"
             line = summary(structs.replace(report, command=title))
@@ -329,6 +340,12 @@ class Watcher:
         self._watch_files()
         if is_elsewhere:
             self._elsewhere.set()
+        try:
+            self._health.listen(config.watch.metrics)
+        except MachineError as error:
+            self._tell(Served(str(error)))
+        else:
+            self._tell(Served())
 
     def _watch_files(self) -> None:
         config = self._config

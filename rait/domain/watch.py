@@ -166,6 +166,12 @@ class Sensed(Struct, frozen=True):
     problem: str = ""
 
 
+class Served(Struct, frozen=True):
+    """Whether metrics and the health page are served as configured; ``problem`` says why not."""
+
+    problem: str = ""
+
+
 class Hangup(Struct, frozen=True):
     """SIGHUP: sync with everything read anew."""
 
@@ -183,6 +189,7 @@ Event = (
     | LinksTouched
     | Synced
     | Sensed
+    | Served
     | Hangup
     | Terminate
 )
@@ -560,6 +567,12 @@ def _sensed(state: State, event: Sensed, now: float) -> _Handled:
     return _heard(state, subject, lines if event.problem else (), now, over=over, as_one=True)
 
 
+def _served(state: State, event: Served, now: float) -> _Handled:
+    lines = (event.problem,) if event.problem else ()
+    over = ("metrics and the health page are served again",)
+    return _heard(state, "metrics", lines, now, over=over, as_one=True)
+
+
 def _hangup(state: State, _: Hangup, now: float) -> _Handled:
     notify = () if state.reloading or not state.ready else (Notify("reloading"),)
     state = structs.replace(
@@ -587,6 +600,7 @@ _HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
     LinksTouched: _links_touched,
     Synced: _synced,
     Sensed: _sensed,
+    Served: _served,
     Hangup: _hangup,
     Terminate: _terminate,
 }

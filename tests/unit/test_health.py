@@ -15,7 +15,7 @@ from msgspec import structs
 
 from rait.app import health as module
 from rait.app.health import Health
-from rait.app.metrics import OPENMETRICS
+from rait.app.metrics import OPENMETRICS, TEXT
 from rait.app.report import Report
 from rait.app.tally import LastSync
 from rait.domain.errors import MachineError
@@ -78,7 +78,6 @@ def test_all_is_served() -> None:
         status, metrics = text(port, "/metrics")
         assert status == 200
         assert 'rait_last_sync_info{cause="file",result="done"} 1.0' in metrics
-        assert get(port, "/metrics", f"Accept: {OPENMETRICS}")[1]["content-type"] == OPENMETRICS
         status, fields, body = get(port, "/status.json")
         assert (status, fields["content-type"]) == (200, "application/json")
         assert [link["name"] for link in json.loads(body)["links"]] == [
@@ -89,6 +88,23 @@ def test_all_is_served() -> None:
             "w5",
         ]
         assert text(port, "/elsewhere")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("*/*", TEXT),
+        ("text/plain;version=0.0.4;q=0.5", TEXT),
+        ("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.2", OPENMETRICS),
+        ("application/openmetrics-text; version=; escaping", OPENMETRICS),
+        (",;=,,", TEXT),
+    ],
+)
+def test_who_takes_openmetrics_gets_it(accept: str, expected: str) -> None:
+    with served(Machine()) as (_, port, _call):
+        _, fields, body = get(port, "/metrics", f"Accept: {accept}")
+    assert fields["content-type"] == expected
+    assert body.endswith(b"# EOF\n") == (expected == OPENMETRICS)
 
 
 def test_healthz_is_as_status_check() -> None:

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from rait.app.metrics import MAX_LABEL, OPENMETRICS, TEXT, exposed, format_for
+from rait.app.metrics import MAX_LABEL, exposed
 from rait.app.tally import LastSync, Tally
 from rait.domain.status import PeersAge, Status
 from tests.tiers import need
@@ -82,11 +82,8 @@ def test_what_is_unknown_is_absent_and_never_zero() -> None:
 def test_whatever_a_peer_is_called_it_is_one_label_of_bounded_length(short: str, long: str) -> None:
     hostile = structs.replace(LIVE, peer=short + '"\n} \\ \ud800' + long + "\u202e")
     status = structs.replace(KNOWN, links=(hostile,))
-    for content_type, parse in (
-        (TEXT, text_string_to_metric_families),
-        (OPENMETRICS, openmetrics_families),
-    ):
-        text, _ = exposed(status, TALLY, content_type)
+    for parse in (text_string_to_metric_families, openmetrics_families):
+        text, _ = exposed(status, TALLY, as_openmetrics=parse is openmetrics_families)
         families = list(parse(text.decode()))
         peers = [s.labels["peer"] for f in families for s in f.samples if "peer" in s.labels]
         assert len(peers) == 3
@@ -97,23 +94,6 @@ def test_whatever_a_peer_is_called_it_is_one_label_of_bounded_length(short: str,
 def test_a_peer_without_a_name_goes_by_its_key() -> None:
     status = structs.replace(KNOWN, links=(structs.replace(LIVE, peer=""),))
     assert f"rait_link_sent_bytes_total link=w1 peer={LIVE.public_key}" in values(status)
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/plain;version=0.0.4;q=0.5", TEXT),
-        ("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.2", OPENMETRICS),
-        ("application/openmetrics-text; version=; escaping", OPENMETRICS),
-        ("\xff,;=,,", TEXT),
-    ],
-)
-def test_who_takes_openmetrics_gets_it(accept: str, expected: str) -> None:
-    text, content_type = exposed(KNOWN, TALLY, format_for(accept))
-    assert content_type == expected
-    assert text.decode().endswith("# EOF\n") == (expected == OPENMETRICS)
 
 
 @pytest.mark.parametrize("status", [KNOWN, Status(now=NOW), None], ids=["all", "none", "unknown"])
