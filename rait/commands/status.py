@@ -150,7 +150,7 @@ def _drawn(view: View, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    links = sorted(view.status.links, key=lambda each: STATES.index(each.state))
+    links = sorted(view.status.links, key=lambda each: (each.healthy, STATES.index(each.state)))
     whys = (f"{called(link)} is {link.state}: {link.why}" for link in links if link.why)
     return Group(
         Text(clean(summary(view.status)), "bold"),
@@ -210,7 +210,7 @@ def _bounded(text: str) -> str:
 def _problems(view: View) -> Iterator[str]:
     """Lines about what could not be looked at, and about what waits."""
     if view.problem:
-        yield f"this is old, as the links cannot be looked at now: {view.problem}"
+        yield f"the links cannot be looked at now, so what is shown is old: {view.problem}"
     if view.status.problem:
         yield unknown(view.status)
     yield from view.status.waiting

@@ -189,7 +189,7 @@ def test_a_narrow_terminal_shows_less_of_each_link_and_never_cuts_it_off() -> No
 
 def test_a_problem_is_told_above_the_links_that_were_seen_last() -> None:
     lines = drawn(View(structs.replace(ALL, problem="no permission"), {}, "no process 7"))
-    assert "cannot be looked at now: no process 7" in lines[1]
+    assert "cannot be looked at now, so what is shown is old: no process 7" in lines[1]
     assert "missing is not known: no permission" in lines[2]
     assert len(lines) == 5 + len(ALL.links)
 
