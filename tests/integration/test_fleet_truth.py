@@ -17,7 +17,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -407,39 +407,45 @@ class Probe:
         )
 
 
-def watch(probes: Sequence[Probe], due: Iterable[Probe], seconds: float) -> None:
-    """Wait until all that is due was answered, and at least for so long."""
-    begin, due = time.monotonic(), list(due)
-    while time.monotonic() - begin < seconds or any(not probe.answered() for probe in due):
-        late = [str(probe) for probe in due if not probe.answered()]
-        assert time.monotonic() - begin < machine.PATIENCE, "\n".join(["unanswered:", *late])
-        time.sleep(0.05)
-    for probe in probes:
-        if probe.answered():
+def watch(probes: Sequence[Probe], due: Sequence[Probe], seconds: float) -> list[Probe]:
+    """Wait until all that is due was answered, and at least for so long; gives what was not."""
+    begin, left = time.monotonic(), list(probes)
+    while True:
+        for probe in [probe for probe in left if probe.answered()]:
             probe.fleet.met(probe.pair)
+            left.remove(probe)
+        late = [str(probe) for probe in due if probe in left]
+        elapsed = time.monotonic() - begin
+        if elapsed >= seconds and not late:
+            return left
+        assert elapsed < machine.PATIENCE, "\n".join(["unanswered:", *late])
+        time.sleep(0.05)
 
 
 def observe(probes: Sequence[Probe]) -> None:
-    """Have one end of each tunnel send, and then, where that was in vain, both."""
+    """Have one end of each tunnel send, and then, where that was in vain, both.
+
+    Tunnels have nothing to do with each other: while an end wakes one, which may take it as long
+    as to give up a session, the others go on.
+    """
     addresses = {id(probe.fleet): probe.fleet.addresses() for probe in probes}
     try:
         for probe in probes:
             probe.fleet.alive.discard(probe.pair)
             probe.send(probe.sender, addresses=addresses[id(probe.fleet)])
-        in_vain = [probe for probe in probes if probe.is_in_vain]
-        watch(probes, [p for p in probes if p.wakes], SILENCE if in_vain else 0)
-        early = [str(probe) for probe in in_vain if probe.answered()]
+        others = [probe for probe in probes if not probe.wakes]
+        left = watch(probes, [], SILENCE if others else 0)
+        early = [str(probe) for probe in others if probe.is_in_vain and probe not in left]
         assert not early, "\n".join(["the wrong end was heard:", *early])
-        left = [probe for probe in probes if not probe.answered()]
-        for probe in left:
+        for probe in (probe for probe in others if probe in left):
             probe.stop()
             probe.fleet.calling.add(probe.sender)
             both = probe.pair, probe.pair[::-1]
             probe.send(*both, addresses=addresses[id(probe.fleet)])
             probe.fleet.calling |= {end for end in both if end in probe.fleet.ends}
         never = [probe for probe in left if probe.grade == "never"]
-        watch(left, [p for p in left if p.grade != "never"], TIMERS if never else 0)
-        heard = [str(probe) for probe in never if probe.answered()]
+        left = watch(left, [p for p in left if p.grade != "never"], TIMERS if never else 0)
+        heard = [str(probe) for probe in never if probe not in left]
         assert not heard, "\n".join(["the model says never:", *heard])
     finally:
         for probe in probes:
