@@ -40,7 +40,7 @@ def values(status: Status | None, tally: Tally | None = TALLY) -> dict[str, floa
 
 def test_there_is_what_the_alerts_and_the_dashboard_ask_for() -> None:
     names = {series.split()[0] for series in values(KNOWN)}
-    assert names == METRICS | {"rait_up"}
+    assert names == METRICS
 
 
 def test_each_metric_has_its_value() -> None:
@@ -110,4 +110,4 @@ def test_promtool_finds_no_fault(status: Status | None) -> None:
 
 def test_no_process_collector_or_other_name_is_there() -> None:
     text, _ = exposed(KNOWN, TALLY)
-    assert set(re.findall(r"^# TYPE (\w+)", text.decode(), re.M)) == METRICS | {"rait_up"}
+    assert set(re.findall(r"^# TYPE (\w+)", text.decode(), re.M)) == METRICS

@@ -18,6 +18,7 @@ PACKAGING = Path(__file__).parents[2] / "packaging"
 RULES = PACKAGING / "prometheus" / "rait.rules.yml"
 DASHBOARD = PACKAGING / "grafana" / "rait.json"
 METRICS = {
+    "rait_up",
     "rait_links_wanted",
     "rait_links_live",
     "rait_links_failed",
@@ -40,6 +41,7 @@ AT = 60
 """The minute in which alerts are looked at."""
 GOOD: Series = {
     "up": "1x60",
+    "rait_up": "1x60",
     "rait_links_wanted": "2x60",
     "rait_links_live": "2x60",
     "rait_links_failed": "0x60",
@@ -55,6 +57,11 @@ SAMPLES: list[tuple[str, Series, list[str]]] = [
     ("watch does not answer", {"up": "1x50 0x9"}, ["RaitWatchAbsent"]),
     ("watch has not answered for three minutes", {"up": "1x56 0x9"}, []),
     ("nothing is asked", dict.fromkeys(GOOD, "_x60"), ["RaitNoNodes"]),
+    (
+        "rait sees nothing",
+        {"rait_up": "1x30 0x30", "rait_links_wanted": "2x30 stale", "rait_links_failed": "0 stale"},
+        ["RaitCannotLook"],
+    ),
     (
         "no sync any more",
         {"rait_last_sync_timestamp_seconds": "0+60x30 1800x30"},
