@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +186,20 @@ def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None
     assert time.monotonic() - began < 10
     assert watching.end().status == 0
     assert causes(a) == ["start", f"link deleted: {name}"]
+
+
+def test_links_are_back_in_a_new_namespace_when_theirs_is_deleted(
+    nodes: Nodes, watch: StartWatch
+) -> None:
+    a, b, _ = nodes
+    watching = watch(a)
+    subprocess.run(["ip", "netns", "delete", a.target], check=True)
+    watching.says("2 added")  # so the new one is there
+    watching.has(a.links_to(b))
+    name = a.link_to(b, "ip4")
+    machine.ip_batch([f"link del {name}"], a.target)
+    watching.has(a.links_to(b))
+    assert watching.end().status == 0
 
 
 def test_a_newer_list_that_somebody_brought_by_rait_up_stands(
