@@ -248,8 +248,10 @@ class Watcher:
         self._note(causes, result, time.monotonic() - began)
         self._watch_files()
         if self._links is not None:
-            with suppress(MachineError):  # whoever waits for it tells
-                self._touched(self._links.take())  # what the sync did, while it still runs
+            # What the sync itself did, while it still runs. Whoever waits tells what goes wrong.
+            with suppress(MachineError):
+                if (touches := self._links.take()) is not None:
+                    self._touched(touches)
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
@@ -396,10 +398,10 @@ class Watcher:
                 self._links = None
             await anyio.sleep(SENSE_SECONDS)
 
-    def _touched(self, touches: tuple[Touch, ...] | None) -> None:
-        if touches is None:
+    def _touched(self, touches: tuple[Touch, ...]) -> None:
+        """Tell of touches; where there are none, all links may have been touched."""
+        if not touches:
             self._tell(LinksTouched())
-        touches = touches or ()
         deleted = dict.fromkeys(t.name for t in touches if t.kind == "deleted")
         others = dict.fromkeys(t.name for t in touches if t.name not in deleted)
         for names, are_deleted in ((deleted, True), (others, False)):

@@ -34,11 +34,11 @@ from rait.domain.errands import Errand, grown
 from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
 
-QUIET, BUSY_QUIET = 0.02, 0.5
-"""So long there must be no cause before a sync: after a calm, and while syncs follow each other."""
+QUIET = (0.02, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""So long there must be no cause before a sync: the first after a calm, the second and so on."""
 
-LONGEST_QUIET = (0.5, 5.0, 10.0, 20.0, 30.0)
-"""So long causes can put a sync off: the first after a calm, the second and so on."""
+LONGEST_QUIET = (0.5, 5.0, 10.0, 20.0, 30.0, 30.0)
+"""So long causes can put these syncs off."""
 
 CALM = 1.0
 """So long after the last sync it is calm again."""
@@ -245,7 +245,8 @@ class Fight(Struct, frozen=True):
 class State(Struct, frozen=True, kw_only=True):
     """What is under way, and what is to come.
 
-    The last sync ended at ``synced_at``. It is calm from ``calm_at`` on, unless there is a cause.
+    The last sync ended at ``synced_at``. It is calm from ``calm_at`` on, until there is a cause:
+    looks disturb only looks.
     ``running`` are the causes of the sync that runs, none if none does. ``pending`` are those of
     the next one; the latest of them came at ``last``, and it begins by ``by`` at the latest;
     ``rush`` is how many syncs there were without a calm. ``gated`` are causes that wait for the
@@ -350,9 +351,9 @@ def _names_at(state: State, settings: Settings) -> float | None:
 def _sync_at(state: State, _: Settings) -> float | None:
     if state.running or not state.pending or START in state.gated:
         return None
-    at = min(state.last + (BUSY_QUIET if state.rush else QUIET), state.by)
+    at = min(state.last + QUIET[state.rush], state.by)
     # What a sync itself touched is told within a moment, and needs no second sync.
-    return max(at, state.synced_at + QUIET)
+    return max(at, state.synced_at + QUIET[0])
 
 
 def _look_at(state: State, settings: Settings) -> float | None:
@@ -406,11 +407,12 @@ def _sync(state: State) -> tuple[State, Action]:
 
 def _caused(state: State, now: float, *causes: Cause, within: float = LONGEST_QUIET[-1]) -> State:
     """There is to be a sync, at the latest ``within`` seconds (while none runs)."""
-    by, rush = state.by, state.rush
-    if not state.pending:
-        is_calm = state.running in ((), (LOOK,)) and now >= state.calm_at
-        rush = 0 if is_calm else rush + 1
-        by = now + LONGEST_QUIET[min(rush, len(LONGEST_QUIET) - 1)]
+    by, rush, is_look = state.by, state.rush, causes == (LOOK,)
+    if not state.pending or (state.pending == (LOOK,) and not is_look):
+        calm_at = state.synced_at + CALM if is_look else state.calm_at
+        is_calm = state.running in ((), (LOOK,)) and now >= calm_at
+        rush = 0 if is_calm else min(rush + 1, len(QUIET) - 1)
+        by = now + LONGEST_QUIET[rush]
     pending = _merged(state.pending, causes)
     return structs.replace(state, pending=pending, last=now, by=min(by, now + within), rush=rush)
 
