@@ -407,7 +407,7 @@ def _sync(state: State) -> tuple[State, Action]:
 
 def _caused(state: State, now: float, *causes: Cause, within: float = LONGEST_QUIET[-1]) -> State:
     """There is to be a sync, at the latest ``within`` seconds (while none runs)."""
-    by, rush, is_look = state.by, state.rush, causes == (LOOK,)
+    by, rush, is_look = state.by, state.rush, set(causes) == {LOOK}
     if not state.pending or (state.pending == (LOOK,) and not is_look):
         calm_at = state.synced_at + CALM if is_look else state.calm_at
         is_calm = state.running in ((), (LOOK,)) and now >= calm_at
