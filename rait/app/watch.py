@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 from rait.adapters import privilege
 from rait.adapters.config import source
 from rait.adapters.file_changes import FileChanges
-from rait.adapters.link_changes import LinkChanges, Touch
+from rait.adapters.link_changes import LinkChanges, Touches
 from rait.adapters.lock import HeldError, hold
 from rait.adapters.service_manager import ServiceManager
 from rait.app import desired
@@ -250,8 +250,7 @@ class Watcher:
         if self._links is not None:
             # What the sync itself did, while it still runs. Whoever waits tells what goes wrong.
             with suppress(MachineError):
-                if (touches := self._links.take()) is not None:
-                    self._touched(touches)
+                self._touched(self._links.take())
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
@@ -398,10 +397,10 @@ class Watcher:
                 self._links = None
             await anyio.sleep(SENSE_SECONDS)
 
-    def _touched(self, touches: tuple[Touch, ...]) -> None:
-        """Tell of touches; where there are none, all links may have been touched."""
-        if not touches:
+    def _touched(self, touches: Touches) -> None:
+        if touches is None:
             self._tell(LinksTouched())
+            return
         deleted = dict.fromkeys(t.name for t in touches if t.kind == "deleted")
         others = dict.fromkeys(t.name for t in touches if t.name not in deleted)
         for names, are_deleted in ((deleted, True), (others, False)):
