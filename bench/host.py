@@ -60,7 +60,8 @@ def all_parts(repeat: int) -> dict[str, Any]:
             "planning": planning(directory, repeat),
             "journal": journal.measure(directory),
             "fleet": fleet(directory, repeat),
-            "syncs": syncs(directory),
+            "syncs": played(directory, "syncs.py", "--played"),
+            "watch": played(directory, "watching.py"),
         }
         why_not = userspace_is_missing()
         if why_not:
@@ -156,18 +157,19 @@ def fleet(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def syncs(directory: Path) -> dict[str, float]:
-    """A thousand syncs in one process, with 100 links of a kernel that is played."""
-    target = f"bench{os.getpid()}syncs"
+def played(directory: Path, script: str, *arguments: str) -> dict[str, float]:
+    """What a script tells of one process with 100 links of a kernel that is played."""
+    target = f"bench{os.getpid()}played"
     config = node.write_config(directory, "toml", prefix="bench", target=target)
-    command = [str(measure.BENCH / "syncs.py"), str(config), str(LINKS), "--played"]
+    node.write_peers(directory, "toml", LINKS)
+    command = [str(measure.BENCH / script), str(config), str(LINKS), *arguments]
     try:
         out = measure.run([measure.PYTHON, *command], directory)["out"]
     finally:
         subprocess.run(["ip", "netns", "delete", target], check=False)
         for file in directory.glob("journal.db*"):
             file.unlink()
-    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    found: dict[str, float] = json.loads(next(x for x in out.splitlines() if x.startswith("{")))
     return found
 
 

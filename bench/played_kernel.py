@@ -17,11 +17,11 @@ from typing import Any
 
 import measure
 
-from rait.adapters import netns
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import socket as netlink
 from rait.adapters.netlink import wireguard as wg
 from rait.adapters.netlink.socket import attribute, attributes, nested, number
+from rait.adapters.netns import Netns
 
 _FAMILY = 30
 _UP = rtnl.IFF_UP | rtnl.IFF_LOWER_UP
@@ -48,17 +48,15 @@ class PlayedKernel:
         self._answers: dict[tuple[int, int, bool, bytes], Answer | int] = {}
 
     def install(self) -> None:
-        """Have rait's netlink sockets lead here. A namespace still has to be entered for each."""
-        real = netns.socket_in
+        """Have rait's netlink sockets lead here, once they are made as they always are."""
+        real = netlink.NetlinkSocket.__init__
 
-        def socket_in(ns: netns.Netns, family: int, kind: int, protocol: int = 0) -> Any:
-            made = real(ns, family, kind, protocol)
-            if family != socket.AF_NETLINK:
-                return made
-            made.close()
-            return _Socket(self, protocol)
+        def init(own: netlink.NetlinkSocket, ns: Netns, protocol: int) -> None:
+            real(own, ns, protocol)
+            own._socket.close()
+            own._socket = _Socket(self, protocol)  # type: ignore[assignment]
 
-        netns.socket_in = socket_in  # type: ignore[assignment]
+        netlink.NetlinkSocket.__init__ = init  # type: ignore[method-assign]
 
     def answer(self, protocol: int, kind: int, dump: bool, body: bytes) -> Answer | int:
         """The answer to a request, or an errno."""
@@ -147,13 +145,6 @@ class _Socket:
         self._kernel = kernel
         self._protocol = protocol
         self._datagrams: list[bytes] = []
-
-    def setsockopt(self, *_: object) -> None: ...
-
-    def getsockopt(self, *_: object) -> int:
-        return 8 << 20
-
-    def bind(self, _: object) -> None: ...
 
     def close(self) -> None: ...
 

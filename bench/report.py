@@ -18,6 +18,11 @@ EMPTY = "empty toml"
 MEMORY_MB = 80.0
 START_SECONDS = 0.05
 SYNC_SECONDS = 0.015
+WATCH_LIMITS = {
+    "write to last message": 0.1,
+    "idle, share of a processor": 0.001,
+    "memory, MB": 70.0,
+}
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -120,6 +125,8 @@ def _host(parts: dict[str, Any]) -> Iterator[str]:
     yield from _table(("rait fleet plan", *columns), rows)
     yield ""
     yield from _table(("100 links, syncs in one process", "seconds, MB"), _pairs(parts["syncs"]))
+    yield ""
+    yield from _table(("100 links, `rait watch`", "seconds, MB"), _pairs(parts["watch"]))
     if "breakdown" in parts:
         yield ""
         forms = parts["breakdown"]
@@ -191,6 +198,8 @@ def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
     yield _verdict(name, parts["syncs"]["nothing, cpu"], SYNC_SECONDS)
     name = "look for metrics in one process, 100 links: processor s"
     yield _verdict(name, parts["syncs"]["look, cpu"], SYNC_SECONDS)
+    for figure, limit in WATCH_LIMITS.items():
+        yield _verdict(f"rait watch, 100 links: {figure}", parts["watch"][figure], limit)
     if "breakdown" in parts:
         for form, seconds in parts["breakdown"].items():
             name = f"up, nothing to do, 10 peers, {form.upper()}: processor s"

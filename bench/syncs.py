@@ -22,6 +22,7 @@ import measure  # noqa: F401 - finds rait
 import node
 from played_kernel import PlayedKernel
 
+from rait.adapters import keys
 from rait.app import desired
 from rait.app.load import load_config, load_secret
 from rait.app.options import Options
@@ -40,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = Options(config=str(arguments.config))
     if arguments.played:
-        PlayedKernel(load_secret(load_config(options.config))[1]).install()
+        played(options.config)
     for changed in [*range(2), *[0] * FIRST]:
         sync(options, arguments.count, changed)
     before = size()
@@ -57,6 +58,16 @@ def main() -> None:
     memory, descriptors = size()
     found |= {"memory, MB": memory, "grown, MB": memory - before[0]}
     print(json.dumps({**found, "grown, descriptors": descriptors - before[1]}))
+
+
+def played(config: str) -> PlayedKernel:
+    """Play the kernel of the node with this configuration."""
+    secret, public_key = load_secret(load_config(config))
+    # Loads what is loaded only if other nodes of this machine have pushed our cache files out.
+    keys.public_key(secret)
+    kernel = PlayedKernel(public_key)
+    kernel.install()
+    return kernel
 
 
 def sync(options: Options, count: int, changed: int) -> tuple[float, float]:
