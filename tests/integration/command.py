@@ -101,11 +101,14 @@ def _files(stdin: str, directory: Path) -> tuple[IO[str], IO[str], IO[str]]:
 
 def start_exec(netns: str, arguments: list[str], stdin: str, directory: Path) -> Running:
     """Start the installed rait command."""
+    return start_program([*command(), *arguments], netns, stdin, directory)
+
+
+def start_program(words: list[str], netns: str, stdin: str, directory: Path) -> Running:
+    """Start a program that is to run rait."""
     given, out, err = _files(stdin, directory)
     with given:
-        process = machine.start(
-            [*command(), *arguments], netns, stdin=given, stdout=out, stderr=err
-        )
+        process = machine.start(words, netns, stdin=given, stdout=out, stderr=err)
     process.returncode = 0  # Running waits for it; Popen must not
     return Running(process.pid, out, err)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,63 +12,11 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
+from tests.integration.registry import Registry
 
 pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
 
 HOUR = 3600 * 10**9
-
-
-class Registry:
-    """A web server on a namespace's loopback; it may die, and come back at the same port."""
-
-    def __init__(self, netns: str) -> None:
-        self.page = ""
-        self.status = 200
-        self.answers: list[int] = []
-        self._netns = netns
-        self._server: http.server.ThreadingHTTPServer | None = None
-        self._thread = threading.Thread()
-        self._port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://me:password@127.0.0.1:{self._port}/peers.toml?token=secret"
-
-    def start(self) -> None:
-        registry = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                etag = f'"{hash(registry.page):x}"'
-                status, body = registry.status, registry.page.encode()
-                if status == 200 and self.headers.get("If-None-Match") == etag:
-                    status, body = 304, b""
-                registry.answers.append(status)
-                self.send_response(status)
-                self.send_header("ETag", etag)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, False)
-        server.socket.close()
-        server.socket = machine.socket_in(self._netns, socket.AF_INET, socket.SOCK_STREAM)
-        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.socket.bind(("127.0.0.1", self._port))
-        server.server_activate()
-        self._port = server.socket.getsockname()[1]
-        self._server, self._thread = server, threading.Thread(target=server.serve_forever)
-        self._thread.start()
-
-    def die(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            self._server = None
 
 
 @pytest.fixture

@@ -26,12 +26,23 @@ def until(is_so: Callable[[], Any], what: Callable[[], object] = str) -> Any:
 
 
 class Watch:
-    """A `rait watch` of a node."""
+    """A `rait watch` of a node.
 
-    def __init__(self, node: Node, *arguments: str, synced: bool = True) -> None:
+    It is ``running`` already, or is started. With ``exec_`` it shares no open file with the test,
+    as the socket of a server that is to die.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *arguments: str,
+        synced: bool = True,
+        exec_: bool = False,
+        running: Running | None = None,
+    ) -> None:
         self.node = node
         self.is_over = False
-        self.running: Running = node.start("watch", *arguments, "--debug")
+        self.running = running or node.start("watch", *arguments, "--debug", exec_=exec_)
         if synced:
             self.syncs(1)
 
@@ -51,7 +62,8 @@ class Watch:
         until(lambda: text in self.said(), self.said)
 
     def has(self, names: set[str]) -> None:
-        until(lambda: set(self.node.state()) == names, self.said)
+        node = self.node
+        until(lambda: node.interfaces() and set(node.state()) == names, self.said)
 
     def end(self, number: int = signal.SIGTERM) -> Result:
         self.running.signal(number)
