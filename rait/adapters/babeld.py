@@ -373,9 +373,10 @@ def parse_neighbour(line: bytes) -> BabelNeighbour | None:
         rxcost, txcost, cost = (int(fields[name]) for name in ("rxcost", "txcost", "cost"))
         rtt = float(fields["rtt"]) if "rtt" in fields else None
         numbers = (rxcost, txcost, cost, rtt or 0)
-        if not 0 <= reach <= 0xFFFF or not all(0 <= each < 2**32 for each in numbers):
-            return None
         name, address = _checked(fields["if"]), fields["address"]
+        is_known = 0 <= reach <= 0xFFFF and all(0 <= each < 2**32 for each in numbers)
+        if not is_known or not address.isprintable():
+            return None
         return BabelNeighbour(name, address, reach, rxcost, txcost, cost, rtt)
     except (ValueError, KeyError, BabeldError):
         return None

@@ -29,7 +29,7 @@ from tests.integration.routing import Babeld, babeld_block, eventually, make_rou
 from tests.integration.strangers import link_of, strangers, sync, write_peers
 from tests.tiers import need
 
-pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
+pytestmark = pytest.mark.userspace
 
 A, B = strangers(1, 2)
 
@@ -62,6 +62,7 @@ def named(node: Node, name: str) -> str:
     return node.entry().replace("SendPort", f"Name = {json.dumps(name)}\nSendPort")
 
 
+@pytest.mark.kernel
 def test_links_with_sessions_are_live(mesh: Mesh) -> None:
     a, b = mesh.nodes
     a.write_peers([named(b, "[bold red]gate[/]")])
@@ -95,6 +96,7 @@ def test_a_link_is_stale_if_the_session_has_ended(
     assert {(link["state"], link["age"]) for link in told["links"]} == {("stale", None)}
 
 
+@pytest.mark.kernel
 def test_what_was_never_heard_and_what_waits(make_mesh: MakeMesh) -> None:
     (node,) = make_mesh(1).nodes
     passive = A.entry.replace(f'Endpoint = "{A.address}"\n', "")
@@ -131,6 +133,7 @@ def test_who_has_roamed_is_told(mesh: Mesh) -> None:
     assert told()["state"] == "live"
 
 
+@pytest.mark.kernel
 def test_a_link_that_somebody_removed_is_missing(mesh: Mesh) -> None:
     a, b = mesh.nodes
     gone, stays = a.link_to(b, "ip4"), a.link_to(b, "ip6")
@@ -142,6 +145,7 @@ def test_a_link_that_somebody_removed_is_missing(mesh: Mesh) -> None:
     assert states(a)[gone] == "never"
 
 
+@pytest.mark.kernel
 def test_a_link_that_could_not_be_made_is_failed_until_its_peer_leaves(node: Node) -> None:
     name = link_of(node, A)
     with held_port(node, A.send_port):

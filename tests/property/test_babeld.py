@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rait.adapters import babeld as module
-from rait.adapters.babeld import Answer, BabeldClient, BabeldError, encode_command
+from rait.adapters.babeld import (
+    Answer,
+    BabeldClient,
+    BabeldError,
+    encode_command,
+    parse_neighbour,
+)
 from rait.domain.babel import is_interface_name, is_ours
 from rait.domain.config.schema import Babeld
 from rait.domain.events import BabelInterfaceAdded, BabelInterfaceFlushed, replay
@@ -69,6 +75,28 @@ def test_any_bytes_in_any_pieces_give_one_answer_or_our_error(
 def test_an_error_is_one_printable_line(data: bytes) -> None:
     outcome = converse([data], None)
     assert not isinstance(outcome, str) or outcome.isprintable()
+
+
+words = st.sampled_from(
+    b"if v0 address fe80::1 reach ffff 1ffff rxcost txcost cost 96 -1 4294967296 1e9 rtt 0.5 nan "
+    b"inf \x01 \xff".split(b" ")
+)
+told = st.lists(words | st.binary(max_size=5), max_size=16)
+whole = st.permutations(
+    [b"if v0", b"address fe80::1", b"reach ffff", b"rxcost 32", b"txcost 96", b"cost 128"]
+)
+
+
+@given(told | st.tuples(whole, told).map(lambda both: [*both[0], *both[1]]))
+def test_a_neighbour_is_told_in_a_known_way_or_not_at_all(words: list[bytes]) -> None:
+    found = parse_neighbour(b" ".join([b"add neighbour 55d", *words]))
+    if found is not None:
+        assert is_interface_name(found.interface)
+        assert found.address.isascii()
+        assert found.address.isprintable()
+        assert 0 <= found.reach <= 0xFFFF
+        numbers = (found.rxcost, found.txcost, found.cost, found.rtt or 0)
+        assert all(0 <= number < 2**32 for number in numbers)
 
 
 @given(st.text(max_size=30) | st.text(alphabet=' "\\#\nabc', max_size=30))

@@ -99,6 +99,7 @@ SEEN = BabelNeighbour("v0", "fe80::1", 0xFFFF, 32, 96, 128, 0.512)
         (HEARD + b"cost 1e3 address fe80::1", None),
         (HEARD + b"cost 128", None),
         (HEARD + b"cost 128 address", None),
+        (HEARD + b"cost 128 address fe80::1\x1b[2J", None),
         (HEARD.replace(b"0.512", b"nan") + b"cost 128 address fe80::1", None),
         (HEARD.replace(b"0.512", b"1e400") + b"cost 128 address fe80::1", None),
         (HEARD.replace(b"ffff", b"f" * 9999) + b"cost 128 address fe80::1", None),
