@@ -187,4 +187,4 @@ def _reached(before: S, after: S, known: S, seen: S) -> S:
         for field in before.__struct_fields__
         if getattr(before, field) != getattr(after, field) == getattr(seen, field)
     }
-    return structs.replace(known, **reached) if reached else known
+    return structs.replace(known, **reached)

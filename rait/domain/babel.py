@@ -148,5 +148,5 @@ def extra_commands(text: str) -> tuple[str, ...]:
 
 
 def _is_port(text: str) -> bool:
-    digits = text.isascii() and text.isdigit() and len(text) <= 5
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT))
     return digits and text[0] != "0" and int(text) <= MAX_PORT

@@ -19,8 +19,6 @@ from rait.domain.events import Event, LinkAdded, LinkUpdated
 from rait.domain.topology import Link, LinkSettings, is_link_local
 from rait.domain.vrf import FAMILIES
 
-_NOTHING = LinkSettings(0, 0)
-
 
 def own_settings(
     seen: Link, last: Link | None, wanted: Link | None, added: frozenset[str]
@@ -30,8 +28,9 @@ def own_settings(
     ``last`` is the link as the journal knows it, and ``added`` are addresses that an unfinished run
     may have given to it.
     """
-    known = _NOTHING if last is None else last.settings
-    goal = _NOTHING if wanted is None else wanted.settings
+    nothing = structs.replace(seen.settings, address=None, addresses=())
+    known = nothing if last is None else last.settings
+    goal = nothing if wanted is None else wanted.settings
     there, ours = seen.settings.all_addresses, added.union(known.addresses, goal.addresses)
     rest = [each for each in there if is_link_local(each) and each not in ours]
     if gives_link_local(goal):

@@ -72,9 +72,11 @@ def wanted_rules(config: Config, transit_table: int | None) -> dict[str, Rule]:
     if transit_table is None or not has_transit(config):
         return {}
     marks = {transport.fwmark for transport in config.transports}
-    marks = (marks | {policy.fwmark or 0 for policy in config.policies}) - {0}
+    marks |= {policy.fwmark for policy in config.policies if policy.fwmark is not None}
     rules = (
-        Rule(f, mark, transit_table, RULE_PRIORITY) for mark in sorted(marks) for f in FAMILIES
+        Rule(family, mark, transit_table, RULE_PRIORITY)
+        for mark in sorted(marks - {0})
+        for family in FAMILIES
     )
     return {rule.name: rule for rule in rules}
 

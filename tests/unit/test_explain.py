@@ -12,7 +12,15 @@ from rait.domain.errors import Path, Problem
 from rait.domain.explain import Routes, Setting, Source, obstacles, settings_of, sources_of
 from rait.domain.ownership import Stranger
 from rait.domain.plan import Node, plan
-from rait.domain.topology import Link, Origin
+from rait.domain.topology import (
+    Device,
+    Endpoint,
+    Link,
+    LinkNotes,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+)
 
 KEY = "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSY="
 HCL = """
@@ -89,8 +97,14 @@ def test_each_setting_of_a_link_has_a_source() -> None:
     assert sources["mtu"] == Source("rait.conf", ("transports", 1, "mtu"))
     assert sources["listen port"].text == "peers.conf:1"
     assert "addresses" not in sources
-    vrf = structs.replace(CONFIG, isolation=Isolation(type="vrf", target="vrf0", table=7))
-    assert sources_of(vrf, 0, PEER, "")["vrf"] == Source("rait.conf", ("isolation", "target"))
+    dynamic = structs.replace(CONFIG.transports[0], dynamic_port=True)
+    in_vrf = Isolation(type="vrf", target="vrf0", table=7)
+    vrf = structs.replace(CONFIG, isolation=in_vrf, transports=(dynamic,))
+    for config, netns, master in ((CONFIG, "target", "type"), (vrf, "type", "target")):
+        sources = sources_of(config, 0, PEER, "")
+        assert sources["netns"] == Source("rait.conf", ("isolation", netns))
+        assert sources["vrf"] == Source("rait.conf", ("isolation", master))
+    assert sources["listen port"] == Source("rait.conf", ("transports", 0, "dynamic_port"))
 
 
 def test_parameters_of_babeld_that_a_policy_adds_are_its_doing() -> None:
@@ -155,6 +169,43 @@ def test_settings_are_shown_side_by_side() -> None:
     assert by_name["up_command"] == Setting("up_command", "none", None, None, "")
     gone = {s.name: s for s in settings_of(None, wanted, None, {"mtu": "rait.conf:4"})}
     assert gone["mtu"] == Setting("mtu", None, None, "1420", None)
+
+
+FULL = Link(
+    "w1",
+    Origin("userspace", "mesh"),
+    LinkSettings(1420, 54, "blue", True, "fe80::1/64", ("10.0.0.1/24", "10.0.0.2/24")),
+    Device("own", 50001, 55),
+    (LinkPeer("far", Endpoint("192.0.2.1", 1), 25, psk_digest="digest"), LinkPeer("other")),
+    LinkNotes(("up", "it"), ("down", "it"), babeld_param="rxcost 96"),
+)
+BARE = Link("w2", Origin("kernel"), LinkSettings(1280, 0), Device("own"), (LinkPeer("far"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "bare"),
+    [
+        ("backend", "userspace", "kernel"),
+        ("netns", "mesh", "the current one"),
+        ("vrf", "blue", "none"),
+        ("ifgroup", "54", "0"),
+        ("listen port", "50001", "dynamic"),
+        ("fwmark", "55", "off"),
+        ("mtu", "1420", "1280"),
+        ("link-local address", "fe80::1/64", "none"),
+        ("addresses", "10.0.0.1/24, 10.0.0.2/24", "none"),
+        ("peer", "far other", "far"),
+        ("endpoint", "192.0.2.1:1 none", "none"),
+        ("keepalive", "25 s off", "off"),
+        ("preshared key", "set none", "none"),
+        ("babeld parameters", "rxcost 96", "those of rait.conf"),
+        ("up_command", "up it", "none"),
+        ("down_command", "down it", "none"),
+    ],
+)
+def test_each_setting_is_shown_and_so_is_its_absence(name: str, full: str, bare: str) -> None:
+    (found,) = [each for each in settings_of(FULL, BARE, None, {}) if each.name == name]
+    assert (found.wanted, found.applied, found.machine) == (full, bare, None)
 
 
 def test_what_is_in_the_way_is_said_once() -> None:

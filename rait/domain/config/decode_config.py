@@ -42,6 +42,7 @@ FOREVER = "forever"
 """The span of ``journal_keep`` that never ends."""
 
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255  # linux/rtnetlink.h
+_DIGITS = len(str(MAX_PORT))
 MAX_UNIX_PATH = 107
 """The size of sun_path less the closing NUL (unix(7))."""
 
@@ -297,7 +298,7 @@ def _unix_path(path: str) -> str:
 
 def _tcp_address(address: str) -> str:
     host, colon, port = address.rpartition(":")
-    number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) <= _DIGITS else 0
     bare_ip6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if (colon and not host) or bare_ip6 or not 1 <= number <= MAX_PORT:
         raise ValueError("must be a port, or HOST:PORT with an IPv6 address in brackets")
