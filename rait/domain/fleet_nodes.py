@@ -41,7 +41,7 @@ class Member(Struct, frozen=True):
 
     peer: Peer
     config: Config
-    is_implied: bool = False
+    is_implied: bool
 
 
 def implied_config(peer: Peer) -> Config:
@@ -127,7 +127,7 @@ class FleetNode:
         self.changed = old != new
         self.plan: Callable[[], Planned]
         self.group: Group
-        self.index = 0
+        self.index: int
         member = new or old
         assert member is not None  # noqa: S101 - a node is in one of the versions
         self.name = member.peer.name or member.peer.public_key

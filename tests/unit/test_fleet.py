@@ -43,6 +43,15 @@ def outcomes(found: FleetChange) -> dict[tuple[str, str], str]:
 A, B, C = peer(1), peer(2), peer(3)
 
 
+def test_an_entry_implies_a_transport_for_each_family() -> None:
+    both = structs.replace(
+        A, endpoints=tuple(structs.replace(A.endpoints[0], address_family=f) for f in FAMILIES)
+    )
+    transports = implied_config(both).transports
+    assert [t.link_name(50002) for t in transports] == ["rait4x50002", "rait6x50002"]
+    assert {t.mtu for t in transports} == {1420}
+
+
 def test_nothing_changes_nothing_whatever_the_order_of_the_entries() -> None:
     found = change([A, B, C], [C, A, B])
     assert (found.nodes, found.kept, found.pairs, found.node_changes) == (3, 3, (), ())
