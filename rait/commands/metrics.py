@@ -11,6 +11,7 @@ from rait.app.options import Options, require_path
 from rait.app.status import StatusReader
 from rait.app.status_words import unknown
 from rait.domain.errors import ConfigError, RaitError, SourceError
+from rait.domain.status import Status
 from rait.terminal import DONE, FAILED, WRONG, print_text, warn, warn_of
 
 
@@ -19,17 +20,7 @@ def run(options: Options, arguments: Namespace) -> int:
     name = to if to == STDIN else require_path("--output", "a file", to)
     if to != STDIN and not may_replace(to):
         raise ConfigError(f"{name}: it is there, and is no regular file, so it stays as it is")
-    status, result = None, DONE
-    try:
-        status = StatusReader(options).read()
-    except RaitError as error:
-        # Written all the same: what is old in the file would look as if it were new.
-        warn_of(error)
-        result = WRONG if isinstance(error, ConfigError) else FAILED
-    else:
-        if status.problem:
-            warn(unknown(status))
-            result = FAILED
+    status, result = _look(options)
     text, _ = exposed(status)
     if to == STDIN:
         print_text(text.decode().removesuffix("\n"))
@@ -40,3 +31,22 @@ def run(options: Options, arguments: Namespace) -> int:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{name}: cannot be written: {why}") from None
     return result
+
+
+def _look(options: Options) -> tuple[Status | None, int]:
+    """The status, and the exit status. What is unknown is for the metrics to say too.
+
+    What is old in a file would else look as if it were new.
+    """
+    try:
+        status = StatusReader(options).read()
+    except RaitError as error:
+        warn_of(error)
+        return None, WRONG if isinstance(error, ConfigError) else FAILED
+    except OSError as error:
+        warn(str(error))
+        return None, FAILED
+    if status.problem:
+        warn(unknown(status))
+        return status, FAILED
+    return status, DONE

@@ -80,9 +80,11 @@ sys.exit(status)
 """
 
 UNNEEDED = {
+    "anyio": "is for a process that stays",
     "copy": "loads weakref, and copies a session that looks elsewhere",
     "cryptography": "derives a public key that an earlier run derived already",
     "fnmatch": "is for policies with a glob",
+    "h11": "serves the metrics",
     "hashlib": "loads OpenSSL",
     "httpx": "is for lists that come over the network",
     "inspect": "comes with typing_extensions",
@@ -91,6 +93,7 @@ UNNEEDED = {
     "locale": "comes with translations, of which there are none",
     "logging": "is not used",
     "pathlib": "is slow to import; paths are text",
+    "prometheus_client": "makes metrics",
     "pyroute2": "is for VRFs, rules and namespaces that are to be made",
     "rait.app.status": "is for rait status and metrics",
     "rait.adapters.babeld": "is for sync = true",
