@@ -49,7 +49,7 @@ h1{font-size:1.3rem;margin:0 0 .75rem}
 border-radius:.4rem;background:var(--card);font-weight:600}
 .verdict ul{margin:.3rem 0 0;padding-left:1.4rem;font-weight:400}
 .good{border-left-color:var(--live)}.bad{border-left-color:var(--failed)}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.6rem;margin:0 0 1rem}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;margin:0 0 1rem}
 dl div{padding:.5rem .9rem;border:1px solid var(--line);border-radius:.4rem}
 dt,small,caption,footer{color:var(--mute);font-size:.85rem}
 dd{margin:0}dd b{font-size:1.3rem}

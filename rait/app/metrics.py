@@ -58,10 +58,12 @@ class _Families(Collector):
 
 def _of_links(status: Status) -> Iterator[Metric]:
     counts = status.counts()
-    yield _gauge("rait_links_live", "Links with a session.", counts["live"])
+    yield _gauge("rait_links_live", "Links with a handshake within three minutes.", counts["live"])
     if not status.problem:  # else only what is there is known
         yield _gauge("rait_links_wanted", "Links that there should be.", len(status.links))
-        yield _gauge("rait_links_failed", "Links not made, read or used.", counts["failed"])
+        yield _gauge(
+            "rait_links_failed", "Links that could not be made, read or used.", counts["failed"]
+        )
     if status.peers is not None and status.peers.age is not None:
         yield _gauge(
             "rait_peers_list_age_seconds",
@@ -100,12 +102,16 @@ def _of_syncs(tally: Tally) -> Iterator[Metric]:
 
 
 def _of_last(last: LastSync) -> Iterator[Metric]:
-    yield _gauge("rait_last_sync_timestamp_seconds", "Unix time at which it ended.", last.at)
-    yield _gauge("rait_last_sync_duration_seconds", "How long it took.", last.seconds)
-    yield _gauge("rait_last_sync_success", "Whether all is as it should be.", last.success)
+    yield _gauge(
+        "rait_last_sync_timestamp_seconds", "Unix time at which the last sync ended.", last.at
+    )
+    yield _gauge("rait_last_sync_duration_seconds", "How long the last sync took.", last.seconds)
+    yield _gauge(
+        "rait_last_sync_success", "Whether the last sync left all as it should be.", last.success
+    )
     yield InfoMetricFamily(
         "rait_last_sync",
-        "How it ended, and why it began.",
+        "How the last sync ended, and why it began.",
         {"result": last.outcome, "cause": last.cause},
     )
 
