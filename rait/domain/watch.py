@@ -35,7 +35,8 @@ from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
 
 QUIET = (0.02, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""So long there must be no cause before a sync: the first after a calm, the second and so on."""
+"""So long there must be no cause before a look: the first after a calm, the second and so on. Syncs
+for other causes wait no longer than the second."""
 
 LONGEST_QUIET = (0.5, 5.0, 10.0, 20.0, 30.0, 30.0)
 """So long causes can put these syncs off."""
@@ -351,7 +352,8 @@ def _names_at(state: State, settings: Settings) -> float | None:
 def _sync_at(state: State, _: Settings) -> float | None:
     if state.running or not state.pending or START in state.gated:
         return None
-    at = min(state.last + QUIET[state.rush], state.by)
+    is_look = state.pending == (LOOK,)
+    at = min(state.last + QUIET[state.rush if is_look else min(state.rush, 1)], state.by)
     # What a sync itself touched is told within a moment, and needs no second sync.
     return max(at, state.synced_at + QUIET[0])
 

