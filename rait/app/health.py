@@ -24,6 +24,8 @@ from rait.app.status import status_object
 from rait.app.status_words import fault_lines
 from rait.app.tally import LastSync, Tally
 from rait.domain.errors import RaitError
+from rait.domain.events import LinkAdded
+from rait.domain.records import BABELD, PEERS_LIST
 from rait.domain.status import Status
 from rait.terminal import clean, to_json, warn, warn_of_crash
 
@@ -33,6 +35,7 @@ SHARED_SECONDS = 1.0
 LOOK_SECONDS = 8.0
 """How long to wait for a look. Prometheus gives up after 10 seconds, unless told otherwise."""
 
+_FAULT = "this is a fault of rait; its log says more"
 _HTML = "text/html; charset=utf-8"
 _JSON = "application/json"
 _OPENMETRICS = "application/openmetrics-text"
@@ -97,7 +100,7 @@ class Health:
         """Count a sync; there is no report if it could not begin."""
         self._tally = self._tally.synced(last, report)
         if report is not None:
-            self._failures = {failure.link: failure.error for failure in report.failures}
+            self._failures = _not_made(report)
 
     async def run(self) -> None:
         """Serve, until this is cancelled."""
@@ -121,7 +124,7 @@ class Health:
                 look.answers[asked] = await to_thread.run_sync(make, look, asked)
             except Exception:  # noqa: BLE001 - nobody who asks ends the watch
                 self._tell_of_crash()
-                return plain(500, "this is a fault of rait; its log says more")
+                return plain(500, _FAULT)
         return look.answers[asked]
 
     async def _fresh(self) -> _Look:
@@ -138,6 +141,9 @@ class Health:
     async def _look_again(self, looked: anyio.Event) -> None:
         try:
             self._look = await to_thread.run_sync(self._seen, abandon_on_cancel=True)
+        except Exception:  # noqa: BLE001 - the next look may do better
+            self._tell_of_crash()
+            self._look = _Look(problem=_FAULT, tally=self._tally, made_at=time.monotonic())
         finally:
             self._looked = None
             looked.set()
@@ -148,9 +154,6 @@ class Health:
             status = self._read(self._failures)
         except (RaitError, OSError) as error:
             problem = str(error)
-        except Exception:  # noqa: BLE001 - the next look may do better
-            self._tell_of_crash()
-            problem = "this is a fault of rait; its log says more"
         return _Look(status=status, problem=problem, tally=self._tally, made_at=time.monotonic())
 
     def _tell_of_crash(self) -> None:
@@ -158,6 +161,13 @@ class Health:
         if not self._crashed:
             self._crashed = True
             warn_of_crash()
+
+
+def _not_made(report: Report) -> dict[str, str]:
+    """The links that a sync could not make, with the reasons; other failures are not of a link."""
+    added = {event.name for event in report.events if isinstance(event, LinkAdded)}
+    others = {event.name for event in report.events} - added | {BABELD, PEERS_LIST}
+    return {f.link: f.error for f in report.failures if not f.kept and f.link not in others}
 
 
 def _page(look: _Look, _: Asked) -> Answer:

@@ -19,8 +19,10 @@ from rait.app.metrics import OPENMETRICS, TEXT
 from rait.app.report import Report
 from rait.app.tally import LastSync
 from rait.domain.errors import MachineError
+from rait.domain.events import BabelInterfaceAdded, LinkAdded, LinkRemoved
 from rait.domain.status import Status
 from rait.domain.verdict import Failure
+from tests.unit.command_line import link
 from tests.unit.test_commands_status import ALL, LIVE
 from tests.unit.web import SECONDS, get
 
@@ -190,12 +192,25 @@ def test_a_look_that_hangs_is_waited_for_and_not_begun_again(
 
 def test_links_that_the_last_sync_failed_to_make_are_looked_at_as_failed() -> None:
     machine = Machine()
-    failed = Report(command="up", status="partial", failures=(Failure("w9", "no room"),))
+    failed = Report(
+        command="up",
+        status="partial",
+        events=(LinkAdded(link("w9")), BabelInterfaceAdded("w1", ""), LinkRemoved(link("w2"))),
+        failures=(
+            Failure("w9", "no room"),
+            Failure("w8", "no port"),
+            Failure("w1", "babeld says no"),
+            Failure("w2", "no permission"),
+            Failure("w3", "its entry cannot be read", kept=True),
+            Failure("babeld", "there is none"),
+            Failure("peers list", "it is old"),
+        ),
+    )
     with served(machine) as (health, port, call):
         call(health.synced, SYNC, failed)
         call(health.synced, structs.replace(SYNC, outcome="pending"), None)
         assert text(port, "/status.json")[0] == 200
-    assert machine.failures == {"w9": "no room"}
+    assert machine.failures == {"w9": "no room", "w8": "no port"}
 
 
 def test_it_moves_when_the_configuration_says_so() -> None:

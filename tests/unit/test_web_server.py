@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rait.adapters import web_server
 from rait.adapters.web_server import MAX_CONNECTIONS, Answer, Asked, listen
@@ -182,3 +184,16 @@ def test_who_never_reads_is_closed_and_keeps_nobody_waiting(
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_a_client_says_the_next_one_is_answered(
+    port: int, noise: bytes, head: bytes
+) -> None:
+    with connect(port) as rude:
+        rude.sendall(head + noise)
+        rude.shutdown(socket.SHUT_WR)
+        answer = rest(rude)
+        assert not answer or answer.startswith(b"HTTP/1.1 ")
+    assert get(port, "/")[0] == 200
