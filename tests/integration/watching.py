@@ -62,8 +62,14 @@ class Watch:
         until(lambda: text in self.said(), self.said)
 
     def has(self, names: set[str]) -> None:
-        node = self.node
-        until(lambda: node.interfaces() and set(node.state()) == names, self.said)
+        until(lambda: self._links() == names, self.said)
+
+    def _links(self) -> set[str]:
+        """The links; none as long as their namespace is being made."""
+        try:
+            return set(self.node.state()) if self.node.interfaces() else set()
+        except OSError:
+            return set()
 
     def end(self, number: int = signal.SIGTERM) -> Result:
         self.running.signal(number)
