@@ -109,9 +109,10 @@ does, and again when
   - SIGHUP comes: then everything is read anew,
   - nothing of this came for 60 s, as nobody tells of some changes.
 
-The watch block of rait.conf has other intervals. Each sync is a run of its own in the journal, with
-its cause; one that has nothing to do writes nothing. What a sync did, and what is wrong, goes to
-standard error; what stays wrong is told again at growing intervals.
+The watch block of rait.conf has other intervals, and the address at which to serve metrics and a
+health page (docs/watch.md). Each sync is a run of its own in the journal, with its cause; one that
+has nothing to do writes nothing. What a sync did, and what is wrong, goes to standard error; what
+stays wrong is told again at growing intervals.
 
 If rait.conf becomes wrong, or the server of the peers list fails, the links stay as they are until
 that is mended. A sync that would end too many sessions is stopped as `rait up` is: go on with

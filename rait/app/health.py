@@ -69,11 +69,12 @@ class Health:
         self._moved = anyio.Event()
         self._look = _Look()
         self._looked: anyio.Event | None = None
+        self._writing = anyio.CapacityLimiter(1)  # and no thread that a sync may need
         self._tasks: TaskGroup
         self._crashed = False
 
     def listen(self, address: str | None) -> None:
-        """From now on serve at this HOST:PORT, or nowhere. Raises MachineError; then nowhere.
+        """From now on serve at this ADDRESS:PORT, or nowhere. Raises MachineError; then nowhere.
 
         Where it is served already, nothing changes.
         """
@@ -121,7 +122,8 @@ class Health:
         asked = Asked(asked.path, _OPENMETRICS if _OPENMETRICS in asked.accept else "")
         if asked not in look.answers:
             try:
-                look.answers[asked] = await to_thread.run_sync(make, look, asked)
+                made = await to_thread.run_sync(make, look, asked, limiter=self._writing)
+                look.answers[asked] = made
             except Exception:  # noqa: BLE001 - nobody who asks ends the watch
                 self._tell_of_crash()
                 return plain(500, _FAULT)

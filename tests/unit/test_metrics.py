@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,11 @@ def values(status: Status | None, tally: Tally | None = TALLY) -> dict[str, floa
 def test_there_is_what_the_alerts_and_the_dashboard_ask_for() -> None:
     names = {series.split()[0] for series in values(KNOWN)}
     assert names == METRICS
+
+
+def test_each_metric_has_its_meaning_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
+    assert {name for name in METRICS | {"rait_up"} if f"`{name}`" not in text} == set()
 
 
 def test_each_metric_has_its_value() -> None:
