@@ -22,7 +22,7 @@ PARTS = (
     ("journal", "rait.adapters.journal.reader", "JournalReader.last_known"),
     ("journal", "rait.adapters.journal.store", "Journal.close"),
     ("peers", "rait.app.inputs", "load_registry"),
-    ("names", "rait.app.inputs", "resolve"),
+    ("names", "rait.app.network", "resolve"),
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.desired", "plan"),
