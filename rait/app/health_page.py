@@ -69,10 +69,11 @@ code{font:.9em ui-monospace,monospace}
 footer{margin-top:1rem}a{color:inherit}
 #gone{position:sticky;top:0}
 @media(max-width:60rem){
-table,tbody,tr,th,td,caption{display:block}
+table,tr,th,td,caption{display:block}
+tbody{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr));gap:.6rem}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-tbody tr{margin:0 0 .6rem;padding:.5rem .9rem;border:1px solid var(--line);border-radius:.4rem}
-tbody th,tbody td{border:0;padding:.1rem 0;white-space:normal}
+tbody tr{padding:.5rem .9rem;border:1px solid var(--line);border-radius:.4rem}
+tbody th,tbody td:nth-child(n){border:0;padding:.1rem 0;white-space:normal}
 .none{display:none!important}
 tbody td{display:grid;grid-template-columns:6.5rem minmax(0,1fr)}
 tbody td::before{content:attr(data-head);color:var(--mute);font-size:.85rem}

@@ -84,7 +84,7 @@ def address(machine: Machine) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 360, 1000, 1280])
+@pytest.mark.parametrize("width", [320, 360, 800, 1000, 1280])
 def test_it_fits_and_can_be_read(tab: Tab, address: str, width: int, scheme: str) -> None:
     tab.ask(
         "Emulation.setDeviceMetricsOverride",
