@@ -419,11 +419,14 @@ class Watcher:
 
 
 def _result(session: Session, report: Report) -> Result:
+    problems, warnings = lasting_problems(report), warning_lines(report)
+    if report.held:
+        problems, warnings = (*problems, *warnings), ()
     return Result(
         synced=Synced(
             "held" if report.held else _STATUSES[report.status],
-            lasting_problems(report),
-            warning_lines(report),
+            problems,
+            warnings,
             frozenset(e.name for e in report.drift if e not in report.leftover),
             domain.is_stale(session.observation),
         ),
@@ -455,6 +458,6 @@ def _outcome(error: RaitError) -> Outcome:
 
 def _did_something(report: Report) -> bool:
     """Whether there is more to tell than what is still as it was."""
-    happened = len(report.events) > len(report.errors)
+    happened = report.status != "stopped" and len(report.events) > len(report.errors)
     others: tuple[Any, ...] = (report.drift, report.half_done, report.ended, report.calls)
     return happened or any(others) or report.extra_cmd_sent

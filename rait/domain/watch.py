@@ -82,19 +82,14 @@ NAMES = Cause("names", "addresses of host names changed")
 
 
 def told(causes: Iterable[Cause]) -> str:
-    """The causes in one line; a look is told only if there is no other.
-
-    The kernel takes a link down before it deletes it: then only the latter is told.
-    """
-    causes = tuple(causes)
-    by_kind: dict[Kind, list[str]] = {}
+    """The causes in one line; a look is told only if there is no other."""
+    texts: dict[str, list[str]] = {}
     for cause in causes:
-        gone = Cause("link", cause.text.replace("link changed: ", "link deleted: ", 1))
-        if gone == cause or gone not in causes:
-            by_kind.setdefault(cause.kind, []).append(cause.text)
-    if len(by_kind) > 1:
-        by_kind.pop("look", None)
-    return "; ".join(few(texts) for texts in by_kind.values())
+        what, _, link = cause.text.partition(": ")
+        texts.setdefault(what, []).extend([link] if link else [])
+    if len(texts) > 1:
+        texts.pop(LOOK.text, None)
+    return "; ".join(f"{what}: {few(links)}" if links else what for what, links in texts.items())
 
 
 class Settings(Struct, frozen=True):

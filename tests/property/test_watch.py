@@ -563,4 +563,4 @@ def test_a_link_that_is_deleted_is_not_told_to_have_changed_as_well() -> None:
     world.tell(LinksTouched(("wg1", "wg3"), deleted=True))
     world.wait(watch.LONGEST_QUIET[0])
     said = watch.told(world.synced[-1].causes)
-    assert said == "link changed: wg2, link deleted: wg1, link deleted: wg3"
+    assert said == "link changed: wg2; link deleted: wg1, wg3"
