@@ -79,14 +79,22 @@ LOOK = Cause("look", "look")
 HANGUP = Cause("hangup", "SIGHUP")
 SOURCE = Cause("source", "peers list changed")
 NAMES = Cause("names", "addresses of host names changed")
+DELETED, CHANGED = "link deleted", "link changed"
 
 
 def told(causes: Iterable[Cause]) -> str:
-    """The causes in one line; a look is told only if there is no other."""
+    """The causes in one line; a look is told only if there is no other.
+
+    The kernel takes a link down before it deletes it: then only the latter is told.
+    """
     texts: dict[str, list[str]] = {}
     for cause in causes:
         what, _, link = cause.text.partition(": ")
         texts.setdefault(what, []).extend([link] if link else [])
+    if CHANGED in texts:
+        texts[CHANGED] = [link for link in texts[CHANGED] if link not in texts.get(DELETED, ())]
+        if not texts[CHANGED]:
+            del texts[CHANGED]
     if len(texts) > 1:
         texts.pop(LOOK.text, None)
     return "; ".join(f"{what}: {few(links)}" if links else what for what, links in texts.items())
@@ -496,7 +504,7 @@ def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
 
 
 def _touched(name: str, *, deleted: bool) -> Cause:
-    return Cause("link", f"link {'deleted' if deleted else 'changed'}: {name}")
+    return Cause("link", f"{DELETED if deleted else CHANGED}: {name}")
 
 
 _MENDED: Mapping[str, Lines] = {"sync": ("all is as it should be again",), "warnings": ()}
