@@ -139,7 +139,7 @@ class _Planning:
                 limit = most_losses(links, member.config.max_removals if member else None)
                 yield NodeChange(
                     node.name,
-                    node.key("new") or node.key("old") or "",
+                    node.key("new") or node.key("old"),
                     partial(self._events, node),
                     count,
                     lost,

@@ -142,10 +142,10 @@ class FleetNode:
         """The node's public keys."""
         return frozenset(m.peer.public_key for m in self.members.values() if m is not None)
 
-    def key(self, version: Version) -> str | None:
-        """The node's public key in a version; None where the node is not in it."""
+    def key(self, version: Version) -> str:
+        """The node's public key in a version; "" where the node is not in it."""
         member = self.members[version]
-        return None if member is None else member.peer.public_key
+        return "" if member is None else member.peer.public_key
 
 
 class Group:
@@ -245,7 +245,7 @@ def _next_up(node: FleetNode, links: Topology, planned: Topology) -> Change:
         links={name: ObservedLink(link=link) for name, link in links.links.items()},
         vrfs={name: ObservedVrf(table, marked=True) for name, table in links.vrfs.items()},
     )
-    scope = scope_of(config, node.key("new") or "")
+    scope = scope_of(config, node.key("new"))
     return reconcile(observation, Goal(planned), LastKnown(topology=links), scope)
 
 

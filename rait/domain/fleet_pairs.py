@@ -122,8 +122,7 @@ def _outcome(one: FleetNode, other: FleetNode, grades: Sequence[Grade]) -> Outco
 
 def _ends(one: FleetNode, other: FleetNode, version: Version) -> Sequence[End]:
     """The ends of a node's tunnels to another one, in one version."""
-    key = other.key(version)
-    return one.planned.ends[version].get(key, ()) if key is not None else ()
+    return one.planned.ends[version].get(other.key(version), ())
 
 
 def _grade(one: FleetNode, other: FleetNode, mine: Version, theirs: Version) -> Grade:

@@ -550,7 +550,7 @@ def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[
 
 
 def _with_endpoint(peer: LinkPeer, endpoint: Endpoint | None) -> LinkPeer:
-    return peer if peer.endpoint == endpoint else structs.replace(peer, endpoint=endpoint)
+    return structs.replace(peer, endpoint=endpoint)
 
 
 def _in_instance(link: Link, instance: str) -> Link:

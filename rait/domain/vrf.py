@@ -45,12 +45,11 @@ class IsolationChange(Struct, frozen=True):
 def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
     """The VRFs among all the interfaces of a namespace, by name."""
     tables: dict[str, tuple[int, str]] = {}
-    members: dict[str, list[str]] = {}
+    members: dict[str | None, list[str]] = {}
     for interface in interfaces:
         if interface.table is not None:
             tables[interface.name] = interface.table, interface.alias
-        if interface.master is not None:
-            members.setdefault(interface.master, []).append(interface.name)
+        members.setdefault(interface.master, []).append(interface.name)
     return {
         name: ObservedVrf(table, tuple(sorted(members.get(name, ()))), alias == VRF_MARK)
         for name, (table, alias) in tables.items()
