@@ -158,10 +158,10 @@ def test_a_preshared_key_that_the_run_has_is_set_and_mended() -> None:
     for there in (ONE, keyed("by hand")):
         change = reconcile(seen(there), goal, known(there), SCOPE)
         assert change.events == (PeerUpdated("w1", there.peers[0], wanted.peers[0]),)
+        mended = reconcile(seen(there), goal, known(wanted), SCOPE)
+        assert mended.drift == (PeerUpdated("w1", wanted.peers[0], there.peers[0]),)
+        assert mended.events == (PeerUpdated("w1", there.peers[0], wanted.peers[0]),)
     assert reconcile(seen(), goal, known(), SCOPE).events == (LinkAdded(wanted),)
-    mended = reconcile(seen(ONE), goal, known(wanted), SCOPE)
-    assert mended.drift == (PeerUpdated("w1", wanted.peers[0], ONE.peers[0]),)
-    assert mended.events == (PeerUpdated("w1", ONE.peers[0], wanted.peers[0]),)
     assert reconcile(seen(wanted), Goal(BOTH), known(wanted), SCOPE).desired == BOTH
 
 
