@@ -205,6 +205,13 @@ def test_two_nodes_that_renumber_do_so_one_after_the_other() -> None:
     ]
 
 
+def test_a_node_gets_the_port_of_one_that_goes_once_that_is_gone() -> None:
+    assert steps([A, B, C], [peer(1, port=50003), B]) == [
+        "change n3 alone, and wait until all nodes have synced",
+        "change n1 alone, and wait until all nodes have synced",
+    ]
+
+
 def test_what_one_node_does_is_not_split_and_no_more_than_eight_are_tried() -> None:
     old = [peer(number) for number in range(1, 10)]
     new = [peer(number, port=51000 + number) for number in range(1, 10)]
