@@ -267,11 +267,11 @@ def test_links_outlive_the_watch(watched: Watched) -> None:
 
 
 def test_a_watch_that_hangs_is_started_again_and_the_links_stay(watched: Watched) -> None:
-    watched.systemd.add(f"{WATCHING}.d/soon.conf", "[Service]\nWatchdogSec=3s\nRestartSec=0\n")
+    watched.systemd.add(f"{WATCHING}.d/soon.conf", "[Service]\nWatchdogSec=5s\nRestartSec=0\n")
     watched.start()
     links, served = watched.links(), watched.served()
     watched.systemd.run("kill", "-STOP", *watched.shown("MainPID"))
-    eventually(lambda: watched.shown("NRestarts") == ["1"] and watched.is_("active"), "a new one")
+    eventually(lambda: watched.shown("NRestarts") != ["0"] and watched.is_("active"), "a new one")
     assert (watched.links(), watched.served()) == (links, served)
     assert watched.shown("StatusText") == ["rait up: nothing to do; 1 link"]
 
