@@ -1,17 +1,18 @@
 """Which nodes of a fleet are alike: what is found out about one of them is true of all.
 
 1. Nodes come into each other's way by SendPorts, and one takes another for itself by its name. So
-   nodes that share a SendPort or a name in one version are of one *group*, and so on. What links a
-   node has to a group depends on no node outside of it. A SendPort may be that of other nodes in
-   the other version: then a link gets another peer, which is two events as well as to remove one
-   link and add another. But where a node's own key changes too, the link that stays is an event
-   more; so then nodes that share a SendPort in different versions are of one group as well.
-2. Of nodes whose rait.conf is implied, keys, names, addresses and ports decide nothing but by being
+   nodes that share a SendPort or a name in one version are of one *group*, as are those that share
+   one with these, and so on. What links a node has to a group depends on no node outside of it.
+2. A SendPort may be another node's in the other version. Then a link that stays gets another peer:
+   two events, as many as for one link that goes and one that comes. But where the node's own key
+   changes as well, the link that stays has one more. So where any key changes, nodes that share a
+   SendPort or a name are of one group in whatever versions they do.
+3. Of nodes whose rait.conf is implied, keys, names, addresses and ports decide nothing but by being
    those of others or not. So groups that differ in nothing else are of one *kind*.
-3. Two groups of each kind, the first two, stand for all of it: the first one for what its nodes are
+4. Two groups of each kind, the first two, stand for all of it: the first one for what its nodes are
    to each other and to other kinds, and both for what nodes of two groups are to each other.
-4. A node whose rait.conf is known, with policies that may be about any of a peer's entry, is like
-   no other one, and so is its group.
+5. A node whose rait.conf is known, with policies that may be about anything in a peer's entry, is
+   like no other one, and so is its group.
 """
 
 from __future__ import annotations

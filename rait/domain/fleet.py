@@ -7,11 +7,10 @@ Theory of operation.
 2. Nodes sync at different times, so a pair of nodes is judged in each combination of versions
    (fleet_pairs.py).
 3. Nodes that are alike in all that counts are planned and judged once for all of them (alike.py).
-4. Nodes come into each other's way by SendPorts and names alone. A node is *near* a change if it
-   changes itself, or if it shares one, in either version, with a node that is near. Two nodes that
-   are not near any change have the same links to each other in both versions. So only near nodes
-   plan the whole registry; each other node plans the near entries alone. The work grows with the
-   number of nodes times the number of changes.
+4. A node is *near* a change if one of its group changes (alike.py). Two nodes that are not near any
+   change have the same links to each other in both versions. So only near nodes plan the whole
+   registry; each other node plans the near entries alone. The work grows with the number of nodes
+   times the number of changes.
 5. If one combination breaks a pair, its two ends have to sync in a certain order. All such orders
    together make a graph, whose topological order is an order of nodes that breaks nothing.
 """
@@ -108,7 +107,7 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
 class _Planning:
     """Plans the nodes of a fleet: those near a change by the whole registry, others by a part.
 
-    Of what nodes that are alike plan, entries that are alike too are two for all.
+    Of entries that are alike, a node whose own rait.conf is implied plans two for all.
     """
 
     def __init__(self, nodes: Sequence[FleetNode], registries: Registries) -> None:
