@@ -31,6 +31,7 @@ from rait.app.health import Health
 from rait.app.held import Held
 from rait.app.inputs import configured
 from rait.app.load import Loaded
+from rait.app.moments import written
 from rait.app.options import Options
 from rait.app.render import (
     lasting_problems,
@@ -48,7 +49,9 @@ from rait.app.trials import open_settled
 from rait.domain import watch as domain
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.digests import blake2b
+from rait.domain.endpoints import is_stale
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
+from rait.domain.status import peers_age
 from rait.domain.watch import (
     Action,
     Cause,
@@ -64,7 +67,6 @@ from rait.domain.watch import (
     Poll,
     Polled,
     Say,
-    Sensed,
     Served,
     Settings,
     Sync,
@@ -82,6 +84,10 @@ SENSE_SECONDS = 10.0
 
 CONF, PEERS = "rait.conf", "peers list"
 PRIVATE, PRESHARED = "private key file", "preshared key file"
+
+
+_FAULT = "this is a fault of rait"
+_BY_LOOKS = "until then, each look finds what has changed"
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -113,11 +119,11 @@ def watch(options: Options, *, down_on_exit: bool = False) -> bool:
 
 def _checked(url: str) -> Loaded:
     """The configuration. Raises ConfigError also where nobody could see that it changes."""
-    for path, what in (
-        (url, "rait watch needs a rait.conf that is a file, to see when it changes"),
-    ):
-        if not source.is_path(path) or _is_special(path):
-            raise ConfigError(f"{what}; {source.display_name(path)} is none")
+    if not source.is_path(url) or _is_special(url):
+        raise ConfigError(
+            "rait watch needs a rait.conf that is a file, to see when it changes; "
+            f"{source.display_name(url)} is none"
+        )
     loaded = configured(url)
     config = loaded.config
     for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
@@ -173,11 +179,11 @@ class Watcher:
     async def run(self, down_on_exit: bool) -> None:
         """Look after the node until the end."""
         self._health.listen(self._config.watch.metrics)
-        self._watch_files()
         async with anyio.create_task_group() as self._tasks:
             for task in (self._hear_signals, self._see_files, self._see_links, self._stay_alive):
                 self._tasks.start_soon(task)
             self._tasks.start_soon(self._health.run)
+            self._watch_files()
             self._tell(Tick())
             while not self._state.over:
                 await self._sleep()
@@ -240,7 +246,8 @@ class Watcher:
         result = await to_thread.run_sync(self._synced, causes)
         if result.has_names is not None:
             self._has_names = result.has_names
-        self._key_files = result.key_files or self._key_files
+        if result.key_files is not None:
+            self._key_files = result.key_files
         if result.names is not None:
             self._names = result.names
             if self._links is not None:
@@ -256,7 +263,7 @@ class Watcher:
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
         """Tell the user and the service manager what a sync did, and count it for the metrics."""
         report, problems = result.report, result.synced.problems
-        outcome, cause = result.synced.outcome, causes[0].kind
+        outcome, cause = result.synced.outcome, domain.main_kind(causes)
         self._health.synced(
             LastSync(at=time.time(), seconds=seconds, outcome=outcome, cause=cause), report
         )
@@ -289,7 +296,7 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - the next sync may do better
             import traceback
 
-            lines = (f"this is a fault of rait: {error!r}", *traceback.format_exc().splitlines())
+            lines = (f"{_FAULT}: {error!r}", *traceback.format_exc().splitlines())
             return Result(synced=Synced("failed", lines))
 
     async def _poll(self) -> None:
@@ -316,6 +323,8 @@ class Watcher:
                 return ask()
             except RaitError as error:
                 return False, str(error)
+            except Exception as error:  # noqa: BLE001 - the next time may do better
+                return False, f"{_FAULT}: {error!r}"
 
         # At the end nobody waits for a server.
         return await to_thread.run_sync(answer, abandon_on_cancel=True)
@@ -344,9 +353,9 @@ class Watcher:
         try:
             self._health.listen(config.watch.metrics)
         except MachineError as error:
-            self._tell(Served(str(error)))
+            self._tell(Served("metrics", str(error)))
         else:
-            self._tell(Served())
+            self._tell(Served("metrics"))
 
     def _watch_files(self) -> None:
         config = self._config
@@ -358,17 +367,17 @@ class Watcher:
             try:
                 self._files.watch(paths)
             except MachineError as error:
-                self._tell(Sensed("files", str(error)))
+                self._tell(Served("files", f"{error}; {_BY_LOOKS}"))
 
     async def _see_files(self) -> None:
         while True:
             try:
                 changed = await self._files.changed()
             except MachineError as error:
-                self._tell(Sensed("files", str(error)))
+                self._tell(Served("files", f"{error}; {_BY_LOOKS}"))
                 await anyio.sleep(SENSE_SECONDS)
                 continue
-            self._tell(Sensed("files"))
+            self._tell(Served("files"))
             what = {self._paths[path] for path in changed if path in self._paths}
             if what:
                 self._tell(FilesChanged(tuple(sorted(what))))
@@ -388,11 +397,11 @@ class Watcher:
                 with LinkChanges(target) as self._links:
                     if self._names is not None:
                         self._links.watch(self._names)
-                    self._tell(Sensed("links"))
+                    self._tell(Served("links"))
                     while True:
                         self._touched(await self._links.changed())
             except MachineError as error:
-                self._tell(Sensed("links", str(error)))
+                self._tell(Served("links", f"{error}; {_BY_LOOKS}"))
             finally:
                 self._links = None
             await anyio.sleep(SENSE_SECONDS)
@@ -419,7 +428,7 @@ class Watcher:
 
 
 def _result(session: Session, report: Report) -> Result:
-    problems, warnings = lasting_problems(report), warning_lines(report)
+    problems, warnings = (*lasting_problems(report), *_too_old(session)), warning_lines(report)
     if report.held:
         problems, warnings = (*problems, *warnings), ()
     return Result(
@@ -428,13 +437,27 @@ def _result(session: Session, report: Report) -> Result:
             problems,
             warnings,
             frozenset(e.name for e in report.drift if e not in report.leftover),
-            domain.is_stale(session.observation),
+            is_stale(session.observation),
         ),
         report=report,
         has_names=session.registry.has_names,
         names=_names(session, report),
         key_files=session.preshared.paths,
     )
+
+
+def _too_old(session: Session) -> Iterator[str]:
+    """Say so if no server has confirmed the peers list for longer than ``max_peers_age``."""
+    most = session.config.watch.max_peers_age
+    if most is None or not source.is_web(session.config.peers):
+        return
+    from rait.app.fallback import kept_list  # here, as it loads httpx
+
+    kept = kept_list(session.loaded, session.public_key, session.options.config)
+    confirmed_at = kept.confirmed_at if kept is not None else None
+    if peers_age(confirmed_at, time.time_ns(), most).too_old:
+        since = "" if confirmed_at is None else f" since {written(confirmed_at)}"
+        yield f"the peers list is older than max_peers_age: no server has confirmed it{since}"
 
 
 _STATUSES: dict[str, Outcome] = {

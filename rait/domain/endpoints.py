@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rait.domain.backend import REJECT_AFTER_SECONDS
+from rait.domain.backend import REJECT_AFTER_SECONDS, Observation
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerAdded, PeerRemoved, PeerUpdated
 from rait.domain.topology import Endpoint, LinkPeer, Topology
 
@@ -36,6 +36,16 @@ def is_fresh(now: int, handshake: int) -> bool:
     lives is of a dead one.
     """
     return handshake > 0 and abs(now - handshake) <= REJECT_AFTER_SECONDS
+
+
+def is_stale(observation: Observation) -> bool:
+    """Whether a link has sent, and its peer does not answer: it may have another address."""
+    now = observation.now
+    return any(
+        sent and not is_fresh(now, link.handshakes.get(key, 0))
+        for link in observation.links.values()
+        for key, sent in link.sent.items()
+    )
 
 
 def endpoint_views(

@@ -28,8 +28,6 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from rait.domain.backend import Observation
-from rait.domain.endpoints import is_fresh
 from rait.domain.errands import Errand, grown
 from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
@@ -100,6 +98,11 @@ def told(causes: Iterable[Cause]) -> str:
     return "; ".join(f"{what}: {few(links)}" if links else what for what, links in texts.items())
 
 
+def main_kind(causes: Iterable[Cause]) -> Kind:
+    """The first kind of the causes; a look only if there is no other."""
+    return next((cause.kind for cause in causes if cause.kind != "look"), "look")
+
+
 class Settings(Struct, frozen=True):
     """The intervals in seconds; None for a peers list or names that there are not."""
 
@@ -163,16 +166,16 @@ class Synced(Struct, frozen=True):
     stale: bool = False
 
 
-class Sensed(Struct, frozen=True):
-    """Whether changes of files or links can be noticed; ``problem`` says why not."""
-
-    what: Literal["files", "links"]
-    problem: str = ""
+Service = Literal["files", "links", "metrics"]
 
 
 class Served(Struct, frozen=True):
-    """Whether metrics and the health page are served as configured; ``problem`` says why not."""
+    """Whether changes of files and of links are noticed, and metrics served as configured.
 
+    ``problem`` says why not.
+    """
+
+    what: Service
     problem: str = ""
 
 
@@ -192,7 +195,6 @@ Event = (
     | SourceTold
     | LinksTouched
     | Synced
-    | Sensed
     | Served
     | Hangup
     | Terminate
@@ -334,16 +336,6 @@ def wake_at(state: State, settings: Settings) -> float | None:
 # When things are due.
 
 
-def is_stale(observation: Observation) -> bool:
-    """Whether a link has sent, and its peer does not answer: it may have another address."""
-    now = observation.now
-    return any(
-        sent and not is_fresh(now, link.handshakes.get(key, 0))
-        for link in observation.links.values()
-        for key, sent in link.sent.items()
-    )
-
-
 def _poll_at(state: State, settings: Settings) -> float | None:
     return state.poll.due(settings.poll)
 
@@ -445,18 +437,12 @@ def _source_told(state: State, _: SourceTold, now: float) -> _Handled:
 
 
 def _polled(state: State, event: Polled, now: float) -> _Handled:
-    poll = state.poll.over(now, event.chance, failed=bool(event.problem))
-    gate = state.gate if state.poll.again else state.gate - {"poll"}
-    state = structs.replace(state, poll=poll, gate=gate)
-    return _fetched(state, "poll", SOURCE if event.changed else None, event.problem, now)
+    return _fetched(state, "poll", event, SOURCE, now, failed=bool(event.problem))
 
 
 def _looked_up(state: State, event: LookedUp, now: float) -> _Handled:
     # Without growing intervals, as there is no one server to be spared.
-    names = state.names.over(now, event.chance, failed=False)
-    gate = state.gate if state.names.again else state.gate - {"names"}
-    state = structs.replace(state, names=names, gate=gate)
-    return _fetched(state, "names", NAMES if event.changed else None, event.problem, now)
+    return _fetched(state, "names", event, NAMES, now, failed=False)
 
 
 _FETCHED_AGAIN = {
@@ -465,16 +451,21 @@ _FETCHED_AGAIN = {
 }
 
 
-def _fetched(state: State, errand: str, cause: Cause | None, problem: str, now: float) -> _Handled:
+def _fetched(
+    state: State, errand: str, event: Polled | LookedUp, cause: Cause, now: float, *, failed: bool
+) -> _Handled:
+    before: Errand = getattr(state, errand)
+    over = {errand: before.over(now, event.chance, failed=failed)}
+    gate = state.gate if before.again else state.gate - {errand}
+    state, problem = structs.replace(state, gate=gate, **over), event.problem
     if START in state.gated:
         return state, ()  # the first sync takes what there is, and tells what is wrong
-    state = _caused(state, now, cause) if cause is not None else state
+    state = _caused(state, now, cause) if event.changed else state
     syncs = state.troubles.get("sync", {})
     if problem and any(trouble.lasts and problem in line for line, trouble in syncs.items()):
         return state, ()  # syncs tell
     lines = (problem,) if problem else ()
-    over = (_FETCHED_AGAIN[errand],)
-    return _heard(state, errand, lines, now, over=over, as_one=True)
+    return _heard(state, errand, lines, now, over=(_FETCHED_AGAIN[errand],), as_one=True)
 
 
 def _heard(state: State, subject: str, lines: Lines, now: float, **how: Any) -> _Handled:
@@ -567,17 +558,17 @@ def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
     return state, (Say((text,)),)
 
 
-def _sensed(state: State, event: Sensed, now: float) -> _Handled:
-    lines = (f"{event.problem}; until then, each look finds what has changed",)
-    over = (f"changes of {event.what} are noticed again",)
-    subject = f"changes of {event.what}"
-    return _heard(state, subject, lines if event.problem else (), now, over=over, as_one=True)
+_SERVED_AGAIN: Mapping[Service, str] = {
+    "files": "changes of files are noticed again",
+    "links": "changes of links are noticed again",
+    "metrics": "metrics and the health page are served again",
+}
 
 
 def _served(state: State, event: Served, now: float) -> _Handled:
     lines = (event.problem,) if event.problem else ()
-    over = ("metrics and the health page are served again",)
-    return _heard(state, "metrics", lines, now, over=over, as_one=True)
+    over = (_SERVED_AGAIN[event.what],)
+    return _heard(state, event.what, lines, now, over=over, as_one=True)
 
 
 def _hangup(state: State, _: Hangup, now: float) -> _Handled:
@@ -606,7 +597,6 @@ _HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
     SourceTold: _source_told,
     LinksTouched: _links_touched,
     Synced: _synced,
-    Sensed: _sensed,
     Served: _served,
     Hangup: _hangup,
     Terminate: _terminate,
