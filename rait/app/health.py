@@ -105,13 +105,16 @@ class Health:
 
     async def run(self) -> None:
         """Serve, until this is cancelled."""
-        while True:
-            self._moved = anyio.Event()
-            async with anyio.create_task_group() as self._tasks:
-                if self._listener is not None:
-                    self._tasks.start_soon(serve, self._listener, self.answer)
-                await self._moved.wait()
-                self._tasks.cancel_scope.cancel()
+        try:
+            while True:
+                self._moved = anyio.Event()
+                async with anyio.create_task_group() as self._tasks:
+                    if self._listener is not None:
+                        self._tasks.start_soon(serve, self._listener, self.answer)
+                    await self._moved.wait()
+                    self._tasks.cancel_scope.cancel()
+        finally:
+            self.listen(None)
 
     async def answer(self, asked: Asked) -> Answer:
         """The answer to a request."""

@@ -230,6 +230,13 @@ def test_it_moves_when_the_configuration_says_so() -> None:
         assert text(port, "/elsewhere")[0] == 404
 
 
+def test_at_the_end_nobody_is_kept_waiting() -> None:
+    with served(Machine()) as (_, port, _call):
+        assert text(port, "/elsewhere")[0] == 404
+    with pytest.raises(ConnectionError):
+        get(port, "/")
+
+
 def test_a_port_that_another_program_has_is_tried_again() -> None:
     with served(Machine()) as (_, taken, _call), served(Machine()) as (health, port, call):
         with pytest.raises(MachineError, match=f"127.0.0.1:{taken}"):
