@@ -376,7 +376,8 @@ class Probe:
 
     def __init__(self, fleet: Fleet, step: Step, pair: Pair) -> None:
         self.fleet, self.step, self.pair = fleet, step, pair
-        self.sender = pair if step.lower_first else pair[::-1]
+        self.both = pair, pair[::-1]
+        self.sender = self.both[0 if step.lower_first else 1]
         self.pings: list[subprocess.Popen[str]] = []
         one, other = fleet.end(self.sender), fleet.end(self.sender[::-1])
         self.grade = fleet.grade(pair)
@@ -385,10 +386,14 @@ class Probe:
         # answered. A young session is not renewed by itself.
         settled = QUIET < time.monotonic() - fleet.heard.get(pair, 0) < YOUNG
         is_calling = fleet.calling & {pair, pair[::-1]}
-        self.is_in_vain = not self.wakes and (self.grade == "never" or (settled and not is_calling))
+        self.is_in_vain = not self.wakes and settled and not is_calling
 
-    def send(self, *senders: Pair, addresses: dict[Pair, str]) -> None:
-        self.pings = [self.fleet.ping(p, addresses) for p in senders if p in self.fleet.ends]
+    def send(self, senders: Sequence[Pair], addresses: dict[Pair, str]) -> None:
+        """Have these ends send, those of them that there are, and the others no more."""
+        self.stop()
+        senders = [end for end in senders if end in self.fleet.ends]
+        self.fleet.calling.update(senders)
+        self.pings = [self.fleet.ping(end, addresses) for end in senders]
 
     def answered(self) -> bool:
         return any(each.poll() == 0 for each in self.pings)
@@ -407,44 +412,44 @@ class Probe:
         )
 
 
-def watch(probes: Sequence[Probe], due: Sequence[Probe], seconds: float) -> list[Probe]:
-    """Wait until all that is due was answered, and at least for so long; gives what was not."""
+def watch(probes: Sequence[Probe], due: Sequence[Probe], until: float) -> list[Probe]:
+    """Wait until all that is due was answered, and at least until then; gives what was not."""
     begin, left = time.monotonic(), list(probes)
     while True:
         for probe in [probe for probe in left if probe.answered()]:
             probe.fleet.met(probe.pair)
             left.remove(probe)
         late = [str(probe) for probe in due if probe in left]
-        elapsed = time.monotonic() - begin
-        if elapsed >= seconds and not late:
+        now = time.monotonic()
+        if now >= until and not late:
             return left
-        assert elapsed < machine.PATIENCE, "\n".join(["unanswered:", *late])
+        assert now - begin < machine.PATIENCE, "\n".join(["unanswered:", *late])
         time.sleep(0.05)
 
 
 def observe(probes: Sequence[Probe]) -> None:
     """Have one end of each tunnel send, and then, where that was in vain, both.
 
-    Tunnels have nothing to do with each other: while an end wakes one, which may take it as long
-    as to give up a session, the others go on.
+    Where nothing can get through, both send from the beginning. Tunnels have nothing to do with
+    each other: while an end wakes one, which may take it as long as to give up a session, the
+    others go on.
     """
     addresses = {id(probe.fleet): probe.fleet.addresses() for probe in probes}
+    never = [probe for probe in probes if probe.grade == "never"]
+    others = [probe for probe in probes if not probe.wakes and probe not in never]
     try:
         for probe in probes:
             probe.fleet.alive.discard(probe.pair)
-            probe.send(probe.sender, addresses=addresses[id(probe.fleet)])
-        others = [probe for probe in probes if not probe.wakes]
-        left = watch(probes, [], SILENCE if others else 0)
+            senders = probe.both if probe in never else [probe.sender]
+            probe.send(senders, addresses[id(probe.fleet)])
+        begin = time.monotonic()
+        left = watch(probes, [], begin + SILENCE if others else begin)
         early = [str(probe) for probe in others if probe.is_in_vain and probe not in left]
         assert not early, "\n".join(["the wrong end was heard:", *early])
         for probe in (probe for probe in others if probe in left):
-            probe.stop()
-            probe.fleet.calling.add(probe.sender)
-            both = probe.pair, probe.pair[::-1]
-            probe.send(*both, addresses=addresses[id(probe.fleet)])
-            probe.fleet.calling |= {end for end in both if end in probe.fleet.ends}
-        never = [probe for probe in left if probe.grade == "never"]
-        left = watch(left, [p for p in left if p.grade != "never"], TIMERS if never else 0)
+            probe.send(probe.both, addresses[id(probe.fleet)])
+        due = [probe for probe in left if probe not in never]
+        left = watch(left, due, begin + TIMERS if never else begin)
         heard = [str(probe) for probe in never if probe not in left]
         assert not heard, "\n".join(["the model says never:", *heard])
     finally:
