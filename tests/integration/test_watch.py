@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -214,3 +215,82 @@ def test_a_newer_list_that_somebody_brought_by_rait_up_stands(
         a.up("--yes")
         watching.syncs(len(watching.syncs(1)) + 3)
         assert set(a.state()) == a.links_to(b, c)
+
+
+HOOK = """policy {
+  match { address_family = "ip4" }
+  up_command = ["sh", "-c", "touch %s; while [ -e %s ]; do sleep 0.1; done"]
+}
+"""
+
+
+def test_no_number_of_signals_cuts_a_sync_off(nodes: Nodes, watch: StartWatch) -> None:
+    """A command of a link runs at the end of the sync, so the sync lasts until it ends."""
+    a, b, _ = nodes
+    mark = a.directory / "mark"
+    a.write_conf(text=a.conf_hcl(command_timeout="60") + WATCH + HOOK % (mark, mark))
+    watching = watch(a, synced=False)
+    until(mark.exists, watching.said)
+    for _ in range(3):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            watching.running.signal(number)
+    assert not watching.running.ended()
+    mark.unlink()
+    result = watching.end()
+    assert result.status == 0
+    assert "2 added, 1 command called" in result.err
+    assert set(a.state()) == a.links_to(b)
+    runs = [json.loads(line) for line in a.rait("log", "--json").out.splitlines()]
+    assert [(run["cause"], run["status"]) for run in runs] == [("start", "done")]
+
+
+def test_what_the_guard_stops_is_told_once(make_mesh: MakeMesh, watch: StartWatch) -> None:
+    a, b, c, d = make_mesh(4).nodes
+    a.write_conf(text=a.conf_hcl() + WATCH.replace("1h", "1s"))
+    watching = watch(a)
+    a.knows(b)
+    watching.says("stopped, with nothing touched: it would remove 4 of 6 links")
+    count = len(watching.syncs(1))
+    watching.syncs(count + 3)
+    assert set(a.state()) == a.links_to(b, c, d)
+    assert watching.said().count("stopped, with nothing touched") == 1
+    a.up("--yes")
+    watching.says("all is as it should be again")
+    assert watching.end().status == 0
+    assert set(a.state()) == a.links_to(b)
+
+
+def test_nothing_is_changed_while_a_change_waits(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, c = nodes
+    a.knows(b, c)
+    assert a.rait("up", "--confirm", "1h").status == 0
+    watching = watch(a, synced=False)
+    watching.says("waits for its confirmation")
+    a.knows(b)
+    a.write_conf(text=a.conf_hcl() + WATCH.replace("1h", "1s"))
+    until(lambda: watching.said().count("our public key is") > 3, watching.said)
+    assert set(a.state()) == a.links_to(b, c)
+    assert a.rait("confirm").status == 0
+    watching.has(a.links_to(b))
+    result = watching.end()
+    assert result.status == 0
+    assert result.err.count("waits for its confirmation") == 1
+
+
+def test_a_list_that_no_server_confirms_for_too_long_is_told(
+    nodes: Nodes, watch: StartWatch
+) -> None:
+    a, b, _ = nodes
+    pages = {"/peers": b.entry()}
+    spans = 'watch {\n  poll = "1s"\n  look = "1s"\n  max_peers_age = "4s"\n}\n'
+    with served(a.netns, pages) as url:
+        a.write_conf(text=a.conf_hcl(peers=f'"{url}/peers"') + spans)
+        watching = watch(a)
+        watching.syncs(3)
+        assert "max_peers_age" not in watching.said()
+        page = pages.pop("/peers")
+        watching.says("the peers list is older than max_peers_age")
+        assert set(a.state()) == a.links_to(b)
+        pages["/peers"] = page
+        watching.says("all is as it should be again")
+        assert watching.end().status == 0

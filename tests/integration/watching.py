@@ -72,7 +72,8 @@ class Watch:
             return set()
 
     def end(self, number: int = signal.SIGTERM) -> Result:
-        self.running.signal(number)
+        if not self.running.ended():
+            self.running.signal(number)
         until(self.running.ended, self.said)
         self.is_over = True
         result = self.running.wait()
