@@ -161,8 +161,6 @@ class _PortMoves:
         if device != old:
             self._events.append(DeviceUpdated(name, old, device))
         self._holder.pop(old.listen_port, None)
-        if device.listen_port:
-            self._holder[device.listen_port] = name
         # A link that is told twice to go on, or wants port 0 and never waited, does so once.
         waiting = self._wanting.get(old.listen_port)
         return [waiting] if waiting is not None else []

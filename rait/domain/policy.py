@@ -134,7 +134,7 @@ def notes_of(settings: Policy, peer: Peer, default_param: str) -> LinkNotes:
             remarks=peer.remarks,
         )
     if settings.babeld_param is not None or settings.babeld_param_add:
-        params = (settings.babeld_param or default_param, settings.babeld_param_add or "")
+        params = (settings.babeld_param or default_param, settings.babeld_param_add)
         notes = structs.replace(notes, babeld_param=" ".join(filter(None, params)))
     return notes
 

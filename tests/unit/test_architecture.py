@@ -86,8 +86,8 @@ def test_more_than_seven_fields_are_given_by_name_and_so_is_all_that_people_writ
 
 
 def test_what_there_is_for_each_link_is_no_work_for_the_garbage_collector() -> None:
-    """Ten thousand links and their events are values without circles, held all at once."""
-    modules = ("rait.domain.topology", "rait.domain.events")
+    """Ten thousand links, their events and the pairs of a fleet are all held at once."""
+    modules = ("rait.domain.topology", "rait.domain.events", "rait.domain.fleet_pairs")
     kinds = {kind for kind in structs_of_the_domain() if kind.__module__ in modules}
     tracked = [kind.__name__ for kind in kinds if kind.__struct_config__.gc]
     assert tracked == ["Topology"], "of which there are two or three"

@@ -208,6 +208,13 @@ def test_a_second_try_of_a_rejected_configuration_is_rejected_as_such() -> None:
     assert rejects(trial, "new", "others", BEFORE, BEFORE)
 
 
+def test_the_configuration_in_force_is_that_of_the_last_run_that_read_one() -> None:
+    read, none = run(1, config_digest="newer"), run(5, config_digest="")
+    assert trial_of(read, none, REMOVAL).config_before == "newer"
+    assert fold(START, [read, none]).config_digest == "newer"
+    assert fold(START, [none]).config_digest == "old"
+
+
 def test_a_later_up_ends_the_memory_and_down_does_not() -> None:
     down = run(30, LinkRemoved(A), command="down", peers_digest="")
     assert states(REMOVAL, BACK, down) == "taken back"

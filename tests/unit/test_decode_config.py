@@ -395,7 +395,12 @@ def test_one_send_port_in_both_families_is_warned_of():
 
 
 def test_a_key_stands_nowhere_but_where_it_belongs():
-    for changes in ({"peers": KEY}, {"journal": KEY}, {"isolation": [{"target": KEY}]}):
+    for changes in (
+        {"peers": KEY},
+        {"journal": KEY},
+        {"isolation": [{"target": KEY}]},
+        {"watch": {"metrics": KEY}},
+    ):
         assert "is a key itself" in error(**changes).message
     assert "is a key itself" in transport_error(ifprefix=KEY).message
     assert decoded(name=KEY).name == KEY, "for people: it may be the public one"

@@ -68,6 +68,11 @@ def test_a_circle_of_three_ports_is_broken_once() -> None:
     assert found == [("a", 1, 0), ("c", 3, 1), ("b", 2, 3), ("a", 0, 2)]
 
 
+def test_two_links_that_want_one_port_are_both_told_and_the_machine_shall_say_no() -> None:
+    before, after = on_ports(a=1, b=2, c=3), on_ports(a=3, b=3, c=4)
+    assert sorted(moves(before, after)) == [("a", 1, 3), ("b", 2, 3), ("c", 3, 4)]
+
+
 def test_a_removed_link_gives_its_port_to_a_new_one() -> None:
     before, after = topology(a=link("a", 1)), topology(b=link("b", 1))
     kinds = [(type(event), event.name) for event in diff(before, after)]

@@ -6,10 +6,19 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.config import formats
-from rait.domain.backend import Observation, UnreadLink
+from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy, Transport
 from rait.domain.errors import Path, Problem
-from rait.domain.explain import Routes, Setting, Source, obstacles, settings_of, sources_of
+from rait.domain.explain import (
+    Routes,
+    Setting,
+    Source,
+    links_of_peer,
+    obstacles,
+    settings_of,
+    sources_of,
+)
+from rait.domain.history import LastKnown
 from rait.domain.ownership import Stranger
 from rait.domain.plan import Node, plan
 from rait.domain.topology import (
@@ -20,6 +29,7 @@ from rait.domain.topology import (
     LinkPeer,
     LinkSettings,
     Origin,
+    Topology,
 )
 
 KEY = "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiMkJSY="
@@ -206,6 +216,14 @@ BARE = Link("w2", Origin("kernel"), LinkSettings(1280, 0), Device("own"), (LinkP
 def test_each_setting_is_shown_and_so_is_its_absence(name: str, full: str, bare: str) -> None:
     (found,) = [each for each in settings_of(FULL, BARE, None, {}) if each.name == name]
     assert (found.wanted, found.applied, found.machine) == (full, bare, None)
+
+
+def test_the_links_of_a_peer_are_those_that_the_journal_or_the_machine_has() -> None:
+    known = LastKnown(topology=Topology({"w1": FULL}), leftover_links={"w2": BARE})
+    third = structs.replace(BARE, name="w3")
+    there = Observation(now=0, links={"w3": ObservedLink(link=third)})
+    assert links_of_peer("far", known, there) == {"w1", "w2", "w3"}
+    assert links_of_peer("other", known, there) == {"w1"}
 
 
 def test_what_is_in_the_way_is_said_once() -> None:

@@ -68,6 +68,30 @@ def add(journal: Journal, *names: str, scope: str = SCOPE) -> int:
     return run.id
 
 
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        (Owed(), ""),
+        (LinkNotes(), ""),
+        (Call("added", link("w1")).result(), "command event link"),
+        (records.Finished("done"), "status"),
+        (records.Trial(run=1, header=header(), before=EMPTY), "before header run"),
+    ],
+)
+def test_what_there_is_nothing_of_takes_no_room(value: object, keys: str) -> None:
+    assert " ".join(sorted(json.loads(records.encode(value)))) == keys
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "told"),
+    [("intended", 7, r"journal \(run 7\) cannot be read"), ("snapshot", 7, "journal cannot"),
+     ("pruned", 0, "journal cannot"), ("later", 0, "this rait does not know")],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_read_is_told_with_its_run(kind: str, run: int, told: str) -> None:
+    with pytest.raises(HistoryError, match=told):
+        records.decode(Entry(9, run, kind, SCOPE, 1, b"{}x"))
+
+
 def entries_of(journal: JournalReader) -> list[Entry]:
     """All that the log holds."""
     columns = "id, run, kind, scope, at, payload"
