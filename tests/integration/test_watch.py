@@ -33,6 +33,7 @@ def nodes(make_mesh: MakeMesh) -> tuple[Node, Node, Node]:
 Nodes = tuple[Node, Node, Node]
 
 
+@pytest.mark.kernel
 def test_it_syncs_at_the_start_and_leaves_the_links_at_the_end(
     nodes: Nodes, watch: StartWatch
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_second_watch_of_a_conf_is_an_error(nodes: Nodes, watch: StartWatch) -
     assert third.end().status == 0
 
 
+@pytest.mark.kernel
 def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None:
     a, b, _ = nodes
     watching = watch(a)
@@ -294,3 +296,16 @@ def test_a_list_that_no_server_confirms_for_too_long_is_told(
         pages["/peers"] = page
         watching.says("all is as it should be again")
         assert watching.end().status == 0
+
+
+@pytest.mark.kernel
+def test_what_nobody_tells_of_is_found_by_the_look(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, _ = nodes
+    a.write_conf(text=a.conf_hcl() + WATCH.replace('look = "1h"', 'look = "1s"'))
+    watching = watch(a)
+    name, before = a.link_to(b, "ip4"), a.state()
+    machine.wg("set", name, "fwmark", "99", netns=a.target)
+    until(lambda: a.state() == before, watching.said)
+    watching.says(f"{name} fwmark 99 -> ")
+    assert watching.end().status == 0
+    assert causes(a) == ["start", "look"]
