@@ -215,7 +215,7 @@ class _Blocks:
 
     def __init__(self, documents: Sequence[Mapping[str, object]], peers: Iterable[Peer]) -> None:
         self._documents = documents
-        self._peers = {peer.public_key: peer for peer in peers}
+        self._peers: dict[str | None, Peer] = {peer.public_key: peer for peer in peers}
         self._blocks: dict[Path, KnownBlock] = {
             (number, *found.path): found
             for number, document in enumerate(documents)
@@ -223,7 +223,7 @@ class _Blocks:
         }
 
     def title(self, key: str | None) -> str:
-        peer = self._peers.get(key or "")
+        peer = self._peers.get(key)
         return (peer.name if peer is not None else None) or key or ""
 
     def place(self, path: Path, name: str) -> Path:

@@ -61,8 +61,7 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
         if old.settings != new.settings:
             events.append(LinkUpdated(old.name, old.settings, new.settings))
     for old, new in changed:
-        if old.peers != new.peers:
-            events += _peer_changes(old, new)
+        events += _peer_changes(old, new)
     for old, new in changed:
         if old.notes != new.notes:
             events.append(NotesUpdated(old.name, old.notes, new.notes))

@@ -20,7 +20,8 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 
 def is_link_local(address: str) -> bool:
     """Whether an address, in canonical text, is of fe80::/10 (RFC 4291, section 2.4)."""
-    return address[:3] in ("fe8", "fe9", "fea", "feb") and address[4:5] == ":"
+    # Of four digits: fe8::1 is 0fe8::1.
+    return address[:3] in ("fe8", "fe9", "fea", "feb") and address[3:4] != ":"
 
 
 class Endpoint(Struct, frozen=True, gc=False):

@@ -378,8 +378,15 @@ def test_a_wrong_watch(watch, says):
     assert says in error(watch=watch).message
 
 
+def test_a_unix_socket_has_a_path_of_107_bytes():
+    """One less than sun_path of unix(7), for the zero byte at its end."""
+    path = "/" + "x" * 106
+    assert decoded(babeld=[{"socket_addr": path}]).babeld.socket_addr == path
+
+
 def test_how_a_node_is_watched():
     assert decoded().watch == Watch()
+    assert decoded().watch.poll == 60 * SECOND
     watch = decoded(watch=[{"poll": "5m", "max_peers_age": "1d", "metrics": "[::1]:9586"}]).watch
     assert (watch.poll, watch.max_peers_age) == (300 * SECOND, 86400 * SECOND)
     assert (watch.names, watch.look, watch.metrics) == (60 * SECOND, 60 * SECOND, "[::1]:9586")

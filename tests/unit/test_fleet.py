@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import pytest
 from msgspec import structs
 
 from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy
@@ -110,8 +111,12 @@ def test_of_two_nodes_with_one_port_the_newcomer_gets_no_link_at_third_nodes() -
     assert found.pairs[-1].grades[-1] == "never"
 
 
-def test_an_address_that_moves_is_found_again_by_the_node_that_moved() -> None:
-    found = change([A, B], [peer(1, address="198.51.100.1"), B])
+@pytest.mark.parametrize("addresses", [("192.0.2.1", "198.51.100.1"), ("a.example", "b.example")])
+def test_an_address_that_moves_is_found_again_by_the_node_that_moved(
+    addresses: tuple[str, str],
+) -> None:
+    before, after = (peer(1, address=address) for address in addresses)
+    found = change([before, B], [after, B])
     assert found.pairs[0].grades == (
         "at once",
         "once one end sends",
@@ -127,6 +132,17 @@ def test_a_node_without_an_address_has_to_sync_after_a_node_that_moved_has() -> 
     found = change([A, nat], [peer(1, address="198.51.100.1"), nat])
     assert found.pairs[0].grades[1:3] == ("never", "never")
     assert found.order is None
+
+
+def test_who_loses_its_address_syncs_after_who_moved() -> None:
+    """A node without an address finds others by theirs, and nobody finds it."""
+    moved = peer(2, address="198.51.100.2")
+    for without, turns in ((1, (("n2",), ("n1",))), (3, (("n2",), ("n3",)))):
+        new = [A, moved, C]
+        new[without - 1] = peer(without, address=None)
+        found = change([A, B, C], new)
+        assert found.order == turns
+        assert len(found.interrupted) == 1
 
 
 def test_a_registry_that_is_cut_short_removes_all_pairs_of_those_that_are_missing() -> None:

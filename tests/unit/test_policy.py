@@ -143,6 +143,12 @@ def test_a_peer_is_noted_only_where_a_command_is_set() -> None:
     )
 
 
+def test_a_link_may_have_one_of_the_commands_alone() -> None:
+    down = only(planned(Policy(down_command=("hook",)), far=peer(name="far")))
+    assert down.notes == LinkNotes(down_command=("hook",), peer_name="far")
+    assert only(planned(Policy(up_command=("hook",)))).notes == LinkNotes(up_command=("hook",))
+
+
 @pytest.mark.parametrize(
     ("policies", "param"),
     [

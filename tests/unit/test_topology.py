@@ -5,7 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rait.domain.topology import ANYWHERE, Device, Endpoint, LinkPeer, LinkSettings, Origin, Rule
+from rait.domain.topology import (
+    ANYWHERE,
+    Device,
+    Endpoint,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Rule,
+    is_link_local,
+)
 
 
 @pytest.mark.parametrize("port", [0, 65535])
@@ -38,6 +47,16 @@ def test_what_a_journal_leaves_out_is_read_as_it_was_meant() -> None:
     assert msgspec.convert({"public_key": "own"}, Device) == Device("own", 0, 0)
     settings = msgspec.convert({"mtu": 1420, "group": 54}, LinkSettings)
     assert settings == LinkSettings(1420, 54, None, True, None)
+
+
+@pytest.mark.parametrize("address", ["fe80::1/64", "fe9a:1::", "febf:ffff::1"])
+def test_a_link_local_address_is_told_by_its_first_ten_bits(address: str) -> None:
+    assert is_link_local(address)
+
+
+@pytest.mark.parametrize("address", ["fe8::1", "fe8:1234::1", "feb:1:2:3:4:5:6:7", "fec0::1", "::"])
+def test_an_address_that_only_looks_like_one_is_none(address: str) -> None:
+    assert not is_link_local(address)
 
 
 def test_an_origin_gets_its_instance_once() -> None:

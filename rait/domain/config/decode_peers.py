@@ -237,7 +237,7 @@ class _Registry:
             for name in blocks:
                 for at, item in _items(values[name], (*path, keys.spelling(entry, name))):
                     self._read_endpoint(key, item, at)
-        elif values.keys() & PeerEndpoint.__struct_fields__ or "endpoints" in values:
+        elif values.keys() & PeerEndpoint.__struct_fields__:
             self._add(key, keys, entry, values, path)
         else:
             self._skip("the peer has no endpoint", path, SkippedEntry(key))
