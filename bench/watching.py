@@ -29,13 +29,16 @@ from rait import cli
 CALM = 1.5
 """Seconds without a netlink message, after which a sync is over and the next change no burst."""
 
+IDLE = 60.0
+"""Seconds, in which there is one look at the machine, as nobody tells of all that may change."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("count", type=int)
     parser.add_argument("--changes", type=int, default=20)
-    parser.add_argument("--idle", type=float, default=20.0)
+    parser.add_argument("--idle", type=float, default=IDLE)
     arguments = parser.parse_args()
     kernel = syncs.played(str(arguments.config))
     threading.Thread(target=observe, args=(kernel, arguments), daemon=True).start()
