@@ -39,9 +39,8 @@ def grouped(
             for endpoint in peer.endpoints:
                 having.setdefault(endpoint.send_port, {})[group] = None
     for beside in having.values():
-        if len(beside) > 1:
-            for group in beside:
-                group.beside.extend(beside)
+        for group in beside:
+            group.beside.extend(beside)
     kinds: dict[object, list[Group]] = {}
     for group in found:
         kind = kinds.setdefault(_form(group), [])

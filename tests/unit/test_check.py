@@ -134,6 +134,7 @@ def test_all_entries_are_told_where_none_can_be_used():
         ("send-port", (0, "SendPort")),
         ("send-port", (1, "SendPort")),
     ]
+    assert [item.peer for item in found(7, node(SendPort=0))] == ["", A]
 
 
 @pytest.mark.parametrize("document", [{}, {"pears": []}, {"peers": 7}, {"version": 1}])
