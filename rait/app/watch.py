@@ -6,6 +6,7 @@ in a thread of their own. Signals reach none of these, so nothing of what they d
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import stat
@@ -253,6 +254,7 @@ class Watcher:
             if self._links is not None:
                 self._links.watch(result.names)
         self._note(causes, result, time.monotonic() - began)
+        _tidy()
         self._watch_files()
         if self._links is not None:
             # What the sync itself did, while it still runs. Whoever waits tells what goes wrong.
@@ -327,7 +329,9 @@ class Watcher:
                 return False, f"{_FAULT}: {error!r}"
 
         # At the end nobody waits for a server.
-        return await to_thread.run_sync(answer, abandon_on_cancel=True)
+        answered = await to_thread.run_sync(answer, abandon_on_cancel=True)
+        _tidy()
+        return answered
 
     def _down(self) -> None:
         try:
@@ -425,6 +429,16 @@ class Watcher:
         while self._service.watchdog is not None:
             self._service.alive()
             await anyio.sleep(self._service.watchdog / 2)
+
+
+def _tidy() -> None:
+    """Free what refers to itself in a circle; by itself, Python would let much of it come together.
+
+    What is there the first time, as modules, stays for ever, and is not looked through again.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _result(session: Session, report: Report) -> Result:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.config import source
+from rait.adapters.config import source, web
 from rait.adapters.config.version import Version, url_digest
 from rait.domain.errors import SourceError
 
@@ -410,6 +410,15 @@ def test_a_certificate_that_nobody_vouches_for(tls_server):
     message = refused(f"https://127.0.0.1:{tls_server.port}/ok")
     assert "certificate is not trusted: self" in message
     assert tls_server.seen == []
+
+
+def test_the_certificates_are_read_again_only_if_they_have_changed(certificate, monkeypatch):
+    """As `rait watch` asks again and again, and an administrator may add a certificate meanwhile."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    before = web._trust()
+    assert web._trust() is before
+    os.utime(certificate, ns=(1, 1))
+    assert web._trust() is not before
 
 
 def test_a_certificate_that_the_machine_trusts(tls_server, certificate, monkeypatch):

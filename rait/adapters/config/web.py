@@ -12,12 +12,14 @@ redirection: an ETag says nothing to any other.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import threading
 import time
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -233,9 +235,15 @@ def _trust() -> ssl.SSLContext:
     # The machine's certificates, to which an administrator can add. If it has none, those that come
     # with httpx.
     paths = ssl.get_default_verify_paths()
-    if paths.cafile or paths.capath:
-        return ssl.create_default_context()
-    return httpx.create_ssl_context()
+    found = tuple(path for path in (paths.cafile, paths.capath) if path)
+    return _trust_in(found, tuple(os.stat(path).st_mtime_ns for path in found))
+
+
+@lru_cache(
+    maxsize=1
+)  # to read the certificates takes 50 ms, which `rait watch` had to do each time
+def _trust_in(paths: tuple[str, ...], _: tuple[int, ...]) -> ssl.SSLContext:
+    return ssl.create_default_context() if paths else httpx.create_ssl_context()
 
 
 def _why_no_connection(error: httpx.ConnectError) -> str:
