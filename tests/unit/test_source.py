@@ -413,7 +413,7 @@ def test_a_certificate_that_nobody_vouches_for(tls_server):
 
 
 def test_the_certificates_are_read_again_only_if_they_have_changed(certificate, monkeypatch):
-    """As `rait watch` asks again and again, and an administrator may add a certificate meanwhile."""
+    """`rait watch` asks again and again, and an administrator may add a certificate meanwhile."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     before = web._trust()
     assert web._trust() is before
