@@ -64,8 +64,8 @@ def hear(
     away = {key: trouble for key, trouble in known.items() if key not in after}
     if len(away) <= MOST_REMEMBERED:
         for key, trouble in away.items():
-            if now < trouble.next_at + trouble.interval:
-                told = trouble.told and not all_well
+            told = trouble.told and not all_well
+            if told or now < trouble.next_at + trouble.interval:
                 after[key] = structs.replace(trouble, lasts=False, told=told)
     return {**troubles, subject: after}, over if all_well else tuple(tell)
 

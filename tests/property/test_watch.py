@@ -182,8 +182,10 @@ class Watching(RuleBasedStateMachine):
         # A link that somebody changes again and again may have to wait longer.
         fought = isinstance(event, LinksTouched) and event.names
         if not (fought and any(name in self.world.state.fights for name in event.names)):
-            self.note()
-            self.meanwhile |= isinstance(event, LinksTouched) and Sync in self.world.busy
+            if isinstance(event, LinksTouched) and Sync in self.world.busy:
+                self.meanwhile = True
+            else:
+                self.note()
         self.tell(event)
 
     @precondition(lambda self: self.world)
@@ -203,7 +205,7 @@ class Watching(RuleBasedStateMachine):
         if event.outcome == "failed" and not self.world.state.stopping:
             self.note(watch.LONGEST_RETRY)
         elif self.meanwhile:
-            self.note()  # a look, once the sync is over
+            self.note(watch.LONGEST_PAUSE)  # a look, once the sync is over
         self.meanwhile = False
         self.tell(event)
 
