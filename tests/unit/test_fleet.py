@@ -69,6 +69,7 @@ def test_a_node_that_comes_or_goes_makes_or_removes_its_pairs_alone() -> None:
     }
     went = change([A, B, C], [A, B])
     assert outcomes(went) == {("n3", "n1"): "removed", ("n3", "n2"): "removed"}
+    assert [pair.reasons for pair in (*came.pairs, *went.pairs)] == [{}] * 4, "nothing is broken"
 
 
 def test_one_node_that_renumbers_interrupts_nobody_who_can_be_reached() -> None:
@@ -207,6 +208,15 @@ def test_events_are_counted_where_links_go_from_one_node_to_another() -> None:
         assert len(node.events) == node.count
     (own,) = [node for node in found.node_changes if node.name == "n1"]
     assert (own.count, own.lost) == (2 + 3 * 3, 4)
+
+
+@pytest.mark.parametrize("others", [[], [peer(6), peer(7)]])
+def test_what_many_nodes_do_that_are_alike_is_counted_for_each(others: list[Peer]) -> None:
+    """Five renumber, and two go or stay as they are."""
+    old = [peer(number) for number in range(1, 8)]
+    new = [*(peer(number, port=51000 + number) for number in range(1, 6)), *others]
+    for node in change(old, new).node_changes:
+        assert (len(node.events), node.links) == (node.count, 6)
 
 
 def steps(old: list[Peer], new: list[Peer]) -> list[str]:
