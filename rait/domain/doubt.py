@@ -201,7 +201,7 @@ def _loses_anything(link: Link, desired: Link | None) -> bool:
 
 def _unserved(wanted: Link | None) -> str:
     """Who does not get a link that stays as it is."""
-    if wanted is None or not wanted.peers:
+    if wanted is None:
         return ""
     return f"; meanwhile peer {wanted.peers[0].public_key}, which has its port, gets no link"
 

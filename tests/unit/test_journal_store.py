@@ -92,6 +92,14 @@ def test_an_entry_that_cannot_be_read_is_told_with_its_run(kind: str, run: int, 
         records.decode(Entry(9, run, kind, SCOPE, 1, b"{}x"))
 
 
+def test_the_count_of_a_run_that_a_snapshot_sums_up_is_of_no_run() -> None:
+    count = Entry(9, 1, "repeated", SCOPE, 1, records.encode(records.Repeated(count=2)))
+    assert records.gather([count]) == ()
+    outcomes = Entry(9, 1, "outcomes", SCOPE, 1, records.encode((Outcome(0),)))
+    with pytest.raises(HistoryError, match="of no run"):
+        records.gather([outcomes])
+
+
 def entries_of(journal: JournalReader) -> list[Entry]:
     """All that the log holds."""
     columns = "id, run, kind, scope, at, payload"
