@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from rait.app.report import Report
+from rait.domain.causes import Kind
 from rait.domain.events import Event
-from rait.domain.watch import Kind, Outcome
+from rait.domain.watch import Outcome
 
 
 class LastSync(Struct, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ from rait.app.status import StatusReader
 from rait.app.tally import LastSync
 from rait.app.trials import open_settled
 from rait.domain import watch as domain
+from rait.domain.causes import Cause, main_kind, told
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.digests import blake2b
 from rait.domain.endpoints import is_stale
@@ -55,7 +56,6 @@ from rait.domain.errors import ConfigError, MachineError, PendingError, RaitErro
 from rait.domain.status import peers_age
 from rait.domain.watch import (
     Action,
-    Cause,
     Event,
     Exit,
     FilesChanged,
@@ -265,12 +265,12 @@ class Watcher:
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
         """Tell the user and the service manager what a sync did, and count it for the metrics."""
         report, problems = result.report, result.synced.problems
-        outcome, cause = result.synced.outcome, domain.main_kind(causes)
+        outcome, cause = result.synced.outcome, main_kind(causes)
         self._health.synced(
             LastSync(at=time.time(), seconds=seconds, outcome=outcome, cause=cause), report
         )
         if report is not None:
-            title = f"up ({domain.told(causes)})"
+            title = f"up ({told(causes)})"
             line = summary(structs.replace(report, command=title))
             if _did_something(report):
                 for each in passing_problems(report):
@@ -284,7 +284,7 @@ class Watcher:
     def _synced(self, causes: tuple[Cause, ...]) -> Result:
         options = structs.replace(
             self._options,
-            cause=domain.told(causes),
+            cause=told(causes),
             network=self._held,
             lock_seconds=LOCK_SECONDS,
         )

@@ -23,11 +23,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, structs
 
+from rait.domain.causes import (
+    HANGUP,
+    LOOK,
+    NAMES,
+    SOURCE,
+    START,
+    Cause,
+    merged,
+    touched,
+)
 from rait.domain.errands import Errand, grown
 from rait.domain.errors import few
 from rait.domain.troubles import Lines, Troubles, hear
@@ -54,53 +64,11 @@ FIGHT_MEMORY = 300.0
 FREE_FIGHTS = 2
 """So many times in a row a link is set right at once."""
 
-MOST_CAUSES = 10
-"""So many causes of one kind are kept to be told."""
-
-Kind = Literal["start", "file", "source", "names", "link", "look", "hangup"]
 Outcome = Literal[
     "unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured"
 ]
 """How a sync ended, as in ``Report.status``; or rait held what was taken back, waits for a
 confirmation, or has a configuration that is wrong."""
-
-
-class Cause(Struct, frozen=True):
-    """Why there is to be a sync."""
-
-    kind: Kind
-    text: str
-
-
-START = Cause("start", "start")
-LOOK = Cause("look", "look")
-HANGUP = Cause("hangup", "SIGHUP")
-SOURCE = Cause("source", "peers list changed")
-NAMES = Cause("names", "addresses of host names changed")
-DELETED, CHANGED = "link deleted", "link changed"
-
-
-def told(causes: Iterable[Cause]) -> str:
-    """The causes in one line; a look is told only if there is no other.
-
-    The kernel takes a link down before it deletes it: then only the latter is told.
-    """
-    texts: dict[str, list[str]] = {}
-    for cause in causes:
-        what, _, link = cause.text.partition(": ")
-        texts.setdefault(what, []).extend([link] if link else [])
-    if CHANGED in texts:
-        texts[CHANGED] = [link for link in texts[CHANGED] if link not in texts.get(DELETED, ())]
-        if not texts[CHANGED]:
-            del texts[CHANGED]
-    if len(texts) > 1:
-        texts.pop(LOOK.text, None)
-    return "; ".join(f"{what}: {few(links)}" if links else what for what, links in texts.items())
-
-
-def main_kind(causes: Iterable[Cause]) -> Kind:
-    """The first kind of the causes; a look only if there is no other."""
-    return next((cause.kind for cause in causes if cause.kind != "look"), "look")
 
 
 class Settings(Struct, frozen=True):
@@ -365,7 +333,7 @@ def _ripe(state: State, now: float, settings: Settings) -> State:
     ripe = [name for name, at in state.later.items() if at <= now and not state.running]
     if ripe:
         later = {name: at for name, at in state.later.items() if at > now}
-        causes = [_touched(name, deleted=False) if name in state.fights else LOOK for name in ripe]
+        causes = [touched(name, deleted=False) if name in state.fights else LOOK for name in ripe]
         state = _caused(structs.replace(state, later=later), now, *causes)
     if state.retry and state.retry_at <= now:
         state = _caused(structs.replace(state, retry=()), now, *state.retry)
@@ -395,7 +363,7 @@ def _look_up(state: State) -> tuple[State, Action]:
 
 def _sync(state: State) -> tuple[State, Action]:
     """Begin a sync, which does all that there is to do, whatever caused it."""
-    causes = _merged(state.retry, state.pending)
+    causes = merged(state.retry, state.pending)
     return structs.replace(state, running=causes, pending=(), retry=(), later={}), Sync(causes)
 
 
@@ -410,15 +378,8 @@ def _caused(state: State, now: float, *causes: Cause, within: float = LONGEST_QU
         is_calm = state.running in ((), (LOOK,)) and now >= calm_at
         rush = 0 if is_calm else min(rush + 1, len(QUIET) - 1)
         by = now + LONGEST_QUIET[rush]
-    pending = _merged(state.pending, causes)
+    pending = merged(state.pending, causes)
     return structs.replace(state, pending=pending, last=now, by=min(by, now + within), rush=rush)
-
-
-def _merged(some: tuple[Cause, ...], more: Iterable[Cause]) -> tuple[Cause, ...]:
-    for cause in more:
-        if cause not in some and sum(c.kind == cause.kind for c in some) < MOST_CAUSES:
-            some = (*some, cause)
-    return some
 
 
 _Handled = tuple[State, tuple[Action, ...]]
@@ -486,16 +447,12 @@ def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
         elif state.running:
             later[name] = now
         else:
-            causes.append(_touched(name, deleted=event.deleted))
+            causes.append(touched(name, deleted=event.deleted))
     state = structs.replace(state, later=later)
     if not causes:
         return state, ()
     within = DELETED_SECONDS if event.deleted else LONGEST_QUIET[-1]
     return _caused(state, now, *causes, within=within), ()
-
-
-def _touched(name: str, *, deleted: bool) -> Cause:
-    return Cause("link", f"{DELETED if deleted else CHANGED}: {name}")
 
 
 _MENDED: Mapping[str, Lines] = {"sync": ("all is as it should be again",), "warnings": ()}
@@ -577,7 +534,7 @@ def _hangup(state: State, _: Hangup, now: float) -> _Handled:
         state,
         poll=state.poll.asked(now),
         names=state.names.asked(now),
-        gated=_merged(state.gated, (HANGUP,)),
+        gated=merged(state.gated, (HANGUP,)),
         gate=state.gate | {"poll", "names"},
         gate_by=state.gate_by if state.gated else now + GATE_SECONDS,
         reloading=state.ready,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rait.domain import errands, watch
+from rait.domain import causes, errands, watch
 from rait.domain.watch import (
     Action,
     Event,
@@ -103,7 +103,7 @@ class World:
                 self.begun[type(action)].append(self.now)
                 if isinstance(action, Sync):
                     assert action.causes
-                    assert watch.told(action.causes)
+                    assert causes.told(action.causes)
                     self.synced.append(action)
             case Say(lines):
                 assert lines
@@ -263,7 +263,7 @@ class Watching(RuleBasedStateMachine):
 
     def _hangup_syncs(self) -> Iterable[float]:
         both = zip(self.world.begun[Sync], self.world.synced, strict=True)
-        return [at for at, sync in both if watch.HANGUP in sync.causes]
+        return [at for at, sync in both if causes.HANGUP in sync.causes]
 
     @invariant()
     def nothing_begins_too_often(self) -> None:
@@ -285,7 +285,7 @@ class Watching(RuleBasedStateMachine):
     def what_is_remembered_is_bounded(self) -> None:
         if self.world is not None:
             state = self.world.state
-            most = len(get_args(watch.Kind)) * watch.MOST_CAUSES
+            most = len(get_args(causes.Kind)) * causes.MOST_CAUSES
             assert max(len(state.pending), len(state.running)) <= most
             assert len(state.fights) <= len(LINKS)
             assert len(state.later) <= len(LINKS)
@@ -467,7 +467,7 @@ def test_a_sync_that_fails_is_tried_again_for_its_causes() -> None:
     world.tell(FilesChanged(("rait.conf",)))
     world.live(600, Synced("failed", ("no space",)), Polled())
     tries = world.synced[before:]
-    assert all(watch.told(sync.causes) == "rait.conf changed" for sync in tries)
+    assert all(causes.told(sync.causes) == "rait.conf changed" for sync in tries)
     gaps = [b - a for a, b in pairwise(world.begun[Sync][before:])]
     assert gaps[0] <= 2 * watch.FIRST_RETRY
     assert all(b >= a - 0.2 for a, b in pairwise(gaps))
@@ -521,7 +521,7 @@ def test_a_hangup_syncs_with_everything_read_anew(
     begun = next(
         begun
         for begun, sync in zip(world.begun[Sync], world.synced, strict=True)
-        if watch.HANGUP in sync.causes
+        if causes.HANGUP in sync.causes
     )
     assert begun <= at + watch.GATE_SECONDS + watch.LONGEST_QUIET[-1] + took
     if took < 10:
@@ -543,7 +543,7 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
     else:
         world.tell(Polled(changed=True))
         world.wait(watch.LONGEST_QUIET[-1])
-    assert watch.START in world.synced[0].causes
+    assert causes.START in world.synced[0].causes
 
 
 @given(stale=st.lists(st.booleans(), min_size=1, max_size=50))
@@ -564,5 +564,5 @@ def test_a_link_that_is_deleted_is_not_told_to_have_changed_as_well() -> None:
     world.tell(LinksTouched(("wg1", "wg2")))
     world.tell(LinksTouched(("wg1", "wg3"), deleted=True))
     world.wait(watch.LONGEST_QUIET[0])
-    said = watch.told(world.synced[-1].causes)
+    said = causes.told(world.synced[-1].causes)
     assert said == "link changed: wg2; link deleted: wg1, wg3"
