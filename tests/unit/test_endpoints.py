@@ -34,6 +34,10 @@ def test_a_session_lives_for_three_minutes_by_whatever_clock(handshake: int, fre
     assert is_fresh(1000, handshake) is fresh
 
 
+def test_no_handshake_is_no_session_where_the_clock_is_not_set_yet() -> None:
+    assert not is_fresh(100, 0)
+
+
 @pytest.mark.parametrize(
     ("seen", "wanted", "last", "fresh", "resolved", "views"),
     [

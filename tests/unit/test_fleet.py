@@ -199,6 +199,16 @@ def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
     assert far["n1"] == (0, 6, False)
 
 
+def test_the_limit_of_a_node_whose_rait_conf_is_known_is_its_own() -> None:
+    strict = {B.public_key: structs.replace(implied_config(B), max_removals=0)}
+    found = fleet_change(fleet_of([A, B, C], strict), fleet_of([A, B], strict))
+    assert {node.name: node.stops for node in found.node_changes} == {
+        "n1": False,
+        "n2": True,
+        "n3": False,
+    }
+
+
 def test_events_are_counted_where_links_go_from_one_node_to_another() -> None:
     """Also at a node that gets another key, whose links that stay have an event for it."""
     shifted = [peer(number, port=50001 + number) for number in range(2, 6)]

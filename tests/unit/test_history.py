@@ -29,6 +29,7 @@ from rait.domain.history import (
     as_made_now,
     conflicts,
     done_events,
+    links_made,
     only_told_babeld,
     require_own_key,
     require_own_setup,
@@ -36,7 +37,7 @@ from rait.domain.history import (
     touched,
     undo,
 )
-from rait.domain.records import RunHeader, RunRecord
+from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
@@ -88,6 +89,16 @@ def test_a_run_did_only_what_it_did_itself_and_what_is_known_to_have_happened() 
     )
     assert done_events(record) == (added,)
     assert touched(record) == {"w2"}
+
+
+def test_a_link_that_is_seen_has_the_number_of_the_entry_that_made_it_last() -> None:
+    one, two, three, four = (LinkAdded(link(f"w{number}")) for number in range(1, 5))
+    start = Snapshot(topology=topology(one.link))
+    again = run(400, LinkRemoved(two.link), two, three, unknown=(2,))
+    runs = [run(100, two, four, noticed=(NARROWED,)), run(200, one, failed=(0,)), again]
+    seen = dict.fromkeys(("w1", "w2", "w3", "w4"), "")
+    assert links_made(start, runs, 50, seen) == {"w1": 50, "w2": 402, "w3": 403, "w4": 103}
+    assert links_made(start, runs, 50, {"w1": "boot/1", "w9": ""}) == {"w1": 50}
 
 
 def test_a_run_is_taken_back() -> None:
