@@ -73,6 +73,11 @@ def warn_of(error: BaseException) -> None:
         warn(str(argument))
 
 
+def note(*lines: str) -> None:
+    """Print lines to standard error as they are, and go on if they cannot be written."""
+    _say("".join(f"{clean(line)}\n" for line in lines))
+
+
 def warn_text(text: str) -> None:
     """Print text to standard error whose line feeds are all our own: usage, or a traceback."""
     _say(_clean_lines(text))

@@ -75,7 +75,7 @@ from rait.domain.watch import (
     Terminate,
     Tick,
 )
-from rait.terminal import warn, warn_text
+from rait.terminal import note, warn
 
 LOCK_SECONDS = 10.0
 """How long a sync waits for another rait; then it is tried again."""
@@ -172,7 +172,7 @@ class Watcher:
         self._paths: dict[str, str] = {}
         self._key_files: frozenset[str] = frozenset()
         self._links: LinkChanges | None = None
-        self._names: frozenset[str] | None = None
+        self._names: frozenset[str] = frozenset()
         self._elsewhere = anyio.Event()
         self._tasks: TaskGroup
         self._news = anyio.Event()
@@ -253,13 +253,14 @@ class Watcher:
             self._names = result.names
             if self._links is not None:
                 self._links.watch(result.names)
-        self._note(causes, result, time.monotonic() - began)
-        _tidy()
+        seconds = time.monotonic() - began
         self._watch_files()
+        _tidy()
         if self._links is not None:
             # What the sync itself did, while it still runs. Whoever waits tells what goes wrong.
             with suppress(MachineError):
                 self._touched(self._links.take())
+        self._note(causes, result, seconds)
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
@@ -275,7 +276,7 @@ class Watcher:
             if _did_something(report):
                 for each in passing_problems(report):
                     warn(each)
-                warn_text("".join(f"{each}\n" for each in (*report_lines(report)[:-1], line)))
+                note(*report_lines(report)[:-1], line)
             else:
                 self._options.debug(f"{line} ({seconds:.3f} s)")
         self._status = problems[0] if problems else summary(report) if report is not None else ""
@@ -343,7 +344,7 @@ class Watcher:
             return
         for line in (*warning_lines(report), *lasting_problems(report), *passing_problems(report)):
             warn(line)
-        warn_text("".join(f"{line}\n" for line in report_lines(report)))
+        note(*report_lines(report))
         self.ended_well = report.status in ("done", "unchanged")
 
     # Senses.
@@ -399,8 +400,7 @@ class Watcher:
         while True:
             try:
                 with LinkChanges(target) as self._links:
-                    if self._names is not None:
-                        self._links.watch(self._names)
+                    self._links.watch(self._names)
                     self._tell(Served("links"))
                     while True:
                         self._touched(await self._links.changed())

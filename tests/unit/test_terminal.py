@@ -24,7 +24,7 @@ from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 from rait.domain.verdict import Failure
-from rait.terminal import clean, print_result, print_text
+from rait.terminal import clean, note, print_result, print_text
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
 FAKE = "\nrait up: nothing to do; 3 links"
@@ -271,3 +271,13 @@ def test_text_leaves_by_no_other_door() -> None:
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             direct = called == "print" or re.fullmatch(r"sys\.std(out|err)\.(buffer\.)?w.*", called)
             assert not direct, f"{path}:{node.lineno}: {called}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_note_is_as_many_lines_as_it_is_given(text: str, capsys: pytest.CaptureFixture) -> None:
+    note(f"~ rait4x1 peer name none -> {text}", "rait up (look): 1 changed; 1 link wanted")
+    first, second, *others = capsys.readouterr().err.split("\n")
+    assert text not in first
+    assert first.startswith("~ rait4x1 peer name none -> \\u")
+    assert second == "rait up (look): 1 changed; 1 link wanted"
+    assert others == [""]
