@@ -2,9 +2,9 @@
 
 1. There is never more than one sync at a time, one poll of the peers list, one look-up of names.
 2. What calls for a sync is a cause. Causes that come together are merged: a sync begins when there
-   was none for QUIET seconds, soon after a calm, and later while syncs follow each other. So a burst
-   of any length is a few syncs. LONGEST_QUIET is how long causes can put a sync off, and a deleted
-   link waits for a second at the most.
+   was none for QUIET seconds, soon after a calm, and later while syncs follow each other. So any
+   burst is a few syncs. LONGEST_QUIET is how long causes can put a sync off, and a deleted link
+   waits for a second at the most.
 3. A cause that comes while a sync runs may have come too late for it, and leads to another one.
    What is done to links meanwhile is most likely done by the sync itself, so it leads to a look.
 4. The peers list and the addresses of names are fetched outside of syncs (``Errand``), each at its
