@@ -157,8 +157,7 @@ class _PortMoves:
         """Record an update, and return the link that waited for the port which is free now."""
         old = self._now[name]
         self._now[name] = device
-        if device != old:
-            self._events.append(DeviceUpdated(name, old, device))
+        self._events.append(DeviceUpdated(name, old, device))
         self._holder.pop(old.listen_port, None)
         # A link that is told twice to go on, or wants port 0 and never waited, does so once.
         waiting = self._wanting.get(old.listen_port)

@@ -47,7 +47,7 @@ def _can_stand_beside(
     if len({member.peer.public_key for member in beside}) < len(beside):
         return False
     first, last = fleet_change(old, beside), fleet_change(beside, new)
-    if first.interrupted or last.interrupted:
+    if any(change.interrupted for change in (first, last)):
         return False
     made = Counter(name for pair in first.pairs if pair.outcome == "made" for name in pair.nodes)
     return all(made[member.peer.public_key] >= len(old) - 1 for member in second)

@@ -37,6 +37,11 @@ def test_two_nodes_stand_for_all_that_differ_in_keys_ports_and_addresses_alone()
         assert like_pair(nodes[6], nodes[7]) == (nodes[0], nodes[1])
 
 
+def test_names_are_alike_and_to_have_none_is_not() -> None:
+    nodes = nodes_of([*(peer(number, name=f"n{number}") for number in range(1, 9)), peer(9)])
+    assert {like(node) for node in nodes} == {nodes[0], nodes[8]}
+
+
 def test_ports_that_go_from_node_to_node_tie_no_nodes_together() -> None:
     shifted = [peer(number, 50001 + number, f"192.0.2.{number}") for number in range(1, 9)]
     nodes = nodes_of(PEERS, shifted)
