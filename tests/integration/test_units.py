@@ -266,6 +266,20 @@ def test_links_outlive_the_watch(watched: Watched) -> None:
     assert (watched.links(), watched.served()) == (links, served)
 
 
+def test_a_stop_lets_a_sync_end_first_with_its_commands(watched: Watched) -> None:
+    watched.start()
+    watched.gate.unlink()
+    watched.knows(A, B)
+    eventually(lambda: watched.links().keys() == {link_to(A), link_to(B)}, "a sync that is slow")
+    watched.systemd.run("systemctl", "stop", "--no-block", WATCHING)
+    eventually(lambda: watched.is_("deactivating"), "it is to stop")
+    watched.gate.touch()
+    eventually(lambda: watched.is_("inactive"), "it has stopped")
+    assert watched.shown("Result") == ["success"]
+    last = watched.printed.read_text().splitlines()[-1]
+    assert last == "rait up (peers list changed): 1 added, 1 command called; 2 links wanted"
+
+
 def test_a_watch_that_hangs_is_started_again_and_the_links_stay(watched: Watched) -> None:
     watched.systemd.add(f"{WATCHING}.d/soon.conf", "[Service]\nWatchdogSec=5s\nRestartSec=0\n")
     watched.start()
