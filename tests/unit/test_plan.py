@@ -456,6 +456,7 @@ KEY_B = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
 def test_an_address_never_changes() -> None:
     """A release that computed others would leave each node with two, or confuse its routes."""
     assert link_local(KEY_A, KEY_B, "ip4") == "fe80::db8b:de41:f36:fa3e/64"
+    assert link_local("far", "own", "ip4") == "fe80::a540:3415:a211:b4c9/64"
 
 
 def test_each_end_and_each_family_has_its_own() -> None:
