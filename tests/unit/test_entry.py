@@ -120,3 +120,5 @@ def test_the_port_of_an_entry_that_is_skipped_is_taken(wrong: dict[str, Any]) ->
     entry = {"public_key": B, "address_family": "ip4", "send_port": 20000, "endpoint": "x"}
     entry |= {"endpoint": 7} if "address" in wrong else wrong
     assert free_port([{"peers": [entry]}], A, "ip4", (20000, 20000), 0) is None
+    if entry["public_key"] == B:
+        assert free_port([{"peers": [entry]}], B, "ip4", (20000, 20000), 0) == 20000, "its own"
