@@ -203,6 +203,11 @@ def test_fwmark_as_wg_takes_it(given, mark):
     assert decoded(transport=[transport(fwmark=given)]).transports[0].fwmark == mark
 
 
+def test_keepalive_as_wg_takes_it():
+    given = [decoded(transport=[transport(keepalive=each)]).transports[0] for each in ("off", 25)]
+    assert [each.keepalive for each in given] == [0, 25]
+
+
 def test_transports_must_differ_in_prefix():
     found = error(transport=[transport(), transport(address_family="ip6", send_port=1)])
     assert found.path == ("transport", 1, "ifprefix")

@@ -7,7 +7,7 @@ import base64
 import pytest
 from msgspec import structs
 
-from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy
+from rait.domain.config.schema import Config, Isolation, Match, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
 from rait.domain.fleet import FleetChange, fleet_change
 from rait.domain.fleet_nodes import end_of, fleet_of, implied_config
@@ -69,6 +69,11 @@ def test_a_node_that_comes_or_goes_makes_or_removes_its_pairs_alone() -> None:
     }
     went = change([A, B, C], [A, B])
     assert outcomes(went) == {("n3", "n1"): "removed", ("n3", "n2"): "removed"}
+    assert {n.name: n.public_key for n in went.node_changes} == {
+        "n1": key(1),
+        "n2": key(2),
+        "n3": key(3),
+    }
     assert [pair.reasons for pair in (*came.pairs, *went.pairs)] == [{}] * 4, "nothing is broken"
 
 
@@ -79,6 +84,12 @@ def test_one_node_that_renumbers_interrupts_nobody_who_can_be_reached() -> None:
     assert found.order == ()
     (own,) = [node for node in found.node_changes if node.name == "n1"]
     assert [type(event) for event in own.events] == [PeerUpdated, PeerUpdated]
+
+
+def test_a_pair_is_remade_whichever_of_its_nodes_makes_its_link_again() -> None:
+    noted = structs.replace(A, remarks=(("site", "x"),))
+    assert outcomes(change([A, B], [noted, peer(2, port=50009)])) == {("n1", "n2"): "remade"}
+    assert outcomes(change([B, A], [peer(2, port=50009), noted])) == {("n2", "n1"): "remade"}
 
 
 def test_two_nodes_that_renumber_at_once_cannot_find_each_other_until_both_have() -> None:
@@ -197,6 +208,22 @@ def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
     far = {node.name: (node.lost, node.links, node.stops) for node in renumbered.node_changes}
     assert far["n2"] == (1, 6, False), "a node that plans in part knows how many links it has"
     assert far["n1"] == (0, 6, False)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"policies": (Policy(match=Match(name=("n3",)), skip=True),)},
+        {"port_range": ((50001, 50002), (50004, 50007))},
+    ],
+)
+def test_links_that_a_known_rait_conf_refuses_do_not_count(setting: dict[str, object]) -> None:
+    peers = [peer(number) for number in range(1, 8)]
+    known = {B.public_key: structs.replace(implied_config(B), **setting)}
+    new = [peer(1, address="198.51.100.1"), *peers[1:]]
+    found = fleet_change(fleet_of(peers, known), fleet_of(new, known))
+    links = {node.name: node.links for node in found.node_changes}
+    assert (links["n2"], links["n4"]) == (5, 6)
 
 
 def test_the_limit_of_a_node_whose_rait_conf_is_known_is_its_own() -> None:

@@ -42,6 +42,12 @@ def test_a_label_has_63_characters() -> None:
             checked_address(f"{label}.example", "ip4")
 
 
+def test_an_international_name_has_another_form():
+    for name, ends in (("bücher.example", r"xn-- form\)$"), ("a b", "host name$")):
+        with pytest.raises(ValueError, match=ends):
+            checked_address(name, "ip4")
+
+
 @pytest.mark.parametrize(
     ("text", "literal"),
     [

@@ -178,6 +178,8 @@ def test_addresses_are_canonical_and_a_chosen_link_local_one_takes_the_place_of_
     assert link.settings.address is None
     link = only(planned(Policy(addresses=("10.0.{name}.1/24",)), far=peer(name="7")))
     assert link.settings.addresses == ("10.0.7.1/24",)
+    link = only(planned(Policy(addresses=("fe80::1", "192.0.2.1"))))
+    assert link.settings.addresses == ("192.0.2.1/32", "fe80::1/64")
     link = only(planned(Policy(addresses=("192.0.2.1",))))
     assert link.settings.addresses == ("192.0.2.1/32",)
     assert link.settings.address == link_local("own key", "key", "ip4")
