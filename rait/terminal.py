@@ -28,8 +28,17 @@ INTERRUPTED = 5
 
 _ESCAPES = "rait.escapes"
 _BEYOND_16_BITS = 0x10000
+_AT_ONCE = 400
+"""So many characters go to standard error at once: less than 4096 bytes, however they are encoded.
+A pipe that has room takes these without waiting (PIPE_BUF in pipe(7))."""
+
+_ROOM_SECONDS = 1.0
 _HARMLESS = frozenset("\u00a0\u3000\u200c\u200d")
 """Not printable to Python, yet parts of names: two spaces, and two that join or part letters."""
+
+
+_lost: bool | None = None
+"""Whether standard error has lost lines since it had room last; None where rait waits instead."""
 
 
 class OutputError(Exception):
@@ -48,6 +57,15 @@ def prepare() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors=_ESCAPES)
+
+
+def lose_what_nobody_reads() -> None:
+    """From now on drop what standard error has no room for, as a pipe that nobody reads.
+
+    For a daemon, which must not stand still because its log does.
+    """
+    global _lost
+    _lost = False
 
 
 def clean(line: str) -> str:
@@ -186,10 +204,26 @@ def _clean_lines(text: str) -> str:
 
 
 def _say(text: str) -> None:
+    global _lost
+    if _lost:
+        text = f"\nrait: what was to be told here is lost, as nobody has read it\n{text}"
+    step = _AT_ONCE if _lost is not None else max(len(text), 1)
     try:
-        print(text, end="", file=sys.stderr, flush=True)
+        for start in range(0, len(text), step):
+            if _lost is not None and (_lost := not _has_room(0.0 if _lost else _ROOM_SECONDS)):
+                return
+            print(text[start : start + step], end="", file=sys.stderr, flush=True)
     except OSError:
         return
+
+
+def _has_room(seconds: float) -> bool:
+    """Wait until standard error can be written to, or nobody can read it any more."""
+    from select import POLLOUT, poll
+
+    asking = poll()
+    asking.register(sys.stderr, POLLOUT)
+    return bool(asking.poll(seconds * 1000))
 
 
 def _print(text: str) -> None:

@@ -78,6 +78,23 @@ def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
         os.close(fd)
 
 
+def holder(path: str) -> str | None:
+    """Who holds the lock at the path, in words; None if nobody does, or there is no such lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError):
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return None
+
+
 def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
     """Open and take the lock; gives its descriptor, and the stamp that it had before."""
     deadline = time.monotonic() + timeout

@@ -18,6 +18,7 @@ from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Confirm, Session
 from rait.app.trials import held_by, hold, mention, open_settled
+from rait.app.watched import require_unwatched
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
@@ -81,10 +82,15 @@ def sync(
     return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)
 
 
-def down(options: Options) -> Report:
-    """Remove our links, and nothing else. Raises RaitError, with nothing touched."""
+def down(options: Options, *, watched: bool = False) -> Report:
+    """Remove our links, and nothing else. Raises RaitError, with nothing touched.
+
+    So it does if a `rait watch` would make them again, unless it is the watch itself that asks.
+    """
     # The links live in the target namespace, so they can go when the transit one is gone.
     with open_settled(options, "down", needs_transit=False) as session:
+        if not watched:
+            require_unwatched(session, "rait down")
         change = session.compare(Goal(EMPTY))
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *unclaimed))

@@ -12,7 +12,7 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any
 
@@ -25,7 +25,6 @@ from rait.adapters import privilege
 from rait.adapters.config import source
 from rait.adapters.file_changes import FileChanges
 from rait.adapters.link_changes import LinkChanges, Touches
-from rait.adapters.lock import HeldError, hold
 from rait.adapters.service_manager import ServiceManager
 from rait.app import desired
 from rait.app.health import Health
@@ -42,15 +41,14 @@ from rait.app.render import (
     warning_lines,
 )
 from rait.app.report import Report
-from rait.app.scopes import normal
 from rait.app.session import Session
 from rait.app.status import StatusReader
 from rait.app.tally import LastSync
 from rait.app.trials import open_settled
+from rait.app.watched import Claim
 from rait.domain import watch as domain
 from rait.domain.causes import Cause, main_kind, told
 from rait.domain.config.schema import SECOND, Config
-from rait.domain.digests import blake2b
 from rait.domain.endpoints import is_stale
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
 from rait.domain.status import peers_age
@@ -75,7 +73,7 @@ from rait.domain.watch import (
     Terminate,
     Tick,
 )
-from rait.terminal import note, warn
+from rait.terminal import lose_what_nobody_reads, note, warn
 
 LOCK_SECONDS = 10.0
 """How long a sync waits for another rait; then it is tried again."""
@@ -112,8 +110,10 @@ def watch(options: Options, *, down_on_exit: bool = False) -> bool:
     """
     loaded = _checked(options.config)
     privilege.require("rait watch")
-    with _alone(options.config, loaded.config.journal), FileChanges() as files:
-        watcher = Watcher(options, loaded.config, files)
+    with Claim(options.config) as claim, FileChanges() as files:
+        claim.extend(loaded.config.journal)
+        watcher = Watcher(options, loaded.config, files, claim)
+        lose_what_nobody_reads()
         anyio.run(watcher.run, down_on_exit)
     return watcher.ended_well
 
@@ -141,24 +141,10 @@ def _is_special(path: str) -> bool:
         return False  # reading it says what is wrong
 
 
-@contextmanager
-def _alone(conf: str, journal: str) -> Iterator[None]:
-    """Be the only ``rait watch`` of this rait.conf. Raises MachineError if there is one already."""
-    digest = blake2b(os.fsencode(normal(conf)), digest_size=8).hexdigest()
-    with ExitStack() as held:
-        try:
-            held.enter_context(hold(f"{os.path.realpath(journal)}.watch-{digest}", "rait watch", 0))
-        except HeldError as error:
-            raise MachineError(
-                f"{source.display_name(conf)} is looked after already: {error.holder}"
-            ) from None
-        yield
-
-
 class Watcher:
     """One ``rait watch``. ``ended_well`` is False where ``down`` failed at the end."""
 
-    def __init__(self, options: Options, config: Config, files: FileChanges) -> None:
+    def __init__(self, options: Options, config: Config, files: FileChanges, claim: Claim) -> None:
         self.ended_well = True
         self._options = options
         self._config = config
@@ -169,6 +155,7 @@ class Watcher:
         self._has_names = False
         self._status = ""
         self._files = files
+        self._claim = claim
         self._paths: dict[str, str] = {}
         self._key_files: frozenset[str] = frozenset()
         self._links: LinkChanges | None = None
@@ -197,8 +184,10 @@ class Watcher:
     @property
     def _settings(self) -> Settings:
         spans, has_url = self._config.watch, source.is_web(self._config.peers)
+        # Syncs keep what polls have confirmed.
+        age = spans.max_peers_age if has_url else None
         return Settings(
-            look=spans.look / SECOND,
+            look=(spans.look if age is None else min(spans.look, age // 2)) / SECOND,
             poll=spans.poll / SECOND if has_url else None,
             names=spans.names / SECOND if self._has_names else None,
         )
@@ -291,7 +280,9 @@ class Watcher:
         )
         try:
             # Before they are read for the sync, the files are watched: no change of them is missed.
-            from_thread.run_sync(self._configure, _checked(options.config).config)
+            config = _checked(options.config).config
+            self._claim.extend(config.journal)
+            from_thread.run_sync(self._configure, config)
             with open_settled(options, "up", peers=True) as session:
                 return _result(session, desired.sync(session))
         except RaitError as error:
@@ -336,7 +327,7 @@ class Watcher:
 
     def _down(self) -> None:
         try:
-            report = desired.down(self._options)
+            report = desired.down(self._options, watched=True)
         except RaitError as error:
             self.ended_well = False
             for line in error.args:
@@ -404,7 +395,7 @@ class Watcher:
                     self._tell(Served("links"))
                     while True:
                         self._touched(await self._links.changed())
-            except MachineError as error:
+            except (MachineError, OSError) as error:
                 self._tell(Served("links", f"{error}; {_BY_LOOKS}"))
             finally:
                 self._links = None
@@ -442,6 +433,8 @@ def _tidy() -> None:
 
 
 def _result(session: Session, report: Report) -> Result:
+    if (old := session.registry.peers.old) is not None:
+        report = structs.replace(report, old_list=old.lasting)
     problems, warnings = (*lasting_problems(report), *_too_old(session)), warning_lines(report)
     if report.held:
         problems, warnings = (*problems, *warnings), ()

@@ -14,6 +14,7 @@ from rait.app.render import link_text, print_plan, print_report
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld
 from rait.app.trials import confirmation, open_settled
+from rait.app.watched import require_unwatched
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import require_own_key
 from rait.domain.reconcile import Goal
@@ -46,6 +47,8 @@ def _restore(options: Options, arguments: Namespace) -> int:
         confirmation(options, arguments.confirm, dry_run=dry_run) as confirm,
         open_settled(options, "replay", read_only=dry_run, babeld=babeld) as session,
     ):
+        if not dry_run:
+            require_unwatched(session, "rait replay --apply")
         past = _past(session.journal, session.name, at)
         if past.unknown and not dry_run:
             raise MachineError(

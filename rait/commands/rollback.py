@@ -10,6 +10,7 @@ from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
 from rait.app.session import Session
 from rait.app.trials import confirmation, open_settled
+from rait.app.watched import require_unwatched
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -33,6 +34,8 @@ def run(options: Options, arguments: Namespace) -> int:
         confirmation(options, arguments.confirm, dry_run=arguments.dry_run) as confirm,
         open_settled(options, "rollback", read_only=arguments.dry_run) as session,
     ):
+        if not arguments.dry_run:
+            require_unwatched(session, "rait rollback")
         record = _run_to_undo(session, arguments.number)
         change = session.compare(_goal(session, record, arguments.force))
         command = f"rollback {record.id}"

@@ -34,9 +34,17 @@ class OldList(Struct, frozen=True):
     @property
     def told(self) -> str:
         """A line for the user."""
+        return self._line(f"{_of_age(self.age)} (of {self.confirmed})")
+
+    @property
+    def lasting(self) -> str:
+        """The same, in words that stay as long as the list does."""
+        return self._line(f"of {self.confirmed}")
+
+    def _line(self, old: str) -> str:
         return (
-            f"the peers list is {_of_age(self.age)} (of {self.confirmed}), as there is no newer "
-            f"one: {self.why}; nothing is removed because of an old list"
+            f"the peers list is {old}, as there is no newer one: {self.why}; nothing is removed "
+            "because of an old list"
         )
 
     @property

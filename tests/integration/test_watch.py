@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.integration import machine
+from tests.integration.command import command as program
+from tests.integration.command import start_fork
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
 from tests.integration.test_sources import served
@@ -178,6 +182,76 @@ def test_a_second_watch_of_a_conf_is_an_error(nodes: Nodes, watch: StartWatch) -
     assert third.end().status == 0
 
 
+def test_a_second_watch_by_another_name_of_the_conf_is_an_error(
+    nodes: Nodes, watch: StartWatch
+) -> None:
+    a, _, _ = nodes
+    watch(a)
+    other = a.directory / "other.conf"
+    other.symlink_to(a.conf)
+    second = start_fork(a.netns, ["-c", str(other), "watch"], "", a.directory)
+    try:
+        until(second.ended, second.said)
+    finally:
+        result = second.kill()
+    assert result.status == 1
+    assert "is looked after already" in result.err
+
+
+def test_it_is_the_only_one_when_the_journal_is_another(nodes: Nodes, watch: StartWatch) -> None:
+    a, _, _ = nodes
+    watching = watch(a)
+    a.write_conf(text=a.conf_hcl(journal=json.dumps(str(a.directory / "other.db"))) + WATCH)
+    watching.syncs(2)
+    second = watch(a, synced=False)
+    until(second.running.ended, second.said)
+    assert "is looked after already" in second.said()
+    assert "Traceback" not in watching.said()
+
+
+@pytest.mark.parametrize("command", ["down", "rollback --yes", "replay --apply --yes --at 1"])
+def test_what_it_would_undo_is_refused(nodes: Nodes, watch: StartWatch, command: str) -> None:
+    a, b, c = nodes
+    watching = watch(a)
+    a.knows(b, c)
+    watching.has(a.links_to(b, c))
+    before = a.state()
+    result = a.rait(*command.split())
+    assert result.status == 1
+    assert f"process {watching.running.pid}" in result.err
+    assert "would undo `rait " in result.err
+    assert a.state() == before
+    assert a.rait("replay", "--diff", "--at", "1").status == 0
+    assert watching.end().status == 0
+    assert a.rait(*command.split()).status == 0
+    assert a.state().keys() < before.keys()
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(nodes: Nodes) -> None:
+    a, b, _ = nodes
+    a.up()
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(512))
+        os.set_blocking(writing, True)
+        words = [*program(), "-c", str(a.conf), "--debug", "watch"]
+        process = machine.start(words, a.netns, stderr=writing)
+        try:
+            machine.ip_batch([f"link del {a.link_to(b, 'ip4')}"], a.target)
+            until(lambda: a.state().keys() == a.links_to(b))
+            process.terminate()
+            assert process.wait(machine.PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 @pytest.mark.kernel
 def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None:
     a, b, _ = nodes
@@ -284,7 +358,7 @@ def test_a_list_that_no_server_confirms_for_too_long_is_told(
 ) -> None:
     a, b, _ = nodes
     pages = {"/peers": b.entry()}
-    spans = 'watch {\n  poll = "1s"\n  look = "1s"\n  max_peers_age = "4s"\n}\n'
+    spans = 'watch {\n  poll = "1s"\n  look = "1h"\n  max_peers_age = "4s"\n}\n'
     with served(a.netns, pages) as url:
         a.write_conf(text=a.conf_hcl(peers=f'"{url}/peers"') + spans)
         watching = watch(a)
@@ -299,6 +373,20 @@ def test_a_list_that_no_server_confirms_for_too_long_is_told(
 
 
 @pytest.mark.kernel
+def test_a_list_that_stands_in_for_long_is_told_once(nodes: Nodes, watch: StartWatch) -> None:
+    a, b, _ = nodes
+    spans = 'watch {\n  poll = "1s"\n  look = "1s"\n}\n'
+    with served(a.netns, pages := {"/peers": b.entry()}) as url:
+        a.write_conf(text=a.conf_hcl(peers=f'"{url}/peers"', peers_fallback='"always"') + spans)
+        a.up()
+        del pages["/peers"]
+        watching = watch(a)
+        watching.says("as there is no newer one")
+        watching.syncs(len(watching.syncs(1)) + 4)
+        assert watching.said().count("as there is no newer one") == 1
+        assert watching.end().status == 0
+
+
 def test_what_nobody_tells_of_is_found_by_the_look(nodes: Nodes, watch: StartWatch) -> None:
     a, b, _ = nodes
     a.write_conf(text=a.conf_hcl() + WATCH.replace('look = "1h"', 'look = "1s"'))

@@ -70,7 +70,9 @@ def test_a_list_of_unknown_age_stands_in_only_if_any_may() -> None:
     ],
 )
 def test_the_age_is_told(age: int | None, words: str) -> None:
-    assert f"the peers list is {words} (of yesterday)" in OldList(age, "yesterday", "no").told
+    old = OldList(age, "yesterday", "no")
+    assert f"the peers list is {words} (of yesterday)" in old.told
+    assert old.lasting == OldList(None, "yesterday", "no").lasting
 
 
 class Registry:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 from rait.domain.verdict import Failure
-from rait.terminal import clean, note, print_result, print_text
+from rait.terminal import clean, lose_what_nobody_reads, note, print_result, print_text, warn
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
 FAKE = "\nrait up: nothing to do; 3 links"
@@ -260,6 +262,24 @@ def test_a_traceback_is_only_shown(
     err = capsys.readouterr().err
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith("ValueError: \\u001b[2K\n")
+
+
+def test_a_daemon_does_not_wait_for_who_reads_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rait.terminal._lost", None)
+    monkeypatch.setattr("rait.terminal._ROOM_SECONDS", 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "w") as writer:
+        monkeypatch.setattr("sys.stderr", writer)
+        lose_what_nobody_reads()
+        for _ in range(1000):
+            warn("é" * 1000)
+        while select.select([reader], [], [], 0)[0]:
+            reader.read(65536)
+        warn("one")
+        warn("two")
+        lost, one, two = reader.read(65536).decode().splitlines()[1:]
+    assert lost == "rait: what was to be told here is lost, as nobody has read it"
+    assert (one, two) == ("rait: one", "rait: two")
 
 
 def test_text_leaves_by_no_other_door() -> None:
