@@ -63,7 +63,7 @@ def taken(node: Node) -> Iterator[None]:
 def served(node: Node, port: int = ADDRESS[1]) -> bool:
     try:
         return bool(get(node, "/healthz", port))
-    except ConnectionError:
+    except (ConnectionError, IndexError):  # or closed, without an answer, as it ends
         return False
 
 
