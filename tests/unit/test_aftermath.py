@@ -120,6 +120,7 @@ def test_what_a_failed_event_did_is_found(failed: Event, seen: Link) -> None:
         (ENSLAVED, with_settings(addresses=BOTH)),
         (OPENED, with_peer(allowed_ips=("192.0.2.0/24",))),
         (PeerRemoved("w1", PEER), with_peer(endpoint=THERE)),
+        (PeerAdded("w1", PEER), with_peer(endpoint=THERE)),
         (LinkAdded(LINK), with_settings(mtu=1280)),
     ],
 )
