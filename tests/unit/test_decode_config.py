@@ -290,6 +290,7 @@ def test_keys_get_one_spelling():
         ({"type": "vlan"}, ("isolation", "type"), "must be netns or vrf"),
         ({"table": 100}, ("isolation", "table"), 'only with type = "vrf"'),
         ({"target": "a/b"}, ("isolation", "target"), "network namespace"),
+        ({"target": "a b"}, ("isolation", "target"), "network namespace"),
         ({"transit": ".."}, ("isolation", "transit"), "network namespace"),
         ({"transit": "t" * 256}, ("isolation", "transit"), "longer than 255 bytes"),
         ({"type": "vrf", "target": "m%d", "table": 9}, ("isolation", "target"), "no '%'"),
