@@ -384,6 +384,12 @@ def test_a_wrong_watch(watch, says):
     assert says in error(watch=watch).message
 
 
+@pytest.mark.parametrize("address", [1, 65535, "1", "65535", "h:1", "[::1]:65535"])
+def test_babeld_may_listen_on_any_port(address):
+    babeld = decoded(babeld=[{"socket_type": "tcp", "socket_addr": address}]).babeld
+    assert babeld.socket_addr == str(address)
+
+
 def test_a_unix_socket_has_a_path_of_107_bytes():
     """One less than sun_path of unix(7), for the zero byte at its end."""
     path = "/" + "x" * 106

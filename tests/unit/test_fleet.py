@@ -163,6 +163,12 @@ def test_a_registry_that_is_cut_short_removes_all_pairs_of_those_that_are_missin
     assert len(found.pairs) == 3
 
 
+def test_one_new_entry_is_no_more_than_one_of_two_that_had_its_name() -> None:
+    """Before the one was removed, and the other got another key."""
+    same = [structs.replace(each, name="same") for each in (A, B, peer(3, k=9))]
+    assert change(same[:2], same[2:]).nodes == 2
+
+
 def test_a_policy_of_a_node_counts() -> None:
     config = implied_config(B)
     skipping: Config = structs.replace(config, policies=(Policy(skip=True),))
