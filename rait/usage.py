@@ -22,6 +22,7 @@ _FLAGS = {
     "--yes": "go on however many links lose their sessions",
     "--dry-run": "only show what would be done",
     "--assume-gone": "treat links as removed if their network namespace cannot be found",
+    "--accept-older": "accept a signed peers list although it is older than the last one",
     "--detailed-exitcode": "for a plan or a dry run: exit status 0 if there is nothing to do, "
     "2 if there are changes, and 1 for any error (wrong usage or configuration too) or a link "
     "that cannot be made",
@@ -64,7 +65,8 @@ One that fails undoes nothing, and makes the exit status 3. `rait plan` shows th
 
 If the list cannot be read from its URL, nothing is touched, unless rait.conf says how old the last
 good list may be that stands in for it, as peers_fallback = "24h". Then links are made by that list
-and none is removed, with exit status 3.
+and none is removed, with exit status 3. With peers_public_key in rait.conf, so it is with a list
+that is not signed, or older than the last one, which --accept-older takes (docs/registry.md).
 
 A run stops with exit status 4 if it would end the sessions of more than half of at least four
 links: a peers list that is empty, cut short or exchanged, or a wrong namespace, must not take the
@@ -84,6 +86,7 @@ is changed. The next `rait up` does not do again what was taken back, and ends w
 
 def _up(parser: ArgumentParser) -> None:
     _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
+    _add_flags(parser, "--accept-older")
     _add_confirm(parser)
 
 
@@ -208,7 +211,7 @@ Print this node's state as JSON for `rait plan --against`. It holds no private k
 
 
 def _plan(parser: ArgumentParser) -> None:
-    _add_flags(parser, "--assume-gone", "--detailed-exitcode")
+    _add_flags(parser, "--accept-older", "--assume-gone", "--detailed-exitcode")
     parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
 
 
@@ -406,6 +409,9 @@ given twice. Warnings are what `rait up` takes, although it is most likely wrong
 them errors. Notes may be right. The exit status is 1 if there is an error, also where a list cannot
 be read, and else 0. docs/registry.md explains each rule.
 
+--verify wants each list to be signed, in PEERS.minisig beside it, by one of these keys of minisign:
+the line of base64, or the path of its file.
+
 As each node reads one list, each list is checked by itself. --together takes all of them for parts
 of one registry, as where each node has a file of its own.
 
@@ -413,6 +419,7 @@ of one registry, as where each node has a file of its own.
   rait check --together nodes/*.hcl
   curl -s https://example.org/peers.toml | rait check -
   rait check --format github --strict peers.toml       annotate a pull request
+  rait check --verify minisign.pub peers.toml
 """
 
 
@@ -422,6 +429,7 @@ def _check(parser: ArgumentParser) -> None:
         "--together", action="store_true", help="the lists are one registry's parts"
     )
     parser.add_argument("--strict", action="store_true", help="make warnings errors")
+    parser.add_argument("--verify", metavar="KEY", action="append", help="a key that may sign")
     parser.add_argument("--dns", action="store_true", help="look up each host name, from here")
     parser.add_argument(
         "--format",

@@ -77,6 +77,8 @@ def sync(
         warnings=warnings,
         accepted=assume_yes,
         confirm=confirm,
+        # So that no older list is accepted, the journal has each new one.
+        always=session.registry.peers.signed not in (None, session.known.signed),
     )
     # What the guard stopped may be no list to boot from.
     return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -22,6 +23,9 @@ from rait.domain.config.schema import Fallback, Secret
 from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 from rait.domain.fallback import OldList, age_of, may_stand_in
+
+if TYPE_CHECKING:
+    from rait.app.signed import Trust
 
 _MAX_WHY = 500
 """Characters of an error that the journal gets: the server chose a part of them."""
@@ -46,17 +50,23 @@ def kept_list(loaded: Loaded, public_key: str, conf: str) -> Kept | None:
 
 
 def load_from_web(
-    loaded: Loaded, public_key: str, secret: Secret, texts: Texts, conf: str
+    loaded: Loaded,
+    public_key: str,
+    secret: Secret,
+    texts: Texts,
+    conf: str,
+    trust: Trust | None = None,
 ) -> LoadedPeers:
     """Load the peers list from its URL, or the kept one, as ``load_registry`` does.
 
-    ``conf`` names the configuration. Raises SourceError where neither can be used.
+    ``conf`` names the configuration, and ``trust`` is in who may sign the list. Raises SourceError
+    where neither can be used.
     """
     path = kept_path(loaded.config.journal, conf, public_key)
-    found = PeersList(path, loaded.config.peers, texts.fetch)
+    found = PeersList(path, loaded.config.peers, texts.fetch, signed=trust is not None)
 
     def load(read: source.Read) -> LoadedPeers:
-        return load_registry(loaded, public_key, secret, read=read)
+        return load_registry(loaded, public_key, secret, read=read, trust=trust)
 
     try:
         peers = load(found.read)
@@ -66,13 +76,16 @@ def load_from_web(
         if loaded.config.peers_fallback is None:
             raise
         try:
-            return _standing_in(found, loaded.config.peers_fallback, load, str(error))
+            allowed = loaded.config.peers_fallback
+            return _standing_in(found, loaded.config.peers, allowed, load, str(error))
         except SourceError as second:
             raise SourceError(f"{error}; and no older list can stand in: {second}") from None
     return structs.replace(peers, keep=found.keep)
 
 
-def _standing_in(found: PeersList, allowed: Fallback, load: Load, why: str) -> LoadedPeers:
+def _standing_in(
+    found: PeersList, url: str, allowed: Fallback, load: Load, why: str
+) -> LoadedPeers:
     """The kept list, as there is no newer one. Raises SourceError where it may not stand in."""
     kept = found.kept
     if kept is None:
@@ -81,4 +94,4 @@ def _standing_in(found: PeersList, allowed: Fallback, load: Load, why: str) -> L
     old = OldList(age, confirmed, why[:_MAX_WHY])
     if not may_stand_in(age, allowed):
         raise SourceError(old.refusal)
-    return structs.replace(load(lambda *_, **__: kept.text), old=old)
+    return structs.replace(load(kept.reading(url)), old=old)

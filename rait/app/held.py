@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.config import source
@@ -25,6 +25,7 @@ from rait.domain.errors import Path, Problem, SourceError
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns
+    from rait.app.signed import Trust
 
 
 class _Answer(Struct, frozen=True):
@@ -44,36 +45,48 @@ class Held(Network):
         self._names: dict[Host, _Answer] = {}
         self._transit = ""
 
-    def poll(self, url: str) -> bool:
-        """Ask for the list once more; whether it is another one. Raises SourceError."""
+    def poll(self, url: str, trust: Trust | None = None) -> bool:
+        """Ask for the list once more; whether it is another one. Raises SourceError.
+
+        With ``trust``, a list that is not signed so fails too, as where its signature has not come
+        yet: list and signature take their places together.
+        """
         held = self._news.get(url)
+        news = self._take(url, held, trust, signed=trust is not None)
+        return held is None or (held.text, held.signature) != (news.text, news.signature)
+
+    def _take(
+        self, url: str, held: News | None, trust: Trust | None = None, *, signed: bool
+    ) -> News:
+        """Ask for the list, and hold it from now on. Raises SourceError."""
         try:
-            news = source.fetch(url, held.version if held is not None else Version(), MAX_BYTES)
+            version = held.version if held is not None else Version()
+            news = source.fetch(url, version, MAX_BYTES, signed)
+            if news.text is None:
+                assert held is not None  # noqa: S101 - the server was told no version otherwise
+                news = structs.replace(news, text=held.text)
+            if trust is not None:
+                trust.check(url, news.text or "", news.signature or "")
         except SourceError as error:
             with self._lock:
                 self._failed[url] = error
             raise
-        text = news.text
-        if text is None:
-            assert held is not None  # noqa: S101 - the server was told no version otherwise
-            text = held.text
         with self._lock:
             # Of this URL alone: rait.conf may name many in the course of time.
             self._failed.clear()
-            self._news = {url: News(text, news.version, news.at)}
-        return held is None or held.text != text
+            self._news = {url: news}
+        return news
 
-    def fetch(self, url: str, known: Version, limit: int) -> News:
+    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """The text of the last transfer that succeeded. Raises SourceError if none did yet."""
         with self._lock:
             held, failed = self._news.get(url), self._failed.get(url)
-        if held is None:
+        if held is None or (signed and held.signature is None):
             if failed is not None:
                 raise failed
-            self.poll(url)
-            held = self._news[url]
+            held = self._take(url, held, signed=signed)
         if len((held.text or "").encode()) > limit:
-            return source.fetch(url, known, limit)  # which says what is wrong
+            return source.fetch(url, known, limit, signed)  # which says what is wrong
         return held
 
     def refresh(self) -> tuple[bool, tuple[str, ...]]:

@@ -8,6 +8,7 @@ somebody edited a file. So the run calls ``stands`` before it acts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -29,6 +30,10 @@ from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.policy import Policies
 from rait.domain.topology import Family
+
+if TYPE_CHECKING:
+    from rait.app.signed import Trust
+    from rait.domain.signed import Signed
 
 RESOLVE_SECONDS = 10.0
 
@@ -66,7 +71,8 @@ class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
     ``peers`` says whether the command needs the registry, and ``network`` gives what comes over the
-    network.
+    network. ``last`` gives the signed peers list that a configuration accepted last, by its journal
+    and the public key of the node.
     """
 
     def __init__(
@@ -76,11 +82,14 @@ class Preparation:
         *,
         peers: bool = False,
         network: Network = NETWORK,
+        last: Callable[[Loaded, str], Signed | None] = lambda *_: None,
     ) -> None:
         self._url = url
         self._debug = debug
         self._peers = peers
         self._network = network
+        self._last = last
+        self._trust: Trust | None = None
         self._texts = Texts(network.fetch)
         self._hosts: Hosts = {}
         self._found: Registry | None = None
@@ -88,6 +97,7 @@ class Preparation:
     def configuration(self) -> Loaded:
         """Forget what was read before, and read the configuration. Raises ConfigError."""
         self._texts.forget()
+        self._trust = None
         return configured(self._url, read=self._texts.read)
 
     def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
@@ -122,19 +132,26 @@ class Preparation:
         """Whether the inputs are still up to date.
 
         Files are compared. Texts and addresses from the network cannot be compared: they stand
-        unless another run had the lock since (``disturbed``), as it may have used newer ones.
+        unless another run had the lock since (``disturbed``), as it may have used newer ones. So
+        does a signed list, as that run may have accepted a newer one.
         """
         has_names = self._found is not None and self._found.has_names
-        if disturbed and (self._texts.has_remote or has_names):
+        if disturbed and (self._texts.has_remote or has_names or self._trust is not None):
             return False
         return self._texts.unchanged()
 
     def _peers_list(self, loaded: Loaded, public_key: str, secret: Secret) -> LoadedPeers:
+        read = self._texts.read
+        if loaded.config.peers_public_key:
+            from rait.app.signed import trust_in  # here, as few lists are signed
+
+            last = self._last(loaded, public_key)
+            self._trust = trust_in(loaded.config.peers_public_key, last, read=read)
         if not source.is_web(loaded.config.peers):
-            return load_registry(loaded, public_key, secret, read=self._texts.read)
+            return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as it loads httpx
 
-        return load_from_web(loaded, public_key, secret, self._texts, self._url)
+        return load_from_web(loaded, public_key, secret, self._texts, self._url, self._trust)
 
     def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
         self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")

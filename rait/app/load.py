@@ -23,10 +23,13 @@ from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
+from rait.domain.signed import UNORDERED, looks_like_key
 
 if TYPE_CHECKING:
+    from rait.app.signed import Trust
     from rait.domain.doubt import Doubt
     from rait.domain.fallback import OldList
+    from rait.domain.signed import Signed
 
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
@@ -61,7 +64,7 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     ``digest`` gives the SHA-256 of its text in hex, ``warnings`` are lines for the user, and
     ``doubts`` are the entries that could not be read. ``old`` is None, unless an old list stands in
     for the newest. ``keep`` keeps a list from the network for later runs, and may raise OSError; it
-    is for the holder of the lock.
+    is for the holder of the lock. ``signed`` says who signed it, None where it need not be signed.
     """
 
     peers: tuple[Peer, ...]
@@ -71,6 +74,7 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
     old: OldList | None = None
     keep: Callable[[], None] = lambda: None
+    signed: Signed | None = None
 
 
 class PublishedKeyError(SourceError):
@@ -109,6 +113,10 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         journal=source.beside(config.journal, url),
         private_key_file=config.private_key_file and source.beside(config.private_key_file, url),
         policies=tuple(_beside(policy, url) for policy in config.policies),
+        peers_public_key=tuple(
+            key if looks_like_key(key) else source.beside(key, url)
+            for key in config.peers_public_key
+        ),
     )
     document = cache(lambda: _parse(text, name))
     distrust = _distrust(config, url) if key_required else ""  # else it is for another machine
@@ -177,14 +185,16 @@ def load_registry(
     secret: Secret | None,
     *,
     read: Read = source.read,
+    trust: Trust | None = None,
 ) -> LoadedPeers:
     """Load the peers list of the node with this public key, and this private key (None: unknown).
 
-    Raises SourceError if the list as a whole cannot be read, and if it must not be used: it holds
-    this node's private key, has no usable entry of another node, or asks for more links than the
-    configuration allows. No message shows the private key.
+    ``trust`` is as in ``load_peers``. Raises SourceError if the list as a whole cannot be read, and
+    if it must not be used: it is not signed as it has to be, holds this node's private key, has no
+    usable entry of another node, or asks for more links than the configuration allows. No message
+    shows the private key.
     """
-    peers = load_peers(loaded, read=read, secret=secret)
+    peers = load_peers(loaded, read=read, secret=secret, trust=trust)
     others = any(peer.public_key != public_key for peer in peers.peers)
     if peers.doubts and not others:
         first = peers.document.describe(peers.doubts[0].problem)
@@ -206,21 +216,31 @@ def load_registry(
 
 
 def load_peers(
-    loaded: Loaded, *, read: Read = source.read, secret: Secret | None = None
+    loaded: Loaded,
+    *,
+    read: Read = source.read,
+    secret: Secret | None = None,
+    trust: Trust | None = None,
 ) -> LoadedPeers:
     """Read, parse and decode the peers list that the configuration names.
 
-    Entries that are wrong are left out, with a warning each. Raises SourceError where the list as
-    a whole cannot be read, or holds the private key ``secret``.
+    Entries that are wrong are left out, with a warning each. A list that has to be signed is
+    verified, with the ``trust`` that rait.conf has if none is given. Raises SourceError where the
+    list as a whole cannot be read, holds the private key ``secret``, or is not signed so.
     """
     url = loaded.config.peers
+    name = source.display_name(url)
+    signed: Signed | None = None
     try:
         text = read(url)
+        if secret is not None:
+            _refuse_text_with(secret, text, name)
+        if loaded.config.peers_public_key:
+            signed = _signed(loaded.config, text, read, trust)
+    except PublishedKeyError:
+        raise
     except SourceError as error:
         raise SourceError(f"{loaded.peers_location()}: {error}") from None
-    name = source.display_name(url)
-    if secret is not None:
-        _refuse_text_with(secret, text, name)
     known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
@@ -231,10 +251,20 @@ def load_peers(
     if secret is not None:
         _refuse_peer_with(secret.reveal(), peers, document)
     found = _list_of(text, document, peers, problems)
+    if signed is not None:
+        notes = () if signed.kind else (f"{name}: {UNORDERED}",)
+        found = structs.replace(found, signed=signed, warnings=(*found.warnings, *notes))
     if known is None:
         # Now, so that the cache gets the line numbers found for the warnings.
         caches.keep_peers(text, name, peers, problems, document.known_lines)
     return found
+
+
+def _signed(config: Config, text: str, read: Read, trust: Trust | None) -> Signed:
+    from rait.app.signed import trust_in  # here, as few lists are signed
+
+    trust = trust or trust_in(config.peers_public_key)
+    return trust.check(config.peers, text, source.read_signature(config.peers, read))
 
 
 def read_list(url: str) -> LoadedPeers:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Network:
     """Asks the network anew each time. ``rait watch`` has another one, which knows the answers."""
 
-    def fetch(self, url: str, known: Version, limit: int) -> News:
+    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """As ``source.fetch``. Raises SourceError."""
-        return source.fetch(url, known, limit)
+        return source.fetch(url, known, limit, signed)
 
     def look_up(
         self,

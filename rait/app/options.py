@@ -24,7 +24,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """How a run is to be, by the command line or by ``rait watch``.
 
     ``debug`` gets a line for each step, and ``notice`` a line that the user must see at once. With
-    ``assume_gone``, links in a namespace that cannot be found count as removed. ``cause`` is as in
+    ``assume_gone``, links in a namespace that cannot be found count as removed. With
+    ``accept_older``, a signed peers list may be older than the last one. ``cause`` is as in
     RunHeader. ``network`` gives what comes over the network.
     """
 
@@ -33,6 +34,7 @@ class Options(Struct, frozen=True, kw_only=True):
     debug: Callable[[str], None] = _silent
     lock_seconds: float = LOCK_SECONDS
     assume_gone: bool = False
+    accept_older: bool = False
     cause: str = ""
     network: Network = NETWORK
 
@@ -43,6 +45,7 @@ def options_of(arguments: Namespace) -> Options:
         config=arguments.config,
         notice=warn,
         assume_gone=getattr(arguments, "assume_gone", False),
+        accept_older=getattr(arguments, "accept_older", False),
     )
     if arguments.debug:
         return structs.replace(options, debug=lambda line: warn(f"debug: {line}"))

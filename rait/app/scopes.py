@@ -13,6 +13,7 @@ from rait.app.inputs import configured
 from rait.app.load import load_secret
 from rait.app.options import Options
 from rait.domain.errors import counted
+from rait.domain.signed import Signed
 
 KEY_SCOPE = "key:"
 """The beginning of the scope of a configuration without a path; a public key follows."""
@@ -87,6 +88,15 @@ def filed_under(journal: JournalReader, name: str) -> str:
     """
     known = journal.scopes()
     return max(spellings(journal, known, name), key=lambda scope: known[scope], default=name)
+
+
+def last_signed(url: str, journal: str, public_key: str = "") -> Signed | None:
+    """The signed peers list that a configuration accepted last, by its journal. Raises RaitError.
+
+    The public key is needed only for a configuration without a path.
+    """
+    reader = JournalReader(journal)
+    return reader.last_known(filed_under(reader, scope_name(url, public_key))).signed
 
 
 def spellings(journal: JournalReader, known: Collection[str], name: str) -> tuple[str, ...]:

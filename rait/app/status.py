@@ -87,8 +87,7 @@ class StatusReader:
         age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
         if kept is None:
             return None, age
-        text = kept.text
-        return self._names(loaded, lambda *_, **__: text), age
+        return self._names(loaded, kept.reading(url)), age
 
     def _names(self, loaded: Loaded, read: Read) -> dict[str, str] | None:
         try:

@@ -41,6 +41,7 @@ from rait.app.render import (
     warning_lines,
 )
 from rait.app.report import Report
+from rait.app.scopes import last_signed
 from rait.app.session import Session
 from rait.app.status import StatusReader
 from rait.app.tally import LastSync
@@ -51,6 +52,7 @@ from rait.domain.causes import Cause, main_kind, told
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.endpoints import is_stale
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
+from rait.domain.signed import looks_like_key
 from rait.domain.status import peers_age
 from rait.domain.watch import (
     Action,
@@ -83,6 +85,7 @@ SENSE_SECONDS = 10.0
 
 CONF, PEERS = "rait.conf", "peers list"
 PRIVATE, PRESHARED = "private key file", "preshared key file"
+SIGNATURE, SIGNER = "signature of the peers list", "public key of who signs it"
 
 
 _FAULT = "this is a fault of rait"
@@ -294,9 +297,17 @@ class Watcher:
             return Result(synced=Synced("failed", lines))
 
     async def _poll(self) -> None:
-        url = self._config.peers
-        changed, problem = await self._asked(lambda: (self._held.poll(url), ""))
+        changed, problem = await self._asked(lambda: (self._poll_list(), ""))
         self._tell(Polled(changed, problem, random.random()))  # noqa: S311 - not for secrets
+
+    def _poll_list(self) -> bool:
+        config, trust = self._config, None
+        if config.peers_public_key:
+            from rait.app.signed import trust_in  # here, as few lists are signed
+
+            last = last_signed(self._options.config, config.journal)
+            trust = trust_in(config.peers_public_key, last)
+        return self._held.poll(config.peers, trust)
 
     async def _look_up(self) -> None:
         changed, problem = await self._asked(self._refresh)
@@ -357,6 +368,9 @@ class Watcher:
         config = self._config
         wanted = {self._options.config: CONF, config.peers: PEERS, config.private_key_file: PRIVATE}
         wanted |= dict.fromkeys(self._key_files, PRESHARED)
+        if signers := config.peers_public_key:
+            wanted |= {source.signature_of(config.peers): SIGNATURE}
+            wanted |= {key: SIGNER for key in signers if not looks_like_key(key)}
         paths = {os.path.abspath(p): what for p, what in wanted.items() if p and source.is_path(p)}
         if paths != self._paths:
             self._paths = paths

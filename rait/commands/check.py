@@ -6,21 +6,26 @@ import re
 from argparse import Namespace
 from binascii import a2b_base64
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from rait import __version__
 from rait.adapters.config import formats
 from rait.adapters.config.document import Document
-from rait.adapters.config.source import Texts, display_name
+from rait.adapters.config.source import Texts, display_name, read_signature
 from rait.adapters.keys import clamped, public_key
 from rait.app.options import Options
 from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
 from rait.domain.config.keytext import whole_keys, without_keys_but
 from rait.domain.config.schema import Secret
 from rait.domain.errors import FEW, Path, SourceError, counted
+from rait.domain.signed import UNORDERED
 from rait.terminal import DONE, FAILED, print_json, print_result, warn
+
+if TYPE_CHECKING:
+    from rait.app.signed import Trust
 
 DNS_SECONDS = 60.0
 """For all names together; nobody waits for a check as a start of a machine waits for `rait up`."""
@@ -60,7 +65,7 @@ class Result(Struct, frozen=True):
 
 
 def run(_: Options, arguments: Namespace) -> int:
-    documents, texts, told = _read(arguments.peers)
+    documents, texts, told = _read(arguments.peers, _signers(arguments.verify))
     parts = [documents] if arguments.together else [[document] for document in documents]
     nodes, peers = 0, dict[str, str]()
     counts: Counter[Severity] = Counter(item.severity for item in told)
@@ -86,14 +91,29 @@ def run(_: Options, arguments: Namespace) -> int:
     return FAILED if counts["error"] else DONE
 
 
-def _read(urls: Iterable[str]) -> tuple[list[Document], dict[str, str], list[Told]]:
-    """The documents, all texts by name, and a finding for each that cannot be read or parsed."""
-    documents, texts, told = [], {}, []
+def _signers(keys: Sequence[str] | None) -> Trust | None:
+    """The trust in the keys of --verify, None for none. Raises ConfigError."""
+    if keys is None:
+        return None
+    from rait.app.signed import trust_in  # here, as few lists are signed
+
+    return trust_in(keys)
+
+
+def _read(
+    urls: Iterable[str], trust: Trust | None
+) -> tuple[list[Document], dict[str, str], list[Told]]:
+    """The documents, all texts by name, and a finding for each that cannot be read or parsed.
+
+    With ``trust``, there is one for each that is not signed so, too.
+    """
+    documents, texts, told = [], {}, list[Told]()
     read = Texts().read
     for url in urls:
         name = display_name(url)
         try:
             texts[name] = read(url)
+            told += () if trust is None else _unsigned(url, name, texts[name], trust)
             documents.append(formats.parse(texts[name], name))
         except SourceError as error:
             message = str(error).removeprefix(f"{name}:").lstrip()
@@ -102,6 +122,18 @@ def _read(urls: Iterable[str]) -> tuple[list[Document], dict[str, str], list[Tol
             text = message[place.end() :] if place else message
             told.append(Told(name, line, "error", "list", "", "", text, RULES["list"].advice))
     return documents, texts, told
+
+
+def _unsigned(url: str, name: str, text: str, trust: Trust) -> Iterator[Told]:
+    """A finding if a list is not signed as it has to be, or nobody can tell its age."""
+    rule, severity, problem = RULES["signature"], RULES["signature"].severity, ""
+    try:
+        if not trust.check(url, text, read_signature(url)).kind:
+            severity, problem = "warning", UNORDERED
+    except SourceError as error:
+        problem = str(error)
+    if problem:
+        yield Told(name, None, severity, "signature", "", "", problem, rule.advice)
 
 
 def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[tuple[str, Told]]:

@@ -27,6 +27,7 @@ from rait.domain.explain import (
     sources_of,
 )
 from rait.domain.history import done_events
+from rait.domain.signed import Signed
 from rait.domain.topology import Link
 from rait.terminal import DONE, print_json, print_result, table, warn
 
@@ -60,11 +61,14 @@ class ExplainedLink(Struct, frozen=True, kw_only=True):
     last_run: str | None
 
 
-class Explanation(Struct, frozen=True):
-    """All about one link, or about one peer and its links."""
+class Explanation(Struct, frozen=True, omit_defaults=True):
+    """All about one link, or about one peer and its links; and who signed the peers list, if it is
+    signed.
+    """
 
     peers: tuple[ExplainedPeer, ...]
     links: tuple[ExplainedLink, ...]
+    signed: Signed | None = None
 
 
 def run(options: Options, arguments: Namespace) -> int:
@@ -120,7 +124,8 @@ class _Explainer:
             names |= {n for n, link in self._wanted.items() if any(map(link.peer, keys))}
         peers = [self._peer(key) for key in sorted(keys)]
         peers.sort(key=lambda peer: not any(route.link for route in peer.routes))
-        return Explanation(tuple(peers), tuple(self._link(name) for name in sorted(names)))
+        links = tuple(self._link(name) for name in sorted(names))
+        return Explanation(tuple(peers), links, self._session.registry.peers.signed)
 
     def _names(self) -> set[str]:
         """The names of all links that there are, were, or should be, and of other interfaces."""
@@ -216,11 +221,15 @@ class _Explainer:
         """The last run that changed the link, in words."""
         for run in reversed(self._session.journal.runs(scope=self._session.name)):
             if any(event.name == name for event in done_events(run)):
-                return f"run {run.id} ({run.header.command}) at {written(run.header.started_at)}"
+                when = f"run {run.id} ({run.header.command}) at {written(run.header.started_at)}"
+                signed = run.header.signed
+                return when if signed is None else f"{when}, by the list with {signed.told}"
         return None
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:
+    if explanation.signed is not None:
+        yield f"peers list with {explanation.signed.told}"
     for peer in explanation.peers:
         yield from _peer_lines(peer)
     for link in explanation.links:

@@ -227,6 +227,8 @@ def run_whole(run: RunRecord) -> list[str]:
         f"  sha256 of peers {header.peers_digest or 'not read'}",
         f"  public key {header.public_key}",
     ]
+    if header.signed is not None:
+        lines.append(f"  peers list with {header.signed.told}")
     if header.accepted:
         lines.append("  accepted however many sessions it ended: the guard starts a new count here")
     if run.finished_at is not None:
@@ -245,6 +247,8 @@ def run_json(run: RunRecord, query: Query) -> str:
     header = msgspec.to_builtins(run.header)
     for internal in ("left", "carried", "strays", "confirm_by", "confirms", "takes_back"):
         header.pop(internal)
+    if run.header.signed is None:
+        header.pop("signed")
     value = {
         "run": run.id,
         **header,
@@ -335,6 +339,7 @@ def _headline(run: RunRecord) -> str:
         f"config {header.config_digest[:_SHORT]}",
     ]
     words += [f"peers {header.peers_digest[:_SHORT]}"] if header.peers_digest else []
+    words += [f"({header.signed.told})"] if header.signed is not None else []
     return "  ".join(words)
 
 

@@ -47,6 +47,11 @@ RULES: Mapping[str, Rule] = {
         "The list as a whole cannot be read",
         "mend it, as `rait up` does nothing with such a list",
     ),
+    "signature": Rule(
+        "error",
+        "The list is not signed by a key that may sign it",
+        "`rait up` does nothing with a list that is not signed as rait.conf demands",
+    ),
     "entry": Rule("error", "An entry cannot be used", "complete the entry or remove it"),
     "public-key": Rule(
         "error",

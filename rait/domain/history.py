@@ -34,6 +34,7 @@ from rait.domain.events import (
 )
 from rait.domain.hooks import Ledger, Owed
 from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot, Trial
+from rait.domain.signed import Signed
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 
 SLACK = 60 * 10**9
@@ -55,6 +56,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     and ``home`` is that of the last run that recorded one (see RunHeader), "" if none did.
     ``calls_owed`` are calls of commands for links that no run has the result of (hooks.py).
     ``trial`` is the run that is to be confirmed, or was taken back (see confirm.py), if any.
+    ``signed`` is the signed peers list that a run acted on last, if any did.
     """
 
     topology: Topology = EMPTY
@@ -67,6 +69,7 @@ class LastKnown(Struct, frozen=True, kw_only=True):
     home: str = ""
     calls_owed: Owed = Owed()
     trial: Trial | None = None
+    signed: Signed | None = None
 
     def links(self) -> tuple[Link, ...]:
         """All links that there may be: those that were made, and the leftover ones."""
@@ -99,11 +102,12 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         raise _misfit(start.topology, happened, included) from None
     owed, home = start.extra_cmd_owed, start.home
     ledger = Ledger(start.calls_owed, start.topology.links)
-    trial, config_digest = start.trial, start.config_digest
+    trial, config_digest, signed = start.trial, start.config_digest, start.signed
     for run in included:
         owed = _owed_after(run, owed)
         _follow_calls(run, ledger)
         home = run.header.home or home
+        signed = run.header.signed or signed
         earlier = partial(_before, start.topology, happened, run.id)
         trial = trial_after(trial, run, config_digest, earlier)
         in_force = trial.config_before if trial is not None else run.header.config_digest
@@ -118,6 +122,7 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
         calls_owed=ledger.owed,
         trial=trial,
         config_digest=config_digest,
+        signed=signed,
     )
 
 
@@ -139,6 +144,7 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
         home=now.home,
         calls_owed=now.calls_owed,
         trial=now.trial,
+        signed=now.signed,
     )
     return known.having_leftover(now.leftover)
 

@@ -25,6 +25,7 @@ from rait.domain.endpoints import Departed
 from rait.domain.errors import HistoryError
 from rait.domain.events import Event, links_added, may_be_half_done, peers_named
 from rait.domain.hooks import CallResult, Owed
+from rait.domain.signed import Signed
 from rait.domain.topology import EMPTY, Link, Topology
 
 GENESIS = bytes(32)
@@ -134,7 +135,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     VRFs that it made or knew. ``confirm_by``: the run is to be taken back if nobody has confirmed
     it by then. ``confirms`` is the run that this one confirms, and ``takes_back`` the run whose
     links this one makes what they were before it; 0 for none. ``cause`` is why `rait watch` began
-    the run, "" for a run that somebody asked for.
+    the run, "" for a run that somebody asked for. ``signed`` is the signed peers list that the run
+    acted on, None if it needed no list, or the list no signature.
     """
 
     scope: str
@@ -155,6 +157,7 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     confirms: int = 0
     takes_back: int = 0
     cause: str = ""
+    signed: Signed | None = None
 
 
 class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,7 +222,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """A scope's topology, and the public key of the run that last shaped it ("" for none).
 
     ``extra_cmd_owed``, ``leftover``, ``departed``, ``home``, ``calls_owed`` and ``trial`` are as in
-    LastKnown. ``config_digest`` is that of the last run but those on trial.
+    LastKnown, and so is ``signed``. ``config_digest`` is that of the last run but those on trial.
     """
 
     topology: Topology = EMPTY
@@ -231,6 +234,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     calls_owed: Owed = Owed()
     trial: Trial | None = None
     config_digest: str = ""
+    signed: Signed | None = None
 
 
 class Pruned(Struct, frozen=True):

@@ -15,6 +15,9 @@ MAX_CONFIG_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 4096
 """Bytes of a file with a private key: far more than such a file has."""
 
+MAX_SIGNATURE_BYTES = 16 * 1024
+"""Bytes of a signature of minisign, whose comments have 9 KiB at the most."""
+
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Bytes of a state from `rait export-state`: 8,000 links and more."""
 

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES
-from rait.adapters.config.source import News
+from rait.adapters.config.source import News, Read
 from rait.adapters.config.version import Version, url_digest
 from rait.adapters.output import replace_file
 from rait.domain.config.schema import SECOND
@@ -33,16 +33,20 @@ _MOST = MAX_BYTES + 64 * 1024
 _REWRITTEN = 3600 * SECOND
 """No more often than this is a file written again for the sake of its version alone."""
 
-Fetch = Callable[[str, Version, int], News]
+Fetch = Callable[[str, Version, int, bool], News]
 """As ``source.fetch``."""
 
 
 class About(Struct, frozen=True):
-    """Where a kept list is from: a digest of its URL, its version, and when it was written."""
+    """Where a kept list is from: a digest of its URL, its version, and when it was written.
+
+    ``signature`` is the text of its signature, "" if it needed none.
+    """
 
     asked: str
     version: Version
     written_at: int
+    signature: str = ""
 
 
 class Kept(Struct, frozen=True):
@@ -52,20 +56,30 @@ class Kept(Struct, frozen=True):
     about: About
     confirmed_at: int
 
+    def reading(self, whole: str) -> Read:
+        """What reads this list behind its URL ``whole``, and its signature behind any other."""
+
+        def read(url: str, *, limit: int = MAX_BYTES) -> str:  # noqa: ARG001 - it is bounded
+            return self.text if url == whole else self.about.signature
+
+        return read
+
 
 class PeersList:
     """The peers list of a URL, and the file at ``path`` in which the last good one is kept.
 
-    ``kept`` is that list. Where it is None, ``absence`` says why.
+    ``kept`` is that list. Where it is None, ``absence`` says why. A ``signed`` list comes with its
+    signature.
     """
 
-    def __init__(self, path: str, url: str, fetch: Fetch) -> None:
+    def __init__(self, path: str, url: str, fetch: Fetch, *, signed: bool = False) -> None:
         self.kept: Kept | None = None
         self.absence = ""
         self._path = path
-        self._asked = url_digest(url)
+        self._url, self._asked = url, url_digest(url)
         self._fetch = fetch
-        self._text = ""
+        self._signed = signed
+        self._text = self._signature = ""
         self._version = Version()
         self._at = 0
         try:
@@ -77,15 +91,21 @@ class PeersList:
             self.absence = f"{path} cannot be used: {reason}"
 
     def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
-        """The newest list: the server's, or a kept one that is newer. Raises SourceError."""
+        """The newest list: the server's, or a kept one that is newer. Raises SourceError.
+
+        After that, it gives the signature of that list for any other URL.
+        """
+        if url != self._url:
+            return self._signature
         known, text = (Version(), "") if (k := self.kept) is None else (k.about.version, k.text)
         now = time.time_ns()
-        news = self._fetch(url, known, limit)
+        news = self._fetch(url, known, limit, self._signed)
         if k is not None and news.at < k.confirmed_at <= now:
             # What `rait watch` fetched some time ago, and another run has asked since.
-            news = News(k.text, k.about.version, k.confirmed_at)
+            news = News(k.text, k.about.version, k.confirmed_at, k.about.signature)
         self._text = text if news.text is None else news.text
         self._version, self._at = news.version, news.at
+        self._signature = news.signature or ""
         return self._text
 
     def keep(self) -> None:
@@ -94,12 +114,15 @@ class PeersList:
         Of a list that is kept already, only the file's time changes. Raises OSError.
         """
         kept, now = self.kept, self._at
-        if kept is not None and kept.text == self._text:
+        if kept is not None and self._is_as(kept):
             is_recent = 0 <= now - kept.about.written_at < _REWRITTEN
             if kept.about.version == self._version or is_recent:
                 os.utime(self._path, ns=(now, now), follow_symlinks=False)
                 return
-        self._write(About(self._asked, self._version, now))
+        self._write(About(self._asked, self._version, now, self._signature))
+
+    def _is_as(self, kept: Kept) -> bool:
+        return kept.text == self._text and kept.about.signature == self._signature
 
     def _found(self) -> Kept:
         # Neither through a symbolic link, nor waiting for the other end of a FIFO.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from msgspec import Struct
 
-from rait.adapters.config.bounds import MAX_BYTES
+from rait.adapters.config.bounds import MAX_BYTES, MAX_SIGNATURE_BYTES
 from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.errors import SourceError
+from rait.domain.signed import SIGN_IT
 
 if TYPE_CHECKING:
     from rait.adapters.config.version import Version
@@ -43,16 +44,18 @@ def read(url: str, *, limit: int = MAX_BYTES) -> str:
 class News(Struct, frozen=True):
     """What a server has at ``at`` (unix nanoseconds): a text and its version.
 
-    ``text`` is None for the version that the asker knows already.
+    ``text`` is None for the version that the asker knows already. ``signature`` is the text of its
+    signature, None if nobody asked for that.
     """
 
     text: str | None
     version: Version
     at: int
+    signature: str | None = None
 
 
-def fetch(url: str, known: Version, limit: int) -> News:
-    """What a server has now.
+def fetch(url: str, known: Version, limit: int, signed: bool = False) -> News:
+    """What a server has now, and, for a ``signed`` text, the signature beside it.
 
     Raises SourceError as ``read`` does, and for what is no http:// or https:// URL.
     """
@@ -62,7 +65,27 @@ def fetch(url: str, known: Version, limit: int) -> News:
     at = time.time_ns()  # before it is asked: what comes may be as old as that
     answer = web.fetch(url, display_name, TIMEOUT, limit, known)
     text = None if answer.body is None else _as_text(answer.body, name, limit)
-    return News(text, answer.version, at)
+    return News(text, answer.version, at, read_signature(url) if signed else None)
+
+
+def signature_of(url: str) -> str:
+    """The URL of the signature of the text behind a URL."""
+    if not is_web(url):
+        return f"{url}.minisig"
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path}.minisig"))
+
+
+def read_signature(url: str, read: Read = read) -> str:
+    """The text of the signature beside the text behind a URL. Raises SourceError."""
+    if url == STDIN:
+        raise SourceError("standard input has no signature beside it: give the path of a file")
+    try:
+        return read(signature_of(url), limit=MAX_SIGNATURE_BYTES)
+    except SourceError as error:
+        raise SourceError(f"{error}; the list has to be signed: {SIGN_IT}") from None
 
 
 def _as_text(raw: bytes, name: str, limit: int) -> str:
@@ -167,7 +190,7 @@ class Texts:
     and its text is kept.
     """
 
-    def __init__(self, fetch: Callable[[str, Version, int], News] = fetch) -> None:
+    def __init__(self, fetch: Callable[[str, Version, int, bool], News] = fetch) -> None:
         self._fetch = fetch
         self._once: dict[str, str] = {}
         self._files: dict[str, tuple[int, str]] = {}
@@ -197,10 +220,10 @@ class Texts:
             self._remote = True
         return text
 
-    def fetch(self, url: str, known: Version, limit: int) -> News:
+    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """What a server has now, as ``fetch`` gives it. Raises SourceError."""
         self._remote = True  # also if it fails: by the next time it may have succeeded
-        return self._fetch(url, known, limit)
+        return self._fetch(url, known, limit, signed)
 
     def unchanged(self) -> bool:
         """Whether each file that was read still holds what it held then."""

@@ -27,6 +27,7 @@ from rait.domain.config.schema import (
     MAX_PORT,
     MAX_PREFIX,
     PORT_RANGE,
+    SIGNERS,
     Babeld,
     Config,
     Isolation,
@@ -36,6 +37,7 @@ from rait.domain.config.schema import (
     parse_span,
 )
 from rait.domain.errors import Problem
+from rait.domain.signed import looks_like_key, public_key
 from rait.domain.topology import Family
 
 FOREVER = "forever"
@@ -93,6 +95,9 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.read("peers_fallback", object, partial(_span, ALWAYS, ALWAYS))
     if "peers_fallback" in top.values and not _URL.match(str(top.values.get("peers", ""))):
         top.report("has no effect: rait keeps a list from a URL alone", "peers_fallback", "warning")
+    top.read("peers_public_key", object, _signers)
+    if "peers_public_key" in top.values and top.values.get("peers") == "-":
+        top.report("cannot be - (standard input): a signature is beside the list", "peers")
     top.read("port_range", object, _port_ranges)
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
@@ -127,6 +132,20 @@ def _span(endless: str, meaning: str | None, value: object) -> int | str | None:
         problem = "keeps nothing" if span == 0 else "is no span of time"
         raise ValueError(f'{shown(value)} {problem}; write it as "90d", "52w", or "{endless}"')
     return span
+
+
+def _signers(value: object) -> list[str]:
+    """The keys, or the paths of their files; ``value`` is one, or a list of them."""
+    items = value if isinstance(value, list | tuple) else [value]
+    texts = [item for item in items if isinstance(item, str)]
+    for item in texts:
+        if looks_like_key(item):
+            public_key(item)
+        elif item in ("", "-") or "\n" in item or _URL.match(item):
+            raise ValueError(f"must be {SIGNERS}")
+    if not texts or len(texts) < len(items):
+        raise ValueError(f"must be {SIGNERS}")
+    return texts
 
 
 def _port_ranges(value: object) -> list[tuple[int, int]]:

@@ -115,6 +115,8 @@ _MTU_REASON = f" (babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard add
 _GROUP_REASON = (
     " (0 is the group of all interfaces that were put in none, and the highest are for rait itself)"
 )
+SIGNERS = "a public key of minisign or the path of its file in quotes, or a list of these"
+_Signer = Annotated[str, _filled("a public key of minisign or the path of its file")]
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Text = Annotated[str, Meta(description="text in quotes")]
 _Line = Annotated[str, _filled("one line of text")]
@@ -274,7 +276,9 @@ class Config(Struct, frozen=True, kw_only=True):
     ``max_links`` and ``port_range`` (pairs of a first and a last port; empty for all ports) limit
     what a peers list may ask for. ``journal_keep`` is in nanoseconds; None keeps all runs.
     ``peers_fallback`` is how old a kept list may be, in nanoseconds, to stand in for one from a URL
-    that cannot be had; None lets none stand in. ``command_timeout`` is how many seconds a command
+    that cannot be had; None lets none stand in. ``peers_public_key`` are the keys of minisign, or
+    the paths of files with one, of which one has to have signed the list; none if it need not be
+    signed. ``command_timeout`` is how many seconds a command
     of a policy may take.
     """
 
@@ -286,6 +290,7 @@ class Config(Struct, frozen=True, kw_only=True):
     watch: Watch = Watch()
     peers: _Source = DEFAULT_PEERS
     peers_fallback: _Fallback | None = None
+    peers_public_key: Annotated[tuple[_Signer, ...], Meta(description=SIGNERS)] = ()
     name: _Line | None = None
     remarks: Annotated[dict[str, Any], Meta(description="a block")] = {}
     backend: Annotated[
