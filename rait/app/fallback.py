@@ -64,6 +64,12 @@ def load_from_web(
     """
     path = kept_path(loaded.config.journal, conf, public_key)
     found = PeersList(path, loaded.config.peers, texts.fetch, signed=trust is not None)
+    if trust is not None and found.kept is not None:
+        # Whoever put it there, it must neither stand in, nor pass for what the server has still.
+        try:
+            trust.check(loaded.config.peers, found.kept.text, found.kept.about.signature)
+        except SourceError as error:
+            found.forget(f"the one that was kept is refused: {error}")
 
     def load(read: source.Read) -> LoadedPeers:
         return load_registry(loaded, public_key, secret, read=read, trust=trust)

@@ -70,6 +70,9 @@ class Held(Network):
         except SourceError as error:
             with self._lock:
                 self._failed[url] = error
+                if held is not None and signed:
+                    # Perhaps it is the text that is held which is not what the server has.
+                    self._news = {url: structs.replace(held, version=Version())}
             raise
         with self._lock:
             # Of this URL alone: rait.conf may name many in the course of time.

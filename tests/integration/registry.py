@@ -18,10 +18,14 @@ not a thing."""
 
 
 class Registry:
-    """A web server; it may die, and come back at the same port."""
+    """A web server; it may die, and come back at the same port.
+
+    It has ``signature`` beside its page, if that is not empty.
+    """
 
     def __init__(self, netns: str) -> None:
         self.page = ""
+        self.signature = ""
         self.status = 200
         self.mood: Mood = "good"
         self.answers: list[int] = []
@@ -61,6 +65,9 @@ class Registry:
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         mood, status, page = self.mood, self.status, self.page.encode()
         etag = f'"{hash(self.page):x}"'
+        if request.path.partition("?")[0].endswith(".minisig"):
+            page = self.signature.encode()
+            status, etag = (status, '"signature"') if page else (404, "")
         if status == 200 and mood == "good" and request.headers.get("If-None-Match") == etag:
             status, page = 304, b""
         self.answers.append(status)

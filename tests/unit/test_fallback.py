@@ -83,7 +83,7 @@ class Registry:
         self.journal = directory / "journal.db"
         self.asked: list[Version] = []
 
-    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
+    def fetch(self, url: str, known: Version, limit: int, *_: object) -> News:
         assert url == URL
         assert limit
         self.asked.append(known)

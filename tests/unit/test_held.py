@@ -25,7 +25,7 @@ class Server:
         self.asked: list[Version] = []
         monkeypatch.setattr(source, "fetch", self.fetch)
 
-    def fetch(self, url: str, known: Version, _limit: int, signed: bool = False) -> News:
+    def fetch(self, url: str, known: Version, *_: object) -> News:
         self.asked.append(known)
         if self.text is None:
             raise SourceError(f"{url}: no connection")

@@ -39,7 +39,7 @@ class Server:
         self.asked: list[Version] = []
         self.now = NOW
 
-    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
+    def fetch(self, url: str, known: Version, limit: int, *_: object) -> News:
         assert (url, limit) == (URL, MAX_BYTES)
         self.asked.append(known)
         return News(None if known == self.version else self.text, self.version, self.now)

@@ -108,6 +108,10 @@ class PeersList:
         self._signature = news.signature or ""
         return self._text
 
+    def forget(self, why: str) -> None:
+        """Take the kept list for missing, as it must not be used."""
+        self.kept, self.absence = None, why
+
     def keep(self) -> None:
         """Keep the list that ``read`` gave. For the holder of the lock alone.
 
