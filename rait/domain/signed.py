@@ -178,4 +178,4 @@ def _decoded(line: str, size: int) -> bytes:
 
 
 def _number(raw: bytes) -> str:
-    return raw[2 : 2 + _NUMBER_BYTES][::-1].hex().upper()
+    return f"{int.from_bytes(raw[2 : 2 + _NUMBER_BYTES], 'little'):X}"

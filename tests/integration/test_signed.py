@@ -177,23 +177,24 @@ def test_the_kept_list_stands_in_for_one_that_is_refused(
     before = a.state()
     assert "secret" not in a.rait("log", "show", "1").out
 
-    registry.page = b.entry()
-    for _ in range(2):
+    def stands_in(says: str) -> None:
         result = a.rait("up")
         assert result.status == 3, result
-        assert "only one of the two files is new yet" in result.err
+        assert says in result.err
         assert "nothing is removed because of an old list" in result.err
-        publish(registry, signer, b.entry(), "serial:1")
-        assert "older than the last list" in a.rait("up").err
-        registry.signature = ""
-        result = a.rait("up")
-        assert result.status == 3
-        assert "404" in result.err
-        assert "has to be signed" in result.err
         assert "password" not in result.err
         assert a.state() == before
-        registry.page, registry.signature = b.entry(), "signature"
-        registry.signature = signer.text(signer.public.with_name("x"), c.entry(), "serial:9")
+
+    registry.page = b.entry()
+    stands_in("only one of the two files is new yet")
+    registry.signature = signer.text(signer.public.with_name("x"), c.entry(), "serial:9")
+    stands_in("only one of the two files is new yet")
+    registry.signature = ""
+    stands_in("404 Not Found instead of 200 OK; the list has to be signed")
+    registry.signature = "untrusted comment: " + "x" * 20000
+    stands_in("larger than 16384 bytes")
+    publish(registry, signer, b.entry(), "serial:1")
+    stands_in("older than the last list")
 
     machine.remove_wireguard(a.tag)
     machine.remove_netns(a.target)

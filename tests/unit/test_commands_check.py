@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rait.domain.check import RULES
+from tests.minisign import Signer
 from tests.unit.command_line import PRIVATE, STATE, Rait
 
 A = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
@@ -308,3 +309,58 @@ def test_up_says_of_a_list_what_a_check_says(rait: Rait) -> None:
     assert sorted(item["rule"] for item in found) == sorted(wrong)
     for item in found:
         assert item["message"].partition(f" {A}")[0] in told
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return Signer(tmp_path_factory.mktemp("signer"))
+
+
+def test_a_signed_list(rait: Rait, lists: Path, signer: Signer) -> None:
+    path = lists / "peers.toml"
+    signer.text(path, RIGHT)
+    for key in (signer.key, str(signer.public)):
+        assert rait("check", "peers.toml", "--verify", key).status == 0
+    signer.text(path, RIGHT, "no number")
+    said = rait("check", "peers.toml", "--verify", signer.key)
+    assert said.status == 0
+    assert "peers.toml: warning: the signature's trusted comment has neither" in said.out
+    assert rait("check", "--strict", "peers.toml", "--verify", signer.key).status == 1
+
+
+def test_a_list_that_is_not_signed_so(rait: Rait, lists: Path, signer: Signer) -> None:
+    path = lists / "peers.toml"
+    signature = signer.text(path, RIGHT)
+    other = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+    said = rait("check", "peers.toml", "--verify", other, "--json")
+    assert said.status == 1
+    (finding,) = json.loads(said.out)["findings"]
+    assert (finding["file"], finding["rule"]) == ("peers.toml", "signature")
+    assert f"is by key {signer.number}" in finding["message"]
+    assert rait("check", "peers.toml", "--verify", other, "--verify", signer.key).status == 0
+    path.write_text(RIGHT + "#")
+    assert "is not one of this list" in rait("check", "peers.toml", "--verify", signer.key).out
+    (lists / "peers.toml.minisig").unlink()
+    said = rait("check", "peers.toml", "--verify", signer.key)
+    assert said.status == 1
+    assert "peers.toml.minisig: there is no such file" in said.out
+    assert signature
+    assert rait("check", "peers.toml").status == 0
+
+
+@pytest.mark.parametrize("key", ["", "missing.pub", "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0Q"])
+def test_what_is_no_key_is_wrong_usage(rait: Rait, lists: Path, key: str) -> None:
+    (lists / "peers.toml").write_text(RIGHT)
+    said = rait("check", "peers.toml", "--verify", key)
+    assert (said.status, said.out) == (2, "")
+    assert "the public key of who signs the peers list: " in said.err
+
+
+def test_standard_input_has_no_signature(
+    rait: Rait, lists: Path, monkeypatch: pytest.MonkeyPatch, signer: Signer
+) -> None:
+    assert lists
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(RIGHT.encode())))
+    said = rait("check", "-", "--verify", signer.key)
+    assert said.status == 1
+    assert "standard input has no signature beside it: give the path of a file" in said.out

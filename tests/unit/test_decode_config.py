@@ -620,6 +620,40 @@ def test_only_a_list_from_a_url_is_kept(peers: Any) -> None:
     assert (problem.path, problem.severity) == (("peers_fallback",), "warning")
 
 
+SIGNER = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        (SIGNER, (SIGNER,)),
+        ([SIGNER, "keys/minisign.pub"], (SIGNER, "keys/minisign.pub")),
+        ("/etc/rait/minisign.pub", ("/etc/rait/minisign.pub",)),
+    ],
+)
+def test_who_signs_the_list(value: Any, meant: tuple[str, ...]) -> None:
+    assert decoded(peers_public_key=value).peers_public_key == meant
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", [], 7, True, [7], "-", "https://example.org/k", KEY, [SIGNER, ""], [SIGNER, KEY]),
+        *(SIGNER[:-1], f"{SIGNER[:-1]}é", f"{SIGNER[:52]}====", f"comment: x\n{SIGNER}"),
+    ],
+)
+def test_who_cannot_sign_the_list(value: Any) -> None:
+    problem = error(peers_public_key=value)
+    assert problem.path == ("peers_public_key",)
+    assert KEY not in problem.message
+
+
+def test_standard_input_has_no_signature() -> None:
+    problem = error(peers="-", peers_public_key=SIGNER)
+    assert problem.path == ("peers",)
+    assert "a signature is beside the list" in problem.message
+
+
 @pytest.mark.parametrize("path", ["http://example.org/j", "-", "file:///var/lib/rait/journal.db"])
 def test_a_journal_that_is_no_path(path: str) -> None:
     assert error(journal=path).message == "must be the path of a file on this machine"

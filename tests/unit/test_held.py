@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from rait.adapters.config import resolve as resolving
 from rait.adapters.config import source
@@ -11,7 +12,9 @@ from rait.adapters.config.source import News
 from rait.adapters.config.version import Version
 from rait.adapters.netns import Netns
 from rait.app.held import Held
+from rait.app.signed import trust_in
 from rait.domain.errors import SourceError
+from tests.minisign import QuickSigner
 
 URL = "https://example.org/peers"
 HERE = Netns("", -1, "")
@@ -103,6 +106,83 @@ def test_a_run_with_another_url_asks_for_it_itself(server: Server) -> None:
     held.poll(URL)
     assert held.fetch(URL + "2", Version(), 100).text == "one"
     assert len(server.asked) == 2
+
+
+SIGNER = QuickSigner()
+TRUST = trust_in([SIGNER.key])
+
+
+class Pair:
+    """A server with a list and its signature, which change one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.text, self.signature = "one", SIGNER.text("one", "serial:1")
+        self.sent: str | None = None
+        self.transfers = 0
+        monkeypatch.setattr(source, "fetch", self.fetch)
+
+    def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
+        assert limit
+        version = Version(url, f'"{self.text}"')
+        text = None if known == version else self.sent or self.text
+        self.transfers += text is not None
+        return News(text, version, 1, self.signature if signed else None)
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
+    return Pair(monkeypatch)
+
+
+def held_by(held: Held) -> tuple[str | None, str | None]:
+    news = held.fetch(URL, Version(), 100, True)
+    return news.text, news.signature
+
+
+def test_list_and_signature_take_their_places_together(pair: Pair) -> None:
+    held = Held()
+    assert [held.poll(URL, TRUST), held.poll(URL, TRUST)] == [True, False]
+    before = held_by(held)
+    pair.text = "two"
+    for _ in range(2):
+        with pytest.raises(SourceError, match="only one of the two files is new yet"):
+            held.poll(URL, TRUST)
+        assert held_by(held) == before
+    pair.signature = SIGNER.text("two", "serial:2")
+    assert held.poll(URL, TRUST)
+    assert held_by(held) == ("two", pair.signature)
+    pair.signature = SIGNER.text("two", "serial:3")
+    assert held.poll(URL, TRUST), "who signs a list anew gives it a new number"
+
+
+def test_an_older_list_changes_nothing(pair: Pair) -> None:
+    held = Held()
+    held.poll(URL, TRUST)
+    before = held_by(held)
+    pair.text, pair.signature = "old", SIGNER.text("old", "serial:0")
+    last = TRUST.check(URL, "one", SIGNER.text("one", "serial:1"))
+    with pytest.raises(SourceError, match="older than the last list"):
+        held.poll(URL, structs.replace(TRUST, last=last))
+    assert held_by(held) == before
+
+
+def test_what_was_changed_on_its_way_is_sent_again(pair: Pair) -> None:
+    """Whoever changes a list on its way may leave its ETag as it is."""
+    held = Held()
+    pair.sent = "changed"
+    assert held_by(held)[0] == "changed", "a run finds out by itself"
+    pair.sent = None
+    with pytest.raises(SourceError, match="not one of this list"):
+        held.poll(URL, TRUST)
+    assert held.poll(URL, TRUST)
+    assert held_by(held)[0] == "one"
+    assert pair.transfers == 2
+
+
+def test_a_list_that_has_to_be_signed_from_now_on(pair: Pair) -> None:
+    held = Held()
+    held.poll(URL)
+    assert held_by(held) == ("one", pair.signature)
 
 
 def looked_up(held: Held, *hosts: str, family: str = "ip4") -> LookUp:

@@ -29,6 +29,8 @@ from rait.domain.history import (
     as_made_now,
     conflicts,
     done_events,
+    fold,
+    last_known,
     links_made,
     only_told_babeld,
     require_own_key,
@@ -38,6 +40,7 @@ from rait.domain.history import (
     undo,
 )
 from rait.domain.records import RunHeader, RunRecord, Snapshot
+from rait.domain.signed import Signed
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")
@@ -99,6 +102,16 @@ def test_a_link_that_is_seen_has_the_number_of_the_entry_that_made_it_last() -> 
     seen = dict.fromkeys(("w1", "w2", "w3", "w4"), "")
     assert links_made(start, runs, 50, seen) == {"w1": 50, "w2": 402, "w3": 403, "w4": 103}
     assert links_made(start, runs, 50, {"w1": "boot/1", "w9": ""}) == {"w1": 50}
+
+
+def test_the_last_signed_list_is_known_whatever_comes_after_it() -> None:
+    lists = Signed("K", "serial", 7), Signed("K", "serial", 5)
+    known = Snapshot()
+    for signed in (*lists, None):
+        record = structs.replace(run(1), header=structs.replace(HEADER, signed=signed))
+        known = fold(known, [record])
+        assert known.signed == (signed or lists[1])
+        assert last_known(known, ()).signed == known.signed
 
 
 def test_a_run_is_taken_back() -> None:

@@ -22,7 +22,9 @@ from rait.app.inputs import Inputs, Preparation
 from rait.app.options import Options
 from rait.app.turn import prepared
 from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy, Transport
-from rait.domain.errors import ConfigError, MachineError
+from rait.domain.errors import ConfigError, MachineError, SourceError
+from rait.domain.signed import Signed
+from tests.minisign import QuickSigner
 
 OLD_KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 NEW_KEY = "YLGPzk0Wq4zV6JHOTtlZWYN3Tg5gCa7U8Yk5UsfVLW4="
@@ -282,6 +284,32 @@ def test_a_list_that_was_fetched_before_another_run_is_fetched_again(
     with prepared(options, "rait up", preparation) as found:
         assert ports(found) == [50222]
     assert lists.free == [True, True]
+
+
+def test_a_signed_list_is_verified_again_after_another_run(node: Node) -> None:
+    """That run may have accepted a newer list than the one that was the last."""
+    signer = QuickSigner()
+    text = PEER.format(port=50221)
+    node.write("peers.toml.minisig", signer.text(text, "serial:1"))()
+    node.write("rait.conf", f'peers_public_key = "{signer.key}"\n' + node.conf.read_text())()
+    newer = Signed("K", "serial", 2)
+    accepted: list[Signed | None] = [None, newer]
+
+    def another_run(line: str) -> None:
+        if "peer from" in line:
+            with hold(node.lock(), "rait up", 0):
+                pass
+
+    preparation = Preparation(
+        str(node.conf), another_run, peers=True, last=lambda *_: accepted.pop(0)
+    )
+    options = Options(config=str(node.conf), lock_seconds=PATIENCE)
+    with (
+        pytest.raises(SourceError, match=r"serial 1, signed by .* that one had serial 2"),
+        prepared(options, "rait up", preparation),
+    ):
+        pass
+    assert not accepted
 
 
 def test_the_names_of_peers_that_policies_skip_are_not_looked_up() -> None:

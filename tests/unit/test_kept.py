@@ -233,3 +233,28 @@ def test_what_an_earlier_rait_kept_is_read(path: Path) -> None:
     assert found.kept is not None, found.absence
     assert found.kept.text == "peers = []\n"
     assert found.kept.about.version.etag == '"1"'
+
+
+def test_a_signature_is_kept_with_its_list(path: Path) -> None:
+    """A list that is signed anew is written anew, although its text and version are the same."""
+
+    def opened_with(signature: str) -> PeersList:
+        server = Server()
+        return PeersList(
+            str(path),
+            URL,
+            lambda *_: News(server.text, server.version, NOW, signature),
+            signed=True,
+        )
+
+    for signature in ("first", "second"):
+        found = opened_with(signature)
+        assert found.read(URL) == TEXT
+        assert found.read(f"{URL}.minisig") == signature
+        found.keep()
+        kept_now = opened_with("").kept
+        assert kept_now is not None
+        read = kept_now.reading(URL)
+        assert (read(URL), read(f"{URL}.minisig")) == (TEXT, signature)
+    found.forget("it is bad")
+    assert (found.kept, found.absence) == (None, "it is bad")

@@ -448,3 +448,17 @@ def test_no_way_from_https_to_http(tls_server, server, certificate, monkeypatch)
 )
 def test_relative_paths(url, other, expected):
     assert source.beside(url, other) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "beside"),
+    [
+        ("peers.toml", "peers.toml.minisig"),
+        ("/etc/a?b", "/etc/a?b.minisig"),
+        ("https://u:p@h/peers.toml?token=x#f", "https://u:p@h/peers.toml.minisig?token=x#f"),
+        ("http://[::1]:8080/", "http://[::1]:8080/.minisig"),
+        ("http://h?x", "http://h/.minisig?x"),
+    ],
+)
+def test_where_the_signature_is(url: str, beside: str) -> None:
+    assert source.signature_of(url) == beside

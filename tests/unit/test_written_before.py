@@ -74,6 +74,12 @@ def test_the_topology_is_what_the_runs_made(journal: Path) -> None:
     assert links["old4x50223"].origin.backend == "userspace"
 
 
+def test_no_list_was_signed_then(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert JournalReader(journal).last_known(SCOPE).signed is None
+    assert main(["log", "--journal", str(journal), "--all", "--json"]) == 0
+    assert "signed" not in json.loads(capsys.readouterr().out.splitlines()[0])
+
+
 def test_an_earlier_topology_is_there_too(journal: Path) -> None:
     topology, _ = JournalReader(journal).topology_at(SCOPE, run=1)
     assert sorted(topology.links) == NAMES[:2]

@@ -20,7 +20,7 @@ from typing import get_args
 from rait.domain.config.decode_policies import decode_policies, keepalive, mark
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
-from rait.domain.config.keytext import canonical_key, shown
+from rait.domain.config.keytext import canonical_key, is_key, shown
 from rait.domain.config.schema import (
     ALWAYS,
     MAX_IFNAME,
@@ -141,7 +141,7 @@ def _signers(value: object) -> list[str]:
     for item in texts:
         if looks_like_key(item):
             public_key(item)
-        elif item in ("", "-") or "\n" in item or _URL.match(item):
+        elif item in ("", "-") or "\n" in item or _URL.match(item) or is_key(item):
             raise ValueError(f"must be {SIGNERS}")
     if not texts or len(texts) < len(items):
         raise ValueError(f"must be {SIGNERS}")
