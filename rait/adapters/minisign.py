@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rait.domain.signed import PublicKey, Signature
+from rait.domain.minisign import PublicKey, Signature
 
 
 def is_signed(content: bytes, signature: Signature, key: PublicKey) -> bool:

@@ -23,7 +23,7 @@ from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
-from rait.domain.signed import UNORDERED, looks_like_key
+from rait.domain.signed import UNORDERED
 
 if TYPE_CHECKING:
     from rait.app.signed import Trust
@@ -113,10 +113,7 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         journal=source.beside(config.journal, url),
         private_key_file=config.private_key_file and source.beside(config.private_key_file, url),
         policies=tuple(_beside(policy, url) for policy in config.policies),
-        peers_public_key=tuple(
-            key if looks_like_key(key) else source.beside(key, url)
-            for key in config.peers_public_key
-        ),
+        peers_public_key=tuple(_key_beside(key, url) for key in config.peers_public_key),
     )
     document = cache(lambda: _parse(text, name))
     distrust = _distrust(config, url) if key_required else ""  # else it is for another machine
@@ -144,6 +141,12 @@ def _distrust(config: Config, url: str) -> str:
 def _beside(policy: Policy, url: str) -> Policy:
     file = policy.preshared_key_file
     return structs.replace(policy, preshared_key_file=file and source.beside(file, url))
+
+
+def _key_beside(key: str, url: str) -> str:
+    from rait.domain.minisign import looks_like_key  # here, as few lists are signed
+
+    return key if looks_like_key(key) else source.beside(key, url)
 
 
 def _exposed(config: Config, url: str) -> Iterator[str]:

@@ -12,17 +12,8 @@ from rait.adapters.config.bounds import MAX_KEY_BYTES
 from rait.adapters.config.source import Read, display_name
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, SourceError
-from rait.domain.signed import (
-    SIGN_IT,
-    PublicKey,
-    Signature,
-    Signed,
-    looks_like_key,
-    public_key,
-    refusal,
-    signature,
-    signed,
-)
+from rait.domain.minisign import PublicKey, Signature, looks_like_key, public_key, signature, signed
+from rait.domain.signed import SIGN_IT, Signed, refusal
 
 BOM = "\ufeff"
 

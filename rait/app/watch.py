@@ -52,7 +52,6 @@ from rait.domain.causes import Cause, main_kind, told
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.endpoints import is_stale
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
-from rait.domain.signed import looks_like_key
 from rait.domain.status import peers_age
 from rait.domain.watch import (
     Action,
@@ -369,6 +368,8 @@ class Watcher:
         wanted = {self._options.config: CONF, config.peers: PEERS, config.private_key_file: PRIVATE}
         wanted |= dict.fromkeys(self._key_files, PRESHARED)
         if signers := config.peers_public_key:
+            from rait.domain.minisign import looks_like_key  # here, as few lists are signed
+
             wanted |= {source.signature_of(config.peers): SIGNATURE}
             wanted |= {key: SIGNER for key in signers if not looks_like_key(key)}
         paths = {os.path.abspath(p): what for p, what in wanted.items() if p and source.is_path(p)}

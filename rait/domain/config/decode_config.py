@@ -37,7 +37,7 @@ from rait.domain.config.schema import (
     parse_span,
 )
 from rait.domain.errors import Problem
-from rait.domain.signed import looks_like_key, public_key
+from rait.domain.minisign import looks_like_key, public_key
 from rait.domain.topology import Family
 
 FOREVER = "forever"
