@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from msgspec import structs
 
@@ -188,6 +190,19 @@ def test_a_list_that_has_to_be_signed_from_now_on(pair: Pair) -> None:
 def looked_up(held: Held, *hosts: str, family: str = "ip4") -> LookUp:
     wanted = {(host, family): ("peers", index) for index, host in enumerate(hosts)}
     return held.look_up(wanted, HERE, 10, wanted, "peers.conf")
+
+
+def test_a_poll_of_another_url_at_the_same_time_takes_no_list_away(server: Server) -> None:
+    held = Held()
+
+    class Meddling(nullcontext[None]):
+        """The other poll ends as soon as nothing holds it up."""
+
+        def __exit__(self, *_: object) -> None:
+            held._news = {}
+
+    held._lock = Meddling()  # type: ignore[assignment]
+    assert held.fetch(URL, Version(), 100).text == server.text
 
 
 def test_names_are_looked_up_once_and_then_held(names: Names) -> None:

@@ -184,6 +184,18 @@ def test_who_was_not_asked_for_want_of_time_is_told_apart(monkeypatch, release):
     assert len(resolve([*good, *dead], HERE, 2).addresses) == 3
 
 
+def test_what_still_hangs_of_earlier_calls_counts(monkeypatch, release):
+    """Each has a socket, so that a daemon would run out of open files."""
+    _fake(monkeypatch, hang(release))
+    monkeypatch.setattr(module, "MOST_THREADS", 20)
+    monkeypatch.setattr(module, "WORKERS", 4)
+    before = threading.active_count()
+    for _ in range(2):
+        answer = resolve([*named("good", 9), *named("dead", 60)], HERE, 2)
+        assert answer.addresses.keys() == set(named("good", 9))
+    assert threading.active_count() <= before + 20 + 4
+
+
 def test_no_more_names_are_asked_at_a_time_than_there_are_workers(monkeypatch):
     monkeypatch.setattr(module, "WORKERS", 4)
     under_way, most = set(), []

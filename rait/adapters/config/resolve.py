@@ -39,8 +39,13 @@ Addresses = dict[Host, tuple[str, ...]]
 WORKERS = 64
 """The number of names that are looked up at a time, besides overdue ones."""
 
-MOST_THREADS = 1024
-"""The most look-ups under way, overdue ones included."""
+MOST_THREADS = 512
+"""The most look-ups under way, overdue ones of earlier calls included; but WORKERS for each call.
+
+Each has a socket, and a process has 1024 files by default, which rait needs for other things too.
+"""
+
+_THREADS = "rait-resolve"
 
 NAME_SECONDS = 6.0
 """The time for one name: resolv.conf(5) gives a server 5 seconds, and then asks the next one."""
@@ -196,11 +201,14 @@ class _Crew:
 
     def _staff(self) -> None:
         """Start workers, so that there are WORKERS that are not overdue, as long as names wait."""
+        from threading import enumerate as threads
+
+        under_way = sum(thread.name == _THREADS for thread in threads())
         with self._lock:
             wanted = min(
                 len(self._todo),
                 WORKERS - (self._workers - self._overdue()),
-                MOST_THREADS - self._workers,
+                max(MOST_THREADS - under_way, min(WORKERS, MOST_THREADS) - self._workers),
             )
         for _ in range(wanted):
             if not self._hire():
@@ -211,7 +219,7 @@ class _Crew:
         # A daemon, so that a look-up that hangs does not keep the process from ending.
         from threading import Thread
 
-        thread = Thread(target=self._run, name="rait-resolve", daemon=True)
+        thread = Thread(target=self._run, name=_THREADS, daemon=True)
         with self._lock:
             self._workers += 1
         try:
