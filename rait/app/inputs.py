@@ -143,10 +143,7 @@ class Preparation:
     def _peers_list(self, loaded: Loaded, public_key: str, secret: Secret) -> LoadedPeers:
         read = self._texts.read
         if loaded.config.peers_public_key:
-            from rait.app.signed import trust_in  # here, as few lists are signed
-
-            last = self._last(loaded, public_key)
-            self._trust = trust_in(loaded.config.peers_public_key, last, read=read)
+            self._trust = _trust_of(loaded, self._last(loaded, public_key), read)
         if not source.is_web(loaded.config.peers):
             return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as it loads httpx
@@ -170,13 +167,24 @@ class Preparation:
         )
 
 
-def registry_of(loaded: Loaded, public_key: str, secret: Secret | None) -> Registry:
+def _trust_of(loaded: Loaded, last: Signed | None, read: Read) -> Trust | None:
+    if not loaded.config.peers_public_key:
+        return None
+    from rait.app.signed import trust_in  # here, as few lists are signed
+
+    return trust_in(loaded.config.peers_public_key, last, read=read)
+
+
+def registry_of(
+    loaded: Loaded, public_key: str, secret: Secret | None, last: Signed | None
+) -> Registry:
     """The peers of another node's configuration, and the addresses of their host names.
 
     Names are looked up from here. The keys are the node's own; the private one is None if it is
-    unknown. Raises RaitError.
+    unknown. ``last`` is the signed list that the node accepted last. Raises RaitError.
     """
-    peers = load_registry(loaded, public_key, secret)
+    trust = _trust_of(loaded, last, source.read)
+    peers = load_registry(loaded, public_key, secret, trust=trust)
     return _looked_up(peers, hosts_of(loaded.config, peers.peers), "", NETWORK)
 
 

@@ -90,7 +90,8 @@ def plan_against(options: Options, state_path: str) -> Report:
     if loaded.config.private_key is not None:
         secret, own_key = load_secret(loaded)
         _check_same_node(own_key, state)
-    registry = registry_of(loaded, state.public_key, secret)
+    last = None if options.accept_older else state.known.signed
+    registry = registry_of(loaded, state.public_key, secret, last)
     table = isolation.transit_table_in(state.observation, loaded.config)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)

@@ -102,6 +102,12 @@ def test_a_list_in_a_file(nodes: Nodes, signer: Signer) -> None:
         assert (a.state(), len(runs(a))) == (before, 1)
     path.write_text(older[0])
     signature.write_text(older[1])
+    state = a.directory / "state.json"
+    state.write_text(a.rait("export-state").out)
+    result = a.rait("plan", "--against", str(state))
+    assert result.status == 1
+    assert "it is older than the last list" in result.err
+    assert a.rait("plan", "--accept-older", "--against", str(state)).status == 0
     result = a.rait("up", "--yes")
     assert result.status == 1
     assert f"it has serial 4, signed by key {signer.number}, and that one had {told}" in result.err
