@@ -165,6 +165,7 @@ def test_a_mistake_in_a_policy_is_told_by_its_key(setting: str, value: Any, mess
         ("remarks", {"a": ["b", {}]}, '"a" must be a glob'),
         ("nam", "x", "did you mean name?"),
         ("name", None, "not null"),
+        ("name", "a\x1b*", "a control character"),
     ],
 )
 def test_a_mistake_in_a_match_is_told_by_its_key(setting: str, value: Any, message: str) -> None:
