@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import rait
 from tests.integration import machine
 from tests.integration.routing import eventually
 from tests.integration.strangers import Stranger, strangers
@@ -213,8 +215,10 @@ class Watched(Node):
     def __init__(self, systemd: Systemd, backend: str, directory: Path) -> None:
         super().__init__(systemd, backend, directory)
         settings = SERVICE.format(conf=self.conf, file=self.printed)
-        # The service has a /tmp of its own, and the test's files are in /tmp.
-        systemd.add(f"{WATCHING}.d/test.conf", f"{settings}BindReadOnlyPaths={directory}\n")
+        # The service has a /tmp of its own. The test's files are in /tmp, and perhaps rait is too.
+        seen = {directory, Path(sys.prefix), Path(rait.__file__).parents[1]}
+        binds = "".join(f"BindReadOnlyPaths={path}\n" for path in seen)
+        systemd.add(f"{WATCHING}.d/test.conf", f"{settings}{binds}")
         self.gate = directory / "gate"
         self.write_conf(SLOW.format(gate=self.gate))
         self.knows(A)
