@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rait.domain.backend import Observation, ObservedLink
 from rait.domain.endpoints import (
     Departed,
     assumed_last,
     depart,
     endpoint_views,
     is_fresh,
+    is_stale,
     last_departed,
     last_endpoint,
 )
@@ -32,6 +34,16 @@ GONE = {"w1": {"far": LAST}}
 )
 def test_a_session_lives_for_three_minutes_by_whatever_clock(handshake: int, fresh: bool) -> None:
     assert is_fresh(1000, handshake) is fresh
+
+
+@pytest.mark.parametrize(
+    ("sent", "handshake", "stale"),
+    [(0, 0, False), (0, 1, False), (1, 0, True), (148, 819, True), (148, 820, False)],
+)
+def test_who_sends_in_vain_may_have_another_address(sent: int, handshake: int, stale: bool) -> None:
+    seen = ObservedLink(LINK, {"far": handshake}, sent={"far": sent})
+    fine = ObservedLink(LINK, {"far": 1000}, sent={"far": 148})
+    assert is_stale(Observation(links={"w1": seen, "w2": fine}, now=1000)) is stale
 
 
 def test_no_handshake_is_no_session_where_the_clock_is_not_set_yet() -> None:
