@@ -146,7 +146,7 @@ class Preparation:
             self._trust = _trust_of(loaded, self._last(loaded, public_key), read)
         if not source.is_web(loaded.config.peers):
             return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
-        from rait.app.fallback import load_from_web  # here, as it loads httpx
+        from rait.app.fallback import load_from_web  # here, as few lists come from a URL
 
         return load_from_web(loaded, public_key, secret, self._texts, self._url, self._trust)
 

@@ -473,7 +473,7 @@ def _too_old(session: Session) -> Iterator[str]:
     most = session.config.watch.max_peers_age
     if most is None or not source.is_web(session.config.peers):
         return
-    from rait.app.fallback import kept_list  # here, as it loads httpx
+    from rait.app.fallback import kept_list  # here, as few nodes have a limit
 
     kept = kept_list(session.loaded, session.public_key, session.options.config)
     confirmed_at = kept.confirmed_at if kept is not None else None

@@ -102,6 +102,18 @@ class Registry:
             time.sleep(0.02)
 
 
+@contextmanager
+def answering(netns: str, page: str) -> Iterator[Registry]:
+    """A registry with this page, which dies with the block."""
+    registry = Registry(netns)
+    registry.page = page
+    registry.start()
+    try:
+        yield registry
+    finally:
+        registry.die()
+
+
 class NameServer:
     """A DNS server (RFC 1035) that knows one name, by its ``addresses`` in each family.
 

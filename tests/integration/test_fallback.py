@@ -12,7 +12,7 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
-from tests.integration.registry import Registry
+from tests.integration.registry import Registry, answering
 
 pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
 
@@ -28,15 +28,10 @@ def mesh(make_mesh: MakeMesh) -> Mesh:
 def registry(mesh: Mesh) -> Iterator[Registry]:
     """The registry of all nodes; the first one reads it, and is up."""
     a, b, c = mesh.nodes
-    registry = Registry(a.netns)
-    registry.page = b.entry() + c.entry()
-    registry.start()
-    try:
+    with answering(a.netns, b.entry() + c.entry()) as registry:
         falling_back(a, registry, "24h")
         a.up()
         yield registry
-    finally:
-        registry.die()
 
 
 def falling_back(node: Node, registry: Registry, fallback: str | None) -> None:

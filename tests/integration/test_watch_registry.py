@@ -13,7 +13,7 @@ from tests.integration import machine
 from tests.integration.command import command, start_program
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import FAMILIES, Node
-from tests.integration.registry import Mood, NameServer, Registry
+from tests.integration.registry import Mood, NameServer, Registry, answering
 from tests.integration.watching import WATCH, StartWatch, Watch, causes, until
 
 pytestmark = pytest.mark.userspace
@@ -32,14 +32,9 @@ def nodes(make_mesh: MakeMesh) -> Nodes:
 def registry(nodes: Nodes) -> Iterator[Registry]:
     """The registry of the first node, with the second one."""
     a, b, _ = nodes
-    registry = Registry(a.netns)
-    registry.page = b.entry()
-    registry.start()
-    try:
+    with answering(a.netns, b.entry()) as registry:
         a.write_conf(text=a.conf_hcl(peers=f'"{registry.url}"') + WATCH)
         yield registry
-    finally:
-        registry.die()
 
 
 def test_a_list_that_changes_is_synced(nodes: Nodes, registry: Registry, watch: StartWatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.registry import Registry
+from tests.integration.registry import Registry, answering
 from tests.integration.watching import WATCH, StartWatch, Watch, until
 
 pytestmark = pytest.mark.userspace
@@ -102,15 +102,10 @@ def test_nothing_is_lost_whenever_it_is_killed(nodes: Nodes, rng: random.Random)
 @pytest.fixture
 def registry(nodes: Nodes) -> Iterator[Registry]:
     a, b, _ = nodes
-    registry = Registry(a.netns)
-    registry.page = b.entry()
-    registry.start()
-    try:
+    with answering(a.netns, b.entry()) as registry:
         watch = WATCH.replace('look = "1h"', 'look = "1s"')
         a.write_conf(text=a.conf_hcl(peers=f'"{registry.url}"') + watch)
         yield registry
-    finally:
-        registry.die()
 
 
 def descriptors(pid: int) -> int:
