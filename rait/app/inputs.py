@@ -144,7 +144,7 @@ class Preparation:
         read = self._texts.read
         if loaded.config.peers_public_key:
             self._trust = _trust_of(loaded, self._last(loaded, public_key), read)
-        if not source.is_web(loaded.config.peers):
+        if not source.is_remote(loaded.config.peers):
             return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as few lists come from a URL
 

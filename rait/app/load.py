@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 from rait.adapters.config import caches, source
 from rait.adapters.config.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config.caches import KnownConfig, KnownPeers
-from rait.adapters.config.document import Document
+from rait.adapters.config.document import Document, part_finder
 from rait.adapters.config.source import Read
 from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
@@ -132,8 +132,8 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
 def _distrust(config: Config, url: str) -> str:
     """Why the commands of the configuration, if it has any, may be somebody else's; "" if not."""
     if any(policy.up_command or policy.down_command for policy in config.policies):
-        why = f"it {_PLAIN_HTTP}" if source.is_plain_http(url) else _OWN_IT
-        if source.is_plain_http(url) or source.writable_by_others(url):
+        why = f"it {_PLAIN_HTTP}" if source.is_plain(url) else _OWN_IT
+        if source.is_plain(url) or source.writable_by_others(url):
             return f"{source.display_name(url)}: {_COMMANDS} {why}"
     return ""
 
@@ -151,10 +151,10 @@ def _key_beside(key: str, url: str) -> str:
 
 def _exposed(config: Config, url: str) -> Iterator[str]:
     """Warnings about secrets and settings that others can read, or change on their way."""
-    if source.is_plain_http(url):
+    if source.is_plain(url):
         yield f"{source.display_name(url)}: the configuration {_PLAIN_HTTP}"
     key_file = config.private_key_file
-    if key_file is not None and source.is_plain_http(key_file):
+    if key_file is not None and source.is_plain(key_file):
         yield f"{source.display_name(key_file)}: the private key {_PLAIN_HTTP}"
     has_key = url if config.private_key is not None else key_file
     if has_key is not None and source.readable_by_others(has_key):
@@ -247,7 +247,8 @@ def load_peers(
     known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
-        document = Document(name, {}, lambda: _lines_of(known, text, name))
+        parts = part_finder(text, name)
+        document = Document(name, {}, lambda: _lines_of(known, text, name), parts)
     else:
         document = _parse(text, name)
         peers, problems = _decoded(document)

@@ -78,7 +78,7 @@ class StatusReader:
     ) -> tuple[dict[str, str] | None, PeersAge | None]:
         """The names of the peers by key, and the age of the list. Nothing is downloaded."""
         url = loaded.config.peers
-        if not source.is_web(url):
+        if not source.is_remote(url):
             return self._names(loaded, source.read) if source.is_path(url) else None, None
         from rait.app.fallback import kept_list  # here, as few lists come from a URL
 

@@ -185,7 +185,7 @@ class Watcher:
 
     @property
     def _settings(self) -> Settings:
-        spans, has_url = self._config.watch, source.is_web(self._config.peers)
+        spans, has_url = self._config.watch, source.is_remote(self._config.peers)
         # Syncs keep what polls have confirmed.
         age = spans.max_peers_age if has_url else None
         return Settings(
@@ -471,7 +471,7 @@ def _result(session: Session, report: Report) -> Result:
 def _too_old(session: Session) -> Iterator[str]:
     """Say so if no server has confirmed the peers list for longer than ``max_peers_age``."""
     most = session.config.watch.max_peers_age
-    if most is None or not source.is_web(session.config.peers):
+    if most is None or not source.is_remote(session.config.peers):
         return
     from rait.app.fallback import kept_list  # here, as few nodes have a limit
 

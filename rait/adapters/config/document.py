@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
+from rait.adapters.config.remote import LIVE
 from rait.domain.config.keytext import brief
 from rait.domain.errors import Path, Problem
 
@@ -15,7 +17,8 @@ class Document:
     """A parsed text: ``data`` is plain mappings, lists and values.
 
     ``find_lines`` gives the line, from 1, of each path in it. It is called when a message first
-    needs a line; ``known_lines`` is None until then.
+    needs a line; ``known_lines`` is None until then. Where the text was made of several others,
+    ``part_at`` gives the name of the one that a line is from, "" for none.
     """
 
     def __init__(
@@ -23,11 +26,13 @@ class Document:
         name: str,
         data: Mapping[str, object],
         find_lines: Callable[[], Mapping[Path, int]],
+        part_at: Callable[[int], str] | None = None,
     ) -> None:
         self.name = name
         self.data = data
         self.known_lines: Mapping[Path, int] | None = None
         self._find_lines = find_lines
+        self._part_at = part_at
 
     def lines(self) -> Mapping[Path, int]:
         """The line, from 1, of each path."""
@@ -68,8 +73,12 @@ class Document:
         return found
 
     def location(self, path: Path) -> str:
-        """``FILE:LINE: key`` for a path, without the line if that is unknown."""
+        """``FILE:LINE: key`` or ``URL/PART: key`` for a path, without a line if it is unknown."""
         line = self.locate(path) if path else None
+        if line is not None and self._part_at is not None and (part := self._part_at(line)):
+            # The list, its index and its lines are nothing that the user has ever seen.
+            inside = _path_text(path[2:])
+            return f"{self.name}/{part}: {inside}" if inside else f"{self.name}/{part}"
         where = self.name if line is None else f"{self.name}:{line}"
         return f"{where}: {_path_text(path)}" if path else where
 
@@ -86,6 +95,15 @@ class Document:
         lines = [self.describe(problem) for problem in problems[:MOST_PROBLEMS]]
         more = len(problems) - len(lines)
         return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
+
+
+def part_finder(text: str, name: str) -> Callable[[int], str] | None:
+    """What finds the key of the source ``name`` that a line of its list is from, if it has keys."""
+    if name.partition("://")[0] not in LIVE:
+        return None
+    from rait.domain.replica import key_at  # here, as few lists have keys
+
+    return partial(key_at, text)
 
 
 def _path_text(path: Iterable[str | int]) -> str:

@@ -1,4 +1,4 @@
-"""Reads the text behind a URL: a path, ``-`` for standard input, http:// or https://."""
+"""Reads the text behind a URL: a path, ``-`` for standard input, or a scheme of remote.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES, MAX_SIGNATURE_BYTES
+from rait.adapters.config.remote import KINDS, LIVE, PLAIN, live, remote
 from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.errors import SourceError
 from rait.domain.signed import SIGN_IT
 
 if TYPE_CHECKING:
+    from rait.adapters.config.remote import Answer
     from rait.adapters.config.version import Version
 
 STDIN = "-"
@@ -57,20 +59,18 @@ class News(Struct, frozen=True):
 def fetch(url: str, known: Version, limit: int, signed: bool = False) -> News:
     """What a server has now, and, for a ``signed`` text, the signature beside it.
 
-    Raises SourceError as ``read`` does, and for what is no http:// or https:// URL.
+    Raises SourceError as ``read`` does.
     """
-    from rait.adapters.config import web  # here, as httpx takes half a second to import
-
     name = display_name(url)
     at = time.time_ns()  # before it is asked: what comes may be as old as that
-    answer = web.fetch(url, display_name, TIMEOUT, limit, known)
+    answer = remote(_scheme(url)).fetch(url, display_name, TIMEOUT, limit, known)
     text = None if answer.body is None else _as_text(answer.body, name, limit)
     return News(text, answer.version, at, read_signature(url) if signed else None)
 
 
 def signature_of(url: str) -> str:
     """The URL of the signature of the text behind a URL."""
-    if not is_web(url):
+    if not is_remote(url):
         return f"{url}.minisig"
     from urllib.parse import urlsplit, urlunsplit
 
@@ -173,14 +173,33 @@ def _file(url: str) -> os.stat_result | None:
     return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
-def is_web(url: str) -> bool:
+def is_remote(url: str) -> bool:
     """Whether the text behind a URL comes over the network."""
-    return _scheme(url) in ("http", "https")
+    return _scheme(url) in KINDS
 
 
-def is_plain_http(url: str) -> bool:
+def is_live(url: str) -> bool:
+    """Whether the text behind a URL comes from a source that tells of changes by itself."""
+    return _scheme(url) in LIVE
+
+
+def is_plain(url: str) -> bool:
     """Whether the text behind a URL comes over the network without TLS."""
-    return _scheme(url) == "http"
+    return _scheme(url) in PLAIN
+
+
+async def follow(url: str, tell: Callable[[News], None]) -> None:
+    """Tell what a live source has now, and each change from then on.
+
+    Raises SourceError where it tells nothing any more.
+    """
+    name = display_name(url)
+
+    def told(answer: Answer) -> None:
+        text = None if answer.body is None else _as_text(answer.body, name, MAX_BYTES)
+        tell(News(text, answer.version, time.time_ns()))
+
+    await live(_scheme(url)).follow(url, display_name, MAX_BYTES, told)
 
 
 class Texts:
@@ -253,11 +272,10 @@ def _read_bytes(url: str, name: str, limit: int) -> bytes:
     scheme = _scheme(url)
     if not scheme:
         return _read_file(url, name, limit)
-    if scheme not in ("http", "https"):
-        raise SourceError(f"{name}: rait reads paths, - (standard input), http:// and https://")
-    from rait.adapters.config import web  # here, as httpx takes half a second to import
-
-    return web.fetch(url, display_name, TIMEOUT, limit).body or b""
+    if scheme not in KINDS:
+        known = " and ".join(f"{each}://" for each in KINDS)
+        raise SourceError(f"{name}: rait reads paths, - (standard input), {known}")
+    return remote(scheme).fetch(url, display_name, TIMEOUT, limit).body or b""
 
 
 def _read_stdin(limit: int) -> bytes:

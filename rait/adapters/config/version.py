@@ -21,11 +21,13 @@ class Version(Struct, frozen=True):
     """Which version of a text a server sent; ``etag`` and ``modified`` are "" where it told none.
 
     ``url`` is a digest of the URL that sent it, after all redirections, as it may hold a token.
+    ``revision`` is etcd's, 0 for any other source.
     """
 
     url: str = ""
     etag: str = ""
     modified: str = ""
+    revision: int = 0
 
     def conditions(self, url: str) -> dict[str, str]:
         """The headers that ask this URL for any version but this one; none for another URL.

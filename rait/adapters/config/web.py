@@ -18,15 +18,14 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable
 from functools import lru_cache
 from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
-from msgspec import Struct
 
+from rait.adapters.config.remote import Answer, Display
 from rait.adapters.config.version import CONDITIONS, Version, as_etag, as_modified, url_digest
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_PORT
@@ -41,16 +40,9 @@ _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 
-class Answer(Struct, frozen=True):
-    """What a server sent; ``body`` is None where the version that is known is still the newest."""
-
-    body: bytes | None
-    version: Version
-
-
 def fetch(
     url: str,
-    display: Callable[[str], str],
+    display: Display,
     timeout: float,
     limit: int,
     known: Version = Version(),  # noqa: B008 - it is frozen
@@ -80,7 +72,7 @@ class _Transfer:
     def __init__(
         self,
         url: str,
-        display: Callable[[str], str],
+        display: Display,
         timeout: float,
         limit: int,
         known: Version,

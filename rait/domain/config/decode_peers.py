@@ -23,13 +23,14 @@ from msgspec import ValidationError, convert
 
 from rait.domain.config.decoding import key_id, mistakes
 from rait.domain.config.hosts import checked_address
-from rait.domain.config.keytext import canonical_key, kind_of, without_whole_keys
+from rait.domain.config.keytext import brief, canonical_key, kind_of, without_whole_keys
 from rait.domain.config.remarks import Remarks, remarks_of
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, SkippedEntry
 from rait.domain.topology import Family
 
 MAX_NAME = 255
+_LONGEST_WHY = 300
 LISTS = ("peers", "peer")
 _COMMON = {"addressfamily": "address_family", "sendport": "send_port"}
 _OF_ENTRY = {
@@ -38,6 +39,7 @@ _OF_ENTRY = {
     "endpoint": "address",
     "endpoints": "endpoints",
     "remarks": "remarks",
+    "unreadable": "unreadable",
     **_COMMON,
 }
 _OF_ENDPOINT = {"address": "address", **_COMMON}
@@ -225,11 +227,18 @@ class _Registry:
         try:
             key = canonical_key(values["public_key"])
         except KeyError:
+            if "unreadable" in values:
+                # Whatever it is, it is the entry of no node.
+                self._skip(_unreadable(values), path)
+                return
             self._skip("public_key is missing", path, *self._whose(values))
             return
         except ValueError as error:
             where = (*path, keys.spelling(entry, "public_key"))
             self._skip(str(error), where, *self._whose(values))
+            return
+        if "unreadable" in values:
+            self._skip(_unreadable(values), path, SkippedEntry(key))
             return
         before = len(self._endpoints.get(key, ()))
         blocks = _blocks(values)
@@ -319,6 +328,11 @@ def name_problem(key: str, name: object) -> str | None:
     if name != key and without_whole_keys(name) != name:
         return "the name holds a key, which may be a private one"
     return None
+
+
+def _unreadable(values: _Values) -> str:
+    """What whoever made the list says of an entry that he could not read."""
+    return brief(" ".join(str(values["unreadable"]).split()), _LONGEST_WHY)
 
 
 def _blocks(values: Mapping[str, object]) -> list[str]:

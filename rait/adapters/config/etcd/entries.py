@@ -1,0 +1,68 @@
+"""What is under a key of etcd, as a line of a peers list in JSON.
+
+A key is the prefix and the public key of the node whose entry it is, so who may write one key can
+speak for one node alone. The value is that node's entry, in JSON, TOML or HCL: as an object, or as
+a whole peers list with entries of that node, as `rait pub` prints them. A value that is none of
+these costs its node alone, as in any list: its line says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from rait.adapters.config import formats
+from rait.domain.config.decode_peers import LISTS
+from rait.domain.config.decoding import key_id
+from rait.domain.config.keytext import canonical_key, is_key, shown
+from rait.domain.entry import plain
+from rait.domain.errors import SourceError
+
+MAX_VALUE = 64 * 1024
+"""Bytes of a value: far more than the entry of a node has."""
+
+_KEY, _WHY = "public_key", "unreadable"
+"""The keys of an entry that cannot be read, as decode_peers has them."""
+
+
+def line_of(key: str, value: bytes) -> str:
+    """The line of what is under ``key``, the part of a key after the prefix."""
+    try:
+        entries = [_entry(key, each) for each in _entries(key, value)]
+        return ", ".join(msgspec.json.encode(entry).decode() for entry in entries)
+    except (SourceError, ValueError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        whose = {_KEY: key} if is_key(key) else {}
+        return msgspec.json.encode({**whose, _WHY: why}).decode()
+
+
+def _entries(key: str, value: bytes) -> list[Any]:
+    if not is_key(key) or canonical_key(key) != key:
+        raise ValueError(
+            f"the key {shown(key)} does not end in a public key alone, as `rait pub --to` writes it"
+        )
+    if len(value) > MAX_VALUE:
+        raise ValueError(f"the value is larger than {MAX_VALUE} bytes, the most that rait reads")
+    try:
+        data = formats.parse(value.decode(), "the value").data
+    except UnicodeDecodeError:
+        raise ValueError("the value is not text in UTF-8") from None
+    lists = [found for spelt, found in data.items() if key_id(str(spelt)) in LISTS]
+    if not lists:
+        return [data]
+    return [each for found in lists for each in (found if isinstance(found, list) else [found])]
+
+
+def _entry(key: str, entry: object) -> Mapping[str, object]:
+    """The entry, of which there may be no doubt whose it is. Raises ValueError."""
+    if not isinstance(entry, Mapping):
+        raise ValueError("the value must be the entry of a node")
+    whose = [value for spelt, value in entry.items() if key_id(str(spelt)) == key_id(_KEY)]
+    for value in whose:
+        if not isinstance(value, str) or not is_key(value) or canonical_key(value) != key:
+            raise ValueError("the public key in the value is not the one in the key")
+    found = plain(entry)
+    assert isinstance(found, dict)  # noqa: S101 - of a mapping, plain makes one
+    return found if whose else {_KEY: key, **found}

@@ -1,0 +1,62 @@
+"""What a registry of many keys holds, as far as this node was told.
+
+It is read once, at a revision, and from then on each change is told with the revision that it made.
+A revision is of the whole registry: it grows with each change, and no two changes have one. What
+was told already is told again after a reconnect, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from rait.domain.config.decoding import key_id
+
+_BEGIN, _BETWEEN, _END = '{"peers": [\n', ",\n", "\n]}\n"
+_KEY = key_id("public_key")
+
+
+class Change(Struct, frozen=True):
+    """What the change of a key made of its entry: its line of the list, or None for none."""
+
+    key: str
+    line: str | None
+    revision: int
+
+
+class Replica(Struct, frozen=True):
+    """The entries at a revision of the registry ``cluster``: the line of each key in the list."""
+
+    cluster: int
+    revision: int
+    lines: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """The peers list in JSON, a line for each key, in the order of the keys."""
+        return f"{_BEGIN}{_BETWEEN.join(line for _, line in sorted(self.lines.items()))}{_END}"
+
+    def told(self, changes: tuple[Change, ...], revision: int = 0) -> Replica:
+        """The replica after these changes; without any, all up to ``revision`` is known."""
+        lines, newest = dict(self.lines), max(self.revision, 0 if changes else revision)
+        for change in changes:
+            if change.revision <= self.revision:
+                continue
+            newest = max(newest, change.revision)
+            if change.line is None:
+                lines.pop(change.key, None)
+            else:
+                lines[change.key] = change.line
+        return Replica(self.cluster, newest, lines)
+
+
+def key_at(text: str, line: int) -> str:
+    """The public key of the entry in a line (from 1) of a list that ``text`` gave; "" for none."""
+    lines = text.split("\n")
+    if not 1 < line < len(lines) - 2 or not text.startswith(_BEGIN):
+        return ""
+    entries: list[dict[str, object]] = msgspec.json.decode(f"[{lines[line - 1].rstrip(',')}]")
+    values = (value for entry in entries for key, value in entry.items() if key_id(key) == _KEY)
+    return next(map(str, values), "")
