@@ -80,15 +80,20 @@ def clean(line: str) -> str:
     return "".join(map(_visible, line))
 
 
-def warn(text: str) -> None:
-    """Print a line to standard error, and go on if it cannot be written."""
-    _say(f"rait: {clean(text)}\n")
+def bounded(text: str, most: int) -> str:
+    """A line as ``clean`` makes it, of so many characters at the most: names may be very long."""
+    text = clean(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def warn(*texts: str) -> None:
+    """Print lines to standard error, and go on if they cannot be written."""
+    note(*(f"rait: {text}" for text in texts))
 
 
 def warn_of(error: BaseException) -> None:
     """Print an error to standard error, a line for each of its arguments."""
-    for argument in error.args:
-        warn(str(argument))
+    warn(*map(str, error.args))
 
 
 def note(*lines: str) -> None:
@@ -121,6 +126,17 @@ def print_text(text: str) -> None:
 def print_json(value: object) -> None:
     """Print a result for programs, indented for people to read as well. Raises OutputError."""
     print_text(to_json(value))
+
+
+def print_either(value: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result that is small: the value for programs, or the lines for people.
+
+    Raises OutputError.
+    """
+    if as_json:
+        print_json(value)
+    else:
+        print_result(*lines)
 
 
 def to_json(value: object, *, indent: int = 2) -> str:
@@ -205,7 +221,7 @@ def _clean_lines(text: str) -> str:
 
 def _say(text: str) -> None:
     global _lost
-    if _lost:
+    if _lost and text:
         text = f"\nrait: what was to be told here is lost, as nobody has read it\n{text}"
     step = _AT_ONCE if _lost is not None else max(len(text), 1)
     try:

@@ -10,7 +10,7 @@ from argparse import SUPPRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, _ActionsContainer
     from collections.abc import Callable
     from typing import Any
 
@@ -47,7 +47,12 @@ def _add_confirm(parser: ArgumentParser) -> None:
 
 def _add_flags(parser: ArgumentParser, *names: str) -> None:
     for name in names:
-        parser.add_argument(name, action="store_true", help=_FLAGS[name])
+        _flag(parser, name, _FLAGS[name])
+
+
+def _flag(to: _ActionsContainer, name: str, what: str, *names: str) -> None:
+    """Add an option that takes no value; ``names`` are other names of it."""
+    to.add_argument(*names, name, action="store_true", help=what)
 
 
 _UP = """\
@@ -129,9 +134,7 @@ At the end the links stay, unless --down-on-exit is given. A sync that runs ends
 
 
 def _watch(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--down-on-exit", action="store_true", help="remove the links at the end, as `rait down`"
-    )
+    _flag(parser, "--down-on-exit", "remove the links at the end, as `rait down`")
 
 
 _LIST = """\
@@ -175,9 +178,7 @@ def _status(parser: ArgumentParser) -> None:
         const=2.0,
         help="look again and again, every so many seconds (default: 2)",
     )
-    how.add_argument(
-        "--check", action="store_true", help="exit with 1 if a link that should be live is not"
-    )
+    _flag(how, "--check", "exit with 1 if a link that should be live is not")
 
 
 _METRICS = """\
@@ -260,19 +261,13 @@ A journal in which `rait log verify` finds a fault is left as it is.
 
 def _log(parser: ArgumentParser) -> None:
     _add_journal(parser, None)
-    parser.add_argument(
-        "--all",
-        action="store_true",
-        help="the runs of all configurations that share the journal",
-    )
+    _flag(parser, "--all", "the runs of all configurations that share the journal")
     parser.add_argument("--since", metavar="WHEN", help="runs since: 2h (ago), 2026-01-31T17:05")
     parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
     parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
     parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="wait for new runs, and show them too"
-    )
-    parser.add_argument("--oneline", action="store_true", help="a line for each run")
+    _flag(parser, "--follow", "wait for new runs, and show them too", "-f")
+    _flag(parser, "--oneline", "a line for each run")
     add_commands(
         parser.add_subparsers(title="of the journal", metavar=""),
         ("show", (), "show one run whole", "log:run_show", _LOG_SHOW, _log_show),
@@ -327,8 +322,8 @@ def _replay(parser: ArgumentParser) -> None:
         "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--diff", action="store_true", help="show how the live system differs")
-    what.add_argument("--apply", action="store_true", help="make the tunnels what they were")
+    _flag(what, "--diff", "show how the live system differs")
+    _flag(what, "--apply", "make the tunnels what they were")
     _add_flags(parser, "--yes")
     _add_confirm(parser)
 
@@ -347,9 +342,7 @@ def _rollback(parser: ArgumentParser) -> None:
     parser.add_argument(
         "number", metavar="RUN", type=int, nargs="?", help="the run's number (default: the last)"
     )
-    parser.add_argument(
-        "--force", action="store_true", help="go on if later runs touched its links"
-    )
+    _flag(parser, "--force", "go on if later runs touched its links")
     _add_flags(parser, "--dry-run", "--yes")
     _add_confirm(parser)
 
@@ -366,8 +359,8 @@ at once. The exit status is 0 if this command did it, and 1 if the time was over
 
 
 def _confirm(parser: ArgumentParser) -> None:
-    parser.add_argument("--back", action="store_true", help="take the change back at once")
-    parser.add_argument("--wait", action="store_true", help=SUPPRESS)
+    _flag(parser, "--back", "take the change back at once")
+    _flag(parser, "--wait", SUPPRESS)
 
 
 _BABELD = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
@@ -397,7 +390,7 @@ def _babeld(parser: ArgumentParser) -> None:
 
 
 def _babeld_sync(parser: ArgumentParser) -> None:
-    parser.add_argument("--exclusive", action="store_true", help="flush interfaces of others too")
+    _flag(parser, "--exclusive", "flush interfaces of others too")
 
 
 _CHECK = """\
@@ -425,12 +418,10 @@ of one registry, as where each node has a file of its own.
 
 def _check(parser: ArgumentParser) -> None:
     _add_lists(parser)
-    parser.add_argument(
-        "--together", action="store_true", help="the lists are one registry's parts"
-    )
-    parser.add_argument("--strict", action="store_true", help="make warnings errors")
+    _flag(parser, "--together", "the lists are one registry's parts")
+    _flag(parser, "--strict", "make warnings errors")
     parser.add_argument("--verify", metavar="KEY", action="append", help="a key that may sign")
-    parser.add_argument("--dns", action="store_true", help="look up each host name, from here")
+    _flag(parser, "--dns", "look up each host name, from here")
     parser.add_argument(
         "--format",
         choices=("text", "json", "github", "sarif"),
@@ -485,7 +476,7 @@ def _fleet_plan(parser: ArgumentParser) -> None:
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--node", metavar="NAME", help="one node whole, by its name or public key")
-    how.add_argument("--markdown", action="store_true", help="for a comment on a pull request")
+    _flag(how, "--markdown", "for a comment on a pull request")
 
 
 _PORT = """\

@@ -18,7 +18,7 @@ from rait.app.status_words import cost, fault_lines, handshake, reach, rtt, traf
 from rait.app.tally import LastSync
 from rait.domain.errors import FEW
 from rait.domain.status import STATES, LastChange, LinkStatus, PeersAge, State, Status
-from rait.terminal import clean
+from rait.terminal import bounded
 
 REFRESH_SECONDS = 10
 """How often the page looks again, while somebody sees it."""
@@ -229,5 +229,4 @@ def _small(text: str) -> str:
 
 def _text(text: str) -> str:
     """A text from elsewhere in HTML. What hides, or turns the direction of text, is spelt out."""
-    text = clean(text)
-    return escape(text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…")
+    return escape(bounded(text, MAX_TEXT))

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from rait.app.tally import LastSync, Tally
 from rait.domain.status import LinkStatus, Status
-from rait.terminal import clean
+from rait.terminal import bounded, clean
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -85,7 +85,7 @@ def _of_each(links: tuple[LinkStatus, ...]) -> Iterator[Metric]:
         "rait_link_sent_bytes", "Bytes sent since the link was made.", labels=_LINK
     )
     for link in links:
-        labels = clean(link.name), label(link.peer or link.public_key)
+        labels = clean(link.name), bounded(link.peer or link.public_key, MAX_LABEL)
         if link.age is not None:
             age.add_metric(labels, link.age)
         if link.state not in ("failed", "missing"):
@@ -125,9 +125,3 @@ def _counter(name: str, what: str, by: str, counts: Mapping[str, int]) -> Metric
     for value, count in sorted(counts.items()):
         family.add_metric((value,), count)
     return family
-
-
-def label(text: str) -> str:
-    """A text from elsewhere as the value of a label."""
-    text = clean(text)
-    return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"

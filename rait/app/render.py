@@ -107,9 +107,7 @@ def done_already() -> Iterator[None]:
 
 
 def _print(report: Report, arguments: Namespace) -> None:
-    lasting = lasting_problems(report)
-    for line in (*warning_lines(report), *lasting, *passing_problems(report)):
-        warn(line)
+    warn(*warning_lines(report), *lasting_problems(report), *passing_problems(report))
     if arguments.json:
         print_json(report_object(report))
     else:

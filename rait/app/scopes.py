@@ -20,14 +20,14 @@ KEY_SCOPE = "key:"
 
 
 def claimed_by_others(
-    url: str, journal: str, scope: str, seen: Mapping[str, str]
+    url: str, journal: JournalReader, scope: str, seen: Mapping[str, str]
 ) -> dict[str, str]:
     """The links that another configuration made according to the journal, each with that one.
 
     ``url`` is our configuration and ``scope`` its scope. ``seen`` are the links to ask about, as
     ``doubtful`` gives them. Raises RaitError.
     """
-    claims = JournalReader(journal).claims(scope, seen)
+    claims = journal.claims(scope, seen)
     return {name: _described(other) for name, other in claims.items() if _is_another(other, url)}
 
 

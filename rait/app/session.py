@@ -157,7 +157,7 @@ class Session:
         seen = doubtful(observation, known, scope)
         if not seen:
             return scope
-        claimed = claimed_by_others(self.options.config, self.config.journal, self.name, seen)
+        claimed = claimed_by_others(self.options.config, self.journal, self.name, seen)
         return structs.replace(scope, claimed=claimed)
 
     def compare(self, goal: Goal) -> Change:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from rait.adapters import netns
+from rait.adapters.config import source
+from rait.adapters.config.source import Read
 from rait.adapters.journal.reader import JournalReader
-from rait.app.load import Loaded, load_secret
+from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
 from rait.app.session import machine_of
@@ -36,12 +38,9 @@ class Memory(Struct, frozen=True):
 
 def remembered(options: Options, loaded: Loaded) -> Memory:
     """What the journal knows of our links; nothing if it cannot be read."""
-    url = options.config
     try:
-        # A configuration without a path is filed under its key, which need not be there.
-        key = load_secret(loaded)[1] if goes_by_key(url) else ""
-        reader = JournalReader(loaded.config.journal)
-        return Memory(*reader.memory(filed_under(reader, scope_name(url, key))))
+        reader, name = _filed(options, loaded)
+        return Memory(*reader.memory(name))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return Memory(problem=str(error))
@@ -71,12 +70,28 @@ def look(
 
 def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
     """The links that the journal has as another configuration's; none if it cannot be read."""
-    url = options.config
     try:
-        key = load_secret(loaded)[1] if goes_by_key(url) else ""
-        journal = loaded.config.journal
-        name = filed_under(JournalReader(journal), scope_name(url, key))
-        return claimed_by_others(url, journal, name, seen)
+        return claimed_by_others(options.config, *_filed(options, loaded), seen)
     except RaitError as error:
         options.debug(f"the journal cannot tell whose links these are: {error}")
         return {}
+
+
+def _filed(options: Options, loaded: Loaded) -> tuple[JournalReader, str]:
+    """The journal, and the scope under which it files our runs. Raises RaitError."""
+    # A configuration without a path is filed under its key, which need not be there.
+    key = load_secret(loaded)[1] if goes_by_key(options.config) else ""
+    reader = JournalReader(loaded.config.journal)
+    return reader, filed_under(reader, scope_name(options.config, key))
+
+
+def names_of_peers(
+    options: Options, loaded: Loaded, read: Read = source.read
+) -> dict[str, str] | None:
+    """The name of each peer by its key, "" for none; None if the peers list cannot be read."""
+    try:
+        peers = load_peers(loaded, read=read).peers
+    except RaitError as error:
+        options.debug(f"no names of peers: {error}")
+        return None
+    return {peer.public_key: peer.name or "" for peer in peers}

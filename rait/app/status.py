@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import msgspec
 
 from rait.adapters.config import source
-from rait.adapters.config.source import Read
 from rait.app.inputs import configured
-from rait.app.load import Loaded, load_peers
+from rait.app.load import Loaded
 from rait.app.options import Options
 from rait.app.scopes import goes_by_key
-from rait.app.sight import Memory, look, remembered
+from rait.app.sight import Memory, look, names_of_peers, remembered
 from rait.app.trials import mention
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import RaitError
@@ -79,7 +78,7 @@ class StatusReader:
         """The names of the peers by key, and the age of the list. Nothing is downloaded."""
         url = loaded.config.peers
         if not source.is_remote(url):
-            return self._names(loaded, source.read) if source.is_path(url) else None, None
+            return names_of_peers(self._options, loaded) if source.is_path(url) else None, None
         from rait.app.fallback import kept_list  # here, as few lists come from a URL
 
         kept = kept_list(loaded, public_key, self._options.config)
@@ -87,15 +86,7 @@ class StatusReader:
         age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
         if kept is None:
             return None, age
-        return self._names(loaded, kept.reading(url)), age
-
-    def _names(self, loaded: Loaded, read: Read) -> dict[str, str] | None:
-        try:
-            peers = load_peers(loaded, read=read).peers
-        except RaitError as error:
-            self._options.debug(f"no names of peers: {error}")
-            return None
-        return {peer.public_key: peer.name or "" for peer in peers}
+        return names_of_peers(self._options, loaded, kept.reading(url)), age
 
     def _neighbours(self, loaded: Loaded) -> tuple[BabelNeighbour, ...] | None:
         """babeld's neighbours, or None if it does not answer."""

@@ -14,7 +14,7 @@ from rait.app.trials import open_settled
 from rait.domain.babel import BabelInterface
 from rait.domain.errors import MachineError
 from rait.domain.reconcile import Goal
-from rait.terminal import DONE, print_json, print_result, table
+from rait.terminal import DONE, print_either, table
 
 
 def run_list(options: Options, arguments: Namespace) -> int:
@@ -23,10 +23,7 @@ def run_list(options: Options, arguments: Namespace) -> int:
         assert routing is not None  # noqa: S101 - as it is explicit
         known = session.known.topology
         listing = {each: routing.is_ours(each.name, known) for each in routing.interfaces()}
-    if arguments.json:
-        print_json(_object(listing))
-    else:
-        print_result(*_lines(listing))
+    print_either(_object(listing), _lines(listing), as_json=arguments.json)
     return DONE
 
 

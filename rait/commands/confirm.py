@@ -8,7 +8,7 @@ from rait.app import trials
 from rait.app.options import Options
 from rait.app.render import done_already, print_report
 from rait.domain.errors import ConfigError
-from rait.terminal import DONE, FAILED, print_json, print_result, warn
+from rait.terminal import DONE, FAILED, print_either, warn
 
 
 def run(options: Options, arguments: Namespace) -> int:
@@ -25,8 +25,7 @@ def run(options: Options, arguments: Namespace) -> int:
         warn(f"it came too late: run {trial.run} is taken back, and not confirmed")
         return FAILED
     with done_already():
-        if arguments.json:
-            print_json({"command": "confirm", "confirmed": trial.run})
-        else:
-            print_result(f"rait confirm: run {trial.run} ({trial.header.command}) is confirmed")
+        line = f"rait confirm: run {trial.run} ({trial.header.command}) is confirmed"
+        value = {"command": "confirm", "confirmed": trial.run}
+        print_either(value, [line], as_json=arguments.json)
     return DONE

@@ -29,7 +29,7 @@ from rait.domain.explain import (
 from rait.domain.history import done_events
 from rait.domain.signed import Signed
 from rait.domain.topology import Link
-from rait.terminal import DONE, print_json, print_result, table, warn
+from rait.terminal import DONE, print_either, table, warn
 
 _SHORTEST_KEY = 6
 """So many first characters of a public key may stand for it, if no other key begins so."""
@@ -75,14 +75,10 @@ def run(options: Options, arguments: Namespace) -> int:
     with open_session(options, "explain", read_only=True, peers=True) as session:
         explainer = _Explainer(session)
         explanation = explainer.explain(arguments.what)
-        for line in standing(session, explainer.change):
-            warn(f"warning: {line}")
+        warn(*(f"warning: {line}" for line in standing(session, explainer.change)))
         if (old := session.registry.peers.old) is not None:
             warn(old.told)
-    if arguments.json:
-        print_json(explanation)
-    else:
-        print_result(*_lines(explanation))
+    print_either(explanation, _lines(explanation), as_json=arguments.json)
     return DONE
 
 

@@ -12,7 +12,7 @@ from rait.app.options import Options
 from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Secret
 from rait.domain.errors import SourceError
-from rait.terminal import DONE, print_json, print_result, warn
+from rait.terminal import DONE, print_either, warn
 
 _STDOUT = 1
 
@@ -32,8 +32,5 @@ def run_pubkey(_: Options, arguments: Namespace) -> int:
 
 
 def _print(key: str, arguments: Namespace) -> int:
-    if arguments.json:
-        print_json(key)
-    else:
-        print_result(key)
+    print_either(key, [key], as_json=arguments.json)
     return DONE

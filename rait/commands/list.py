@@ -9,12 +9,10 @@ from msgspec import Struct
 from rait.adapters.config.source import is_path
 from rait.app.figures import ago, amount
 from rait.app.inputs import configured
-from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
-from rait.app.sight import look, remembered
+from rait.app.sight import look, names_of_peers, remembered
 from rait.app.trials import mention
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
-from rait.domain.errors import RaitError
 from rait.domain.ownership import is_ours, unread_of_ours
 from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
@@ -22,10 +20,8 @@ from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table
 
 def run(options: Options, arguments: Namespace) -> int:
     listing = list_links(options)
-    for failure in listing.unread:
-        warn(f"{failure.link}: {failure.error}")
-    for line in listing.waiting:
-        warn(f"warning: {line}")
+    warn(*(f"{failure.link}: {failure.error}" for failure in listing.unread))
+    warn(*(f"warning: {line}" for line in listing.waiting))
     if arguments.json:
         print_json(listing_object(listing))
     else:
@@ -36,7 +32,7 @@ def run(options: Options, arguments: Namespace) -> int:
 
 
 class Listing(Struct, frozen=True):
-    """Our links in the order of their names, and the names that the registry gives to peers.
+    """Our links in the order of their names, and the names that the registry gives to peers, or "".
 
     ``unread`` are links of ours that could not be read, and ``waiting`` are lines about a change
     that waits for its confirmation.
@@ -61,18 +57,9 @@ def list_links(options: Options) -> Listing:
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
     waiting = mention(known.trial, options.config)
-    return Listing(links, _names_of_peers(options, loaded), observation.now, failures, waiting)
-
-
-def _names_of_peers(options: Options, loaded: Loaded) -> dict[str, str]:
-    """The names of peers by key, if the peers list is a file that can be read; else none."""
-    if not is_path(loaded.config.peers):
-        return {}
-    try:
-        return {peer.public_key: peer.name for peer in load_peers(loaded).peers if peer.name}
-    except RaitError as error:
-        options.debug(f"no names of peers: {error}")
-        return {}
+    # A list from the network is not asked for.
+    names = names_of_peers(options, loaded) if is_path(loaded.config.peers) else None
+    return Listing(links, names or {}, observation.now, failures, waiting)
 
 
 def listing_lines(listing: Listing) -> list[str]:
@@ -102,7 +89,7 @@ def _rows(observed: ObservedLink, listing: Listing) -> list[tuple[str, ...]]:
         (
             name,
             address,
-            listing.names.get(peer.public_key, peer.public_key),
+            listing.names.get(peer.public_key) or peer.public_key,
             str(peer.endpoint) if peer.endpoint else "-",
             _ago(listing.now, observed.handshakes.get(peer.public_key, 0)),
             amount(observed.received.get(peer.public_key, 0)),
@@ -130,7 +117,7 @@ def _link_object(observed: ObservedLink, listing: Listing) -> dict[str, object]:
         "peers": [
             {
                 "public_key": peer.public_key,
-                "name": listing.names.get(peer.public_key),
+                "name": listing.names.get(peer.public_key) or None,
                 "endpoint": str(peer.endpoint) if peer.endpoint else None,
                 "keepalive": peer.keepalive,
                 "preshared_key": bool(peer.psk_digest),

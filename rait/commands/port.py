@@ -13,7 +13,7 @@ from rait.domain.config.decode_peers import read_entries
 from rait.domain.config.keytext import canonical_key
 from rait.domain.entry import PORTS, free_port
 from rait.domain.errors import ConfigError, SourceError
-from rait.terminal import DONE, print_json, print_result
+from rait.terminal import DONE, print_either
 
 
 def run(_: Options, arguments: Namespace) -> int:
@@ -36,8 +36,5 @@ def run(_: Options, arguments: Namespace) -> int:
     if port is None:
         low, high = ports
         raise SourceError(f"no port from {low} to {high} is free: give another --range")
-    if arguments.json:
-        print_json({"send_port": port})
-    else:
-        print_result(str(port))
+    print_either({"send_port": port}, [str(port)], as_json=arguments.json)
     return DONE

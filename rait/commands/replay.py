@@ -19,7 +19,7 @@ from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import require_own_key
 from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
-from rait.terminal import DONE, print_json, print_result, warn
+from rait.terminal import DONE, print_either, warn
 
 
 def run(options: Options, arguments: Namespace) -> int:
@@ -32,10 +32,7 @@ def run(options: Options, arguments: Namespace) -> int:
     past = _past(JournalReader(journal.path), journal.name, arguments.at)
     if past.unknown and arguments.at is not None:
         warn(f"warning: {past.unknown}")
-    if arguments.json:
-        print_json(past_object(past))
-    else:
-        print_result(*past_lines(past))
+    print_either(past_object(past), past_lines(past), as_json=arguments.json)
     return DONE
 
 
@@ -80,23 +77,23 @@ class Past(Struct, frozen=True, kw_only=True):
 
 def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     """Fold the journal up to a run, an event or a time; None is now. Raises RaitError."""
+    where: dict[str, int] = {}
+    before = ""
+    kind, _, number = (at or "").rpartition(":")
     if at is None:
-        topology, key = journal.topology_at(scope)
-        unknown = "" if key else _unknown(journal, scope, "")
-        return Past(topology=topology, public_key=key, at="now", unknown=unknown)
-    kind, _, number = at.rpartition(":")
-    if kind in ("", "run") and number.isdecimal():
-        topology, key = journal.topology_at(scope, run=_number(number))
-        return Past(topology=topology, public_key=key, at=f"run {number}")
-    if kind == "event" and number.isdecimal():
-        topology, key = journal.topology_at(scope, event=_number(number))
-        return Past(topology=topology, public_key=key, at=f"event {number}")
-    try:
-        when = moment(at, time.time_ns())
-    except ConfigError as error:
-        raise ConfigError(f"--at takes a run's number, event:NUMBER or a time: {error}") from None
-    topology, key = journal.topology_at(scope, time=when)
-    unknown = "" if key else _unknown(journal, scope, f"{written(when)} is before that")
+        at = "now"
+    elif kind in ("", "run", "event") and number.isdecimal():
+        kind = kind or "run"
+        where, at = {kind: _number(number)}, f"{kind} {number}"
+    else:
+        try:
+            when = moment(at, time.time_ns())
+        except ConfigError as error:
+            message = f"--at takes a run's number, event:NUMBER or a time: {error}"
+            raise ConfigError(message) from None
+        where, before = {"time": when}, f"{written(when)} is before that"
+    topology, key = journal.topology_at(scope, **where)
+    unknown = "" if key else _unknown(journal, scope, before)
     return Past(topology=topology, public_key=key, at=at, unknown=unknown)
 
 

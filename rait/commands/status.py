@@ -32,6 +32,7 @@ from rait.terminal import (
     DONE,
     FAILED,
     Drawing,
+    bounded,
     clean,
     is_terminal,
     print_json,
@@ -82,8 +83,7 @@ def run(options: Options, arguments: Namespace) -> int:
         console = _console()
         console.print(_drawn(view, console.width))
     else:
-        for line in _problems(view):
-            warn(line)
+        warn(*_problems(view))
         print_result(*status_lines(view))
     return FAILED if arguments.check and not status.healthy else DONE
 
@@ -203,8 +203,7 @@ def _fitting(view: View, links: Sequence[LinkStatus], width: int) -> list[Column
 
 def _bounded(text: str) -> str:
     """A text that a terminal may get. A registry's author chooses the names."""
-    text = clean(text)
-    return text if len(text) <= _MOST_OF_A_TEXT else f"{text[: _MOST_OF_A_TEXT - 1]}…"
+    return bounded(text, _MOST_OF_A_TEXT)
 
 
 def _problems(view: View) -> Iterator[str]:
@@ -259,8 +258,7 @@ def _screen(*, as_json: bool) -> Iterator[Callable[[View], None]]:
 
 
 def _print_lines(view: View) -> None:
-    for line in _problems(view):
-        warn(line)
+    warn(*_problems(view))
     if not view.problem:
         print_result(*status_lines(view), "")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal.reader import Log
+from rait.adapters.journal.reader import JournalReader, Log
 from rait.adapters.journal.store import Journal
 from rait.app.scopes import claimed_by_others, filed_under, is_same, normal, scope_name
 from rait.cli import main
@@ -229,5 +229,5 @@ def test_a_configuration_that_cannot_be_looked_at_keeps_its_links(rait: Rait) ->
     for scope in (closed, "/nowhere/rait.conf", f"{rait.conf}/rait.conf"):
         ran(rait, scope, scope[-20:])
     seen = {name[-20:]: "own" for name in (closed, "/nowhere/rait.conf", f"{rait.conf}/rait.conf")}
-    claimed = claimed_by_others(str(rait.conf), str(rait.journal), str(rait.conf), seen)
+    claimed = claimed_by_others(str(rait.conf), JournalReader(rait.journal), str(rait.conf), seen)
     assert claimed == {"x" * 20: closed}
