@@ -55,7 +55,7 @@ class Replica(Struct, frozen=True):
 def key_at(text: str, line: int) -> str:
     """The public key of the entry in a line (from 1) of a list that ``text`` gave; "" for none."""
     lines = text.split("\n")
-    if not 1 < line < len(lines) - 2 or not text.startswith(_BEGIN):
+    if not 1 < line < len(lines) - 1 or not text.startswith(_BEGIN):
         return ""
     entries: list[dict[str, object]] = msgspec.json.decode(f"[{lines[line - 1].rstrip(',')}]")
     values = (value for entry in entries for key, value in entry.items() if key_id(key) == _KEY)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.integration import etcd as real
 from tests.integration.harness import Mesh, Node
 from tests.integration.watching import StartWatch, Watch
 
@@ -71,6 +72,23 @@ def mesh(make_mesh: MakeMesh) -> Mesh:
     mesh.up()
     mesh.ping_all()
     return mesh
+
+
+@pytest.fixture(scope="session")
+def _etcd() -> Iterator[real.Cluster]:
+    with real.cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def etcd(_etcd: real.Cluster) -> Iterator[real.Cluster]:
+    """Three members on this namespace's loopback, without keys; a test may do to them what it will.
+
+    A test that wants users or TLS makes a cluster of its own.
+    """
+    yield _etcd
+    _etcd.heal()
+    _etcd.clear()
 
 
 @pytest.fixture
