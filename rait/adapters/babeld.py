@@ -18,10 +18,11 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from msgspec import Struct
 
+from rait.adapters.closing import on_error
 from rait.domain.babel import BabelInterface, BabelNeighbour, is_interface_name
 from rait.domain.config.schema import Babeld
 from rait.domain.errors import RaitError
@@ -123,12 +124,8 @@ class BabeldClient:
         return tuple(filter(None, map(parse_neighbour, self._dump().neighbours)))
 
     def _dump(self) -> Answer:
-        with self._talking() as until:
-            connection = self._connect(until)
-            try:
-                answer = connection.ask("dump", until)
-            finally:
-                connection.close()
+        with self._talking() as until, closing(self._connect(until)) as connection:
+            answer = connection.ask("dump", until)
         if answer.verdict != "ok":
             raise _refused("dump", answer, self._babeld)
         return answer
@@ -156,11 +153,8 @@ class BabeldClient:
         with self._talking() as until:
             if self._commands is None:
                 self._commands = self._connect(until)
-            try:
+            with on_error(self.close):  # the rest of the answer may still come on this connection
                 answer = self._commands.ask(command, until)
-            except BaseException:
-                self.close()  # the rest of the answer may still come on this connection
-                raise
         if _quits(command):
             self.close()
         return answer
@@ -196,15 +190,13 @@ class BabeldClient:
         family, address = _address_of(self._babeld)
         connected = self._make_socket(family)
         connection = Connection(connected, self._babeld.socket_addr)
-        try:
-            connected.settimeout(max(until - time.monotonic(), 0.001))
-            connected.connect(address)
-            connection.greet(until)
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, OSError):
+        with on_error(connection.close):
+            try:
+                connected.settimeout(max(until - time.monotonic(), 0.001))
+                connected.connect(address)
+                connection.greet(until)
+            except OSError as error:
                 raise _unreachable(self._babeld, error) from error
-            raise
         return connection
 
 

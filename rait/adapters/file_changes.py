@@ -19,13 +19,17 @@ import select
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from io import FileIO
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.lowlevel
 from inotify_simple import INotify, flags
 
+from rait.adapters.closing import Closing
 from rait.domain.errors import MachineError
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 _ENTRIES = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
 # CLOSE_WRITE besides MODIFY: a write through memory (mmap(2)) is told by nothing else.
@@ -38,13 +42,6 @@ _PAUSE = 0.01
 matter may come in thousands, and costs less to read in few goes."""
 _MOST_LINKS = 40
 """So many symbolic links the kernel follows on the way of one path (path_resolution(7))."""
-
-
-class HasFileno(Protocol):
-    """What select(2) can be asked about."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
 
 
 async def taken(readable: HasFileno, take: Callable[[], T], nothing: T) -> T:
@@ -69,7 +66,7 @@ async def taken(readable: HasFileno, take: Callable[[], T], nothing: T) -> T:
         await anyio.sleep(_PAUSE)
 
 
-class FileChanges:
+class FileChanges(Closing):
     """Tells which of the files that count have changed. One thread may use it.
 
     A change is told at least once, after it was made; several may be told as one.
@@ -93,13 +90,10 @@ class FileChanges:
         with suppress(OSError):
             # An open file of this kind tells of each change once, to whoever polls it. So one wakes
             # us up, by whatever way, and the other says what for.
-            self._ready.register(self._open.enter_context(_mount_table()), select.EPOLLPRI)
-            self._mounts.register(self._open.enter_context(_mount_table()), select.POLLPRI)
+            self._ready.register(self._open.enter_context(FileIO(_MOUNTS)), select.EPOLLPRI)
+            self._mounts.register(self._open.enter_context(FileIO(_MOUNTS)), select.POLLPRI)
 
-    def __enter__(self) -> FileChanges:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._open.close()
 
     def fileno(self) -> int:
@@ -209,10 +203,6 @@ def _state(path: str) -> object:
         *(found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid),
         *(found.st_size, found.st_mtime_ns, found.st_ctime_ns),
     )
-
-
-def _mount_table() -> FileIO:
-    return FileIO(_MOUNTS)
 
 
 def _refused(error: OSError, limit: str) -> MachineError:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from pyroute2 import IPRSocket
 
 from rait.adapters import netns
+from rait.adapters.closing import Closing
 from rait.adapters.file_changes import FileChanges, taken
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import HEADER_SIZE, NETLINK_ROUTE, NetlinkSocket, enlarge_buffers
@@ -46,7 +47,7 @@ Touches = tuple[Touch, ...] | None
 """In the order in which they happened. None: whatever there is may have been touched."""
 
 
-class LinkChanges:
+class LinkChanges(Closing):
     """Tells which interfaces were touched in the namespace of a spelling. One thread may use it.
 
     Which namespace has the spelling may change at any time, and so may whether there is any.
@@ -69,10 +70,7 @@ class LinkChanges:
             self._opened = opened.pop_all()
         self._follow()
 
-    def __enter__(self) -> LinkChanges:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._leave()
         self._opened.close()
 

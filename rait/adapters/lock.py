@@ -9,7 +9,9 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
+from rait.adapters.closing import on_error
 from rait.domain.errors import MachineError
 
 HELD_VARIABLE = "RAIT_LOCK"
@@ -100,15 +102,12 @@ def _taken(path: str, timeout: float) -> tuple[int, Stamp]:
     deadline = time.monotonic() + timeout
     while True:
         fd, is_new = _opened(path)
-        try:
+        with on_error(partial(os.close, fd)):
             at_first = _stamp_of(os.fstat(fd)) if is_new else None
             _acquire(fd, path, timeout, deadline)
             found = _stamp_of(os.fstat(fd))
             if _is_at(path, fd):
                 return fd, None if found == at_first else found
-        except BaseException:
-            os.close(fd)
-            raise
         # Somebody removed or replaced the file: other processes would lock a different one.
         os.close(fd)
 
@@ -138,12 +137,9 @@ def _opened(path: str) -> tuple[int, bool]:
         raise MachineError(f"cannot open the lock {path}: {error.strerror}") from None
     except ValueError:
         raise MachineError("a path must not hold a NUL byte") from None
-    try:
+    with on_error(partial(os.close, fd)):
         if reason := _why_no_lock(fd):
             raise _no_lock(path, reason)
-    except BaseException:
-        os.close(fd)
-        raise
     return fd, is_new
 
 

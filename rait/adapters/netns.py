@@ -10,9 +10,10 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 from rait.adapters import syscalls
+from rait.adapters.closing import Closing, on_error
 from rait.domain.errors import MachineError
 
 NAMED = "/run/netns"
@@ -25,7 +26,7 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 
 
-class Netns:
+class Netns(Closing):
     """An open network namespace.
 
     ``spec`` is its spelling in the configuration. ``identity`` tells this namespace from any other
@@ -41,12 +42,6 @@ class Netns:
         if self.is_open:
             _held.setdefault(_inode(fd), self)
 
-    def __enter__(self) -> Netns:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def instance(self) -> str:
         """Boot id and identity, which are unique across restarts; "" without an identity."""
@@ -58,7 +53,6 @@ class Netns:
         return self.fd >= 0
 
     def close(self) -> None:
-        """Close the descriptor; harmless when it is closed already."""
         if self.is_open:
             if _held.get(inode := _inode(self.fd)) is self:
                 del _held[inode]
@@ -191,11 +185,8 @@ def find_netns(spec: str) -> Netns | None:
 
 def adopt(spec: str, fd: int) -> Netns:
     """A namespace by its open descriptor, which is closed in case of an error. Raises OSError."""
-    try:
+    with on_error(partial(os.close, fd)):
         return Netns(spec, fd, identity_of(fd))
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 def copied(ns: Netns, spec: str) -> Netns:

@@ -19,6 +19,7 @@ import anyio
 import h11
 from msgspec import Struct
 
+from rait.adapters.closing import on_error
 from rait.domain.errors import MachineError
 
 MAX_CONNECTIONS = 32
@@ -80,14 +81,11 @@ def listen(host: str, port: int) -> socket.socket:
             socket.AF_INET6 if ":" in host else socket.AF_INET,
             socket.SOCK_STREAM | socket.SOCK_NONBLOCK,
         )
-        try:
+        with on_error(listener.close):
             # A port that an earlier process had a moment ago can be had at once (socket(7)).
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
             listener.listen(_BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
     except OSError as error:
         raise MachineError(
             f"nothing can be served at {where}: {error.strerror or error}: set another address in "

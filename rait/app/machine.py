@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from rait.adapters import netns
+from rait.adapters.closing import Closing
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Namespaces, Netns
@@ -71,7 +72,7 @@ class _Step(Struct, frozen=True):
     netns: tuple[str, str] = ("", "")
 
 
-class Machine:
+class Machine(Closing):
     """This machine's WireGuard, seen from one transit namespace, ``namespace``.
 
     If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
@@ -85,10 +86,7 @@ class Machine:
         self.key = KeyPair(secret, public_key)
         self._origins: dict[str, Origin] = {}
 
-    def __enter__(self) -> Machine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for sockets in self._sockets.values():
             sockets.close()
         self.namespace.close()

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
+from rait.adapters.closing import on_error
 from rait.adapters.lock import kind_of_file
 from rait.domain import records
 from rait.domain.config.keytext import without_whole_keys
@@ -216,16 +217,13 @@ def open_to_write(path: str) -> sqlite3.Connection:
         for file in (os.path.realpath(path), *_companions(path)):
             _make_private(file)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        try:
+        with on_error(connection.close):
             version_of(connection)
             # Where a file system cannot do WAL, SQLite keeps its rollback journal, which is slower.
             connection.execute("PRAGMA journal_mode = WAL")
             # Intended events must be on disk before their first effect, even if the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             migrate(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
 
@@ -311,16 +309,13 @@ def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
     quoted = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
     uri = f"file:{quoted}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
+    with on_error(connection.close):
         if version_of(connection) == len(STEPS):
             return connection
         # An old journal is migrated in memory here, and on disk when it is next opened to write.
         copy = sqlite3.connect(":memory:", isolation_level=None)
         connection.backup(copy)
         migrate(copy)
-    except BaseException:
-        connection.close()
-        raise
     connection.close()
     return copy
 

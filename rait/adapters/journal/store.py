@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
+from rait.adapters.closing import Closing
 from rait.adapters.journal.file import explained, open_to_write, read_head, repeats_hash, write_head
 from rait.adapters.journal.reader import JournalReader, Log
 from rait.domain import records
@@ -195,7 +196,7 @@ class Appender(Log):
         return self._clock() if last is None else max(self._clock(), last)
 
 
-class Journal(JournalReader):
+class Journal(JournalReader, Closing):
     """The journal at a path, for writing and reading.
 
     Runs of one scope must not overlap: hold the lock (lock.py) from before ``last_known`` until
@@ -221,12 +222,6 @@ class Journal(JournalReader):
         """Close the file. SQLite then merges its -wal file, if nobody else uses that."""
         with explained(self.path, "close"):
             self._connection.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def begin(self, header: RunHeader, noticed: Sequence[Event], intended: Sequence[Event]) -> Run:
         """Write a run's events down before its first effect; they are on disk when this returns.

@@ -22,6 +22,7 @@ from typing import TypeVar
 from msgspec import Struct as Record
 
 from rait.adapters import netns
+from rait.adapters.closing import Closing, on_error
 from rait.domain.errors import MachineError, counted
 
 # linux/netlink.h
@@ -206,7 +207,7 @@ def _extended_text(reply: Reply) -> str:
     return ""
 
 
-class NetlinkSocket:
+class NetlinkSocket(Closing):
     """A netlink socket in one network namespace. Two threads must not use it at once."""
 
     def __init__(self, ns: netns.Netns, protocol: int) -> None:
@@ -214,29 +215,16 @@ class NetlinkSocket:
         self._buffer = bytearray(_RECEIVE_BUFFER)
         self._view = memoryview(self._buffer)
         self._socket = netns.socket_in(ns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        try:
-            self._set_up()
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _set_up(self) -> None:
         own = self._socket
-        enlarge_buffers(own)
-        own.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        own.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        room = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _DUMP_CHARGE
-        self._dumps_at_once = max(1, min(room, _DUMPS_AT_ONCE))
-        own.bind((0, 0))
-
-    def __enter__(self) -> NetlinkSocket:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        with on_error(own.close):
+            enlarge_buffers(own)
+            own.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            own.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+            room = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _DUMP_CHARGE
+            self._dumps_at_once = max(1, min(room, _DUMPS_AT_ONCE))
+            own.bind((0, 0))
 
     def close(self) -> None:
-        """Close the socket; harmless when it is closed already."""
         self._socket.close()
 
     def perform(self, requests: Sequence[Request]) -> list[NetlinkError | None]:

@@ -34,6 +34,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from rait.adapters import netns, syscalls
+from rait.adapters.closing import Closing, on_error
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard import uapi
@@ -109,8 +110,8 @@ def why_not() -> str:
     return ""
 
 
-class Process:
-    """A running process, held by a pidfd; a context manager.
+class Process(Closing):
+    """A running process, held by a pidfd.
 
     Raises ProcessLookupError if there is no process of this id.
     """
@@ -119,14 +120,7 @@ class Process:
         self.pid = pid
         self._fd = os.pidfd_open(pid)
 
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Close the pidfd; harmless when it is closed already."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -227,11 +221,8 @@ def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
         if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
             return None
         raise
-    try:
+    with on_error(process.close):
         owner = next(filter(fits, process.owners_of(name)), None)
-    except BaseException:
-        process.close()
-        raise
     if owner is not None:
         return process, owner
     process.close()
@@ -320,16 +311,10 @@ class Start:
 
         Raises StartError or UapiError, and then nothing of the program is left.
         """
-        try:
+        with on_error(self.abort):
             client = self._connected()
-            try:
+            with on_error(client.close):
                 client.get(key)
-            except BaseException:
-                client.close()
-                raise
-        except BaseException:
-            self.abort()
-            raise
         self._seal_log()
         return client
 

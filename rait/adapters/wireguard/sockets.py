@@ -12,6 +12,7 @@ from functools import cached_property
 
 from msgspec import structs
 
+from rait.adapters.closing import Closing
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import wireguard as wg
@@ -43,7 +44,7 @@ def kernel_has_wireguard() -> bool:
         return False
 
 
-class Sockets:
+class Sockets(Closing):
     """A network namespace and netlink sockets in it, each opened on first use."""
 
     def __init__(self, ns: Netns) -> None:
@@ -72,12 +73,6 @@ class Sockets:
                 "this kernel has no WireGuard: try `modprobe wireguard`, or install a kernel that "
                 "has WireGuard"
             ) from error
-
-    def __enter__(self) -> Sockets:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the sockets; the namespace stays open."""

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from rait.adapters.closing import Closing, on_error
 from rait.adapters.keys import KeyPair
 from rait.domain.backend import DeviceState
 from rait.domain.config.hosts import ifname_bytes, ip_literal
@@ -138,8 +139,8 @@ def socket_file(name: str) -> bytes:
     return b"%b/%b.sock" % (os.fsencode(DIRECTORY), ifname_bytes(name))
 
 
-class Client:
-    """A connection to the program of one interface; a context manager.
+class Client(Closing):
+    """A connection to the program of one interface.
 
     Raises an error of NOBODY if no program listens, and UapiError if the program belongs to another
     user.
@@ -149,7 +150,7 @@ class Client:
         self._name = name
         path = socket_path(name)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with on_error(self._socket.close):
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.connect(socket_file(name))
             credentials = self._socket.getsockopt(
@@ -158,18 +159,8 @@ class Client:
             self.pid, uid, _ = _UCRED.unpack(credentials)
             if uid not in TRUSTED_USERS and uid != os.geteuid():
                 raise UapiError(f"{path} belongs to user {uid}, who must not get a private key")
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         self._socket.close()
 
     def get(self, key: KeyPair) -> DeviceState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 
+from rait.adapters.closing import on_error
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import NetlinkError
@@ -50,12 +51,8 @@ class Setup:
 
     def finish(self) -> None:
         """Wait for the program and make the link. Raises RaitError; then nothing of it is left."""
-        try:
-            with self._client() as client:
-                self._configure(client)
-        except BaseException:
-            self.close()
-            raise
+        with on_error(self.close), self._client() as client:
+            self._configure(client)
         self._start = None
 
     def close(self) -> None:
