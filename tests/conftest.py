@@ -8,6 +8,7 @@ and one marked with both runs in whichever of these tiers was asked for.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     tier = config.getoption("--tier")
     if tier == "pure" or config.option.collectonly:
         return
+    # Who runs the tests in the background may have SIGINT ignored, and what they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     reason = why_not(tier)
     if reason is None:
         return

@@ -288,7 +288,7 @@ def test_in_a_pipe_a_watch_has_a_line_of_json_for_each_look(mesh: Mesh) -> None:
         eventually(has_traffic, "pings are told of")
         eventually(lambda: len(list(descriptors.iterdir())) <= before, "no descriptor is left open")
         watch.send_signal(signal.SIGINT)
-        assert watch.wait() == 0
+        assert watch.wait(60) == 0
 
 
 def test_babeld_tells_of_its_neighbours(make_mesh: MakeMesh, tmp_path: Path) -> None:
