@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from rait.adapters.closing import on_error
+from rait.adapters.closing import closed, on_error
 from rait.domain.errors import MachineError
 
 HELD_VARIABLE = "RAIT_LOCK"
@@ -69,15 +69,13 @@ def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
             f"an up_command or down_command of rait.conf calls `{what}`, and the rait that waits "
             f"for this command to end holds the lock {path} meanwhile; run `{what}` later"
         )
-    fd, found = _taken(path, timeout)
-    try:
+    taken, found = _taken(path, timeout)
+    with closed(taken) as fd:
         _write_note(fd, f"{os.getpid()} {int(time.time())} {what}")
         try:
             yield found
         finally:
             os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
 
 
 def holder(path: str) -> str | None:

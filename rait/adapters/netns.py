@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 
 from rait.adapters import syscalls
-from rait.adapters.closing import Closing, on_error
+from rait.adapters.closing import Closing, closed, on_error
 from rait.domain.errors import MachineError
 
 NAMED = "/run/netns"
@@ -228,8 +228,7 @@ def ensure_netns(spec: str) -> None:
 @contextmanager
 def entered(fd: int) -> Iterator[None]:
     """Have this thread in the namespace for the block, and back afterwards. Raises OSError."""
-    home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with closed(os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)) as home:
         if os.path.samestat(os.fstat(home), os.fstat(fd)):
             # setns(2) takes CAP_SYS_ADMIN even for the namespace that the thread is in already.
             yield
@@ -239,8 +238,6 @@ def entered(fd: int) -> Iterator[None]:
             yield
         finally:
             syscalls.setns(home, syscalls.CLONE_NEWNET)
-    finally:
-        os.close(home)
 
 
 def socket_in(ns: Netns, family: int, kind: int, protocol: int = 0) -> socket.socket:

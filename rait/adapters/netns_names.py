@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rait.adapters import syscalls
+from rait.adapters.closing import closed
 
 _MAKING_SECONDS = 1.0
 """A namespace's file that stays empty for so long is a leftover: `ip netns add` mounts a namespace
@@ -129,12 +130,9 @@ def _stays_empty(path: str) -> bool:
     """
     deadline = time.monotonic() + _MAKING_SECONDS
     while True:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
+        with closed(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as fd:
             if not is_empty_file(fd) or who_has_mounted(path) is not None:
                 return False
-        finally:
-            os.close(fd)
         if time.monotonic() > deadline:
             return True
         time.sleep(_MAKING_SECONDS / 10)

@@ -18,9 +18,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from msgspec import Struct
-
 from rait.adapters import netns, syscalls
+from rait.adapters.closing import Closing, closed
 from rait.adapters.netns import NAMED, Netns
 from rait.adapters.netns_names import GONE, Doubt, mount_points, pids
 
@@ -33,46 +32,43 @@ _FIRST_INODE = 0xF0000000
 """The lowest inode of a namespace (PROC_DYNAMIC_FIRST in the kernel's proc_fs)."""
 
 
-class SearchResult(Struct, frozen=True):
-    """Open namespaces by identity. ``unseen`` says why there may be more, "" if that cannot be."""
-
-    namespaces: dict[str, Netns]
-    unseen: str = ""
-
-    def close(self) -> None:
-        """Close the namespaces; harmless for those that are closed already."""
-        for ns in self.namespaces.values():
-            ns.close()
-
-
-def search(wanted: Collection[str]) -> SearchResult:
+def search(wanted: Collection[str]) -> Search:
     """Search for the namespaces of these instances. The caller closes the result."""
-    searching = _Search(frozenset(instance.partition("/")[2] for instance in wanted))
+    searching = Search(frozenset(instance.partition("/")[2] for instance in wanted))
     searching.try_paths(_names, _processes, _threads, _descriptors, _mounts)
     searching.try_sockets()
-    return searching.result()
+    return searching
 
 
-def in_use() -> SearchResult:
+def in_use() -> Search:
     """All namespaces that have a name or a process. The caller closes the result."""
-    searching = _Search(None)
+    searching = Search(None)
     searching.try_paths(_names, _processes)
-    return searching.result()
+    return searching
 
 
-class _Search:
-    """A search under way for the identities ``wanted``, or for all namespaces if that is None."""
+class Search(Closing):
+    """A search for the identities ``wanted``, or for all namespaces if that is None.
+
+    ``namespaces`` are those that were found, open, by identity.
+    """
 
     def __init__(self, wanted: frozenset[str] | None) -> None:
+        self.namespaces: dict[str, Netns] = {}
         self._wanted = wanted
-        self._found: dict[str, Netns] = {}
         self._unseen = ""
         self._inodes_tried: set[int] = set()
         self._device = Path("/proc/self/ns/net").stat().st_dev
         self._deadline = time.monotonic() + SEARCH_SECONDS
 
-    def result(self) -> SearchResult:
-        return SearchResult(self._found, "" if self._is_complete() else self._unseen)
+    @property
+    def unseen(self) -> str:
+        """Why there may be more namespaces than were found, "" if that cannot be."""
+        return "" if self._is_complete() else self._unseen
+
+    def close(self) -> None:
+        for ns in self.namespaces.values():
+            ns.close()
 
     def try_paths(self, *sources: Callable[[Doubt], Iterator[str]]) -> None:
         """Open the namespaces at these paths, until the search is over."""
@@ -99,7 +95,7 @@ class _Search:
                 self._doubt(error)
 
     def _is_complete(self) -> bool:
-        return self._wanted is not None and self._found.keys() >= self._wanted
+        return self._wanted is not None and self.namespaces.keys() >= self._wanted
 
     def _is_over(self) -> bool:
         if self._is_complete():
@@ -130,15 +126,12 @@ class _Search:
     def _take(self, fd: int) -> None:
         ns = netns.adopt("", fd)
         wanted = self._wanted is None or ns.identity in self._wanted
-        if not wanted or self._found.setdefault(ns.identity, ns) is not ns:
+        if not wanted or self.namespaces.setdefault(ns.identity, ns) is not ns:
             ns.close()
 
     def _open_by_socket(self, pid: int, descriptor: int) -> None:
-        process = os.pidfd_open(pid)
-        try:
+        with closed(os.pidfd_open(pid)) as process:
             copy = syscalls.pidfd_getfd(process, descriptor)
-        finally:
-            os.close(process)
         with socket.socket(fileno=copy) as held:
             if self._wanted is None or netns.cookie_of(held) in self._wanted:
                 self._take(fcntl.ioctl(held, _SIOCGSKNS))

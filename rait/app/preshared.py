@@ -55,7 +55,8 @@ def load_preshared(
         except (RaitError, ValueError) as error:
             errors[pair] = str(error)
             continue
-        digests[pair] = digest = _digest(key, peer.public_key, psk)
+        digest = key.psk_digest(peer.public_key, a2b_base64(psk.reveal()))
+        digests[pair] = digest
         psks[peer.public_key, digest] = psk
     return Preshared(KeyFiles(digests, errors), psks, tuple(_exposed(paths)), frozenset(paths))
 
@@ -97,10 +98,6 @@ def _read(path: str, key: KeyPair, read: Read) -> Secret:
     if psk.reveal() == key.public:
         raise ConfigError(f"{name}: it holds this node's public key, which is no secret")
     return psk
-
-
-def _digest(key: KeyPair, peer: str, psk: Secret) -> str:
-    return key.psk_digest(peer, a2b_base64(psk.reveal()))
 
 
 def _exposed(paths: Iterable[str]) -> Iterator[str]:

@@ -9,8 +9,6 @@ from rait.adapters import netns
 from rait.adapters.babeld import BabeldClient, BabeldRefusedError
 from rait.domain.babel import (
     BabeldState,
-    BabelInterface,
-    BabelNeighbour,
     extra_commands,
     is_ours,
     remembered_interfaces,
@@ -29,7 +27,7 @@ class Routing:
 
     ``target`` is the namespace in which babeld runs. ``explicit``: the user asked for a sync, so
     babeld is asked even if there are no links of ours, nor were any. ``exclusive``: interfaces of
-    others are flushed too. ``seconds`` is as in BabeldClient.
+    others are flushed too. ``seconds`` is as in BabeldClient. ``client`` is to be closed.
     """
 
     def __init__(
@@ -46,17 +44,9 @@ class Routing:
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
         self._target = target
         self._exclusive = exclusive
-        self._client = BabeldClient(config.babeld, self._socket, seconds)
+        self.client = BabeldClient(config.babeld, self._socket, seconds)
         self._taken: set[str] = set()
         self._refused: dict[str, str] = {}
-
-    def interfaces(self) -> tuple[BabelInterface, ...]:
-        """The interfaces that babeld has. Raises BabeldError."""
-        return self._client.interfaces()
-
-    def neighbours(self) -> tuple[BabelNeighbour, ...]:
-        """The neighbours that babeld has. Raises BabeldError."""
-        return self._client.neighbours()
 
     def is_ours(self, name: str, known: Topology) -> bool:
         """Whether an interface in babeld is one that we may flush."""
@@ -67,7 +57,7 @@ class Routing:
         present: tuple[str, ...] = ()
         problem = None
         try:
-            present = tuple(interface.name for interface in self.interfaces())
+            present = tuple(interface.name for interface in self.client.interfaces())
         except RaitError as error:
             problem = str(error)
         return BabeldState(
@@ -94,11 +84,7 @@ class Routing:
     def finish(self) -> None:
         """Send ``extra_cmd``, a line at a time. Raises BabeldError, naming a refused command."""
         for command in extra_commands(self._babeld.extra_cmd):
-            self._client.command(command)
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        self._client.close()
+            self.client.command(command)
 
     def _carry_out(self, events: Sequence[Event], broken: set[str]) -> tuple[str | None, ...]:
         """Carry out the first event, or the first two if they flush and add one interface.
@@ -140,7 +126,7 @@ class Routing:
             why = f"as it refused the same parameters for {first}"
             return f"babeld was not given this interface, {why}"
         try:
-            self._client.add(name, param)
+            self.client.add(name, param)
         except BabeldRefusedError as error:
             self._refused[param] = name
             self._taken.discard(param)
@@ -152,7 +138,7 @@ class Routing:
 
     def _flush(self, name: str) -> str | None:
         try:
-            self._client.flush(name)
+            self.client.flush(name)
         except RaitError as error:
             return str(error)
         return None

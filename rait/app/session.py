@@ -108,10 +108,13 @@ class Session:
         """The origin of a link of this kind that would be made now in this target namespace."""
         return Origin(kind, target, self.machine.transit, self.machine.instance_of(target))
 
-    def as_made_now(self, topology: Topology) -> Topology:
-        """The topology with its links as rait.conf would have them made now."""
-        origin = cache(partial(self.origin, self.machine.choose(self.config.backend)))
-        return as_made_now(topology, lambda old: origin(old.netns))
+    def as_made_now(self, topology: Topology, *, of_own_kind: bool = False) -> Topology:
+        """The topology with its links as they would be made now: as rait.conf has it, or each of
+        its own kind.
+        """
+        origin = cache(self.origin)
+        kind = None if of_own_kind else self.machine.choose(self.config.backend)
+        return as_made_now(topology, lambda old: origin(kind or old.backend, old.netns))
 
     @cached_property
     def known(self) -> LastKnown:
@@ -249,13 +252,8 @@ class Session:
             return stopped(command, change, cost, warnings)
         confirm_by = confirm(self, change) if confirm is not None and change.events else None
         change = self._prepared(change, makes_target)
-        header = partial(
-            self._header,
-            command,
-            accepted=accepted,
-            confirm_by=confirm_by,
-            takes_back=takes_back,
-        )
+        told = {"accepted": accepted, "confirm_by": confirm_by, "takes_back": takes_back}
+        header = partial(self._header, command, change, **told)
         report = self._carry_out(self.journal, command, change, warnings, header, always)
         return report if confirm is None else self._with_deadline(report)
 
@@ -265,7 +263,7 @@ class Session:
         command: str,
         change: Change,
         warnings: Sequence[str],
-        header: Callable[[Change], RunHeader],
+        header: Callable[[], RunHeader],
         always: bool,
     ) -> Report:
         """Journal the events, carry them out, and journal the outcomes.
@@ -282,12 +280,12 @@ class Session:
         execution = self._execution(change)
         run: Run | None = None
         if leaves_trace:
-            run = journal.begin(header(change), change.drift, change.events)
+            run = journal.begin(header(), change.drift, change.events)
             execution.perform(run)
             # A run that only repeats an earlier one has the number of that one by now.
             warnings = (*warnings, *self._prune(journal, run.id))
         elif execution.send_extra_cmd():
-            run = journal.begin(header(change), (), ())
+            run = journal.begin(header(), (), ())
             run.finish("done", extra_cmd="sent")
         report = carried_out(command, change, execution.results, execution.verdict, warnings)
         if run is None:
@@ -516,7 +514,7 @@ def session_on(
             journal = stack.enter_context(Journal.open(config.journal))
         routing = _routing(config, babeld)
         if routing is not None:
-            stack.callback(routing.close)
+            stack.callback(routing.client.close)
         yield Session(options, inputs, machine, journal, routing)
 
 

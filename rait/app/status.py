@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 
 import msgspec
 
@@ -95,12 +96,11 @@ class StatusReader:
         target = loaded.config.isolation.target_netns
         routing = Routing(loaded.config, target, explicit=False, seconds=BABELD_SECONDS)
         try:
-            return routing.neighbours()
+            with closing(routing.client) as client:
+                return client.neighbours()
         except (RaitError, OSError) as error:
             self._options.debug(f"babeld tells no neighbours: {error}")
             return None
-        finally:
-            routing.close()
 
 
 def status_object(status: Status) -> dict[str, object]:

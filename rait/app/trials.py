@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -33,7 +33,7 @@ from rait.domain.errors import (
     SourceError,
     few,
 )
-from rait.domain.history import as_made_now, require_own_key
+from rait.domain.history import require_own_key
 from rait.domain.reconcile import Change, Goal
 from rait.domain.records import Instant, Trial
 from rait.domain.topology import Topology
@@ -121,7 +121,7 @@ def held_by(session: Session, change: Change) -> Trial | None:
     if trial is None or _state(trial) not in ("overdue", "taken back"):
         return None
     digests = session.loaded.digest(), session.registry.peers.digest()
-    before = _as_made_now(session, trial.before)
+    before = session.as_made_now(trial.before, of_own_kind=True)
     return trial if rejects(trial, *digests, before, change.desired) else None
 
 
@@ -206,13 +206,7 @@ def _as_before(session: Session, trial: Trial, command: str) -> Iterator[tuple[S
     """
     _require_key(session, trial, command)
     with _transit_of(session, trial.before) as there:
-        yield there, Goal(_as_made_now(there, trial.before))
-
-
-def _as_made_now(session: Session, topology: Topology) -> Topology:
-    """The topology with its links as they would be made now, each of its own kind."""
-    origin = cache(session.origin)
-    return as_made_now(topology, lambda old: origin(old.backend, old.netns))
+        yield there, Goal(there.as_made_now(trial.before, of_own_kind=True))
 
 
 def _require_key(session: Session, trial: Trial, command: str) -> None:
@@ -241,16 +235,13 @@ def _transit_of(session: Session, before: Topology) -> Iterator[Session]:
         return
     from rait.adapters import netns_search
 
-    found = netns_search.search([f"/{transit}"])
-    try:
+    with netns_search.search([f"/{transit}"]) as found:
         if transit not in found.namespaces:
             yield session
             return
         there = session.seen_from(found.namespaces[transit])
         with there.machine:
             yield there
-    finally:
-        found.close()
 
 
 def confirm(options: Options, *, back: bool = False) -> tuple[Trial, Report | None]:

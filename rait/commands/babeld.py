@@ -22,7 +22,7 @@ def run_list(options: Options, arguments: Namespace) -> int:
         routing = session.routing
         assert routing is not None  # noqa: S101 - as it is explicit
         known = session.known.topology
-        listing = {each: routing.is_ours(each.name, known) for each in routing.interfaces()}
+        listing = {each: routing.is_ours(each.name, known) for each in routing.client.interfaces()}
     print_either(_object(listing), _lines(listing), as_json=arguments.json)
     return DONE
 

@@ -89,7 +89,11 @@ def plan_against(options: Options, state_path: str) -> Report:
     secret = None
     if loaded.config.private_key is not None:
         secret, own_key = load_secret(loaded)
-        _check_same_node(own_key, state)
+        if own_key != state.public_key:
+            raise ConfigError(
+                f"the state is of the node with public key {state.public_key}, but the private key "
+                f"in the configuration belongs to {own_key}"
+            )
     last = None if options.accept_older else state.known.signed
     registry = registry_of(loaded, state.public_key, secret, last)
     table = isolation.transit_table_in(state.observation, loaded.config)
@@ -171,11 +175,3 @@ def _read_state(path: str) -> State:
             f"{STATE_FORMAT}; export it with the same version of rait"
         )
     return state
-
-
-def _check_same_node(own_key: str, state: State) -> None:
-    if own_key != state.public_key:
-        raise ConfigError(
-            f"the state is of the node with public key {state.public_key}, but the private key "
-            f"in the configuration belongs to {own_key}"
-        )

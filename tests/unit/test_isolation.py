@@ -157,9 +157,11 @@ def search(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What a search for namespaces finds; ``asked`` is what it looked for."""
     played = SimpleNamespace(found={}, unseen="", asked=[])
 
-    def looked(wanted: object) -> netns_search.SearchResult:
+    def looked(wanted: object) -> netns_search.Search:
         played.asked.append(wanted)
-        return netns_search.SearchResult(played.found, played.unseen)
+        found = netns_search.Search(frozenset({"nowhere"}))
+        found.namespaces, found._unseen = played.found, played.unseen
+        return found
 
     monkeypatch.setattr(netns_search, "search", looked)
     monkeypatch.setattr(netns, "_boot", lambda: "boot")

@@ -67,7 +67,7 @@ def tell(babeld: FakeBabeld, wanted: dict[str, str], broken: set[str] = set()) -
     before = dict(babeld.has)
     events = diff(Topology(babel=before), Topology(babel=wanted))
     routing = Routing(Config(transports=(), babeld=Babeld()), "")
-    routing._client = babeld  # type: ignore[assignment]
+    routing.client = babeld  # type: ignore[assignment]
     outcomes = list(routing.apply(events, broken))
     assert [outcome.index for outcome in outcomes] == list(range(len(events)))
     happened = [events[each.index] for each in outcomes if each.error is None]
@@ -121,7 +121,7 @@ def test_what_babeld_did_without_an_answer_is_found_by_asking_it_again(babeld: F
     links = {n: link(n) for n in ("w2", "w4")}
     after = Topology(links, dict.fromkeys(links, OLD))
     routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)), "", explicit=True)
-    routing._client = babeld  # type: ignore[assignment]
+    routing.client = babeld  # type: ignore[assignment]
     events = diff(before, Topology(babel=after.babel))
     errors = [outcome.error for outcome in routing.apply(events, set())]
     assert errors == ["no answer to flush w1", "no to flush w3", f"no answer to w4 {OLD}"]

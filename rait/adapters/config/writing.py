@@ -42,20 +42,17 @@ def toml(entry: Entry) -> str:
 
 def _table(entry: Entry) -> Iterator[str]:
     yield "[[Peers]]"
-    for key, value in _without_null(entry).items():
-        yield f"{key} = {_value(value, _text, _toml_key)}"
+    for key, value in entry.items():
+        if value is not None:
+            yield f"{key} = {_value(_without_null(value), _text, _toml_key)}"
     yield ""
 
 
-def _without_null(block: Mapping[str, object]) -> dict[str, object]:
-    return {key: _filled(value) for key, value in block.items() if value is not None}
-
-
-def _filled(value: object) -> object:
+def _without_null(value: object) -> object:
     if isinstance(value, Mapping):
-        return _without_null(value)
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_filled(item) for item in value if item is not None]
+        return [_without_null(item) for item in value if item is not None]
     return value
 
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from rait.adapters.closing import on_error
+from rait.adapters.closing import closed, on_error
 from rait.adapters.lock import kind_of_file
 from rait.domain import records
 from rait.domain.config.keytext import without_whole_keys
@@ -363,8 +363,6 @@ def _make_private(file: str) -> None:
         raise OSError(errno.EINVAL, f"{file} is {kind}; move it away")
     if mode & 0o077:
         # Not by path: a link may have taken the file's place since.
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with closed(os.open(file, how)) as fd:
             os.fchmod(fd, 0o600)
-        finally:
-            os.close(fd)

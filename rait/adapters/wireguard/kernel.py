@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
@@ -101,16 +102,10 @@ class KernelBackend:
         return self._write(via, [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)])
 
     def _add(self, via: Sockets, events: Sequence[LinkAdded]) -> Errors:
-        writes: dict[str, list[Request]] = {}
-        errors: Errors = {}
-        for event in events:
-            try:
-                check_is_for(event.link, self._transit.ns, self._key)
-                writes[event.name] = self._requests(via, event)
-            except RaitError as error:
-                errors[event.name] = str(error)
+        writes, errors = self._requests(via, events)
         links = {event.name: event.link for event in events if event.name in writes}
-        return errors | _Addition(via, self._transit, links).carry_out(writes)
+        made = _Addition(via, self._transit, links).carry_out(writes)
+        return {name: str(error) for name, error in errors.items()} | made
 
     def _update(self, via: Sockets, events: Sequence[LinkUpdated]) -> Errors:
         errors = update_settings(via, rtnl.WIREGUARD, events)
@@ -124,13 +119,7 @@ class KernelBackend:
         return f"its settings could not be changed: {error}"
 
     def _write(self, via: Sockets, events: Sequence[DeviceUpdated | PeerEvent]) -> Errors:
-        requests: dict[str, list[Request]] = {}
-        errors: dict[str, RaitError] = {}
-        for event in events:
-            try:
-                requests[event.name] = self._requests(via, event)
-            except RaitError as error:
-                errors[event.name] = error
+        requests, errors = self._requests(via, events)
         errors |= perform(via.wireguard, requests)
         return {e.name: self._not_written(e, errors[e.name]) for e in events if e.name in errors}
 
@@ -142,16 +131,25 @@ class KernelBackend:
         return f"WireGuard's settings could not be set: {error}"
 
     def _requests(
-        self, via: Sockets, event: LinkAdded | DeviceUpdated | PeerEvent
-    ) -> list[Request]:
-        """The requests that write what an event changes. Raises RaitError."""
+        self, via: Sockets, events: Sequence[LinkAdded | DeviceUpdated | PeerEvent]
+    ) -> tuple[dict[str, list[Request]], dict[str, RaitError]]:
+        """By link, the requests that write what an event changes; or why it cannot be written."""
         from rait.domain.writes import NOTHING, write_of
 
-        write = write_of(event, self._key.psks)
-        if write == NOTHING:
-            return []
-        secret = self._key.secret_of(write.public_key)
-        return wg.set_device(via.family, event.name, write, secret)
+        requests: dict[str, list[Request]] = {}
+        errors: dict[str, RaitError] = {}
+        for event in events:
+            try:
+                if isinstance(event, LinkAdded):
+                    check_is_for(event.link, self._transit.ns, self._key)
+                write = write_of(event, self._key.psks)
+                secret = self._key.secret_of(write.public_key)
+                requests[event.name] = (
+                    [] if write == NOTHING else wg.set_device(via.family, event.name, write, secret)
+                )
+            except RaitError as error:
+                errors[event.name] = error
+        return requests, errors
 
     def _read(self, via: Sockets, names: Sequence[str]) -> list[DeviceState | None]:
         """The devices, in order; None for one that is gone, or is no WireGuard device any more."""
@@ -292,17 +290,13 @@ def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:
         except MachineError:
             undeleted.add(group)
 
-    sockets: list[NetlinkSocket] = []
-    try:
+    with ExitStack() as opened:
         threads = []
         for group in groups:
-            sockets.append(NetlinkSocket(via.ns, NETLINK_ROUTE))
-            threads.append(threading.Thread(target=remove_group, args=(sockets[-1], group)))
+            own = opened.enter_context(NetlinkSocket(via.ns, NETLINK_ROUTE))
+            threads.append(threading.Thread(target=remove_group, args=(own, group)))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:
-        for own in sockets:
-            own.close()
     return undeleted

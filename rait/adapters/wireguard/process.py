@@ -34,7 +34,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from rait.adapters import netns, syscalls
-from rait.adapters.closing import Closing, on_error
+from rait.adapters.closing import Closing, closed, on_error
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard import uapi
@@ -165,11 +165,8 @@ class Process(Closing):
         None where the kernel does not tell. Raises OSError if we have too many open files.
         """
         try:
-            copy = syscalls.pidfd_getfd(self._fd, descriptor)
-            try:
+            with closed(syscalls.pidfd_getfd(self._fd, descriptor)) as copy:
                 return fcntl.ioctl(copy, _TUNGETDEVNETNS)
-            finally:
-                os.close(copy)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -179,10 +176,8 @@ class Process(Closing):
         home = self.home_descriptor(descriptor)
         if home is None:
             return ""
-        try:
+        with closed(home):
             return netns.identity_of(home)
-        finally:
-            os.close(home)
 
 
 Fits = Callable[[Owner], bool]
@@ -466,7 +461,5 @@ def _transit_of(pid: int) -> str | None:
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except _GONE:
         return None
-    try:
+    with closed(fd):
         return netns.identity_of(fd)
-    finally:
-        os.close(fd)
