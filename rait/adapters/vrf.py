@@ -248,6 +248,8 @@ def _carry_out(route: IPRoute, event: Event) -> None:
         case RuleRemoved(rule):
             with _refusals(errno.ENOENT):
                 route.rule("del", **_rule_fields(rule))
+        case _:
+            raise MachineError(f"{type(event).__name__} is no change of VRFs")
 
 
 def _make(route: IPRoute, name: str, table: int) -> None:
