@@ -125,29 +125,26 @@ class Machine:
         match event:
             case LinkRemoved():
                 del self.wires[event.name]
-            case LinkUpdated(_, _, settings):
-                raised = settings.up and not link.settings.up
-                self._set(wire, structs.replace(link, settings=settings), rebind=raised)
+            case LinkUpdated(name, _, settings):
+                self.change_settings(name, **structs.asdict(settings))
             case DeviceUpdated(_, _, device):
                 moves = event.before.listen_port != device.listen_port
                 if not moves:
-                    device = _with_port(device, link.device.listen_port)
+                    device = structs.replace(device, listen_port=link.device.listen_port)
                 self._set(wire, structs.replace(link, device=device), rebind=moves)
             case PeerAdded(_, peer):
                 self._refuse_unknown_psk(LinkPeer(""), peer)
                 assert link.peer(peer.public_key) is None
-                self._set_peers(wire, (*link.peers, peer))
+                _put(wire, peer)
             case PeerRemoved(_, peer):
                 assert link.peer(peer.public_key) is not None
-                wire.handshakes.pop(peer.public_key, None)
-                self._set_peers(wire, _without(link, peer.public_key))
+                _drop(wire, peer.public_key)
             case PeerUpdated(_, before, peer):
-                current = link.peer(peer.public_key)
-                assert current is not None
+                current = _peer_of(wire, peer.public_key)
                 if before.endpoint == peer.endpoint:
                     peer = structs.replace(peer, endpoint=current.endpoint)
                 self._refuse_unknown_psk(before, peer)
-                self._set_peers(wire, (*_without(link, peer.public_key), peer))
+                _put(wire, peer)
 
     def half_happen(self, event: Event, part: int) -> None:
         """Fail, or be killed, in the midst of an event; the bits of ``part`` say what was done.
@@ -170,11 +167,11 @@ class Machine:
                 case DeviceUpdated(_, before, after):
                     self._half_configure(wire, before, after, part)
                 case PeerAdded(_, peer):
-                    self._set_peers(wire, (*wire.link.peers, _half_peer(peer, part)))
+                    _put(wire, _half_peer(peer, part))
                 case PeerRemoved(_, peer):
-                    self._set_peers(wire, _without(wire.link, peer.public_key))
+                    _drop(wire, peer.public_key)
                 case PeerUpdated(_, before, after):
-                    self._half_update(wire, before, after, part)
+                    _half_update(wire, before, after, part)
         except RefusedError:
             pass  # then it was done up to there
 
@@ -212,26 +209,8 @@ class Machine:
             self.change_device(name, public_key=after.public_key)
         if part & 4 and after.listen_port != before.listen_port:
             port = after.listen_port if part & 8 else 0
-            self._set(wire, _with_device(wire.link, listen_port=port), rebind=True)
-
-    def _half_update(self, wire: Wire, before: LinkPeer, after: LinkPeer, part: int) -> None:
-        others = _without(wire.link, after.public_key)
-        peer = wire.link.peer(after.public_key)
-        assert peer is not None
-        if before.endpoint is not None and after.endpoint is None:
-            wire.handshakes.pop(after.public_key, None)
-            self._set_peers(wire, (*others, _half_peer(after, part)) if part & 1 else others)
-            return
-        if part & 1 and after.keepalive != before.keepalive:
-            peer = structs.replace(peer, keepalive=after.keepalive)
-        if part & 2 and after.endpoint != before.endpoint:
-            peer = structs.replace(peer, endpoint=after.endpoint)
-        if part & 2 and after.psk_digest != before.psk_digest:
-            peer = structs.replace(peer, psk_digest=after.psk_digest)
-        if part & 4 and after.allowed_ips != before.allowed_ips:
-            allowed = after.allowed_ips if part & 8 else after.allowed_ips[:1]
-            peer = structs.replace(peer, allowed_ips=allowed)
-        self._set_peers(wire, (*others, peer))
+            device = structs.replace(wire.link.device, listen_port=port)
+            self._set(wire, structs.replace(wire.link, device=device), rebind=True)
 
     def change_settings(self, name: str, **fields: object) -> None:
         wire = self.wires[name]
@@ -251,19 +230,14 @@ class Machine:
         """A handshake was made; with an endpoint, from there."""
         wire = self.wires[name]
         wire.handshakes[public_key] = self.now
-        peer = wire.link.peer(public_key)
-        assert peer is not None
+        peer = _peer_of(wire, public_key)
         if endpoint is not None:
-            moved = structs.replace(peer, endpoint=endpoint)
-            self._set_peers(wire, (*_without(wire.link, public_key), moved))
+            _put(wire, structs.replace(peer, endpoint=endpoint))
 
     def set_psk(self, name: str, public_key: str, digest: str) -> None:
         """``wg set NAME peer KEY preshared-key``; the session lives on until its next handshake."""
         wire = self.wires[name]
-        peer = wire.link.peer(public_key)
-        assert peer is not None
-        changed = structs.replace(peer, psk_digest=digest)
-        self._set_peers(wire, (*_without(wire.link, public_key), changed))
+        _put(wire, structs.replace(_peer_of(wire, public_key), psk_digest=digest))
 
     def add_link(self, link: Link) -> None:
         self._add(link, "")
@@ -292,7 +266,7 @@ class Machine:
             wire.chosen = link.device.listen_port == 0 or (
                 wire.chosen and port == wire.link.device.listen_port
             )
-            link = structs.replace(link, device=_with_port(link.device, port))
+            link = structs.replace(link, device=structs.replace(link.device, listen_port=port))
         wire.link = link
 
     def _bind(self, link: Link) -> int:
@@ -319,10 +293,6 @@ class Machine:
         """The old socket is there until the new one is."""
         wire = self.wires.get(link.name)
         return {wire.link.device.listen_port} if wire and wire.link.settings.up else set()
-
-    def _set_peers(self, wire: Wire, peers: tuple[LinkPeer, ...]) -> None:
-        ordered = tuple(sorted(peers, key=lambda peer: peer.public_key))
-        wire.link = structs.replace(wire.link, peers=ordered)
 
 
 def _as_told(link: Link, private_key: str) -> Link:
@@ -359,13 +329,39 @@ def _half_peer(peer: LinkPeer, part: int) -> LinkPeer:
     )
 
 
-def _with_device(link: Link, **fields: object) -> Link:
-    return structs.replace(link, device=structs.replace(link.device, **fields))
+def _half_update(wire: Wire, before: LinkPeer, after: LinkPeer, part: int) -> None:
+    if before.endpoint is not None and after.endpoint is None:
+        _drop(wire, after.public_key)
+        if part & 1:
+            _put(wire, _half_peer(after, part))
+        return
+    written = {
+        field: getattr(after, field)
+        for field, bit in _BITS.items()
+        if part & bit and getattr(after, field) != getattr(before, field)
+    }
+    if "allowed_ips" in written and not part & 8:
+        written["allowed_ips"] = after.allowed_ips[:1]
+    _put(wire, structs.replace(_peer_of(wire, after.public_key), **written))
 
 
-def _with_port(device: Device, port: int) -> Device:
-    return structs.replace(device, listen_port=port)
+_BITS = {"keepalive": 1, "endpoint": 2, "psk_digest": 2, "allowed_ips": 4}
+"""Which bit says of a peer's field that it was written."""
 
 
-def _without(link: Link, public_key: str) -> tuple[LinkPeer, ...]:
-    return tuple(peer for peer in link.peers if peer.public_key != public_key)
+def _peer_of(wire: Wire, public_key: str) -> LinkPeer:
+    peer = wire.link.peer(public_key)
+    assert peer is not None
+    return peer
+
+
+def _put(wire: Wire, new: LinkPeer) -> None:
+    """Set a peer, in the place of the one with its key if there is one."""
+    wire.link = wire.link.with_peers({p.public_key: p for p in (*wire.link.peers, new)})
+
+
+def _drop(wire: Wire, public_key: str) -> None:
+    wire.handshakes.pop(public_key, None)
+    peers = {peer.public_key: peer for peer in wire.link.peers}
+    del peers[public_key]
+    wire.link = wire.link.with_peers(peers)

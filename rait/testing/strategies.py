@@ -123,15 +123,9 @@ def configs(
 ) -> st.SearchStrategy[Config]:
     """Configurations as they are once checked; see ``transport_sets``.
 
-    Of policies there are none, unless
-    they are asked for (``policy_lists``).
+    Of policies there are none, unless they are asked for (``policy_lists``).
     """
-    return st.builds(
-        Config,
-        transports=transport_sets,
-        isolation=isolations,
-        policies=policies,
-    )
+    return st.builds(Config, transports=transport_sets, isolation=isolations, policies=policies)
 
 
 def peers(keys: st.SearchStrategy[str] = peer_keys) -> st.SearchStrategy[Peer]:
@@ -210,17 +204,17 @@ def remove(_: st.DrawFn, registry: list[Peer], index: int) -> list[Peer]:
 
 def renumber(draw: st.DrawFn, registry: list[Peer], index: int) -> list[Peer]:
     port = draw(st.sampled_from(_free_ports(registry)[:4]))
-    return _with_endpoint(draw, registry, index, send_port=lambda _: port)
+    return _with_endpoint(draw, registry, index, lambda e: structs.replace(e, send_port=port))
 
 
 def readdress(draw: st.DrawFn, registry: list[Peer], index: int) -> list[Peer]:
     number = _free_number(registry)
 
-    def address(endpoint: PeerEndpoint) -> str | None:
-        others = _addresses(number, endpoint.address_family)
-        return draw(st.sampled_from([a for a in others if a != endpoint.address]))
+    def moved(endpoint: PeerEndpoint) -> PeerEndpoint:
+        others = {*_addresses(number, endpoint.address_family)} - {endpoint.address}
+        return structs.replace(endpoint, address=draw(st.sampled_from(sorted(others, key=str))))
 
-    return _with_endpoint(draw, registry, index, address=address)
+    return _with_endpoint(draw, registry, index, moved)
 
 
 def rekey(_: st.DrawFn, registry: list[Peer], index: int) -> list[Peer]:
@@ -274,17 +268,13 @@ def _with_endpoint(
     draw: st.DrawFn,
     registry: list[Peer],
     index: int,
-    **values: Callable[[PeerEndpoint], object],
+    change: Callable[[PeerEndpoint], PeerEndpoint],
 ) -> list[Peer]:
-    """With other values in one endpoint of an entry."""
-    entry = registry[index]
-    if not entry.endpoints:
+    """With a change of one endpoint of an entry."""
+    endpoints = list(registry[index].endpoints)
+    if not endpoints:
         return registry
-    which = draw(st.integers(0, len(entry.endpoints) - 1))
-    changed = structs.replace(
-        entry.endpoints[which],
-        **{name: value(entry.endpoints[which]) for name, value in values.items()},
-    )
-    endpoints = (*entry.endpoints[:which], changed, *entry.endpoints[which + 1 :])
-    entry = structs.replace(entry, endpoints=endpoints)
+    which = draw(st.integers(0, len(endpoints) - 1))
+    endpoints[which] = change(endpoints[which])
+    entry = structs.replace(registry[index], endpoints=tuple(endpoints))
     return [*registry[:index], entry, *registry[index + 1 :]]
