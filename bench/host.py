@@ -5,7 +5,6 @@ All figures are processor seconds, medians of several.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -163,15 +162,12 @@ def played(directory: Path, script: str, *arguments: str) -> dict[str, float]:
     target = f"bench{os.getpid()}played"
     config = node.write_config(directory, "toml", prefix="bench", target=target)
     node.write_peers(directory, "toml", LINKS)
-    command = [str(measure.BENCH / script), str(config), str(LINKS), *arguments]
     try:
-        out = measure.run([measure.PYTHON, *command], directory)["out"]
+        return measure.told(directory, script, config, LINKS, *arguments)
     finally:
         subprocess.run(["ip", "netns", "delete", target], check=False)
         for file in directory.glob("journal.db*"):
             file.unlink()
-    found: dict[str, float] = json.loads(next(x for x in out.splitlines() if x.startswith("{")))
-    return found
 
 
 def breakdown(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
@@ -183,17 +179,14 @@ def breakdown(directory: Path, repeat: int) -> dict[str, dict[str, float]]:
         config = node.write_config(directory, form, prefix=prefix, target=target, transit=transit)
         node.write_peers(directory, form, 10)
         rait = [measure.PYTHON, str(measure.BENCH / "program.py"), "-c", str(config)]
-        parts = [measure.PYTHON, str(measure.BENCH / "breakdown.py"), "-c", str(config), "up"]
         # Of our own, as the ports may be taken in the current one.
         subprocess.run(["ip", "netns", "add", transit], check=True)
         try:
             measure.run([*rait, "up"], directory)
             measure.run([*rait, "up"], directory)  # from now on all caches are warm
             whole = [measure.run([*rait, "up"], directory)["cpu"] for _ in range(repeat)]
-            samples = []
-            for _ in range(repeat):
-                out = measure.run(parts, directory)["out"]
-                samples.append(json.loads(out.splitlines()[-1]))
+            parts = "breakdown.py", "-c", config, "up"
+            samples = [measure.told(directory, *parts) for _ in range(repeat)]
         finally:
             measure.run([*rait, "down"], directory)
             for namespace in (target, transit):

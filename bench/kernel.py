@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import floor
 import measure
 import node
 
@@ -66,8 +65,7 @@ def start(directory: Path, form: str) -> dict[str, Any]:
 def one_round(directory: Path, count: int) -> Iterator[dict[str, Any]]:
     """The floor, a run without peers, then all that is asked of rait: each once, in turn."""
     sockets = 1 if count <= ONE_SOCKET_LINKS else 16
-    script = [measure.PYTHON, floor.__file__, str(count), "--sockets", str(sockets)]
-    yield {"what": "floor", **json.loads(measure.run(script)["out"].splitlines()[-1])}
+    yield {"what": "floor", **measure.told(directory, "floor.py", count, "--sockets", sockets)}
     yield start(directory, "toml")
     with Node(directory, count, "toml") as here:
         yield {"what": "up", **here.rait("up")}
@@ -103,9 +101,8 @@ class Node:
 
     def syncs(self) -> dict[str, Any]:
         """Syncs with nothing to do, in one process."""
-        script = [str(measure.BENCH / "syncs.py"), str(self._config), str(self._count)]
-        found = measure.run([measure.PYTHON, *script, "--syncs", "10"], self._directory)
-        part = json.loads(found["out"].splitlines()[-1])
+        arguments = self._config, self._count, "--syncs", 10
+        part = measure.told(self._directory, "syncs.py", *arguments)
         names = {"wall": "nothing, wall", "cpu": "nothing, cpu", "memory": "memory, MB"}
         return {figure: part[name] for figure, name in names.items()}
 

@@ -24,6 +24,8 @@ def run(
 
     Raises RuntimeError with what it said if it ends with none of these statuses.
     """
+    # What rait keeps is to be on the file system that is measured, as its journal is.
+    cache = {} if directory is None else {"XDG_CACHE_HOME": str(directory)}
     with tempfile.TemporaryFile() as out:
         start = time.perf_counter()
         child = subprocess.Popen(
@@ -31,7 +33,7 @@ def run(
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(REPO)} | _cache_in(directory),
+            env={**os.environ, "PYTHONPATH": str(REPO), **cache},
         )
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - start
@@ -48,9 +50,11 @@ def run(
     }
 
 
-def _cache_in(directory: Path | None) -> dict[str, str]:
-    """What rait keeps is to be on the file system that is measured, as its journal is."""
-    return {} if directory is None else {"XDG_CACHE_HOME": str(directory)}
+def told(directory: Path, script: str, *arguments: object) -> dict[str, Any]:
+    """What a script of this folder tells of itself, in a line of JSON."""
+    out = run([PYTHON, str(BENCH / script), *map(str, arguments)], directory)["out"]
+    found: dict[str, Any] = json.loads(next(x for x in out.splitlines() if x.startswith("{")))
+    return found
 
 
 def rait(arguments: Sequence[str], directory: Path) -> dict[str, Any]:

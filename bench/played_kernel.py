@@ -149,12 +149,8 @@ class _Socket:
     def close(self) -> None: ...
 
     def send(self, data: bytes) -> None:
-        offset = 0
-        while offset < len(data):
-            size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            body = data[offset + _HEADER.size : offset + size]
-            offset += (size + 3) & ~3
-            self._answer(kind, flags, sequence, body)
+        for asked in netlink.decode(data):
+            self._answer(asked.kind, asked.flags, asked.sequence, asked.body)
 
     def recv_into(self, buffer: bytearray, *_: object) -> int:
         datagram = self._datagrams.pop(0)
