@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import get_args
 
-from rait.domain.config.decode_policies import decode_policies, keepalive, mark
+from rait.domain.config.decode_policies import decode_policies, each, keepalive, mark
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
 from rait.domain.config.keytext import canonical_key, is_key, shown
@@ -98,7 +98,7 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.read("peers_public_key", object, _signers)
     if "peers_public_key" in top.values and top.values.get("peers") == "-":
         top.report("cannot be - (standard input): a signature is beside the list", "peers")
-    top.read("port_range", object, _port_ranges)
+    top.read("port_range", object, lambda value: each(PORT_RANGE, value, port_range))
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
     top.values["watch"] = watch
@@ -146,14 +146,6 @@ def _signers(value: object) -> list[str]:
     if not texts or len(texts) < len(items):
         raise ValueError(f"must be {SIGNERS}")
     return texts
-
-
-def _port_ranges(value: object) -> list[tuple[int, int]]:
-    """The first and last port of each range; ``value`` is one range, or a list of them."""
-    items = value if isinstance(value, list | tuple) else [value]
-    if not items:
-        raise ValueError(f"must be {PORT_RANGE}, not an empty list")
-    return [port_range(item) for item in items]
 
 
 def port_range(value: object) -> tuple[int, int]:

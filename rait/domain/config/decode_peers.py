@@ -23,7 +23,13 @@ from msgspec import ValidationError, convert
 
 from rait.domain.config.decoding import key_id, mistakes
 from rait.domain.config.hosts import checked_address
-from rait.domain.config.keytext import brief, canonical_key, kind_of, without_whole_keys
+from rait.domain.config.keytext import (
+    brief,
+    canonical_key,
+    key_or_none,
+    kind_of,
+    without_whole_keys,
+)
 from rait.domain.config.remarks import Remarks, remarks_of
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, SkippedEntry
@@ -73,9 +79,7 @@ def decode_peers(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
     return peers, problems
 
 
-def read_entries(
-    document: Mapping[str, object],
-) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
+def read_entries(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]:
     """What ``decode_peers`` gives; where no entry can be used, here are the problems of all."""
     lists = _lists(document)
     if not lists:
@@ -221,7 +225,7 @@ class _Registry:
         # Most entries have each key but once, and there are very many entries.
         twice = keys.contradiction(entry, values) if len(values) < len(entry) else None
         if twice is not None:
-            known = None if twice == "public_key" else _readable_key(values)
+            known = None if twice == "public_key" else key_or_none(values.get("public_key"))
             self._skip(_TWICE, (*path, keys.spelling(entry, twice)), SkippedEntry(known))
             return
         try:
@@ -254,7 +258,8 @@ class _Registry:
             if "name" in values:
                 self._name(key, values["name"], entry, path)
             if "remarks" in values:
-                self._remark(key, values["remarks"])
+                # What an earlier entry of the peer remarks stands.
+                self._remarks[key] = remarks_of(values["remarks"], self._remarks.get(key, ()))
 
     def _skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
         self.problems.append(Problem(message + SKIPPED, "warning", path, None, entries))
@@ -304,10 +309,6 @@ class _Registry:
             return
         self._names[key] = self._names.get(key) or str(name)
 
-    def _remark(self, key: str, block: object) -> None:
-        """Add the remarks of one entry; what an earlier one of the peer remarks stands."""
-        self._remarks[key] = remarks_of(block, self._remarks.get(key, ()))
-
     def _whose(self, values: _Values) -> list[SkippedEntry]:
         """The readable parts of each endpoint of an entry whose key cannot be read."""
         keys = self._endpoint_keys
@@ -346,10 +347,3 @@ def _readable(key: str | None, values: _Values, wrong: Mapping[str, str]) -> Ski
         None if name in wrong else values[name] for name in ("address_family", "send_port")
     )
     return SkippedEntry(key, family, port)
-
-
-def _readable_key(values: _Values) -> str | None:
-    try:
-        return canonical_key(values.get("public_key"))
-    except ValueError:
-        return None

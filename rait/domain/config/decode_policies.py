@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from functools import partial
-from typing import get_args
+from typing import TypeVar, get_args
 
 from rait.domain.config.addresses import parse_address
 from rait.domain.config.decoding import Block
@@ -24,11 +23,14 @@ from rait.domain.config.schema import (
 )
 from rait.domain.topology import Family
 
+Meaning = TypeVar("Meaning")
+
 _OFF = "off"
 """Takes back what an earlier policy sets."""
 
 _GLOBS = "a glob in quotes, or a list of these"
 _FAMILIES = "ip4 or ip6, or a list of these"
+_KEYS = "a key in base64, or a list of these"
 _MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 
 
@@ -81,9 +83,9 @@ def _match(block: Block[Match] | None, families: Set[Family]) -> Match | None:
     if block is None:
         return Match()
     block.check_values()
-    block.read("name", object, partial(_each, _GLOBS, meaning=_glob))
-    block.read("public_key", object, partial(_each, "a key in base64, or a list of these"))
-    block.read("address_family", object, partial(_each, _FAMILIES, meaning=_family))
+    block.read("name", object, lambda value: each(_GLOBS, value, _glob))
+    block.read("public_key", object, lambda value: each(_KEYS, value, canonical_key))
+    block.read("address_family", object, lambda value: each(_FAMILIES, value, _family))
     block.read("remarks", object, _remarks)
     match = block.decoded()
     wanted = set() if match is None else set(match.address_family)
@@ -93,19 +95,22 @@ def _match(block: Block[Match] | None, families: Set[Family]) -> Match | None:
     return match
 
 
-def _each(
-    words: str, value: object, meaning: Callable[[object], str | None] = canonical_key
-) -> tuple[str, ...]:
-    """The meaning of a value, or of each in a list of them; ``words`` say what they must be."""
+def each(
+    words: str, value: object, meaning: Callable[[object], Meaning | None]
+) -> tuple[Meaning, ...]:
+    """The meaning of a value, or of each in a list of them; ``words`` say what they must be.
+
+    Raises ValueError for an empty list, and for a value that has no meaning.
+    """
     items = value if isinstance(value, list | tuple) else [value]
     if not items:
         raise ValueError(f"must be {words}, not an empty list")
     found = []
     for item in items:
-        text = meaning(item)
-        if text is None:
+        meant = meaning(item)
+        if meant is None:
             raise ValueError(f"must be {words}, not {shown(item)}")
-        found.append(text)
+        found.append(meant)
     return tuple(found)
 
 
@@ -126,14 +131,14 @@ def _remarks(value: object) -> dict[str, tuple[str, ...]]:
     found = {}
     for key, globs in value.items():
         try:
-            found[str(key)] = _each(_GLOBS, globs, remark_text)
+            found[str(key)] = each(_GLOBS, globs, remark_text)
         except ValueError as error:
             raise ValueError(f"{shown(key)} {error}") from None
     return found
 
 
 def _addresses(value: object) -> tuple[str, ...]:
-    return () if value == _OFF else _each(ADDRESSES, value, _address)
+    return () if value == _OFF else each(ADDRESSES, value, _address)
 
 
 def _address(value: object) -> str | None:
@@ -154,7 +159,7 @@ def _command(value: object) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list | tuple):
         raise ValueError(f"must be {COMMAND}, not {shown(value)}")
-    command = _each(COMMAND, value, lambda text: text if isinstance(text, str) else None)
+    command = each(COMMAND, value, lambda text: text if isinstance(text, str) else None)
     program = command[0]
     if not program or ("/" in program and not program.startswith("/")):
         raise ValueError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 from msgspec import Struct, ValidationError, convert, structs
 
@@ -76,13 +76,13 @@ class Block(Generic[Kind]):
         self._problems = problems
         self._spelt: dict[str, str] = {}
         self._given: dict[str, object] = {}
-        known = _known_keys(kind)
+        known = _spellings(kind)
         for key, value in document.items():
             found = known.get(key_id(str(key)))
             if found is None:
                 self._report_unknown(str(key))
             else:
-                self._take(found.field, str(key), value)
+                self._take(ALIASES.get(found, found), str(key), value)
 
     def _take(self, name: str, spelt: str, value: object) -> None:
         first = self._spelt.setdefault(name, spelt)
@@ -188,8 +188,9 @@ class Block(Generic[Kind]):
 
     def _report_unknown(self, spelt: str) -> None:
         # The search is slow, and nobody reads more than the first hints.
-        hint = _hint(spelt, self._kind) if len(self._problems) < MOST_HINTS else ""
-        self._report_at(spelt, UNKNOWN + hint)
+        is_searched = len(self._problems) < MOST_HINTS
+        near = nearest(spelt, _spellings(self._kind)) if is_searched else None
+        self._report_at(spelt, f"{UNKNOWN}; did you mean {near}?" if near else UNKNOWN)
 
 
 class _Field(Struct, frozen=True):
@@ -238,16 +239,11 @@ def _words(kind: Any) -> str:
     return own[-1] if own else next(filter(None, map(_words, get_args(kind))), "")
 
 
-class _Key(NamedTuple):
-    spelling: str
-    field: str
-
-
 @cache
-def _known_keys(kind: type[Struct]) -> Mapping[str, _Key]:
-    keys = [_Key(name, name) for name in kind.__struct_fields__ if name != _NO_KEY]
-    keys += [_Key(other, name) for other, name in ALIASES.items() if name in kind.__struct_fields__]
-    return {key_id(key.spelling): key for key in keys}
+def _spellings(kind: type[Struct]) -> Mapping[str, str]:
+    """The keys that a block of this kind may have, by what all their spellings have in common."""
+    names = [name for name in kind.__struct_fields__ if name != _NO_KEY]
+    return {key_id(key): key for key in (*names, *(a for a in ALIASES if ALIASES[a] in names))}
 
 
 def _text_problem(name: str, text: str) -> str | None:
@@ -258,13 +254,6 @@ def _text_problem(name: str, text: str) -> str | None:
     if name not in _MAY_BE_KEYS and is_key(text):
         return "is a key itself; only private_key may be one"
     return None
-
-
-def _hint(spelt: str, kind: type[Struct]) -> str:
-    """A question after the known key that the unknown one is most like, if there is one."""
-    known = {of: key.spelling for of, key in _known_keys(kind).items()}
-    near = nearest(spelt, known)
-    return f"; did you mean {near}?" if near else ""
 
 
 def nearest(spelt: str, known: Mapping[str, str]) -> str | None:

@@ -30,17 +30,14 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
         # as long for each address.
         import ipaddress
 
+        bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
         try:
-            return "ip6", str(ipaddress.IPv6Address(_unbracketed(text)))
+            return "ip6", str(ipaddress.IPv6Address(bare))
         except ValueError:
             return None
     # IPv4Address takes longer, and a list may have ten thousand addresses.
     octets = text.split(".")
     return ("ip4", text) if len(octets) == 4 and _OCTETS.issuperset(octets) else None
-
-
-def _unbracketed(text: str) -> str:
-    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
 def checked_address(value: str, family: Family) -> str:

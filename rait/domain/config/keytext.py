@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from rait.domain.errors import counted
 
@@ -44,13 +44,17 @@ def canonical_key(value: object) -> str:
     return b2a_base64(raw, newline=False).decode("ascii")
 
 
+def key_or_none(value: object) -> str | None:
+    """The one base64 spelling of a key; None for what is no key."""
+    try:
+        return canonical_key(value)
+    except ValueError:
+        return None
+
+
 def is_key(text: str) -> bool:
     """Whether a text is a key and nothing else."""
-    try:
-        canonical_key(text)
-    except ValueError:
-        return False
-    return True
+    return key_or_none(text) is not None
 
 
 def without_keys(text: str) -> str:
@@ -102,20 +106,19 @@ def _short(value: object) -> str:
     return kind_of(value)
 
 
+_KINDS: Mapping[type, str] = {
+    type(None): "null",
+    bool: "true or false",  # comes before int, which it is too
+    int: "a whole number",
+    float: "a number with a fraction",
+    str: "text",
+    dict: "a block",
+    list: "a list",
+    tuple: "a list",
+}
+
+
 def kind_of(value: object) -> str:
     """The type of a value, in the words of a person who writes configuration."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int):
-        return "a whole number"
-    if isinstance(value, float):
-        return "a number with a fraction"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, dict):
-        return "a block"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "a date or time"
+    fitting = (words for kind, words in _KINDS.items() if isinstance(value, kind))
+    return next(fitting, "a date or time")
