@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
-from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
+from rait.domain.config.schema import Config, Peer, Transport
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded, peers_named
 from rait.domain.guard import lost_sessions
 from rait.domain.history import LastKnown
@@ -61,17 +61,15 @@ def implied_config(peer: Peer) -> Config:
     return Config(transports=tuple(transports.values()), name=peer.name)
 
 
-def _bare(endpoint: PeerEndpoint) -> PeerEndpoint:
-    """An endpoint without its place in the file, which says nothing of the node."""
-    return structs.replace(endpoint, path=())
-
-
 def fleet_of(peers: Iterable[Peer], configs: Mapping[str, Config] | None = None) -> list[Member]:
     """The nodes of a registry; ``configs`` are their rait.conf by public key, where known."""
     known = configs or {}
+    # The place of an endpoint in its file says nothing of the node.
     return [
         Member(
-            structs.replace(peer, endpoints=tuple(_bare(e) for e in peer.endpoints)),
+            structs.replace(
+                peer, endpoints=tuple(structs.replace(e, path=()) for e in peer.endpoints)
+            ),
             known.get(peer.public_key) or implied_config(peer),
             peer.public_key not in known,
         )

@@ -8,33 +8,23 @@ nodes that stand for the pair (alike.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Literal, NamedTuple
+from itertools import chain, product
+from typing import Literal, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.domain.alike import like_pair
-from rait.domain.fleet_nodes import FleetNode, Version
+from rait.domain.fleet_nodes import VERSIONS, FleetNode, Version
 from rait.domain.pairs import End, Grade, grade
 
 _Value = int | str | None
 
 Outcome = Literal["kept", "made", "removed", "changed", "remade", "interrupted"]
 
-GRADES: tuple[Grade, ...] = (
-    "at once",
-    "once one end sends",
-    "after WireGuard's timers",
-    "never",
-)
+GRADES: tuple[Grade, ...] = get_args(Grade)
 """From best to worst."""
 
-COMBINATIONS: tuple[tuple[Version, Version], ...] = (
-    ("old", "old"),
-    ("old", "new"),
-    ("new", "old"),
-    ("new", "new"),
-)
+COMBINATIONS = tuple(product(VERSIONS, VERSIONS))
 
 
 class PairChange(Struct, frozen=True, gc=False):
@@ -76,32 +66,26 @@ class PairChange(Struct, frozen=True, gc=False):
         return "; ".join(dict.fromkeys(both))
 
 
-class _Verdict(NamedTuple):
-    outcome: Outcome | None
-    grades: tuple[Grade, ...]
-    like: tuple[FleetNode, FleetNode]
-
-
 def judged(nodes: Iterable[FleetNode]) -> Iterator[PairChange]:
     """Each pair with a node near a change, once, if it has a tunnel in either version."""
     near: list[FleetNode] = []
     far: list[FleetNode] = []
     for node in nodes:
         (near if node.group.is_near else far).append(node)
-    known: dict[tuple[FleetNode, FleetNode], _Verdict] = {}
+    known: dict[tuple[FleetNode, FleetNode], PairChange | None] = {}
     for place, node in enumerate(near, start=1):
         for other in chain(near[place:], far):
             pair = like_pair(node, other)
             if pair not in known:
                 known[pair] = _judge(*pair)
-            outcome, grades, like = known[pair]
-            if outcome is not None:
-                yield PairChange(node, other, outcome, grades, like)
+            if (found := known[pair]) is not None:
+                yield structs.replace(found, one=node, other=other)
 
 
-def _judge(one: FleetNode, other: FleetNode) -> _Verdict:
+def _judge(one: FleetNode, other: FleetNode) -> PairChange | None:
     grades = tuple(_grade(one, other, mine, theirs) for mine, theirs in COMBINATIONS)
-    return _Verdict(_outcome(one, other, grades), grades, (one, other))
+    outcome = _outcome(one, other, grades)
+    return None if outcome is None else PairChange(one, other, outcome, grades, (one, other))
 
 
 def _outcome(one: FleetNode, other: FleetNode, grades: Sequence[Grade]) -> Outcome | None:
