@@ -11,7 +11,7 @@ The texts about entries that are skipped are those of the decoder, which are tho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from rait.domain.config.decode_peers import LISTS, SKIPPED, KnownBlock, blocks_of, read_entries
 from rait.domain.config.decoding import MOST_HINTS, key_id, nearest
 from rait.domain.config.hosts import ip_literal
-from rait.domain.config.keytext import canonical_key, shown
+from rait.domain.config.keytext import key_or_none, shown
 from rait.domain.config.schema import DEFAULT_MAX_LINKS, Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, port_taken
 from rait.domain.topology import Family
@@ -260,7 +260,7 @@ class _Blocks:
         first: dict[str, tuple[str, Path]] = {}
         told: set[str] = set()
         for path, block in self._blocks.items():
-            key, name = _key(block.public_key), block.values.get("name")
+            key, name = key_or_none(block.public_key) or "", block.values.get("name")
             if key not in self._peers or not name or self._peers[key].name != name:
                 continue
             owner, other = first.setdefault(str(name), (key, path))
@@ -293,14 +293,7 @@ class _Blocks:
         for path, block in self._blocks.items():
             for key, meaning in block.meanings.items():
                 if not meaning:
-                    yield (*path, key), block.known, self.title(_key(block.public_key))
-
-
-def _key(value: object) -> str:
-    try:
-        return canonical_key(value)
-    except ValueError:
-        return ""
+                    yield (*path, key), block.known, self.title(key_or_none(block.public_key))
 
 
 def _conflicts(peers: Iterable[Peer], found: _Blocks) -> Iterator[Finding]:
@@ -332,26 +325,22 @@ def _of_endpoints(peer: Peer, found: _Blocks) -> Iterator[Finding]:
     title = found.title(peer.public_key)
     for endpoint in peer.endpoints:
         port, address = endpoint.send_port, endpoint.address
-        rule = _rule_of_port(port)
-        if rule is not None:
-            message = f"SendPort {port} is {_PORTS[rule]}"
-            yield Finding(rule, message, found.place(endpoint.path, "send_port"), title)
-        reach = None if address is None else _reach(address)
-        if reach is not None:
-            message = f"{shown(address)} is {reach[1]}"
-            yield Finding(reach[0], message, found.place(endpoint.path, "address"), title)
+        faults = [("send_port", f"SendPort {port}", _risk(port))]
+        if address is not None:
+            faults.append(("address", shown(address), _reach(address)))
+        for key, what, fault in faults:
+            if fault is not None:
+                rule, why = fault
+                yield Finding(rule, f"{what} is {why}", found.place(endpoint.path, key), title)
 
 
-_PORTS = {
-    "privileged-port": "privileged",
-    "ephemeral-port": "in the range of which the kernel gives ports to programs",
-}
-
-
-def _rule_of_port(port: int) -> str | None:
+def _risk(port: int) -> tuple[str, str] | None:
+    """The rule that a port breaks, and what it is; None if it is as good as others."""
     if port <= MAX_PRIVILEGED_PORT:
-        return "privileged-port"
-    return "ephemeral-port" if EPHEMERAL_PORTS[0] <= port <= EPHEMERAL_PORTS[1] else None
+        return "privileged-port", "privileged"
+    if EPHEMERAL_PORTS[0] <= port <= EPHEMERAL_PORTS[1]:
+        return "ephemeral-port", "in the range of which the kernel gives ports to programs"
+    return None
 
 
 _DOCUMENTATION = tuple(
@@ -386,11 +375,8 @@ def _reach(address: str) -> tuple[str, str] | None:
         return "unreachable", "a link-local address, which means nothing beyond one network segment"
     if any(ip in network for network in _DOCUMENTATION):
         return "unreachable", "for documentation, and no host's"
-    return ("private-address", "of a private range") if _is_private(ip) else None
-
-
-def _is_private(ip: IPv4Address | IPv6Address) -> bool:
-    return not ip.is_global or (isinstance(ip, IPv6Address) and ip.is_site_local)
+    is_private = not ip.is_global or (ip.version == 6 and ip.is_site_local)
+    return ("private-address", "of a private range") if is_private else None
 
 
 def _too_many(peers: Iterable[Peer], found: _Blocks) -> Iterator[Finding]:

@@ -59,14 +59,9 @@ def plain(value: object) -> object:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
-    if value is None or isinstance(value, str) or _is_small(value):
-        return value
-    return str(value)
-
-
-def _is_small(value: object) -> bool:
-    """Whether a value is a whole number of 64 bits, as TOML has them."""
-    return isinstance(value, int) and value.bit_length() < _BITS
+    # TOML has whole numbers of 64 bits.
+    is_huge = isinstance(value, int) and value.bit_length() >= _BITS
+    return str(value) if is_huge or not isinstance(value, int | str | None) else value
 
 
 def flat(entry: Entry) -> list[Entry]:

@@ -152,8 +152,7 @@ def sources_of(config: Config, index: int, peer: Peer, where: str) -> dict[str, 
             found[name] = given
         elif field in Transport.__struct_fields__:
             found[name] = of_transport(field)
-    chosen = resolved.settings.addresses or ()
-    if link_local_among(chosen):
+    if link_local_among(resolved.settings.addresses or ()):
         found["link-local address"] = found["addresses"]
     return found
 
@@ -255,10 +254,7 @@ def links_of_peer(key: str, known: LastKnown, observation: Observation) -> froze
 
 
 def obstacles(
-    name: str,
-    observation: Observation,
-    problems: Iterable[Problem],
-    strangers: Iterable[Stranger],
+    name: str, observation: Observation, problems: Iterable[Problem], strangers: Iterable[Stranger]
 ) -> Iterator[str]:
     """What stands in the way of a link, or why what has its name is none of ours."""
     said = [problem.message for problem in problems if problem.link == name]

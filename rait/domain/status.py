@@ -17,7 +17,7 @@ is live all the time only with a keepalive, or the hellos of a routing daemon.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -29,18 +29,14 @@ from rait.domain.events import LinkAdded, LinkRemoved
 from rait.domain.fallback import age_of
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, holdings
-from rait.domain.records import RunRecord
+from rait.domain.records import Repeated, RunRecord
 from rait.domain.topology import Endpoint, Link, LinkPeer
 
 State = Literal["failed", "missing", "stale", "never", "live"]
-STATES: tuple[State, ...] = ("failed", "missing", "stale", "never", "live")
+STATES: tuple[State, ...] = get_args(State)
 """From what most needs to be looked at to what least does."""
 
 EndpointIs = Literal["configured", "roamed", "waiting"]
-
-_NO_SOCKET = "its UDP socket is gone, with the network namespace that it was in"
-_RENAMED = "somebody renamed it, and its program listens under the former name"
-_NO_PEER = "it has lost its peer"
 
 
 class LinkStatus(Struct, frozen=True, kw_only=True):
@@ -226,8 +222,7 @@ class _Look(Struct, frozen=True):
         key = peer.public_key if peer is not None else ""
         handshake = seen.handshakes.get(key, 0) if seen is not None else 0
         received = seen.received.get(key, 0) if seen is not None else 0
-        why = failed or _fault(seen, there)
-        state = self._state(failed, seen, there, handshake)
+        state, why = self._state(failed, seen, there, handshake)
         reachable = peer is not None and (peer.endpoint is not None or received or handshake)
         return LinkStatus(
             name=name,
@@ -247,14 +242,21 @@ class _Look(Struct, frozen=True):
 
     def _state(
         self, failed: str, seen: ObservedLink | None, there: LinkPeer | None, handshake: int
-    ) -> State:
-        if failed or (seen is not None and (seen.dead or seen.renamed)):
-            return "failed"
+    ) -> tuple[State, str]:
+        """The state of a link, and more about one that is failed or missing."""
+        if failed:
+            return "failed", failed
+        if seen is None:
+            return "missing", "there is no such interface"
+        if seen.dead:
+            return "failed", "its UDP socket is gone, with the network namespace that it was in"
+        if seen.renamed:
+            return "failed", "somebody renamed it, and its program listens under the former name"
         if there is None:
-            return "missing"
+            return "missing", "it has lost its peer"
         if is_fresh(self.now, handshake):
-            return "live"
-        return "stale" if handshake > 0 else "never"
+            return "live", ""
+        return "stale" if handshake > 0 else "never", ""
 
     def _age(self, handshake: int) -> int | None:
         if handshake <= 0 or handshake - self.now > REJECT_AFTER_SECONDS:
@@ -264,21 +266,9 @@ class _Look(Struct, frozen=True):
 
 def _peer_of(seen: ObservedLink | None, made: LinkPeer | None) -> LinkPeer | None:
     """The peer that a link has now: the one that rait gave it, else its first."""
-    if seen is None:
-        return None
-    return (
-        seen.link.peer(made.public_key) if made is not None else next(iter(seen.link.peers), None)
-    )
-
-
-def _fault(seen: ObservedLink | None, there: LinkPeer | None) -> str:
-    if seen is None:
-        return "there is no such interface"
-    if seen.dead:
-        return _NO_SOCKET
-    if seen.renamed:
-        return _RENAMED
-    return "" if there is not None else _NO_PEER
+    if seen is None or made is None:
+        return None if seen is None else next(iter(seen.link.peers), None)
+    return seen.link.peer(made.public_key)
 
 
 def _endpoint_is(peer: LinkPeer | None, made: LinkPeer | None) -> EndpointIs | None:
@@ -318,15 +308,14 @@ def _failed_to_make(
 def _last_change(last: RunRecord | None, now: int) -> LastChange | None:
     if last is None:
         return None
-    repeated = last.repeated
-    at = last.finished_at or last.header.started_at
-    at = (repeated.until if repeated is not None else at) // SECOND
+    repeated = last.repeated or Repeated()
+    at = (repeated.until or last.finished_at or last.header.started_at) // SECOND
     return LastChange(
         run=last.id,
         command=last.header.command,
         at=at,
         age=max(now - at, 0),
         outcome=last.status or "unfinished",
-        cause=getattr(last.header, "cause", ""),
-        repeated=repeated.count if repeated is not None else 0,
+        cause=last.header.cause,
+        repeated=repeated.count,
     )
