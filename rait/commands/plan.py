@@ -130,7 +130,7 @@ def without_strangers(observation: Observation, known: LastKnown, scope: Scope) 
     Planning needs the names of such links, and the strangers among them without their peers.
     """
     ours = {n: o for n, o in observation.links.items() if is_ours(o, known, scope)}
-    for stranger in strangers_among(observation, known, scope):
+    for stranger in strangers_among(observation.links.values(), known, scope):
         ours[stranger.link] = _bare(observation.links[stranger.link])
     foreign = dict.fromkeys(observation.links.keys() - ours.keys(), "wireguard")
     return structs.replace(

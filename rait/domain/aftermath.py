@@ -40,6 +40,7 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
     may_be_half_done,
+    peers_named,
 )
 from rait.domain.history import LastKnown
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
@@ -151,18 +152,17 @@ def _device(before: Device, after: Device, known: Device, seen: Device) -> Devic
 
 
 def _peers(event: PeerEvent, known: Link, seen: Link) -> dict[str, LinkPeer]:
+    (key,) = peers_named(event)
+    last, there = known.peer(key), seen.peer(key)
+    match event:
+        case PeerAdded():
+            become = there if last is None else last
+        case PeerRemoved():
+            become = None if there is None else last
+        case PeerUpdated(_, before, after):
+            become = None if last is None else _peer(before, after, last, there)
     peers = {peer.public_key: peer for peer in known.peers}
-    if isinstance(event, PeerAdded):
-        key = event.peer.public_key
-        if key not in peers:
-            _put(peers, key, seen.peer(key))
-    elif isinstance(event, PeerRemoved):
-        key = event.peer.public_key
-        if seen.peer(key) is None:
-            peers.pop(key, None)
-    elif event.after.public_key in peers:
-        key = event.after.public_key
-        _put(peers, key, _peer(event.before, event.after, peers[key], seen.peer(key)))
+    _put(peers, key, become)
     return peers
 
 

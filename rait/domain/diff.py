@@ -54,7 +54,7 @@ def diff(before: Topology, after: Topology) -> tuple[Event, ...]:
     for old, new in changed:
         if old.origin != new.origin:
             events.append(LinkPlaced(old.name, old.origin.instance, new.origin.instance))
-    events += _device_updates(changed)
+    events += _PortMoves(changed).events()
     for name in sorted(added, key=lambda name: after.links[name].device.listen_port == 0):
         events.append(LinkAdded(after.links[name]))
     for old, new in changed:
@@ -75,18 +75,11 @@ def _sort_out(
     before: Mapping[str, Link], after: Mapping[str, Link]
 ) -> tuple[list[str], list[str], list[str]]:
     """Names that go, names that come, and names that stay but differ (a remade link does both)."""
-    removed, added, kept = [], [], []
-    for name in before:
-        new = after.get(name)
-        if new is None:
-            removed.append(name)
-        elif not before[name].origin.may_become(new.origin):
-            removed.append(name)
-            added.append(name)
-        elif new != before[name]:
-            kept.append(name)
-    added += (name for name in after if name not in before)
-    return sorted(removed), sorted(added), sorted(kept)
+    differ = {name for name, link in before.items() if after.get(name, link) != link}
+    remade = {n for n in differ if not before[n].origin.may_become(after[n].origin)}
+    removed = [*remade, *(name for name in before if name not in after)]
+    added = [*remade, *(name for name in after if name not in before)]
+    return sorted(removed), sorted(added), sorted(differ - remade)
 
 
 def _peer_changes(old: Link, new: Link) -> Iterator[Event]:
@@ -101,13 +94,6 @@ def _peer_changes(old: Link, new: Link) -> Iterator[Event]:
         yield PeerAdded(old.name, after[key])
 
 
-def _device_updates(changed: Iterable[tuple[Link, Link]]) -> list[Event]:
-    pairs = [(old, new) for old, new in changed if old.device != new.device]
-    before = {old.name: old.device for old, _ in pairs}
-    after = {new.name: new.device for _, new in pairs}
-    return _PortMoves(before, after).events()
-
-
 class _PortMoves:
     """Orders device updates so that a port is free before another link takes it.
 
@@ -117,12 +103,13 @@ class _PortMoves:
     that swap ports 1 and 2, a gets 0, then b gets 1, then a gets 2.
     """
 
-    def __init__(self, before: dict[str, Device], after: dict[str, Device]) -> None:
-        self._now = dict(before)
-        self._after = after
-        self._holder = {device.listen_port: name for name, device in before.items()}
+    def __init__(self, changed: Iterable[tuple[Link, Link]]) -> None:
+        pairs = [(old, new) for old, new in changed if old.device != new.device]
+        self._now = {old.name: old.device for old, _ in pairs}
+        self._after = {new.name: new.device for _, new in pairs}
+        self._holder = {old.device.listen_port: old.name for old, _ in pairs}
         self._holder.pop(0, None)
-        self._wanting = {device.listen_port: name for name, device in after.items()}
+        self._wanting = {new.device.listen_port: new.name for _, new in pairs}
         self._events: list[Event] = []
 
     def events(self) -> list[Event]:

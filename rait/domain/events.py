@@ -150,26 +150,10 @@ class RuleRemoved(_OfRule, frozen=True, gc=False):
     """A policy routing rule that rait had made went."""
 
 
+LinkEvent = LinkAdded | LinkRemoved | LinkUpdated | LinkPlaced | NotesUpdated | DeviceUpdated
 PeerEvent = PeerAdded | PeerRemoved | PeerUpdated
 IsolationEvent = VrfAdded | VrfRemoved | RuleAdded | RuleRemoved
-
-Event = (
-    LinkAdded
-    | LinkRemoved
-    | LinkUpdated
-    | LinkPlaced
-    | NotesUpdated
-    | DeviceUpdated
-    | PeerAdded
-    | PeerRemoved
-    | PeerUpdated
-    | BabelInterfaceAdded
-    | BabelInterfaceFlushed
-    | VrfAdded
-    | VrfRemoved
-    | RuleAdded
-    | RuleRemoved
-)
+Event = LinkEvent | PeerEvent | BabelInterfaceAdded | BabelInterfaceFlushed | IsolationEvent
 
 
 Table = Literal["links", "babel", "vrfs", "rules"]

@@ -136,17 +136,9 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
 
     The leftover of an unfinished run counts until a later run has looked at the machine.
     """
-    now = fold(start, runs)
-    known = LastKnown(
-        topology=now.topology,
-        extra_cmd_owed=now.extra_cmd_owed,
-        departed=now.departed,
-        home=now.home,
-        calls_owed=now.calls_owed,
-        trial=now.trial,
-        signed=now.signed,
-    )
-    return known.having_leftover(now.leftover)
+    now = structs.asdict(fold(start, runs))
+    known = {name: now[name] for name in LastKnown.__struct_fields__ if name in now}
+    return LastKnown(**known).having_leftover(now["leftover"])
 
 
 def with_leftovers(known: LastKnown) -> Topology:

@@ -93,7 +93,7 @@ def holdings(observation: Observation, known: LastKnown, scope: Scope) -> Holdin
     return Holdings(
         {name: seen for name, seen in ours.items() if name not in twice},
         unread | twice,
-        _strangers(rest, known, scope),
+        strangers_among(rest, known, scope),
     )
 
 
@@ -144,15 +144,9 @@ def is_ours(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:
 
 
 def strangers_among(
-    observation: Observation, known: LastKnown, scope: Scope
-) -> tuple[Stranger, ...]:
-    """The links that are among ours and not ours, with the reason for each."""
-    return _strangers(observation.links.values(), known, scope)
-
-
-def _strangers(
     links: Iterable[ObservedLink], known: LastKnown, scope: Scope
 ) -> tuple[Stranger, ...]:
+    """Those of the links that are among ours and not ours, with the reason for each."""
     found = [
         Stranger(seen.link.name, why, seen.link.name in scope.claimed)
         for seen in links
@@ -171,11 +165,7 @@ def doubtful(observation: Observation, known: LastKnown, scope: Scope) -> dict[s
     found: dict[str, str] = {}
     for seen in observation.all_links():
         name, instance = seen.link.name, seen.link.origin.instance
-        if (
-            not _is_as_made(seen.link, known.topology.links.get(name), scope)
-            and _is_among_ours(seen, known, scope)
-            and not _is_made_by_us(seen, known, scope)
-        ):
+        if not _is_made_by_us(seen, known, scope) and _is_among_ours(seen, known, scope):
             found[name] = instance if name not in found else ""
     for name, unread in observation.unread.items():
         if name not in known.topology.links and _may_be_ours(name, unread, known, scope):
@@ -211,16 +201,6 @@ def _known_as(name: str, netns: str, known: LastKnown) -> list[Link]:
     sources = (known.topology.links, known.leftover_links)
     found = (last for source in sources if (last := source.get(name)) is not None)
     return [last for last in found if last.origin.netns == netns]
-
-
-def _is_as_made(link: Link, last: Link | None, scope: Scope) -> bool:
-    """Whether a link is the one that we made, with our key: nearly all are, in nearly all runs."""
-    return (
-        last is not None
-        and last.device.public_key == link.device.public_key != ""
-        and scope.public_key in ("", link.device.public_key)
-        and is_in_place(link, last)
-    )
 
 
 def _is_made_by_us(observed: ObservedLink, known: LastKnown, scope: Scope) -> bool:

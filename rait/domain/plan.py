@@ -215,8 +215,8 @@ class _Planner:
         self.flaws: list[Problem] = []
         self.ways: set[Way] = set()
         self.unready: set[str] = set()
+        self._config = config
         self._policies = Policies(config.policies)
-        self._babeld_param = config.babeld.param
         self._node = node
         self._addresses = addresses
         self._applied = applied.links
@@ -224,10 +224,6 @@ class _Planner:
         self._mtus = mtus
         self._key_files = key_files
         self._last_endpoint = partial(last_endpoint, applied=applied, departed=departed)
-        self._port_range = config.port_range
-        self._name = config.name
-        self._group = config.isolation.ifgroup
-        self._master = config.isolation.target_vrf
         self._transports = _by_family(config)
         self._link_on_port: dict[int, str] = {}
         self._link_of_peer: dict[tuple[str, str], str] = {}
@@ -274,8 +270,7 @@ class _Planner:
     def _is_in_use(self, route: _Route, known: Link) -> bool:
         """Whether a link that is there was made for this very endpoint, not for one beside it."""
         far = known.peer(route[1].public_key)
-        wanted = self._endpoint(route)
-        return far is not None and far.endpoint == wanted
+        return far is not None and far.endpoint == self._endpoint(route)
 
     def _is_own(self, peer: Peer, routes: list[tuple[int, _Route]]) -> bool:
         """Whether an entry with another key is this node's own too; warn if it seems to be."""
@@ -302,7 +297,7 @@ class _Planner:
 
     def _likeness(self, peer: Peer, routes: list[tuple[int, _Route]]) -> str | None:
         """What an entry has in common with this node alone, if anything."""
-        if routes and peer.name is not None and peer.name == self._name:
+        if routes and peer.name is not None and peer.name == self._config.name:
             return f'this node\'s name "{peer.name}"'
         for _, (_, _, transport, endpoint) in routes:
             if endpoint.send_port == transport.send_port and _is_one_host(transport, endpoint):
@@ -354,7 +349,7 @@ class _Planner:
         """Why this node or the peer itself is in the way of the link."""
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if not _in_port_range(self._port_range, port):
+        if not _in_port_range(self._config.port_range, port):
             return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
@@ -370,7 +365,7 @@ class _Planner:
         """Why others are in the way of the link."""
         name, _, _, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if name == self._master:
+        if name == self._config.isolation.target_vrf:
             return f"the link's name would be {name}, which is that of the VRF"
         taken = self.links.get(name)
         if taken is not None:
@@ -394,11 +389,12 @@ class _Planner:
     def _link(self, route: _Route) -> Link:
         name, peer, transport, endpoint = route
         own_key, family = self._node.public_key, transport.address_family
-        address = link_local(own_key, peer.public_key, family)
+        address, isolation = link_local(own_key, peer.public_key, family), self._config.isolation
+        group, master = isolation.ifgroup, isolation.target_vrf
         link = Link(
             name,
             self._node.origin,
-            LinkSettings(transport.mtu, self._group, self._master, True, address),
+            LinkSettings(transport.mtu, group, master, True, address),
             Device(own_key, 0 if transport.dynamic_port else endpoint.send_port, transport.fwmark),
             (LinkPeer(peer.public_key, self._endpoint(route), transport.keepalive),),
         )
@@ -425,7 +421,7 @@ class _Planner:
             settings=settings,
             device=structs.replace(link.device, fwmark=mark),
             peers=(far,),
-            notes=notes_of(given, peer, self._babeld_param),
+            notes=notes_of(given, peer, self._config.babeld.param),
         )
 
     def _psk_digest(self, name: str, peer: Peer, resolved: Resolved) -> str:
@@ -445,11 +441,10 @@ class _Planner:
             return link.settings.mtu
         way = (far.endpoint.address, mark)
         self.ways.add(way)
-        known = self._applied.get(link.name)
-        last = known.peer(far.public_key) if known is not None else None
-        if known is not None and last is not None and last.endpoint == far.endpoint:
-            return self._mtus.get(way, known.settings.mtu)
-        return self._mtus.get(way, link.settings.mtu)
+        known = self._applied.get(link.name, link)
+        last = known.peer(far.public_key)
+        is_same_way = last is not None and last.endpoint == far.endpoint
+        return self._mtus.get(way, (known if is_same_way else link).settings.mtu)
 
     def _endpoint(self, route: _Route) -> Endpoint | None:
         name, peer, transport, endpoint = route
@@ -460,7 +455,8 @@ class _Planner:
             return Endpoint(candidates[0], transport.send_port)
         last = self._last_endpoint(name, peer.public_key)
         if not candidates:
-            return last if last is not None and _is_in_family(last, transport) else None
+            is_ip6 = endpoint.address_family == "ip6"
+            return last if last is not None and (":" in last.address) == is_ip6 else None
         if last is not None and last.address in candidates:
             return Endpoint(last.address, transport.send_port)
         return Endpoint(min(candidates), transport.send_port)
@@ -508,10 +504,6 @@ def _by_family(config: Config) -> dict[Family, list[Transport]]:
 def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
     """Whether rait.conf lets a peers list ask for the port."""
     return not ranges or any(low <= port <= high for low, high in ranges)
-
-
-def _is_in_family(endpoint: Endpoint, transport: Transport) -> bool:
-    return (":" in endpoint.address) == (transport.address_family == "ip6")
 
 
 def _is_one_host(transport: Transport, endpoint: PeerEndpoint) -> bool:

@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, structs
 
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import (
-    POLICY_SETTINGS,
-    Config,
-    Match,
-    Peer,
-    PeerEndpoint,
-    Policy,
-)
+from rait.domain.config.schema import POLICY_SETTINGS, Config, Match, Peer, PeerEndpoint, Policy
 from rait.domain.topology import NO_NOTES, Family, LinkNotes, is_link_local
 
 if TYPE_CHECKING:

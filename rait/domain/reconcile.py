@@ -52,20 +52,12 @@ from rait.domain.events import Event, LinkAdded, PeerUpdated, ToBabeld, replay
 from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, Ledger, Owed, due
 from rait.domain.link_addresses import given_by, gives_link_local, is_but_for_others, own_settings
-from rait.domain.ownership import (
-    Holdings,
-    Scope,
-    Stranger,
-    holdings,
-    is_in_place,
-    occupied,
-)
+from rait.domain.ownership import Holdings, Scope, Stranger, holdings, is_in_place, occupied
 from rait.domain.topology import (
     ANYWHERE,
     EMPTY,
     NO_NOTES,
     Device,
-    Endpoint,
     Link,
     LinkNotes,
     LinkPeer,
@@ -415,8 +407,8 @@ class _Pair(Struct, frozen=True, kw_only=True):
     leftover: Link | None
     resolved: bool | None
     own_key: str
-    added: frozenset[str] = frozenset()
-    psks: Mapping[tuple[str, str], str] = {}
+    added: frozenset[str]
+    psks: Mapping[tuple[str, str], str]
 
     def views(self, now: int, wanted_ports: Mapping[int, str]) -> tuple[Link, Link | None]:
         """The link as diff shall see it, and what the link shall become; None if it is to go."""
@@ -471,15 +463,13 @@ class _Pair(Struct, frozen=True, kw_only=True):
         if wanted_ports.get(device.listen_port, link.name) != link.name:
             return device
         was = None if self.last is None else self.last.device.listen_port
-        chosen = was == 0
-        if self.wanted is not None:
-            wanted = self.wanted.device.listen_port
-            if wanted == 0:
-                chosen = was != device.listen_port  # else rait had set it
-            else:
-                # That the kernel chose a port is nobody's change. If it chose the wanted one,
-                # nothing is to be written.
-                chosen = chosen and wanted != device.listen_port
+        wanted = None if self.wanted is None else self.wanted.device.listen_port
+        if wanted == 0:
+            chosen = was != device.listen_port  # else rait had set it
+        else:
+            # That the kernel chose a port is nobody's change. If it chose the wanted one, nothing
+            # is to be written.
+            chosen = was == 0 and wanted != device.listen_port
         return structs.replace(device, listen_port=0) if chosen else device
 
     def _peer_views(self, now: int) -> list[tuple[LinkPeer, LinkPeer | None]]:
@@ -523,7 +513,7 @@ class _Pair(Struct, frozen=True, kw_only=True):
             seen.endpoint, wanted.endpoint, applied, fresh=fresh, resolved=self.resolved
         )
         seen = structs.replace(seen, endpoint=as_seen, allowed_ips=allowed)
-        return seen, _with_endpoint(wanted, wished)
+        return seen, structs.replace(wanted, endpoint=wished)
 
     def _replacement(self, wanted: Link) -> Link:
         """The link that takes the place of this one, with this one's endpoint for want of a better.
@@ -531,14 +521,13 @@ class _Pair(Struct, frozen=True, kw_only=True):
         A wanted endpoint is no better if it is of a host name that does not resolve now.
         """
         there = {peer.public_key: peer.endpoint for peer in self.observed.link.peers}
-        peers = tuple(
-            _with_endpoint(peer, endpoint)
-            if (peer.endpoint is None or self.resolved is False)
-            and (endpoint := there.get(peer.public_key)) is not None
+        peers = (
+            structs.replace(peer, endpoint=there.get(peer.public_key) or peer.endpoint)
+            if peer.endpoint is None or self.resolved is False
             else peer
             for peer in wanted.peers
         )
-        return structs.replace(wanted, peers=peers)
+        return structs.replace(wanted, peers=tuple(peers))
 
 
 def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[str, ...]:
@@ -547,10 +536,6 @@ def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[
         if set(allowed) == set(order):
             allowed = order
     return allowed
-
-
-def _with_endpoint(peer: LinkPeer, endpoint: Endpoint | None) -> LinkPeer:
-    return structs.replace(peer, endpoint=endpoint)
 
 
 def _in_instance(link: Link, instance: str) -> Link:

@@ -409,7 +409,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
 def entry_hash(before: bytes, entry: Entry) -> bytes:
     """The hash of an entry that follows one with the hash ``before``."""
-    return row_hash(before, (entry.id, entry.run, entry.kind, entry.scope, entry.at, entry.payload))
+    return row_hash(before, structs.astuple(entry))
 
 
 def seal(head: Head) -> bytes:
@@ -454,14 +454,9 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionErro
 
 
 @cache
-def _decoder(kind: str) -> msgspec.json.Decoder[Any]:
-    """The decoder of a kind's payload: to make one takes a while, and few kinds are read."""
-    return msgspec.json.Decoder(_TYPES[kind])
-
-
-@cache
-def _repeats_decoder() -> msgspec.json.Decoder[Repeats]:
-    return msgspec.json.Decoder(Repeats)
+def _decoder(payload: Any) -> msgspec.json.Decoder[Any]:
+    """The decoder of a payload of this type: to make one takes a while, and few types are read."""
+    return msgspec.json.Decoder(payload)
 
 
 def encode(payload: Payload | Repeats) -> bytes:
@@ -493,7 +488,7 @@ def decode(entry: Entry) -> Payload:
             "can tell"
         )
     try:
-        payload: Payload = _decoder(entry.kind).decode(entry.payload)
+        payload: Payload = _decoder(_TYPES[entry.kind]).decode(entry.payload)
     except _UNREADABLE as error:
         run = "" if entry.kind == "snapshot" or not entry.run else f" (run {entry.run})"
         raise HistoryError(
@@ -506,9 +501,10 @@ def decode(entry: Entry) -> Payload:
 def decode_repeats(payload: bytes, scope: str) -> Repeats:
     """The repetitions of the scope's last run. Raises HistoryError for damage."""
     try:
-        return _repeats_decoder().decode(payload)
+        repeats: Repeats = _decoder(Repeats).decode(payload)
     except _UNREADABLE as error:
         raise damage(f"the count of repeated runs of {scope} cannot be read: {error}") from None
+    return repeats
 
 
 def time_of(entry: Entry) -> int:

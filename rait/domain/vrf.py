@@ -207,23 +207,18 @@ def _our_rules(observation: Observation, known: LastKnown) -> dict[str, Rule]:
 def _obstacles(observation: Observation, wanted: Mapping[str, int]) -> Iterator[Problem]:
     for name, table in wanted.items():
         seen = observation.vrfs.get(name)
+        kind = "wireguard" if name in observation.links else observation.others.get(name)
         if seen is not None and seen.table != table:
             yield Problem(
                 f"VRF {name} has table {seen.table}, and the configuration says {table}: a VRF "
                 "keeps the table it was made with. Set `table` to what it has, or, to have it made "
                 f"anew, `rait down` and, if it is still there, `ip link delete {name}`"
             )
-        elif seen is None and name in observation.links:
-            yield Problem(_not_a_vrf(name, "wireguard"))
-        elif seen is None and name in observation.others:
-            yield Problem(_not_a_vrf(name, observation.others[name] or "physical"))
-
-
-def _not_a_vrf(name: str, kind: str) -> str:
-    return (
-        f"an interface of kind {kind} already has the name {name}, which the configuration gives "
-        "to the VRF (isolation, target): rename one of the two"
-    )
+        elif seen is None and kind is not None:
+            yield Problem(
+                f"an interface of kind {kind or 'physical'} already has the name {name}, which the "
+                "configuration gives to the VRF (isolation, target): rename one of the two"
+            )
 
 
 def _kept(name: str, members: Iterable[str]) -> str:

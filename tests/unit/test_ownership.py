@@ -158,7 +158,7 @@ def test_strangers_are_told_with_the_reason_and_others_not_at_all() -> None:
         link(group=9, key="else", name="w5"),
     )
     scope = structs.replace(SCOPE, claimed={"w4": "/other.conf"})
-    found = strangers_among(there, LastKnown(), scope)
+    found = strangers_among(there.links.values(), LastKnown(), scope)
     assert [(each.link, each.claimed) for each in found] == [
         ("w2", False), ("w3", False), ("w4", True),
     ]  # fmt: skip
