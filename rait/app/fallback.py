@@ -86,7 +86,7 @@ def load_from_web(
             return _standing_in(found, loaded.config.peers, allowed, load, str(error))
         except SourceError as second:
             raise SourceError(f"{error}; and no older list can stand in: {second}") from None
-    return structs.replace(peers, keep=found.keep)
+    return structs.replace(peers, keep=found.keep, revision=found.revision)
 
 
 def _standing_in(
@@ -100,4 +100,5 @@ def _standing_in(
     old = OldList(age, confirmed, why[:_MAX_WHY])
     if not may_stand_in(age, allowed):
         raise SourceError(old.refusal)
-    return structs.replace(load(kept.reading(url)), old=old)
+    peers = load(kept.reading(url))
+    return structs.replace(peers, old=old, revision=kept.about.version.revision)

@@ -23,7 +23,7 @@ from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
 from rait.domain.digests import fast_sha256
 from rait.domain.errors import ConfigError, Path, Problem, SourceError
 from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
-from rait.domain.signed import UNORDERED
+from rait.domain.signed import UNORDERED, which_list
 
 if TYPE_CHECKING:
     from rait.app.signed import Trust
@@ -65,6 +65,7 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     ``doubts`` are the entries that could not be read. ``old`` is None, unless an old list stands in
     for the newest. ``keep`` keeps a list from the network for later runs, and may raise OSError; it
     is for the holder of the lock. ``signed`` says who signed it, None where it need not be signed.
+    ``revision`` is that of etcd, 0 for other sources.
     """
 
     peers: tuple[Peer, ...]
@@ -75,6 +76,12 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     old: OldList | None = None
     keep: Callable[[], None] = lambda: None
     signed: Signed | None = None
+    revision: int = 0
+
+    @property
+    def which(self) -> str:
+        """Which list this is, in words."""
+        return which_list(self.document.name, self.revision, self.signed)
 
 
 class PublishedKeyError(SourceError):

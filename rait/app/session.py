@@ -411,6 +411,7 @@ class Session:
         hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
         hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
         carried = frozenset(change.carried)
+        peers = self._registry.peers if self._registry is not None else None
         return RunHeader(
             scope=self.name,
             command=command,
@@ -419,7 +420,9 @@ class Session:
             started_at=time.time_ns(),
             public_key=self.public_key,
             config_digest=self.loaded.digest(),
-            peers_digest=self._registry.peers.digest() if self._registry is not None else "",
+            peers_digest=peers.digest() if peers is not None else "",
+            source=peers.document.name if peers is not None else "",
+            revision=peers.revision if peers is not None else 0,
             leftover_noticed=tuple(
                 index for index, event in enumerate(change.drift) if event in change.leftover
             ),
@@ -430,7 +433,7 @@ class Session:
             home=isolation.home(self.config, change.known, self.machine.namespaces),
             spelt=self.spelt if self.spelt != self.name else "",
             cause=self.options.cause,
-            signed=self._registry.peers.signed if self._registry is not None else None,
+            signed=peers.signed if peers is not None else None,
             **settings,
         )
 

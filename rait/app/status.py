@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 
 import msgspec
+from msgspec import structs
 
 from rait.adapters.config import source
 from rait.app.inputs import configured
@@ -87,6 +88,7 @@ class StatusReader:
         age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
         if kept is None:
             return None, age
+        age = structs.replace(age, revision=kept.about.version.revision)
         return names_of_peers(self._options, loaded, kept.reading(url)), age
 
     def _neighbours(self, loaded: Loaded) -> tuple[BabelNeighbour, ...] | None:

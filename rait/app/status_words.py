@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rait.app.figures import ago, amount
+from rait.domain.signed import which_list
 from rait.domain.status import STATES, LinkStatus, Status
 
 _INFINITE = 65535
@@ -14,13 +15,18 @@ def summary(status: Status) -> str:
     parts = [_counted(status)]
     if (peers := status.peers) is not None:
         when = "at an unknown time" if peers.age is None else ago(peers.age)
-        parts.append(f"peers list confirmed {when}{' (too old)' if peers.too_old else ''}")
+        which = f" at revision {peers.revision}" if peers.revision else ""
+        parts.append(f"peers list{which} confirmed {when}{' (too old)' if peers.too_old else ''}")
     if (last := status.last_change) is None:
         parts.append("no change in the journal")
     else:
         cause = f" ({last.cause})" if last.cause else ""
         times = f", repeated {last.repeated} times" if last.repeated else ""
-        parts.append(f"last change {ago(last.age)}: {last.command}{cause}, {last.outcome}{times}")
+        which = which_list(last.source, last.revision, last.signed)
+        by = f", by the peers list {which}" if last.revision or last.signed else ""
+        parts.append(
+            f"last change {ago(last.age)}: {last.command}{cause}, {last.outcome}{times}{by}"
+        )
     return "; ".join(parts)
 
 

@@ -27,7 +27,7 @@ from rait.domain.explain import (
     sources_of,
 )
 from rait.domain.history import done_events
-from rait.domain.signed import Signed
+from rait.domain.signed import Signed, which_list
 from rait.domain.topology import Link
 from rait.terminal import DONE, print_either, table, warn
 
@@ -62,13 +62,17 @@ class ExplainedLink(Struct, frozen=True, kw_only=True):
 
 
 class Explanation(Struct, frozen=True, omit_defaults=True):
-    """All about one link, or about one peer and its links; and who signed the peers list, if it is
-    signed.
+    """All about one link, or about one peer and its links; and which peers list says so.
+
+    ``digest`` is the SHA-256 of that list in hex; ``source`` and ``revision`` are as in RunHeader.
     """
 
     peers: tuple[ExplainedPeer, ...]
     links: tuple[ExplainedLink, ...]
     signed: Signed | None = None
+    source: str = ""
+    revision: int = 0
+    digest: str = ""
 
 
 def run(options: Options, arguments: Namespace) -> int:
@@ -121,7 +125,9 @@ class _Explainer:
         peers = [self._peer(key) for key in sorted(keys)]
         peers.sort(key=lambda peer: not any(route.link for route in peer.routes))
         links = tuple(self._link(name) for name in sorted(names))
-        return Explanation(tuple(peers), links, self._session.registry.peers.signed)
+        found = self._session.registry.peers
+        which = (found.signed, found.document.name, found.revision, found.digest())
+        return Explanation(tuple(peers), links, *which)
 
     def _names(self) -> set[str]:
         """The names of all links that there are, were, or should be, and of other interfaces."""
@@ -218,14 +224,14 @@ class _Explainer:
         for run in reversed(self._session.journal.runs(scope=self._session.name)):
             if any(event.name == name for event in done_events(run)):
                 when = f"run {run.id} ({run.header.command}) at {written(run.header.started_at)}"
-                signed = run.header.signed
-                return when if signed is None else f"{when}, by the list with {signed.told}"
+                which = run.header.peers_list
+                return f"{when}, by the peers list {which}" if which else when
         return None
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:
-    if explanation.signed is not None:
-        yield f"peers list with {explanation.signed.told}"
+    which = which_list(explanation.source, explanation.revision, explanation.signed)
+    yield f"peers list {which}, sha256 {explanation.digest}"
     for peer in explanation.peers:
         yield from _peer_lines(peer)
     for link in explanation.links:

@@ -36,6 +36,7 @@ from rait.domain.confirm import OVERDUE
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
+from rait.domain.signed import which_list
 from rait.terminal import DONE, FAILED, print_json, print_result, to_json
 
 POLL_SECONDS = 0.5
@@ -227,8 +228,8 @@ def run_whole(run: RunRecord) -> list[str]:
         f"  sha256 of peers {header.peers_digest or 'not read'}",
         f"  public key {header.public_key}",
     ]
-    if header.signed is not None:
-        lines.append(f"  peers list with {header.signed.told}")
+    if header.peers_list:
+        lines.append(f"  peers list {header.peers_list}")
     if header.accepted:
         lines.append("  accepted however many sessions it ended: the guard starts a new count here")
     if run.finished_at is not None:
@@ -247,8 +248,9 @@ def run_json(run: RunRecord, query: Query) -> str:
     header = msgspec.to_builtins(run.header)
     for internal in ("left", "carried", "strays", "confirm_by", "confirms", "takes_back"):
         header.pop(internal)
-    if run.header.signed is None:
-        header.pop("signed")
+    for rare in ("signed", "revision"):
+        if not header[rare]:
+            header.pop(rare)
     value = {
         "run": run.id,
         **header,
@@ -339,7 +341,7 @@ def _headline(run: RunRecord) -> str:
         f"config {header.config_digest[:_SHORT]}",
     ]
     words += [f"peers {header.peers_digest[:_SHORT]}"] if header.peers_digest else []
-    words += [f"({header.signed.told})"] if header.signed is not None else []
+    words += [f"({header.peers_list})"] if header.peers_list else []
     return "  ".join(words)
 
 
@@ -426,6 +428,9 @@ def _last_digests(run: RunRecord) -> Iterator[str]:
         yield f"the last time with sha256 of rait.conf {last.config_digest or 'unknown'}"
     if last.peers_digest != header.peers_digest:
         yield f"the last time with sha256 of peers {last.peers_digest or 'not read'}"
+    if last.source and (last.source, last.revision) != (header.source, header.revision):
+        which = which_list(last.source, last.revision, header.signed)
+        yield f"the last time with peers list {which}"
 
 
 def _outcome(run: RunRecord, index: int) -> dict[str, str]:

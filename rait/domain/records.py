@@ -25,7 +25,7 @@ from rait.domain.endpoints import Departed
 from rait.domain.errors import HistoryError
 from rait.domain.events import Event, links_added, may_be_half_done, peers_named
 from rait.domain.hooks import CallResult, Owed
-from rait.domain.signed import Signed
+from rait.domain.signed import Signed, which_list
 from rait.domain.topology import EMPTY, Link, Topology
 
 GENESIS = bytes(32)
@@ -136,7 +136,8 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     it by then. ``confirms`` is the run that this one confirms, and ``takes_back`` the run whose
     links this one makes what they were before it; 0 for none. ``cause`` is why `rait watch` began
     the run, "" for a run that somebody asked for. ``signed`` is the signed peers list that the run
-    acted on, None if it needed no list, or the list no signature.
+    acted on, None if it needed no list, or the list no signature. ``source`` is where the list came
+    from, as messages show it ("" for no list), and ``revision`` that of etcd, 0 for other sources.
     """
 
     scope: str
@@ -158,6 +159,13 @@ class RunHeader(Struct, frozen=True, kw_only=True):
     takes_back: int = 0
     cause: str = ""
     signed: Signed | None = None
+    source: str = ""
+    revision: int = 0
+
+    @property
+    def peers_list(self) -> str:
+        """Which peers list the run acted on, in words; "" for none."""
+        return which_list(self.source, self.revision, self.signed)
 
 
 class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -194,13 +202,15 @@ class Repeated(Struct, frozen=True):
     """How often later runs repeated a run: equal events, outcomes and problems, nothing happened.
 
     The last repetition ended at ``until`` (unix time in nanoseconds), and had read a configuration
-    and peers with these digests.
+    and peers with these digests; ``source`` and ``revision`` are as in RunHeader.
     """
 
     count: int = 0
     until: int = 0
     config_digest: str = ""
     peers_digest: str = ""
+    source: str = ""
+    revision: int = 0
 
 
 class Attempt(Struct, frozen=True):
@@ -277,7 +287,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-_MAY_DIFFER = ("started_at", "config_digest", "peers_digest", "spelt")
+_MAY_DIFFER = ("started_at", "config_digest", "peers_digest", "spelt", "source", "revision")
 """What the header of a run may have of its own that repeats another."""
 
 
@@ -352,7 +362,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         """Whether a run that noticed nothing may turn out to repeat this one.
 
         It may if this run noticed nothing either, nothing happened in it, and both intend the same
-        events for the same command. The digests of what they read may differ.
+        events for the same command. The digests and revisions of what they read may differ.
         """
         ended = self.status is not None and self.failed == len(self.intended)
         told = self.calls or self.extra_cmd == "sent"

@@ -49,6 +49,13 @@ class Signed(Struct, frozen=True):
         return f"{which}, signed by key {self.key}"
 
 
+def which_list(source: str, revision: int, signed: Signed | None) -> str:
+    """Which peers list a run acted on, in words; "" for none. ``revision`` is 0 if it has none."""
+    at = f"at revision {revision}" if revision else ""
+    by = f"with {signed.told}" if signed is not None else ""
+    return " ".join(filter(None, (source, at, by)))
+
+
 def refusal(new: Signed, last: Signed | None) -> str | None:
     """Why a list is not accepted after the last one that was; None if it is."""
     if last is None or not last.kind or new.order > last.order:

@@ -30,6 +30,7 @@ from rait.domain.fallback import age_of
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, holdings
 from rait.domain.records import Repeated, RunRecord
+from rait.domain.signed import Signed
 from rait.domain.topology import Endpoint, Link, LinkPeer
 
 State = Literal["failed", "missing", "stale", "never", "live"]
@@ -68,11 +69,13 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
 class PeersAge(Struct, frozen=True):
     """How long ago, in seconds, a server last said that the peers list is its newest.
 
-    None if that is unknown: no list was kept yet, or a clock was not set.
+    None if that is unknown: no list was kept yet, or a clock was not set. ``revision`` is that of
+    the list in etcd, 0 for other sources.
     """
 
     age: int | None
     too_old: bool = False
+    revision: int = 0
 
 
 class LastChange(Struct, frozen=True, kw_only=True):
@@ -81,6 +84,7 @@ class LastChange(Struct, frozen=True, kw_only=True):
     ``at`` is when it ended, or began if it did not end: unix time in seconds; ``age`` are the
     seconds since. ``outcome`` is "unfinished" while it is under way, and for ever after a crash.
     ``cause`` is why `rait watch` began it. ``repeated`` counts the runs that ended just so since.
+    ``source``, ``revision``, ``peers_digest`` and ``signed`` are as in RunHeader.
     """
 
     run: int
@@ -90,6 +94,10 @@ class LastChange(Struct, frozen=True, kw_only=True):
     outcome: Literal["done", "partial", "failed", "unfinished"]
     cause: str = ""
     repeated: int = 0
+    source: str = ""
+    revision: int = 0
+    peers_digest: str = ""
+    signed: Signed | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -308,14 +316,19 @@ def _failed_to_make(
 def _last_change(last: RunRecord | None, now: int) -> LastChange | None:
     if last is None:
         return None
+    header, read = last.header, last.repeated or last.header
     repeated = last.repeated or Repeated()
-    at = (repeated.until or last.finished_at or last.header.started_at) // SECOND
+    at = (repeated.until or last.finished_at or header.started_at) // SECOND
     return LastChange(
         run=last.id,
-        command=last.header.command,
+        command=header.command,
         at=at,
         age=max(now - at, 0),
         outcome=last.status or "unfinished",
-        cause=last.header.cause,
+        cause=header.cause,
         repeated=repeated.count,
+        source=read.source,
+        revision=read.revision,
+        peers_digest=read.peers_digest,
+        signed=header.signed,
     )

@@ -76,11 +76,11 @@ def test_a_list_in_a_file(nodes: Nodes, signer: Signer) -> None:
     before = a.state()
     told = f"serial 5, signed by key {signer.number}"
     assert told in runs(a)[0]
-    assert f"peers list with {told}" in a.rait("log", "show", "1").out
+    assert f"peers list {a.peers} with {told}" in a.rait("log", "show", "1").out
     assert a.rait("log", "--json").json["signed"]["number"] == 5
     explained = a.rait("explain", a.link_to(b, "ip4")).out
-    assert f"peers list with {told}" in explained
-    assert f", by the list with {told}" in explained
+    assert f"peers list {a.peers} with {told}, sha256 " in explained
+    assert f", by the peers list {a.peers} with {told}" in explained
     assert (a.up("--json").json["status"], len(runs(a))) == ("unchanged", 1)
 
     good = path.read_text(), signature.read_text()

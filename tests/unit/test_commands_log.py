@@ -20,6 +20,7 @@ from rait.commands.log import (
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkUpdated, PeerAdded
 from rait.domain.records import Repeated, RunHeader, RunRecord
+from rait.domain.signed import Signed
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
 from rait.terminal import to_json
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, Said
@@ -82,6 +83,37 @@ def test_a_run_that_the_watch_began_says_why() -> None:
     run = structs.replace(RUN, header=structs.replace(RUN.header, cause="peers list changed"))
     assert "  up (peers list changed)  partial  " in run_lines(run, Query(), brief=True)[0]
     assert json.loads(run_json(run, Query()))["cause"] == "peers list changed"
+
+
+ETCD = structs.replace(RUN.header, source="etcd://h:2379/p", revision=12)
+
+
+def test_a_run_says_which_list_it_acted_on() -> None:
+    run = structs.replace(RUN, header=ETCD)
+    assert "(etcd://h:2379/p at revision 12)" in run_lines(run, Query(), brief=True)[0]
+    assert "  peers list etcd://h:2379/p at revision 12" in run_whole(run)
+    told = json.loads(run_json(run, Query()))
+    assert (told["source"], told["revision"]) == ("etcd://h:2379/p", 12)
+
+    by = Signed("ABCD", "serial", 5)
+    run = structs.replace(RUN, header=structs.replace(RUN.header, source="/peers", signed=by))
+    which = "/peers with serial 5, signed by key ABCD"
+    assert f"({which})" in run_lines(run, Query(), brief=True)[0]
+    assert f"  peers list {which}" in run_whole(run)
+    assert "revision" not in json.loads(run_json(run, Query()))
+
+
+def test_a_run_of_an_earlier_rait_says_nothing_of_a_source() -> None:
+    assert not any("peers list" in line for line in run_whole(RUN))
+    assert run_lines(RUN, Query(), brief=True)[0].endswith(f"peers {'d' * 12}")
+
+
+def test_a_run_that_was_repeated_says_what_was_read_last() -> None:
+    again = Repeated(2, 1_769_875_600 * SECOND, "c" * 64, "d" * 64, ETCD.source, 15)
+    run = structs.replace(RUN, header=ETCD, repeated=again)
+    assert run_whole(run)[-1] == "  the last time with peers list etcd://h:2379/p at revision 15"
+    same = structs.replace(run, repeated=structs.replace(again, revision=12))
+    assert not any("the last time" in line for line in run_whole(same))
 
 
 def test_a_run_at_a_boot_without_a_clock_says_so() -> None:

@@ -46,6 +46,7 @@ NEVER = LinkStatus(name="w3", state="never", healthy=False, peer="far", public_k
 MISSING = LinkStatus(name="w4", state="missing", healthy=False, why="there is no such interface")
 WAITING = LinkStatus(name="w5", state="never", healthy=True, endpoint_is="waiting")
 CHANGE = LastChange(run=7, command="up", at=NOW - 60, age=60, outcome="done")
+BY_ETCD = structs.replace(CHANGE, source="etcd://h/p", revision=7, peers_digest="d")
 ALL = Status(now=NOW, links=(LIVE, STALE, NEVER, MISSING, WAITING), last_change=CHANGE, babeld=True)
 HEAD = ["LINK", "PEER", "KEY", "STATE", "ENDPOINT", "HOW", "HANDSHAKE", "RECEIVED", "SENT"]
 
@@ -109,6 +110,11 @@ def test_the_rates_have_columns_under_watch_alone() -> None:
             "no links; peers list confirmed at an unknown time (too old); last change 1m ago: up, "
             "done, repeated 4 times",
         ),
+        (
+            of(peers=PeersAge(2, revision=9), last_change=BY_ETCD),
+            "no links; peers list at revision 9 confirmed 2s ago; last change 1m ago: up, done, by "
+            "the peers list etcd://h/p at revision 7",
+        ),
     ],
 )
 def test_the_line_on_top(status: Status, line: str) -> None:
@@ -132,7 +138,7 @@ def test_programs_get_all_of_it() -> None:
     told = jsonable(status_object(structs.replace(ALL, peers=PeersAge(9))))
     assert (told["now"], told["healthy"], told["babeld"]) == (NOW, False, True)
     assert told["counts"] == {"failed": 0, "missing": 1, "stale": 1, "never": 2, "live": 1}
-    assert told["peers"] == {"age": 9, "too_old": False}
+    assert told["peers"] == {"age": 9, "too_old": False, "revision": 0}
     assert told["last_change"]["run"] == 7
     first = told["links"][0]
     assert (first["endpoint"], first["endpoint_is"]) == ("192.0.2.1:50153", "roamed")

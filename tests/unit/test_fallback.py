@@ -80,6 +80,7 @@ class Registry:
 
     def __init__(self, directory: Path) -> None:
         self.page: str | SourceError = ""
+        self.revision = 0
         self.journal = directory / "journal.db"
         self.asked: list[Version] = []
 
@@ -89,7 +90,7 @@ class Registry:
         self.asked.append(known)
         if isinstance(self.page, SourceError):
             raise self.page
-        version = Version(url_digest(url), f'"{url_digest(self.page)}"')
+        version = Version(url_digest(url), f'"{url_digest(self.page)}"', revision=self.revision)
         return News(None if known == version else self.page, version, time.time_ns())
 
     def load(self, allowed: int | str | None = DAY, max_links: int = 9) -> LoadedPeers:
@@ -141,6 +142,19 @@ def test_the_newest_list_is_used_where_there_is_one(registry: Registry) -> None:
     registry.page = entries(7)
     assert len(registry.load().peers) == 1
     assert len(registry.load().peers) == 1, "also while nobody kept the new one"
+
+
+def test_each_list_has_its_own_revision(registry: Registry) -> None:
+    registry.page, registry.revision = entries(7), 12
+    newest = registry.load()
+    newest.keep()
+    assert (newest.revision, newest.which) == (12, f"{newest.document.name} at revision 12")
+    registry.revision = 15
+    assert registry.load().revision == 15
+    registry.page = DOWN
+    old = registry.load()
+    assert old.old is not None
+    assert old.revision == 12, "that of the list which stood in"
 
 
 @pytest.mark.parametrize(

@@ -581,6 +581,16 @@ def test_a_run_that_fails_as_the_last_one_did_is_counted(journal: Journal, path:
     assert set(journal.last_known(SCOPE).topology.links) == {"a", "b"}
 
 
+def test_a_new_revision_alone_makes_no_new_run(journal: Journal) -> None:
+    first = fail(journal)
+    assert fail(journal, source="etcd://h/p", revision=7) == first, "as after an upgrade"
+    assert fail(journal, source="etcd://h/p", revision=9) == first
+    (run,) = journal.runs()
+    assert run.repeated is not None
+    assert (run.repeated.count, run.repeated.source, run.repeated.revision) == (2, "etcd://h/p", 9)
+    assert (run.header.source, run.header.revision) == ("", 0)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

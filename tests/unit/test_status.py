@@ -17,6 +17,7 @@ from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.records import FIRST_JOURNAL, Repeated, RunHeader, RunRecord
+from rait.domain.signed import Signed
 from rait.domain.status import (
     LinkStatus,
     PeersAge,
@@ -253,6 +254,22 @@ def test_the_last_change_is_told_by_its_end() -> None:
     assert told(done, NOW - 100) == (NOW + 3, 0, "done", 0)
     again = structs.replace(done, repeated=Repeated(4, (NOW + 60) * NS))
     assert told(again, NOW + 61) == (NOW + 60, 1, "done", 4)
+
+
+def test_the_last_change_says_which_list_was_read_last() -> None:
+    def told(last: RunRecord) -> tuple[object, ...]:
+        found = look(last=last).last_change
+        assert found is not None
+        return (found.source, found.revision, found.peers_digest, found.signed)
+
+    by = Signed("ABCD", "serial", 5)
+    header = structs.replace(
+        run().header, source="etcd://h/p", revision=7, peers_digest="d", signed=by
+    )
+    done = structs.replace(run(status="done"), header=header)
+    assert told(done) == ("etcd://h/p", 7, "d", by)
+    again = Repeated(4, NOW * NS, "c", "e", "etcd://h/p", 9)
+    assert told(structs.replace(done, repeated=again)) == ("etcd://h/p", 9, "e", by)
 
 
 def test_rates_are_of_links_that_were_there_all_the_time() -> None:

@@ -108,6 +108,11 @@ class PeersList:
         self._signature = news.signature or ""
         return self._text
 
+    @property
+    def revision(self) -> int:
+        """That of the list which ``read`` gave, 0 if its source has none."""
+        return self._version.revision
+
     def forget(self, why: str) -> None:
         """Take the kept list for missing, as it must not be used."""
         self.kept, self.absence = None, why

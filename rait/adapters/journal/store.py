@@ -105,11 +105,14 @@ class Appender(Log):
     def count_attempt(self, scope: str) -> None:
         """Count the attempt, which has ended like the run that it repeats."""
         known, attempt = self._attempted(scope)
+        header = attempt.header
         total = Repeated(
             known.total.count + 1,
             max(self._now(), known.total.until),  # the clock may have been set back
-            attempt.header.config_digest,
-            attempt.header.peers_digest,
+            header.config_digest,
+            header.peers_digest,
+            header.source,
+            header.revision,
         )
         self._put(scope, Repeats(known.run, total))
 
