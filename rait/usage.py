@@ -206,9 +206,7 @@ Show what `rait up` would do, and write nothing anywhere. With --against, plan f
 show what a change does to each node.
 """
 
-_EXPORT = """\
-Print this node's state as JSON for `rait plan --against`. It holds no private key.
-"""
+_EXPORT = "Print this node's state as JSON for `rait plan --against`. It holds no private key."
 
 
 def _plan(parser: ArgumentParser) -> None:
@@ -238,9 +236,7 @@ Show the runs that changed something, and what each did, newest last. `rait log 
 run whole, `rait log verify` examines the hash chain, `rait log prune` drops what is old.
 """
 
-_LOG_SHOW = """\
-Show one run whole, of whichever configuration it is, with the number of each event.
-"""
+_LOG_SHOW = "Show one run whole, of whichever configuration it is, with the number of each event."
 
 _LOG_VERIFY = """\
 Examine every row of the journal: each entry's hash covers the entry before it. The exit status is

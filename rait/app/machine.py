@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.closing import Closing
@@ -41,7 +41,7 @@ from rait.domain.events import (
     ToBabeld,
 )
 from rait.domain.records import BABELD
-from rait.domain.topology import BackendKind, Link, Origin, Rule
+from rait.domain.topology import BackendKind, Link, Origin
 from rait.domain.vrf import vrfs_among
 
 if TYPE_CHECKING:
@@ -156,22 +156,20 @@ class Machine(Closing):
                 others = {n: i.kind for n, i in interfaces.items() if n not in found}
             if ns.spec == "":
                 vrfs = vrfs_among(interfaces.values())
-        of_all: dict[str, Rule] = {}
-        of_others: frozenset[str] = frozenset()
-        if rules:
-            from rait.adapters import vrf
-
-            of_all, of_others = vrf.rules()
-        return Observation(
+        observation = Observation(
             now=int(time.time()),
             links=links,
             doubles=tuple(doubles),
             unread=unread,
             others=others,
             vrfs=vrfs,
-            rules=of_all,
-            rules_of_others=of_others,
         )
+        if not rules:
+            return observation
+        from rait.adapters import vrf
+
+        of_all, of_others = vrf.rules()
+        return structs.replace(observation, rules=of_all, rules_of_others=of_others)
 
     def trace(
         self, missing: Sequence[Link], looked_at: Container[str]

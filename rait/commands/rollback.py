@@ -49,37 +49,36 @@ class ConflictError(RaitError):
 
 def _run_to_undo(session: Session, number: int | None) -> RunRecord:
     """The run of this number, by default the last of this node that changed a link."""
-    journal = session.journal
-    if number is not None:
-        record = journal.run(number)
-        if record.header.scope != session.name:
-            raise ConfigError(
-                f"run {number} is of another configuration, {record.header.scope}, and not of "
-                f"{session.name}"
-            )
-        if not done_events(record):
-            raise MachineError(f"run {number} changed nothing, so there is nothing to take back")
-        if only_told_babeld(record):
-            raise MachineError(
-                f"run {number} only told babeld of links, so there is nothing to take back: babeld "
-                "follows the links that there are"
-            )
-    else:
-        runs = journal.runs(scope=session.name)
-        undone = {run.header.takes_back for run in runs} - {0}
-        did = [
-            run
-            for run in runs
-            if not (only_told_babeld(run) or run.header.takes_back or run.id in undone)
-        ]
-        if not did:
-            pruned = journal.pruned()
-            note = f": entries up to {pruned} were pruned" if pruned else ""
-            others = others_text(journal, (session.name,))
-            note += f"; {others}" if others else ""
-            raise MachineError(f"no run of this configuration changed anything{note}")
-        record = did[-1]
+    if number is None:
+        return _last_to_undo(session)
+    record = session.journal.run(number)
+    if record.header.scope != session.name:
+        raise ConfigError(
+            f"run {number} is of another configuration, {record.header.scope}, and not of "
+            f"{session.name}"
+        )
+    if not done_events(record):
+        raise MachineError(f"run {number} changed nothing, so there is nothing to take back")
+    if only_told_babeld(record):
+        raise MachineError(
+            f"run {number} only told babeld of links, so there is nothing to take back: babeld "
+            "follows the links that there are"
+        )
     return record
+
+
+def _last_to_undo(session: Session) -> RunRecord:
+    journal = session.journal
+    runs = journal.runs(scope=session.name)
+    undone = {run.header.takes_back for run in runs} - {0}
+    for run in reversed(runs):
+        if not (only_told_babeld(run) or run.header.takes_back or run.id in undone):
+            return run
+    pruned = journal.pruned()
+    note = f": entries up to {pruned} were pruned" if pruned else ""
+    others = others_text(journal, (session.name,))
+    note += f"; {others}" if others else ""
+    raise MachineError(f"no run of this configuration changed anything{note}")
 
 
 def _goal(session: Session, record: RunRecord, force: bool) -> Goal:

@@ -82,15 +82,9 @@ def resolve(
     ``timeout`` is in seconds, for all hosts together; one name takes NAME_SECONDS at the most.
     ``locations`` are the paths of hosts in the peers document, for the warnings.
     """
-    wanted = dict.fromkeys(hosts)
-    found: Addresses = {}
-    names: list[Host] = []
-    for host in wanted:
-        literal = ip_literal(host[0])
-        if literal is None:
-            names.append(host)
-        elif literal[0] == host[1]:
-            found[host] = (literal[1],)
+    literals = {host: ip_literal(host[0]) for host in hosts}
+    found: Addresses = {h: (each[1],) for h, each in literals.items() if each and each[0] == h[1]}
+    names = [host for host, literal in literals.items() if literal is None]
     if not names:
         return LookUp(found)
     crew = _Crew(in_order(names, source), transit, timeout)

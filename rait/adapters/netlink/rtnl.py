@@ -129,7 +129,7 @@ def read_interfaces(rtnl: NetlinkSocket) -> dict[str, Interface]:
             addresses.setdefault(index, []).append(address)
     names = {index: _text(found[IFLA_IFNAME]) for index, _, found in links if IFLA_IFNAME in found}
     return {
-        names[index]: _interface(names[index], index, flags, found, names, addresses.get(index, ()))
+        names[index]: _interface(index, flags, found, names, addresses.get(index, ()))
         for index, flags, found in links
         if index in names
     }
@@ -308,19 +308,14 @@ def vrf_table(found: dict[int, Any]) -> int | None:
 
 
 def _interface(
-    name: str,
-    index: int,
-    flags: int,
-    found: dict[int, Any],
-    names: dict[int, str],
-    addresses: Sequence[str],
+    index: int, flags: int, found: dict[int, Any], names: dict[int, str], addresses: Sequence[str]
 ) -> Interface:
     master = found.get(IFLA_MASTER)
     kind = kind_of(found)
     first = next(filter(is_link_local, addresses), None)
     rest = [each for each in addresses if each != first]
     return Interface(
-        name=name,
+        name=names[index],
         index=index,
         kind=kind,
         mtu=found.get(IFLA_MTU, 0),

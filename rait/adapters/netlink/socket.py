@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from struct import Struct
 from typing import TypeVar
 
@@ -250,15 +251,7 @@ class NetlinkSocket(Closing):
         return answers
 
     def _ask_batch(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError]:
-        first = self._sequence + 1
-        last = first + len(batch) - 1
-        self._sequence = last
-        self._send(
-            [
-                encode(r, first + i, NLM_F_ACK if first + i == last else 0)
-                for i, r in enumerate(batch)
-            ]
-        )
+        first = self._begin(batch, [0] * (len(batch) - 1) + [NLM_F_ACK])
         bodies: list[list[bytes]] = [[] for _ in batch]
         errors: dict[int, NetlinkError] = {}
         while True:
@@ -272,7 +265,7 @@ class NetlinkSocket(Closing):
                 error = failure(reply)
                 if error is not None:
                     errors[index] = error
-                if reply.sequence == last:
+                if index == len(batch) - 1:
                     return [errors.get(i, body) for i, body in enumerate(bodies)]
 
     def dump(self, request: Request) -> list[bytes]:
@@ -311,9 +304,7 @@ class NetlinkSocket(Closing):
 
     def _dump_together(self, batch: Sequence[Request]) -> list[list[bytes] | NetlinkError | None]:
         """Try each dump once; None for one during which what it lists was changed."""
-        first = self._sequence + 1
-        self._sequence += len(batch)
-        self._send([encode(r, first + i, NLM_F_DUMP) for i, r in enumerate(batch)])
+        first = self._begin(batch, [NLM_F_DUMP] * len(batch))
         bodies: list[list[bytes]] = [[] for _ in batch]
         results: list[list[bytes] | NetlinkError | None] = [None] * len(batch)
         interrupted: set[int] = set()
@@ -332,6 +323,13 @@ class NetlinkSocket(Closing):
                 else:
                     bodies[index].append(reply.body)
         return results
+
+    def _begin(self, batch: Sequence[Request], flags: Sequence[int]) -> int:
+        """Send requests, each with flags of its own; the sequence number of the first."""
+        first = self._sequence + 1
+        self._sequence += len(batch)
+        self._send(list(map(encode, batch, count(first), flags)))
+        return first
 
     def _send(self, messages: Sequence[bytes]) -> None:
         try:
