@@ -120,7 +120,7 @@ class _Transfer:
             timeout=self._timeout,
             # By itself, httpx asks for several codings, and undoes as many as a server piles up.
             headers={"Accept-Encoding": "identity"},
-            cookies=_NoCookies(),
+            cookies=NoCookies(),
         ) as client:
             request = client.build_request("GET", url)
             for _ in range(REDIRECTS + 1):
@@ -205,7 +205,7 @@ class _Transfer:
         return data
 
 
-class _NoCookies(CookieJar):
+class NoCookies(CookieJar):
     """Takes no cookies: transfers are independent, and a server may send cookies slow to parse."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:

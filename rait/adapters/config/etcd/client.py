@@ -6,16 +6,20 @@ What a member says counts only if it is whole: a message that is cut off is no J
 
 from __future__ import annotations
 
+import asyncio
+import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
-from functools import lru_cache
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
 import httpx
 import msgspec
 
+from rait.adapters.config.etcd import trust
 from rait.adapters.config.etcd.messages import (
     Authenticated,
     Changes,
@@ -25,18 +29,32 @@ from rait.adapters.config.etcd.messages import (
     encoded,
 )
 from rait.adapters.config.etcd.url import Target
+from rait.adapters.config.web import NoCookies
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 
 Message = TypeVar("Message")
 
 MEMBER_SECONDS = 5.0
-"""How long one member may take to begin its answer, before the next is asked."""
+"""How long one member may take for its answer, before the next is asked."""
+
+BYTES_PER_SECOND = 64 * 1024
+"""A member that sends so many has a second more for its answer, so one that drips is told from one
+behind a slow network."""
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes of an answer that is no list."""
 
-_UNAUTHENTICATED = ("invalid auth token", "auth: revision in header is old")
+LONGEST_LINE = 8 * MAX_MESSAGE
+"""Bytes of one message of a stream. One tells of up to 1000 revisions."""
+
+_IDLE_SECONDS = 60.0
+"""How long a connection stays open for the next question: longer than any heartbeat."""
+
+_FAILED = (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError)
+"""What httpx and the look-up of a name raise."""
+
+_OLD_TOKEN = ("invalid auth token", "revision of auth store is old", "revision in header is old")
 _UNAVAILABLE = (4, 14)
 """Codes of gRPC: DEADLINE_EXCEEDED and UNAVAILABLE, as where a member has no leader."""
 
@@ -46,6 +64,28 @@ _ADVICE = {
     "permission denied": "the role of the user does not allow it",
     "user name is empty": "etcd wants a user: etcds://USER@HOST/PREFIX?password_file=PATH",
     "authentication failed": "look at the user and at the password_file",
+    "authentication is not enabled": "etcd has no users: run `etcdctl auth enable`, or leave user "
+    "and password_file out",
+}
+_LATE = (
+    f"no answer within {MEMBER_SECONDS:g} seconds; a member answers only while most of the cluster "
+    "is there"
+)
+_ENDED = (
+    "it ended the connection; a member that speaks TLS wants etcds://, and maybe cert and key; any "
+    "other wants etcd://"
+)
+_ADVICE_OF_CONNECTIONS = {
+    "WRONG_VERSION_NUMBER": _ENDED,
+    "UNEXPECTED_EOF": _ENDED,
+    "EndOfStream": _ENDED,
+    "Broken pipe": _ENDED,
+    "Connection reset": _ENDED,
+    "Server disconnected": _ENDED,
+    "CERTIFICATE_REQUIRED": "it wants a certificate of ours: name it with cert=PATH and key=PATH",
+    "ALERT_BAD_CERTIFICATE": "it does not take our certificate, or wants one: look at cert and key",
+    "ALERT_UNKNOWN_CA": "it does not know who signed our certificate: look at cert and key",
+    "ALERT_CERTIFICATE_EXPIRED": "our certificate is expired: renew cert and key",
 }
 
 _tokens: dict[tuple[tuple[str, ...], str, str], str] = {}
@@ -61,20 +101,28 @@ class RefusedError(SourceError):
 
 
 class Client:
-    """A client of a cluster. ``name`` stands for its URL in messages."""
+    """A client of a cluster. ``name`` stands for its URL in messages.
 
-    def __init__(self, target: Target, name: str) -> None:
+    The member with the number ``first`` is asked first. The files of the URL are read here, so a
+    client is for one conversation. Raises SourceError.
+    """
+
+    def __init__(self, target: Target, name: str, first: int = 0) -> None:
         self._target = target
         self._name = name
-        self._at = 0
+        self._at = first % len(target.members)
+        self._problems: dict[str, list[str]] = {}
         self._http = httpx.AsyncClient(
-            verify=_trust(target, name),
+            verify=self._from_files(lambda: trust.context(target)),
             trust_env=False,
-            timeout=httpx.Timeout(MEMBER_SECONDS),
+            timeout=None,  # noqa: S113 - each answer has its own
+            limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
             headers={"Accept-Encoding": "identity"},
+            cookies=NoCookies(),
         )
 
     async def __aenter__(self) -> Client:
+        asyncio.get_running_loop().set_default_executor(_LookUps())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,23 +132,40 @@ class Client:
         self, path: str, message: dict[str, Any], kind: type[Message], limit: int = MAX_MESSAGE
     ) -> Message:
         """The answer to a request, by the first member that has one. Raises SourceError."""
-        problems = []
+        self._problems.clear()
         for _ in self._target.members:
             try:
                 return await self.ask(path, message, kind, limit)
             except MemberError as error:
-                problems.append(f"{self.member}: {error}")
+                self._problems.setdefault(str(error), []).append(self.member)
                 self.move_on()
-        raise self.failed("; ".join(problems))
+        raise self._none()
+
+    def _none(self, *more: str) -> SourceError:
+        whose = (f"{', '.join(members)}: {why}" for why, members in self._problems.items())
+        return self.failed("; ".join((*whose, *more)))
+
+    async def within(self, seconds: float, work: Awaitable[Message]) -> Message:
+        """The result of ``work``, or SourceError after so many seconds."""
+        try:
+            with anyio.fail_after(seconds):
+                return await work
+        except TimeoutError:
+            raise self._none(f"no whole answer within {seconds:g} seconds") from None
 
     @property
     def member(self) -> str:
         """The base URL of the member that is asked."""
         return self._target.members[self._at]
 
+    @property
+    def next(self) -> int:
+        """The number of the member after the one that is asked."""
+        return (self._at + 1) % len(self._target.members)
+
     def move_on(self) -> None:
         """Ask the next member from now on."""
-        self._at = (self._at + 1) % len(self._target.members)
+        self._at = self.next
 
     def failed(self, why: str) -> SourceError:
         return SourceError(f"{self._name}: {why}")
@@ -108,23 +173,23 @@ class Client:
     @asynccontextmanager
     async def changes(self, message: dict[str, Any]) -> AsyncIterator[AsyncIterator[Changes]]:
         """The stream of one member, of what is no older than asked for. Raises MemberError."""
+        headers = await self._headers()
         try:
-            async with self._http.stream(
-                "POST",
-                f"{self.member}/v3/watch",
-                content=encoded({"create_request": message}),
-                headers=await self._headers(),
-                timeout=httpx.Timeout(MEMBER_SECONDS, read=None),
-            ) as response:
+            with anyio.fail_after(MEMBER_SECONDS):
+                response = await self._send("/v3/watch", {"create_request": message}, headers)
+            async with aclosing(response):
                 if response.status_code != httpx.codes.OK:
-                    raise self._refusal(await self._body(response, MAX_MESSAGE))
+                    with anyio.fail_after(MEMBER_SECONDS) as scope:
+                        raise self._refusal(
+                            await self._body(response, MAX_MESSAGE, scope), response
+                        )
                 yield self._streamed(response)
-        except httpx.HTTPError as error:
+        except _FAILED as error:
             raise MemberError(_why(error)) from None
 
     async def _streamed(self, response: httpx.Response) -> AsyncIterator[Changes]:
         async for line in _lines(response):
-            message = self._decoded(Streamed, line)
+            message = self._decoded(Streamed, line, response)
             if message.error is not None:
                 raise self._refused(message.error)
             if message.result is not None:
@@ -138,7 +203,7 @@ class Client:
         try:
             return await self._post(path, message, kind, limit, await self._headers())
         except RefusedError as error:
-            if not self._target.user or not any(why in str(error) for why in _UNAUTHENTICATED):
+            if not self._target.user or not any(why in str(error) for why in _OLD_TOKEN):
                 raise
             self.log_out()
             return await self._post(path, message, kind, limit, await self._headers())
@@ -155,20 +220,25 @@ class Client:
         if not self._target.user:
             return {}
         if self._whose not in _tokens:
-            login = {"name": self._target.user, "password": self._password()}
+            secret = self._from_files(lambda: trust.password(self._target.password_file))
+            login = {"name": self._target.user, "password": secret}
             path = "/v3/auth/authenticate"
             answer = await self._post(path, login, Authenticated, MAX_MESSAGE, {})
             _tokens[self._whose] = answer.token
         return {"Authorization": _tokens[self._whose]}
 
-    def _password(self) -> str:
-        path = self._target.password_file
+    def _from_files(self, read: Callable[[], Message]) -> Message:
         try:
-            with open(path, encoding="utf-8") as file:
-                return file.readline(4096).rstrip("\r\n")
-        except (OSError, UnicodeError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-            raise self.failed(f"the password file {path} cannot be read: {why}") from None
+            return read()
+        except ValueError as error:
+            raise self.failed(str(error)) from None
+
+    async def _send(
+        self, path: str, message: dict[str, Any], headers: dict[str, str]
+    ) -> httpx.Response:
+        url = f"{self.member}{path}"
+        request = self._http.build_request("POST", url, content=encoded(message), headers=headers)
+        return await self._http.send(request, stream=True)
 
     async def _post(
         self,
@@ -179,39 +249,65 @@ class Client:
         headers: dict[str, str],
     ) -> Message:
         try:
-            async with self._http.stream(
-                "POST", f"{self.member}{path}", content=encoded(message), headers=headers
-            ) as response:
-                raw = await self._body(response, limit)
-        except httpx.HTTPError as error:
+            with anyio.fail_after(MEMBER_SECONDS) as scope:
+                async with aclosing(await self._send(path, message, headers)) as response:
+                    is_good = response.status_code == httpx.codes.OK
+                    raw = await self._body(response, limit if is_good else MAX_MESSAGE, scope)
+        except _FAILED as error:
             raise MemberError(_why(error)) from None
-        if response.status_code != httpx.codes.OK:
-            raise self._refusal(raw)
-        return self._decoded(kind, raw)
+        if not is_good:
+            raise self._refusal(raw, response)
+        return self._decoded(kind, raw, response)
 
-    async def _body(self, response: httpx.Response, limit: int) -> bytes:
+    async def _body(
+        self, response: httpx.Response, limit: int, scope: anyio.CancelScope
+    ) -> bytearray:
         raw = bytearray()
         async for part in response.aiter_raw():
             raw += part
+            scope.deadline += len(part) / BYTES_PER_SECOND
             if len(raw) > limit:
                 raise self.failed(f"an answer of more than {limit} bytes, the most that rait reads")
-        return bytes(raw)
+        return raw
 
-    def _decoded(self, kind: type[Message], raw: bytes) -> Message:
+    def _decoded(
+        self, kind: type[Message], raw: bytes | bytearray, response: httpx.Response
+    ) -> Message:
         try:
             return decoded(kind, raw)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            raise MemberError("its answer is not one of etcd's JSON gateway") from None
+            raise _no_etcd(raw, response) from None
 
-    def _refusal(self, raw: bytes) -> Exception:
-        return self._refused(self._decoded(Failure, raw))
+    def _refusal(self, raw: bytearray, response: httpx.Response) -> Exception:
+        failure = self._decoded(Failure, raw, response)
+        return self._refused(failure) if _said(failure) else _no_etcd(raw, response)
 
     def _refused(self, failure: Failure) -> Exception:
-        said = failure.message or failure.error
+        said = _said(failure)
         if (failure.code or failure.grpc_code) in _UNAVAILABLE:
             return MemberError(shown(said))
         advice = next((text for part, text in _ADVICE.items() if part in said), "")
         return RefusedError(f"{self._name}: etcd says {shown(said)}{advice and f'; {advice}'}")
+
+
+class _LookUps(ThreadPoolExecutor):
+    """A daemon for each look-up of a name: nothing can interrupt one, and no process waits for it.
+
+    An event loop does its look-ups by its default executor, which must be a ThreadPoolExecutor.
+    """
+
+    def submit(self, look_up: Callable[..., Any], /, *names: Any, **how: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                future.set_result(look_up(*names, **how))
+            except BaseException as error:  # noqa: BLE001 - it is for whoever waits
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="rait-etcd-name", daemon=True).start()
+        return future
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -223,41 +319,33 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
             yield bytes(rest + line)
             rest.clear()
         rest += last
-        if len(rest) > _LONGEST_LINE:
-            raise MemberError("a message that is too large")
+        if len(rest) > LONGEST_LINE:
+            raise MemberError(f"a message of more than {LONGEST_LINE} bytes")
 
 
-_LONGEST_LINE = 32 * MAX_MESSAGE
+def _said(failure: Failure) -> str:
+    return failure.message or failure.error
 
 
-def _trust(target: Target, name: str) -> ssl.SSLContext | bool:
-    if not target.members[0].startswith("https:"):
-        return False
-    try:
-        return _context(target.ca, target.cert, target.key)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        files = ", ".join(path for path in (target.ca, target.cert, target.key) if path)
-        raise SourceError(f"{name}: TLS cannot begin with {files}: {error}") from None
+def _no_etcd(raw: bytes | bytearray, response: httpx.Response) -> MemberError:
+    if b"HTTP request to an HTTPS server" in raw:
+        return MemberError("it speaks TLS: write etcds:// in place of etcd://")
+    status = "" if response.status_code == httpx.codes.OK else f" (HTTP {response.status_code})"
+    return MemberError(f"its answer{status} is not one of etcd's JSON gateway")
 
 
-@lru_cache(maxsize=1)
-def _context(ca: str, cert: str, key: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca or None)
-    if cert:
-        context.load_cert_chain(cert, key)
-    return context
-
-
-def _why(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {MEMBER_SECONDS:g} seconds"
-    return str(error) or type(error).__name__
-
-
-async def at_most(seconds: float, name: str, work: Awaitable[Message]) -> Message:
-    """The result of ``work``, or SourceError after so many seconds."""
-    try:
-        with anyio.fail_after(seconds):
-            return await work
-    except TimeoutError:
-        raise SourceError(f"{name}: no whole answer within {seconds:g} seconds") from None
+def _why(error: BaseException) -> str:
+    """What went wrong first, of which httpx makes other errors."""
+    if isinstance(error, TimeoutError):
+        return _LATE
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    if isinstance(first, BaseExceptionGroup):  # of a name with several addresses
+        first = first.exceptions[0]
+    if isinstance(first, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {first.verify_message}; look at ca and the host"
+    text = getattr(first, "strerror", None) or str(first) or type(first).__name__
+    if isinstance(first, ConnectionError) and first.errno:
+        text = os.strerror(first.errno)  # asyncio says it in many words
+    return next((advice for part, advice in _ADVICE_OF_CONNECTIONS.items() if part in text), text)

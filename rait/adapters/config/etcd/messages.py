@@ -7,27 +7,34 @@ they are decoded without ``strict``. What has its default is left out by etcd.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Message = TypeVar("Message")
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""What can be sent back."""
+Token = Annotated[str, Meta(pattern=r"\A[!-~]{1,8192}\Z")]
+"""What can be sent back as a field of HTTP."""
 
 
 class Header(Struct, frozen=True):
+    """``raft_term`` grows with each election."""
+
     cluster_id: int = 0
     member_id: int = 0
-    revision: int = 0
+    revision: Number = 0
+    raft_term: Number = 0
 
 
-class KeyValue(Struct, frozen=True):
+class KeyValue(Struct, frozen=True, gc=False):
     """``lease`` is 0 where the key has none. Of a deletion there is no value."""
 
     key: bytes
     value: bytes = b""
-    mod_revision: int = 0
-    lease: int = 0
+    mod_revision: Number = 0
+    lease: Number = 0
 
 
 class Range(Struct, frozen=True):
@@ -35,7 +42,7 @@ class Range(Struct, frozen=True):
 
     header: Header
     kvs: tuple[KeyValue, ...] = ()
-    count: int = 0
+    count: Number = 0
 
 
 class Written(Struct, frozen=True):
@@ -43,18 +50,18 @@ class Written(Struct, frozen=True):
 
 
 class Authenticated(Struct, frozen=True):
-    token: str = ""
+    token: Token
 
 
 class Lease(Struct, frozen=True):
     """``TTL`` is 0 where there is no such lease any more."""
 
-    ID: int = 0
+    ID: Number = 0
     TTL: int = 0
     grantedTTL: int = 0  # noqa: N815 - as etcd spells it
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     kv: KeyValue
     type: str = "PUT"
 
@@ -66,7 +73,7 @@ class Changes(Struct, frozen=True):
     created: bool = False
     canceled: bool = False
     cancel_reason: str = ""
-    compact_revision: int = 0
+    compact_revision: Number = 0
     events: tuple[Event, ...] = ()
 
 
@@ -91,7 +98,7 @@ class StreamedLease(Struct, frozen=True):
     error: Failure | None = None
 
 
-def decoded(kind: type[Message], raw: bytes) -> Message:
+def decoded(kind: type[Message], raw: bytes | bytearray) -> Message:
     """A message of this kind. Raises msgspec.MsgspecError and UnicodeError for what is none."""
     return msgspec.json.decode(raw, type=kind, strict=False)
 

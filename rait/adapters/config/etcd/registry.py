@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rait.adapters.config.etcd import messages
-from rait.adapters.config.etcd.client import Client, MemberError, at_most
+from rait.adapters.config.etcd.client import Client, MemberError
 from rait.adapters.config.etcd.entries import line_of
 from rait.adapters.config.etcd.url import Target, parse
 from rait.adapters.config.remote import Answer, Display, Tell
 from rait.adapters.config.version import Version, url_digest
+from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 from rait.domain.replica import Change, Replica
 
@@ -24,8 +25,13 @@ Result = TypeVar("Result")
 READ_SECONDS = 20.0
 """How long it may take to read all keys."""
 
+_RANGE = "/v3/kv/range"
+
 HEARTBEAT = 10.0
 """Seconds: so often the member that tells of changes is asked whether it is alive."""
+
+MAX_KEYS = 100_000
+"""More keys than there are UDP ports, so than any node has links."""
 
 PAUSE = 0.2
 """Seconds before another member is asked for changes."""
@@ -41,7 +47,8 @@ def fetch(
     """As ``Remote.fetch``."""
 
     async def ask(client: Client, target: Target) -> Answer:
-        return _answer(await _read(client, target, limit), url, limit, display(url))
+        found = await _read(client, target, limit)
+        return _answer(_replica(found, target), url, limit, display(url))
 
     return _run(url, display, timeout, ask)
 
@@ -60,7 +67,7 @@ def _run(
 
     async def ask() -> Result:
         async with Client(target, name) as client:
-            return await at_most(timeout, name, work(client, target))
+            return await client.within(timeout, work(client, target))
 
     def run() -> None:
         try:
@@ -85,115 +92,131 @@ def _run(
 async def follow(url: str, display: Display, limit: int, tell: Tell) -> None:
     """As ``Live.follow``."""
     name = display(url)
-    target = parse(url, name)
-    async with Client(target, name) as client:
-        await _Follower(client, target, url, name, limit, tell).run()
+    await _Follower(parse(url, name), url, name, limit, tell).run()
 
 
 class _Follower:
     """Holds what etcd has, from one read and the changes since.
 
     The changes come from one member. Where it fails, the next one goes on from the newest revision
-    that is known. All is read anew where the changes since then are gone (they were compacted), and
-    where the cluster is another one, or is back at an older revision.
+    that is known. All is read anew where the changes since then are gone (they were compacted),
+    where a member does not tell of them, and where the cluster is another one, or was restored as
+    it was once.
     """
 
-    def __init__(
-        self, client: Client, target: Target, url: str, name: str, limit: int, tell: Tell
-    ) -> None:
-        self._client = client
+    def __init__(self, target: Target, url: str, name: str, limit: int, tell: Tell) -> None:
         self._target = target
         self._url, self._name = url, name
         self._limit = limit
         self._tell = tell
         self._replica = Replica(0, 0, {})
+        self._term = 0
+        self._must_read = True
         self._why = ""
         self._error: SourceError | None = None
-        self._alive_at = 0.0
+        self._heard_at = time.monotonic()
 
     async def run(self) -> None:
-        await self._read()
-        failures = 0
+        member = 0
         while True:
-            began = time.monotonic()
-            await self._hear_one()
+            async with Client(self._target, self._name, member) as client:
+                await self._hear_one(client)
+                member = client.next
             if self._error is not None:
                 raise self._error
-            failures = 0 if self._alive_at > began else failures + 1
-            if failures >= len(self._target.members):
-                raise self._client.failed(f"no member tells of changes: {self._why}")
-            self._client.move_on()
+            if time.monotonic() > self._heard_at + HEARTBEAT:
+                raise SourceError(f"{self._name}: no member tells of changes: {self._why}")
             await anyio.sleep(PAUSE)
 
-    async def _read(self) -> None:
-        reading = _read(self._client, self._target, self._limit)
-        self._take(await at_most(READ_SECONDS, self._name, reading))
+    async def _hear_one(self, client: Client) -> None:
+        """Take the changes that one member tells, until it fails."""
+        async with anyio.create_task_group() as tasks:
+            try:
+                standing = "another" if self._must_read else await self._standing(client)
+                if standing == "another":
+                    await self._read(client)
+                elif standing == "same":
+                    self._confirm()
+                tasks.start_soon(self._beat, client, tasks)
+                await self._hear(client)
+            except MemberError as error:
+                self._why = f"{client.member}: {error}"
+            except SourceError as error:
+                self._error = error
+            tasks.cancel_scope.cancel()
+
+    async def _read(self, client: Client) -> None:
+        found = await client.within(READ_SECONDS, _read(client, self._target, self._limit))
+        self._must_read, self._term = False, found.header.raft_term
+        self._heard_at = time.monotonic()
+        self._take(_replica(found, self._target))
 
     def _take(self, replica: Replica) -> None:
         before, self._replica = self._replica, replica
         if replica.lines != before.lines or replica.cluster != before.cluster:
             self._tell(_answer(replica, self._url, self._limit, self._name))
-        self._alive_at = time.monotonic()
 
-    async def _hear_one(self) -> None:
-        """Take the changes that one member tells, until it fails."""
-        async with anyio.create_task_group() as tasks:
-            try:
-                if not await self._is_as_known(may_be_new=True):
-                    await self._read()
-                tasks.start_soon(self._beat, tasks)
-                await self._hear()
-            except MemberError as error:
-                self._why = f"{self._client.member}: {error}"
-            except SourceError as error:
-                self._error = error
-            tasks.cancel_scope.cancel()
+    def _confirm(self) -> None:
+        self._tell(Answer(None, _version(self._replica, self._url)))
 
-    async def _hear(self) -> None:
-        start = {"start_revision": self._replica.revision + 1, "progress_notify": True}
-        async with self._client.changes(_range(self._target) | start) as stream:
+    async def _hear(self, client: Client) -> None:
+        start = {"start_revision": self._replica.revision + 1}
+        async with client.changes(_range(self._target) | start) as stream:
             async for told in stream:
-                if told.canceled:
-                    if not told.compact_revision:
-                        raise MemberError(f"it ended the stream: {told.cancel_reason}")
-                    await self._read()
+                if told.compact_revision:
+                    self._must_read = True
                     return
-                if not told.created:
+                if told.canceled:
+                    raise MemberError(f"it ended the stream: {shown(told.cancel_reason)}")
+                if told.events:
+                    self._heard_at = time.monotonic()
                     changes = tuple(_change(each, self._target) for each in told.events)
-                    self._take(self._replica.told(changes, told.header.revision))
+                    self._take(self._replica.told(changes))
 
-    async def _beat(self, tasks: TaskGroup) -> None:
+    async def _beat(self, client: Client, tasks: TaskGroup) -> None:
         """Ask the member again and again whether it is alive, and has told all."""
         owed: Replica | None = None
         while True:
             await anyio.sleep(HEARTBEAT)
             try:
-                is_as_known = await self._is_as_known()
+                standing = await self._standing(client)
             except (MemberError, SourceError) as error:
-                self._why = f"{self._client.member}: {error}"
+                self._why = f"{client.member}: {error}"
                 break
-            if is_as_known:
-                self._tell(Answer(None, _version(self._replica, self._url)))
-            elif owed is self._replica:
-                self._why = f"{self._client.member}: it does not tell of changes"
+            if standing == "same":
+                self._heard_at = time.monotonic()
+                self._confirm()
+            elif standing == "another" or owed is self._replica:
+                self._why = f"{client.member}: it does not tell of changes"
+                self._must_read = True
                 break
-            owed = None if is_as_known else self._replica
+            owed = self._replica
         tasks.cancel_scope.cancel()
 
-    async def _is_as_known(self, *, may_be_new: bool = False) -> bool:
-        """Whether nothing was put since the known revision, and nothing removed.
+    async def _standing(self, client: Client) -> Literal["same", "newer", "another"]:
+        """Whether the registry is as it is known, or newer, or has another history.
 
-        That is seen from the number of keys and the newest revision among them. What is new is no
-        matter where it ``may_be_new``: it will be told.
+        That is seen from the number of keys and the newest revision among them: a key that is
+        deleted is one less, and one that is put has a newer revision.
         """
-        known = self._replica
+        known, keys = self._replica, _range(self._target)
+        # etcd goes through all keys to find newer ones. Where nothing at all was written since, to
+        # ask for one that is not there is enough.
+        found = await client.ask(_RANGE, {"key": keys["key"]}, messages.Range)
+        header = found.header
+        is_back = header.revision < known.revision or header.raft_term < self._term
+        if header.cluster_id != known.cluster or is_back:
+            return "another"
+        self._term = header.raft_term
+        if header.revision == known.revision:
+            return "same"
         newer = {"keys_only": True, "min_mod_revision": known.revision + 1, "limit": 1}
-        found = await self._client.ask("/v3/kv/range", _range(self._target) | newer, messages.Range)
-        self._alive_at = time.monotonic()
-        is_later = found.header.revision >= known.revision
-        if found.header.cluster_id != known.cluster or not is_later:
-            return False
-        return may_be_new or (not found.kvs and found.count == len(known.lines))
+        found = await client.ask(_RANGE, keys | newer, messages.Range)
+        if found.kvs or found.count != len(known.lines):
+            return "newer"
+        if self._replica is known:
+            self._replica = known.told((), found.header.revision)
+        return "same"
 
 
 def _change(event: messages.Event, target: Target) -> Change:
@@ -208,18 +231,23 @@ def _range(target: Target) -> dict[str, Any]:
     return {"key": key, "range_end": key[:-1] + bytes([key[-1] + 1])}
 
 
-async def _read(client: Client, target: Target, limit: int) -> Replica:
+async def _read(client: Client, target: Target, limit: int) -> messages.Range:
     # Of base64 and all that is around it, etcd makes less than three times the list.
-    found = await client.call("/v3/kv/range", _range(target), messages.Range, 3 * limit)
-    lines = {}
-    for each in found.kvs:
-        key = _name(each.key, target)
-        lines[key] = line_of(key, each.value)
+    found = await client.call(_RANGE, _range(target), messages.Range, 3 * limit)
+    if len(found.kvs) > MAX_KEYS:
+        raise client.failed(f"more than {MAX_KEYS} keys, the most that rait reads")
+    return found
+
+
+def _replica(found: messages.Range, target: Target) -> Replica:
+    keys = ((_name(each.key, target), each.value) for each in found.kvs)
+    lines = {key: line_of(key, value) for key, value in keys}
     return Replica(found.header.cluster_id, found.header.revision, lines)
 
 
 def _name(key: bytes, target: Target) -> str:
-    return key.decode("utf-8", "backslashreplace").removeprefix(target.prefix)
+    """What follows the prefix; bytes that are no text stay apart from all others."""
+    return key.decode("utf-8", "surrogateescape").removeprefix(target.prefix)
 
 
 def _version(replica: Replica, url: str) -> Version:
