@@ -40,22 +40,6 @@ def own_settings(
     return structs.replace(seen.settings, address=next(best, None), addresses=mine)
 
 
-def is_but_for_others(seen: LinkSettings, last: LinkSettings) -> bool:
-    """Whether what is ours of a link's settings is as the journal knows it, and wanted so.
-
-    This is ``own_settings`` in short, for the many links that do not change. It is False too where
-    that takes a closer look.
-    """
-    if seen == last:
-        return True
-    there, ours = seen.all_addresses, last.all_addresses
-    if any(each not in there for each in ours):
-        return False
-    if last.address is None and any(is_link_local(each) for each in there if each not in ours):
-        return False
-    return structs.replace(seen, address=last.address, addresses=last.addresses) == last
-
-
 def gives_link_local(settings: LinkSettings) -> bool:
     """Whether a policy gives a link-local address, instead of the one that rait makes up."""
     return any(map(is_link_local, settings.addresses))

@@ -62,7 +62,7 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
-from rait.domain.vrf import wanted_rules, wanted_vrfs
+from rait.domain.vrf import FAMILIES, wanted_rules, wanted_vrfs
 
 Addresses = Mapping[tuple[str, Family], tuple[str, ...]]
 """IP addresses, as canonical text, of each host name in each family that was looked up."""
@@ -495,10 +495,7 @@ def _shared_addresses(links: Mapping[str, Link]) -> Iterator[Problem]:
 
 
 def _by_family(config: Config) -> dict[Family, list[Transport]]:
-    found: dict[Family, list[Transport]] = {}
-    for transport in config.transports:
-        found.setdefault(transport.address_family, []).append(transport)
-    return found
+    return {f: [t for t in config.transports if t.address_family == f] for f in FAMILIES}
 
 
 def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:

@@ -51,7 +51,7 @@ from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, PeerUpdated, ToBabeld, replay
 from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, Ledger, Owed, due
-from rait.domain.link_addresses import given_by, gives_link_local, is_but_for_others, own_settings
+from rait.domain.link_addresses import given_by, gives_link_local, own_settings
 from rait.domain.ownership import Holdings, Scope, Stranger, holdings, is_in_place, occupied
 from rait.domain.topology import (
     ANYWHERE,
@@ -378,14 +378,12 @@ def _last(observed: ObservedLink, link: Link | None) -> Link | None:
 
 
 def _is_as(seen: Link, last: Link) -> bool:
-    """Whether all of ours that can be seen of a link is as the journal knows it.
+    """Whether all that can be seen of a link is as the journal knows it.
 
     Not every machine shows the transit namespace of a link.
     """
     return (
-        is_but_for_others(seen.settings, last.settings)
-        and seen.device == last.device
-        and seen.peers == last.peers
+        structs.replace(seen, origin=last.origin, notes=last.notes) == last
         and seen.origin.instance == last.origin.instance
         and seen.origin.transit in ("", last.origin.transit)
     )
@@ -450,10 +448,9 @@ class _Pair(Struct, frozen=True, kw_only=True):
             return structs.replace(seen, transit="")
         if seen.transit:
             return seen
-        sources = [link for link in (self.last, self.leftover) if link is not None]
-        if not sources and self.wanted is not None:
-            sources = [self.wanted]
-        origins = (link.origin for link in sources)
+        made = [link for link in (self.last, self.leftover) if link is not None]
+        assumed = [] if self.wanted is None else [self.wanted]
+        origins = (link.origin for link in made or assumed)
         transits = {origin.transit for origin in origins if origin.backend == seen.backend}
         return structs.replace(seen, transit=transits.pop()) if len(transits) == 1 else seen
 

@@ -16,7 +16,7 @@ from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.events import Event, LinkUpdated, replay
 from rait.domain.history import LastKnown
-from rait.domain.link_addresses import is_but_for_others, own_settings
+from rait.domain.link_addresses import own_settings
 from rait.domain.ownership import Scope
 from rait.domain.plan import link_local
 from rait.domain.reconcile import Change, Goal, reconcile
@@ -187,8 +187,5 @@ def test_what_need_not_be_looked_at_closely_is_as_a_close_look_has_it(
     node = Node()
     node.there = [*seen, DERIVED] if has_made_up else [*seen]
     link = node.seen()
-    closely = own_settings(link, last, last, frozenset()) == last.settings
-    shortly = is_but_for_others(link.settings, last.settings)
-    assert closely or not shortly
-    if not any(map(is_link_local, seen - wanted)):  # as nearly everywhere
-        assert closely == shortly
+    if link.settings == last.settings:
+        assert own_settings(link, last, last, frozenset()) == last.settings

@@ -122,7 +122,7 @@ class Block(Generic[Kind]):
         """
         for name, value in list(self.values.items()):
             if value is None:
-                self.refuse(_fields(self._kind)[name].refusal(None), name)
+                self.refuse(_refusal(_fields(self._kind)[name].type, None), name)
                 continue
             texts = value if isinstance(value, list | tuple) else (value,)
             problems = (_text_problem(name, text) for text in texts if isinstance(text, str))
@@ -193,46 +193,38 @@ class Block(Generic[Kind]):
         self._report_at(spelt, f"{UNKNOWN}; did you mean {near}?" if near else UNKNOWN)
 
 
-class _Field(Struct, frozen=True):
-    """A field of a struct: the type of its values, and what they must be, in words."""
-
-    type: Any
-    words: str
-    required: bool
-
-    def takes(self, value: object, *, strict: bool = True) -> bool:
-        try:
-            convert(value, self.type, strict=strict)
-        except _WRONG:
-            return False
-        return True
-
-    def refusal(self, value: object) -> str:
-        quoted = isinstance(value, str) and self.takes(value, strict=False)
-        hint = " (leave out the quotes)" if quoted else ""
-        return f"must be {self.words}, not {shown(value)}{hint}"
-
-
 def mistakes(kind: type[Struct], values: Mapping[str, object]) -> dict[str, str]:
     """The fields that are missing or wrong, each with a message that says what it must be."""
     found = {}
     for name, field in _fields(kind).items():
         if name not in values:
             if field.required:
-                found[name] = f"{name} is missing: {field.words}"
-        elif not field.takes(values[name]):
-            found[name] = field.refusal(values[name])
+                found[name] = f"{name} is missing: {_words(field.type)}"
+        elif not _takes(field.type, values[name]):
+            found[name] = _refusal(field.type, values[name])
     return found
 
 
 @cache
-def _fields(kind: type[Struct]) -> Mapping[str, _Field]:
-    return {
-        field.name: _Field(field.type, _words(field.type), field.required)
-        for field in structs.fields(kind)
-    }
+def _fields(kind: type[Struct]) -> Mapping[str, structs.FieldInfo]:
+    return {field.name: field for field in structs.fields(kind)}
 
 
+def _takes(kind: Any, value: object, *, strict: bool = True) -> bool:
+    try:
+        convert(value, kind, strict=strict)
+    except _WRONG:
+        return False
+    return True
+
+
+def _refusal(kind: Any, value: object) -> str:
+    quoted = isinstance(value, str) and _takes(kind, value, strict=False)
+    hint = " (leave out the quotes)" if quoted else ""
+    return f"must be {_words(kind)}, not {shown(value)}{hint}"
+
+
+@cache
 def _words(kind: Any) -> str:
     """The description of a type, or of the type that it is an optional or a list of."""
     own = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
