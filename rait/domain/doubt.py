@@ -86,16 +86,14 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
         for name, link in observed.links.items()
         if is_losing(link, desired.links.get(name))
     }
-    index = _Index(doubts.entries, doubts.transports) if losing else None
-    kept: dict[str, str] = {}
-    if doubts.old is not None:
-        kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
-    elif index is not None:
+    index = _Index(doubts.entries if losing else (), doubts.transports)
+    kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
+    if doubts.old is None:
         kept = _unread(losing, desired, index, doubts.describe)
     became, problems = with_kept(observed, desired, kept)
     # Some of the others stay all the same, as a link that stays has the port they were to get.
     lost = {n: link for n, link in losing.items() if _loses_its_peer(link, became.links.get(n))}
-    losses = _losses(lost, index, doubts.describe) if index is not None else []
+    losses = _losses(lost, index, doubts.describe)
     left = (Problem(f"left as it is, as {why}", "warning", (), n) for n, why in kept.items())
     problems = [*left, *problems]
     if doubts.old is not None:

@@ -16,7 +16,7 @@ from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
 from rait.domain.fleet import fleet_change
 from rait.domain.fleet_nodes import Member, own_addresses, planned_by
-from rait.domain.fleet_pairs import COMBINATIONS, PairChange
+from rait.domain.fleet_pairs import PairChange
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.plan import Plan
@@ -202,11 +202,10 @@ def _planned(old: Fleet, new: Fleet) -> Iterator[tuple[Member, Member, Plan, Pla
 def sync_is_idempotent(old: Fleet, new: Fleet) -> None:
     """A node that has synced the new version finds nothing to do in its next sync."""
     for _, member, then, now in _planned(old, new):
-        machine = Machine(seed=0)
-        known = _run(machine, member, then, LastKnown())
-        known = _run(machine, member, now, known)
-        again = plan_of(member, new, known.topology)
-        change = decide(machine, member, again, known)
+        machine, known = Machine(seed=0), LastKnown()
+        for planned in (then, now):
+            known = carry_out(machine, member, decide(machine, member, planned, known))
+        change = decide(machine, member, plan_of(member, new, known.topology), known)
         _refuse(
             "a second sync has something to do",
             (f"{_title(member)}: {_shown(event)}" for event in (*change.drift, *change.events)),
@@ -221,9 +220,8 @@ def decide(machine: Machine, member: Member, planned: Plan, known: LastKnown) ->
     return reconcile(machine.observe(), goal, known, scope)
 
 
-def _run(machine: Machine, member: Member, planned: Plan, known: LastKnown) -> LastKnown:
-    """Sync a machine, and give what the journal knows afterwards. Raises LawError if it fails."""
-    change = decide(machine, member, planned, known)
+def carry_out(machine: Machine, member: Member, change: Change) -> LastKnown:
+    """Carry a change out, and give what the journal knows then. Raises LawError if it fails."""
     outcomes = machine.apply(change.events, lambda _: False)
     _refuse(
         "an event fails",
@@ -271,10 +269,9 @@ def rollout_interrupts_none_but(old: Fleet, new: Fleet, *names: str) -> None:
 
 def _interruptions(pair: PairChange) -> Iterator[str]:
     one, other = pair.nodes
-    for mine, theirs in COMBINATIONS:
-        why = pair.reasons.get(f"{mine}/{theirs}")
-        if why is not None:
-            yield f"{one} ({mine} registry) and {other} ({theirs} registry): {why}"
+    for versions, why in pair.reasons.items():
+        mine, theirs = versions.split("/")
+        yield f"{one} ({mine} registry) and {other} ({theirs} registry): {why}"
 
 
 def no_guard_stops(old: Fleet, new: Fleet, *names: str) -> None:
