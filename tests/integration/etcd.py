@@ -99,7 +99,14 @@ class Member:
     def pause(self) -> None:
         """Let it do nothing, with all its connections open."""
         self.send(signal.SIGSTOP)
+        until(self._is_stopped)
         self.is_paused = True
+
+    def _is_stopped(self) -> bool:
+        """Whether each of its threads is (proc_pid_stat(5)), which takes a moment."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return {each.read_text().rpartition(")")[2].split()[0] for each in tasks} == {"T"}
 
     def wake(self) -> None:
         self.send(signal.SIGCONT)
@@ -205,7 +212,7 @@ class Cluster:
 
     def _answers(self, member: Member) -> bool:
         try:
-            self.ask(member, "/v3/kv/range", {"key": _raw("ready")})
+            self.ask(member, "/v3/kv/range", {"key": raw("ready")})
         except RefusedError as error:
             return "user name is empty" in str(error) or "permission denied" in str(error)
         except (OSError, http.client.HTTPException):
@@ -216,9 +223,20 @@ class Cluster:
         """What the members have logged, for a test that fails."""
         return "\n".join(f"{each.name}: {each.log.read_text()[-2000:]}" for each in self.members)
 
+    def restore(self, snapshot: Path) -> None:
+        """Be what the cluster was at a snapshot, which ``ctl("snapshot", "save", ...)`` made."""
+        for member in self.members:
+            member.kill()
+            shutil.rmtree(member.data)
+            peer = f"http://127.0.0.1:{member.peer_port}"
+            words = ["etcdctl", "snapshot", "restore", f"{snapshot}", "--name", member.name]
+            words += ["--data-dir", f"{member.data}", "--initial-advertise-peer-urls", peer]
+            machine.run([*words, *self._first])
+        self.heal()
+
     def clear(self) -> None:
         """Delete all keys."""
-        self.call("/v3/kv/deleterange", {"key": _raw(b"\0"), "range_end": _raw(b"\0")})
+        self.call("/v3/kv/deleterange", {"key": raw(b"\0"), "range_end": raw(b"\0")})
 
     def remove(self) -> None:
         """Kill all members, and remove what they have."""
@@ -281,17 +299,32 @@ class Cluster:
 
     def put(self, key: str, value: str | bytes, lease: int = 0) -> int:
         """Put a value, and give the revision that this made."""
-        message = {"key": _raw(key), "value": _raw(value), "lease": lease}
+        message = {"key": raw(key), "value": raw(value), "lease": lease}
         return int(self.call("/v3/kv/put", message)["header"]["revision"])
+
+    def once(self, counter: str, times: int, operation: dict[str, Any]) -> int:
+        """Do what is the write after so many ``times``, which ``counter`` counts, and just once.
+
+        A write that is tried again may be done twice, and the second time long after.
+        """
+        own = {"key": raw(counter)}
+        compare = {**own, "target": "VERSION", "result": "EQUAL", "version": times}
+        writes = [operation, {"request_put": own}]
+        answer = self.call("/v3/kv/txn", {"compare": [compare], "success": writes})
+        if not answer.get("succeeded"):
+            found = self.call("/v3/kv/range", own)["kvs"][0]
+            assert int(found["version"]) == times + 1
+            return int(found["mod_revision"])
+        return int(answer["header"]["revision"])
 
     def delete(self, key: str, prefix: bool = False) -> int:
         """Delete a key, or all that begin so, and give the newest revision."""
-        message = {"key": _raw(key), **({"range_end": _raw(_end(key))} if prefix else {})}
+        message = {"key": raw(key), **({"range_end": raw(_end(key))} if prefix else {})}
         return int(self.call("/v3/kv/deleterange", message)["header"]["revision"])
 
     def keys(self, prefix: str) -> dict[str, Key]:
         """What there is under a prefix."""
-        message = {"key": _raw(prefix), "range_end": _raw(_end(prefix))}
+        message = {"key": raw(prefix), "range_end": raw(_end(prefix))}
         found = self.call("/v3/kv/range", message).get("kvs", [])
         return {
             base64.b64decode(each["key"]).decode(): Key(
@@ -308,16 +341,18 @@ class Cluster:
 
     def revoke(self, lease: int) -> None:
         """End a lease now, as its end by itself does."""
-        self.call("/v3/lease/revoke", {"ID": lease})
+        with suppress(RefusedError):  # done already, at the first of two tries
+            self.call("/v3/lease/revoke", {"ID": lease})
 
     @property
     def revision(self) -> int:
-        return int(self.call("/v3/kv/range", {"key": _raw("revision")})["header"]["revision"])
+        return int(self.call("/v3/kv/range", {"key": raw("revision")})["header"]["revision"])
 
     def compact(self, revision: int = 0) -> None:
         """Forget what was before a revision, or before the newest one."""
         message = {"revision": revision or self.revision, "physical": True}
-        self.call("/v3/kv/compaction", message)
+        with suppress(RefusedError):  # done already
+            self.call("/v3/kv/compaction", message)
 
     def enable_auth(self) -> None:
         """Have users from now on: ROOT, who may do all, and those of ``add_user``."""
@@ -348,14 +383,15 @@ class Cluster:
         self.call("/v3/auth/user/grant", {"user": name, "role": name})
 
     def allow(self, role: str, kind: str, key: str) -> None:
-        permission = {"permType": kind.upper(), "key": _raw(key)}
+        permission = {"permType": kind.upper(), "key": raw(key)}
         if key.endswith("/"):
-            permission["range_end"] = _raw(_end(key))
+            permission["range_end"] = raw(_end(key))
         self.call("/v3/auth/role/grant", {"name": role, "perm": permission})
 
-    def ctl(self, *arguments: str, user: str = "") -> str:
+    def ctl(self, *arguments: str, user: str = "", members: Sequence[Member] = ()) -> str:
         """What etcdctl(1) prints, which must succeed."""
-        endpoints = ",".join(f"{self.scheme}://127.0.0.1:{each.port}" for each in self.members)
+        asked = members or self.members
+        endpoints = ",".join(f"{self.scheme}://127.0.0.1:{each.port}" for each in asked)
         words = [need("etcdctl", "etcd-client"), "--endpoints", endpoints]
         if self._authority is not None:
             cert, key = self._authority.certificate("admin")
@@ -373,7 +409,7 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 
-def _raw(value: str | bytes) -> str:
+def raw(value: str | bytes) -> str:
     return base64.b64encode(value.encode() if isinstance(value, str) else value).decode()
 
 
@@ -395,7 +431,7 @@ def cluster(**options: Any) -> Iterator[Cluster]:
 class Door:
     """Hands connections on to a port of this namespace's loopback, from its own port in another.
 
-    It can drop them all, as a network between them does.
+    It can drop them all, as a network between them does, and while ``is_shut`` it takes no more.
     """
 
     def __init__(self, port: int, netns: str | None = None, host: str = "127.0.0.1") -> None:
@@ -403,6 +439,7 @@ class Door:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_over = False
+        self.is_shut = False
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
         with machine.inside(netns) if netns else nullcontext():
             self._listener = socket.create_server((host, 0), family=kind, backlog=64)
@@ -432,6 +469,9 @@ class Door:
                 threading.Thread(target=self._hand_on, args=(self._listener.accept()[0],)).start()
 
     def _hand_on(self, near: socket.socket) -> None:
+        if self.is_shut:
+            near.close()
+            return
         with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as far:
             with self._lock:
                 self._open |= {near, far}
@@ -464,6 +504,13 @@ class Doors:
         """Cut all connections."""
         for each in self._all:
             each.drop()
+
+    def shut(self, is_shut: bool = True) -> None:
+        """Let nobody in any more, or let them in again."""
+        for each in self._all:
+            each.is_shut = is_shut
+            if is_shut:
+                each.drop()
 
     def close(self) -> None:
         for each in self._all:

@@ -33,6 +33,9 @@ HEARTBEAT = 10.0
 MAX_KEYS = 100_000
 """More keys than there are UDP ports, so than any node has links."""
 
+PATIENCE = 10.0
+"""Seconds without a word, after which following ends if each member was asked."""
+
 PAUSE = 0.2
 """Seconds before another member is asked for changes."""
 
@@ -117,14 +120,17 @@ class _Follower:
         self._heard_at = time.monotonic()
 
     async def run(self) -> None:
-        member = 0
+        member = failures = 0
         while True:
+            began = time.monotonic()
             async with Client(self._target, self._name, member) as client:
                 await self._hear_one(client)
                 member = client.next
             if self._error is not None:
                 raise self._error
-            if time.monotonic() > self._heard_at + HEARTBEAT:
+            failures = 1 if self._heard_at > began else failures + 1
+            is_long_ago = time.monotonic() > self._heard_at + PATIENCE
+            if is_long_ago and failures >= len(self._target.members):
                 raise SourceError(f"{self._name}: no member tells of changes: {self._why}")
             await anyio.sleep(PAUSE)
 
