@@ -26,6 +26,7 @@ from rait.app.load import (
     load_secret,
 )
 from rait.app.network import NETWORK, Network
+from rait.app.options import Options
 from rait.domain.config.schema import Config, Peer, Secret
 from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
 from rait.domain.policy import Policies
@@ -67,30 +68,24 @@ class Inputs(Struct, frozen=True, kw_only=True):
     preshared: Preshared = Preshared()
 
 
+Last = Callable[[Loaded, str], "Signed | None"]
+
+
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether the command needs the registry, and ``network`` gives what comes over the
-    network. ``last`` gives the signed peers list that a configuration accepted last, by its journal
-    and the public key of the node.
+    ``peers`` says whether the command needs the registry. ``last`` gives the signed peers list that
+    a configuration accepted last, by its journal and the public key of the node.
     """
 
     def __init__(
-        self,
-        url: str,
-        debug: Callable[[str], None],
-        *,
-        peers: bool = False,
-        network: Network = NETWORK,
-        last: Callable[[Loaded, str], Signed | None] = lambda *_: None,
+        self, options: Options, *, peers: bool = False, last: Last = lambda *_: None
     ) -> None:
-        self._url = url
-        self._debug = debug
+        self._options = options
         self._peers = peers
-        self._network = network
         self._last = last
         self._trust: Trust | None = None
-        self._texts = Texts(network.fetch)
+        self._texts = Texts(options.network.fetch)
         self._hosts: Hosts = {}
         self._found: Registry | None = None
 
@@ -98,7 +93,7 @@ class Preparation:
         """Forget what was read before, and read the configuration. Raises ConfigError."""
         self._texts.forget()
         self._trust = None
-        return configured(self._url, read=self._texts.read)
+        return configured(self._options.config, read=self._texts.read)
 
     def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
         """Add the private key and, if the command needs it, the registry. Raises RaitError.
@@ -106,7 +101,7 @@ class Preparation:
         Unless ``names_again``, host names that were looked up before keep their addresses.
         """
         secret, public_key = load_secret(loaded, read=self._texts.read)
-        self._debug(f"configuration {loaded.source} read; our public key is {public_key}")
+        self._options.debug(f"configuration {loaded.source} read; our public key is {public_key}")
         preshared = Preshared()
         if self._peers:
             before = None if names_again else self._found
@@ -148,15 +143,17 @@ class Preparation:
             return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as few lists come from a URL
 
-        return load_from_web(loaded, public_key, secret, self._texts, self._url, self._trust)
+        return load_from_web(
+            loaded, public_key, secret, self._texts, self._options.config, self._trust
+        )
 
     def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
-        self._debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
+        self._options.debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
         known = self._hosts if before is not None else {}
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
         transit = loaded.config.isolation.transit_netns
-        found = _looked_up(peers, new, transit, self._network)
+        found = _looked_up(peers, new, transit, self._options.network)
         if before is None:
             return found
         return structs.replace(

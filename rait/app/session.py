@@ -472,13 +472,7 @@ def open_session(
     ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
     anything is touched.
     """
-    preparation = Preparation(
-        options.config,
-        options.debug,
-        peers=peers,
-        network=options.network,
-        last=partial(_last_signed, options),
-    )
+    preparation = Preparation(options, peers=peers, last=partial(_last_signed, options))
     with ExitStack() as stack:
         if read_only:
             inputs = preparation.complete(preparation.configuration())

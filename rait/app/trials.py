@@ -274,7 +274,7 @@ def wait(options: Options) -> None:
     """
     from rait.adapters import waiter
 
-    preparation = Preparation(options.config, options.debug)
+    preparation = Preparation(options)
     inputs = preparation.complete(preparation.configuration())
     config = inputs.loaded.config
     config = structs.replace(config, journal=normal(config.journal))

@@ -83,7 +83,7 @@ class Node(Struct):
                 left.pop(0)()
 
         options = Options(config=url or str(self.conf), debug=debug, lock_seconds=lock_seconds)
-        preparation = Preparation(options.config, debug, peers=True)
+        preparation = Preparation(options, peers=True)
         with prepared(options, "rait up", preparation) as found:
             yield found
 
@@ -139,7 +139,7 @@ def test_who_waited_acts_upon_what_was_written_meanwhile(node: Node) -> None:
     seen: list[int] = []
 
     def run() -> None:
-        with prepared(options, "rait down", Preparation(options.config, options.debug)) as found:
+        with prepared(options, "rait down", Preparation(options)) as found:
             seen.append(found.loaded.config.transports[0].mtu)
 
     with hold(node.lock(), "rait up", 0):
@@ -280,7 +280,7 @@ def test_a_list_that_was_fetched_before_another_run_is_fetched_again(
             another_run()
 
     options = Options(config=str(node.conf), debug=after_the_fetch, lock_seconds=PATIENCE)
-    preparation = Preparation(options.config, after_the_fetch, peers=True)
+    preparation = Preparation(options, peers=True)
     with prepared(options, "rait up", preparation) as found:
         assert ports(found) == [50222]
     assert lists.free == [True, True]
@@ -300,10 +300,8 @@ def test_a_signed_list_is_verified_again_after_another_run(node: Node) -> None:
             with hold(node.lock(), "rait up", 0):
                 pass
 
-    preparation = Preparation(
-        str(node.conf), another_run, peers=True, last=lambda *_: accepted.pop(0)
-    )
-    options = Options(config=str(node.conf), lock_seconds=PATIENCE)
+    options = Options(config=str(node.conf), debug=another_run, lock_seconds=PATIENCE)
+    preparation = Preparation(options, peers=True, last=lambda *_: accepted.pop(0))
     with (
         pytest.raises(SourceError, match=r"serial 1, signed by .* that one had serial 2"),
         prepared(options, "rait up", preparation),
