@@ -214,11 +214,9 @@ class Connection:
         self._until = 0.0
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
 
     def greet(self, until: float) -> None:
-        """Read the banner."""
         self._until = until
         for raw in self._lines(_BANNER):
             greeting = _text(raw, _BANNER)

@@ -64,7 +64,7 @@ _held: dict[tuple[int, int], Netns] = {}
 """Open namespaces by device and inode, which no other namespace has while they are open."""
 
 
-class Namespaces:
+class Namespaces(Closing):
     """The namespaces of one run, each opened once, by spelling and instance.
 
     Each stays open until ``close``. So a run changes the very namespace that it has looked at,
@@ -75,7 +75,6 @@ class Namespaces:
         self._kept: dict[tuple[str, str], Netns] = {}
 
     def close(self) -> None:
-        """Close all of them."""
         for ns in self._kept.values():
             ns.close()
         self._kept.clear()

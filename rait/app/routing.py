@@ -25,15 +25,14 @@ UNMADE = "babeld was not given this interface, as the link could not be made"
 class Routing:
     """One run's connection to babeld. Parameters that babeld refused once are not tried again.
 
-    ``target`` is the namespace in which babeld runs. ``explicit``: the user asked for a sync, so
-    babeld is asked even if there are no links of ours, nor were any. ``exclusive``: interfaces of
-    others are flushed too. ``seconds`` is as in BabeldClient. ``client`` is to be closed.
+    babeld runs in the target namespace. ``explicit``: the user asked for a sync, so babeld is asked
+    even if there are no links of ours, nor were any. ``exclusive``: interfaces of others are
+    flushed too. ``seconds`` is as in BabeldClient. ``client`` is to be closed.
     """
 
     def __init__(
         self,
         config: Config,
-        target: str,
         *,
         explicit: bool = True,
         exclusive: bool = False,
@@ -42,7 +41,7 @@ class Routing:
         self.explicit = explicit
         self._babeld = config.babeld
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
-        self._target = target
+        self._target = config.isolation.target_netns
         self._exclusive = exclusive
         self.client = BabeldClient(config.babeld, self._socket, seconds)
         self._taken: set[str] = set()

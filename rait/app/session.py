@@ -520,9 +520,7 @@ def _routing(config: Config, babeld: Babeld) -> Routing | None:
         return None
     from rait.app.routing import Routing
 
-    explicit, exclusive = babeld != "synced", babeld == "exclusive"
-    target = config.isolation.target_netns
-    return Routing(config, target, explicit=explicit, exclusive=exclusive)
+    return Routing(config, explicit=babeld != "synced", exclusive=babeld == "exclusive")
 
 
 def machine_of(

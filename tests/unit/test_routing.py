@@ -66,7 +66,7 @@ def tell(babeld: FakeBabeld, wanted: dict[str, str], broken: set[str] = set()) -
     """Bring babeld to what is wanted; that the journal would have what babeld has is checked."""
     before = dict(babeld.has)
     events = diff(Topology(babel=before), Topology(babel=wanted))
-    routing = Routing(Config(transports=(), babeld=Babeld()), "")
+    routing = Routing(Config(transports=(), babeld=Babeld()))
     routing.client = babeld  # type: ignore[assignment]
     outcomes = list(routing.apply(events, broken))
     assert [outcome.index for outcome in outcomes] == list(range(len(events)))
@@ -120,7 +120,7 @@ def test_what_babeld_did_without_an_answer_is_found_by_asking_it_again(babeld: F
     before = Topology(babel=dict(babeld.has))
     links = {n: link(n) for n in ("w2", "w4")}
     after = Topology(links, dict.fromkeys(links, OLD))
-    routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)), "", explicit=True)
+    routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)), explicit=True)
     routing.client = babeld  # type: ignore[assignment]
     events = diff(before, Topology(babel=after.babel))
     errors = [outcome.error for outcome in routing.apply(events, set())]

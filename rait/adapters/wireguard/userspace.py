@@ -298,7 +298,6 @@ class _Removal:
         programs.listening(self._made_as)
 
     def close(self) -> None:
-        """Close the pidfd of the process."""
         if self._process is not None:
             self._process.close()
 
