@@ -1,14 +1,14 @@
 """What the network said last, for runs that are not to wait for the network.
 
-``rait watch`` asks the network beside its runs: it calls ``poll`` and ``refresh``, and hands this
-to the runs. Whatever fails leaves the last good answer in its place. Only what nobody asked for yet
-is asked for by a run itself, in the bounds that every run has.
+``rait watch`` asks the network beside its runs: it calls ``poll`` and ``refresh``, or has follow.py
+hand on what a source tells. Whatever fails leaves the last good answer in its place. Only what
+nobody asked for yet is asked for by a run itself, in the bounds that every run has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from threading import Lock
+from threading import Condition, Lock
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -40,6 +40,8 @@ class Held(Network):
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._told = Condition(self._lock)
+        self._followed = ""
         self._news: dict[str, News] = {}
         self._failed: dict[str, SourceError] = {}
         self._names: dict[Host, _Answer] = {}
@@ -75,14 +77,44 @@ class Held(Network):
                     self._news = {url: structs.replace(held, version=Version())}
             raise
         with self._lock:
-            # Of this URL alone: rait.conf may name many in the course of time.
+            if self._followed in ("", url):
+                # Of this URL alone: rait.conf may name many in the course of time.
+                self._failed.clear()
+                self._news = {url: news}
+        return news
+
+    def expect(self, url: str) -> None:
+        """Runs wait for the first list of this URL, which is followed from now on; "" for none.
+
+        What comes of it is for ``take`` and ``fail``.
+        """
+        with self._told:
+            self._followed = url
+            self._told.notify_all()
+
+    def take(self, url: str, news: News) -> bool:
+        """Hold what the source that is followed tells; whether it is another list."""
+        with self._told:
+            held = self._news.get(url)
+            if news.text is None:
+                if held is None:
+                    return False
+                news = structs.replace(news, text=held.text)
             self._failed.clear()
             self._news = {url: news}
-        return news
+            self._told.notify_all()
+        return held is None or held.text != news.text
+
+    def fail(self, url: str, error: SourceError) -> None:
+        """The source that is followed has no list to be used; that which is held stays."""
+        with self._told:
+            self._failed[url] = error
+            self._told.notify_all()
 
     def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """The text of the last transfer that succeeded. Raises SourceError if none did yet."""
-        with self._lock:
+        with self._told:
+            self._told.wait_for(lambda: self._is_clear(url), source.TIMEOUT)
             held, failed = self._news.get(url), self._failed.get(url)
         if held is None or (signed and held.signature is None):
             if failed is not None:
@@ -91,6 +123,9 @@ class Held(Network):
         if len((held.text or "").encode()) > limit:
             return source.fetch(url, known, limit, signed)  # which says what is wrong
         return held
+
+    def _is_clear(self, url: str) -> bool:
+        return url != self._followed or url in self._news or url in self._failed
 
     def refresh(self) -> tuple[bool, tuple[str, ...]]:
         """Look up all names of the last run once more.

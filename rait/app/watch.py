@@ -27,6 +27,7 @@ from rait.adapters.file_changes import FileChanges
 from rait.adapters.link_changes import LinkChanges, Touches
 from rait.adapters.service_manager import ServiceManager
 from rait.app import desired
+from rait.app.follow import Follower
 from rait.app.health import Health
 from rait.app.held import Held
 from rait.app.inputs import configured
@@ -151,6 +152,7 @@ class Watcher:
         self._options = options
         self._config = config
         self._held = Held()
+        self._follower = Follower(self._held, self._tell)
         self._service = ServiceManager()
         self._health = Health(StatusReader(options).read)
         self._state = domain.begin(time.monotonic())
@@ -177,6 +179,7 @@ class Watcher:
             self._tell(Tick())
             while not self._state.over:
                 await self._sleep()
+            self._follower.end()
             if down_on_exit:
                 await to_thread.run_sync(self._down)
             self._tasks.cancel_scope.cancel()
@@ -215,8 +218,8 @@ class Watcher:
         match action:
             case Sync(causes):
                 self._tasks.start_soon(self._sync, causes)
-            case Poll():
-                self._tasks.start_soon(self._poll)
+            case Poll(anew):
+                self._tasks.start_soon(self._poll, anew)
             case LookUp():
                 self._tasks.start_soon(self._look_up)
             case Say(lines):
@@ -295,7 +298,10 @@ class Watcher:
             lines = (f"{_FAULT}: {error!r}", *traceback.format_exc().splitlines())
             return Result(synced=Synced("failed", lines))
 
-    async def _poll(self) -> None:
+    async def _poll(self, anew: bool) -> None:
+        if source.is_live(self._config.peers):
+            self._follower.poll(self._config.peers, anew)
+            return
         changed, problem = await self._asked(lambda: (self._poll_list(), ""))
         self._tell(Polled(changed, problem, random.random()))  # noqa: S311 - not for secrets
 
@@ -352,7 +358,10 @@ class Watcher:
 
     def _configure(self, config: Config) -> None:
         is_elsewhere = config.isolation.target_netns != self._config.isolation.target_netns
+        is_renamed = config.peers != self._config.peers
         self._config = config
+        if is_renamed:
+            self._follower.turn(config.peers)
         self._watch_files()
         if is_elsewhere:
             self._elsewhere.set()

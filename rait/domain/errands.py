@@ -22,7 +22,8 @@ class Errand(Struct, frozen=True):
 
     ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
     the random part of its interval. ``asked_for`` is when it is to begin before its time, and
-    ``again`` says that it was asked for while ``busy``.
+    ``again`` says that it was asked for while ``busy``. ``unproven``: it does well after
+    that, but perhaps not for long, which the next time shows.
     """
 
     ended: float
@@ -30,6 +31,7 @@ class Errand(Struct, frozen=True):
     busy: bool = False
     again: bool = False
     failures: int = 0
+    unproven: bool = False
     factor: float = 1.0
 
     def due(self, interval: float | None) -> float | None:
@@ -39,7 +41,8 @@ class Errand(Struct, frozen=True):
         span = interval
         if self.failures:
             first = min(FIRST_RETRY, interval)
-            span = min(grown(first, self.failures), LONGEST_RETRY * interval)
+            grows = min(grown(first, self.failures), LONGEST_RETRY * interval)
+            span = first if self.unproven else grows
         at = self.ended + span * self.factor
         return at if self.asked_for is None else min(at, self.asked_for)
 
@@ -54,11 +57,18 @@ class Errand(Struct, frozen=True):
     def begun(self) -> Errand:
         return structs.replace(self, busy=True, asked_for=None)
 
-    def over(self, now: float, chance: float, *, failed: bool) -> Errand:
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody asked for one that has not begun yet."""
+        return self.again or self.asked_for is not None
+
+    def over(self, now: float, chance: float, *, failed: bool | None) -> Errand:
+        """It has ended; None for ``failed`` if the next time shows it."""
         return Errand(
             ended=now,
-            asked_for=now + ASKED_GAP if self.again else None,
-            failures=self.failures + 1 if failed else 0,
+            asked_for=now + ASKED_GAP if self.again else self.asked_for,
+            failures=self.failures if failed is None else self.failures + 1 if failed else 0,
+            unproven=failed is None and self.failures > 0,
             factor=0.9 + 0.2 * min(max(chance, 0.0), 1.0),
         )
 

@@ -9,6 +9,8 @@
    What is done to links meanwhile is most likely done by the sync itself, so it leads to a look.
 4. The peers list and the addresses of names are fetched outside of syncs (``Errand``), each at its
    interval; a peers list that cannot be had is asked for again soon, and then at growing intervals.
+   A source that tells of changes is followed: a poll begins that, or finds that it still goes on.
+   What ends again as soon as it has begun is begun at growing intervals too.
 5. The first sync waits for the first poll, and the sync of a SIGHUP for a poll and a look-up that
    begin after it; GATE_SECONDS at the most.
 6. A sync that failed is tried again, soon and then at growing intervals, for its own causes. What
@@ -93,11 +95,16 @@ class FilesChanged(Struct, frozen=True):
 
 
 class Polled(Struct, frozen=True):
-    """The poll has ended. ``problem`` says why it failed; ``chance`` is drawn from 0 to 1."""
+    """The poll has ended. ``problem`` says why it failed; ``chance`` is drawn from 0 to 1.
+
+    Of a source that tells of changes, ``follow`` says whether to follow it has ``begun`` with this
+    poll, goes on (``alive``), or has ended (``lost``), which may come at any time.
+    """
 
     changed: bool = False
     problem: str = ""
     chance: float = 0.5
+    follow: Literal["begun", "alive", "lost"] | None = None
 
 
 class LookedUp(Struct, frozen=True):
@@ -109,7 +116,10 @@ class LookedUp(Struct, frozen=True):
 
 
 class SourceTold(Struct, frozen=True):
-    """The source of the peers list says that there is a new one."""
+    """The source that is followed tells of another peers list, or why it has none to be used."""
+
+    changed: bool = True
+    problem: str = ""
 
 
 class LinksTouched(Struct, frozen=True):
@@ -179,7 +189,12 @@ class Sync(Struct, frozen=True):
 
 
 class Poll(Struct, frozen=True):
-    """Begin to ask for the peers list, which ends with ``Polled``."""
+    """Begin to ask for the peers list, which ends with ``Polled``.
+
+    ``anew``: what is followed already is to be read once more too.
+    """
+
+    anew: bool = False
 
 
 class LookUp(Struct, frozen=True):
@@ -354,7 +369,7 @@ def _closed(state: State, settings: Settings) -> bool:
 
 
 def _poll(state: State) -> tuple[State, Action]:
-    return structs.replace(state, poll=state.poll.begun()), Poll()
+    return structs.replace(state, poll=state.poll.begun()), Poll(anew=HANGUP in state.gated)
 
 
 def _look_up(state: State) -> tuple[State, Action]:
@@ -393,12 +408,14 @@ def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
     return _caused(state, now, *(Cause("file", f"{what} changed") for what in event.what)), ()
 
 
-def _source_told(state: State, _: SourceTold, now: float) -> _Handled:
-    return structs.replace(state, poll=state.poll.asked(now)), ()
+def _source_told(state: State, event: SourceTold, now: float) -> _Handled:
+    return _news(state, "poll", event, SOURCE, now)
 
 
 def _polled(state: State, event: Polled, now: float) -> _Handled:
-    return _fetched(state, "poll", event, SOURCE, now, failed=bool(event.problem))
+    # What has begun may end at once.
+    failed = {"begun": None, "alive": False}.get(event.follow or "", bool(event.problem))
+    return _fetched(state, "poll", event, SOURCE, now, failed=failed)
 
 
 def _looked_up(state: State, event: LookedUp, now: float) -> _Handled:
@@ -413,15 +430,29 @@ _FETCHED_AGAIN = {
 
 
 def _fetched(
-    state: State, errand: str, event: Polled | LookedUp, cause: Cause, now: float, *, failed: bool
+    state: State,
+    errand: str,
+    event: Polled | LookedUp,
+    cause: Cause,
+    now: float,
+    *,
+    failed: bool | None,
 ) -> _Handled:
     before: Errand = getattr(state, errand)
     over = {errand: before.over(now, event.chance, failed=failed)}
-    gate = state.gate if before.again else state.gate - {errand}
-    state, problem = structs.replace(state, gate=gate, **over), event.problem
+    gate = state.gate if before.is_asked_for else state.gate - {errand}
+    return _news(structs.replace(state, gate=gate, **over), errand, event, cause, now)
+
+
+def _news(
+    state: State, errand: str, event: Polled | LookedUp | SourceTold, cause: Cause, now: float
+) -> _Handled:
     if START in state.gated:
         return state, ()  # the first sync takes what there is, and tells what is wrong
+    problem = event.problem
     state = _caused(state, now, cause) if event.changed else state
+    if not problem and getattr(state, errand).unproven:
+        return state, ()  # it is not over yet
     syncs = state.troubles.get("sync", {})
     if problem and any(trouble.lasts and problem in line for line, trouble in syncs.items()):
         return state, ()  # syncs tell

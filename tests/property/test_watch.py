@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import get_args
+from typing import Literal, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from rait.domain import causes, errands, watch
 from rait.domain.watch import (
@@ -67,6 +68,8 @@ touched = st.builds(
 )
 changed = st.just(FilesChanged(("rait.conf",)))
 calls = changed | touched | st.just(SourceTold()) | st.just(Hangup())
+source_tells = st.builds(SourceTold, st.booleans(), st.sampled_from(("", "no key")))
+LOST = Polled(problem="gone", follow="lost")
 
 
 class World:
@@ -80,6 +83,7 @@ class World:
         self.ended: dict[type[Action], list[float]] = {Sync: [], Poll: [], LookUp: []}
         self.busy: set[type[Action]] = set()
         self.synced: list[Sync] = []
+        self.anew: list[bool] = []
         self.said: list[tuple[float, str]] = []
         self.notified: list[str] = []
         self.exits: list[float] = []
@@ -87,9 +91,11 @@ class World:
 
     def tell(self, event: Event) -> None:
         kind = {Synced: Sync, Polled: Poll, LookedUp: LookUp}.get(type(event))
-        if kind is not None:
+        if kind in self.busy:
             self.busy.remove(kind)
             self.ended[kind].append(self.now)
+        else:  # what is followed may end at any time
+            assert kind is None or (isinstance(event, Polled) and event.follow == "lost")
         self.state, actions = watch.step(self.state, event, self.now, self.settings)
         for action in actions:
             self._do(action)
@@ -101,6 +107,8 @@ class World:
                 assert type(action) not in self.busy, f"two of {action}"
                 self.busy.add(type(action))
                 self.begun[type(action)].append(self.now)
+                if isinstance(action, Poll):
+                    self.anew.append(action.anew)
                 if isinstance(action, Sync):
                     assert action.causes
                     assert causes.told(action.causes)
@@ -195,9 +203,16 @@ class Watching(RuleBasedStateMachine):
         self.tell(Hangup())
 
     @precondition(lambda self: self.world)
-    @rule()
-    def source_told(self) -> None:
-        self.tell(SourceTold())
+    @rule(event=source_tells)
+    def source_told(self, event: SourceTold) -> None:
+        if event.changed:
+            self.note()
+        self.tell(event)
+
+    @precondition(lambda self: self.world)
+    @rule(problem=st.sampled_from(("", "gone")), chance=chances)
+    def source_is_lost(self, problem: str, chance: float) -> None:
+        self.tell(Polled(problem=problem, chance=chance, follow="lost"))
 
     @precondition(lambda self: self.world and Sync in self.world.busy)
     @rule(event=synced)
@@ -210,11 +225,18 @@ class Watching(RuleBasedStateMachine):
         self.tell(event)
 
     @precondition(lambda self: self.world and Poll in self.world.busy)
-    @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
-    def poll_ends(self, changed: bool, problem: str, chance: float) -> None:
+    @rule(
+        changed=st.booleans(),
+        problem=st.sampled_from(("", "no answer")),
+        chance=chances,
+        follow=st.sampled_from((None, "begun", "alive")),
+    )
+    def poll_ends(
+        self, changed: bool, problem: str, chance: float, follow: Literal["begun", "alive"] | None
+    ) -> None:
         if changed:
             self.note()
-        self.tell(Polled(changed, problem, chance))
+        self.tell(Polled(changed, problem, chance, follow))
 
     @precondition(lambda self: self.world and LookUp in self.world.busy)
     @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
@@ -356,7 +378,7 @@ def test_after_a_calm_a_change_is_synced_at_once(event: Event, settings: Setting
     world = ready(settings)
     began, polls, before = world.now, len(world.begun[Poll]), len(world.synced)
     world.tell(event)
-    if isinstance(event, FilesChanged | LinksTouched):
+    if not isinstance(event, Hangup):
         world.wait(watch.QUIET[0])
         assert world.synced[before:]
         assert world.begun[Sync][-1] == began + watch.QUIET[0]
@@ -422,6 +444,76 @@ def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
     world.live(1.1 * interval + 1, Synced("unchanged"), Polled(chance=chance))
     assert interval * 0.9 <= next(at for at in world.begun[Poll] if at > ended) - ended
     assert world.said[-1][1] == "the peers list can be fetched again"
+
+
+FOLLOWED = Settings(look=3600.0, poll=60.0)
+
+
+def followed() -> World:
+    """A world in which a source is followed, and it is calm."""
+    world = World(FOLLOWED)
+    world.live(0.2, Synced("done"), Polled(changed=True, follow="begun"))
+    world.live(300, Synced("unchanged"), Polled(follow="alive"))
+    world.said.clear()
+    return world
+
+
+def lose(world: World) -> float:
+    """Lose what is followed; gives how long it takes until it is to be followed again."""
+    at = world.now
+    world.tell(LOST)
+    while Poll not in world.busy:
+        if Sync in world.busy:
+            world.tell(Synced("unchanged"))
+        wake = watch.wake_at(world.state, world.settings)
+        assert wake is not None
+        world.wait(wake - world.now)
+    return world.now - at
+
+
+@given(lasts=st.lists(st.floats(0, 4), min_size=10, max_size=20), chance=chances)
+def test_a_follow_that_ends_again_and_again_is_begun_at_growing_intervals(
+    lasts: list[float], chance: float
+) -> None:
+    world = followed()
+    gaps = []
+    for seconds in lasts:
+        gaps.append(lose(world))
+        world.tell(Polled(chance=chance, follow="begun"))
+        world.wait(seconds)
+    assert gaps[0] <= 1.1 * errands.FIRST_RETRY
+    assert all(b >= 1.1 * a or b >= 0.9 * 300 for a, b in pairwise(gaps))
+    bad = [at for at, line in world.said if line == "gone"]
+    assert all(b - a >= 59 for a, b in pairwise(bad))
+    assert len(bad) <= 3 + math.log2(1 + sum(gaps) / 60)
+    assert len(world.said) == len(bad), "it is not good again"
+
+
+@given(failures=st.integers(0, 20), lasts=st.floats(2 * errands.FIRST_RETRY, 200))
+def test_a_follow_that_has_lasted_is_begun_soon(failures: int, lasts: float) -> None:
+    world = followed()
+    lose(world)
+    for _ in range(failures):
+        lose(world)
+    world.tell(Polled(follow="begun"))
+    world.live(lasts, Synced("unchanged"), Polled(follow="alive"))
+    assert lose(world) <= 1.1 * errands.FIRST_RETRY
+    lines = [line for _, line in world.said]
+    assert lines.count("the peers list can be fetched again") >= 1
+
+
+@given(hours=st.floats(0.1, 10))
+def test_a_source_without_a_list_is_told_of_rarely_and_heard_at_once(hours: float) -> None:
+    world = followed()
+    world.tell(SourceTold(changed=False, problem="no key"))
+    world.live(3600 * hours, Synced("unchanged"), Polled(problem="no key", follow="alive"))
+    assert 1 <= len(world.said) <= 2 + math.log2(1 + 60 * hours) + hours / 24
+    before = len(world.synced)
+    world.tell(SourceTold())
+    world.wait(watch.QUIET[1])
+    assert causes.SOURCE in world.synced[before].causes
+    assert world.said[-1][1] == "the peers list can be fetched again"
+    assert lose(world) <= 1.1 * errands.FIRST_RETRY
 
 
 @given(
@@ -513,7 +605,8 @@ def test_a_hangup_syncs_with_everything_read_anew(
 ) -> None:
     world = ready(settings)
     if busy:
-        world.tell(SourceTold())
+        world.state = structs.replace(world.state, poll=world.state.poll.asked(world.now))
+        world.tell(Tick())
         world.wait(errands.ASKED_GAP)
     at = world.now
     world.tell(Hangup())
@@ -528,6 +621,8 @@ def test_a_hangup_syncs_with_everything_read_anew(
         for kind, interval in ((Poll, settings.poll), (LookUp, settings.names)):
             fetched = zip(world.begun[kind], world.ended[kind], strict=False)
             assert interval is None or any(at <= one and end <= begun for one, end in fetched)
+        polls = zip(world.begun[Poll], world.anew, strict=True)
+        assert settings.poll is None or any(at <= one and anew for one, anew in polls)
     assert world.notified[:3] == ["ready", "reloading", "ready"]
 
 

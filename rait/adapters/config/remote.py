@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from msgspec import Struct
 
+from rait.domain.errors import SourceError
+
 if TYPE_CHECKING:
     from rait.adapters.config.version import Version
 
@@ -37,7 +39,10 @@ class Answer(Struct, frozen=True):
     version: Version
 
 
-Tell = Callable[[Answer], None]
+Tell = Callable[[Answer | SourceError], None]
+
+HEARTBEAT = 10.0
+"""Seconds: as long as all is well, a source that is followed tells something that often."""
 
 
 class Remote(Protocol):
@@ -64,8 +69,9 @@ class Live(Remote, Protocol):
     async def follow(self, url: str, display: Display, limit: int, tell: Tell) -> None:
         """Read the list, and ``tell`` it; then tell each later one, until it is cancelled.
 
-        An Answer without a body says that the last one is the newest still. Raises SourceError
-        where nothing is told any more, so that the list has to be read again.
+        An Answer without a body says that the last one is the newest still. A SourceError that is
+        told says why the newest list cannot be used; a later one may be. Raises SourceError where
+        nothing is told any more, so that the list has to be read again.
         """
         ...
 

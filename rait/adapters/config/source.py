@@ -188,14 +188,18 @@ def is_plain(url: str) -> bool:
     return _scheme(url) in PLAIN
 
 
-async def follow(url: str, tell: Callable[[News], None]) -> None:
+async def follow(url: str, tell: Callable[[News | SourceError], None]) -> None:
     """Tell what a live source has now, and each change from then on.
 
-    Raises SourceError where it tells nothing any more.
+    A SourceError says why the newest text cannot be used. Raises SourceError where the source tells
+    nothing any more.
     """
     name = display_name(url)
 
-    def told(answer: Answer) -> None:
+    def told(answer: Answer | SourceError) -> None:
+        if isinstance(answer, SourceError):
+            tell(answer)
+            return
         text = None if answer.body is None else _as_text(answer.body, name, MAX_BYTES)
         tell(News(text, answer.version, time.time_ns()))
 

@@ -14,7 +14,7 @@ from rait.adapters.config.etcd import messages
 from rait.adapters.config.etcd.client import Client, MemberError
 from rait.adapters.config.etcd.entries import line_of
 from rait.adapters.config.etcd.url import Target, parse
-from rait.adapters.config.remote import Answer, Display, Tell
+from rait.adapters.config.remote import HEARTBEAT, Answer, Display, Tell
 from rait.adapters.config.version import Version, url_digest
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
@@ -26,9 +26,6 @@ READ_SECONDS = 20.0
 """How long it may take to read all keys."""
 
 _RANGE = "/v3/kv/range"
-
-HEARTBEAT = 10.0
-"""Seconds: so often the member that tells of changes is asked whether it is alive."""
 
 MAX_KEYS = 100_000
 """More keys than there are UDP ports, so than any node has links."""
@@ -117,6 +114,7 @@ class _Follower:
         self._must_read = True
         self._why = ""
         self._error: SourceError | None = None
+        self._unusable: SourceError | None = None
         self._heard_at = time.monotonic()
 
     async def run(self) -> None:
@@ -160,10 +158,16 @@ class _Follower:
     def _take(self, replica: Replica) -> None:
         before, self._replica = self._replica, replica
         if replica.lines != before.lines or replica.cluster != before.cluster:
-            self._tell(_answer(replica, self._url, self._limit, self._name))
+            self._unusable = None
+            try:
+                self._tell(_answer(replica, self._url, self._limit, self._name))
+            except SourceError as error:
+                # Not the end: the next change may mend it.
+                self._unusable = error
+                self._tell(error)
 
     def _confirm(self) -> None:
-        self._tell(Answer(None, _version(self._replica, self._url)))
+        self._tell(self._unusable or Answer(None, _version(self._replica, self._url)))
 
     async def _hear(self, client: Client) -> None:
         start = {"start_revision": self._replica.revision + 1}
