@@ -123,6 +123,15 @@ def test_an_error_names_file_line_and_key(directory):
     assert message.startswith("rait.conf:7: transport[0].mtu: must be a number of bytes from 1280")
 
 
+@pytest.mark.parametrize("spelt", ["peers_public_key", "PeersPublicKey"])
+def test_a_source_that_no_one_signs_has_no_signer(directory, spelt):
+    text = GOOD.replace("peers.toml", "etcd://192.0.2.1/peers")
+    signer = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+    message = refused(directory, f'{text[:-1]}\n{spelt} = "{signer}"\n')
+    assert message.startswith(f"rait.conf:10: {spelt}: a list from etcd://192.0.2.1/peers has no")
+    assert "leave peers_public_key out" in message
+
+
 def test_of_several_errors_each_is_a_line_with_its_place(directory):
     text = GOOD.replace("50153", "0").replace("  mtu", "  color = 1\n  mtuu")
     unknown, *others = refused(directory, 'backend = "x"\n' + text).splitlines()
