@@ -409,6 +409,7 @@ of one registry, as where each node has a file of its own.
   curl -s https://example.org/peers.toml | rait check -
   rait check --format github --strict peers.toml       annotate a pull request
   rait check --verify minisign.pub peers.toml
+  rait check etcd://registry.example.org:2379/rait/peers
 """
 
 
@@ -416,13 +417,19 @@ def _check(parser: ArgumentParser) -> None:
     _add_lists(parser)
     _flag(parser, "--together", "the lists are one registry's parts")
     _flag(parser, "--strict", "make warnings errors")
-    parser.add_argument("--verify", metavar="KEY", action="append", help="a key that may sign")
+    _add_verify(parser)
     _flag(parser, "--dns", "look up each host name, from here")
     parser.add_argument(
         "--format",
         choices=("text", "json", "github", "sarif"),
         default="text",
         help="text; json, as --json; github: workflow commands; sarif: SARIF 2.1.0",
+    )
+
+
+def _add_verify(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--verify", metavar="KEY", action="append", default=[], help="a key that may sign"
     )
 
 
@@ -446,10 +453,14 @@ its entry implies: one transport for each address family. --nodes DIR has the no
 in files NAME.conf, without private keys. Where these change along with the list, --nodes is given
 twice: first with those that go with OLD, then with those that go with NEW.
 
+With --verify, both lists have to be signed by one of these keys of minisign, and NEW must not be
+the older one, as nodes would refuse it. Else the peers_public_key in the nodes' rait.conf counts.
+
 The exit status is 5 if a pair is interrupted, and 0 if none is. docs/fleet.md explains the words.
 
   git show main:peers.toml | rait fleet plan - peers.toml
   rait fleet plan --node berlin old.toml new.toml
+  rait fleet plan etcd://registry.example.org:2379/rait/peers new.toml
 """
 
 
@@ -470,6 +481,7 @@ def _fleet_plan(parser: ArgumentParser) -> None:
         default=[],
         help="the nodes' own rait.conf, as NAME.conf",
     )
+    _add_verify(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--node", metavar="NAME", help="one node whole, by its name or public key")
     _flag(how, "--markdown", "for a comment on a pull request")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Container, Iterator
 
 from msgspec import Struct
 
-from rait.domain.config.keytext import KEY_BYTES
+from rait.domain.config.keytext import KEY_BYTES, whole_keys
 from rait.domain.config.schema import Secret
 from rait.domain.digests import blake2b
 from rait.domain.errors import MachineError
@@ -26,6 +27,18 @@ def public_key(secret: Secret) -> str:
 def new_private_key() -> Secret:
     """A private key as `wg genkey` makes it."""
     return Secret(b2a_base64(clamped(os.urandom(KEY_BYTES)), newline=False).decode("ascii"))
+
+
+def private_keys_of(public: Container[str | None], text: str) -> Iterator[tuple[int, str, str]]:
+    """Each private key in a text that is one of these public keys' own.
+
+    Gives where it begins, the private key, and the public one.
+    """
+    for offset, key in whole_keys(text):
+        raw = a2b_base64(key)
+        # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one key in 32.
+        if clamped(raw) == raw and (owner := public_key(Secret(key))) in public:
+            yield offset, key, owner
 
 
 PSK_DIGEST_BYTES = 8

@@ -107,6 +107,7 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
     cannot be read or parsed, and ConfigError, with a line for each problem, if it is wrong. No
     error shows a key.
     """
+    source.refuse_registry(url)
     text = read(url, limit=MAX_CONFIG_BYTES)
     name = source.display_name(url)
     known = caches.find_config(text, url)
@@ -279,14 +280,17 @@ def _signed(config: Config, text: str, read: Read, trust: Trust | None) -> Signe
     return trust.check(config.peers, text, source.read_signature(config.peers, read))
 
 
-def read_list(url: str) -> LoadedPeers:
+def read_list(url: str, trusts: Iterable[Trust] = ()) -> LoadedPeers:
     """Read, parse and decode a peers list, without a node and without a cache.
 
-    Raises SourceError where the list as a whole cannot be read.
+    Raises SourceError where the list as a whole cannot be read, or is not signed as each of these
+    wants it.
     """
-    text = source.read(url)
+    text, signed = source.read(url), None
+    for trust in trusts:
+        signed = trust.check(url, text, source.read_signature(url))
     document = _parse(text, source.display_name(url))
-    return _list_of(text, document, *_decoded(document))
+    return structs.replace(_list_of(text, document, *_decoded(document)), signed=signed)
 
 
 def _list_of(
@@ -379,6 +383,7 @@ def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, st
 
 def _read_private_key(url: str, read: Read) -> Secret:
     """The private key in a file as `wg genkey` makes it; no error shows any of the content."""
+    source.refuse_registry(url)
     text = read(url, limit=MAX_KEY_BYTES)
     try:
         return Secret(canonical_key(text))

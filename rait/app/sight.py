@@ -6,12 +6,12 @@ They need neither the lock nor the private key, and wait for nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.config import source
-from rait.adapters.config.source import Read
 from rait.adapters.journal.reader import JournalReader
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
@@ -24,6 +24,9 @@ from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, doubtful, scope_of
 from rait.domain.records import RunRecord
 
+if TYPE_CHECKING:
+    from rait.adapters.config.kept import Kept
+
 
 class Memory(Struct, frozen=True):
     """What the journal knows of our links, and the last run in it.
@@ -35,6 +38,11 @@ class Memory(Struct, frozen=True):
     last: RunRecord | None = None
     problem: str = ""
 
+    @property
+    def public_key(self) -> str:
+        """That of the node at the last run, "" if there was none."""
+        return self.last.header.public_key if self.last is not None else ""
+
 
 def remembered(options: Options, loaded: Loaded) -> Memory:
     """What the journal knows of our links; nothing if it cannot be read."""
@@ -44,6 +52,15 @@ def remembered(options: Options, loaded: Loaded) -> Memory:
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return Memory(problem=str(error))
+
+
+def kept_peers(options: Options, loaded: Loaded, public_key: str) -> Kept | None:
+    """The last good peers list, if it comes from a URL and was kept. Nothing is downloaded."""
+    if not source.is_remote(loaded.config.peers):
+        return None
+    from rait.app.fallback import kept_list  # here, as few lists come from a URL
+
+    return kept_list(loaded, public_key, options.config)
 
 
 def look(
@@ -85,10 +102,15 @@ def _filed(options: Options, loaded: Loaded) -> tuple[JournalReader, str]:
     return reader, filed_under(reader, scope_name(options.config, key))
 
 
-def names_of_peers(
-    options: Options, loaded: Loaded, read: Read = source.read
-) -> dict[str, str] | None:
-    """The name of each peer by its key, "" for none; None if the peers list cannot be read."""
+def names_of_peers(options: Options, loaded: Loaded, kept: Kept | None) -> dict[str, str] | None:
+    """The name of each peer by its key, "" for none; None if the peers list is not at hand.
+
+    Nothing is downloaded: of a list from a URL it is the last good one, ``kept``.
+    """
+    url = loaded.config.peers
+    if kept is None and not source.is_path(url):
+        return None
+    read = source.read if kept is None else kept.reading(url)
     try:
         peers = load_peers(loaded, read=read).peers
     except RaitError as error:

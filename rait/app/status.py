@@ -14,7 +14,7 @@ from rait.app.inputs import configured
 from rait.app.load import Loaded
 from rait.app.options import Options
 from rait.app.scopes import goes_by_key
-from rait.app.sight import Memory, look, names_of_peers, remembered
+from rait.app.sight import Memory, kept_peers, look, names_of_peers, remembered
 from rait.app.trials import mention
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import RaitError
@@ -46,8 +46,7 @@ class StatusReader:
         return status if newer == memory else self._seen(loaded, newer, failures)
 
     def _seen(self, loaded: Loaded, memory: Memory, failures: Mapping[str, str] | None) -> Status:
-        last = memory.last
-        public_key = last.header.public_key if last is not None else ""
+        last, public_key = memory.last, memory.public_key
         observation, scope = look(self._options, loaded, memory.known, public_key)
         peers, age = self._peers(loaded, public_key)
         return status_of(
@@ -78,18 +77,14 @@ class StatusReader:
         self, loaded: Loaded, public_key: str
     ) -> tuple[dict[str, str] | None, PeersAge | None]:
         """The names of the peers by key, and the age of the list. Nothing is downloaded."""
-        url = loaded.config.peers
-        if not source.is_remote(url):
-            return names_of_peers(self._options, loaded) if source.is_path(url) else None, None
-        from rait.app.fallback import kept_list  # here, as few lists come from a URL
-
-        kept = kept_list(loaded, public_key, self._options.config)
+        kept = kept_peers(self._options, loaded, public_key)
+        names = names_of_peers(self._options, loaded, kept)
+        if not source.is_remote(loaded.config.peers):
+            return names, None
         confirmed_at = kept.confirmed_at if kept is not None else None
         age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
-        if kept is None:
-            return None, age
-        age = structs.replace(age, revision=kept.about.version.revision)
-        return names_of_peers(self._options, loaded, kept.reading(url)), age
+        revision = kept.about.version.revision if kept is not None else 0
+        return names, structs.replace(age, revision=revision)
 
     def _neighbours(self, loaded: Loaded) -> tuple[BabelNeighbour, ...] | None:
         """babeld's neighbours, or None if it does not answer."""

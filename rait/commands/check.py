@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from binascii import a2b_base64
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,13 +12,12 @@ from msgspec import Struct, structs
 
 from rait import __version__
 from rait.adapters.config import formats
-from rait.adapters.config.document import Document
-from rait.adapters.config.source import Texts, display_name, read_signature
-from rait.adapters.keys import clamped, public_key
+from rait.adapters.config.document import Document, Place, has_parts, part_finder
+from rait.adapters.config.source import Texts, display_name, is_remote, read_signature
+from rait.adapters.keys import private_keys_of
 from rait.app.options import Options
 from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
-from rait.domain.config.keytext import whole_keys, without_keys_but
-from rait.domain.config.schema import Secret
+from rait.domain.config.keytext import without_keys_but
 from rait.domain.errors import FEW, Path, SourceError, counted
 from rait.domain.signed import UNORDERED
 from rait.terminal import DONE, FAILED, print_json, print_result, warn
@@ -37,7 +35,10 @@ _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Told(Struct, frozen=True):
-    """A finding with its place in a file; ``line`` is None if it is about the file as a whole."""
+    """A finding with its place in a file; ``line`` is None if it is about the file as a whole.
+
+    Of a list in etcd, ``file`` is its URL with the key of etcd.
+    """
 
     file: str
     line: int | None
@@ -91,9 +92,9 @@ def run(_: Options, arguments: Namespace) -> int:
     return FAILED if counts["error"] else DONE
 
 
-def _signers(keys: Sequence[str] | None) -> Trust | None:
+def _signers(keys: Sequence[str]) -> Trust | None:
     """The trust in the keys of --verify, None for none. Raises ConfigError."""
-    if keys is None:
+    if not keys:
         return None
     from rait.app.signed import trust_in  # here, as few lists are signed
 
@@ -143,15 +144,13 @@ def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[t
     """
     for name, text in texts.items():
         line, counted_to = 1, 0
-        for offset, key in whole_keys(text):
-            raw = a2b_base64(key)
-            # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one key in 32.
-            if clamped(raw) == raw and (peer := peers.get(public_key(Secret(key)))) is not None:
-                line += text.count("\n", counted_to, offset)
-                counted_to = offset
-                message = f"this is the private key of node {peer}"
-                advice = RULES["private-key"].advice
-                yield key, Told(name, line, "error", "private-key", "", peer, message, advice)
+        document = Document(name, {}, dict, part_finder(text, name))
+        for offset, key, owner in private_keys_of(peers, text):
+            line += text.count("\n", counted_to, offset)
+            counted_to = offset
+            at, peer = document.at(line), peers[owner]
+            message, advice = f"this is the private key of node {peer}", RULES["private-key"].advice
+            yield key, Told(at.file, at.line, "error", "private-key", "", peer, message, advice)
 
 
 def _with_keys_of(public: Container[str], told: Iterable[Told]) -> Iterator[Told]:
@@ -176,16 +175,14 @@ def _told(finding: Finding, documents: list[Document]) -> Told:
     message = finding.message
     if finding.other:
         other, there = _place(finding.other, documents)
-        line = other.locate(there)
-        message += f", in {other.name}" + (f":{line}" if line else "")
-    line = document.locate(path)
-    entry = document.entry(path)
+        message += f", in {other.place(there)}"
+    place = document.place(path)
     return Told(
-        document.name,
-        line,
+        place.file,
+        place.line,
         finding.severity,
         finding.rule,
-        entry,
+        place.entry,
         finding.peer,
         message,
         finding.advice,
@@ -211,8 +208,11 @@ def _print_text(result: Result) -> None:
 
 
 def _line(item: Told) -> str:
-    place = item.file if item.line is None else f"{item.file}:{item.line}"
-    return f"{place}: {item.severity}: {_text(item)} [{item.rule}]"
+    return f"{_where(item)}: {item.severity}: {_text(item)} [{item.rule}]"
+
+
+def _where(item: Told) -> str:
+    return str(Place(item.file, item.line))
 
 
 def _text(item: Told) -> str:
@@ -237,8 +237,13 @@ def _print_github(result: Result) -> None:
 
 def _command(item: Told) -> str:
     places = {"file": item.file, "line": item.line, "title": f"rait: {RULES[item.rule].title}"}
+    text = _text(item)
+    if is_remote(item.file):
+        # What is no file of the repository cannot be annotated, so the message has the place.
+        del places["file"], places["line"]
+        text = f"{_where(item)}: {text}"
     properties = ",".join(f"{k}={_property(str(v))}" for k, v in places.items() if v is not None)
-    return f"::{_COMMANDS[item.severity]} {properties}::{_data(_text(item))}"
+    return f"::{_COMMANDS[item.severity]} {properties}::{_data(text)}"
 
 
 def _data(text: str) -> str:
@@ -271,7 +276,7 @@ def _print_sarif(result: Result) -> None:
             "ruleIndex": numbers[item.rule],
             "level": item.severity,
             "message": {"text": _text(item)},
-            "locations": [{"physicalLocation": _physical(item)}],
+            "locations": [_location(item)],
         }
         for item in result.told
     ]
@@ -284,11 +289,15 @@ def _print_sarif(result: Result) -> None:
     )
 
 
-def _physical(item: Told) -> dict[str, object]:
+def _location(item: Told) -> dict[str, object]:
     from urllib.parse import quote
 
+    if has_parts(item.file):
+        # It is in no artifact, and a URL of several hosts is no URI (RFC 3986).
+        return {"logicalLocations": [{"fullyQualifiedName": item.file, "kind": "resource"}]}
     place: dict[str, object] = {"artifactLocation": {"uri": quote(item.file, safe="/:?=&")}}
-    return place if item.line is None else {**place, "region": {"startLine": item.line}}
+    region = {} if item.line is None else {"region": {"startLine": item.line}}
+    return {"physicalLocation": place | region}
 
 
 _PRINT: Mapping[str, Callable[[Result], None]] = {

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rait.adapters.config.source import STDIN
 from rait.app.inputs import configured
@@ -20,7 +21,11 @@ from rait.domain.fleet import FleetChange, NodeChange, fleet_change
 from rait.domain.fleet_nodes import Member, fleet_of, planned_by
 from rait.domain.fleet_pairs import COMBINATIONS, PairChange
 from rait.domain.rollout import split
+from rait.domain.signed import Signed
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
+
+if TYPE_CHECKING:
+    from rait.app.signed import Trust
 
 SHOWN = 20
 """So many pairs and nodes the text names; the JSON has all."""
@@ -41,10 +46,11 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+.!|@~&$:/-]")
 def run(_: Options, arguments: Namespace) -> int:
     if arguments.old == arguments.new == STDIN:
         raise ConfigError("only one of the two lists can come from standard input")
-    old, new = (_listed(url) for url in (arguments.old, arguments.new))
-    if len(arguments.nodes) > len((old, new)):
+    if len(arguments.nodes) > len(("OLD", "NEW")):
         raise ConfigError("--nodes may be given twice: for OLD, and for NEW")
     configs = [_configs(directory) for directory in arguments.nodes] or [{}]
+    old = _listed(arguments.old, arguments.verify, configs[0])
+    new = _listed(arguments.new, arguments.verify, configs[-1], old.signed)
     hint = _TWICE if len(configs) == 1 else ""
     fleets = [_fleet(*each, hint) for each in ((old, configs[0]), (new, configs[-1]))]
     change = fleet_change(*fleets)
@@ -60,11 +66,31 @@ def run(_: Options, arguments: Namespace) -> int:
     return INTERRUPTED if change.interrupted else DONE
 
 
-def _listed(url: str) -> LoadedPeers:
-    peers = read_list(url)
+def _listed(
+    url: str, verify: list[str], configs: Mapping[str, Config], last: Signed | None = None
+) -> LoadedPeers:
+    """The list, which has to be signed by one of the keys to ``verify``, and is no older than last.
+
+    Without such keys, those count that the nodes have in their rait.conf.
+    """
+    signers = {tuple(verify)} if verify else {c.peers_public_key for c in configs.values()}
+    signers.discard(())
+    if signers and not verify and url == STDIN:
+        warn("warning: standard input has no signature beside it, so that list is not verified")
+        signers = set()
+    peers = read_list(url, [_trust(keys, last) for keys in sorted(signers)])
     for warning in peers.warnings:
         warn(f"warning: {warning}")
     return peers
+
+
+def _trust(keys: tuple[str, ...], last: Signed | None) -> Trust:
+    from rait.app.signed import trust_in  # here, as few lists are signed
+
+    try:
+        return trust_in(keys, last)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --verify KEY stands in for what the nodes have") from None
 
 
 def _fleet(peers: LoadedPeers, configs: Mapping[str, Config], hint: str) -> list[Member]:

@@ -6,11 +6,10 @@ from argparse import Namespace
 
 from msgspec import Struct
 
-from rait.adapters.config.source import is_path
 from rait.app.figures import ago, amount
 from rait.app.inputs import configured
 from rait.app.options import Options
-from rait.app.sight import look, names_of_peers, remembered
+from rait.app.sight import kept_peers, look, names_of_peers, remembered
 from rait.app.trials import mention
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.ownership import is_ours, unread_of_ours
@@ -48,7 +47,8 @@ class Listing(Struct, frozen=True):
 def list_links(options: Options) -> Listing:
     """Observe our links; changes nothing and waits for nobody. Raises RaitError."""
     loaded = configured(options.config)
-    known = remembered(options, loaded).known
+    memory = remembered(options, loaded)
+    known = memory.known
     observation, scope = look(options, loaded, known)
     unread = unread_of_ours(observation, known, scope)
     ours = (link for link in observation.all_links() if is_ours(link, known, scope))
@@ -57,8 +57,8 @@ def list_links(options: Options) -> Listing:
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
     waiting = mention(known.trial, options.config)
-    # A list from the network is not asked for.
-    names = names_of_peers(options, loaded) if is_path(loaded.config.peers) else None
+    kept = kept_peers(options, loaded, memory.public_key)
+    names = names_of_peers(options, loaded, kept)
     return Listing(links, names or {}, observation.now, failures, waiting)
 
 

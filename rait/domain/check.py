@@ -53,6 +53,11 @@ RULES: Mapping[str, Rule] = {
         "`rait up` does nothing with a list that is not signed as rait.conf demands",
     ),
     "entry": Rule("error", "An entry cannot be used", "complete the entry or remove it"),
+    "unreadable": Rule(
+        "error",
+        "What is under a key of the registry is no entry",
+        "put the node's entry there again with `rait pub --to`, or remove the key",
+    ),
     "public-key": Rule(
         "error",
         "A public key is none",
@@ -246,7 +251,9 @@ class _Blocks:
             return Finding("list", message, path)
         if not message.endswith(SKIPPED):
             return Finding("name", message, path, peer)
-        rule = "endpoint-twice" if not problem.skipped else self._rule(path)
+        rule = self._rule(path) if problem.skipped else "endpoint-twice"
+        if (block := self._blocks.get(path)) is not None and "unreadable" in block.values:
+            rule = "unreadable"
         return Finding(rule, message.removesuffix(SKIPPED), path, peer)
 
     def _rule(self, path: Path) -> str:

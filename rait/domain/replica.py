@@ -7,7 +7,7 @@ was told already is told again after a reconnect, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -52,10 +52,12 @@ class Replica(Struct, frozen=True):
         return Replica(self.cluster, newest, lines)
 
 
-def key_at(text: str, line: int) -> str:
-    """The public key of the entry in a line (from 1) of a list that ``text`` gave; "" for none."""
-    lines = text.split("\n")
-    if not 1 < line < len(lines) - 1 or not text.startswith(_BEGIN):
+def key_at(lines: Sequence[str], line: int) -> str:
+    """The public key of the entry in a line (from 1) of a list that ``text`` gave; "" for none.
+
+    ``lines`` are those of the list.
+    """
+    if not 1 < line < len(lines) - 1 or f"{lines[0]}\n" != _BEGIN:
         return ""
     entries: list[dict[str, object]] = msgspec.json.decode(f"[{lines[line - 1].rstrip(',')}]")
     values = (value for entry in entries for key, value in entry.items() if key_id(key) == _KEY)

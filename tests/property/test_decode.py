@@ -79,6 +79,8 @@ NAMES = st.sampled_from(
         "endpoints",
         "AddressFamily",
         "SENDPORT",
+        "public_key",
+        "unreadable",
     ]
 )
 VALUES = st.recursive(
@@ -184,8 +186,27 @@ def test_peers_are_total(document):
     assert not (failed and peers)
     if not failed:
         skipped = [problem for problem in problems if problem.message.endswith("skipped")]
-        assert all(problem.skipped or "already" in problem.message for problem in skipped)
+        # What has no public key and is unreadable is the entry of nobody.
+        assert all(
+            problem.skipped or "already" in problem.message or "unreadable" in str(document)
+            for problem in skipped
+        )
         assert peers or not problems, "a list with entries, and none of use, is an error"
+
+
+@given(KEYS, KEYS, VALUES | st.text(), st.booleans())
+def test_why_an_entry_is_unreadable_is_fit_for_a_message(key, other, why, is_anybodys):
+    """Who writes the registry chooses the text."""
+    text = f"{why} {key}\n\x1b[2J" if isinstance(why, str) else why
+    entry = {"unreadable": text, **({"public_key": other} if is_anybodys else {})}
+    good = {"public_key": b64encode(b"good" * 8).decode(), "send_port": 1, "address_family": "ip4"}
+    peers, (problem,) = decode_peers({"peers": [entry, good]})
+    assert len(peers) == 1
+    assert problem.message.isprintable()
+    assert problem.message.endswith("; skipped")
+    assert len(problem.message) < 400
+    assert key[:40] not in problem.message
+    assert [skipped.public_key for skipped in problem.skipped] == [other] * is_anybodys
 
 
 @given(

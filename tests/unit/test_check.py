@@ -183,3 +183,13 @@ def test_no_finding_shows_a_key_in_the_wrong_place():
 
 def test_every_rule_says_what_to_do():
     assert all(rule.advice and rule.title for rule in RULES.values())
+
+
+def test_what_etcd_has_and_nobody_can_read_is_a_rule_of_its_own() -> None:
+    mine = {"public_key": B, "unreadable": "the value is not text in UTF-8"}
+    nobodys = {"unreadable": 'the key "x" does not end in a public key alone'}
+    assert told(node(), mine, nobodys) == [("unreadable", (1,)), ("unreadable", (2,))]
+    of_b, of_nobody = found(node(), mine, nobodys)
+    assert (of_b.message, of_b.peer) == ("the value is not text in UTF-8", B)
+    assert of_nobody.peer == ""
+    assert told(node(), {**mine, "endpoint": [{}]}) == [("unreadable", (1,))]

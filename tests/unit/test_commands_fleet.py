@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.cli import main
+from tests.minisign import QuickSigner
 
 
 def key(number: int) -> str:
@@ -192,3 +195,76 @@ def test_a_list_that_cannot_be_read_is_an_error_and_a_wrong_entry_a_warning(flee
     assert "must be a port" in wrong.err
     assert fleet(["[[Peers]"]).status == 1
     assert main(["fleet", "plan", "-", "-"]) == 2
+
+
+CONF = (
+    'transport {\n  address_family = "ip4"\n  send_port = 50001\n  mtu = 1420\n'
+    '  ifprefix = "w"\n}\n'
+)
+
+
+@pytest.fixture
+def signers() -> tuple[QuickSigner, QuickSigner]:
+    return QuickSigner(), QuickSigner(bytes([1]) * 32, b"87654321")
+
+
+def signed(fleet: Fleet, signer: QuickSigner, old: int, new: int) -> None:
+    for name, serial in (("old.toml", old), ("new.toml", new)):
+        text = signer.text("\n".join(OLD), f"serial:{serial}")
+        (fleet.directory / f"{name}.minisig").write_text(text)
+
+
+def test_lists_are_verified(fleet: Fleet, signers: tuple[QuickSigner, QuickSigner]) -> None:
+    signer, other = signers
+    told = fleet(OLD, "--verify", signer.key)
+    assert told.status == 1
+    assert "old.toml.minisig: there is no such file" in told.err
+    signed(fleet, signer, 1, 2)
+    assert fleet(OLD, "--verify", other.key, "--verify", signer.key).status == 0
+    assert "may sign" in fleet(OLD, "--verify", other.key).err
+    changed = fleet([*OLD, entry(9)], "--verify", signer.key)
+    assert (changed.status, changed.out) == (1, "")
+    assert "new.toml.minisig: the signature is not one of this list" in changed.err
+    signed(fleet, signer, 2, 1)
+    told = fleet(OLD, "--verify", signer.key)
+    assert "new.toml: the list is refused: it is older than the last list" in told.err
+    assert fleet(OLD).status == 0, "unless somebody asks for it"
+
+
+def test_the_keys_that_nodes_have_count(
+    fleet: Fleet, signers: tuple[QuickSigner, QuickSigner]
+) -> None:
+    signer, other = signers
+    nodes = fleet.directory / "nodes"
+    nodes.mkdir()
+    (nodes / "n1.conf").write_text(CONF + f'peers_public_key = "{signer.key}"\n')
+    (nodes / "n2.conf").write_text(CONF)
+    arguments = ("--nodes", str(nodes))
+    assert "old.toml.minisig: there is no such file" in fleet(OLD, *arguments).err
+    signed(fleet, signer, 1, 2)
+    assert fleet(OLD, *arguments).status == 0
+    (nodes / "n2.conf").write_text(CONF + f'peers_public_key = ["{other.key}"]\n')
+    assert fleet(OLD, *arguments).status == 1, "each node must take it"
+    (nodes / "n2.conf").write_text(CONF + 'peers_public_key = "missing.pub"\n')
+    told = fleet(OLD, *arguments)
+    assert told.status == 2
+    assert "missing.pub: there is no such file; --verify KEY stands in" in told.err
+    assert fleet(OLD, *arguments, "--verify", signer.key).status == 0
+
+
+def test_standard_input_has_no_signature(
+    fleet: Fleet, signers: tuple[QuickSigner, QuickSigner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = fleet.directory / "nodes"
+    nodes.mkdir()
+    (nodes / "n1.conf").write_text(CONF + f'peers_public_key = "{signers[0].key}"\n')
+    fleet(OLD)
+    signed(fleet, signers[0], 1, 2)
+
+    def plan(*arguments: str) -> int:
+        stdin = io.TextIOWrapper(io.BytesIO("\n".join(OLD).encode()))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return main(["fleet", "plan", *arguments, "-", str(fleet.directory / "new.toml")])
+
+    assert plan("--nodes", str(nodes)) == 0
+    assert plan("--verify", signers[0].key) == 1

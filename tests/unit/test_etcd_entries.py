@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from binascii import a2b_base64
 
 import pytest
 
+from rait.adapters import keys
 from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
 
 KEY = "OYZ3yXLTXE5z6zLcHYY8v1vcH4hLnX+TlIZ6pPQ3dWM="
@@ -28,9 +30,7 @@ GOOD = {
 def test_an_entry_in_any_format_is_one_line_of_json(how: str) -> None:
     line = line_of(KEY, GOOD[how].encode())
     assert "\n" not in line
-    assert {key.replace("PublicKey", "public_key"): v for key, v in json.loads(line).items()} == (
-        ENTRY
-    )
+    assert json.loads(line) == ENTRY
 
 
 def test_a_list_of_two_entries_of_the_node_is_two() -> None:
@@ -68,3 +68,18 @@ def test_a_key_that_is_no_public_key_is_nobodys() -> None:
     entry = json.loads(line_of("README", json.dumps(ENTRY).encode()))
     assert list(entry) == ["unreadable"]
     assert 'the key "README" does not end in a public key alone' in entry["unreadable"]
+
+
+@pytest.mark.parametrize("value", ["{}", "key = {}", "{} {{"])
+def test_a_value_with_the_private_key_of_its_node_is_told_as_such(value: str) -> None:
+    secret = keys.new_private_key()
+    private, public = secret.reveal(), keys.public_key(secret)
+    for spelt in (private, a2b_base64(private).hex()):
+        line = line_of(public, value.format(spelt).encode())
+        assert spelt not in line
+        assert "the value holds the private key of this very node" in line
+
+
+def test_the_key_of_an_entry_is_spelt_as_in_the_key() -> None:
+    value = json.dumps({"PublicKey": f"  {KEY}\n", "public_key": KEY, "port": 1})
+    assert json.loads(line_of(KEY, value.encode())) == {"public_key": KEY, "port": 1}

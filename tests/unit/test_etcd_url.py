@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rait.adapters.config import source
 from rait.adapters.config.etcd.url import Target, parse
 from rait.domain.errors import SourceError
 
@@ -53,3 +54,21 @@ def test_a_bad_url(url: str) -> None:
     assert str(caught.value).startswith("NAME: ")
     assert BAD[url] in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "etcd://me:secret@h/p",
+        "etcd://me:se/cret@h/p",
+        "etcd://me:se/secret@h/p",
+        "etcd://me:secret\u2100@h/p",
+        "etcd://me:secret@h:secret/p",
+        "etcd://me:secret@[secret/p",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        source.read(url)
+    assert "secret" not in str(caught.value)
+    assert "password" in str(caught.value)

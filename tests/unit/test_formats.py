@@ -11,6 +11,7 @@ from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Babeld, Isolation, Secret, Transport
 from rait.domain.errors import SourceError
+from rait.domain.replica import Replica
 
 DATA = Path(__file__).parent.parent / "data"
 KEY = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -350,3 +351,15 @@ def test_a_key_that_is_there_twice_in_json_is_an_error(text):
     """Of two values programs take one or the other: a list that is read twice must be one list."""
     with pytest.raises(SourceError, match="is given twice"):
         formats.parse(text, "x.json")
+
+
+def test_a_place_in_a_list_of_many_keys_is_one_of_them():
+    """Its text, which rait made, is nothing that anybody has seen."""
+    key = "OYZ3yXLTXE5z6zLcHYY8v1vcH4hLnX+TlIZ6pPQ3dWM="
+    lines = {key: f'{{"public_key":"{key}","endpoint":[{{"send_port":1}}]}}', "x": '{"a":1}'}
+    document = formats.parse(Replica(1, 1, lines).text, "etcd://h/peers.toml")
+    path = ("peers", 0, "endpoint", 0, "send_port")
+    assert document.location(path) == f"etcd://h/peers.toml/{key}: endpoint[0].send_port"
+    assert document.location(path[:2]) == f"etcd://h/peers.toml/{key}"
+    for nowhere in ((), ("peers",), ("peers", 1), ("peers", 1, "a")):
+        assert document.location(nowhere) == "etcd://h/peers.toml"

@@ -459,3 +459,16 @@ def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, m
     (doubt,) = first.doubts
     assert doubt.entry.family == "ip4"
     assert first.document.describe(doubt.problem) == first.warnings[0]
+
+
+def test_etcd_has_peers_lists_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no more than peers lists from etcd; give a path"):
+        load_config("etcd://me:s3cret@h/p")
+    conf = tmp_path / "rait.conf"
+    conf.write_text(
+        'private_key_file = "etcds://h/key"\ntransport {\n address_family = "ip4"\n'
+        ' send_port = 1\n mtu = 1420\n ifprefix = "w"\n}\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_secret(load_config(str(conf)))
+    assert str(caught.value).startswith(f"{conf}:1: private_key_file: etcds://h/key: rait reads no")

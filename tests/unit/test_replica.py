@@ -39,8 +39,9 @@ def test_the_text_has_a_line_for_each_key_in_their_order() -> None:
 
 @pytest.mark.parametrize(("line", "key"), [(0, ""), (1, ""), (2, A), (3, ""), (4, ""), (9, "")])
 def test_a_line_tells_its_key(line: int, key: str) -> None:
-    assert key_at(START.text, line) == key
+    assert key_at(START.text.split("\n"), line) == key
 
 
 def test_a_text_of_another_kind_has_no_keys_in_its_lines() -> None:
-    assert key_at('{"peers": [\n\n{"public_key": "' + A + '"}\n]}', 3) == ""
+    text = '{"peers": [\n\n{"public_key": "' + A + '"}\n]}'
+    assert key_at(text.split("\n"), 3) == ""

@@ -462,3 +462,26 @@ def test_relative_paths(url, other, expected):
 )
 def test_where_the_signature_is(url: str, beside: str) -> None:
     assert source.signature_of(url) == beside
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (
+            "etcds://me:s3cret@a:1,[::1]:2/rait/peers/?ca=/s3cret#s3cret",
+            "etcds://a:1,[::1]:2/rait/peers",
+        ),
+        ("ETCD://h", "etcd://h"),
+        ("https://me:s3cret@h:1/list?s3cret", "https://h:1/list?..."),
+        ("etcd://me:s3/cret@h/p", "(a URL that is not valid)"),
+        ("https://me:s3/cret@h/list", "(a URL that is not valid)"),
+        ("https://[::1", "(a URL that is not valid)"),
+    ],
+)
+def test_what_a_url_is_called_in_messages(url: str, name: str) -> None:
+    assert source.display_name(url) == name
+
+
+def test_what_is_in_etcd_has_no_signature_beside_it() -> None:
+    with pytest.raises(SourceError, match="etcd://h/p: what is in etcd is not signed"):
+        source.read_signature("etcd://h/p")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from rait.adapters.config.remote import LIVE
 from rait.domain.config.keytext import brief
@@ -11,6 +12,20 @@ from rait.domain.errors import Path, Problem
 
 MOST_PROBLEMS = 50
 _LONGEST_KEY = 80
+
+
+class Place(NamedTuple):
+    """A file or a URL, the line in it from 1 (None if it has none), and what is meant there.
+
+    ``entry`` are the keys that lead there, with indexes from 0: ``peers[1].SendPort``.
+    """
+
+    file: str
+    line: int | None = None
+    entry: str = ""
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
 class Document:
@@ -72,19 +87,25 @@ class Document:
                 node, found = keys[key], (*found, key)
         return found
 
+    def place(self, path: Path) -> Place:
+        """Where a path leads."""
+        at = self.at(self.locate(path) if path else None)
+        if self._part_at is None:
+            return at._replace(entry=_path_text(path))
+        # The list and its indexes are nothing that the user has ever seen.
+        return at if at.file == self.name else at._replace(entry=_path_text(path[2:]))
+
+    def at(self, line: int | None) -> Place:
+        """The place of a line, from 1. Where there are parts, it is the part that it is from."""
+        if self._part_at is None:
+            return Place(self.name, line)
+        part = "" if line is None else self._part_at(line)
+        return Place(f"{self.name}/{part}" if part else self.name)
+
     def location(self, path: Path) -> str:
         """``FILE:LINE: key`` or ``URL/PART: key`` for a path, without a line if it is unknown."""
-        line = self.locate(path) if path else None
-        if line is not None and self._part_at is not None and (part := self._part_at(line)):
-            # The list, its index and its lines are nothing that the user has ever seen.
-            inside = _path_text(path[2:])
-            return f"{self.name}/{part}: {inside}" if inside else f"{self.name}/{part}"
-        where = self.name if line is None else f"{self.name}:{line}"
-        return f"{where}: {_path_text(path)}" if path else where
-
-    def entry(self, path: Path) -> str:
-        """A path as text, with indexes from 0, as messages have it: ``peers[1].SendPort``."""
-        return _path_text(path)
+        place = self.place(path)
+        return f"{place}: {place.entry}" if place.entry else f"{place}"
 
     def describe(self, problem: Problem) -> str:
         """``FILE:LINE: key: message``, without line or key if these are unknown."""
@@ -97,13 +118,18 @@ class Document:
         return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
 
 
+def has_parts(name: str) -> bool:
+    """Whether the text of the source ``name`` is made of several, each under a key of its own."""
+    return name.partition("://")[0] in LIVE
+
+
 def part_finder(text: str, name: str) -> Callable[[int], str] | None:
     """What finds the key of the source ``name`` that a line of its list is from, if it has keys."""
-    if name.partition("://")[0] not in LIVE:
+    if not has_parts(name):
         return None
     from rait.domain.replica import key_at  # here, as few lists have keys
 
-    return partial(key_at, text)
+    return partial(key_at, text.split("\n"))
 
 
 def _path_text(path: Iterable[str | int]) -> str:

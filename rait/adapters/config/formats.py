@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
-from rait.adapters.config.document import Document, part_finder
+from rait.adapters.config.document import Document, has_parts, part_finder
 from rait.adapters.config.lines import TomlScan, json_lines, toml_lines
 from rait.domain.config.keytext import brief, shown
 from rait.domain.errors import SourceError
@@ -39,7 +39,9 @@ def parse(text: str, name: str) -> Document:
     Raises SourceError with name, line and column of what cannot be parsed. The message quotes
     nothing of the text but keys.
     """
-    parsers = (parser for suffix, parser in _PARSERS.items() if name.lower().endswith(suffix))
+    # The prefix of keys in etcd may end in anything.
+    suffixes = {} if has_parts(name) else _PARSERS
+    parsers = (parser for suffix, parser in suffixes.items() if name.lower().endswith(suffix))
     try:
         return next(parsers, _guess)(text, name)
     except RecursionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import time
@@ -68,6 +69,15 @@ def fetch(url: str, known: Version, limit: int, signed: bool = False) -> News:
     return News(text, answer.version, at, read_signature(url) if signed else None)
 
 
+def refuse_registry(url: str) -> None:
+    """Raise SourceError for the URL of a source that has nothing but a peers list."""
+    if is_live(url):
+        raise SourceError(
+            f"{display_name(url)}: rait reads no more than peers lists from etcd; give a path, or "
+            "an https:// URL"
+        )
+
+
 def signature_of(url: str) -> str:
     """The URL of the signature of the text behind a URL."""
     if not is_remote(url):
@@ -82,6 +92,10 @@ def read_signature(url: str, read: Read = read) -> str:
     """The text of the signature beside the text behind a URL. Raises SourceError."""
     if url == STDIN:
         raise SourceError("standard input has no signature beside it: give the path of a file")
+    if is_live(url):
+        raise SourceError(
+            f"{display_name(url)}: what is in etcd is not signed: TLS and roles say who may write"
+        )
     try:
         return read(signature_of(url), limit=MAX_SIGNATURE_BYTES)
     except SourceError as error:
@@ -121,9 +135,19 @@ def display_name(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "(a URL that is not valid)"
+        return _NO_URL
+    hosts = parts.netloc.rpartition("@")[2]
+    if not all(map(_HOST.fullmatch, hosts.split(","))):
+        return _NO_URL  # what stands there may be a password with a / in it
+    if is_live(url):
+        # Its query names files, and its keys come after the path.
+        return urlunsplit((parts.scheme, hosts, parts.path.rstrip("/"), "", ""))
     query = "..." if parts.query else ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    return urlunsplit((parts.scheme, hosts, parts.path, query, ""))
+
+
+_NO_URL = "(a URL that is not valid)"
+_HOST = re.compile(r"(?:\[[^]]*\]|[^:]*)(?::[0-9]*)?")
 
 
 def is_path(url: str) -> bool:

@@ -302,6 +302,8 @@ def _port_as_text(port: int) -> str:
 
 
 def _unix_path(path: str) -> str:
+    if _URL.match(path):
+        raise ValueError("must be the path of babeld's socket")
     if len(path.encode()) > MAX_UNIX_PATH:
         raise ValueError(f"is longer than {MAX_UNIX_PATH} bytes (unix(7))")
     return path

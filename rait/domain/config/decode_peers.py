@@ -332,8 +332,11 @@ def name_problem(key: str, name: object) -> str | None:
 
 
 def _unreadable(values: _Values) -> str:
-    """What whoever made the list says of an entry that he could not read."""
-    return brief(" ".join(str(values["unreadable"]).split()), _LONGEST_WHY)
+    """What whoever made the list says of an entry that he could not read, fit for a message."""
+    why = values["unreadable"]
+    text = brief(why, _LONGEST_WHY).strip() if isinstance(why, str) else ""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown.removesuffix(SKIPPED) or "the entry cannot be read"
 
 
 def _blocks(values: Mapping[str, object]) -> list[str]:

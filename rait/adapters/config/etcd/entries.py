@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rait.adapters import keys
 from rait.adapters.config import formats
 from rait.domain.config.decode_peers import LISTS
 from rait.domain.config.decoding import key_id
@@ -22,6 +23,11 @@ from rait.domain.errors import SourceError
 
 MAX_VALUE = 64 * 1024
 """Bytes of a value: far more than the entry of a node has."""
+
+_PUBLISHED = (
+    "the value holds the private key of this very node, so everyone who can read it knows that "
+    "key: make a new one with `rait genkey`, and delete this key of the registry"
+)
 
 _KEY, _WHY = "public_key", "unreadable"
 """The keys of an entry that cannot be read, as decode_peers has them."""
@@ -34,6 +40,8 @@ def line_of(key: str, value: bytes) -> str:
         return ", ".join(msgspec.json.encode(entry).decode() for entry in entries)
     except (SourceError, ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        if any(keys.private_keys_of((key,), value[:MAX_VALUE].decode(errors="replace"))):
+            why = _PUBLISHED
         whose = {_KEY: key} if is_key(key) else {}
         return msgspec.json.encode({**whose, _WHY: why}).decode()
 
@@ -63,6 +71,6 @@ def _entry(key: str, entry: object) -> Mapping[str, object]:
     for value in whose:
         if not isinstance(value, str) or not is_key(value) or canonical_key(value) != key:
             raise ValueError("the public key in the value is not the one in the key")
-    found = plain(entry)
+    found = plain({k: value for k, value in entry.items() if key_id(str(k)) != key_id(_KEY)})
     assert isinstance(found, dict)  # noqa: S101 - of a mapping, plain makes one
-    return found if whose else {_KEY: key, **found}
+    return {_KEY: key, **found}  # as it is spelt in the key, so that messages can have it

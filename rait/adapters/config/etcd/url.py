@@ -44,8 +44,12 @@ def parse(url: str, name: str) -> Target:
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         userinfo, _, hosts = parts.netloc.rpartition("@")
         members = tuple(_member(host, parts.scheme.lower() == "etcds") for host in hosts.split(","))
-    except ValueError as error:
-        raise SourceError(f"{name}: the URL is not valid: {error}") from None
+    except ValueError:
+        # What Python says of it may quote a password.
+        raise SourceError(
+            f"{name}: the URL is not valid: each member is HOST or HOST:PORT, with commas between "
+            "them, as in etcd://HOST:2379,HOST:2379/PREFIX?password_file=PATH"
+        ) from None
     path = unquote(parts.path).rstrip("/")
     target = Target(members, f"{path}/", unquote(userinfo), **_files(pairs, name))
     if (problem := _problem(target, parts.fragment, has_tls=parts.scheme.lower() == "etcds")) != "":
@@ -57,7 +61,7 @@ def _member(host: str, has_tls: bool) -> str:
     parts = urlsplit(f"//{host}")
     port = PORT if parts.port is None else parts.port
     if not parts.hostname or not 0 < port <= MAX_PORT:
-        raise ValueError("each member is HOST or HOST:PORT, with commas between them")
+        raise ValueError
     where = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{'https' if has_tls else 'http'}://{where}:{port}"
 
