@@ -29,7 +29,6 @@ from rait.domain.backend import (
     Outcome,
     UnreadLink,
 )
-from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
     Event,
@@ -75,15 +74,15 @@ class _Step(Struct, frozen=True):
 class Machine(Closing):
     """This machine's WireGuard, seen from one transit namespace, ``namespace``.
 
-    If the namespace is gone, links can be observed and removed, and no more. Without ``secret``, no
-    links can be made or changed. ``key`` has the preshared keys that it can set.
+    If the namespace is gone, links can be observed and removed, and no more. Without a private key
+    in ``key``, no links can be made or changed; it has the preshared keys that can be set, too.
     """
 
-    def __init__(self, transit: Netns, secret: Secret | None, public_key: str) -> None:
+    def __init__(self, transit: Netns, key: KeyPair) -> None:
         self.namespaces = Namespaces()
         self.namespace = transit
         self._sockets: dict[Netns, Sockets] = {}
-        self.key = KeyPair(secret, public_key)
+        self.key = key
         self._origins: dict[str, Origin] = {}
 
     def close(self) -> None:
@@ -94,9 +93,7 @@ class Machine(Closing):
 
     def seen_from(self, transit: Netns) -> Machine:
         """The same machine, seen from another transit namespace; the caller closes both."""
-        other = Machine(transit, None, "")
-        other.key = self.key
-        return other
+        return Machine(transit, self.key)
 
     @property
     def transit(self) -> str:

@@ -16,6 +16,7 @@ from rait.adapters import netns
 from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
+from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.app import isolation
 from rait.app.inputs import Inputs, Preparation, Registry
@@ -27,7 +28,7 @@ from rait.app.scopes import claimed_by_others, filed_under, last_signed, scope_n
 from rait.app.turn import lock_path, prepared
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
 from rait.domain.backend import Observation
-from rait.domain.config.schema import Config, Secret
+from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
 from rait.domain.history import LastKnown, as_made_now
@@ -504,8 +505,8 @@ def session_on(
     Raises MachineError.
     """
     with ExitStack() as stack:
-        config, keys = inputs.loaded.config, (inputs.secret, inputs.public_key)
-        machine = stack.enter_context(machine_of(config, *keys, needs_transit=needs_transit))
+        config, key = inputs.loaded.config, KeyPair(inputs.secret, inputs.public_key)
+        machine = stack.enter_context(machine_of(config, key, needs_transit=needs_transit))
         journal = JournalReader(config.journal)
         if not read_only:
             journal = stack.enter_context(Journal.open(config.journal))
@@ -523,13 +524,11 @@ def _routing(config: Config, babeld: Babeld) -> Routing | None:
     return Routing(config, explicit=babeld != "synced", exclusive=babeld == "exclusive")
 
 
-def machine_of(
-    config: Config, secret: Secret | None, public_key: str, *, needs_transit: bool = True
-) -> Machine:
+def machine_of(config: Config, key: KeyPair, *, needs_transit: bool) -> Machine:
     """The machine as seen from the transit namespace.
 
     Raises MachineError if that namespace is needed and missing.
     """
     transit = config.isolation.transit_netns
     found = netns.open_netns(transit) if needs_transit else netns.find_netns(transit)
-    return Machine(found or netns.gone(transit), secret, public_key)
+    return Machine(found or netns.gone(transit), key)

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from rait.adapters import netns
 from rait.adapters.config import source
 from rait.adapters.journal.reader import JournalReader
+from rait.adapters.keys import KeyPair
 from rait.app.load import Loaded, load_peers, load_secret
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
@@ -78,7 +79,7 @@ def look(
             f"there is no process {target}, so its network namespace cannot be looked at: set "
             "`target` to the id of a process that is in it, or to a name"
         )
-    with machine_of(config, None, "", needs_transit=False) as machine:
+    with machine_of(config, KeyPair(None, ""), needs_transit=False) as machine:
         observation = observe(machine, target, known)
     doubts = doubtful(observation, known, scope)
     claimed = _claimed(options, loaded, doubts) if doubts else {}

@@ -51,9 +51,7 @@ def observe(
 
     With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError.
     """
-    spaces = whereabouts(
-        machine.namespaces, target, known.links(), machine.namespace, assume_gone=assume_gone
-    )
+    spaces = whereabouts(machine, target, known.links(), assume_gone=assume_gone)
     elsewhere = list(spaces.elsewhere)
     if target and isolation.made_here(known) and all(ns.spec for ns in elsewhere):
         elsewhere.append(machine.namespaces.open(""))
@@ -102,18 +100,13 @@ class Whereabouts(Struct, frozen=True):
 
 
 def whereabouts(
-    namespaces: Namespaces,
-    target: str,
-    links: Iterable[Link],
-    transit: Netns,
-    *,
-    assume_gone: bool = False,
+    machine: Machine, target: str, links: Iterable[Link], *, assume_gone: bool
 ) -> Whereabouts:
     """Find the target, and the namespaces in which these links were made; see the steps above.
 
-    The links' sockets are in ``transit``. With ``assume_gone``, nothing is lost. Raises
-    MachineError if a namespace must not be opened.
+    With ``assume_gone``, nothing is lost. Raises MachineError if a namespace must not be opened.
     """
+    namespaces = machine.namespaces
     here = namespaces.find(target)
     elsewhere: dict[tuple[str, str], Netns] = {}
     missing: dict[str, list[Link]] = {}
@@ -128,7 +121,7 @@ def whereabouts(
             missing.setdefault(instance, []).extend(there)
     lost: dict[str, str] = {}
     if missing:
-        found_again, lost = _look_for(namespaces, missing, transit)
+        found_again, lost = _look_for(namespaces, missing, machine.namespace)
         elsewhere |= {(ns.spec, instance): ns for instance, ns in found_again.items()}
     if here is not None:
         elsewhere.pop((here.spec, here.instance), None)

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import structs
 
+from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import socket as netlink
 from rait.adapters.netns import Netns, copied, open_netns
@@ -69,7 +70,7 @@ class Node:
 
     def new_run(self, secret: Secret, public_key: str) -> Machine:
         """The machine as a run of rait has it, with this key."""
-        return Machine(copied(self.transit_ns, self.transit), secret, public_key)
+        return Machine(copied(self.transit_ns, self.transit), KeyPair(secret, public_key))
 
     def close(self) -> None:
         self.rait.__exit__(None, None, None)

@@ -60,7 +60,8 @@ class Node:
 
     def new_run(self) -> Machine:
         """The machine as another run of rait would have it."""
-        return Machine(copied(self.transit_ns, self.transit), self.key.secret, self.public_key)
+        key = KeyPair(self.key.secret, self.public_key)
+        return Machine(copied(self.transit_ns, self.transit), key)
 
     def close(self) -> None:
         machine.remove_wireguard(self.tag)

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters import netns
+from rait.adapters.keys import KeyPair
 from rait.adapters.wireguard.sockets import Sockets
 from rait.app.machine import LEFT_ALONE, Machine
 from rait.domain.errors import MachineError
@@ -54,7 +55,7 @@ def errors(machine: Machine, *events: Event) -> list[str | None]:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    with Machine(netns.open_netns(""), None, "key") as made:
+    with Machine(netns.open_netns(""), KeyPair(None, "key")) as made:
         yield made
 
 
