@@ -521,14 +521,31 @@ endpoint for each transport, and the remarks. With a DEST, write it to that file
 in the format that its name tells; a file that holds anything else is left as it is. In what is
 printed, `rait check` finds no error; if it would, nothing is printed, with exit status 2.
 
+With --to, put it into a registry in etcd, under PREFIX/PUBLIC-KEY: the one that rait.conf names as
+peers, or that of the URL. What stands there already is not written again. --lease has etcd drop the
+entry unless this command, or a `rait watch` with publish = true in rait.conf, comes again within
+the span (5s to 1d); that of rait.conf is the default, and without either the entry stays until
+--withdraw, for a node that leaves for good. The exit status is 1 if etcd does not take it.
+docs/etcd.md sets up a registry in which each node may write its own entry alone.
+
   rait pub >> peers.hcl
   rait pub nodes/gate.toml
+  rait pub --to
+  rait pub --to etcd://192.0.2.1:2379,192.0.2.2:2379/rait/peers --lease 60s
+  rait pub --to --withdraw
 """
 
 
 def _pub(parser: ArgumentParser) -> None:
     parser.add_argument(
         "dest", metavar="DEST", nargs="?", default="-", help="a path, or - (stdout)"
+    )
+    parser.add_argument(
+        "--to", metavar="URL", nargs="?", const="", help="a registry (default: peers of rait.conf)"
+    )
+    parser.add_argument("--lease", metavar="SPAN", help="drop it unless this comes again: 60s")
+    parser.add_argument(
+        "--withdraw", action="store_true", help="remove this node's entry from the registry"
     )
     parser.add_argument(
         "--format",

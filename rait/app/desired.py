@@ -92,7 +92,7 @@ def down(options: Options, *, watched: bool = False) -> Report:
     # The links live in the target namespace, so they can go when the transit one is gone.
     with open_settled(options, "down", needs_transit=False) as session:
         if not watched:
-            require_unwatched(session, "rait down")
+            require_unwatched(session.options.config, session.config.journal, "rait down")
         change = session.compare(Goal(EMPTY))
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *unclaimed))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import from_thread, to_thread
@@ -56,6 +56,7 @@ from rait.domain.errors import ConfigError, MachineError, PendingError, RaitErro
 from rait.domain.status import peers_age
 from rait.domain.watch import (
     Action,
+    EntryOutdated,
     Event,
     Exit,
     FilesChanged,
@@ -67,6 +68,8 @@ from rait.domain.watch import (
     Outcome,
     Poll,
     Polled,
+    Publish,
+    Published,
     Say,
     Served,
     Settings,
@@ -76,6 +79,9 @@ from rait.domain.watch import (
     Tick,
 )
 from rait.terminal import lose_what_nobody_reads, note, warn
+
+if TYPE_CHECKING:
+    from rait.app.publishing import Publisher
 
 LOCK_SECONDS = 10.0
 """How long a sync waits for another rait; then it is tried again."""
@@ -96,7 +102,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """What became of a sync, and what it has learned.
 
     There is no ``report`` if it could not begin. ``names`` are the interfaces that are ours, or are
-    to be, and ``key_files`` those with preshared keys; None if it is unknown.
+    to be, and ``key_files`` those with preshared keys; None if it is unknown. ``key_in_use`` is the
+    public key that the links have, "" if it is unknown; ``is_listed``, whether the list has it.
     """
 
     synced: Synced
@@ -104,6 +111,8 @@ class Result(Struct, frozen=True, kw_only=True):
     has_names: bool | None = None
     names: frozenset[str] | None = None
     key_files: frozenset[str] | None = None
+    key_in_use: str = ""
+    is_listed: bool = True
 
 
 def watch(options: Options, *, down_on_exit: bool = False) -> bool:
@@ -153,6 +162,8 @@ class Watcher:
         self._config = config
         self._held = Held()
         self._follower = Follower(self._held, self._tell)
+        self._publisher: Publisher | None = None
+        self._key_in_use = ""
         self._service = ServiceManager()
         self._health = Health(StatusReader(options).read)
         self._state = domain.begin(time.monotonic())
@@ -195,6 +206,7 @@ class Watcher:
             look=(spans.look if age is None else min(spans.look, age // 2)) / SECOND,
             poll=spans.poll / SECOND if has_url else None,
             names=spans.names / SECOND if self._has_names else None,
+            publish=spans.lease / 3 / SECOND if spans.publish else None,
         )
 
     def _tell(self, event: Event) -> None:
@@ -222,6 +234,8 @@ class Watcher:
                 self._tasks.start_soon(self._poll, anew)
             case LookUp():
                 self._tasks.start_soon(self._look_up)
+            case Publish():
+                self._tasks.start_soon(self._publish)
             case Say(lines):
                 for line in lines:
                     warn(line)
@@ -255,6 +269,12 @@ class Watcher:
             with suppress(MachineError):
                 self._touched(self._links.take())
         self._note(causes, result, seconds)
+        self._key_in_use = result.key_in_use or self._key_in_use
+        publisher = self._publisher
+        if publisher is not None and (
+            not result.is_listed or publisher.is_outdated(self._key_in_use)
+        ):
+            self._tell(EntryOutdated())
         self._tell(result.synced)
 
     def _note(self, causes: tuple[Cause, ...], result: Result, seconds: float) -> None:
@@ -317,6 +337,15 @@ class Watcher:
     async def _look_up(self) -> None:
         changed, problem = await self._asked(self._refresh)
         self._tell(LookedUp(changed, problem, random.random()))  # noqa: S311 - not for secrets
+
+    async def _publish(self) -> None:
+        if self._publisher is None:
+            from rait.app.publishing import Publisher  # here, as few nodes publish
+
+            self._publisher = Publisher(self._options.config, warn)
+        publish, in_use = self._publisher.publish, self._key_in_use
+        changed, problem = await self._asked(lambda: publish(in_use))
+        self._tell(Published(changed, problem, random.random()))  # noqa: S311 - not for secrets
 
     def _refresh(self) -> tuple[bool, str]:
         changed, problems = self._held.refresh()
@@ -474,6 +503,8 @@ def _result(session: Session, report: Report) -> Result:
         has_names=session.registry.has_names,
         names=_names(session, report),
         key_files=session.preshared.paths,
+        key_in_use=session.public_key if report.status in ("unchanged", "done", "partial") else "",
+        is_listed=any(p.public_key == session.public_key for p in session.registry.peers.peers),
     )
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from rait.adapters.config.source import display_name, is_path
 from rait.adapters.lock import HeldError, hold, holder
 from rait.app.scopes import normal
-from rait.app.session import Session
 from rait.domain.digests import blake2b
 from rait.domain.errors import MachineError
 
@@ -46,13 +45,12 @@ class Claim(ExitStack):
             self._held.add(path)
 
 
-def require_unwatched(session: Session, command: str) -> None:
+def require_unwatched(conf: str, journal: str, command: str) -> None:
     """Raise MachineError if a `rait watch` would undo at once what this command does."""
-    conf = session.options.config
     if not is_path(conf):
         return
     for name in _names(conf):
-        if (who := holder(os.path.realpath(session.config.journal) + name)) is not None:
+        if (who := holder(os.path.realpath(journal) + name)) is not None:
             raise MachineError(
                 f"{who} looks after {display_name(conf)}, and would undo `{command}` at once, so "
                 "nothing was touched; stop it first (`systemctl stop rait-watch`, or kill it)"

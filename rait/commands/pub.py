@@ -4,72 +4,109 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from binascii import a2b_base64
 from collections.abc import Iterator, Mapping
 
 from rait.adapters.config import formats, source
+from rait.adapters.config.remote import Put
 from rait.adapters.config.writing import WRITERS
 from rait.adapters.output import may_replace, replace_file
 from rait.app.inputs import configured
-from rait.app.load import Loaded, load_secret
+from rait.app.load import load_secret
 from rait.app.options import Options, require_path
-from rait.domain.check import examine
-from rait.domain.config.decode_config import decode_config
+from rait.app.own import own, with_remarks
+from rait.app.watched import require_unwatched
 from rait.domain.config.decode_peers import read_entries
 from rait.domain.config.decoding import key_id, nearest
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Config, Secret
-from rait.domain.entry import own_entry, plain
+from rait.domain.config.schema import DAY, MIN_LEASE, SECOND, Config, parse_span
+from rait.domain.entry import plain
 from rait.domain.errors import ConfigError, SourceError
 from rait.terminal import DONE, print_json, print_text, warn
 
 
 def run(options: Options, arguments: Namespace) -> int:
+    if arguments.to is not None:
+        return _to_registry(options, arguments)
+    if arguments.lease is not None or arguments.withdraw:
+        raise ConfigError("--lease and --withdraw are for a registry: add --to, or --to URL")
     to = arguments.dest
     loaded = configured(options.config)
-    secret, public_key = load_secret(loaded)
     suffix = to.lower().rpartition(".")[2]
     kind = (
         "json" if arguments.json else arguments.format or (suffix if suffix in WRITERS else "hcl")
     )
-    entry, left_out = own_entry(_with_remarks(loaded), public_key)
-    try:
-        text = WRITERS[kind](entry)
-        text.encode()
-    except (RecursionError, UnicodeEncodeError):
-        raise ConfigError(f"{loaded.source}: the remarks cannot be written as text") from None
-    _refuse_secret(secret, text, loaded.source)
-    _read_back(text, f"entry.{kind}" if to == source.STDIN else to, loaded.source)
-    for line in (*loaded.warnings, *(f"{loaded.source}: {line}" for line in left_out)):
+    entry = own(loaded, kind, "" if to == source.STDIN else to)
+    for line in (*loaded.warnings, *entry.warnings):
         warn(line)
     if to == source.STDIN:
-        print_text(text.removesuffix("\n"))
+        print_text(entry.text.removesuffix("\n"))
     else:
-        _write(to, text, public_key)
+        _write(to, entry.text, entry.public_key)
     return DONE
 
 
-def _refuse_secret(secret: Secret, text: str, name: str) -> None:
-    key = secret.reveal()
-    if key.rstrip("=") in text or a2b_base64(key).hex() in text.lower():
-        raise ConfigError(f"{name}: the name or the remarks hold the private key; nothing is shown")
+def _to_registry(options: Options, arguments: Namespace) -> int:
+    if arguments.dest != source.STDIN or arguments.format:
+        raise ConfigError("with --to, the entry goes to the registry, as JSON: leave the rest out")
+    loaded = configured(options.config)
+    url = arguments.to or loaded.config.peers
+    if not arguments.to and not source.is_live(url):
+        raise ConfigError(
+            f"{loaded.peers_location()}: {source.display_name(url)} is no registry in etcd that "
+            "takes entries: name one with --to etcd://HOST:2379/PREFIX"
+        )
+    key, lease, text = load_secret(loaded)[1], _lease(arguments, loaded.config), None
+    if arguments.withdraw:
+        if loaded.config.watch.publish:
+            require_unwatched(options.config, loaded.config.journal, "rait pub --withdraw")
+    else:
+        entry = own(loaded, "json")
+        text = entry.text
+        for line in (*loaded.warnings, *entry.warnings):
+            warn(line)
+    put = source.publish(url, key, text, lease)
+    name = f"{source.display_name(url).partition('?')[0].rstrip('/')}/{key}"
+    result = _RESULTS[text is not None, put.is_new]
+    if arguments.json:
+        shown_lease = lease if lease and text is not None else None
+        about = {"revision": put.revision or None, "lease": shown_lease}
+        print_json({"entry": name, "result": result} | about)
+    else:
+        print_text(f"{name}: {_told(result, put, lease)}")
+    return DONE
 
 
-def _read_back(text: str, to: str, name: str) -> None:
-    """Raise ConfigError if `rait check` finds an error in the text, and warn of its warnings.
+_RESULTS = {
+    (True, True): "put",
+    (True, False): "unchanged",
+    (False, True): "withdrawn",
+    (False, False): "absent",
+}
+"""By whether there is to be an entry, and whether something was written."""
 
-    ``to`` is where the text goes, and ``name`` is the configuration's.
-    """
-    try:
-        findings = examine(formats.parse(text, to).data).findings
-    except SourceError as error:
-        raise ConfigError(f"{name}: the entry cannot be read as {error}") from None
-    errors = [f"{name}: {item.message}; {item.advice}" for item in findings if item.is_error]
-    if errors:
-        raise ConfigError(*errors)
-    for item in findings:
-        if item.severity == "warning":
-            warn(f"{name}: {item.message}; {item.advice}")
+
+def _told(result: str, put: Put, lease: int) -> str:
+    match result:
+        case "put":
+            instead = f" in place of that of revision {put.replaced}" if put.replaced else ""
+            term = f"lease {lease} s" if lease else "without a lease, so it stays"
+            return f"put at revision {put.revision}{instead}, {term}"
+        case "unchanged":
+            kept = f", lease of {lease} s kept alive" if lease else ""
+            return f"unchanged since revision {put.revision}{kept}"
+        case "withdrawn":
+            return f"withdrawn at revision {put.revision}"
+    return "there is no such entry"
+
+
+def _lease(arguments: Namespace, config: Config) -> int:
+    """The seconds of --lease, else of what `rait watch` publishes, else 0. Raises ConfigError."""
+    if arguments.lease is None:
+        return config.watch.lease // SECOND if config.watch.publish else 0
+    span = parse_span(arguments.lease) or 0
+    if not MIN_LEASE <= span <= DAY:
+        raise ConfigError(f"--lease: {shown(arguments.lease)} is no span from 5s to 1d, as 60s")
+    return span // SECOND
 
 
 def _write(path: str, text: str, public_key: str) -> None:
@@ -99,7 +136,7 @@ def _is_own(path: str, public_key: str) -> bool:
 
 def run_remarks(options: Options, arguments: Namespace) -> int:
     loaded = configured(options.config, key_required=False)
-    remarks = _with_remarks(loaded).remarks
+    remarks = with_remarks(loaded).remarks
     for value in map(plain, _found(remarks, arguments.key)):
         if isinstance(value, str) and not arguments.json:
             print_text(value)
@@ -109,12 +146,6 @@ def run_remarks(options: Options, arguments: Namespace) -> int:
     near = nearest(arguments.key, {key_id(key): key for key in remarks})
     hint = f"; did you mean {shown(near)}?" if near else ""
     raise SourceError(f"{loaded.source}: there is no remark {shown(arguments.key)}{hint}")
-
-
-def _with_remarks(loaded: Loaded) -> Config:
-    """The configuration as its text has it: what an earlier run kept of it has no remarks."""
-    config, _ = decode_config(loaded.document().data, key_required=False)
-    return loaded.config if config is None else config
 
 
 def _found(value: object, key: str) -> Iterator[object]:

@@ -45,7 +45,7 @@ def _restore(options: Options, arguments: Namespace) -> int:
         open_settled(options, "replay", read_only=dry_run, babeld=babeld) as session,
     ):
         if not dry_run:
-            require_unwatched(session, "rait replay --apply")
+            require_unwatched(session.options.config, session.config.journal, "rait replay --apply")
         past = _past(session.journal, session.name, at)
         if past.unknown and not dry_run:
             raise MachineError(

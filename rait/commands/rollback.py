@@ -35,7 +35,7 @@ def run(options: Options, arguments: Namespace) -> int:
         open_settled(options, "rollback", read_only=arguments.dry_run) as session,
     ):
         if not arguments.dry_run:
-            require_unwatched(session, "rait rollback")
+            require_unwatched(session.options.config, session.config.journal, "rait rollback")
         record = _run_to_undo(session, arguments.number)
         change = session.compare(_goal(session, record, arguments.force))
         command = f"rollback {record.id}"

@@ -34,15 +34,18 @@ class Errand(Struct, frozen=True):
     unproven: bool = False
     factor: float = 1.0
 
-    def due(self, interval: float | None) -> float | None:
-        """When it is to begin; None while it is busy, or where there is nothing to fetch."""
+    def due(self, interval: float | None, retry: float | None = None) -> float | None:
+        """When it is to begin; None while it is busy, or where there is nothing to fetch.
+
+        With ``retry``, it is tried again that long after each failure.
+        """
         if self.busy or interval is None:
             return None
         span = interval
         if self.failures:
             first = min(FIRST_RETRY, interval)
             grows = min(grown(first, self.failures), LONGEST_RETRY * interval)
-            span = first if self.unproven else grows
+            span = retry or (first if self.unproven else grows)
         at = self.ended + span * self.factor
         return at if self.asked_for is None else min(at, self.asked_for)
 

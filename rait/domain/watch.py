@@ -16,9 +16,12 @@
 6. A sync that failed is tried again, soon and then at growing intervals, for its own causes. What
    only the user can mend (rait.conf is wrong, the guard stopped the run, a change waits for its
    confirmation) is not: it is tried when something changes, and at the next look.
-7. Whoever changes a link of ours again and again (``Fight``) meets growing pauses: rait sets the
+7. Whoever changes a link of ours again and again (fights.py) meets growing pauses: rait sets the
    link right at once the first times, and later when its pause is over.
-8. After a SIGTERM nothing begins any more. The end comes when the sync that runs has ended.
+8. This node's entry is published at the start, when its files change and when the registry lost it;
+   and at an interval by which its lease stays alive. Soon after a failure it is tried again, as
+   long as that takes.
+9. After a SIGTERM nothing begins any more. The end comes when the sync that runs has ended.
 
 ``step`` and ``wake_at`` are all that there is to call; times are in seconds of a monotonic clock.
 """
@@ -41,7 +44,7 @@ from rait.domain.causes import (
     touched,
 )
 from rait.domain.errands import Errand, grown
-from rait.domain.errors import few
+from rait.domain.fights import Fights, fought
 from rait.domain.troubles import Lines, Troubles, hear
 
 QUIET = (0.02, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -61,10 +64,8 @@ STALE_GAP = 30.0
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 
-LONGEST_PAUSE = 60.0
-FIGHT_MEMORY = 300.0
-FREE_FIGHTS = 2
-"""So many times in a row a link is set right at once."""
+RETRIES = 4
+"""So many attempts to publish there are in an interval, while it fails: the lease must not end."""
 
 Outcome = Literal[
     "unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured"
@@ -74,11 +75,12 @@ confirmation, or has a configuration that is wrong."""
 
 
 class Settings(Struct, frozen=True):
-    """The intervals in seconds; None for a peers list or names that there are not."""
+    """The intervals in seconds; None for what there is not: a list from a URL, names, an entry."""
 
     look: float
     poll: float | None = None
     names: float | None = None
+    publish: float | None = None
 
 
 # Events.
@@ -120,6 +122,18 @@ class SourceTold(Struct, frozen=True):
 
     changed: bool = True
     problem: str = ""
+
+
+class Published(Struct, frozen=True):
+    """To publish this node's entry has ended; whether it ``changed``, and what is wrong."""
+
+    changed: bool = False
+    problem: str = ""
+    chance: float = 0.5
+
+
+class EntryOutdated(Struct, frozen=True):
+    """The registry does not have this node's entry as it should be."""
 
 
 class LinksTouched(Struct, frozen=True):
@@ -171,6 +185,8 @@ Event = (
     | Polled
     | LookedUp
     | SourceTold
+    | Published
+    | EntryOutdated
     | LinksTouched
     | Synced
     | Served
@@ -201,6 +217,10 @@ class LookUp(Struct, frozen=True):
     """Begin to look up all names, which ends with ``LookedUp``."""
 
 
+class Publish(Struct, frozen=True):
+    """Begin to publish this node's entry, which ends with ``Published``."""
+
+
 class Say(Struct, frozen=True):
     """Tell the user these lines."""
 
@@ -217,18 +237,10 @@ class Exit(Struct, frozen=True):
     """End: no sync runs."""
 
 
-Action = Sync | Poll | LookUp | Say | Notify | Exit
+Action = Sync | Poll | LookUp | Publish | Say | Notify | Exit
 
 
 # The state.
-
-
-class Fight(Struct, frozen=True):
-    """Somebody else changes a link of ours: how often in a row, and until when it has to wait."""
-
-    count: int
-    last: float
-    until: float
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -246,6 +258,7 @@ class State(Struct, frozen=True, kw_only=True):
 
     poll: Errand
     names: Errand
+    publish: Errand
     synced_at: float
     calm_at: float
     running: tuple[Cause, ...] = ()
@@ -260,7 +273,7 @@ class State(Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     failures: int = 0
     later: Mapping[str, float] = {}
-    fights: Mapping[str, Fight] = {}
+    fights: Fights = {}
     troubles: Troubles = {}
     ready: bool = False
     reloading: bool = False
@@ -273,6 +286,7 @@ def begin(now: float) -> State:
     return State(
         poll=Errand(now, asked_for=now),
         names=Errand(now),  # the first sync looks names up by itself
+        publish=Errand(now, asked_for=now),
         synced_at=now,
         calm_at=now,
         gated=(START,),
@@ -292,7 +306,7 @@ def step(
         ends = not state.running
         return structs.replace(state, over=ends), (*actions, *((Exit(),) if ends else ()))
     state = _ripe(state, now, settings)
-    for due, start in ((_poll_at, _poll), (_names_at, _look_up), (_sync_at, _sync)):
+    for due, start in _STARTS:
         at = due(state, settings)
         if at is not None and at <= now:
             state, action = start(state)
@@ -307,6 +321,7 @@ def wake_at(state: State, settings: Settings) -> float | None:
     times = [
         _poll_at(state, settings),
         _names_at(state, settings),
+        _publish_at(state, settings),
         _sync_at(state, settings),
         _look_at(state, settings),
         state.gate_by if state.gated else None,
@@ -325,6 +340,10 @@ def _poll_at(state: State, settings: Settings) -> float | None:
 
 def _names_at(state: State, settings: Settings) -> float | None:
     return state.names.due(settings.names)
+
+
+def _publish_at(state: State, settings: Settings) -> float | None:
+    return state.publish.due(settings.publish, (settings.publish or 0.0) / RETRIES)
 
 
 def _sync_at(state: State, _: Settings) -> float | None:
@@ -376,10 +395,22 @@ def _look_up(state: State) -> tuple[State, Action]:
     return structs.replace(state, names=state.names.begun()), LookUp()
 
 
+def _publish(state: State) -> tuple[State, Action]:
+    return structs.replace(state, publish=state.publish.begun()), Publish()
+
+
 def _sync(state: State) -> tuple[State, Action]:
     """Begin a sync, which does all that there is to do, whatever caused it."""
     causes = merged(state.retry, state.pending)
     return structs.replace(state, running=causes, pending=(), retry=(), later={}), Sync(causes)
+
+
+_STARTS = (
+    (_poll_at, _poll),
+    (_names_at, _look_up),
+    (_publish_at, _publish),
+    (_sync_at, _sync),
+)
 
 
 # What events do.
@@ -405,6 +436,7 @@ def _tick(state: State, _: Tick, __: float) -> _Handled:
 
 
 def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
+    state = structs.replace(state, publish=state.publish.asked(now))
     return _caused(state, now, *(Cause("file", f"{what} changed") for what in event.what)), ()
 
 
@@ -421,6 +453,21 @@ def _polled(state: State, event: Polled, now: float) -> _Handled:
 def _looked_up(state: State, event: LookedUp, now: float) -> _Handled:
     # Without growing intervals, as there is no one server to be spared.
     return _fetched(state, "names", event, NAMES, now, failed=False)
+
+
+def _published(state: State, event: Published, now: float) -> _Handled:
+    publish = state.publish.over(now, event.chance, failed=bool(event.problem))
+    # A registry that was empty has an entry now.
+    is_missed = event.changed and state.poll.failures > 0
+    poll = state.poll.asked(now) if is_missed else state.poll
+    state = structs.replace(state, publish=publish, poll=poll)
+    lines = (event.problem,) if event.problem else ()
+    over = ("this node's entry is in the registry again",)
+    return _heard(state, "publish", lines, now, over=over, as_one=True)
+
+
+def _entry_outdated(state: State, _: EntryOutdated, now: float) -> _Handled:
+    return structs.replace(state, publish=state.publish.asked(now)), ()
 
 
 _FETCHED_AGAIN = {
@@ -524,26 +571,11 @@ def _synced(state: State, event: Synced, now: float) -> _Handled:
 
 
 def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
-    """Remember whose links others had changed, and how often in a row."""
-    fights = {n: fight for n, fight in state.fights.items() if now - fight.last < FIGHT_MEMORY}
-    new = []
-    for name in sorted(disturbed):
-        count = fights[name].count + 1 if name in fights else 1
-        beyond = count - FREE_FIGHTS
-        pause = min(grown(FIRST_RETRY, beyond + 1), LONGEST_PAUSE) if beyond >= 0 else 0.0
-        fights[name] = Fight(count, now, now + pause)
-        if beyond == 1:
-            new.append(name)
+    fights, lines = fought(state.fights, disturbed, now)
     # Links that were touched while the sync ran have their pause as well.
     later = {n: max(at, fights[n].until if n in fights else at) for n, at in state.later.items()}
     state = structs.replace(state, fights=fights, later=later)
-    if not new:
-        return state, ()
-    text = (
-        f"somebody else changes or removes {few(new)} again and again; rait sets it right each "
-        f"time, and pauses longer and longer before it does, up to {LONGEST_PAUSE:g} s"
-    )
-    return state, (Say((text,)),)
+    return state, (Say(lines),) if lines else ()
 
 
 _SERVED_AGAIN: Mapping[Service, str] = {
@@ -565,6 +597,7 @@ def _hangup(state: State, _: Hangup, now: float) -> _Handled:
         state,
         poll=state.poll.asked(now),
         names=state.names.asked(now),
+        publish=state.publish.asked(now),
         gated=merged(state.gated, (HANGUP,)),
         gate=state.gate | {"poll", "names"},
         gate_by=state.gate_by if state.gated else now + GATE_SECONDS,
@@ -583,6 +616,8 @@ _HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
     Polled: _polled,
     LookedUp: _looked_up,
     SourceTold: _source_told,
+    Published: _published,
+    EntryOutdated: _entry_outdated,
     LinksTouched: _links_touched,
     Synced: _synced,
     Served: _served,

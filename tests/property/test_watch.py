@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import structs
 
-from rait.domain import causes, errands, watch
+from rait.domain import causes, errands, fights, watch
 from rait.domain.watch import (
     Action,
+    EntryOutdated,
     Event,
     Exit,
     FilesChanged,
@@ -26,6 +27,8 @@ from rait.domain.watch import (
     Outcome,
     Poll,
     Polled,
+    Publish,
+    Published,
     Say,
     Settings,
     SourceTold,
@@ -46,6 +49,7 @@ settings_ = st.builds(
     look=intervals,
     poll=st.none() | intervals,
     names=st.none() | intervals,
+    publish=st.none() | st.sampled_from((5.0, 20.0, 3600.0)),
 )
 outcomes: st.SearchStrategy[Outcome] = st.sampled_from(
     ("unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured")
@@ -79,8 +83,12 @@ class World:
         self.settings = settings
         self.now = 1000.0
         self.state = watch.begin(self.now)
-        self.begun: dict[type[Action], list[float]] = {Sync: [], Poll: [], LookUp: []}
-        self.ended: dict[type[Action], list[float]] = {Sync: [], Poll: [], LookUp: []}
+        self.begun: dict[type[Action], list[float]] = {
+            kind: [] for kind in (Sync, Poll, LookUp, Publish)
+        }
+        self.ended: dict[type[Action], list[float]] = {
+            kind: [] for kind in (Sync, Poll, LookUp, Publish)
+        }
         self.busy: set[type[Action]] = set()
         self.synced: list[Sync] = []
         self.anew: list[bool] = []
@@ -90,7 +98,7 @@ class World:
         self.tell(Tick())
 
     def tell(self, event: Event) -> None:
-        kind = {Synced: Sync, Polled: Poll, LookedUp: LookUp}.get(type(event))
+        kind = {Synced: Sync, Polled: Poll, LookedUp: LookUp, Published: Publish}.get(type(event))
         if kind in self.busy:
             self.busy.remove(kind)
             self.ended[kind].append(self.now)
@@ -103,7 +111,7 @@ class World:
     def _do(self, action: Action) -> None:
         assert not self.exits, "nothing comes after the end"
         match action:
-            case Sync() | Poll() | LookUp():
+            case Sync() | Poll() | LookUp() | Publish():
                 assert type(action) not in self.busy, f"two of {action}"
                 self.busy.add(type(action))
                 self.begun[type(action)].append(self.now)
@@ -146,9 +154,14 @@ class World:
             else:
                 self.wait(min(until, until if at is None else at) - self.now)
 
-    def end(self, synced: Synced, polled: Polled = Polled()) -> None:  # noqa: B008
+    def end(
+        self,
+        synced: Synced,
+        polled: Polled = Polled(),  # noqa: B008
+        published: Published = Published(),  # noqa: B008
+    ) -> None:
         """End all that is under way."""
-        answers = {Sync: synced, Poll: polled, LookUp: LookedUp()}
+        answers = {Sync: synced, Poll: polled, LookUp: LookedUp(), Publish: published}
         for kind in tuple(self.busy):
             self.tell(answers[kind])
 
@@ -220,7 +233,7 @@ class Watching(RuleBasedStateMachine):
         if event.outcome == "failed" and not self.world.state.stopping:
             self.note(watch.LONGEST_RETRY)
         elif self.meanwhile:
-            self.note(watch.LONGEST_PAUSE)  # a look, once the sync is over
+            self.note(fights.LONGEST_PAUSE)  # a look, once the sync is over
         self.meanwhile = False
         self.tell(event)
 
@@ -244,6 +257,16 @@ class Watching(RuleBasedStateMachine):
         if changed:
             self.note()
         self.tell(LookedUp(changed, problem, chance))
+
+    @precondition(lambda self: self.world)
+    @rule()
+    def entry_is_lost(self) -> None:
+        self.tell(EntryOutdated())
+
+    @precondition(lambda self: self.world and Publish in self.world.busy)
+    @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
+    def publish_ends(self, changed: bool, problem: str, chance: float) -> None:
+        self.tell(Published(changed, problem, chance))
 
     @precondition(lambda self: self.world and len(self.world.begun[Sync]) > 5)
     @rule()
@@ -291,7 +314,7 @@ class Watching(RuleBasedStateMachine):
     def nothing_begins_too_often(self) -> None:
         if self.world is None:
             return
-        for kind in (Poll, LookUp):
+        for kind in (Poll, LookUp, Publish):
             begun = self.world.begun[kind]
             assert all(b - a >= 0.9 - MOMENT for a, b in pairwise(begun)), kind
         # Right after a look there may be a sync for a change.
@@ -414,11 +437,11 @@ def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, lo
             world.wait(0.1)
         back.append(world.now - at)
         world.end(Synced("done", disturbed=frozenset(LINKS[:1])))
-    pauses = back[: watch.FREE_FIGHTS]
+    pauses = back[: fights.FREE]
     assert max(pauses) <= 2
-    for earlier, later in pairwise(back[watch.FREE_FIGHTS :]):
-        assert later >= min(1.9 * earlier, watch.LONGEST_PAUSE) - 0.2
-    assert max(back) <= watch.LONGEST_PAUSE + 1
+    for earlier, later in pairwise(back[fights.FREE :]):
+        assert later >= min(1.9 * earlier, fights.LONGEST_PAUSE) - 0.2
+    assert max(back) <= fights.LONGEST_PAUSE + 1
     assert len(world.said) == 1
     # Another link does not wait for it.
     world.wait(watch.CALM)
@@ -624,6 +647,53 @@ def test_a_hangup_syncs_with_everything_read_anew(
         polls = zip(world.begun[Poll], world.anew, strict=True)
         assert settings.poll is None or any(at <= one and anew for one, anew in polls)
     assert world.notified[:3] == ["ready", "reloading", "ready"]
+
+
+@given(lease=st.sampled_from((5.0, 60.0, 3600.0)), away=st.floats(0, 0.85), chance=chances)
+def test_an_entry_outlives_what_is_shorter_than_its_lease(
+    lease: float, away: float, chance: float
+) -> None:
+    interval, took = lease / 3, 0.01
+    world = World(Settings(look=3600.0, publish=interval))
+    good, bad = Published(chance=chance), Published(problem="no answer", chance=chance)
+
+    def publish(until: float, answer: Published) -> None:
+        while world.now < until:
+            at = watch.wake_at(world.state, world.settings) or until
+            world.wait(took if world.busy else min(at, until) - world.now)
+            world.end(Synced("unchanged"), published=answer)
+
+    publish(world.now + 2 * lease, good)
+    heard = world.ended[Publish][-1]
+    publish(heard + away * lease, bad)
+    was_told = bool(world.said)
+    back, count = world.now, len(world.ended[Publish])
+    publish(back + interval * 1.1 + 2 * took, good)
+    again = world.ended[Publish][count]
+    assert again <= max(heard + 1.1 * interval, back + 1.1 * interval / watch.RETRIES) + 2 * took
+    assert again < heard + lease
+    lines = [line for _, line in world.said]
+    assert bool(lines.count("no answer")) == was_told
+    assert lines.count("this node's entry is in the registry again") == was_told
+
+
+def test_an_entry_is_published_at_once_for_a_cause() -> None:
+    world = World(Settings(look=3600.0, poll=60.0, publish=20.0))
+    assert Publish in world.busy, "at the start"
+    for event in (FilesChanged(("rait.conf",)), EntryOutdated(), Hangup()):
+        world.live(5.0, Synced("unchanged"), Polled())
+        count = len(world.begun[Publish])
+        world.tell(event)
+        world.wait(errands.ASKED_GAP)
+        assert len(world.begun[Publish]) == count + 1, event
+    # A registry that was empty is read once there is an entry.
+    world.live(30.0, Synced("unchanged"), Polled(problem="no key"))
+    polls = len(world.begun[Poll])
+    world.tell(EntryOutdated())
+    world.wait(errands.ASKED_GAP)
+    world.end(Synced("unchanged"), published=Published(changed=True))
+    world.wait(errands.ASKED_GAP)
+    assert len(world.begun[Poll]) == polls + 1
 
 
 @given(took=st.floats(0, 100), dead=st.booleans())

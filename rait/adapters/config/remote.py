@@ -1,7 +1,7 @@
 """The port to all that a peers list may come from over the network: one module for each kind.
 
 A kind of source is a module that has ``fetch``; one that tells of changes by itself has ``follow``
-too. To add a kind is to write its module, and to name it in ``KINDS``.
+and ``publish`` too. To add a kind is to write its module, and to name it in ``KINDS``.
 """
 
 from __future__ import annotations
@@ -63,8 +63,19 @@ class Remote(Protocol):
         ...
 
 
+class Put(Struct, frozen=True):
+    """What became of an entry: the revision that made it so, and whether that ``is_new``.
+
+    ``replaced`` is the revision of another entry that was in its place, 0 for none.
+    """
+
+    revision: int
+    is_new: bool
+    replaced: int = 0
+
+
 class Live(Remote, Protocol):
-    """A source that tells of changes."""
+    """A source that tells of changes, and takes the entries of nodes."""
 
     async def follow(self, url: str, display: Display, limit: int, tell: Tell) -> None:
         """Read the list, and ``tell`` it; then tell each later one, until it is cancelled.
@@ -72,6 +83,17 @@ class Live(Remote, Protocol):
         An Answer without a body says that the last one is the newest still. A SourceError that is
         told says why the newest list cannot be used; a later one may be. Raises SourceError where
         nothing is told any more, so that the list has to be read again.
+        """
+        ...
+
+    def publish(
+        self, url: str, display: Display, timeout: float, key: str, text: str | None, lease: int
+    ) -> Put:
+        """Have this text as the entry of the node with this public key; None for no entry.
+
+        The entry goes when its ``lease`` of so many seconds was not kept alive, which this does
+        too; 0 is for an entry that stays. What is as it should be is not written. Raises
+        SourceError, which names the entry, within ``timeout`` seconds.
         """
         ...
 

@@ -19,7 +19,7 @@ from rait.domain.errors import SourceError
 from rait.domain.signed import SIGN_IT
 
 if TYPE_CHECKING:
-    from rait.adapters.config.remote import Answer
+    from rait.adapters.config.remote import Answer, Put
     from rait.adapters.config.version import Version
 
 STDIN = "-"
@@ -228,6 +228,19 @@ async def follow(url: str, tell: Callable[[News | SourceError], None]) -> None:
         tell(News(text, answer.version, time.time_ns()))
 
     await live(_scheme(url)).follow(url, display_name, MAX_BYTES, told)
+
+
+def publish(url: str, key: str, text: str | None, lease: int) -> Put:
+    """Have this text as the entry of the node with this public key in a live source.
+
+    As ``Live.publish`` in remote.py; raises SourceError also where the source is no live one.
+    """
+    if not is_live(url):
+        raise SourceError(
+            f"{display_name(url)}: only a registry in etcd takes entries, as "
+            "etcd://HOST:2379/PREFIX; write them into a file with `rait pub FILE`"
+        )
+    return live(_scheme(url)).publish(url, display_name, TIMEOUT, key, text, lease)
 
 
 class Texts:

@@ -53,6 +53,7 @@ _MAX_FILE_NAME = 255
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LIVE = re.compile(r"etcds?://", re.IGNORECASE)
 _BOTH_FAMILIES = (
     "is the send_port of a transport of {} too: WireGuard takes a port in both families, so other "
     "nodes listen on it for one of their two links to this one and skip the other, unless they set "
@@ -84,7 +85,7 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     read = [(block, transport) for block in blocks if (transport := _transport(block)) is not None]
     isolation = _isolation(top.block("isolation", Isolation))
     babeld = _babeld(top.block("babeld", Babeld))
-    watch = _watch(top.block("watch", Watch))
+    watch = _watch(top.block("watch", Watch), str(top.values.get("peers", "")))
     _check_transports(read, isolation)
     _check_private_key(top, key_required)
     top.read("private_key", object, lambda value: Secret(canonical_key(value)))
@@ -269,13 +270,21 @@ def _babeld(block: Block[Babeld] | None) -> Babeld | None:
     return block.decoded()
 
 
-def _watch(block: Block[Watch] | None) -> Watch | None:
+def _watch(block: Block[Watch] | None, peers: str) -> Watch | None:
     if block is None:
         return Watch()
     block.check_values()
-    for name in ("poll", "names", "look", "max_peers_age"):
+    for name in ("poll", "names", "look", "max_peers_age", "lease"):
         block.read(name, str, partial(_interval, name))
     block.read("metrics", str, _own_address)
+    if block.values.get("publish") is True and not _LIVE.match(peers):
+        block.report(
+            "needs a registry that takes entries: set `peers` to one in etcd, as "
+            "etcd://HOST:2379/PREFIX",
+            "publish",
+        )
+    if block.has("lease") and not block.values.get("publish"):
+        block.report("has no effect without publish = true", "lease", "warning")
     return block.decoded()
 
 

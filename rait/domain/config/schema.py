@@ -17,6 +17,9 @@ SECOND = 1_000_000_000
 
 DAY = 86400 * SECOND
 
+MIN_LEASE = 5 * SECOND
+"""etcd grants none that is shorter than its members take to elect a leader, and rait needs time."""
+
 DEFAULT_PEERS = "/etc/rait/peers.conf"
 DEFAULT_JOURNAL = "/var/lib/rait/journal.db"
 DEFAULT_JOURNAL_KEEP = 365 * DAY
@@ -131,6 +134,9 @@ _Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w",
 _Interval = Annotated[
     int, Meta(ge=SECOND, le=DAY, description='a span of time from "1s" to "1d", as "60s" or "5m"')
 ]
+_Lease = Annotated[
+    int, Meta(ge=MIN_LEASE, le=DAY, description='a span of time from "5s" to "1d", as "60s"')
+]
 _Fallback = Annotated[
     Annotated[int, Meta(ge=1)] | Literal["always"],
     Meta(description='a span of time as "24h" or "7d", or "always"'),
@@ -213,7 +219,8 @@ class Watch(Struct, frozen=True, kw_only=True):
     names are looked up again; after ``look``, the machine is looked at again, as nobody tells of
     some changes. ``max_peers_age`` is how old a list may become before that is an error; None for
     any age. ``metrics`` is the ADDRESS:PORT at which metrics and the health page are served, None
-    for nowhere.
+    for nowhere. With ``publish``, this node's own entry is kept in the registry, which drops it
+    when it heard nothing of the node for ``lease``.
     """
 
     poll: _Interval = 60 * SECOND
@@ -223,6 +230,8 @@ class Watch(Struct, frozen=True, kw_only=True):
     metrics: (
         Annotated[str, Meta(description='ADDRESS:PORT in quotes, as "127.0.0.1:9586"')] | None
     ) = None
+    publish: _Flag = False
+    lease: _Lease = 60 * SECOND
 
 
 class Match(Struct, frozen=True, kw_only=True):

@@ -45,8 +45,11 @@ class Range(Struct, frozen=True):
     count: Number = 0
 
 
-class Written(Struct, frozen=True):
+class Committed(Struct, frozen=True):
+    """The end of a transaction; unless it ``succeeded``, a comparison of it did not hold."""
+
     header: Header
+    succeeded: bool = False
 
 
 class Authenticated(Struct, frozen=True):

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from rait.adapters.config.etcd import messages
-from rait.adapters.config.etcd.client import Client, MemberError
-from rait.adapters.config.etcd.entries import line_of
+from rait.adapters.config.etcd import messages, publishing
+from rait.adapters.config.etcd.client import Client, MemberError, RefusedError
+from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
 from rait.adapters.config.etcd.url import Target, parse
-from rait.adapters.config.remote import HEARTBEAT, Answer, Display, Tell
+from rait.adapters.config.remote import HEARTBEAT, Answer, Display, Put, Tell
 from rait.adapters.config.version import Version, url_digest
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
@@ -87,6 +87,30 @@ def _run(
     if not done:
         raise SourceError(f"{name}: no whole answer within {timeout:g} seconds")
     return done[0]
+
+
+def publish(
+    url: str, display: Display, timeout: float, key: str, text: str | None, lease: int
+) -> Put:
+    """As ``Live.publish``."""
+    if text is not None and len(text.encode()) > MAX_VALUE:
+        raise SourceError(f"the entry is larger than {MAX_VALUE} bytes, the most that rait reads")
+
+    async def put(client: Client, target: Target) -> Put:
+        whole = f"{target.prefix}{key}"
+        value = None if text is None else text.encode()
+        try:
+            return await publishing.publish(client, whole.encode(), value, lease)
+        except RefusedError as error:
+            if "permission denied" not in str(error):
+                raise
+            how = f"`etcdctl role grant-permission ROLE readwrite {whole}`"
+            raise SourceError(f"{error} to write this key: {how}") from None
+
+    def name(url: str) -> str:
+        return f"{display(url).partition('?')[0].rstrip('/')}/{key}"
+
+    return _run(url, name, timeout, put)
 
 
 async def follow(url: str, display: Display, limit: int, tell: Tell) -> None:

@@ -1,0 +1,92 @@
+"""``rait watch`` keeps this node's own entry in the registry.
+
+A new private key makes a new entry. The entry of the former key is kept until the links have the
+new key, as where the guard stops the sync, and is withdrawn only after the new one stands. Whatever
+is wrong with rait.conf leaves the entry as it was put last, and alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rait.adapters.config import source
+from rait.app.inputs import configured
+from rait.app.own import Own, own
+from rait.domain.config.schema import SECOND
+from rait.domain.errors import RaitError, SourceError
+
+WRONG = "this node's entry is not published"
+
+
+class Publisher:
+    """Publishes the entry that a rait.conf has; for one thread at a time."""
+
+    def __init__(self, conf: str, warn: Callable[[str], None]) -> None:
+        self._conf = conf
+        self._warn = warn
+        self._url = ""
+        self._lease = 0
+        self._own: Own | None = None
+        self._stands: dict[str, tuple[str, int]] = {}  # by public key: its text and revision
+
+    @property
+    def public_key(self) -> str:
+        """The key of the entry that shall be in the registry; "" for none."""
+        return self._own.public_key if self._own is not None else ""
+
+    def is_outdated(self, key_in_use: str) -> bool:
+        """Whether there is an entry of a former key that is not needed any more."""
+        return key_in_use == self.public_key and bool(self._stands.keys() - {key_in_use})
+
+    def publish(self, key_in_use: str) -> tuple[bool, str]:
+        """Have the entry in the registry, and keep it alive; whether it is new, and a problem.
+
+        ``key_in_use`` is the public key that the links have.
+        """
+        problem = self._read()
+        if self._own is None:
+            return False, problem
+        try:
+            is_new = self._put(self._own.public_key, self._own.text)
+            for key in self._stands.keys() - {self._own.public_key}:
+                if key_in_use == self._own.public_key:
+                    source.publish(self._url, key, None, 0)
+                    del self._stands[key]
+                else:
+                    self._put(key, self._stands[key][0])
+        except SourceError as error:
+            return False, f"{WRONG}: {error}"
+        return is_new, problem
+
+    def _read(self) -> str:
+        """Read the entry anew; why that which was read before is to stay, "" if it is not."""
+        try:
+            loaded = configured(self._conf)
+            config = loaded.config
+            if not config.watch.publish:
+                return ""  # since it was asked for
+        except RaitError:
+            return ""  # as syncs tell
+        try:
+            new = own(loaded, "json")
+        except RaitError as error:
+            return f"{WRONG}: {error}"
+        if config.peers != self._url:
+            self._stands = {}  # the lease of what stands elsewhere ends
+        self._url, self._lease = config.peers, config.watch.lease // SECOND
+        if self._own is None or new.warnings != self._own.warnings:
+            for line in new.warnings:
+                self._warn(line)
+        self._own = new
+        return ""
+
+    def _put(self, key: str, text: str) -> bool:
+        put = source.publish(self._url, key, text, self._lease)
+        known = self._stands.get(key, ("", put.replaced))[1]
+        if put.replaced not in (0, known):
+            self._warn(
+                f"somebody else wrote this node's entry (revision {put.replaced}), which is put "
+                "right; does another machine have this private key?"
+            )
+        self._stands[key] = text, put.revision
+        return put.is_new
