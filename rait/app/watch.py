@@ -54,7 +54,8 @@ from rait.domain.config.schema import SECOND, Config
 from rait.domain.endpoints import is_stale
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
 from rait.domain.status import peers_age
-from rait.domain.watch import (
+from rait.domain.watch import Settings
+from rait.domain.watch_events import (
     Action,
     EntryOutdated,
     Event,
@@ -72,7 +73,6 @@ from rait.domain.watch import (
     Published,
     Say,
     Served,
-    Settings,
     Sync,
     Synced,
     Terminate,

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec import structs
 
 from rait.domain import causes, errands, fights, watch
-from rait.domain.watch import (
+from rait.domain.watch import Settings
+from rait.domain.watch_events import (
     Action,
     EntryOutdated,
     Event,
@@ -30,7 +31,6 @@ from rait.domain.watch import (
     Publish,
     Published,
     Say,
-    Settings,
     SourceTold,
     Sync,
     Synced,
