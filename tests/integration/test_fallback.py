@@ -256,7 +256,11 @@ def test_the_status_tells_how_old_the_list_is_and_downloads_none(
     grow_old(a, 3)
     asked = len(registry.answers)
     told = a.rait("status", "--json").json
-    assert told["peers"] == {"age": pytest.approx(3 * 3600, abs=600), "too_old": False}
+    assert told["peers"] == {
+        "age": pytest.approx(3 * 3600, abs=600),
+        "too_old": False,
+        "revision": 0,
+    }
     peers = {link["name"]: link["peer"] for link in told["links"]}
     assert [peers[name] for name in sorted(a.links_to(b))] == ["gate", "gate"]
     assert "; peers list confirmed 3h ago; " in a.rait("status").out
@@ -268,5 +272,5 @@ def test_the_status_tells_how_old_the_list_is_and_downloads_none(
         assert ("the peers list is older than max_peers_age" in checked.out) == is_fault, checked
     kept(a).unlink()
     told = a.rait("status", "--json").json
-    assert told["peers"] == {"age": None, "too_old": True}
+    assert told["peers"] == {"age": None, "too_old": True, "revision": 0}
     assert len(registry.answers) == asked
