@@ -108,37 +108,35 @@ def _number(value: float | None, *, whole: bool = False) -> str:
 
 
 def _host(parts: dict[str, Any]) -> Iterator[str]:
-    yield from _table(("start and end of", "processor s"), _pairs(parts["starts"]))
-    yield ""
-    yield from _table(("loading", "processor s"), _pairs(parts["loading"]))
-    yield ""
-    planning = parts["planning"]
-    steps = list(next(iter(planning.values())))
-    rows = ((f"{count} peers", *(f"{v[s]:.3f}" for s in steps)) for count, v in planning.items())
-    yield from _table(("processor s", *steps), rows)
-    yield ""
-    yield from _table(("journal", "wall s"), _pairs(parts["journal"]))
-    yield ""
-    fleets = parts["fleet"]
-    columns = ("processor s", "memory, MB")
-    rows = ((name, *(f"{v[c]:.2f}" for c in columns)) for name, v in fleets.items())
-    yield from _table(("rait fleet plan", *columns), rows)
-    yield ""
-    yield from _table(("100 links, syncs in one process", "seconds, MB"), _pairs(parts["syncs"]))
-    yield ""
-    yield from _table(("100 links, `rait watch`", "seconds, MB"), _pairs(parts["watch"]))
+    planning = {f"{count} peers": seconds for count, seconds in parts["planning"].items()}
+    tables = [
+        _pairs("start and end of", "processor s", parts["starts"]),
+        _pairs("loading", "processor s", parts["loading"]),
+        _grid("processor s", planning, 3),
+        _pairs("journal", "wall s", parts["journal"]),
+        _grid("rait fleet plan", parts["fleet"], 2),
+        _pairs("100 links, syncs in one process", "seconds, MB", parts["syncs"]),
+        _pairs("100 links, `rait watch`", "seconds, MB", parts["watch"]),
+    ]
     if "breakdown" in parts:
-        yield ""
         forms = parts["breakdown"]
-        keys = list(forms["hcl"])
-        head = ("`up`, nothing to do, 10 peers: processor s", *forms)
-        rows = ((key, *(f"{forms[form].get(key, 0):.3f}" for form in forms)) for key in keys)
-        yield from _table(head, rows)
+        rows = {key: {form: forms[form].get(key, 0) for form in forms} for key in forms["hcl"]}
+        tables.append(_grid("`up`, nothing to do, 10 peers: processor s", rows, 3))
+    for number, table in enumerate(tables):
+        if number:
+            yield ""
+        yield from table
 
 
-def _pairs(values: dict[str, float]) -> Iterator[Sequence[str]]:
-    for name, value in values.items():
-        yield name, f"{value:.4f}"
+def _pairs(title: str, unit: str, values: dict[str, float]) -> Iterator[str]:
+    return _table((title, unit), ((name, f"{value:.4f}") for name, value in values.items()))
+
+
+def _grid(title: str, rows: dict[str, dict[str, float]], digits: int) -> Iterator[str]:
+    """A table with a row for each name, all of which have the same columns."""
+    columns = list(next(iter(rows.values())))
+    cells = ((name, *(f"{row[each]:.{digits}f}" for each in columns)) for name, row in rows.items())
+    return _table((title, *columns), cells)
 
 
 def _targets(found: dict[str, Any]) -> Iterator[Sequence[str]]:

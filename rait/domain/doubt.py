@@ -113,7 +113,10 @@ def _unread(
         unread = index.of_peer(link) or index.of_port(link)
         if unread is not None:
             why = f"the entry of its peer cannot be read: {describe(unread.problem)}"
-            kept[name] = why + _unserved(desired.links.get(name))
+            if (newcomer := desired.links.get(name)) is not None:
+                key = newcomer.peers[0].public_key
+                why += f"; meanwhile peer {key}, which has its port, gets no link"
+            kept[name] = why
     return kept
 
 
@@ -195,13 +198,6 @@ def _loses_anything(link: Link, desired: Link | None) -> bool:
     if desired is None or not link.origin.may_become(desired.origin):
         return True
     return any(desired.peer(peer.public_key) is None for peer in link.peers)
-
-
-def _unserved(wanted: Link | None) -> str:
-    """Who does not get a link that stays as it is."""
-    if wanted is None:
-        return ""
-    return f"; meanwhile peer {wanted.peers[0].public_key}, which has its port, gets no link"
 
 
 def _perhaps(names: list[str]) -> str:

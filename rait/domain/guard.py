@@ -14,7 +14,7 @@ from msgspec import Struct
 from rait.domain.events import Event, LinkRemoved, PeerRemoved, peers_named
 from rait.domain.history import done_events
 from rait.domain.records import RunRecord
-from rait.domain.topology import Link, Topology
+from rait.domain.topology import Link
 
 if TYPE_CHECKING:
     from rait.domain.reconcile import Change
@@ -60,10 +60,12 @@ def excessive_removal(
     reasons = lost_sessions(change)
     if not reasons:
         return None
-    desired = change.desired
-    earlier = merged(recent(), losses_of(change.leftover))
-    gone = _still_lost(earlier, desired) - reasons.keys()
-    back = earlier.keys() & desired.links.keys()
+    desired = change.desired.links
+    earlier = losses_of(change.leftover, recent())
+    # A peer that is back, on whatever link, is lost no more.
+    there = {peer.public_key for link in desired.values() for peer in link.peers}
+    gone = {name for name, peers in earlier.items() if not peers <= there} - reasons.keys()
+    back = earlier.keys() & desired.keys()
     of = len(change.observed.links.keys() | gone | back)
     limit = most_losses(of, max_removals)
     if limit is None or len(reasons) + len(gone) <= limit:
@@ -112,18 +114,13 @@ def recent_losses(runs: Iterable[RunRecord]) -> Losses:
         found = (
             run.noticed[index] for index in run.header.leftover_noticed if index < len(run.noticed)
         )
-        lost = {} if run.header.accepted else merged(lost, losses_of((*found, *done_events(run))))
+        lost = {} if run.header.accepted else losses_of((*found, *done_events(run)), lost)
     return lost
 
 
-def merged(one: Losses, other: Losses) -> Losses:
-    """The losses of both."""
-    return {**one, **{name: one.get(name, frozenset()) | peers for name, peers in other.items()}}
-
-
-def losses_of(events: Iterable[Event]) -> Losses:
-    """The sessions that ended with these events."""
-    lost: dict[str, frozenset[str]] = {}
+def losses_of(events: Iterable[Event], earlier: Losses) -> Losses:
+    """The sessions that ended with these events, and the earlier ones."""
+    lost = dict(earlier)
     for event in events:
         if isinstance(event, LinkRemoved | PeerRemoved):
             lost[event.name] = lost.get(event.name, frozenset()) | peers_named(event)
@@ -143,9 +140,3 @@ def _loss(link: Link, new: Link | None, known: Link | None) -> Reason | None:
     if known is not None:
         peers &= {peer.public_key for peer in known.peers}
     return "another peer" if peers and new.peers else None
-
-
-def _still_lost(earlier: Losses, desired: Topology) -> frozenset[str]:
-    """The links whose peers are not all back, on whatever link."""
-    there = {peer.public_key for link in desired.links.values() for peer in link.peers}
-    return frozenset(name for name, peers in earlier.items() if not peers <= there)
