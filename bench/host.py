@@ -6,6 +6,7 @@ All figures are processor seconds, medians of several.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,10 @@ def all_parts(repeat: int) -> dict[str, Any]:
             "syncs": played(directory, "syncs.py", "--played"),
             "watch": played(directory, "watching.py"),
         }
+        if shutil.which("etcd"):
+            found["etcd"] = measure.told(directory, "etcd.py")
+        else:
+            print("ETCD'S PART DID NOT RUN: install etcd-server", file=sys.stderr)
         why_not = userspace_is_missing()
         if why_not:
             print(f"THE USERSPACE PART DID NOT RUN: {why_not}", file=sys.stderr)

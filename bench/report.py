@@ -18,6 +18,7 @@ EMPTY = "empty toml"
 MEMORY_MB = 80.0
 START_SECONDS = 0.05
 SYNC_SECONDS = 0.015
+ETCD_LIMITS = {"read and decode": 3.0, "put to peers": 0.2}
 WATCH_LIMITS = {
     "write to last message": 0.1,
     "idle, share of a processor": 0.001,
@@ -118,6 +119,8 @@ def _host(parts: dict[str, Any]) -> Iterator[str]:
         _pairs("100 links, syncs in one process", "seconds, MB", parts["syncs"]),
         _pairs("100 links, `rait watch`", "seconds, MB", parts["watch"]),
     ]
+    if "etcd" in parts:
+        tables.append(_pairs("10,000 entries in etcd", "seconds", parts["etcd"]))
     if "breakdown" in parts:
         forms = parts["breakdown"]
         rows = {key: {form: forms[form].get(key, 0) for form in forms} for key in forms["hcl"]}
@@ -198,6 +201,9 @@ def _host_targets(parts: dict[str, Any]) -> Iterator[Sequence[str]]:
     yield _verdict(name, parts["syncs"]["look, cpu"], SYNC_SECONDS)
     for figure, limit in WATCH_LIMITS.items():
         yield _verdict(f"rait watch, 100 links: {figure}", parts["watch"][figure], limit)
+    if "etcd" in parts:
+        for figure, limit in ETCD_LIMITS.items():
+            yield _verdict(f"10,000 entries in etcd: {figure}", parts["etcd"][figure], limit)
     if "breakdown" in parts:
         for form, seconds in parts["breakdown"].items():
             name = f"up, nothing to do, 10 peers, {form.upper()}: processor s"

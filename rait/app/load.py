@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _KEY_FILE = "private_key_file"
 _PEERS = "peers"
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
+_CLOSE_LOGIN = "others on this machine can read this password: run `chmod 600` on the file"
 _COMMANDS = "its up_command and down_command run with all rights of rait, and"
 _OWN_IT = "others on this machine can write the file: run `chown root` and `chmod go-w` on it"
 _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; use https or a file"
@@ -167,6 +168,24 @@ def _exposed(config: Config, url: str) -> Iterator[str]:
     has_key = url if config.private_key is not None else key_file
     if has_key is not None and source.readable_by_others(has_key):
         yield f"{source.display_name(has_key)}: {_CLOSE_IT}"
+    if source.is_live(config.peers):
+        yield from _exposed_by_registry(config.peers)
+
+
+def _exposed_by_registry(url: str) -> Iterator[str]:
+    from rait.adapters.config.etcd.url import parse
+
+    name = source.display_name(url)
+    try:
+        target = parse(url, name)
+    except SourceError:
+        return  # which who reads the list will tell
+    if target.user and source.is_plain(url):
+        yield f"{name}: the password goes over plain http: anyone on the way can read it; use etcds"
+    if source.readable_by_others(target.password_file):
+        yield f"{target.password_file}: {_CLOSE_LOGIN}"
+    if source.readable_by_others(target.key):
+        yield f"{target.key}: {_CLOSE_IT}"
 
 
 def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:

@@ -223,6 +223,22 @@ def test_a_key_file_that_others_can_read_is_warned_of(directory):
     assert warning.startswith(f"{directory / 'key'}: ")
 
 
+def test_what_a_url_of_etcd_exposes_is_warned_of(directory):
+    files = [directory / name for name in ("password", "cert", "tls-key")]
+    for file in files:
+        file.write_text("secret\n")
+        file.chmod(0o644)
+    password, cert, key = files
+    url = f"etcds://me@h/p?password_file={password}&cert={cert}&key={key}"
+    warnings = load(directory, GOOD.replace("peers.toml", url)).warnings
+    assert [warning.partition(": ")[0] for warning in warnings] == [str(password), str(key)]
+    assert all("chmod 600" in warning for warning in warnings)
+    password.chmod(0o600)
+    url = f"etcd://me@h/p?password_file={password}"
+    (warning,) = load(directory, GOOD.replace("peers.toml", url)).warnings
+    assert warning.startswith("etcd://h/p: the password goes over plain http")
+
+
 @pytest.fixture
 def served(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The directory over plain http."""
