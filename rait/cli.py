@@ -6,9 +6,20 @@ of each command are in rait/usage.py; what it does is in rait/commands, imported
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from types import SimpleNamespace
+
+if "argparse" not in sys.modules:
+    # argparse loads gettext to translate its words. There are no translations: rait speaks English.
+    sys.modules["gettext"] = SimpleNamespace(  # type: ignore[assignment]
+        gettext=str, ngettext=lambda one, many, number: one if number == 1 else many
+    )
+    import argparse
+
+    del sys.modules["gettext"]
+
+import argparse
 
 from rait import __version__
 from rait.terminal import (
@@ -38,10 +49,6 @@ if TYPE_CHECKING:
     from rait.usage import Declare
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
-
-# argparse looks for translations of its words, one by one, and loads a library for that first.
-# There are no translations: rait speaks English.
-argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 _DETAILED = "--detailed-exitcode"
 _WIDTH = 98
@@ -176,7 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rait {__version__}")
     _add_common(parser, os.environ.get("RAIT_CONFIG") or DEFAULT_CONFIG, False)
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
+    commands = parser.add_subparsers(
+        # Without prog, argparse would write a whole usage to find it.
+        title="commands",
+        metavar="COMMAND",
+        prog=parser.prog,
+        parser_class=_Command,
+    )
     add_commands(commands, *COMMANDS)
     return parser
 
