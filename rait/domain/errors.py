@@ -1,7 +1,5 @@
 """What can be wrong, as values that a person can act upon, and how messages count and list."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

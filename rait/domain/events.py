@@ -8,8 +8,6 @@ The rules of this module:
 4. Applying an event to a topology it does not fit is an error, never a guess.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 

@@ -16,8 +16,6 @@ roams, without rait as well), babeld's parameters, another down_command, the ins
 that has become known.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Mapping, Sequence
 from typing import Literal

@@ -10,11 +10,9 @@ The rules of this module:
 5. What cannot be read is an error that names the entry, never a guess.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct, field, structs
@@ -114,7 +112,7 @@ class Instant(Struct, frozen=True):
     boot: str
     clock: int
 
-    def is_over(self, now: Instant) -> bool:
+    def is_over(self, now: Self) -> bool:
         """Whether this instant is past. An instant of another boot is: who knows how long ago."""
         return self.boot != now.boot or self.clock <= now.clock
 

@@ -4,8 +4,6 @@ In the trusted comment of a signature its signer says which of his lists it is. 
 as it may be wrong: a list is older than another by what its signer wrote.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

@@ -1,9 +1,7 @@
 """The tunnels of one node, as an immutable value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta, Struct, field, structs
 
@@ -102,11 +100,11 @@ class Origin(Struct, frozen=True, gc=False):
     transit: str = ""
     instance: str = ""
 
-    def is_placed_by(self, other: Origin) -> bool:
+    def is_placed_by(self, other: Self) -> bool:
         """Whether the other origin is this one with its instance known, which was unknown."""
         return bool(other.instance) and structs.replace(other, instance="") == self
 
-    def may_become(self, other: Origin) -> bool:
+    def may_become(self, other: Self) -> bool:
         """Whether a link of this origin can get the other one without being made again."""
         return self == other or self.is_placed_by(other)
 
@@ -145,7 +143,7 @@ class Link(Struct, frozen=True, gc=False):
         """The peer with this key, or None."""
         return next((p for p in self.peers if p.public_key == public_key), None)
 
-    def with_peers(self, peers: Mapping[str, LinkPeer]) -> Link:
+    def with_peers(self, peers: Mapping[str, LinkPeer]) -> Self:
         """This link with these peers, which are by public key, in the order that links have."""
         return structs.replace(self, peers=tuple(peers[key] for key in sorted(peers)))
 
@@ -180,14 +178,14 @@ class Topology(Struct, frozen=True):
         """A copy of each table, by the name of its field, from which to make another topology."""
         return {table: dict(getattr(self, table)) for table in self.__struct_fields__}
 
-    def with_parts_of(self, goal: Topology, names: frozenset[str]) -> Topology:
+    def with_parts_of(self, goal: Self, names: frozenset[str]) -> Self:
         """This topology, with each entry of these names as the goal has it."""
         tables = (
             {name: value for name, value in getattr(self, table).items() if name not in names}
             | {name: value for name, value in getattr(goal, table).items() if name in names}
             for table in self.__struct_fields__
         )
-        return Topology(*tables)
+        return type(self)(*tables)
 
 
 EMPTY = Topology()

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from inspect import get_annotations
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from rait.domain.config.schema import Peer
+from rait.domain.events import Event
+from rait.domain.records import RunHeader, Snapshot
+from rait.domain.topology import Link, Topology
 
 PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
@@ -84,6 +91,7 @@ UNNEEDED = {
     "copy": "loads weakref, and copies a session that looks elsewhere",
     "cryptography": "derives a public key that an earlier run derived already",
     "fnmatch": "is for policies with a glob",
+    "gettext": "comes with translations, of which there are none",
     "h11": "serves the metrics",
     "hashlib": "loads OpenSSL",
     "httpx": "is for lists that come over the network",
@@ -93,6 +101,7 @@ UNNEEDED = {
     "locale": "comes with translations, of which there are none",
     "logging": "is not used",
     "pathlib": "is slow to import; paths are text",
+    "platform": "tells uuid the name of the system",
     "prometheus_client": "makes metrics",
     "pyroute2": "is for VRFs, rules and namespaces that are to be made",
     "rait.app.status": "is for rait status and metrics",
@@ -169,7 +178,15 @@ def test_a_run_with_nothing_to_do_loads_nothing_that_it_does_not_need(
 
 @pytest.mark.parametrize("words", ["--version", "--help", "up --help", "log verify --help"])
 def test_help_and_version_load_no_command(words: str) -> None:
-    unneeded = {"contextlib", "msgspec", "rait.app", "rait.commands", "rait.domain", "typing"}
+    unneeded = {
+        "contextlib",
+        "gettext",
+        "msgspec",
+        "rait.app",
+        "rait.commands",
+        "rait.domain",
+        "typing",
+    }
     assert not unneeded & loaded(PROLOGUE + EPILOGUE, *words.split())
 
 
@@ -179,3 +196,11 @@ def test_a_check_loads_nothing_of_a_node(tmp_path: Path) -> None:
     unneeded |= {"rait.domain.plan", "rait.adapters.netns", "rait.app.load"}
     found = loaded(PROLOGUE + EPILOGUE, "check", str(tmp_path / "peers.toml"))
     assert not unneeded & found
+
+
+@pytest.mark.parametrize("struct", [*get_args(Event), RunHeader, Snapshot, Topology, Link, Peer])
+def test_what_is_decoded_at_the_start_has_no_annotation_that_is_text(struct: type) -> None:
+    # msgspec would compile each one, which takes ten times as long as all else about it.
+    annotations = [get_annotations(each) for each in struct.__mro__]
+    assert any(annotations)
+    assert not [a for each in annotations for a in each.values() if isinstance(a, str)]

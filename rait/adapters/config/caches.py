@@ -5,8 +5,6 @@ changed, and import a library to derive one public key. The private key is never
 offset in the text; neither are URLs, which may hold a password.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import msgspec
