@@ -241,7 +241,7 @@ def _next_up(node: FleetNode, links: Topology, planned: Topology) -> Change:
     observation = Observation(
         now=0,
         links={name: ObservedLink(link=link) for name, link in links.links.items()},
-        vrfs={name: ObservedVrf(table, marked=True) for name, table in links.vrfs.items()},
+        vrfs={name: ObservedVrf(table) for name, table in links.vrfs.items()},
     )
     scope = scope_of(config, node.key("new"))
     return reconcile(observation, Goal(planned), LastKnown(topology=links), scope)

@@ -410,6 +410,17 @@ def test_after_a_calm_a_change_is_synced_at_once(event: Event, settings: Setting
         assert len(world.begun[Poll]) > polls
 
 
+def test_a_change_that_comes_while_a_look_is_due_does_not_wait_for_that_look() -> None:
+    world = ready(Settings(look=10))
+    world.wait(10)
+    world.tell(LinksTouched(LINKS[:1]))  # by the look itself, so there is to be another one
+    world.end(Synced("unchanged"))
+    assert world.state.pending == (causes.LOOK,)
+    world.tell(FilesChanged(("rait.conf",)))
+    world.wait(watch.QUIET[0])
+    assert Sync in world.busy
+
+
 @given(deleted=st.lists(st.floats(0, 1), min_size=1, max_size=2), took=st.floats(0.01, 0.5))
 def test_a_link_that_is_deleted_is_back_within_two_seconds(
     deleted: list[float], took: float

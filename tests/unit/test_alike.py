@@ -61,6 +61,13 @@ def test_nodes_with_one_port_or_name_are_of_one_group_and_stand_for_such_groups_
     assert like_pair(one, other) == (one, other)
 
 
+def test_each_node_is_of_one_group_and_no_group_is_without_nodes() -> None:
+    peers = [*PEERS, peer(9, port=50001)]
+    nodes = matched(fleet_of(peers, None), fleet_of(peers, None))
+    groups = grouped(nodes, {"old": peers, "new": peers})
+    assert sorted(len(group.nodes) for group in groups) == [*[1] * (len(PEERS) - 1), 2]
+
+
 def test_a_node_that_changes_in_what_no_link_shows_is_not_like_one_that_does_not() -> None:
     """The one plans the whole registry, and the other a part of it."""
     (one, other, *_) = nodes_of(

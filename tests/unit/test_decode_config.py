@@ -579,6 +579,7 @@ def test_all_errors_are_found_at_once():
         ("24h", 1),
         ("2880m", 2),
         ("259200s", 3),
+        ("1d", 1),
         ("forever", None),
         (..., 365),
     ],
@@ -596,6 +597,7 @@ def test_a_time_to_keep_runs_that_is_none(text: Any) -> None:
     assert KEY not in problem.message
     if isinstance(text, str) and text not in ("", KEY):
         assert 'write it as "90d", "52w", or "forever"' in problem.message
+    assert ("keeps nothing" in problem.message) == (text == "0d")
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,10 @@ def test_only_what_a_run_did_itself_counts() -> None:
     assert set(recent_losses([left])) == {"w5"}, "what a run that was cut off did all the same"
 
 
+def test_what_a_run_made_or_changed_it_did_not_end() -> None:
+    assert recent_losses([run(HALF, EIGHT)]) == {}
+
+
 def test_max_removals_counts_for_few_links_as_well() -> None:
     assert excessive_removal(topology(1), EMPTY, 0) == Removal(("w1",), 1, 0)
 

@@ -331,6 +331,13 @@ def test_a_link_that_others_made_in_another_transit_is_made_again() -> None:
     assert change.events == (LinkRemoved(there), LinkAdded(ONE))
 
 
+def test_a_link_whose_program_listens_under_a_former_name_is_made_again() -> None:
+    """All else of it is as it should be, and its socket is where it should be."""
+    there = seen(links={"w1": ObservedLink(link=ONE, renamed=True)})
+    change = reconcile(there, Goal(topology(ONE)), known(), SCOPE)
+    assert [type(event) for event in change.events] == [LinkRemoved, LinkAdded]
+
+
 FOREIGN = structs.replace(ONE, settings=LinkSettings(1420, 7), device=Device("else", 9))
 STRANGE = structs.replace(ONE, device=Device("else", 9))
 ELSEWHERE = structs.replace(STRANGE, origin=structs.replace(ONE.origin, netns="other"))

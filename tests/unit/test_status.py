@@ -32,6 +32,7 @@ from rait.domain.topology import (
     Device,
     Endpoint,
     Link,
+    LinkNotes,
     LinkPeer,
     LinkSettings,
     Origin,
@@ -126,6 +127,13 @@ def test_what_was_made_and_is_not_there_is_missing() -> None:
     found = only(look(made=(link(),)))
     assert (found.state, found.healthy, found.public_key) == ("missing", False, "KEY")
     assert (found.endpoint, found.why) == (HOME, "there is no such interface")
+
+
+def test_a_peer_is_named_as_the_registry_does_or_else_as_its_commands_were_told() -> None:
+    noted = structs.replace(link(), notes=LinkNotes(peer_name="former"))
+    assert only(look(seen(link()), made=(noted,))).peer == "former"
+    assert only(look(seen(link()), made=(noted,), peers={"KEY": "newer"})).peer == "newer"
+    assert only(look(seen(link()))).peer == ""
 
 
 def test_a_link_that_lost_its_peer_is_missing_it() -> None:
