@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from rait.domain.watch import (
-    Event,
-    Polled,
-    Say,
-    Served,
-    Settings,
-    Synced,
-    Tick,
-    begin,
-    step,
-)
+from rait.domain.watch import Settings, begin, step
+from rait.domain.watch_events import Event, Polled, Say, Served, Synced, Tick
 
 
 def said(*events: Event) -> list[tuple[str, ...]]:
