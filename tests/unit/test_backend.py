@@ -11,7 +11,7 @@ from tests.unit.command_line import link
 def seen(name: str, netns: str) -> ObservedLink:
     made = link(name)
     return ObservedLink(
-        link=structs.replace(made, origin=structs.replace(made.origin, target=netns))
+        link=structs.replace(made, origin=structs.replace(made.origin, netns=netns))
     )
 
 
