@@ -99,9 +99,9 @@ class _Transfer:
         except httpx.ConnectError as error:
             self.error = self._failed(_why_no_connection(error))
         except httpx.HTTPError as error:
-            self.error = self._failed(f"the transfer failed: {_scrubbed(error)}")
+            self.error = self._failed(f"the transfer failed: {scrubbed(error)}")
         except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
-            self.error = self._failed(f"cannot be fetched: {_scrubbed(error)}")
+            self.error = self._failed(f"cannot be fetched: {scrubbed(error)}")
 
     def too_late(self) -> SourceError:
         return self._failed(f"no whole answer within {self._timeout:g} seconds")
@@ -239,13 +239,14 @@ def _trust_in(paths: tuple[str, ...], _: tuple[int, ...]) -> ssl.SSLContext:
 
 
 def _why_no_connection(error: httpx.ConnectError) -> str:
-    text = _scrubbed(error)
+    text = scrubbed(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
         return f"the server's certificate is not trusted: {reason or text}"
     return f"no connection: {text}"
 
 
-def _scrubbed(error: Exception) -> str:
+def scrubbed(error: BaseException) -> str:
+    """What an error says, without credentials, and without Python's way to write bytes."""
     text = _BYTES.sub(r"\1", str(error))
     return _CREDENTIALS.sub("//", text) or type(error).__name__

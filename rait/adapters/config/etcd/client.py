@@ -29,7 +29,7 @@ from rait.adapters.config.etcd.messages import (
     encoded,
 )
 from rait.adapters.config.etcd.url import Target
-from rait.adapters.config.web import NoCookies
+from rait.adapters.config.web import MAX_SHOWN, NoCookies, scrubbed
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 
@@ -338,14 +338,14 @@ def _why(error: BaseException) -> str:
     """What went wrong first, of which httpx makes other errors."""
     if isinstance(error, TimeoutError):
         return _LATE
-    first = error
+    first: BaseException = error
     while (before := first.__cause__ or first.__context__) is not None:
         first = before
     if isinstance(first, BaseExceptionGroup):  # of a name with several addresses
         first = first.exceptions[0]
     if isinstance(first, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {first.verify_message}; look at ca and the host"
-    text = getattr(first, "strerror", None) or str(first) or type(first).__name__
+    text = getattr(first, "strerror", None) or scrubbed(first)[:MAX_SHOWN]
     if isinstance(first, ConnectionError) and first.errno:
         text = os.strerror(first.errno)  # asyncio says it in many words
     return next((advice for part, advice in _ADVICE_OF_CONNECTIONS.items() if part in text), text)
