@@ -18,7 +18,6 @@ from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Confirm, Session
 from rait.app.trials import held_by, hold, mention, open_settled
-from rait.app.watched import require_unwatched
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
@@ -92,6 +91,8 @@ def down(options: Options, *, watched: bool = False) -> Report:
     # The links live in the target namespace, so they can go when the transit one is gone.
     with open_settled(options, "down", needs_transit=False) as session:
         if not watched:
+            from rait.app.watched import require_unwatched  # here, as `rait up` does not ask
+
             require_unwatched(session.options.config, session.config.journal, "rait down")
         change = session.compare(Goal(EMPTY))
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
