@@ -363,7 +363,8 @@ def _refuse_text_with(secret: Secret, text: str, name: str) -> None:
     for spelling, where in spellings:
         before, found, _ = where.partition(spelling)
         if found:
-            raise PublishedKeyError(f"{name}:{before.count(chr(10)) + 1}: {_PUBLISHED}")
+            document = Document(name, {}, dict, part_finder(text, name))
+            raise PublishedKeyError(f"{document.at(before.count(chr(10)) + 1)}: {_PUBLISHED}")
 
 
 def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> None:
