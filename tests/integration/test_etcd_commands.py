@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def named(node: Node) -> str:
     return f'{node.entry()}Name = "{node.tag}"\n'
 
 
-def runs(node: Node) -> list[dict[str, object]]:
+def runs(node: Node) -> list[dict[str, Any]]:
     return [json.loads(line) for line in node.rait("log", "--json").out.splitlines()]
 
 
