@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rait.adapters.config import source
+from rait.adapters.config.etcd import client
 from rait.domain.errors import SourceError
+from tests.hostile.answers import SLOW
+from tests.hostile.test_answers import Server
 
 EMPTY = '{"header":{"cluster_id":"1","revision":"2"}}'
+ONE = '"kvs":[{"key":"L3AvYQ==","value":"e30=","mod_revision":"2"}],"count":"1"'
+"""What an answer has with one key, which is no public key."""
 
 
 @contextmanager
@@ -61,6 +68,42 @@ def test_an_answer_that_is_no_list_is_an_error_that_says_why(body: str) -> None:
 
 
 def test_the_next_member_answers_for_one_that_cannot() -> None:
-    kv = '"kvs":[{"key":"L3AvYQ==","value":"e30=","mod_revision":"2"}],"count":"1"'
-    with member("<html>") as first, member(f"{EMPTY[:-1]},{kv}}}") as second:
+    with member("<html>") as first, member(f"{EMPTY[:-1]},{ONE}}}") as second:
         assert "unreadable" in source.read(f"etcd://{first},{second}/p")
+
+
+@pytest.mark.parametrize("how", ["silence", "a head that drips", "a body that drips"])
+def test_a_member_that_drips_is_left_for_the_next(how: str, monkeypatch) -> None:
+    monkeypatch.setattr(client, "MEMBER_SECONDS", 0.5)
+    slow = Server({"v3/kv/range": SLOW[how]})
+    try:
+        with member(f"{EMPTY[:-1]},{ONE}}}") as good:
+            assert "unreadable" in source.read(f"etcd://127.0.0.1:{slow.port},{good}/p")
+    finally:
+        slow.close()
+
+
+def test_members_that_fail_alike_are_told_together() -> None:
+    with member("<html>") as one, member("<html>") as two, pytest.raises(SourceError) as caught:
+        source.read(f"etcd://{one},{two}/p")
+    assert f"http://{one}, http://{two}: its answer is not" in str(caught.value)
+
+
+HANGING = """
+import socket, threading
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+from rait.adapters.config import source
+from rait.adapters.config.etcd import client
+client.MEMBER_SECONDS = 0.1
+try:
+    source.read("etcd://name.invalid/p")
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_look_up_that_hangs_keeps_no_process() -> None:
+    command = [sys.executable, "-c", HANGING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "no answer within" in ended.stdout
+    assert ended.stderr == ""

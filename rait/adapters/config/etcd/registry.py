@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -142,7 +143,9 @@ class _Follower:
         self._heard_at = time.monotonic()
 
     async def run(self) -> None:
-        member = failures = 0
+        # A fleet whose rait.conf is the same is spread over the members.
+        member = random.randrange(len(self._target.members))  # noqa: S311
+        failures = 0
         while True:
             began = time.monotonic()
             async with Client(self._target, self._name, member) as client:
