@@ -193,3 +193,5 @@ def test_what_etcd_has_and_nobody_can_read_is_a_rule_of_its_own() -> None:
     assert (of_b.message, of_b.peer) == ("the value is not text in UTF-8", B)
     assert of_nobody.peer == ""
     assert told(node(), {**mine, "endpoint": [{}]}) == [("unreadable", (1,))]
+    (near,) = found(node(unreachable=True))
+    assert near.rule == "unknown-key", "nobody is told to write that key"

@@ -39,13 +39,14 @@ MAX_NAME = 255
 _LONGEST_WHY = 300
 LISTS = ("peers", "peer")
 _COMMON = {"addressfamily": "address_family", "sendport": "send_port"}
+_UNREADABLE = "unreadable"
 _OF_ENTRY = {
     "publickey": "public_key",
     "name": "name",
     "endpoint": "address",
     "endpoints": "endpoints",
     "remarks": "remarks",
-    "unreadable": "unreadable",
+    _UNREADABLE: _UNREADABLE,
     **_COMMON,
 }
 _OF_ENDPOINT = {"address": "address", **_COMMON}
@@ -141,7 +142,9 @@ def _known_block(
 
 
 def _spellings(meanings: Mapping[str, str]) -> dict[str, str]:
-    return {key: name if key_id(name) == key else key for key, name in meanings.items()}
+    names = {key: name if key_id(name) == key else key for key, name in meanings.items()}
+    names.pop(_UNREADABLE, None)  # which nobody means to write
+    return names
 
 
 _KNOWN_IN_ENTRY, _KNOWN_IN_ENDPOINT = _spellings(_OF_ENTRY), _spellings(_OF_ENDPOINT)
@@ -231,7 +234,7 @@ class _Registry:
         try:
             key = canonical_key(values["public_key"])
         except KeyError:
-            if "unreadable" in values:
+            if _UNREADABLE in values:
                 # Whatever it is, it is the entry of no node.
                 self._skip(_unreadable(values), path)
                 return
@@ -241,7 +244,7 @@ class _Registry:
             where = (*path, keys.spelling(entry, "public_key"))
             self._skip(str(error), where, *self._whose(values))
             return
-        if "unreadable" in values:
+        if _UNREADABLE in values:
             self._skip(_unreadable(values), path, SkippedEntry(key))
             return
         before = len(self._endpoints.get(key, ()))
@@ -333,7 +336,7 @@ def name_problem(key: str, name: object) -> str | None:
 
 def _unreadable(values: _Values) -> str:
     """What whoever made the list says of an entry that he could not read, fit for a message."""
-    why = values["unreadable"]
+    why = values[_UNREADABLE]
     text = brief(why, _LONGEST_WHY).strip() if isinstance(why, str) else ""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return shown.removesuffix(SKIPPED) or "the entry cannot be read"
