@@ -149,7 +149,8 @@ def test_members_that_fail_cost_nothing(
     etcd.compact()
     watching.has(a.links_to(b, c))
     watching.says("the peers list can be fetched again")
-    follows(registry, a, watching, {b, c})
+    registry.put(d)
+    watching.has(a.links_to(b, c, d))
     is_settled(a)
     assert links(a, b) == kept
     assert watching.end().status == 0
