@@ -46,16 +46,21 @@ class Publisher:
         problem = self._read()
         if self._own is None:
             return False, problem
+        new, is_new, stands = self._own.public_key, False, False
         try:
-            is_new = self._put(self._own.public_key, self._own.text)
-            for key in self._stands.keys() - {self._own.public_key}:
-                if key_in_use == self._own.public_key:
-                    source.publish(self._url, key, None, 0)
-                    del self._stands[key]
-                else:
-                    self._put(key, self._stands[key][0])
+            is_new = self._put(new, self._own.text)
+            stands = True
         except SourceError as error:
-            return False, f"{WRONG}: {error}"
+            problem = f"{WRONG}: {error}"
+        for former in self._stands.keys() - {new}:
+            try:
+                if stands and key_in_use == new:
+                    source.publish(self._url, former, None, 0)
+                    del self._stands[former]
+                else:
+                    self._put(former, self._stands[former][0])
+            except SourceError as error:
+                problem = problem or f"the entry of a former key stays: {error}"
         return is_new, problem
 
     def _read(self) -> str:

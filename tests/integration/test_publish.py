@@ -298,6 +298,31 @@ def test_a_role_of_one_key_puts_that_key_alone(make_mesh: MakeMesh, guarded: Clu
         assert "look at the user and at the password_file" in result.err
 
 
+def test_a_new_key_that_the_role_lacks_costs_the_former_entry_nothing(
+    make_mesh: MakeMesh, guarded: Cluster, watch: StartWatch
+) -> None:
+    (node,) = make_mesh(1).nodes
+    former, (private, public) = key_of(node), machine.genkey()
+    guarded.add_user(node.tag, "secret", read=f"{PREFIX}/", readwrite=former)
+    password = node.directory / "password"
+    password.write_text("secret\n")
+    with doors(guarded, node.netns) as found:
+        url = guarded.url(PREFIX, found.hosts, node.tag, password_file=password)
+        text = publishing(node, url)
+        node.write_conf(text=text)
+        watching = watch(node, synced=False)
+        until(lambda: former in guarded.keys(PREFIX), watching.said)
+        node.write_conf(text=text.replace(node.private_key, private))
+        watching.says(f"role grant-permission ROLE readwrite {PREFIX}/{public}")
+        wait_for_lease(guarded, 6)
+        assert former in guarded.keys(PREFIX)
+        guarded.allow(node.tag, "readwrite", f"{PREFIX}/{public}")
+        until(lambda: former not in guarded.keys(PREFIX), watching.said)
+        assert f"{PREFIX}/{public}" in guarded.keys(PREFIX)
+        watching.says("this node's entry is in the registry again")
+        assert watching.end().status == 0
+
+
 def fill(etcd: Cluster) -> None:
     while True:
         etcd.put("/other/big", "x" * 16384)
