@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+
+from msgspec import Struct, structs
 
 from rait.adapters.config.remote import LIVE
 from rait.domain.config.keytext import brief
@@ -14,7 +15,7 @@ MOST_PROBLEMS = 50
 _LONGEST_KEY = 80
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """A file or a URL, the line in it from 1 (None if it has none), and what is meant there.
 
     ``entry`` are the keys that lead there, with indexes from 0: ``peers[1].SendPort``.
@@ -91,9 +92,9 @@ class Document:
         """Where a path leads."""
         at = self.at(self.locate(path) if path else None)
         if self._part_at is None:
-            return at._replace(entry=_path_text(path))
+            return structs.replace(at, entry=_path_text(path))
         # The list and its indexes are nothing that the user has ever seen.
-        return at if at.file == self.name else at._replace(entry=_path_text(path[2:]))
+        return at if at.file == self.name else structs.replace(at, entry=_path_text(path[2:]))
 
     def at(self, line: int | None) -> Place:
         """The place of a line, from 1. Where there are parts, it is the part that it is from."""
