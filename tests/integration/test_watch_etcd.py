@@ -246,17 +246,3 @@ def test_the_source_changes_its_kind(nodes: Nodes, registry: Registry, watch: St
         is_settled(a)
     assert watching.end().status == 0
     assert not a.leftovers()
-
-
-def test_heartbeats_confirm_the_list(nodes: Nodes, registry: Registry, watch: StartWatch) -> None:
-    a, b, c, _ = nodes
-    spans = 'watch {\n  poll = "1h"\n  look = "1h"\n  max_peers_age = "24s"\n}\n'
-    registry.configure(a, more=spans)
-    watching = watch(a, exec_=True)
-    watching.syncs(3)
-    assert "max_peers_age" not in watching.said()
-    for member in registry.etcd.members:
-        member.kill()
-    watching.says("the peers list is older than max_peers_age")
-    assert set(a.state()) == a.links_to(b, c)
-    assert watching.end().status == 0
