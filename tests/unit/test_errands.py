@@ -49,3 +49,18 @@ def test_what_is_asked_for_meanwhile_begins_a_second_after_the_end() -> None:
 def test_what_grows_doubles_and_stays_a_number() -> None:
     assert [grown(3.0, count) for count in (1, 2, 3)] == [3, 6, 12]
     assert grown(1.0, 10**6) == grown(1.0, 33) == 2.0**32
+
+
+def test_what_does_well_after_failures_is_looked_at_soon_and_counts_from_there() -> None:
+    errand = Errand(ended=1000.0, failures=6).begun().over(1010.0, 0.5, failed=None)
+    assert errand.due(60.0) == 1015
+    assert errand.begun().over(1015.0, 0.5, failed=False).due(60.0) == 1075
+    assert errand.over(1012.0, 0.5, failed=True).failures == 7
+    assert DONE.begun().over(1010.0, 0.5, failed=None).due(60.0) == 1070, "nothing had failed"
+
+
+def test_what_was_asked_for_stays_so_when_it_ends_unasked() -> None:
+    errand = DONE.asked(1030.0).over(1020.0, 0.5, failed=True)
+    assert errand.is_asked_for
+    assert errand.due(3600.0) == 1025
+    assert DONE.asked(1021.0).over(1020.0, 0.5, failed=True).due(3600.0) == 1021
