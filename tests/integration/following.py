@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 
@@ -16,7 +17,7 @@ from tests.integration.watching import until
 
 
 class Follower:
-    """Follows a URL, anew where following ended, and keeps all that it was told and why it ended.
+    """Follows a URL, anew where following ended, and keeps all that it was told, and each error.
 
     ``tellings`` has one list for each time that it began.
     """
@@ -31,10 +32,16 @@ class Follower:
             told: list[News] = []
             self.tellings.append(told)
             try:
-                await source.follow(self.url, told.append)
+                await source.follow(self.url, partial(self._take, told))
             except SourceError as error:
                 self.errors.append(str(error))
             await anyio.sleep(0.1)
+
+    def _take(self, told: list[News], news: News | SourceError) -> None:
+        if isinstance(news, SourceError):
+            self.errors.append(str(news))
+        else:
+            told.append(news)
 
     @property
     def told(self) -> list[News]:

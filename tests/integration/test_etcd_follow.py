@@ -293,3 +293,5 @@ def test_an_empty_registry_is_an_error_and_no_empty_list(one) -> None:
     until(lambda: follower.errors)
     assert "there is no key under this prefix" in follower.errors[0]
     assert follower.ports == {ANCHOR: 1}
+    etcd.put(f"/one/{MOVING[0]}", value(MOVING[0], 2))
+    follower.has(lambda found: found == {MOVING[0]: 2})
