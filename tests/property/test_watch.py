@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal, get_args
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import structs
@@ -723,6 +723,7 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
 
 
 @given(stale=st.lists(st.booleans(), min_size=1, max_size=50))
+@example(stale=[True] * 20)
 def test_names_of_peers_that_do_not_answer_are_looked_up_sooner(stale: list[bool]) -> None:
     world = ready(Settings(look=5.0, names=3600.0))
     for each in stale:
