@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from rait.domain.alike import grouped, like, like_pair, standing_for, with_those_beside
+from rait.domain.alike import grouped, like, like_pair, standing_for, weight, with_those_beside
 from rait.domain.config.schema import Config, Peer, PeerEndpoint
 from rait.domain.fleet_nodes import FleetNode, fleet_of, implied_config, matched
 
@@ -66,6 +66,13 @@ def test_each_node_is_of_one_group_and_no_group_is_without_nodes() -> None:
     nodes = matched(fleet_of(peers, None), fleet_of(peers, None))
     groups = grouped(nodes, {"old": peers, "new": peers})
     assert sorted(len(group.nodes) for group in groups) == [*[1] * (len(PEERS) - 1), 2]
+
+
+def test_groups_that_stand_for_others_have_the_weight_of_all_nodes() -> None:
+    nodes = nodes_of([*PEERS, peer(9, port=50001), peer(10, name="x"), peer(11, name="x")])
+    standing = standing_for(node.group for node in nodes)
+    for node in map(like, nodes):
+        assert sum(weight(node, group) * len(group.nodes) for group in standing) == len(nodes)
 
 
 def test_a_node_that_changes_in_what_no_link_shows_is_not_like_one_that_does_not() -> None:

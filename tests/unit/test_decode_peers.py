@@ -304,3 +304,19 @@ def test_what_is_no_peers_list_is_an_error(document, says):
     assert found == ()
     assert problem.severity == "error"
     assert says in problem.message
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("no text in UTF-8", "no text in UTF-8"),
+        ("", "the entry cannot be read"),
+        (["x"], "the entry cannot be read"),
+        ("a\x1bb", "a\N{REPLACEMENT CHARACTER}b"),
+    ],
+)
+def test_an_entry_that_could_not_be_read_is_skipped_with_a_reason(why: Any, told: str) -> None:
+    found, path, message = only_warning(flat(A), {"public_key": B, "unreadable": why})
+    assert [peer.public_key for peer in found] == [A]
+    assert path == ("peers", 1)
+    assert message.startswith(told)
