@@ -36,7 +36,7 @@ demo:
 bench *ARGS:
     @python bench/run.py {{ ARGS }}
 
-# Small changes of the code that the pure tests are to notice (a minute or less for each)
+# Small changes of the code that the pure tests are to notice (seconds each, minutes if they do not)
 mutate *ARGS:
     @python scripts/mutate {{ ARGS }}
 
