@@ -72,7 +72,7 @@ def test_nodes_find_each_other_and_lose_who_dies(
     nodes: list[Node], etcd: Cluster, watch: StartWatch
 ) -> None:
     a, b, c = nodes
-    watches = {node: watch(node, synced=False) for node in nodes}
+    watches = {node: watch(node, synced=False, exec_=True) for node in nodes}
 
     def meet() -> None:
         for node, watching in watches.items():
@@ -84,16 +84,29 @@ def test_nodes_find_each_other_and_lose_who_dies(
     assert set(entries) == {key_of(node) for node in nodes}
     wait_for_lease(etcd, 6)
     assert etcd.keys(PREFIX) == entries, "leases are kept alive without a write"
-    # A stop costs nothing; who dies is dropped when its lease ends.
+    # Whoever takes the port of another gets no link, and the other keeps its own.
+    before = {name: state.peer for name, state in a.state().items()}
+    stranger = f"{PREFIX}/{machine.genkey()[1]}"
+    etcd.put(
+        stranger,
+        json.dumps(
+            json.loads(entries[key_of(b)].value)["peers"][0]
+            | {"public_key": stranger.removeprefix(f"{PREFIX}/"), "name": "stranger"}
+        ),
+    )
+    watches[a].says("stranger")
+    assert {name: state.peer for name, state in a.state().items()} == before
+    etcd.delete(stranger)
+    # Who stops is there again; who dies is dropped when its lease ends.
     assert watches[b].end().status == 0
-    watches[b] = watch(b)
+    watches[b] = watch(b, exec_=True)
     watches[c].running.signal(signal.SIGKILL)
     watches[c].is_over = True
     watches[a].has(a.links_to(b))
     watches[b].has(b.links_to(a))
-    left = etcd.keys(PREFIX)
-    assert left == {key: entries[key] for key in (key_of(a), key_of(b))}
-    watches[c] = watch(c, synced=False)
+    assert set(etcd.keys(PREFIX)) == {key_of(a), key_of(b)}
+    assert etcd.keys(PREFIX)[key_of(a)] == entries[key_of(a)]
+    watches[c] = watch(c, synced=False, exec_=True)
     meet()
     assert set(etcd.keys(PREFIX)) == set(entries)
 
@@ -198,7 +211,7 @@ def test_peers_in_a_file_take_no_entries(node: Node) -> None:
 
 def test_who_is_in_the_registry_stays_there(node: Node, etcd: Cluster, watch: StartWatch) -> None:
     """By itself, whatever befalls the entry, the lease, rait.conf and etcd."""
-    watching = watch(node, synced=False)
+    watching = watch(node, synced=False, exec_=True)
     entry = until(lambda: etcd.keys(PREFIX).get(key_of(node)), watching.said)
     # Lost, or overwritten by somebody: it is put right.
     etcd.revoke(entry.lease)
@@ -216,7 +229,7 @@ def test_who_is_in_the_registry_stays_there(node: Node, etcd: Cluster, watch: St
     assert etcd.keys(PREFIX) == found
     # The members are away for less than the lease, and for longer.
     for member in etcd.members:
-        member.pause()
+        member.kill()
     watching.says("this node's entry is not published")
     etcd.heal()
     watching.says("this node's entry is in the registry again")
@@ -236,7 +249,7 @@ def test_a_new_key_is_published_before_the_old_entry_goes(
     nodes: list[Node], etcd: Cluster, watch: StartWatch
 ) -> None:
     a, b, c = nodes
-    watches = {node: watch(node, synced=False) for node in nodes}
+    watches = {node: watch(node, synced=False, exec_=True) for node in nodes}
     for node, watching in watches.items():
         watching.has(node.links_to(*(other for other in nodes if other is not node)))
     former, old = key_of(a), a.public_key
@@ -310,7 +323,7 @@ def test_a_new_key_that_the_role_lacks_costs_the_former_entry_nothing(
         url = guarded.url(PREFIX, found.hosts, node.tag, password_file=password)
         text = publishing(node, url)
         node.write_conf(text=text)
-        watching = watch(node, synced=False)
+        watching = watch(node, synced=False, exec_=True)
         until(lambda: former in guarded.keys(PREFIX), watching.said)
         node.write_conf(text=text.replace(node.private_key, private))
         watching.says(f"role grant-permission ROLE readwrite {PREFIX}/{public}")

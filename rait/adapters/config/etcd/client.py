@@ -330,6 +330,8 @@ def _said(failure: Failure) -> str:
 def _no_etcd(raw: bytes | bytearray, response: httpx.Response) -> MemberError:
     if b"HTTP request to an HTTPS server" in raw:
         return MemberError("it speaks TLS: write etcds:// in place of etcd://")
+    if b"CommonName of client" in raw:
+        return MemberError("where it has users, it takes no certificate with a name (CN) for cert")
     status = "" if response.status_code == httpx.codes.OK else f" (HTTP {response.status_code})"
     return MemberError(f"its answer{status} is not one of etcd's JSON gateway")
 
