@@ -404,6 +404,22 @@ def test_how_a_node_is_watched():
     assert (watch.names, watch.look, watch.metrics) == (60 * SECOND, 60 * SECOND, "[::1]:9586")
 
 
+def test_a_node_publishes_itself_where_entries_are_taken():
+    url = "ETCDS://me@192.0.2.1/rait?password_file=/p"
+    watch = decoded(peers=url, watch=[{"publish": True, "lease": "5s"}]).watch
+    assert (watch.publish, watch.lease) == (True, 5 * SECOND)
+    for peers in ("/etc/rait/peers.conf", "https://example.org/peers", "-", ...):
+        found = error(peers=peers, watch=[{"publish": True}])
+        assert found.path == ("watch", 0, "publish")
+        assert "set `peers` to one in etcd" in found.message
+    for lease in ("4s", "2d"):
+        found = error(peers=url, watch=[{"publish": True, "lease": lease}])
+        assert (found.path, 'from "5s" to "1d"' in found.message) == (("watch", 0, "lease"), True)
+    config, (problem,) = decode_config(document(watch=[{"lease": "60s"}]))
+    assert config is not None
+    assert (problem.severity, problem.path) == ("warning", ("watch", 0, "lease"))
+
+
 def test_one_send_port_in_both_families_is_warned_of():
     transports = [transport(), transport(address_family="ip6", ifprefix="rait6x")]
     config, (problem,) = decode_config(document(transport=transports))
