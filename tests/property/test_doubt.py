@@ -28,6 +28,8 @@ from tests.property import strategies as some
 TRANSPORTS = (Transport(address_family="ip4", send_port=1, mtu=1420, ifprefix="w"),)
 """The names that topologies are drawn with are "w" and a number, which stands for a port here."""
 
+BACKENDS = ("kernel", "userspace")
+
 
 def about(found: Sequence[Doubt]) -> Doubts:
     return Doubts(found, TRANSPORTS, lambda problem: problem.message, 1000)
@@ -181,6 +183,15 @@ def test_a_port_that_the_kernel_chose_is_nobody_elses() -> None:
     unread = link("w7", 0, "unread")
     kept = keep_doubtful(Topology({"w7": unread}), Topology({"x6": random}), about((doubt,)))
     assert kept.desired.links == {"x6": random, "w7": unread}
+
+
+def test_a_link_that_is_made_again_with_its_peer_is_not_in_doubt() -> None:
+    """It loses its session, but no entry that cannot be read has a part in that."""
+    settings, device, peers = LinkSettings(1420, 54), Device("own", 5), (LinkPeer("5"),)
+    before, after = (Link("w5", Origin(kind), settings, device, peers) for kind in BACKENDS)
+    doubt = Doubt(SkippedEntry("5", None, None), Problem("wrong", "warning"))
+    desired = Topology({"w5": after})
+    assert keep_doubtful(Topology({"w5": before}), desired, about((doubt,))) == Kept(desired)
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))

@@ -16,7 +16,7 @@ from rait.domain.config.schema import (
     Transport,
 )
 from rait.domain.plan import KeyFiles, Node, Plan, count_wanted, link_local, plan
-from rait.domain.policy import Policies, Resolved, key_files
+from rait.domain.policy import Policies, Resolved, is_of_one_host, key_files
 from rait.domain.topology import (
     NO_NOTES,
     Endpoint,
@@ -290,3 +290,20 @@ def test_nothing_of_this_is_where_there_is_no_policy() -> None:
     assert (found.flaws, found.ways) == ((), frozenset())
     assert isinstance(found.topology, Topology)
     assert only(found).settings.addresses == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.1/32", True),
+        ("2001:db8::1/128", True),
+        ("fe80::1/64", True),
+        ("192.0.2.1/24", False),
+        ("2001:db8::1/32", False),
+        ("192.0.2.1/32 peer 192.0.2.2/32", False),
+    ],
+)
+def test_an_address_with_hosts_behind_it_is_told_from_that_of_one(
+    address: str, expected: bool
+) -> None:
+    assert is_of_one_host(address) == expected
