@@ -203,6 +203,9 @@ def test_a_vrf_that_is_there_is_not_made_again() -> None:
     found = fleet_change(fleet_of([A, B], configs), fleet_of([peer(1, port=50009), B], configs))
     (node,) = [node for node in found.node_changes if node.name == "n2"]
     assert [type(event) for event in node.events] == [LinkRemoved, LinkAdded]
+    found = fleet_change(fleet_of([A], configs), fleet_of([A, B], configs))
+    (node,) = [node for node in found.node_changes if node.name == "n2"]
+    assert node.count == len(node.events) > 1, "it makes its VRF, which is of no peer, and a link"
 
 
 def test_the_nodes_that_their_guard_would_stop_are_known() -> None:

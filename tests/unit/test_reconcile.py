@@ -23,7 +23,16 @@ from rait.domain.events import (
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
-from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
+from rait.domain.topology import (
+    EMPTY,
+    Device,
+    Link,
+    LinkNotes,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+    Topology,
+)
 
 SCOPE = Scope(public_key="own", netns="mesh", ifgroup=54)
 PARAM = "rxcost 32"
@@ -336,6 +345,13 @@ def test_a_link_whose_program_listens_under_a_former_name_is_made_again() -> Non
     there = seen(links={"w1": ObservedLink(link=ONE, renamed=True)})
     change = reconcile(there, Goal(topology(ONE)), known(), SCOPE)
     assert [type(event) for event in change.events] == [LinkRemoved, LinkAdded]
+
+
+def test_a_link_of_a_killed_run_keeps_what_that_run_was_to_remember_of_it() -> None:
+    noted = structs.replace(ONE, notes=LinkNotes(up_command=("x",), peer_name="one"))
+    change = reconcile(seen(ONE), Goal(topology(noted)), known(leftover=(LinkAdded(noted),)), SCOPE)
+    assert change.observed == topology(noted)
+    assert change.events == ()
 
 
 FOREIGN = structs.replace(ONE, settings=LinkSettings(1420, 7), device=Device("else", 9))
