@@ -220,8 +220,11 @@ def test_one_nodes_files_speak_of_that_node_alone(page: Page) -> None:
     assert "SendPort 20102" in said
     conf.write_text(text)
     # It may be large, up to a limit.
-    page.as_user("gate", f"head -c 70000 /dev/zero | tr '\\0' x | etcdctl put {PREFIX}/{gate}")
-    assert "larger than 65536 bytes" in page.run(check, "other", fails=True)
+    fill = f"head -c SIZE /dev/zero | tr '\\0' x | etcdctl put {PREFIX}/{gate}"
+    page.as_user("gate", fill.replace("SIZE", "20000"))
+    assert "larger than 16384 bytes" in page.run(check, "other", fails=True)
+    said = page.as_user("gate", fill.replace("SIZE", "40000"), fails=True)
+    assert "request is too large" in said
     page.run("rait pub --to")
     assert "2 nodes" in page.run(check, "other")
 

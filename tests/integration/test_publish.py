@@ -158,13 +158,13 @@ def test_who_replaces_what_others_wrote_says_so(node: Node, etcd: Cluster) -> No
     [
         ('"192.0.2.1"', '"127.0.0.1"', None),
         ("SELF", "remarks { note = SELF }", "hold the private key"),
-        ("SELF", "remarks { note = BIG }", "larger than 65536 bytes"),
+        ("SELF", "remarks { note = BIG }", "larger than 16384 bytes"),
     ],
 )
 def test_what_is_wrong_is_not_put(
     node: Node, etcd: Cluster, old: str, new: str, says: str | None
 ) -> None:
-    key, big = json.dumps(node.private_key), json.dumps("x" * 65536)
+    key, big = json.dumps(node.private_key), json.dumps("x" * 16384)
     new = new.replace("SELF", key).replace("BIG", big)
     text = node.conf.read_text()
     text = text.replace(old, new) if old in text else f"{text}{new}\n"

@@ -8,7 +8,7 @@ from binascii import a2b_base64
 import pytest
 
 from rait.adapters import keys
-from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
+from rait.adapters.config.etcd.entries import MAX_ITEMS, MAX_VALUE, line_of
 
 KEY = "OYZ3yXLTXE5z6zLcHYY8v1vcH4hLnX+TlIZ6pPQ3dWM="
 OTHER = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
@@ -47,6 +47,12 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "no text": (b"\xff", "not text in UTF-8"),
     "too large": (b" " * (MAX_VALUE + 1), f"larger than {MAX_VALUE} bytes"),
     "too deep": ('{"a": ' * 9000, ""),
+    "as deep as JSON may be": ('{"remarks":' + '{"a":' * 300 + "1" + "}" * 301, "nested too deep"),
+    "an empty list": ('{"peers": []}', "has no entry"),
+    "several empty lists": ("peers = []\nPeers = []\n", "has no entry"),
+    "larger as JSON": ('a = "' + "\x01" * 5000 + '"', f"larger than {MAX_VALUE} bytes as JSON"),
+    "many entries": ('{"peers":[' + "{}," * 900 + "{}]}", f"larger than {MAX_VALUE} bytes as JSON"),
+    "many items": ('{"remarks":[' + "1," * 1000 + "1]}", f"more than {MAX_ITEMS} items"),
     "cut off": ('{"public_key"', ""),
     "empty": ("", ""),
 }

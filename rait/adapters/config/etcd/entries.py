@@ -15,14 +15,19 @@ import msgspec
 
 from rait.adapters import keys
 from rait.adapters.config import formats
+from rait.adapters.config.bounds import MAX_DEPTH
 from rait.domain.config.decode_peers import LISTS
 from rait.domain.config.decoding import key_id
 from rait.domain.config.keytext import canonical_key, is_key, shown
 from rait.domain.entry import plain
 from rait.domain.errors import SourceError
 
-MAX_VALUE = 64 * 1024
-"""Bytes of a value: far more than the entry of a node has."""
+MAX_VALUE = 16 * 1024
+"""Bytes of a value, and of its line: far more than the entry of a node has."""
+
+MAX_ITEMS = 1000
+"""Commas and opening brackets of a line. Like its bytes, they are few enough that hundreds of nodes
+together cannot make the list larger than rait reads, which would cost all the others."""
 
 _PUBLISHED = (
     "the value holds the private key of this very node, so everyone who can read it knows that "
@@ -37,7 +42,9 @@ def line_of(key: str, value: bytes) -> str:
     """The line of what is under ``key``, the part of a key after the prefix."""
     try:
         entries = [_entry(key, each) for each in _entries(key, value)]
-        return ", ".join(msgspec.json.encode(entry).decode() for entry in entries)
+        line = ", ".join(msgspec.json.encode(entry).decode() for entry in entries)
+        _check_size(line, _depth(entries))
+        return line
     except (SourceError, ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         if any(keys.private_keys_of((key,), value[:MAX_VALUE].decode(errors="replace"))):
@@ -60,7 +67,25 @@ def _entries(key: str, value: bytes) -> list[Any]:
     lists = [found for spelt, found in data.items() if key_id(str(spelt)) in LISTS]
     if not lists:
         return [data]
-    return [each for found in lists for each in (found if isinstance(found, list) else [found])]
+    found = [each for found in lists for each in (found if isinstance(found, list) else [found])]
+    if not found:
+        raise ValueError("the list in the value has no entry")
+    return found
+
+
+def _check_size(line: str, depth: int) -> None:
+    """Raise ValueError for an entry that could cost more than its own node."""
+    if len(line.encode()) > MAX_VALUE:
+        raise ValueError(f"the value is larger than {MAX_VALUE} bytes as JSON")
+    if sum(map(line.count, ",[{")) > MAX_ITEMS:
+        raise ValueError(f"the value has more than {MAX_ITEMS} items, the most that rait reads")
+    if depth > MAX_DEPTH:
+        raise ValueError("it is nested too deep")
+
+
+def _depth(value: object) -> int:
+    inside = list(value.values()) if isinstance(value, Mapping) else value
+    return 1 + max(map(_depth, inside), default=0) if isinstance(inside, list) else 0
 
 
 def _entry(key: str, entry: object) -> Mapping[str, object]:
