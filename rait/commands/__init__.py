@@ -6,28 +6,7 @@ the function that runs it. No command imports another.
 
 import os
 import sys
-from importlib import import_module
 from types import SimpleNamespace
-
-
-class _Later:
-    """Stands for a module in sys.modules until something of it is used, and then loads it."""
-
-    __spec__ = None
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> object:
-        found: object = sys.modules.get(self._name)
-        if found is self:
-            sys.modules.pop(self._name, None)
-        return getattr(import_module(self._name), attribute)
-
-
-# msgspec and socket import these for functions that a run with nothing to do does not call.
-for _name in ("array", "msgspec.inspect", "msgspec.toml", "msgspec.yaml", "selectors", "textwrap"):
-    sys.modules.setdefault(_name, _Later(_name))  # type: ignore[arg-type]
 
 if not {"msgspec", "typing_extensions", "platform"} & sys.modules.keys():
     # Where typing_extensions is installed, as it is beside httpx, msgspec loads it, and with it

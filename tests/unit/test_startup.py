@@ -82,14 +82,12 @@ privilege.may_change_networks = lambda: True
 """
 EPILOGUE = """
 status = run()
-# What stands for a module until it is used is none.
-print(*sorted(x for x, m in sys.modules.items() if x not in there and type(m) is type(sys)))
+print(*sorted(set(sys.modules) - there))
 sys.exit(status)
 """
 
 UNNEEDED = {
     "anyio": "is for a process that stays",
-    "array": "sends descriptors through sockets",
     "copy": "loads weakref, and copies a session that looks elsewhere",
     "cryptography": "derives a public key that an earlier run derived already",
     "fnmatch": "is for policies with a glob",
@@ -102,9 +100,6 @@ UNNEEDED = {
     "json": "is msgspec's",
     "locale": "comes with translations, of which there are none",
     "logging": "is not used",
-    "msgspec.inspect": "is for schemas",
-    "msgspec.toml": "is not used",
-    "msgspec.yaml": "is not used",
     "pathlib": "is slow to import; paths are text",
     "platform": "tells uuid the name of the system",
     "prometheus_client": "makes metrics",
@@ -135,14 +130,12 @@ UNNEEDED = {
     "rait.domain.fallback": "is for a list from a URL",
     "rait.domain.writes": "is for what is written to WireGuard",
     "rich": "draws on a terminal",
-    "selectors": "sends files through sockets",
     "shutil": "loads libraries for archives",
     "signal": "guards a run that changes something",
     "shlex": "is for commands of links",
     "ssl": "is for lists that come over the network",
     "subprocess": "starts the program of a new link",
     "tempfile": "is not used",
-    "textwrap": "is for schemas",
     "threading": "is for names that are looked up, and links that are removed",
     "tomli": "reads a text that is not known yet",
     "typing_extensions": "has nothing that typing lacks for us",
@@ -211,15 +204,3 @@ def test_what_is_decoded_at_the_start_has_no_annotation_that_is_text(struct: typ
     annotations = [get_annotations(each) for each in struct.__mro__]
     assert any(annotations)
     assert not [a for each in annotations for a in each.values() if isinstance(a, str)]
-
-
-def test_what_is_loaded_later_is_loaded_when_it_is_used() -> None:
-    script = """
-import rait.commands, sys
-import selectors, socket, textwrap
-import msgspec
-assert textwrap.dedent("  a") == "a" and msgspec.json.schema(int) == {"type": "integer"}
-from selectors import DefaultSelector
-print(*(name for name in ("selectors", "textwrap") if type(sys.modules[name]) is type(sys)))
-"""
-    assert loaded(script) == {"selectors", "textwrap"}
