@@ -10,10 +10,11 @@ import os
 import sys
 from types import SimpleNamespace
 
-if "argparse" not in sys.modules:
+if not {"argparse", "gettext"} & sys.modules.keys():
     # argparse loads gettext to translate its words. There are no translations: rait speaks English.
     sys.modules["gettext"] = SimpleNamespace(  # type: ignore[assignment]
-        gettext=str, ngettext=lambda one, many, number: one if number == 1 else many
+        gettext=lambda text: text,  # which may be None
+        ngettext=lambda one, many, number: one if number == 1 else many,
     )
     import argparse
 

@@ -18,10 +18,7 @@ from rait.adapters.config.remote import HEARTBEAT
 from rait.adapters.config.source import News
 from rait.app.held import Held
 from rait.domain.errors import SourceError
-from rait.domain.watch_events import (
-    Polled,
-    SourceTold,
-)
+from rait.domain.watch_events import Polled, SourceTold
 
 SILENCE = 3 * HEARTBEAT
 """Seconds without a word after which a follow is not taken for alive."""

@@ -10,9 +10,7 @@ from msgspec import Struct
 from rait.app.report import Report
 from rait.domain.causes import Kind
 from rait.domain.events import Event
-from rait.domain.watch_events import (
-    Outcome,
-)
+from rait.domain.watch_events import Outcome
 
 
 class LastSync(Struct, frozen=True, kw_only=True):

@@ -19,10 +19,7 @@ from rait.app import follow as following
 from rait.app.follow import Follower
 from rait.app.held import Held
 from rait.domain.errors import SourceError
-from rait.domain.watch_events import (
-    Polled,
-    SourceTold,
-)
+from rait.domain.watch_events import Polled, SourceTold
 
 URL, OTHER = "etcd://one/peers", "etcd://two/peers"
 PATIENCE = 30.0

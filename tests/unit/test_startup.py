@@ -143,6 +143,25 @@ UNNEEDED = {
 }
 
 
+@pytest.mark.parametrize("words", ["--help", "log --help", "log show 1 2", "rollback x"])
+def test_what_argparse_says_without_gettext_is_what_it_says_with_it(words: str) -> None:
+    script = "from rait.__main__ import run; import sys; sys.exit(run())"
+    plain, translated = (
+        subprocess.run(
+            [sys.executable, "-c", first + script, *words.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        for first in ("", "import gettext, argparse; ")
+    )
+    assert plain.stdout + plain.stderr
+    assert (plain.returncode, plain.stdout, plain.stderr) == (
+        translated.returncode, translated.stdout, translated.stderr,
+    )  # fmt: skip
+
+
 def loaded(script: str, *arguments: str) -> set[str]:
     """The modules that a process of its own loads for this command."""
     done = subprocess.run(

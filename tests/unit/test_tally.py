@@ -8,9 +8,7 @@ from rait.app.report import Report
 from rait.app.tally import LastSync, Tally
 from rait.domain.events import LinkAdded, LinkRemoved, PeerAdded
 from rait.domain.topology import LinkPeer
-from rait.domain.watch_events import (
-    Outcome,
-)
+from rait.domain.watch_events import Outcome
 from tests.unit.command_line import link
 
 W1, W2 = link("w1"), link("w2")
