@@ -29,11 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Who runs the tests in the background may have SIGINT ignored, and what they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tier = config.getoption("--tier")
     if tier == "pure" or config.option.collectonly:
         return
-    # Who runs the tests in the background may have SIGINT ignored, and what they start as well.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     reason = why_not(tier)
     if reason is None:
         return
