@@ -113,7 +113,7 @@ def _unread(
         unread = index.of_peer(link) or index.of_port(link)
         if unread is not None:
             why = f"the entry of its peer cannot be read: {describe(unread.problem)}"
-            if (newcomer := desired.links.get(name)) is not None:
+            if (newcomer := desired.links.get(name)) is not None and newcomer.peers:
                 key = newcomer.peers[0].public_key
                 why += f"; meanwhile peer {key}, which has its port, gets no link"
             kept[name] = why

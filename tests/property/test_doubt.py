@@ -185,6 +185,16 @@ def test_a_port_that_the_kernel_chose_is_nobody_elses() -> None:
     assert kept.desired.links == {"x6": random, "w7": unread}
 
 
+def test_a_link_in_doubt_stays_also_where_the_one_that_is_to_come_has_no_peer() -> None:
+    settings, device = LinkSettings(1420, 54), Device("own", 5)
+    before, bare = (
+        Link("w5", Origin("kernel"), settings, device, peers) for peers in ((LinkPeer("5"),), ())
+    )
+    doubt = Doubt(SkippedEntry("5", None, None), Problem("wrong", "warning"))
+    kept = keep_doubtful(Topology({"w5": before}), Topology({"w5": bare}), about((doubt,)))
+    assert kept.desired.links == {"w5": before}
+
+
 def test_a_link_that_is_made_again_with_its_peer_is_not_in_doubt() -> None:
     """It loses its session, but no entry that cannot be read has a part in that."""
     settings, device, peers = LinkSettings(1420, 54), Device("own", 5), (LinkPeer("5"),)
