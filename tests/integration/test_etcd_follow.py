@@ -287,6 +287,16 @@ def test_a_quiet_registry_is_confirmed(one) -> None:
     assert follower.told[-1].version.revision == etcd.revision
 
 
+def test_a_list_that_is_written_again_and_again_as_it_is_is_confirmed(one, monkeypatch) -> None:
+    """No heartbeat finds such a registry as it was."""
+    etcd, follower = one
+    monkeypatch.setattr(registry, "HEARTBEAT", 3600.0)
+    for _ in range(5):
+        revision = etcd.put(f"/one/{ANCHOR}", value(ANCHOR, 1))
+        until(lambda revision=revision: follower.told[-1].version.revision >= revision)
+    assert follower.ports == {ANCHOR: 1}
+
+
 def test_an_empty_registry_is_an_error_and_no_empty_list(one) -> None:
     etcd, follower = one
     etcd.delete(f"/one/{ANCHOR}")

@@ -23,11 +23,13 @@ ONE = '"kvs":[{"key":"L3AvYQ==","value":"e30=","mod_revision":"2"}],"count":"1"'
 
 
 @contextmanager
-def member(body: str, status: int = 200) -> Iterator[str]:
-    """A member that answers this, as HOST:PORT."""
+def member(body: str, status: int = 200, asked: list[str] | None = None) -> Iterator[str]:
+    """A member that answers this, as HOST:PORT, and notes what is ``asked``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if asked is not None:
+                asked.append(self.path)
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body.encode())))
@@ -70,6 +72,19 @@ def test_an_answer_that_is_no_list_is_an_error_that_says_why(body: str) -> None:
 def test_the_next_member_answers_for_one_that_cannot() -> None:
     with member("<html>") as first, member(f"{EMPTY[:-1]},{ONE}}}") as second:
         assert "unreadable" in source.read(f"etcd://{first},{second}/p")
+
+
+def test_a_member_that_cannot_answer_is_not_asked_again_and_again() -> None:
+    """Each time may cost seconds, as many as a lease has."""
+    asked: list[str] = []
+    with member("<html>", asked=asked) as bad:
+        with member(f"{EMPTY[:-1]},{ONE}}}") as good:
+            for _ in range(3):
+                assert "unreadable" in source.read(f"etcd://{bad},{good}/p")
+            assert len(asked) == 1
+        with pytest.raises(SourceError, match="not one of etcd's JSON gateway"):
+            source.read(f"etcd://{bad},{good}/p")
+        assert len(asked) == 2, "it is asked where the others fail"
 
 
 @pytest.mark.parametrize("how", ["silence", "a head that drips", "a body that drips"])

@@ -91,6 +91,10 @@ _ADVICE_OF_CONNECTIONS = {
 _tokens: dict[tuple[tuple[str, ...], str, str], str] = {}
 """The token of each user at each cluster: to log in costs etcd as much as hundreds of reads."""
 
+_answered: dict[tuple[str, ...], int] = {}
+"""The number of the member of each cluster that answered last. A dead one costs seconds once only:
+the lease of an entry may be as short."""
+
 
 class MemberError(Exception):
     """A member cannot answer; another one may."""
@@ -103,14 +107,14 @@ class RefusedError(SourceError):
 class Client:
     """A client of a cluster. ``name`` stands for its URL in messages.
 
-    The member with the number ``first`` is asked first. The files of the URL are read here, so a
-    client is for one conversation. Raises SourceError.
+    The member with the number ``first`` is asked first, else the one that answered last. The files
+    of the URL are read here, so a client is for one conversation. Raises SourceError.
     """
 
-    def __init__(self, target: Target, name: str, first: int = 0) -> None:
+    def __init__(self, target: Target, name: str, first: int | None = None) -> None:
         self._target = target
         self._name = name
-        self._at = first % len(target.members)
+        self._at = _answered.get(target.members, 0) if first is None else first
         self._problems: dict[str, list[str]] = {}
         self._http = httpx.AsyncClient(
             verify=self._from_files(lambda: trust.context(target)),
@@ -135,10 +139,13 @@ class Client:
         self._problems.clear()
         for _ in self._target.members:
             try:
-                return await self.ask(path, message, kind, limit)
+                answer = await self.ask(path, message, kind, limit)
             except MemberError as error:
                 self._problems.setdefault(str(error), []).append(self.member)
                 self.move_on()
+            else:
+                _answered[self._target.members] = self._at
+                return answer
         raise self._none()
 
     def _none(self, *more: str) -> SourceError:

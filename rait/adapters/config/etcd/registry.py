@@ -184,7 +184,9 @@ class _Follower:
 
     def _take(self, replica: Replica) -> None:
         before, self._replica = self._replica, replica
-        if replica.lines != before.lines or replica.cluster != before.cluster:
+        if replica.lines == before.lines and replica.cluster == before.cluster:
+            self._confirm()  # as no heartbeat does where the same is written again and again
+        else:
             self._unusable = None
             try:
                 self._tell(_answer(replica, self._url, self._limit, self._name))
