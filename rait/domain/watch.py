@@ -3,8 +3,8 @@
 1. There is never more than one sync at a time, one poll of the peers list, one look-up of names.
 2. What calls for a sync is a cause. Causes that come together are merged: a sync begins when there
    was none for QUIET seconds, soon after a calm, and later while syncs follow each other. So any
-   burst is a few syncs. LONGEST_QUIET is how long causes can put a sync off, and a deleted link
-   waits for a second at the most.
+   burst is a few syncs. LONGEST_QUIET is how long causes can put a sync off; a changed list waits
+   no longer than its second span, and a deleted link for a second at the most.
 3. A cause that comes while a sync runs may have come too late for it, and leads to another one.
    What is done to links meanwhile is most likely done by the sync itself, so it leads to a look.
 4. The peers list and the addresses of names are fetched outside of syncs (``Errand``), each at its
@@ -358,7 +358,8 @@ def _news(
     if START in state.gated:
         return state, ()  # the first sync takes what there is, and tells what is wrong
     problem = event.problem
-    state = _caused(state, now, cause) if event.changed else state
+    # One node that changes its entry all the time must not put off what others change.
+    state = _caused(state, now, cause, within=LONGEST_QUIET[1]) if event.changed else state
     if not problem and getattr(state, errand).unproven:
         return state, ()  # it is not over yet
     syncs = state.troubles.get("sync", {})

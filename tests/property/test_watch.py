@@ -437,6 +437,20 @@ def test_a_link_that_is_deleted_is_back_within_two_seconds(
         assert world.begun[Sync][begun] + took <= at + 2
 
 
+@given(gap=st.floats(0.05, 0.49), took=st.floats(0.01, 1))
+def test_who_changes_the_list_all_the_time_puts_off_no_others_changes(
+    gap: float, took: float
+) -> None:
+    """One node with an entry in etcd could keep all the others from each other."""
+    world = ready(SLOW)
+    while world.now < 1200:
+        world.live(gap, Synced("unchanged"), Polled(), took)
+        world.tell(SourceTold(changed=True))
+    begun = [at for at in world.begun[Sync] if at > 1050]
+    assert max(later - earlier for earlier, later in pairwise(begun)) <= 5 + took + gap
+    assert len(begun) <= 150 / 0.5, "and costs no sync for each"
+
+
 @given(rounds=st.integers(5, 40), look=st.sampled_from((300.0, 3600.0)))
 def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, look: float) -> None:
     world = ready(Settings(look=look))
