@@ -17,6 +17,7 @@ HANGS = {"pure": 300, "userspace": 1200, "kernel": 1800}
 """No test comes near these seconds; one that does hangs, and must not hang all the others."""
 
 MakeMesh = Callable[[int], Mesh]
+Nodes = tuple[Node, Node, Node]
 
 
 @pytest.fixture
@@ -63,6 +64,13 @@ def make_mesh(tier: str, tmp_path: Path) -> Iterator[MakeMesh]:
     yield make
     for mesh in meshes:
         mesh.remove()
+
+
+@pytest.fixture
+def nodes(make_mesh: MakeMesh) -> Nodes:
+    """Three nodes, none up."""
+    a, b, c = make_mesh(3).nodes
+    return a, b, c
 
 
 @pytest.fixture

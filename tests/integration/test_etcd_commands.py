@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration import machine
-from tests.integration.conftest import MakeMesh
+from tests.integration.conftest import MakeMesh, Nodes
 from tests.integration.etcd import Cluster, Doors, cluster, doors
 from tests.integration.harness import Node
 from tests.integration.test_secrets import process_texts, written_by_rait
@@ -20,14 +20,6 @@ pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
 
 PREFIX = "/rait/peers"
 PASSWORD = "s3cret-of-gate"
-
-Nodes = tuple[Node, Node, Node]
-
-
-@pytest.fixture
-def nodes(make_mesh: MakeMesh) -> Nodes:
-    a, b, c = make_mesh(3).nodes
-    return a, b, c
 
 
 @pytest.fixture

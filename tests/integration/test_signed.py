@@ -10,21 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration import machine
-from tests.integration.conftest import MakeMesh
+from tests.integration.conftest import Nodes
 from tests.integration.harness import Node
 from tests.integration.registry import Registry
 from tests.integration.watching import WATCH, StartWatch, causes
 from tests.minisign import Signer
 
 pytestmark = pytest.mark.userspace  # nothing here depends on the kernel
-
-Nodes = tuple[Node, Node, Node]
-
-
-@pytest.fixture
-def nodes(make_mesh: MakeMesh) -> Nodes:
-    a, b, c = make_mesh(3).nodes
-    return a, b, c
 
 
 @pytest.fixture

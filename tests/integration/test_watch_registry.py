@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration import machine
 from tests.integration.command import command, start_program
-from tests.integration.conftest import MakeMesh
+from tests.integration.conftest import Nodes
 from tests.integration.harness import FAMILIES, Node
 from tests.integration.registry import Mood, NameServer, Registry, answering
 from tests.integration.watching import WATCH, StartWatch, Watch, causes, until
@@ -19,13 +19,6 @@ from tests.integration.watching import WATCH, StartWatch, Watch, causes, until
 pytestmark = pytest.mark.userspace
 
 NAME = "b.example.org"
-Nodes = tuple[Node, Node, Node]
-
-
-@pytest.fixture
-def nodes(make_mesh: MakeMesh) -> Nodes:
-    a, b, c = make_mesh(3).nodes
-    return a, b, c
 
 
 @pytest.fixture
