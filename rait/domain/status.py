@@ -274,8 +274,10 @@ class _Look(Struct, frozen=True):
 
 def _peer_of(seen: ObservedLink | None, made: LinkPeer | None) -> LinkPeer | None:
     """The peer that a link has now: the one that rait gave it, else its first."""
-    if seen is None or made is None:
-        return None if seen is None else next(iter(seen.link.peers), None)
+    if seen is None:
+        return None
+    if made is None:
+        return next(iter(seen.link.peers), None)
     return seen.link.peer(made.public_key)
 
 

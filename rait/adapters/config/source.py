@@ -314,8 +314,9 @@ def _read_bytes(url: str, name: str, limit: int) -> bytes:
     if not scheme:
         return _read_file(url, name, limit)
     if scheme not in KINDS:
-        known = " and ".join(f"{each}://" for each in KINDS)
-        raise SourceError(f"{name}: rait reads paths, - (standard input), {known}")
+        *others, last = (f"{each}://" for each in KINDS)
+        known = ", ".join(("paths", "- (standard input)", *others))
+        raise SourceError(f"{name}: rait reads {known} and {last}")
     return remote(scheme).fetch(url, display_name, TIMEOUT, limit).body or b""
 
 
