@@ -1,8 +1,8 @@
 """What a registry of many keys holds, as far as this node was told.
 
 It is read once, at a revision, and from then on each change is told with the revision that it made.
-A revision is of the whole registry: it grows with each change, and no two changes have one. What
-was told already is told again after a reconnect, and changes nothing.
+A revision is of the whole registry: it grows with each write, and what one write changed is told at
+once. What was told already is told again after a reconnect, and changes nothing.
 """
 
 from __future__ import annotations
