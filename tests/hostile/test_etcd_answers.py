@@ -108,4 +108,5 @@ def test_an_answer_without_end(name: str, measure: Measure) -> None:
     with member(answers.SLOW[name]) as url:
         error = measure(url=url, timeout=1).get("error", "no error")
     assert error.startswith(f"{url}: ")
-    assert "within 1 seconds" in error
+    # Where the machine is busy, so much may have come at once that h11 takes no more.
+    assert "within 1 seconds" in error or "Receive buffer too long" in error
