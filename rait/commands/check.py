@@ -12,12 +12,13 @@ from msgspec import Struct, structs
 
 from rait import __version__
 from rait.adapters.config import formats
-from rait.adapters.config.document import Document, Place, has_parts, part_finder
+from rait.adapters.config.document import Document, Place, part_finder
 from rait.adapters.config.source import Texts, display_name, is_remote, read_signature
 from rait.adapters.keys import private_keys_of
 from rait.app.options import Options
 from rait.domain.check import RULES, Examined, Finding, Severity, examine, unresolved
 from rait.domain.config.keytext import without_keys_but
+from rait.domain.config.schema import is_live
 from rait.domain.errors import FEW, Path, SourceError, counted
 from rait.domain.signed import UNORDERED
 from rait.terminal import DONE, FAILED, print_json, print_result, warn
@@ -292,7 +293,7 @@ def _print_sarif(result: Result) -> None:
 def _location(item: Told) -> dict[str, object]:
     from urllib.parse import quote
 
-    if has_parts(item.file):
+    if is_live(item.file):
         # It is in no artifact, and a URL of several hosts is no URI (RFC 3986).
         return {"logicalLocations": [{"fullyQualifiedName": item.file, "kind": "resource"}]}
     place: dict[str, object] = {"artifactLocation": {"uri": quote(item.file, safe="/:?=&")}}

@@ -363,3 +363,9 @@ def test_a_place_in_a_list_of_many_keys_is_one_of_them():
     assert document.location(path[:2]) == f"etcd://h/peers.toml/{key}"
     for nowhere in ((), ("peers",), ("peers", 1), ("peers", 1, "a")):
         assert document.location(nowhere) == "etcd://h/peers.toml"
+
+
+@pytest.mark.parametrize("name", ["etcd", "etcds"])
+def test_a_file_called_as_a_registry_has_lines_as_any_other(name: str) -> None:
+    document = formats.parse('{"peers": [\n{"SendPort": 1}\n]}\n', name)
+    assert document.location(("peers", 0, "SendPort")) == f"{name}:2: peers[0].SendPort"

@@ -6,7 +6,8 @@ import inspect
 
 import pytest
 
-from rait.adapters.config.remote import KINDS, LIVE, PLAIN, Live, Remote, live, remote
+from rait.adapters.config.remote import KINDS, PLAIN, Live, Remote, live, remote
+from rait.domain.config.schema import LIVE
 
 
 @pytest.mark.parametrize("scheme", KINDS)

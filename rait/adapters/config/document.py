@@ -7,8 +7,8 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from rait.adapters.config.remote import LIVE
 from rait.domain.config.keytext import brief
+from rait.domain.config.schema import is_live
 from rait.domain.errors import Path, Problem
 
 MOST_PROBLEMS = 50
@@ -119,14 +119,9 @@ class Document:
         return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
 
 
-def has_parts(name: str) -> bool:
-    """Whether the text of the source ``name`` is made of several, each under a key of its own."""
-    return name.partition("://")[0] in LIVE
-
-
 def part_finder(text: str, name: str) -> Callable[[int], str] | None:
     """What finds the key of the source ``name`` that a line of its list is from, if it has keys."""
-    if not has_parts(name):
+    if not is_live(name):
         return None
     from rait.domain.replica import key_at  # here, as few lists have keys
 

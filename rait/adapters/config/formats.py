@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable
 
 from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
-from rait.adapters.config.document import Document, has_parts, part_finder
+from rait.adapters.config.document import Document, part_finder
 from rait.adapters.config.lines import TomlScan, json_lines, toml_lines
 from rait.domain.config.keytext import brief, shown
+from rait.domain.config.schema import is_live
 from rait.domain.errors import SourceError
 
 _TWICE = "Cannot overwrite a value"
@@ -40,7 +41,7 @@ def parse(text: str, name: str) -> Document:
     nothing of the text but keys.
     """
     # The prefix of keys in etcd may end in anything.
-    suffixes = {} if has_parts(name) else _PARSERS
+    suffixes = {} if is_live(name) else _PARSERS
     parsers = (parser for suffix, parser in suffixes.items() if name.lower().endswith(suffix))
     try:
         return next(parsers, _guess)(text, name)

@@ -25,9 +25,6 @@ _ETCD = "rait.adapters.config.etcd.registry"
 KINDS = {"http": _WEB, "https": _WEB, "etcd": _ETCD, "etcds": _ETCD}
 """The module of each scheme. It is imported where it is used: httpx takes half a second."""
 
-LIVE = ("etcd", "etcds")
-"""The schemes of sources that can be followed."""
-
 PLAIN = ("http", "etcd")
 """The schemes of those that come without TLS."""
 
@@ -104,5 +101,5 @@ def remote(scheme: str) -> Remote:
 
 
 def live(scheme: str) -> Live:
-    """The module of a scheme in LIVE."""
+    """The module of a scheme in LIVE (schema.py)."""
     return cast("Live", import_module(KINDS[scheme]))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from msgspec import Struct
 
 from rait.adapters.config.bounds import MAX_BYTES, MAX_SIGNATURE_BYTES
-from rait.adapters.config.remote import KINDS, LIVE, PLAIN, live, remote
+from rait.adapters.config.remote import KINDS, PLAIN, live, remote
 from rait.domain.config.keytext import is_key, without_whole_keys
+from rait.domain.config.schema import is_live as is_live
 from rait.domain.errors import SourceError
 from rait.domain.signed import SIGN_IT
 
@@ -200,11 +201,6 @@ def _file(url: str) -> os.stat_result | None:
 def is_remote(url: str) -> bool:
     """Whether the text behind a URL comes over the network."""
     return _scheme(url) in KINDS
-
-
-def is_live(url: str) -> bool:
-    """Whether the text behind a URL comes from a source that tells of changes by itself."""
-    return _scheme(url) in LIVE
 
 
 def is_plain(url: str) -> bool:

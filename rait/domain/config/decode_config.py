@@ -34,6 +34,7 @@ from rait.domain.config.schema import (
     Secret,
     Transport,
     Watch,
+    is_live,
     parse_span,
 )
 from rait.domain.errors import Problem
@@ -53,7 +54,6 @@ _MAX_FILE_NAME = 255
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LIVE = re.compile(r"etcds?://", re.IGNORECASE)
 _BOTH_FAMILIES = (
     "is the send_port of a transport of {} too: WireGuard takes a port in both families, so other "
     "nodes listen on it for one of their two links to this one and skip the other, unless they set "
@@ -277,7 +277,7 @@ def _watch(block: Block[Watch] | None, peers: str) -> Watch | None:
     for name in ("poll", "names", "look", "max_peers_age", "lease"):
         block.read(name, str, partial(_interval, name))
     block.read("metrics", str, _own_address)
-    if block.values.get("publish") is True and not _LIVE.match(peers):
+    if block.values.get("publish") is True and not is_live(peers):
         block.report(
             "needs a registry that takes entries: set `peers` to one in etcd, as "
             "etcd://HOST:2379/PREFIX",

@@ -20,6 +20,9 @@ DAY = 86400 * SECOND
 MIN_LEASE = 5 * SECOND
 """etcd grants none that is shorter than its members take to elect a leader, and rait needs time."""
 
+LIVE = ("etcd", "etcds")
+"""The schemes of sources of peers lists that can be followed, and take entries."""
+
 DEFAULT_PEERS = "/etc/rait/peers.conf"
 DEFAULT_JOURNAL = "/var/lib/rait/journal.db"
 DEFAULT_JOURNAL_KEEP = 365 * DAY
@@ -65,6 +68,12 @@ _MAX_U32 = 2**32 - 1
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SPAN = r"(\d{1,9})([smhdw])"
+
+
+def is_live(url: str) -> bool:
+    """Whether the text behind a URL comes from a source that tells of changes by itself."""
+    scheme, found, _ = url.partition("://")
+    return bool(found) and scheme.lower() in LIVE
 
 
 def parse_span(text: str) -> int | None:
