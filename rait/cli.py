@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
     from rait.app.options import Options
-    from rait.usage import Declare
+    from rait.usage import Option
 
 DEFAULT_CONFIG = "/etc/rait/rait.conf"
 
@@ -159,9 +159,9 @@ class _Command(_Parser):
     To build the parsers of all commands takes longer than to import argparse.
     """
 
-    def __init__(self, run: str | None, declare: Declare | None, **settings: Any) -> None:
+    def __init__(self, run: str | None, options: Sequence[Option], **settings: Any) -> None:
         self._run = run
-        self._declare = declare
+        self._options = options
         self._settings = settings
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -170,8 +170,8 @@ class _Command(_Parser):
         _add_common(self, argparse.SUPPRESS, argparse.SUPPRESS)
         if self._run is not None:
             self.set_defaults(run=self._run)
-        if self._declare is not None:
-            self._declare(self)
+        for add in self._options:
+            add(self)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             # All that follows a command belongs to it, so its own usage is the one to show.

@@ -1,7 +1,8 @@
 """What the command line takes: each command, its options, and the help that explains them.
 
 This module needs nothing but argparse, so that ``rait COMMAND --help`` answers at once. A command's
-``run`` is the name of a function, ``MODULE:FUNCTION`` in rait/commands, which is imported later.
+``run`` is the name of a function, ``MODULE:FUNCTION`` in rait/commands, which is imported later. An
+option is a function that adds it to a parser.
 """
 
 from __future__ import annotations
@@ -10,49 +11,66 @@ from argparse import SUPPRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, _ActionsContainer
     from collections.abc import Callable
     from typing import Any
 
-    Declare = Callable[[ArgumentParser], None]
-    # Name, other names, one line of help, what runs, the description, and what adds options.
-    Row = tuple[str, tuple[str, ...], str, str | None, str, Declare | None]
+    Option = Callable[[Any], object]
+    # Name, other names, one line of help, what runs, the description, and the options.
+    Row = tuple[str, tuple[str, ...], str, str | None, str, tuple[Option, ...]]
 
-_FLAGS = {
-    "--yes": "go on however many links lose their sessions",
-    "--dry-run": "only show what would be done",
-    "--assume-gone": "treat links as removed if their network namespace cannot be found",
-    "--accept-older": "accept a signed peers list although it is older than the last one",
-    "--detailed-exitcode": "for a plan or a dry run: exit status 0 if there is nothing to do, "
-    "2 if there are changes, and 1 for any error (wrong usage or configuration too) or a link "
-    "that cannot be made",
-}
-"""The options that several commands have."""
+
+def _option(*names: str, **settings: Any) -> Option:
+    """An option, or an argument, with settings of ``add_argument``."""
+    return lambda to: to.add_argument(*names, **settings)
+
+
+def _flag(what: str, *names: str) -> Option:
+    """An option that takes no value."""
+    return _option(*names, action="store_true", help=what)
+
+
+def _either(*options: Option) -> Option:
+    """Options of which only one may be given."""
+
+    def add(to: Any) -> None:
+        group = to.add_mutually_exclusive_group()
+        for option in options:
+            option(group)
+
+    return add
+
+
+def _commands(title: str, *rows: Row, **settings: Any) -> Option:
+    """Commands below a command."""
+    return lambda to: add_commands(to.add_subparsers(title=title, **settings), *rows)
 
 
 def add_commands(to: Any, *rows: Row) -> None:
     """Add commands; ``to`` is what ``add_subparsers`` gave in rait/cli.py."""
-    for name, aliases, summary, run, description, declare in rows:
+    for name, aliases, summary, run, description, options in rows:
         about = {"help": summary, "description": description}
-        to.add_parser(name, aliases=aliases, run=run, declare=declare, **about)
+        to.add_parser(name, aliases=aliases, run=run, options=options, **about)
 
 
-def _add_confirm(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--confirm",
-        metavar="SPAN",
-        help="take the change back unless `rait confirm` comes within 30s, 2m, 1h",
-    )
-
-
-def _add_flags(parser: ArgumentParser, *names: str) -> None:
-    for name in names:
-        _flag(parser, name, _FLAGS[name])
-
-
-def _flag(to: _ActionsContainer, name: str, what: str, *names: str) -> None:
-    """Add an option that takes no value; ``names`` are other names of it."""
-    to.add_argument(*names, name, action="store_true", help=what)
+_YES = _flag("go on however many links lose their sessions", "--yes")
+_DRY_RUN = _flag("only show what would be done", "--dry-run")
+_ASSUME_GONE = _flag(
+    "treat links as removed if their network namespace cannot be found", "--assume-gone"
+)
+_ACCEPT_OLDER = _flag(
+    "accept a signed peers list although it is older than the last one", "--accept-older"
+)
+_DETAILED = _flag(
+    "for a plan or a dry run: exit status 0 if there is nothing to do, "
+    "2 if there are changes, and 1 for any error (wrong usage or configuration too) or a link "
+    "that cannot be made",
+    "--detailed-exitcode",
+)
+_SPAN = _option(
+    "--confirm",
+    metavar="SPAN",
+    help="take the change back unless `rait confirm` comes within 30s, 2m, 1h",
+)
 
 
 _UP = """\
@@ -88,21 +106,13 @@ is changed. The next `rait up` does not do again what was taken back, and ends w
   rait up --confirm 2m
 """
 
-
-def _up(parser: ArgumentParser) -> None:
-    _add_flags(parser, "--dry-run", "--yes", "--assume-gone", "--detailed-exitcode")
-    _add_flags(parser, "--accept-older")
-    _add_confirm(parser)
+_UP_OPTIONS = (_DRY_RUN, _YES, _ASSUME_GONE, _DETAILED, _ACCEPT_OLDER, _SPAN)
 
 
 _DOWN = """\
 Remove our links: the WireGuard interfaces of our ifgroup in the target namespace. Nothing else is
 touched.
 """
-
-
-def _down(parser: ArgumentParser) -> None:
-    _add_flags(parser, "--assume-gone")
 
 
 _WATCH = """\
@@ -132,9 +142,7 @@ At the end the links stay, unless --down-on-exit is given. A sync that runs ends
   rait log --since 1d             what was done, and why
 """
 
-
-def _watch(parser: ArgumentParser) -> None:
-    _flag(parser, "--down-on-exit", "remove the links at the end, as `rait down`")
+_DOWN_ON_EXIT = _flag("remove the links at the end, as `rait down`", "--down-on-exit")
 
 
 _LIST = """\
@@ -167,18 +175,17 @@ on each link, or a routing daemon that sends hellos over it; else an idle link i
   rait status --check || mail -s "rait on $(hostname)" root
 """
 
-
-def _status(parser: ArgumentParser) -> None:
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
+_STATUS_HOW = _either(
+    _option(
         "--watch",
         metavar="SECONDS",
         type=float,
         nargs="?",
         const=2.0,
         help="look again and again, every so many seconds (default: 2)",
-    )
-    _flag(how, "--check", "exit with 1 if a link that should be live is not")
+    ),
+    _flag("exit with 1 if a link that should be live is not", "--check"),
+)
 
 
 _METRICS = """\
@@ -193,11 +200,9 @@ where rait.conf is wrong.
   rait metrics --output /var/lib/prometheus/node-exporter/rait.prom
 """
 
-
-def _metrics(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", metavar="FILE", default="-", help="write to this file (default: -, stdout)"
-    )
+_OUTPUT = _option(
+    "--output", metavar="FILE", default="-", help="write to this file (default: -, stdout)"
+)
 
 
 _PLAN = """\
@@ -208,10 +213,12 @@ show what a change does to each node.
 
 _EXPORT = "Print this node's state as JSON for `rait plan --against`. It holds no private key."
 
-
-def _plan(parser: ArgumentParser) -> None:
-    _add_flags(parser, "--accept-older", "--assume-gone", "--detailed-exitcode")
-    parser.add_argument("--against", metavar="STATE.json", help="plan for the node of this state")
+_PLAN_OPTIONS = (
+    _ACCEPT_OLDER,
+    _ASSUME_GONE,
+    _DETAILED,
+    _option("--against", metavar="STATE.json", help="plan for the node of this state"),
+)
 
 
 _EXPLAIN = """\
@@ -226,9 +233,7 @@ WHAT is the name of a link, the name of a peer, or its public key or the beginni
   rait explain berlin
 """
 
-
-def _explain(parser: ArgumentParser) -> None:
-    parser.add_argument("what", metavar="WHAT", help="a link, or a peer by name or public key")
+_WHAT = _option("what", metavar="WHAT", help="a link, or a peer by name or public key")
 
 
 _LOG = """\
@@ -254,48 +259,36 @@ A journal in which `rait log verify` finds a fault is left as it is.
   rait log prune --keep 90d
 """
 
+_JOURNAL = "use this journal, and read no configuration"
+_SAME_JOURNAL = _option("--journal", metavar="PATH", default=SUPPRESS, help=_JOURNAL)
+_RUN = _option("number", metavar="RUN", type=int, help="the run's number")
+_HEAD = _option("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
+_KEEP = _option("--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w")
 
-def _log(parser: ArgumentParser) -> None:
-    _add_journal(parser, None)
-    _flag(parser, "--all", "the runs of all configurations that share the journal")
-    parser.add_argument("--since", metavar="WHEN", help="runs since: 2h (ago), 2026-01-31T17:05")
-    parser.add_argument("--link", metavar="NAME", help="runs and events of this link")
-    parser.add_argument("--peer", metavar="KEY", help="runs and events of this public key")
-    parser.add_argument("--run", metavar="RUN", type=int, dest="number", help="this run alone")
-    _flag(parser, "--follow", "wait for new runs, and show them too", "-f")
-    _flag(parser, "--oneline", "a line for each run")
-    add_commands(
-        parser.add_subparsers(title="of the journal", metavar=""),
-        ("show", (), "show one run whole", "log:run_show", _LOG_SHOW, _log_show),
-        ("verify", (), "examine the hash chain", "log:run_verify", _LOG_VERIFY, _log_verify),
-        ("prune", (), "drop old runs", "log:run_prune", _LOG_PRUNE, _log_prune),
-    )
-
-
-def _log_show(parser: ArgumentParser) -> None:
-    parser.add_argument("number", metavar="RUN", type=int, help="the run's number")
-    _add_journal(parser, SUPPRESS)
-
-
-def _log_verify(parser: ArgumentParser) -> None:
-    parser.add_argument("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
-    _add_journal(parser, SUPPRESS)
-
-
-def _log_prune(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w"
-    )
-    _add_journal(parser, SUPPRESS)
-
-
-def _add_journal(parser: ArgumentParser, path: str | None) -> None:
-    parser.add_argument(
-        "--journal",
-        metavar="PATH",
-        default=path,
-        help="use this journal, and read no configuration",
-    )
+_LOG_OPTIONS = (
+    _option("--journal", metavar="PATH", help=_JOURNAL),
+    _flag("the runs of all configurations that share the journal", "--all"),
+    _option("--since", metavar="WHEN", help="runs since: 2h (ago), 2026-01-31T17:05"),
+    _option("--link", metavar="NAME", help="runs and events of this link"),
+    _option("--peer", metavar="KEY", help="runs and events of this public key"),
+    _option("--run", metavar="RUN", type=int, dest="number", help="this run alone"),
+    _flag("wait for new runs, and show them too", "-f", "--follow"),
+    _flag("a line for each run", "--oneline"),
+    _commands(
+        "of the journal",
+        ("show", (), "show one run whole", "log:run_show", _LOG_SHOW, (_RUN, _SAME_JOURNAL)),
+        (
+            "verify",
+            (),
+            "examine the hash chain",
+            "log:run_verify",
+            _LOG_VERIFY,
+            (_HEAD, _SAME_JOURNAL),
+        ),
+        ("prune", (), "drop old runs", "log:run_prune", _LOG_PRUNE, (_KEEP, _SAME_JOURNAL)),
+        metavar="",
+    ),
+)
 
 
 _REPLAY = """\
@@ -312,16 +305,15 @@ of at least four links; --yes lets it go on. It refuses a time before the journa
   rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
 """
 
-
-def _replay(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"
-    )
-    what = parser.add_mutually_exclusive_group()
-    _flag(what, "--diff", "show how the live system differs")
-    _flag(what, "--apply", "make the tunnels what they were")
-    _add_flags(parser, "--yes")
-    _add_confirm(parser)
+_REPLAY_OPTIONS = (
+    _option("--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"),
+    _either(
+        _flag("show how the live system differs", "--diff"),
+        _flag("make the tunnels what they were", "--apply"),
+    ),
+    _YES,
+    _SPAN,
+)
 
 
 _ROLLBACK = """\
@@ -333,14 +325,15 @@ As `rait up` does, the rollback stops with exit status 4 if it would end the ses
 half of at least four links; --yes lets it go on.
 """
 
-
-def _rollback(parser: ArgumentParser) -> None:
-    parser.add_argument(
+_ROLLBACK_OPTIONS = (
+    _option(
         "number", metavar="RUN", type=int, nargs="?", help="the run's number (default: the last)"
-    )
-    _flag(parser, "--force", "go on if later runs touched its links")
-    _add_flags(parser, "--dry-run", "--yes")
-    _add_confirm(parser)
+    ),
+    _flag("go on if later runs touched its links", "--force"),
+    _DRY_RUN,
+    _YES,
+    _SPAN,
+)
 
 
 _CONFIRM = """\
@@ -353,10 +346,7 @@ at once. The exit status is 0 if this command did it, and 1 if the time was over
   rait confirm --back      or do not
 """
 
-
-def _confirm(parser: ArgumentParser) -> None:
-    _flag(parser, "--back", "take the change back at once")
-    _flag(parser, "--wait", SUPPRESS)
+_CONFIRM_OPTIONS = (_flag("take the change back at once", "--back"), _flag(SUPPRESS, "--wait"))
 
 
 _BABELD = "Talk to babeld over its control socket, which rait.conf names in its babeld block."
@@ -369,24 +359,21 @@ link is gone, and after a change send extra_cmd. Interfaces that are not ours ar
 sync = true in the babeld block, `rait up` and `rait down` do this by themselves.
 """
 
-
-def _babeld(parser: ArgumentParser) -> None:
-    add_commands(
-        parser.add_subparsers(title="of babeld", metavar="COMMAND", required=True),
-        ("list", ("l",), "the interfaces that babeld has", "babeld:run_list", _BABELD_LIST, None),
-        (
-            "sync",
-            ("s",),
-            "make ours equal to our links",
-            "babeld:run_sync",
-            _BABELD_SYNC,
-            _babeld_sync,
-        ),
-    )
-
-
-def _babeld_sync(parser: ArgumentParser) -> None:
-    _flag(parser, "--exclusive", "flush interfaces of others too")
+_EXCLUSIVE = _flag("flush interfaces of others too", "--exclusive")
+_BABELD_COMMANDS = _commands(
+    "of babeld",
+    ("list", ("l",), "the interfaces that babeld has", "babeld:run_list", _BABELD_LIST, ()),
+    (
+        "sync",
+        ("s",),
+        "make ours equal to our links",
+        "babeld:run_sync",
+        _BABELD_SYNC,
+        (_EXCLUSIVE,),
+    ),
+    metavar="COMMAND",
+    required=True,
+)
 
 
 _CHECK = """\
@@ -412,31 +399,26 @@ of one registry, as where each node has a file of its own.
   rait check etcd://registry.example.org:2379/rait/peers
 """
 
+_PEERS = _option(
+    "peers", metavar="PEERS", nargs="+", help="a peers list: a path, - for stdin, or a URL"
+)
+_VERIFY = _option(
+    "--verify", metavar="KEY", action="append", default=[], help="a key that may sign"
+)
 
-def _check(parser: ArgumentParser) -> None:
-    _add_lists(parser)
-    _flag(parser, "--together", "the lists are one registry's parts")
-    _flag(parser, "--strict", "make warnings errors")
-    _add_verify(parser)
-    _flag(parser, "--dns", "look up each host name, from here")
-    parser.add_argument(
+_CHECK_OPTIONS = (
+    _PEERS,
+    _flag("the lists are one registry's parts", "--together"),
+    _flag("make warnings errors", "--strict"),
+    _VERIFY,
+    _flag("look up each host name, from here", "--dns"),
+    _option(
         "--format",
         choices=("text", "json", "github", "sarif"),
         default="text",
         help="text; json, as --json; github: workflow commands; sarif: SARIF 2.1.0",
-    )
-
-
-def _add_verify(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--verify", metavar="KEY", action="append", default=[], help="a key that may sign"
-    )
-
-
-def _add_lists(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "peers", metavar="PEERS", nargs="+", help="a peers list: a path, - for stdin, or a URL"
-    )
+    ),
+)
 
 
 _FLEET = "See what a change of the registry does to all nodes, before anyone runs anything."
@@ -463,28 +445,28 @@ The exit status is 5 if a pair is interrupted, and 0 if none is. docs/fleet.md e
   rait fleet plan etcd://registry.example.org:2379/rait/peers new.toml
 """
 
-
-def _fleet(parser: ArgumentParser) -> None:
-    add_commands(
-        parser.add_subparsers(title="of a fleet", metavar="COMMAND", required=True),
-        ("plan", (), "what a change does to everyone", "fleet:run", _FLEET_PLAN, _fleet_plan),
-    )
-
-
-def _fleet_plan(parser: ArgumentParser) -> None:
-    parser.add_argument("old", metavar="OLD", help="the list as it is: a path, - or a URL")
-    parser.add_argument("new", metavar="NEW", help="the list as it shall be")
-    parser.add_argument(
+_FLEET_PLAN_OPTIONS = (
+    _option("old", metavar="OLD", help="the list as it is: a path, - or a URL"),
+    _option("new", metavar="NEW", help="the list as it shall be"),
+    _option(
         "--nodes",
         metavar="DIR",
         action="append",
         default=[],
         help="the nodes' own rait.conf, as NAME.conf",
-    )
-    _add_verify(parser)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--node", metavar="NAME", help="one node whole, by its name or public key")
-    _flag(how, "--markdown", "for a comment on a pull request")
+    ),
+    _VERIFY,
+    _either(
+        _option("--node", metavar="NAME", help="one node whole, by its name or public key"),
+        _flag("for a comment on a pull request", "--markdown"),
+    ),
+)
+_FLEET_COMMANDS = _commands(
+    "of a fleet",
+    ("plan", (), "what a change does to everyone", "fleet:run", _FLEET_PLAN, _FLEET_PLAN_OPTIONS),
+    metavar="COMMAND",
+    required=True,
+)
 
 
 _PORT = """\
@@ -502,17 +484,17 @@ when its link is made.
   rait port --key "$(rait pubkey < key)" --family ip6 peers.toml
 """
 
-
-def _port(parser: ArgumentParser) -> None:
-    _add_lists(parser)
-    parser.add_argument("--key", metavar="KEY", help="the public key of the new node")
-    parser.add_argument(
+_PORT_OPTIONS = (
+    _PEERS,
+    _option("--key", metavar="KEY", help="the public key of the new node"),
+    _option(
         "--family",
         choices=("ip4", "ip6"),
         default="ip4",
         help="ip6: another port than for ip4 (the default), as the two of a node must differ",
-    )
-    parser.add_argument("--range", metavar="LOW-HIGH", help="the ports to take one of")
+    ),
+    _option("--range", metavar="LOW-HIGH", help="the ports to take one of"),
+)
 
 
 _PUB = """\
@@ -535,23 +517,19 @@ docs/etcd.md sets up a registry in which each node may write its own entry alone
   rait pub --to --withdraw
 """
 
-
-def _pub(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "dest", metavar="DEST", nargs="?", default="-", help="a path, or - (stdout)"
-    )
-    parser.add_argument(
+_PUB_OPTIONS = (
+    _option("dest", metavar="DEST", nargs="?", default="-", help="a path, or - (stdout)"),
+    _option(
         "--to", metavar="URL", nargs="?", const="", help="a registry (default: peers of rait.conf)"
-    )
-    parser.add_argument("--lease", metavar="SPAN", help="drop it unless this comes again: 60s")
-    parser.add_argument(
-        "--withdraw", action="store_true", help="remove this node's entry from the registry"
-    )
-    parser.add_argument(
+    ),
+    _option("--lease", metavar="SPAN", help="drop it unless this comes again: 60s"),
+    _flag("remove this node's entry from the registry", "--withdraw"),
+    _option(
         "--format",
         choices=("hcl", "toml", "json"),
         help="hcl and json: nested; toml: flat, as [[Peers]] (default: by DEST, else hcl)",
-    )
+    ),
+)
 
 
 _REMARKS = """\
@@ -561,9 +539,7 @@ in which lists take numbers from 0.
   rait remarks location.city
 """
 
-
-def _remarks(parser: ArgumentParser) -> None:
-    parser.add_argument("key", metavar="KEY", help="the key of a remark, or a path with dots")
+_KEY = _option("key", metavar="KEY", help="the key of a remark, or a path with dots")
 
 
 _GENKEY = """\
@@ -581,39 +557,32 @@ Read a private key from standard input and print its public key, as `wg pubkey` 
 
 
 COMMANDS: tuple[Row, ...] = (
-    ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _up),
-    ("down", ("d",), "remove the tunnels", "down:run", _DOWN, _down),
-    ("watch", (), "keep the tunnels in sync until stopped", "watch:run", _WATCH, _watch),
-    ("list", ("l",), "show the tunnels", "list:run", _LIST, None),
-    ("status", (), "show and check how the tunnels are", "status:run", _STATUS, _status),
-    ("metrics", (), "print metrics of the tunnels", "metrics:run", _METRICS, _metrics),
-    ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _plan),
-    ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, _explain),
-    ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, None),
-    ("check", (), "say whether a peers list is right", "check:run", _CHECK, _check),
-    ("fleet", (), "say what a change of the list does to all nodes", None, _FLEET, _fleet),
-    ("port", (), "find a free SendPort for a new node", "port:run", _PORT, _port),
-    ("pub", ("p",), "print this node's entry for the peers list", "pub:run", _PUB, _pub),
-    ("remarks", ("r",), "print a remark of rait.conf", "pub:run_remarks", _REMARKS, _remarks),
-    ("genkey", (), "print a new private key", "keys:run_genkey", _GENKEY, None),
-    ("pubkey", (), "print the public key of a private one", "keys:run_pubkey", _PUBKEY, None),
-    ("log", (), "show, verify and prune the journal", "log:run", _LOG, _log),
+    ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _UP_OPTIONS),
+    ("down", ("d",), "remove the tunnels", "down:run", _DOWN, (_ASSUME_GONE,)),
+    ("watch", (), "keep the tunnels in sync until stopped", "watch:run", _WATCH, (_DOWN_ON_EXIT,)),
+    ("list", ("l",), "show the tunnels", "list:run", _LIST, ()),
+    ("status", (), "show and check how the tunnels are", "status:run", _STATUS, (_STATUS_HOW,)),
+    ("metrics", (), "print metrics of the tunnels", "metrics:run", _METRICS, (_OUTPUT,)),
+    ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _PLAN_OPTIONS),
+    ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, (_WHAT,)),
+    ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, ()),
+    ("check", (), "say whether a peers list is right", "check:run", _CHECK, _CHECK_OPTIONS),
     (
-        "replay",
+        "fleet",
         (),
-        "show or restore the topology of an earlier time",
-        "replay:run",
-        _REPLAY,
-        _replay,
+        "say what a change of the list does to all nodes",
+        None,
+        _FLEET,
+        (_FLEET_COMMANDS,),
     ),
-    ("rollback", (), "take one run back", "rollback:run", _ROLLBACK, _rollback),
-    (
-        "confirm",
-        (),
-        "keep a change that was made with --confirm",
-        "confirm:run",
-        _CONFIRM,
-        _confirm,
-    ),
-    ("babeld", (), "show and sync babeld's interfaces", None, _BABELD, _babeld),
+    ("port", (), "find a free SendPort for a new node", "port:run", _PORT, _PORT_OPTIONS),
+    ("pub", ("p",), "print this node's entry for the peers list", "pub:run", _PUB, _PUB_OPTIONS),
+    ("remarks", ("r",), "print a remark of rait.conf", "pub:run_remarks", _REMARKS, (_KEY,)),
+    ("genkey", (), "print a new private key", "keys:run_genkey", _GENKEY, ()),
+    ("pubkey", (), "print the public key of a private one", "keys:run_pubkey", _PUBKEY, ()),
+    ("log", (), "show, verify and prune the journal", "log:run", _LOG, _LOG_OPTIONS),
+    ("replay", (), "show or restore an earlier topology", "replay:run", _REPLAY, _REPLAY_OPTIONS),
+    ("rollback", (), "take one run back", "rollback:run", _ROLLBACK, _ROLLBACK_OPTIONS),
+    ("confirm", (), "keep a change made with --confirm", "confirm:run", _CONFIRM, _CONFIRM_OPTIONS),
+    ("babeld", (), "show and sync babeld's interfaces", None, _BABELD, (_BABELD_COMMANDS,)),
 )
