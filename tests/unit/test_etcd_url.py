@@ -35,6 +35,7 @@ BAD = {
     "etcd://[::1/p": "the URL is not valid",
     "etcd://h/p?ca": "the URL is not valid",
     "etcd://h/p#x": "has no #",
+    "etcd://me:1234/p@h/p": "each member is HOST or HOST:PORT",
     "etcd://me:secret@h/p?password_file=/x": "put the password into a file",
     "etcd://me@h/p": "a user and the password_file go together",
     "etcd://h/p?password_file=/x": "a user and the password_file go together",
@@ -42,7 +43,7 @@ BAD = {
     "etcds://h/p?cert=/x": "cert and key go together",
     "etcds://h/p?ca=x": "ca must be an absolute path",
     "etcds://h/p?ca=/x&ca=/y": "is given twice",
-    "etcds://h/p?token=secret": '"token" is none of password_file, ca, cert, key',
+    "etcds://h/p?token=secret": "a key after the ? is none of password_file, ca, cert, key",
     f"etcd://{','.join('h' * 17)}/p": "more than 16 members",
 }
 

@@ -123,14 +123,16 @@ def _no_text(name: str, offset: int) -> str:
 def display_name(url: str) -> str:
     """A URL for messages, without user, password and query, which may be secret.
 
-    A private key that stands in the place of a path is not shown either.
+    A private key that stands in the place of a path is not shown either. A password with a / in it
+    looks like a port and a path to others, and a URL without its scheme like a path, so what an @
+    comes after is not shown.
     """
     if url == STDIN:
         return "standard input"
     if is_key(url):
         return "(left out: a key, not a path)"
     if not _scheme(url):
-        return without_whole_keys(url)
+        return _NO_URL if _LIKE_CREDENTIALS.search(url) else without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit
 
     try:
@@ -138,8 +140,8 @@ def display_name(url: str) -> str:
     except ValueError:
         return _NO_URL
     hosts = parts.netloc.rpartition("@")[2]
-    if not all(map(_HOST.fullmatch, hosts.split(","))):
-        return _NO_URL  # what stands there may be a password with a / in it
+    if "@" in "".join(parts[2:]) or not all(map(_HOST.fullmatch, hosts.split(","))):
+        return _NO_URL
     if is_live(url):
         # Its query names files, and its keys come after the path.
         return urlunsplit((parts.scheme, hosts, parts.path.rstrip("/"), "", ""))
@@ -147,8 +149,9 @@ def display_name(url: str) -> str:
     return urlunsplit((parts.scheme, hosts, parts.path, query, ""))
 
 
-_NO_URL = "(a URL that is not valid)"
-_HOST = re.compile(r"(?:\[[^]]*\]|[^:]*)(?::[0-9]*)?")
+_NO_URL = "(left out: a URL that is not valid, or has an @ after a /; write %40 and %2F for them)"
+_HOST = re.compile(r"(?:\[[^]]*\]|[^:%]*)(?::[0-9]*)?")
+_LIKE_CREDENTIALS = re.compile(":.*@", re.DOTALL)
 
 
 def is_path(url: str) -> bool:

@@ -94,7 +94,7 @@ class _Transfer:
             self.error = error
         except httpx.TimeoutException:
             self.error = self._failed(f"no answer within {self._timeout:g} seconds")
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, ValueError):  # the text of these may hold a password
             self.error = self._failed("the URL is not valid")
         except httpx.ConnectError as error:
             self.error = self._failed(_why_no_connection(error))
@@ -126,7 +126,7 @@ class _Transfer:
             for _ in range(REDIRECTS + 1):
                 if (request.url.port or 0) > MAX_PORT:
                     # httpx takes the number modulo 65536.
-                    raise self._failed(f"port {request.url.port} is not from 1 to {MAX_PORT}")
+                    raise self._failed(f"the port is not from 1 to {MAX_PORT}")
                 conditions = self._known.conditions(str(request.url))
                 request.headers.update(conditions)
                 response = client.send(request, auth=auth, stream=True)

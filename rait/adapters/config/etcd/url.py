@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 
-from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_PORT
 from rait.domain.errors import SourceError
 
@@ -44,6 +43,8 @@ def parse(url: str, name: str) -> Target:
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         userinfo, _, hosts = parts.netloc.rpartition("@")
         members = tuple(_member(host, parts.scheme.lower() == "etcds") for host in hosts.split(","))
+        if "@" in parts.path:  # what comes before it is a password, and no member
+            raise ValueError
     except ValueError:
         # What Python says of it may quote a password.
         raise SourceError(
@@ -69,7 +70,7 @@ def _member(host: str, has_tls: bool) -> str:
 def _files(pairs: list[tuple[str, str]], name: str) -> dict[str, str]:
     for key, path in pairs:
         if key not in _FILES:
-            raise SourceError(f"{name}: {shown(key)} is none of {', '.join(_FILES)}")
+            raise SourceError(f"{name}: a key after the ? is none of {', '.join(_FILES)}")
         if not path.startswith("/"):
             raise SourceError(f"{name}: {key} must be an absolute path")
     found = dict(pairs)
