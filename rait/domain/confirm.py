@@ -14,14 +14,14 @@ runs after it in the journal:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import structs
 
 from rait.domain.diff import diff
 from rait.domain.events import Event, LinkAdded, LinkRemoved, ToBabeld, replay
-from rait.domain.records import Instant, RunRecord, Trial
+from rait.domain.records import Instant, RunRecord, Snapshot, Trial
 from rait.domain.topology import Origin, Topology
 
 _NOWHERE = Origin("kernel")
@@ -42,24 +42,18 @@ def state_of(trial: Trial | None, now: Instant) -> TrialState:
     return "overdue" if trial.begun or trial.header.confirm_by.is_over(now) else "pending"
 
 
-def trial_after(
-    trial: Trial | None, run: RunRecord, config_digest: str, known: Callable[[], Topology]
-) -> Trial | None:
-    """The trial after a run of the scope; ``trial`` was before it.
-
-    ``config_digest`` is that of the rait.conf in force before this run, and ``known`` gives the
-    topology known before it.
-    """
-    header = run.header
+def trial_after(known: Snapshot, run: RunRecord) -> Trial | None:
+    """The trial after a run of the scope; ``known`` is what was known before it."""
+    header, trial = run.header, known.trial
     if header.confirm_by is not None:
         if not _may_have_changed(run):
             return trial
         return Trial(
             run=run.id,
             header=header,
-            before=_before(known(), run),
+            before=_before(known.topology, run),
             did=tuple(e for e in run.intended if not isinstance(e, ToBabeld)),
-            config_before=config_digest,
+            config_before=known.config_digest,
         )
     if trial is None or header.confirms == trial.run:
         return None

@@ -11,7 +11,6 @@ certain. So a run whose time does not fit into that order counts as between its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 from msgspec import Struct, field, structs
 
@@ -93,42 +92,33 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
     which names the run and the entry, where an event does not fit.
     """
     limit = EVER if through is None else through
-    included = [run for run in runs if run.id <= limit]
-    happened = [(number, e) for run in included for number, e in run.happened() if number <= limit]
+    for run in runs:
+        if run.id <= limit:
+            start = _after(start, run, limit)
+    return start
+
+
+def _after(known: Snapshot, run: RunRecord, limit: int) -> Snapshot:
+    happened = [(number, event) for number, event in run.happened() if number <= limit]
     events = [event for _, event in happened]
     try:
-        topology = replay(start.topology, events)
+        topology = replay(known.topology, events) if events else known.topology
     except MismatchError:
-        raise _misfit(start.topology, happened, included) from None
-    owed, home = start.extra_cmd_owed, start.home
-    ledger = Ledger(start.calls_owed, start.topology.links)
-    trial, config_digest, signed = start.trial, start.config_digest, start.signed
-    for run in included:
-        owed = _owed_after(run, owed)
-        _follow_calls(run, ledger)
-        home = run.header.home or home
-        signed = run.header.signed or signed
-        earlier = partial(_before, start.topology, happened, run.id)
-        trial = trial_after(trial, run, config_digest, earlier)
-        in_force = trial.config_before if trial is not None else run.header.config_digest
-        config_digest = in_force or config_digest
+        raise _misfit(known.topology, happened, run.id) from None
+    header, trial = run.header, trial_after(known, run)
+    in_force = trial.config_before if trial is not None else header.config_digest
     return Snapshot(
         topology=topology,
-        public_key=included[-1].header.public_key if included else start.public_key,
-        extra_cmd_owed=owed,
-        leftover=tuple(included[-1].leftover()) if included else start.leftover,
-        departed=depart(start.departed, events),
-        home=home,
-        calls_owed=ledger.owed,
+        public_key=header.public_key,
+        extra_cmd_owed=_owed_after(run, known.extra_cmd_owed),
+        leftover=tuple(run.leftover()),
+        departed=depart(known.departed, events) if events else known.departed,
+        home=header.home or known.home,
+        calls_owed=_calls_after(known, run),
         trial=trial,
-        config_digest=config_digest,
-        signed=signed,
+        config_digest=in_force or known.config_digest,
+        signed=header.signed or known.signed,
     )
-
-
-def _before(topology: Topology, happened: Iterable[tuple[int, Event]], run: int) -> Topology:
-    """What was known before a run, after all earlier events."""
-    return replay(topology, (event for number, event in happened if number < run))
 
 
 def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
@@ -199,25 +189,24 @@ def _owed_after(run: RunRecord, before: bool) -> bool:
     return before or any(isinstance(event, ToBabeld) for event in run.intended)
 
 
-def _follow_calls(run: RunRecord, ledger: Ledger) -> None:
-    """Take note of a run's events, which come before its calls, and of the calls that ended."""
+def _calls_after(known: Snapshot, run: RunRecord) -> Owed:
+    """The calls to come after a run: its events come before its calls."""
+    ledger = Ledger(known.calls_owed, known.topology.links)
     of_others = {*range(len(run.noticed))} - {*run.header.leftover_noticed}
     foreign = {run.noticed_id(index) for index in of_others}
     for number, event in run.happened():
         ledger.happened(event, ours=number not in foreign)
     for result in run.calls:
         ledger.ended(result)
+    return ledger.owed
 
 
-def _misfit(
-    topology: Topology, happened: Iterable[tuple[int, Event]], runs: Sequence[RunRecord]
-) -> HistoryError:
+def _misfit(topology: Topology, happened: Iterable[tuple[int, Event]], run: int) -> HistoryError:
     """Find the event that does not fit; slower than one replay of all, so only done then."""
     for number, event in happened:
         try:
             topology = evolve(topology, event)
         except MismatchError as error:
-            run = max(run.id for run in runs if run.id <= number)
             return HistoryError(
                 f"the journal contradicts itself: entry {number} of run {run}: {error}. `rait log "
                 "verify` tells whether it was changed, and if it was not, this is a bug of rait to "

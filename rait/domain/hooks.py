@@ -102,7 +102,8 @@ class Ledger:
     def __init__(self, owed: Owed, links: Mapping[str, Link]) -> None:
         self._up = dict(owed.up)
         self._down = list(owed.down)
-        self._commanded = {name for name, link in links.items() if link.notes.up_command}
+        self._links = links
+        self._noted: dict[str, LinkNotes] = {}
 
     @property
     def owed(self) -> Owed:
@@ -121,7 +122,7 @@ class Ledger:
                 self._note(name, LinkNotes())
                 if ours and link.notes.down_command and link not in self._down:
                     self._down.append(link)
-        if ours and name in self._commanded and _is_told(event):
+        if ours and self._has_command(name) and _is_told(event):
             self._up.setdefault(name, "added" if isinstance(event, LinkAdded) else "changed")
 
     def ended(self, result: CallResult) -> None:
@@ -134,11 +135,14 @@ class Ledger:
             del self._down[first]
 
     def _note(self, name: str, notes: LinkNotes) -> None:
-        if notes.up_command:
-            self._commanded.add(name)
-        else:
-            self._commanded.discard(name)
+        self._noted[name] = notes
+        if not notes.up_command:
             self._up.pop(name, None)
+
+    def _has_command(self, name: str) -> bool:
+        if name in self._noted:
+            return bool(self._noted[name].up_command)
+        return name in self._links and bool(self._links[name].notes.up_command)
 
 
 def due(owed: Owed, links: Mapping[str, Link], held: Container[str]) -> tuple[Call, ...]:
