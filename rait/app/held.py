@@ -20,7 +20,6 @@ from rait.adapters.config.resolve import Host, LookUp, resolve
 from rait.adapters.config.source import News
 from rait.adapters.config.version import Version
 from rait.app.inputs import RESOLVE_SECONDS
-from rait.app.network import Network
 from rait.domain.errors import Path, Problem, SourceError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class _Answer(Struct, frozen=True):
     problem: str
 
 
-class Held(Network):
+class Held:
     """The last good answers of the network; runs and those who ask anew may be in any threads."""
 
     def __init__(self) -> None:
@@ -146,7 +145,7 @@ class Held(Network):
         changed = any(answer.addresses != before[host].addresses for host, answer in good.items())
         return changed, tuple(answer.problem for answer in now.values() if answer.problem)
 
-    def look_up(
+    def resolve(
         self,
         hosts: Iterable[Host],
         transit: Netns,

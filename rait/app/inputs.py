@@ -2,39 +2,52 @@
 
 To fetch a list, to parse it and to look up its names takes seconds, in which no other run should
 have to wait. But when a run gets the lock, its inputs may be old: another run had the lock, or
-somebody edited a file. So the run calls ``stands`` before it acts.
+somebody edited a file. So ``prepared`` gathers the inputs, takes the lock beside the journal, and
+gathers them again if they are old.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from rait.adapters import netns
+from rait.adapters import netns, privilege
 from rait.adapters.config import source
-from rait.adapters.config.resolve import Addresses
+from rait.adapters.config.resolve import Addresses, resolve
 from rait.adapters.config.source import Read, Texts
+from rait.adapters.journal.file import check_is_journal
 from rait.adapters.keys import KeyPair
+from rait.adapters.lock import HeldError, Stamp, hold, stamp
 from rait.app.load import (
     Loaded,
     LoadedPeers,
     Preshared,
-    load_config,
+    configured,
     load_registry,
     load_secret,
 )
-from rait.app.network import NETWORK, Network
 from rait.app.options import Options
+from rait.app.scopes import last_signed
 from rait.domain.config.schema import Config, Peer, Secret
-from rait.domain.errors import ConfigError, Path, Problem, SourceError, counted
+from rait.domain.errors import ConfigError, MachineError, Path, Problem, counted
 from rait.domain.policy import Policies
 from rait.domain.topology import Family
 
 if TYPE_CHECKING:
+    from rait.app.options import Resolve
     from rait.app.signed import Trust
     from rait.domain.signed import Signed
+
+PATIENCE_SECONDS = 1.0
+"""How long rait waits for another rait before it says so."""
+
+ROUNDS = 3
+"""So many times, at the most, a run gathers its inputs; the last time under the lock."""
 
 RESOLVE_SECONDS = 10.0
 
@@ -68,24 +81,17 @@ class Inputs(Struct, frozen=True, kw_only=True):
     preshared: Preshared = Preshared()
 
 
-Last = Callable[[Loaded, str], "Signed | None"]
-
-
 class Preparation:
     """Gathers the inputs of one command, as often as need be.
 
-    ``peers`` says whether the command needs the registry. ``last`` gives the signed peers list that
-    a configuration accepted last, by its journal and the public key of the node.
+    ``peers`` says whether the command needs the registry.
     """
 
-    def __init__(
-        self, options: Options, *, peers: bool = False, last: Last = lambda *_: None
-    ) -> None:
+    def __init__(self, options: Options, *, peers: bool = False) -> None:
         self._options = options
         self._peers = peers
-        self._last = last
         self._trust: Trust | None = None
-        self._texts = Texts(options.network.fetch)
+        self._texts = Texts(options.fetch)
         self._hosts: Hosts = {}
         self._found: Registry | None = None
 
@@ -138,7 +144,10 @@ class Preparation:
     def _peers_list(self, loaded: Loaded, public_key: str, secret: Secret) -> LoadedPeers:
         read = self._texts.read
         if loaded.config.peers_public_key:
-            self._trust = _trust_of(loaded, self._last(loaded, public_key), read)
+            last = None
+            if not self._options.accept_older:
+                last = last_signed(self._options.config, loaded.config.journal, public_key)
+            self._trust = _trust_of(loaded, last, read)
         if not source.is_remote(loaded.config.peers):
             return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as few lists come from a URL
@@ -153,7 +162,7 @@ class Preparation:
         self._hosts = hosts_of(loaded.config, peers.peers)
         new = {host: path for host, path in self._hosts.items() if host not in known}
         transit = loaded.config.isolation.transit_netns
-        found = _looked_up(peers, new, transit, self._options.network)
+        found = _looked_up(peers, new, transit, self._options.resolve)
         if before is None:
             return found
         return structs.replace(
@@ -182,27 +191,19 @@ def registry_of(
     """
     trust = _trust_of(loaded, last, source.read)
     peers = load_registry(loaded, public_key, secret, trust=trust)
-    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "", NETWORK)
+    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "", resolve)
 
 
-def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, network: Network) -> Registry:
+def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, resolve: Resolve) -> Registry:
     with netns.open_netns(transit) as namespace:
         name = peers.document.name
-        answer = network.look_up(hosts, namespace, RESOLVE_SECONDS, hosts, name)
+        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, name)
     return Registry(
         peers=peers,
         addresses=answer.addresses,
         unresolved=answer.problems,
         has_names=bool(answer.names),
     )
-
-
-def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
-    """Load our own configuration. Raises ConfigError, whatever is wrong with it."""
-    try:
-        return load_config(url, key_required=key_required, read=read)
-    except SourceError as error:
-        raise ConfigError(*error.args) from None
 
 
 def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
@@ -218,3 +219,86 @@ def hosts_of(config: Config, peers: Iterable[Peer]) -> Hosts:
             if endpoint.address is not None and endpoint.address_family in families:
                 hosts.setdefault((endpoint.address, endpoint.address_family), endpoint.path)
     return hosts
+
+
+@contextmanager
+def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[Inputs]:
+    """Gather the inputs and hold the lock; the inputs are no older than the lock.
+
+    The inputs are gathered without the lock, so that no other run waits for a download, a long list
+    or a name that does not resolve. If the inputs are old when this run gets the lock, it gives the
+    lock back and gathers them again. The last time it gathers them under the lock, so that there is
+    an end. The lock belongs to the journal that the configuration names, so with a changed
+    configuration it may be another lock.
+    """
+    left = options.lock_seconds
+    for last in (False,) * (ROUNDS - 1) + (True,):
+        loaded = preparation.configuration()
+        privilege.require(what)
+        path = _lock_of(loaded)
+        before = stamp(path)
+        if before is None:
+            # No lock is to be made beside what is no journal. Opening a journal checks it anyway.
+            check_is_journal(loaded.config.journal)
+        inputs = preparation.complete(loaded)
+        began = time.monotonic()
+        with locked(structs.replace(options, lock_seconds=left), path, what) as turn:
+            left = max(0.0, left - (time.monotonic() - began))
+            if preparation.stands(disturbed=turn.waited or turn.stamp != before):
+                yield inputs
+                return
+            options.debug("what was read may have changed since: reading all of it again")
+            if last:
+                loaded = preparation.configuration()
+                if _lock_of(loaded) == path:
+                    yield preparation.complete(loaded, names_again=False)
+                    return
+    raise MachineError(
+        f"{loaded.source}: `journal` names a different file each time rait reads it, so rait "
+        "cannot tell which lock to take; nothing was touched. Set `journal` to one path"
+    )
+
+
+def _lock_of(loaded: Loaded) -> str:
+    """The lock to take for a configuration. Raises ConfigError if its commands must not be run."""
+    if loaded.distrust:
+        raise ConfigError(loaded.distrust)
+    return lock_path(loaded.config.journal)
+
+
+class Turn(Struct, frozen=True):
+    """How this run got the lock: whether it ``waited`` for another run, and the lock's stamp."""
+
+    waited: bool
+    stamp: Stamp
+
+
+@contextmanager
+def locked(options: Options, path: str, what: str) -> Iterator[Turn]:
+    """Hold the lock as ``hold`` does; after a second, tell the user which command has it."""
+    with ExitStack() as held:
+        yield _turn_in(held, options, path, what)
+
+
+def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> Turn:
+    with suppress(HeldError):
+        return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
+    soon = min(PATIENCE_SECONDS, options.lock_seconds)
+    left = options.lock_seconds - soon
+    try:
+        found = held.enter_context(hold(path, what, soon))
+    except HeldError as error:
+        if not left:
+            raise
+        options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
+        found = held.enter_context(hold(path, what, left))
+    return Turn(waited=True, stamp=found)
+
+
+def lock_path(journal: str) -> str:
+    """The path of the lock that all writers of a journal share.
+
+    The lock is beside the journal; if the journal's path is a symbolic link, beside the file that
+    the link leads to, as others may name that file by another path.
+    """
+    return os.path.realpath(journal) + ".lock"

@@ -101,6 +101,14 @@ class Preshared(Struct, frozen=True):
     paths: frozenset[str] = frozenset()
 
 
+def configured(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
+    """Load our own configuration. Raises ConfigError, whatever is wrong with it."""
+    try:
+        return load_config(url, key_required=key_required, read=read)
+    except SourceError as error:
+        raise ConfigError(*error.args) from None
+
+
 def load_config(url: str, *, key_required: bool = True, read: Read = source.read) -> Loaded:
     """Read, parse, decode and check the configuration.
 

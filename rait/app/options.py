@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from rait.adapters.config.source import display_name, is_path
-from rait.app.network import NETWORK, Network
+from rait.adapters.config.resolve import resolve
+from rait.adapters.config.source import display_name, fetch, is_path
 from rait.domain.config.keytext import is_key
 from rait.domain.errors import ConfigError
 from rait.terminal import warn
+
+if TYPE_CHECKING:
+    from rait.adapters.config.resolve import Host, LookUp
+    from rait.adapters.config.source import News
+    from rait.adapters.config.version import Version
+    from rait.adapters.netns import Netns
+    from rait.domain.errors import Path
+
+    Fetch = Callable[[str, Version, int, bool], News]
+    Resolve = Callable[[Iterable[Host], Netns, float, Mapping[Host, Path], str], LookUp]
 
 LOCK_SECONDS = 60.0
 
@@ -26,7 +37,8 @@ class Options(Struct, frozen=True, kw_only=True):
     ``debug`` gets a line for each step, and ``notice`` a line that the user must see at once. With
     ``assume_gone``, links in a namespace that cannot be found count as removed. With
     ``accept_older``, a signed peers list may be older than the last one. ``cause`` is as in
-    RunHeader. ``network`` gives what comes over the network.
+    RunHeader. What comes over the network is asked for anew, as ``fetch`` and ``resolve`` of
+    rait/adapters/config do; ``rait watch`` has others of these, which know the last answers.
     """
 
     config: str
@@ -36,7 +48,8 @@ class Options(Struct, frozen=True, kw_only=True):
     assume_gone: bool = False
     accept_older: bool = False
     cause: str = ""
-    network: Network = NETWORK
+    fetch: Fetch = fetch
+    resolve: Resolve = resolve
 
 
 def options_of(arguments: Namespace) -> Options:

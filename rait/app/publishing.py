@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rait.adapters.config import source
-from rait.app.inputs import configured
+from rait.app.load import configured
 from rait.app.own import Own, own
 from rait.domain.config.schema import SECOND
 from rait.domain.errors import RaitError, SourceError

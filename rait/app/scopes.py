@@ -9,8 +9,7 @@ from msgspec import Struct
 
 from rait.adapters.config.source import STDIN, display_name, is_path
 from rait.adapters.journal.reader import JournalReader
-from rait.app.inputs import configured
-from rait.app.load import load_secret
+from rait.app.load import configured, load_secret
 from rait.app.options import Options
 from rait.domain.errors import counted
 from rait.domain.signed import Signed

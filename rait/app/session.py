@@ -19,13 +19,11 @@ from rait.adapters.journal.store import Journal
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.app import isolation
-from rait.app.inputs import Inputs, Preparation, Registry
-from rait.app.load import Loaded
+from rait.app.inputs import Inputs, Preparation, Registry, lock_path, prepared
 from rait.app.machine import Machine
 from rait.app.options import Options
 from rait.app.report import Report, carried_out, planned, stopped
-from rait.app.scopes import claimed_by_others, filed_under, last_signed, scope_name
-from rait.app.turn import lock_path, prepared
+from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
 from rait.domain.backend import Observation
 from rait.domain.config.schema import Config
@@ -36,7 +34,6 @@ from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful, scope_of, with_found
 from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
 from rait.domain.records import Instant, RunHeader, RunStatus
-from rait.domain.signed import Signed
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
 from rait.domain.verdict import NO_RESULTS, verdict
 
@@ -473,7 +470,7 @@ def open_session(
     ``peers``, the session has the registry. Raises ConfigError, SourceError or MachineError before
     anything is touched.
     """
-    preparation = Preparation(options, peers=peers, last=partial(_last_signed, options))
+    preparation = Preparation(options, peers=peers)
     with ExitStack() as stack:
         if read_only:
             inputs = preparation.complete(preparation.configuration())
@@ -482,13 +479,6 @@ def open_session(
             inputs = stack.enter_context(prepared(options, f"rait {command}", preparation))
         how = {"read_only": read_only, "needs_transit": needs_transit}
         yield stack.enter_context(session_on(options, inputs, babeld=babeld, **how))
-
-
-def _last_signed(options: Options, loaded: Loaded, public_key: str) -> Signed | None:
-    """The last signed list, unless an older one is welcome."""
-    if options.accept_older:
-        return None
-    return last_signed(options.config, loaded.config.journal, public_key)
 
 
 @contextmanager

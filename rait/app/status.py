@@ -10,8 +10,7 @@ import msgspec
 from msgspec import structs
 
 from rait.adapters.config import source
-from rait.app.inputs import configured
-from rait.app.load import Loaded
+from rait.app.load import Loaded, configured
 from rait.app.options import Options
 from rait.app.scopes import goes_by_key
 from rait.app.sight import Memory, kept_peers, look, names_of_peers, remembered

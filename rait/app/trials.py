@@ -14,13 +14,12 @@ from msgspec import structs
 from rait.adapters.config.source import STDIN, is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, stamp
-from rait.app.inputs import Inputs, Preparation
+from rait.app.inputs import Inputs, Preparation, lock_path, locked
 from rait.app.moments import written
 from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.scopes import confirm_line, filed_under, normal, scope_name
 from rait.app.session import Confirm, Session, open_session, session_on
-from rait.app.turn import lock_path, locked
 from rait.app.whereabouts import is_of_this_boot
 from rait.domain.config.schema import DAY, SECOND, parse_span
 from rait.domain.confirm import BACK, OVERDUE, TrialState, rejects, state_of

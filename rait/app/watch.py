@@ -30,8 +30,7 @@ from rait.app import desired
 from rait.app.follow import Follower
 from rait.app.health import Health
 from rait.app.held import Held
-from rait.app.inputs import configured
-from rait.app.load import Loaded
+from rait.app.load import Loaded, configured
 from rait.app.moments import written
 from rait.app.options import Options
 from rait.app.render import (
@@ -300,7 +299,8 @@ class Watcher:
         options = structs.replace(
             self._options,
             cause=told(causes),
-            network=self._held,
+            fetch=self._held.fetch,
+            resolve=self._held.resolve,
             lock_seconds=LOCK_SECONDS,
         )
         try:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rait.adapters.config.source import STDIN
-from rait.app.inputs import configured
-from rait.app.load import LoadedPeers, read_list
+from rait.app.load import LoadedPeers, configured, read_list
 from rait.app.options import Options
 from rait.app.render import event_lines, event_object
 from rait.domain.config.keytext import shown

@@ -7,7 +7,7 @@ from argparse import Namespace
 from msgspec import Struct
 
 from rait.app.figures import ago, amount
-from rait.app.inputs import configured
+from rait.app.load import configured
 from rait.app.options import Options
 from rait.app.sight import kept_peers, look, names_of_peers, remembered
 from rait.app.trials import mention

@@ -15,6 +15,7 @@ from rait.adapters.journal.file import check_is_journal
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal, Pruning
 from rait.adapters.journal.verify import VerifyReport
+from rait.app.inputs import lock_path, locked
 from rait.app.moments import moment, span, written
 from rait.app.options import Options, require_path
 from rait.app.render import (
@@ -30,7 +31,6 @@ from rait.app.render import (
     noticed_object,
 )
 from rait.app.scopes import JournalRef, journal_of, others_text
-from rait.app.turn import lock_path, locked
 from rait.domain.config.keytext import canonical_key, without_whole_keys
 from rait.domain.confirm import OVERDUE
 from rait.domain.errors import ConfigError, MachineError, counted

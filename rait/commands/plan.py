@@ -14,8 +14,8 @@ from rait.adapters.config.bounds import MAX_STATE_BYTES
 from rait.adapters.keys import UNKNOWN_PSK
 from rait.app import desired, isolation
 from rait.app.desired import wanted_of
-from rait.app.inputs import configured, registry_of
-from rait.app.load import Preshared, load_secret
+from rait.app.inputs import registry_of
+from rait.app.load import Preshared, configured, load_secret
 from rait.app.options import Options, require_path
 from rait.app.render import print_plan
 from rait.app.report import Report, planned

@@ -10,8 +10,7 @@ from rait.adapters.config import formats, source
 from rait.adapters.config.remote import Put
 from rait.adapters.config.writing import WRITERS
 from rait.adapters.output import may_replace, replace_file
-from rait.app.inputs import configured
-from rait.app.load import load_secret
+from rait.app.load import configured, load_secret
 from rait.app.options import Options, require_path
 from rait.app.own import own, with_remarks
 from rait.app.watched import require_unwatched

@@ -189,7 +189,7 @@ def test_a_list_that_has_to_be_signed_from_now_on(pair: Pair) -> None:
 
 def looked_up(held: Held, *hosts: str, family: str = "ip4") -> LookUp:
     wanted = {(host, family): ("peers", index) for index, host in enumerate(hosts)}
-    return held.look_up(wanted, HERE, 10, wanted, "peers.conf")
+    return held.resolve(wanted, HERE, 10, wanted, "peers.conf")
 
 
 def test_a_poll_of_another_url_at_the_same_time_takes_no_list_away(server: Server) -> None:

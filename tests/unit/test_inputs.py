@@ -18,9 +18,8 @@ from msgspec import Struct, structs
 
 from rait.adapters.lock import HeldError, hold
 from rait.app import inputs as module
-from rait.app.inputs import Inputs, Preparation
+from rait.app.inputs import Inputs, Preparation, prepared
 from rait.app.options import Options
-from rait.app.turn import prepared
 from rait.domain.config.schema import Config, Match, Peer, PeerEndpoint, Policy, Transport
 from rait.domain.errors import ConfigError, MachineError, SourceError
 from rait.domain.signed import Signed
@@ -286,7 +285,9 @@ def test_a_list_that_was_fetched_before_another_run_is_fetched_again(
     assert lists.free == [True, True]
 
 
-def test_a_signed_list_is_verified_again_after_another_run(node: Node) -> None:
+def test_a_signed_list_is_verified_again_after_another_run(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """That run may have accepted a newer list than the one that was the last."""
     signer = QuickSigner()
     text = PEER.format(port=50221)
@@ -301,7 +302,8 @@ def test_a_signed_list_is_verified_again_after_another_run(node: Node) -> None:
                 pass
 
     options = Options(config=str(node.conf), debug=another_run, lock_seconds=PATIENCE)
-    preparation = Preparation(options, peers=True, last=lambda *_: accepted.pop(0))
+    monkeypatch.setattr(module, "last_signed", lambda *_: accepted.pop(0))
+    preparation = Preparation(options, peers=True)
     with (
         pytest.raises(SourceError, match=r"serial 1, signed by .* that one had serial 2"),
         prepared(options, "rait up", preparation),

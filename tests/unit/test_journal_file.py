@@ -16,7 +16,7 @@ import pytest
 
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
-from rait.app.turn import lock_path
+from rait.app.inputs import lock_path
 from rait.cli import main
 from rait.domain.errors import RaitError
 from rait.domain.history import LastKnown
