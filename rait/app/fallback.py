@@ -66,8 +66,9 @@ def load_from_web(
     found = PeersList(path, loaded.config.peers, texts.fetch, signed=trust is not None)
     if trust is not None and found.kept is not None:
         # Whoever put it there, it must neither stand in, nor pass for what the server has still.
+        news = found.kept.news
         try:
-            trust.check(loaded.config.peers, found.kept.text, found.kept.about.signature)
+            trust.check(loaded.config.peers, news.text or "", news.signature or "")
         except SourceError as error:
             found.forget(f"the one that was kept is refused: {error}")
 
@@ -96,9 +97,9 @@ def _standing_in(
     kept = found.kept
     if kept is None:
         raise SourceError(found.absence)
-    age, confirmed = age_of(kept.confirmed_at, time.time_ns()), written(kept.confirmed_at)
+    age, confirmed = age_of(kept.news.at, time.time_ns()), written(kept.news.at)
     old = OldList(age, confirmed, why[:_MAX_WHY])
     if not may_stand_in(age, allowed):
         raise SourceError(old.refusal)
     peers = load(kept.reading(url))
-    return structs.replace(peers, old=old, revision=kept.about.version.revision)
+    return structs.replace(peers, old=old, revision=kept.news.version.revision)

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from rait.adapters.config import source
-from rait.adapters.config.remote import HEARTBEAT
-from rait.adapters.config.source import News
+from rait.adapters.config.remote import HEARTBEAT, News
 from rait.app.held import Held
 from rait.domain.errors import SourceError
 from rait.domain.watch_events import Polled, SourceTold

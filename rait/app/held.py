@@ -16,9 +16,8 @@ from msgspec import Struct, structs
 from rait.adapters import netns
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_BYTES
+from rait.adapters.config.remote import News, Version
 from rait.adapters.config.resolve import Host, LookUp, resolve
-from rait.adapters.config.source import News
-from rait.adapters.config.version import Version
 from rait.app.inputs import RESOLVE_SECONDS
 from rait.domain.errors import Path, Problem, SourceError
 

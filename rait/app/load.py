@@ -181,7 +181,7 @@ def _exposed(config: Config, url: str) -> Iterator[str]:
 
 
 def _exposed_by_registry(url: str) -> Iterator[str]:
-    from rait.adapters.config.etcd.url import parse
+    from rait.adapters.config.etcd.target import parse
 
     name = source.display_name(url)
     try:

@@ -15,9 +15,8 @@ from rait.domain.errors import ConfigError
 from rait.terminal import warn
 
 if TYPE_CHECKING:
+    from rait.adapters.config.remote import News, Version
     from rait.adapters.config.resolve import Host, LookUp
-    from rait.adapters.config.source import News
-    from rait.adapters.config.version import Version
     from rait.adapters.netns import Netns
     from rait.domain.errors import Path
 

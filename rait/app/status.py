@@ -80,9 +80,9 @@ class StatusReader:
         names = names_of_peers(self._options, loaded, kept)
         if not source.is_remote(loaded.config.peers):
             return names, None
-        confirmed_at = kept.confirmed_at if kept is not None else None
+        confirmed_at = kept.news.at if kept is not None else None
         age = peers_age(confirmed_at, time.time_ns(), loaded.config.watch.max_peers_age)
-        revision = kept.about.version.revision if kept is not None else 0
+        revision = kept.news.version.revision if kept is not None else 0
         return names, structs.replace(age, revision=revision)
 
     def _neighbours(self, loaded: Loaded) -> tuple[BabelNeighbour, ...] | None:

@@ -516,7 +516,7 @@ def _too_old(session: Session) -> Iterator[str]:
     from rait.app.fallback import kept_list  # here, as few nodes have a limit
 
     kept = kept_list(session.loaded, session.public_key, session.options.config)
-    confirmed_at = kept.confirmed_at if kept is not None else None
+    confirmed_at = kept.news.at if kept is not None else None
     if peers_age(confirmed_at, time.time_ns(), most).too_old:
         since = "" if confirmed_at is None else f" since {written(confirmed_at)}"
         yield f"the peers list is older than max_peers_age: no server has confirmed it{since}"

@@ -11,7 +11,7 @@ from functools import partial
 import anyio
 
 from rait.adapters.config import source
-from rait.adapters.config.source import News
+from rait.adapters.config.remote import News
 from rait.domain.errors import SourceError
 from tests.integration.watching import until
 

@@ -11,8 +11,8 @@ from typing import cast
 
 import pytest
 
-from rait.adapters.config.source import News, Texts
-from rait.adapters.config.version import Version, url_digest
+from rait.adapters.config.remote import News, Version, url_digest
+from rait.adapters.config.source import Texts
 from rait.app.fallback import kept_path, load_from_web
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError
 from rait.domain.config.schema import Config, Secret, Transport

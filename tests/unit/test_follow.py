@@ -13,8 +13,7 @@ import anyio
 import pytest
 
 from rait.adapters.config import source
-from rait.adapters.config.source import News
-from rait.adapters.config.version import Version
+from rait.adapters.config.remote import News, Version
 from rait.app import follow as following
 from rait.app.follow import Follower
 from rait.app.held import Held

@@ -9,9 +9,8 @@ from msgspec import structs
 
 from rait.adapters.config import resolve as resolving
 from rait.adapters.config import source
+from rait.adapters.config.remote import News, Version
 from rait.adapters.config.resolve import Host, LookUp
-from rait.adapters.config.source import News
-from rait.adapters.config.version import Version
 from rait.adapters.netns import Netns
 from rait.app.held import Held
 from rait.app.signed import trust_in

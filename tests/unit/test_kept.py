@@ -11,8 +11,7 @@ import pytest
 
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.kept import PeersList
-from rait.adapters.config.source import News
-from rait.adapters.config.version import Version
+from rait.adapters.config.remote import News, Version
 from rait.domain.errors import SourceError
 
 URL = "https://me:password@example.org/peers?token=secret"
@@ -69,14 +68,14 @@ def test_what_was_read_is_kept_until_the_server_has_another(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = opened(path, server)
     assert found.kept is not None
-    assert (found.kept.text, found.kept.confirmed_at) == (TEXT, NOW)
+    assert (found.kept.news.text, found.kept.news.at) == (TEXT, NOW)
     assert found.read(URL) == TEXT
     assert server.asked == [Version(), server.version]
     server.text, server.version = "peers = []\n", Version("where", '"2"')
     kept(path, server, NOW + 1)
     again = opened(path, server).kept
     assert again is not None
-    assert (again.text, again.confirmed_at) == ("peers = []\n", NOW + 1)
+    assert (again.news.text, again.news.at) == ("peers = []\n", NOW + 1)
     assert [*path.parent.iterdir()] == [path]
 
 
@@ -90,8 +89,8 @@ def test_a_list_that_another_run_got_later_counts_and_not_what_is_held(path: Pat
     found.keep()
     again = opened(path, held).kept
     assert again is not None
-    assert (again.text, again.about.version.etag) == ("peers = []\n", '"2"')
-    assert again.confirmed_at == PAST + 1
+    assert (again.news.text, again.news.version.etag) == ("peers = []\n", '"2"')
+    assert again.news.at == PAST + 1
     held.now = PAST + 2
     assert opened(path, held).read(URL) == TEXT
 
@@ -134,11 +133,11 @@ def test_a_version_that_is_another_each_time_is_written_once_an_hour(path: Path)
     assert path.stat().st_ino != inode
     found = opened(path, Server()).kept
     assert found is not None
-    assert found.about.version.etag == '"new"'
+    assert found.news.version.etag == '"new"'
     kept(path, Server(etag='"set back"'), NOW - HOUR)
     found = opened(path, Server()).kept
     assert found is not None
-    assert found.about.version.etag == '"set back"'
+    assert found.news.version.etag == '"set back"'
 
 
 def harmed(path: Path, how: str) -> None:
@@ -231,8 +230,8 @@ def test_what_an_earlier_rait_kept_is_read(path: Path) -> None:
     path.chmod(0o600)
     found = PeersList(str(path), "https://example.org/peers", Server().fetch)
     assert found.kept is not None, found.absence
-    assert found.kept.text == "peers = []\n"
-    assert found.kept.about.version.etag == '"1"'
+    assert found.kept.news.text == "peers = []\n"
+    assert found.kept.news.version.etag == '"1"'
 
 
 def test_a_signature_is_kept_with_its_list(path: Path) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import pytest
 
-from rait.adapters.config.remote import KINDS, PLAIN, Live, Remote, live, remote
+from rait.adapters.config import source
+from rait.adapters.config.source import KINDS, PLAIN
 from rait.domain.config.schema import LIVE
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("scheme", KINDS)
 def test_each_kind_can_be_read(scheme: str) -> None:
-    asked = list(inspect.signature(Remote.fetch).parameters)[1:]
-    assert list(inspect.signature(remote(scheme).fetch).parameters) == asked
+    assert parameters(import_module(KINDS[scheme]).fetch) == ["url", "limit", "known"]
 
 
 @pytest.mark.parametrize("scheme", LIVE)
-def test_each_live_kind_can_be_followed(scheme: str) -> None:
-    asked = list(inspect.signature(Live.follow).parameters)[1:]
-    assert list(inspect.signature(live(scheme).follow).parameters) == asked
-    assert inspect.iscoroutinefunction(live(scheme).follow)
+@pytest.mark.parametrize("port", [source.follow, source.publish])
+def test_each_live_kind_can_be_followed_and_takes_entries(scheme: str, port: Any) -> None:
+    function = getattr(import_module(KINDS[scheme]), port.__name__)
+    assert parameters(function) == parameters(port)
+    assert inspect.iscoroutinefunction(function) == inspect.iscoroutinefunction(port)
 
 
 def test_a_scheme_is_plain_or_has_a_sibling_with_tls() -> None:

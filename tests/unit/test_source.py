@@ -17,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.config import source, web
-from rait.adapters.config.version import Version, url_digest
+from rait.adapters.config.remote import Version, url_digest
 from rait.domain.errors import SourceError
 
 BODY = "peers = []\n"

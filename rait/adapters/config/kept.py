@@ -20,11 +20,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters.config.bounds import MAX_BYTES
-from rait.adapters.config.source import News, Read
-from rait.adapters.config.version import Version, url_digest
+from rait.adapters.config.remote import NO_VERSION, News, Version, url_digest
+from rait.adapters.config.source import Read
 from rait.adapters.output import replace_file
 from rait.domain.config.schema import SECOND
 from rait.domain.digests import blake2b
@@ -33,12 +33,14 @@ _MOST = MAX_BYTES + 64 * 1024
 _REWRITTEN = 3600 * SECOND
 """No more often than this is a file written again for the sake of its version alone."""
 
+_NONE = News("", NO_VERSION, 0)
+
 Fetch = Callable[[str, Version, int, bool], News]
 """As ``source.fetch``."""
 
 
 class About(Struct, frozen=True):
-    """Where a kept list is from: a digest of its URL, its version, and when it was written.
+    """The second line: a digest of the URL, the list's version, and when the file was written.
 
     ``signature`` is the text of its signature, "" if it needed none.
     """
@@ -50,17 +52,16 @@ class About(Struct, frozen=True):
 
 
 class Kept(Struct, frozen=True):
-    """A list that was kept; at ``confirmed_at`` (unix nanoseconds) it was the server's newest."""
+    """A list that was kept; at ``news.at`` it was the server's newest."""
 
-    text: str
-    about: About
-    confirmed_at: int
+    news: News
+    written_at: int
 
     def reading(self, whole: str) -> Read:
         """What reads this list behind its URL ``whole``, and its signature behind any other."""
 
         def read(url: str, *, limit: int = MAX_BYTES) -> str:  # noqa: ARG001 - it is bounded
-            return self.text if url == whole else self.about.signature
+            return (self.news.text if url == whole else self.news.signature) or ""
 
         return read
 
@@ -79,9 +80,7 @@ class PeersList:
         self._url, self._asked = url, url_digest(url)
         self._fetch = fetch
         self._signed = signed
-        self._text = self._signature = ""
-        self._version = Version()
-        self._at = 0
+        self._news = _NONE
         try:
             self.kept = self._found()
         except FileNotFoundError:
@@ -96,22 +95,21 @@ class PeersList:
         After that, it gives the signature of that list for any other URL.
         """
         if url != self._url:
-            return self._signature
-        known, text = (Version(), "") if (k := self.kept) is None else (k.about.version, k.text)
+            return self._news.signature or ""
+        known = _NONE if self.kept is None else self.kept.news
         now = time.time_ns()
-        news = self._fetch(url, known, limit, self._signed)
-        if k is not None and news.at < k.confirmed_at <= now:
-            # What `rait watch` fetched some time ago, and another run has asked since.
-            news = News(k.text, k.about.version, k.confirmed_at, k.about.signature)
-        self._text = text if news.text is None else news.text
-        self._version, self._at = news.version, news.at
-        self._signature = news.signature or ""
-        return self._text
+        news = self._fetch(url, known.version, limit, self._signed)
+        if news.at < known.at <= now:
+            news = known  # it is of some time ago, and another run has asked since
+        elif news.text is None:
+            news = structs.replace(news, text=known.text)
+        self._news = news
+        return news.text or ""
 
     @property
     def revision(self) -> int:
         """That of the list which ``read`` gave, 0 if its source has none."""
-        return self._version.revision
+        return self._news.version.revision
 
     def forget(self, why: str) -> None:
         """Take the kept list for missing, as it must not be used."""
@@ -122,16 +120,13 @@ class PeersList:
 
         Of a list that is kept already, only the file's time changes. Raises OSError.
         """
-        kept, now = self.kept, self._at
-        if kept is not None and self._is_as(kept):
-            is_recent = 0 <= now - kept.about.written_at < _REWRITTEN
-            if kept.about.version == self._version or is_recent:
-                os.utime(self._path, ns=(now, now), follow_symlinks=False)
+        new, kept = self._news, self.kept
+        if kept is not None and _content(kept.news) == _content(new):
+            is_recent = 0 <= new.at - kept.written_at < _REWRITTEN
+            if kept.news.version == new.version or is_recent:
+                os.utime(self._path, ns=(new.at, new.at), follow_symlinks=False)
                 return
-        self._write(About(self._asked, self._version, now, self._signature))
-
-    def _is_as(self, kept: Kept) -> bool:
-        return kept.text == self._text and kept.about.signature == self._signature
+        self._write(About(self._asked, new.version, new.at, new.signature or ""))
 
     def _found(self) -> Kept:
         # Neither through a symbolic link, nor waiting for the other end of a FIFO.
@@ -149,10 +144,11 @@ class PeersList:
         about = msgspec.json.decode(head, type=About)
         if about.asked != self._asked:
             raise ValueError("it is of another URL")
-        return Kept(text.decode(), about, found.st_mtime_ns)
+        news = News(text.decode(), about.version, found.st_mtime_ns, about.signature)
+        return Kept(news, about.written_at)
 
     def _write(self, about: About) -> None:
-        content = msgspec.json.encode(about) + b"\n" + self._text.encode()
+        content = msgspec.json.encode(about) + b"\n" + (self._news.text or "").encode()
         whole, new = self._digest(content) + b"\n" + content, f"{self._path}.new"
         with suppress(FileNotFoundError):
             os.unlink(new)  # of a run that was killed
@@ -161,3 +157,7 @@ class PeersList:
     def _digest(self, content: bytes) -> bytes:
         whole = os.fsencode(os.path.basename(self._path)) + b"\n" + content
         return blake2b(whole, digest_size=32).hexdigest().encode("ascii")
+
+
+def _content(news: News) -> tuple[str | None, str]:
+    return news.text, news.signature or ""

@@ -1,63 +1,73 @@
-"""The port to all that a peers list may come from over the network: one module for each kind.
+"""What comes over the network: texts with their versions, and what became of an entry.
 
-A kind of source is a module that has ``fetch``; one that tells of changes by itself has ``follow``
-and ``publish`` too. To add a kind is to write its module, and to name it in ``KINDS``.
+This is apart from what asks (web.py, etcd/), as a list that was kept is read without the network.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
+from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 
 if TYPE_CHECKING:
-    from rait.adapters.config.version import Version
+    from concurrent.futures import Future
 
-Display = Callable[[str], str]
-"""Makes a URL fit for messages."""
-
-_WEB = "rait.adapters.config.web"
-_ETCD = "rait.adapters.config.etcd.registry"
-KINDS = {"http": _WEB, "https": _WEB, "etcd": _ETCD, "etcds": _ETCD}
-"""The module of each scheme. It is imported where it is used: httpx takes half a second."""
-
-PLAIN = ("http", "etcd")
-"""The schemes of those that come without TLS."""
-
-
-class Answer(Struct, frozen=True):
-    """What a source has; ``body`` is None where the version that is known is still the newest."""
-
-    body: bytes | None
-    version: Version
-
-
-Tell = Callable[[Answer | SourceError], None]
+Result = TypeVar("Result")
 
 HEARTBEAT = 10.0
 """Seconds: as long as all is well, a source that is followed tells something that often."""
 
+CONDITIONS = ("If-None-Match", "If-Modified-Since")
+_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,256}"')
+"""An entity tag (RFC 9110, section 8.8.3), of printable ASCII only: it is sent back."""
+_MODIFIED = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT")
 
-class Remote(Protocol):
-    """A source that can be read."""
 
-    def fetch(
-        self,
-        url: str,
-        display: Display,
-        timeout: float,
-        limit: int,
-        known: Version = ...,
-    ) -> Answer:
-        """The list of up to ``limit`` bytes; ``timeout`` is in seconds, and bounds all of it.
+class Version(Struct, frozen=True):
+    """Which version of a text a server sent; ``etag`` and ``modified`` are "" where it told none.
 
-        ``known`` is the version that the caller has. Raises SourceError, which names the URL.
+    ``url`` is a digest of the URL that sent it, after all redirections, as it may hold a token.
+    ``revision`` is etcd's, 0 for any other source.
+    """
+
+    url: str = ""
+    etag: str = ""
+    modified: str = ""
+    revision: int = 0
+
+    def conditions(self, url: str) -> dict[str, str]:
+        """The headers that ask this URL for any version but this one; none for another URL.
+
+        A version may have been read from a file, so no header is made of what no server may send.
         """
-        ...
+        if self.url != url_digest(url):
+            return {}
+        texts = (as_etag(self.etag), as_modified(self.modified))
+        return {name: text for name, text in zip(CONDITIONS, texts, strict=True) if text}
+
+
+NO_VERSION = Version()
+
+
+class News(Struct, frozen=True):
+    """What a server has at ``at`` (unix nanoseconds): a text and its version.
+
+    ``text`` is None for the version that the asker knows already. ``signature`` is the text of its
+    signature, None if nobody asked for that.
+    """
+
+    text: str | None
+    version: Version
+    at: int
+    signature: str | None = None
+
+
+Tell = Callable[[News | SourceError], None]
 
 
 class Put(Struct, frozen=True):
@@ -71,35 +81,38 @@ class Put(Struct, frozen=True):
     replaced: int = 0
 
 
-class Live(Remote, Protocol):
-    """A source that tells of changes, and takes the entries of nodes."""
-
-    async def follow(self, url: str, display: Display, limit: int, tell: Tell) -> None:
-        """Read the list, and ``tell`` it; then tell each later one, until it is cancelled.
-
-        An Answer without a body says that the last one is the newest still. A SourceError that is
-        told says why the newest list cannot be used; a later one may be. Raises SourceError where
-        nothing is told any more, so that the list has to be read again.
-        """
-        ...
-
-    def publish(
-        self, url: str, display: Display, timeout: float, key: str, text: str | None, lease: int
-    ) -> Put:
-        """Have this text as the entry of the node with this public key; None for no entry.
-
-        The entry goes when its ``lease`` of so many seconds was not kept alive, which this does
-        too; 0 is for an entry that stays. What is as it should be is not written. Raises
-        SourceError, which names the entry, within ``timeout`` seconds.
-        """
-        ...
+def url_digest(url: str) -> str:
+    """What tells a URL from others, in hex, without showing what is in it."""
+    return blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def remote(scheme: str) -> Remote:
-    """The module of a scheme in KINDS."""
-    return cast("Remote", import_module(KINDS[scheme]))
+def as_etag(text: str) -> str:
+    """The text, if it is an entity tag that may be sent back; else ""."""
+    return text if _ETAG.fullmatch(text) else ""
 
 
-def live(scheme: str) -> Live:
-    """The module of a scheme in LIVE (schema.py)."""
-    return cast("Live", import_module(KINDS[scheme]))
+def as_modified(text: str) -> str:
+    """The text, if it is a date that may be sent back; else ""."""
+    return text if _MODIFIED.fullmatch(text) else ""
+
+
+def in_daemon(work: Callable[[], Result], name: str) -> Future[Result]:
+    """What ``work`` comes to, done in a thread of this name, which nothing has to wait for.
+
+    Nothing can interrupt the look-up of a name, and a server may drip bytes for ever. The thread is
+    a daemon, so that it never keeps the process from ending.
+    """
+    import threading
+    from concurrent.futures import Future
+
+    future: Future[Result] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is for whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

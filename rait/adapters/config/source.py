@@ -1,4 +1,9 @@
-"""Reads the text behind a URL: a path, ``-`` for standard input, or a scheme of remote.py."""
+"""Reads the text behind a URL: a path, ``-`` for standard input, or a scheme of KINDS.
+
+A kind of source over the network is a module that has ``fetch``; one that tells of changes by
+itself has ``follow`` and ``publish`` too. The functions of these names here say what each has to
+do. To add a kind is to write its module, and to name it in ``KINDS``.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,32 @@ import os
 import re
 import stat
 import sys
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from msgspec import Struct
+from msgspec import structs
 
 from rait.adapters.config.bounds import MAX_BYTES, MAX_SIGNATURE_BYTES
-from rait.adapters.config.remote import KINDS, PLAIN, live, remote
 from rait.domain.config.keytext import is_key, without_whole_keys
 from rait.domain.config.schema import is_live as is_live
 from rait.domain.errors import SourceError
 from rait.domain.signed import SIGN_IT
 
 if TYPE_CHECKING:
-    from rait.adapters.config.remote import Answer, Put
-    from rait.adapters.config.version import Version
+    from rait.adapters.config.remote import News, Put, Tell, Version
+
+_WEB = "rait.adapters.config.web"
+_ETCD = "rait.adapters.config.etcd.registry"
+KINDS = {"http": _WEB, "https": _WEB, "etcd": _ETCD, "etcds": _ETCD}
+"""The module of each scheme. It is imported where it is used: httpx takes half a second."""
+
+PLAIN = ("http", "etcd")
+"""The schemes of those that come without TLS."""
 
 STDIN = "-"
 TIMEOUT = 20.0
-"""Seconds for a whole HTTP transfer: name, connection, TLS, redirects and body."""
+"""Seconds for a whole transfer: name, connection, TLS, redirects and body."""
 
 
 class Read(Protocol):
@@ -41,33 +52,46 @@ def read(url: str, *, limit: int = MAX_BYTES) -> str:
 
     Raises SourceError, which says what to do and never shows the credentials of a URL.
     """
+    if is_remote(url):
+        news: News = _module(url).fetch(url, limit)
+        return news.text or ""
     name = display_name(url)
-    return _as_text(_read_bytes(url, name, limit), name, limit)
-
-
-class News(Struct, frozen=True):
-    """What a server has at ``at`` (unix nanoseconds): a text and its version.
-
-    ``text`` is None for the version that the asker knows already. ``signature`` is the text of its
-    signature, None if nobody asked for that.
-    """
-
-    text: str | None
-    version: Version
-    at: int
-    signature: str | None = None
+    raw = _read_stdin(limit) if url == STDIN else _read_file(url, name, limit)
+    return as_text(raw, name, limit)
 
 
 def fetch(url: str, known: Version, limit: int, signed: bool = False) -> News:
     """What a server has now, and, for a ``signed`` text, the signature beside it.
 
-    Raises SourceError as ``read`` does.
+    The version ``known`` is not sent again. Raises SourceError as ``read`` does, within TIMEOUT.
     """
-    name = display_name(url)
-    at = time.time_ns()  # before it is asked: what comes may be as old as that
-    answer = remote(_scheme(url)).fetch(url, display_name, TIMEOUT, limit, known)
-    text = None if answer.body is None else _as_text(answer.body, name, limit)
-    return News(text, answer.version, at, read_signature(url) if signed else None)
+    news: News = _module(url).fetch(url, limit, known)
+    return structs.replace(news, signature=read_signature(url)) if signed else news
+
+
+async def follow(url: str, tell: Tell) -> None:
+    """Read the text of a live source, and ``tell`` it; then each later one, until it is cancelled.
+
+    News without a text say that the last one is the newest still. A SourceError that is told says
+    why the newest text cannot be used; a later one may be. Raises SourceError where nothing is told
+    any more, so that the text has to be read again.
+    """
+    await _module(url).follow(url, tell)
+
+
+def publish(url: str, key: str, text: str | None, lease: int) -> Put:
+    """Have this text as the entry of the node with this public key; None for no entry.
+
+    The entry goes when its ``lease`` of so many seconds was not kept alive, which this does too; 0
+    is for an entry that stays. What is as it should be is not written. Raises SourceError, which
+    names the entry, within TIMEOUT.
+    """
+    put: Put = _module(url).publish(url, key, text, lease)
+    return put
+
+
+def _module(url: str) -> Any:
+    return import_module(KINDS[_scheme(url)])
 
 
 def refuse_registry(url: str) -> None:
@@ -103,7 +127,8 @@ def read_signature(url: str, read: Read = read) -> str:
         raise SourceError(f"{error}; the list has to be signed: {SIGN_IT}") from None
 
 
-def _as_text(raw: bytes, name: str, limit: int) -> str:
+def as_text(raw: bytes, name: str, limit: int) -> str:
+    """The text in what was read of a source of this name. Raises SourceError."""
     if len(raw) > limit:
         raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
     try:
@@ -211,37 +236,6 @@ def is_plain(url: str) -> bool:
     return _scheme(url) in PLAIN
 
 
-async def follow(url: str, tell: Callable[[News | SourceError], None]) -> None:
-    """Tell what a live source has now, and each change from then on.
-
-    A SourceError says why the newest text cannot be used. Raises SourceError where the source tells
-    nothing any more.
-    """
-    name = display_name(url)
-
-    def told(answer: Answer | SourceError) -> None:
-        if isinstance(answer, SourceError):
-            tell(answer)
-            return
-        text = None if answer.body is None else _as_text(answer.body, name, MAX_BYTES)
-        tell(News(text, answer.version, time.time_ns()))
-
-    await live(_scheme(url)).follow(url, display_name, MAX_BYTES, told)
-
-
-def publish(url: str, key: str, text: str | None, lease: int) -> Put:
-    """Have this text as the entry of the node with this public key in a live source.
-
-    As ``Live.publish`` in remote.py; raises SourceError also where the source is no live one.
-    """
-    if not is_live(url):
-        raise SourceError(
-            f"{display_name(url)}: only a registry in etcd takes entries, as "
-            "etcd://HOST:2379/PREFIX; write them into a file with `rait pub FILE`"
-        )
-    return live(_scheme(url)).publish(url, display_name, TIMEOUT, key, text, lease)
-
-
 class Texts:
     """Reads texts as ``read`` does, and can tell later whether a file among them has changed.
 
@@ -306,19 +300,6 @@ def _is_file(url: str) -> bool:
         return True  # reading it raises an error that says why
 
 
-def _read_bytes(url: str, name: str, limit: int) -> bytes:
-    if url == STDIN:
-        return _read_stdin(limit)
-    scheme = _scheme(url)
-    if not scheme:
-        return _read_file(url, name, limit)
-    if scheme not in KINDS:
-        *others, last = (f"{each}://" for each in KINDS)
-        known = ", ".join(("paths", "- (standard input)", *others))
-        raise SourceError(f"{name}: rait reads {known} and {last}")
-    return remote(scheme).fetch(url, display_name, TIMEOUT, limit).body or b""
-
-
 def _read_stdin(limit: int) -> bytes:
     stream: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     if stream is None:
@@ -330,6 +311,10 @@ def _read_stdin(limit: int) -> bytes:
 
 
 def _read_file(path: str, name: str, limit: int) -> bytes:
+    if not is_path(path):
+        *others, last = (f"{each}://" for each in KINDS)
+        known = ", ".join(("paths", "- (standard input)", *others))
+        raise SourceError(f"{name}: rait reads {known} and {last}")
     try:
         with open(path, "rb") as file:
             return file.read(limit + 1)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import threading
 import time
 import zlib
 from functools import lru_cache
@@ -25,8 +24,18 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
 
-from rait.adapters.config.remote import Answer, Display
-from rait.adapters.config.version import CONDITIONS, Version, as_etag, as_modified, url_digest
+from rait.adapters.config import source
+from rait.adapters.config.remote import (
+    CONDITIONS,
+    NO_VERSION,
+    News,
+    Version,
+    as_etag,
+    as_modified,
+    in_daemon,
+    url_digest,
+)
+from rait.adapters.config.source import as_text, display_name
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_PORT
 from rait.domain.errors import SourceError
@@ -40,80 +49,60 @@ _GZIP = ("gzip", "x-gzip")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
 
-def fetch(
-    url: str,
-    display: Display,
-    timeout: float,
-    limit: int,
-    known: Version = Version(),  # noqa: B008 - it is frozen
-) -> Answer:
-    """The body of a 200 answer of up to ``limit`` bytes; ``timeout`` is in seconds.
+def fetch(url: str, limit: int, known: Version = NO_VERSION) -> News:
+    """As ``source.fetch``, for the body of a 200 answer of up to ``limit`` bytes.
 
-    ``known`` is the version that the caller has. ``display`` makes a URL fit for messages. TLS is
-    verified against the machine's own certificates. Raises SourceError, which names the URL and,
-    after a redirection, the one that failed.
+    TLS is verified against the machine's own certificates. An error names, after a redirection, the
+    URL that failed too.
     """
-    transfer = _Transfer(url, display, timeout, limit, known)
-    # In a thread, as a socket's timeout bounds neither a look-up nor a server that drips bytes. It
-    # is a daemon, so that it never keeps the process from ending.
-    thread = threading.Thread(target=transfer.run, name="rait-fetch", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if transfer.error is not None:
-        raise transfer.error
-    if transfer.answer is None:
-        raise transfer.too_late()
-    return transfer.answer
+    transfer = _Transfer(url, limit, known)
+    # In a thread, as a socket's timeout bounds neither a look-up nor a server that drips bytes.
+    try:
+        return in_daemon(transfer.run, "rait-fetch").result(source.TIMEOUT)
+    except TimeoutError:
+        raise transfer.too_late() from None
 
 
 class _Transfer:
-    """One transfer. After ``run``, either ``answer`` or ``error`` is set."""
+    """One transfer of a text."""
 
-    def __init__(
-        self,
-        url: str,
-        display: Display,
-        timeout: float,
-        limit: int,
-        known: Version,
-    ) -> None:
-        self.answer: Answer | None = None
-        self.error: SourceError | None = None
+    def __init__(self, url: str, limit: int, known: Version) -> None:
         self._url = url
-        self._display = display
         self._redirected_to: str | None = None
-        self._timeout = timeout
+        self._timeout = source.TIMEOUT
         self._limit = limit
         self._known = known
-        self._deadline = time.monotonic() + timeout
+        self._deadline = time.monotonic() + self._timeout
 
-    def run(self) -> None:
+    def run(self) -> News:
         try:
-            self.answer = self._get()
-        except SourceError as error:
-            self.error = error
+            return self._get()
+        except SourceError:
+            raise
         except httpx.TimeoutException:
-            self.error = self._failed(f"no answer within {self._timeout:g} seconds")
+            why = f"no answer within {self._timeout:g} seconds"
         except (httpx.InvalidURL, ValueError):  # the text of these may hold a password
-            self.error = self._failed("the URL is not valid")
+            why = "the URL is not valid"
         except httpx.ConnectError as error:
-            self.error = self._failed(_why_no_connection(error))
+            why = _why_no_connection(error)
         except httpx.HTTPError as error:
-            self.error = self._failed(f"the transfer failed: {scrubbed(error)}")
+            why = f"the transfer failed: {scrubbed(error)}"
         except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
-            self.error = self._failed(f"cannot be fetched: {scrubbed(error)}")
+            why = f"cannot be fetched: {scrubbed(error)}"
+        raise self._failed(why)
 
     def too_late(self) -> SourceError:
         return self._failed(f"no whole answer within {self._timeout:g} seconds")
 
     def _failed(self, message: str) -> SourceError:
-        name = self._display(self._url)
+        name = display_name(self._url)
         if self._redirected_to is not None:
             # The server chose this URL, and its length.
-            name += f": redirected to {self._display(self._redirected_to)[:MAX_SHOWN]}"
+            name += f": redirected to {display_name(self._redirected_to)[:MAX_SHOWN]}"
         return SourceError(f"{name}: {message}")
 
-    def _get(self) -> Answer:
+    def _get(self) -> News:
+        at = time.time_ns()  # before it is asked: what comes may be as old as that
         url, auth = _without_credentials(self._url)
         with httpx.Client(
             verify=_trust(),
@@ -133,7 +122,7 @@ class _Transfer:
                 try:
                     onward = response.next_request
                     if onward is None:
-                        return self._answer(response, asked_for_news=bool(conditions))
+                        return self._news(response, at, is_known=bool(conditions))
                     self._redirected_to = str(onward.url)
                     if request.url.scheme == "https" and onward.url.scheme != "https":
                         raise self._failed("is redirected from https to http, which is refused")
@@ -145,13 +134,14 @@ class _Transfer:
                 request, auth = onward, None
         raise self._failed(f"is redirected more than {REDIRECTS} times")
 
-    def _answer(self, response: httpx.Response, *, asked_for_news: bool) -> Answer:
-        if response.status_code == httpx.codes.NOT_MODIFIED and asked_for_news:
-            return Answer(None, self._known)
+    def _news(self, response: httpx.Response, at: int, *, is_known: bool) -> News:
+        if response.status_code == httpx.codes.NOT_MODIFIED and is_known:
+            return News(None, self._known, at)
         body, headers = self._body(response), response.headers
         etag = as_etag(headers.get("ETag", ""))
         modified = as_modified(headers.get("Last-Modified", ""))
-        return Answer(body, Version(url_digest(str(response.url)), etag, modified))
+        text = as_text(body, display_name(self._url), self._limit)
+        return News(text, Version(url_digest(str(response.url)), etag, modified), at)
 
     def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != httpx.codes.OK:

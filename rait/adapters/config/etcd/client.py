@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 import anyio
 import httpx
 import msgspec
 
-from rait.adapters.config.etcd import trust
 from rait.adapters.config.etcd.messages import (
     Authenticated,
     Changes,
@@ -28,7 +28,8 @@ from rait.adapters.config.etcd.messages import (
     decoded,
     encoded,
 )
-from rait.adapters.config.etcd.url import Target
+from rait.adapters.config.etcd.target import Target, context, password
+from rait.adapters.config.remote import in_daemon
 from rait.adapters.config.web import MAX_SHOWN, NoCookies, scrubbed
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
@@ -112,12 +113,12 @@ class Client:
     """
 
     def __init__(self, target: Target, name: str, first: int | None = None) -> None:
-        self._target = target
+        self.target = target
         self._name = name
         self._at = _answered.get(target.members, 0) if first is None else first
         self._problems: dict[str, list[str]] = {}
         self._http = httpx.AsyncClient(
-            verify=self._from_files(lambda: trust.context(target)),
+            verify=self._from_files(lambda: context(target)),
             trust_env=False,
             timeout=None,  # noqa: S113 - each answer has its own
             limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
@@ -137,14 +138,14 @@ class Client:
     ) -> Message:
         """The answer to a request, by the first member that has one. Raises SourceError."""
         self._problems.clear()
-        for _ in self._target.members:
+        for _ in self.target.members:
             try:
                 answer = await self.ask(path, message, kind, limit)
             except MemberError as error:
                 self._problems.setdefault(str(error), []).append(self.member)
                 self.move_on()
             else:
-                _answered[self._target.members] = self._at
+                _answered[self.target.members] = self._at
                 return answer
         raise self._none()
 
@@ -163,12 +164,12 @@ class Client:
     @property
     def member(self) -> str:
         """The base URL of the member that is asked."""
-        return self._target.members[self._at]
+        return self.target.members[self._at]
 
     @property
     def next(self) -> int:
         """The number of the member after the one that is asked."""
-        return (self._at + 1) % len(self._target.members)
+        return (self._at + 1) % len(self.target.members)
 
     def move_on(self) -> None:
         """Ask the next member from now on."""
@@ -180,19 +181,10 @@ class Client:
     @asynccontextmanager
     async def changes(self, message: dict[str, Any]) -> AsyncIterator[AsyncIterator[Changes]]:
         """The stream of one member, of what is no older than asked for. Raises MemberError."""
-        headers = await self._headers()
-        try:
-            with anyio.fail_after(MEMBER_SECONDS):
-                response = await self._send("/v3/watch", {"create_request": message}, headers)
-            async with aclosing(response):
-                if response.status_code != httpx.codes.OK:
-                    with anyio.fail_after(MEMBER_SECONDS) as scope:
-                        raise self._refusal(
-                            await self._body(response, MAX_MESSAGE, scope), response
-                        )
-                yield self._streamed(response)
-        except _FAILED as error:
-            raise MemberError(_why(error)) from None
+        start = {"create_request": message}
+        async with self._answer("/v3/watch", start, await self._headers()) as (response, scope):
+            scope.deadline = inf
+            yield self._streamed(response)
 
     async def _streamed(self, response: httpx.Response) -> AsyncIterator[Changes]:
         async for line in _lines(response):
@@ -210,7 +202,7 @@ class Client:
         try:
             return await self._post(path, message, kind, limit, await self._headers())
         except RefusedError as error:
-            if not self._target.user or not any(why in str(error) for why in _OLD_TOKEN):
+            if not self.target.user or not any(why in str(error) for why in _OLD_TOKEN):
                 raise
             self.log_out()
             return await self._post(path, message, kind, limit, await self._headers())
@@ -221,14 +213,14 @@ class Client:
 
     @property
     def _whose(self) -> tuple[tuple[str, ...], str, str]:
-        return self._target.members, self._target.user, self._target.password_file
+        return self.target.members, self.target.user, self.target.password_file
 
     async def _headers(self) -> dict[str, str]:
-        if not self._target.user:
+        if not self.target.user:
             return {}
         if self._whose not in _tokens:
-            secret = self._from_files(lambda: trust.password(self._target.password_file))
-            login = {"name": self._target.user, "password": secret}
+            secret = self._from_files(lambda: password(self.target.password_file))
+            login = {"name": self.target.user, "password": secret}
             path = "/v3/auth/authenticate"
             answer = await self._post(path, login, Authenticated, MAX_MESSAGE, {})
             _tokens[self._whose] = answer.token
@@ -247,6 +239,21 @@ class Client:
         request = self._http.build_request("POST", url, content=encoded(message), headers=headers)
         return await self._http.send(request, stream=True)
 
+    @asynccontextmanager
+    async def _answer(
+        self, path: str, message: dict[str, Any], headers: dict[str, str]
+    ) -> AsyncIterator[tuple[httpx.Response, anyio.CancelScope]]:
+        """The beginning of a good answer, and the time for the whole. Raises as ``ask`` does."""
+        try:
+            with anyio.fail_after(MEMBER_SECONDS) as scope:
+                async with aclosing(await self._send(path, message, headers)) as response:
+                    if response.status_code != httpx.codes.OK:
+                        raw = await self._body(response, MAX_MESSAGE, scope)
+                        raise self._refusal(raw, response)
+                    yield response, scope
+        except _FAILED as error:
+            raise MemberError(_why(error)) from None
+
     async def _post(
         self,
         path: str,
@@ -255,15 +262,8 @@ class Client:
         limit: int,
         headers: dict[str, str],
     ) -> Message:
-        try:
-            with anyio.fail_after(MEMBER_SECONDS) as scope:
-                async with aclosing(await self._send(path, message, headers)) as response:
-                    is_good = response.status_code == httpx.codes.OK
-                    raw = await self._body(response, limit if is_good else MAX_MESSAGE, scope)
-        except _FAILED as error:
-            raise MemberError(_why(error)) from None
-        if not is_good:
-            raise self._refusal(raw, response)
+        async with self._answer(path, message, headers) as (response, scope):
+            raw = await self._body(response, limit, scope)
         return self._decoded(kind, raw, response)
 
     async def _body(
@@ -298,23 +298,13 @@ class Client:
 
 
 class _LookUps(ThreadPoolExecutor):
-    """A daemon for each look-up of a name: nothing can interrupt one, and no process waits for it.
+    """A daemon for each look-up of a name.
 
     An event loop does its look-ups by its default executor, which must be a ThreadPoolExecutor.
     """
 
     def submit(self, look_up: Callable[..., Any], /, *names: Any, **how: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-
-        def run() -> None:
-            try:
-                future.set_result(look_up(*names, **how))
-            except BaseException as error:  # noqa: BLE001 - it is for whoever waits
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="rait-etcd-name", daemon=True).start()
-        return future
+        return in_daemon(partial(look_up, *names, **how), "rait-etcd-name")
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:

@@ -1,9 +1,8 @@
-"""The port of sources (see remote.py) to etcd."""
+"""The port of sources (see source.py) to etcd."""
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
@@ -11,20 +10,28 @@ from typing import Any, Literal, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from rait.adapters.config import source
+from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.etcd import messages, publishing
 from rait.adapters.config.etcd.client import Client, MemberError, RefusedError
 from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
-from rait.adapters.config.etcd.url import Target, parse
-from rait.adapters.config.remote import HEARTBEAT, Answer, Display, Put, Tell
-from rait.adapters.config.version import Version, url_digest
+from rait.adapters.config.etcd.target import Target, parse
+from rait.adapters.config.remote import (
+    HEARTBEAT,
+    NO_VERSION,
+    News,
+    Put,
+    Tell,
+    Version,
+    in_daemon,
+    url_digest,
+)
+from rait.adapters.config.source import as_text, display_name
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 from rait.domain.replica import Change, Replica
 
 Result = TypeVar("Result")
-
-READ_SECONDS = 20.0
-"""How long it may take to read all keys."""
 
 _RANGE = "/v3/kv/range"
 
@@ -38,67 +45,23 @@ PAUSE = 0.2
 """Seconds before another member is asked for changes."""
 
 
-def fetch(
-    url: str,
-    display: Display,
-    timeout: float,
-    limit: int,
-    known: Version = Version(),  # noqa: ARG001, B008 - all is read: it is one request
-) -> Answer:
-    """As ``Remote.fetch``."""
+def fetch(url: str, limit: int, known: Version = NO_VERSION) -> News:  # noqa: ARG001 - see below
+    """As ``source.fetch``; all is sent, whatever is known, as it is one request."""
 
-    async def ask(client: Client, target: Target) -> Answer:
-        found = await _read(client, target, limit)
-        return _answer(_replica(found, target), url, limit, display(url))
+    async def ask(client: Client) -> News:
+        at = time.time_ns()
+        return _news(_replica(await _read(client, limit), client.target), url, limit, at)
 
-    return _run(url, display, timeout, ask)
+    return _run(url, display_name(url), ask)
 
 
-def _run(
-    url: str,
-    display: Display,
-    timeout: float,
-    work: Callable[[Client, Target], Awaitable[Result]],
-) -> Result:
-    """Do the work within so many seconds. Raises SourceError."""
-    name = display(url)
-    target = parse(url, name)
-    done: list[Result] = []
-    failed: list[SourceError] = []
-
-    async def ask() -> Result:
-        async with Client(target, name) as client:
-            return await client.within(timeout, work(client, target))
-
-    def run() -> None:
-        try:
-            done.append(anyio.run(ask))
-        except SourceError as error:
-            failed.append(error)
-        except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
-            failed.append(SourceError(f"{name}: cannot be asked: {error!r}"))
-
-    # In a thread, as a look-up of a name cannot be cancelled. It is a daemon, so that it never
-    # keeps the process from ending.
-    thread = threading.Thread(target=run, name="rait-etcd", daemon=True)
-    thread.start()
-    thread.join(timeout + 1)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise SourceError(f"{name}: no whole answer within {timeout:g} seconds")
-    return done[0]
-
-
-def publish(
-    url: str, display: Display, timeout: float, key: str, text: str | None, lease: int
-) -> Put:
-    """As ``Live.publish``."""
+def publish(url: str, key: str, text: str | None, lease: int) -> Put:
+    """As ``source.publish``."""
     if text is not None and len(text.encode()) > MAX_VALUE:
         raise SourceError(f"the entry is larger than {MAX_VALUE} bytes, the most that rait reads")
 
-    async def put(client: Client, target: Target) -> Put:
-        whole = f"{target.prefix}{key}"
+    async def put(client: Client) -> Put:
+        whole = f"{client.target.prefix}{key}"
         value = None if text is None else text.encode()
         try:
             return await publishing.publish(client, whole.encode(), value, lease)
@@ -108,16 +71,34 @@ def publish(
             how = f"`etcdctl role grant-permission ROLE readwrite {whole}`"
             raise SourceError(f"{error} to write this key: {how}") from None
 
-    def name(url: str) -> str:
-        return f"{display(url).partition('?')[0].rstrip('/')}/{key}"
-
-    return _run(url, name, timeout, put)
+    return _run(url, f"{display_name(url)}/{key}", put)
 
 
-async def follow(url: str, display: Display, limit: int, tell: Tell) -> None:
-    """As ``Live.follow``."""
-    name = display(url)
-    await _Follower(parse(url, name), url, name, limit, tell).run()
+def _run(url: str, name: str, work: Callable[[Client], Awaitable[Result]]) -> Result:
+    """Do the work in the time that there is for it. Raises SourceError."""
+    target, seconds = parse(url, name), source.TIMEOUT
+
+    async def ask() -> Result:
+        async with Client(target, name) as client:
+            return await client.within(seconds, work(client))
+
+    def run() -> Result:
+        try:
+            return anyio.run(ask)
+        except SourceError:
+            raise
+        except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
+            raise SourceError(f"{name}: cannot be asked: {error!r}") from None
+
+    try:
+        return in_daemon(run, "rait-etcd").result(seconds + 1)
+    except TimeoutError:
+        raise SourceError(f"{name}: no whole answer within {seconds:g} seconds") from None
+
+
+async def follow(url: str, tell: Tell) -> None:
+    """As ``source.follow``."""
+    await _Follower(url, tell).run()
 
 
 class _Follower:
@@ -129,10 +110,9 @@ class _Follower:
     it was once.
     """
 
-    def __init__(self, target: Target, url: str, name: str, limit: int, tell: Tell) -> None:
-        self._target = target
-        self._url, self._name = url, name
-        self._limit = limit
+    def __init__(self, url: str, tell: Tell) -> None:
+        self._url, self._name = url, display_name(url)
+        self._target = parse(url, self._name)
         self._tell = tell
         self._replica = Replica(0, 0, {})
         self._term = 0
@@ -177,7 +157,7 @@ class _Follower:
             tasks.cancel_scope.cancel()
 
     async def _read(self, client: Client) -> None:
-        found = await client.within(READ_SECONDS, _read(client, self._target, self._limit))
+        found = await client.within(source.TIMEOUT, _read(client, MAX_BYTES))
         self._must_read, self._term = False, found.header.raft_term
         self._heard_at = time.monotonic()
         self._take(_replica(found, self._target))
@@ -189,14 +169,14 @@ class _Follower:
         else:
             self._unusable = None
             try:
-                self._tell(_answer(replica, self._url, self._limit, self._name))
+                self._tell(_news(replica, self._url, MAX_BYTES, time.time_ns()))
             except SourceError as error:
                 # Not the end: the next change may mend it.
                 self._unusable = error
                 self._tell(error)
 
     def _confirm(self) -> None:
-        self._tell(self._unusable or Answer(None, _version(self._replica, self._url)))
+        self._tell(self._unusable or News(None, _version(self._replica, self._url), time.time_ns()))
 
     async def _hear(self, client: Client) -> None:
         start = {"start_revision": self._replica.revision + 1}
@@ -270,9 +250,9 @@ def _range(target: Target) -> dict[str, Any]:
     return {"key": key, "range_end": key[:-1] + bytes([key[-1] + 1])}
 
 
-async def _read(client: Client, target: Target, limit: int) -> messages.Range:
+async def _read(client: Client, limit: int) -> messages.Range:
     # Of base64 and all that is around it, etcd makes less than three times the list.
-    found = await client.call(_RANGE, _range(target), messages.Range, 3 * limit)
+    found = await client.call(_RANGE, _range(client.target), messages.Range, 3 * limit)
     if len(found.kvs) > MAX_KEYS:
         raise client.failed(f"more than {MAX_KEYS} keys, the most that rait reads")
     return found
@@ -293,13 +273,12 @@ def _version(replica: Replica, url: str) -> Version:
     return Version(url_digest(url), revision=replica.revision)
 
 
-def _answer(replica: Replica, url: str, limit: int, name: str) -> Answer:
+def _news(replica: Replica, url: str, limit: int, at: int) -> News:
     if not replica.lines:
         # Taken for an empty list, this would end all tunnels.
         raise SourceError(
-            f"{name}: there is no key under this prefix; is it the right one? Nothing is done"
+            f"{display_name(url)}: there is no key under this prefix; is it the right one? Nothing "
+            "is done"
         )
-    body = replica.text.encode()
-    if len(body) > limit:
-        raise SourceError(f"{name}: larger than {limit} bytes, the most that rait reads")
-    return Answer(body, _version(replica, url))
+    text = as_text(replica.text.encode(), display_name(url), limit)
+    return News(text, _version(replica, url), at)

@@ -6,12 +6,13 @@ import os
 import ssl
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from rait.adapters.config.etcd import trust
-from rait.adapters.config.etcd.url import Target
+from rait.adapters.config.etcd import target as module
+from rait.adapters.config.etcd.target import Target
 from tests.integration.tls import Authority
 
 
@@ -23,7 +24,7 @@ def target(**files: Path) -> Target:
 def test_the_password_is_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text(" päss word \r\nsecond line\n")
-    assert trust.password(str(path)) == " päss word "
+    assert module.password(str(path)) == " päss word "
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_the_password_is_the_first_line(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\nx", "is empty"),
         (b"\xff", "not text in UTF-8"),
-        (b"x" * (trust.MAX_PASSWORD + 1), "is larger than 4096 bytes"),
+        (b"x" * (module.MAX_PASSWORD + 1), "is larger than 4096 bytes"),
     ],
 )
 def test_a_file_without_a_password(content: bytes | None, why: str, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_a_file_without_a_password(content: bytes | None, why: str, tmp_path: Pa
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=why) as caught:
-        trust.password(str(path))
+        module.password(str(path))
     assert str(path) in str(caught.value)
 
 
@@ -52,7 +53,9 @@ def test_what_takes_for_ever_to_read_is_not_opened(kind: int, name: str, tmp_pat
     odd.mkdir() if kind == stat.S_IFDIR else os.mkfifo(odd)
     cert, key = Authority(tmp_path).certificate("me")
     files = {"cert": cert, "key": key, name: odd}
-    read = trust.context if name != "password_file" else lambda it: trust.password(it.password_file)
+    read: Any = module.context
+    if name == "password_file":
+        read = lambda it: module.password(it.password_file)  # noqa: E731
     with pytest.raises(ValueError, match="odd is not a regular file"):
         read(target(**files))
 
@@ -60,16 +63,16 @@ def test_what_takes_for_ever_to_read_is_not_opened(kind: int, name: str, tmp_pat
 def test_a_renewed_certificate_is_read_anew(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     old, new = Authority(tmp_path), Authority(tmp_path / "new")
-    first = trust.context(target(ca=old.path))
+    first = module.context(target(ca=old.path))
     old.path.write_bytes(new.path.read_bytes())
-    second = trust.context(target(ca=old.path))
+    second = module.context(target(ca=old.path))
     assert isinstance(first, ssl.SSLContext)
     assert isinstance(second, ssl.SSLContext)
     assert first.get_ca_certs() != second.get_ca_certs()
 
 
 def test_without_tls_there_is_nothing_to_trust() -> None:
-    assert trust.context(Target(("http://h:2379",), "/p/")) is False
+    assert module.context(Target(("http://h:2379",), "/p/")) is False
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:
@@ -79,10 +82,10 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
     junk.write_text("junk")
     for files in ({"ca": junk}, {"cert": junk, "key": key}, {"cert": cert, "key": other}):
         with pytest.raises(ValueError, match="cannot be used for TLS: ") as caught:
-            trust.context(target(**files))
+            module.context(target(**files))
         assert all(str(path) in str(caught.value) for path in files.values())
     with pytest.raises(ValueError, match=f"{tmp_path}/none cannot be used for TLS: No such file"):
-        trust.context(target(cert=cert, key=tmp_path / "none"))
+        module.context(target(cert=cert, key=tmp_path / "none"))
 
 
 def test_nobody_is_asked_for_the_passphrase_of_a_key(tmp_path: Path) -> None:
@@ -96,4 +99,4 @@ def test_nobody_is_asked_for_the_passphrase_of_a_key(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(ValueError, match="the key has a passphrase"):
-        trust.context(target(cert=cert, key=path))
+        module.context(target(cert=cert, key=path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rait.adapters.config import source
-from rait.adapters.config.etcd.url import Target, parse
+from rait.adapters.config.etcd.target import Target, parse
 from rait.domain.errors import SourceError
 
 GOOD = {
