@@ -17,7 +17,7 @@ from rait.adapters.config import source
 from rait.adapters.config.remote import HEARTBEAT, News
 from rait.app.held import Held
 from rait.domain.errors import SourceError
-from rait.domain.watch_events import Polled, SourceTold
+from rait.domain.watch_events import Ended, SourceTold
 
 SILENCE = 3 * HEARTBEAT
 """Seconds without a word after which a follow is not taken for alive."""
@@ -86,18 +86,18 @@ class Follower:
     ``held`` gets the lists. All is for the thread of the event loop alone.
     """
 
-    def __init__(self, held: Held, tell: Callable[[Polled | SourceTold], None]) -> None:
+    def __init__(self, held: Held, tell: Callable[[Ended | SourceTold], None]) -> None:
         self._held = held
         self._tell = tell
         self._follow: _Follow | None = None
 
     def poll(self, url: str, anew: bool) -> None:
-        """See to it that a source is followed, and tell ``Polled`` when that is clear."""
+        """See to it that a source is followed, and tell ``Ended`` when that is clear."""
         follow = self._follow
         if follow is None or follow.url != url or anew:
             self._begin(url)
         elif follow.is_alive:
-            self._tell(Polled(False, follow.problem, _chance(), "alive"))
+            self._tell(Ended("poll", False, follow.problem, _chance(), "alive"))
         elif follow.heard_at is not None:
             self._begin(url)  # else the first that it tells is the answer
 
@@ -107,7 +107,7 @@ class Follower:
             self._begin(url)
         elif self._follow is not None:
             self.end()
-            self._tell(Polled(chance=_chance(), follow="lost"))
+            self._tell(Ended("poll", chance=_chance(), follow="lost"))
 
     def end(self) -> None:
         if self._follow is not None:
@@ -131,9 +131,9 @@ class Follower:
             changed = self._held.take(follow.url, told)
         if is_last:
             self._follow = None
-            self._tell(Polled(False, problem, _chance(), "lost"))
+            self._tell(Ended("poll", False, problem, _chance(), "lost"))
         elif follow.heard_at is None:
-            self._tell(Polled(changed, problem, _chance(), "begun"))
+            self._tell(Ended("poll", changed, problem, _chance(), "begun"))
         elif changed or problem != follow.problem:
             self._tell(SourceTold(changed, problem))
 

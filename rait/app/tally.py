@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from rait.app.report import Report
-from rait.domain.causes import Kind
 from rait.domain.events import Event
-from rait.domain.watch_events import Outcome
+from rait.domain.watch_events import Kind, Outcome
 
 
 class LastSync(Struct, frozen=True, kw_only=True):

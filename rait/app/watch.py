@@ -11,7 +11,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
@@ -48,34 +48,33 @@ from rait.app.tally import LastSync
 from rait.app.trials import open_settled
 from rait.app.watched import Claim
 from rait.domain import watch as domain
-from rait.domain.causes import Cause, main_kind, told
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.endpoints import is_stale
+from rait.domain.errands import ErrandName
 from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
 from rait.domain.status import peers_age
 from rait.domain.watch import Settings
 from rait.domain.watch_events import (
     Action,
+    Begin,
+    Cause,
+    Ended,
     EntryOutdated,
     Event,
     Exit,
     FilesChanged,
     Hangup,
     LinksTouched,
-    LookedUp,
-    LookUp,
     Notify,
     Outcome,
-    Poll,
-    Polled,
-    Publish,
-    Published,
     Say,
     Served,
     Sync,
     Synced,
     Terminate,
     Tick,
+    main_kind,
+    told,
 )
 from rait.terminal import lose_what_nobody_reads, note, warn
 
@@ -229,12 +228,10 @@ class Watcher:
         match action:
             case Sync(causes):
                 self._tasks.start_soon(self._sync, causes)
-            case Poll(anew):
-                self._tasks.start_soon(self._poll, anew)
-            case LookUp():
-                self._tasks.start_soon(self._look_up)
-            case Publish():
-                self._tasks.start_soon(self._publish)
+            case Begin("poll", anew) if source.is_live(self._config.peers):
+                self._follower.poll(self._config.peers, anew)
+            case Begin(errand):
+                self._tasks.start_soon(self._errand, errand)
             case Say(lines):
                 for line in lines:
                     warn(line)
@@ -318,44 +315,8 @@ class Watcher:
             lines = (f"{_FAULT}: {error!r}", *traceback.format_exc().splitlines())
             return Result(synced=Synced("failed", lines))
 
-    async def _poll(self, anew: bool) -> None:
-        if source.is_live(self._config.peers):
-            self._follower.poll(self._config.peers, anew)
-            return
-        changed, problem = await self._asked(lambda: (self._poll_list(), ""))
-        self._tell(Polled(changed, problem, random.random()))  # noqa: S311 - not for secrets
-
-    def _poll_list(self) -> bool:
-        config, trust = self._config, None
-        if config.peers_public_key:
-            from rait.app.signed import trust_in  # here, as few lists are signed
-
-            last = last_signed(self._options.config, config.journal)
-            trust = trust_in(config.peers_public_key, last)
-        return self._held.poll(config.peers, trust)
-
-    async def _look_up(self) -> None:
-        changed, problem = await self._asked(self._refresh)
-        self._tell(LookedUp(changed, problem, random.random()))  # noqa: S311 - not for secrets
-
-    async def _publish(self) -> None:
-        if self._publisher is None:
-            from rait.app.publishing import Publisher  # here, as few nodes publish
-
-            self._publisher = Publisher(self._options.config, warn)
-        publish, in_use = self._publisher.publish, self._key_in_use
-        changed, problem = await self._asked(lambda: publish(in_use))
-        self._tell(Published(changed, problem, random.random()))  # noqa: S311 - not for secrets
-
-    def _refresh(self) -> tuple[bool, str]:
-        changed, problems = self._held.refresh()
-        for line in problems:
-            self._options.debug(line)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return changed, f"{problems[0]}{more}; it keeps the address that it had" if problems else ""
-
-    async def _asked(self, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
-        """Ask the network; whether there is something new, and what is wrong."""
+    async def _errand(self, name: ErrandName) -> None:
+        ask = {"poll": self._poll, "names": self._look_up, "publish": self._publish}[name]
 
         def answer() -> tuple[bool, str]:
             try:
@@ -366,9 +327,34 @@ class Watcher:
                 return False, f"{_FAULT}: {error!r}"
 
         # At the end nobody waits for a server.
-        answered = await to_thread.run_sync(answer, abandon_on_cancel=True)
+        changed, problem = await to_thread.run_sync(answer, abandon_on_cancel=True)
         _tidy()
-        return answered
+        self._tell(Ended(name, changed, problem, random.random()))  # noqa: S311 - not for secrets
+
+    # Each of these tells whether there is something new, and what is wrong.
+
+    def _poll(self) -> tuple[bool, str]:
+        config, trust = self._config, None
+        if config.peers_public_key:
+            from rait.app.signed import trust_in  # here, as few lists are signed
+
+            last = last_signed(self._options.config, config.journal)
+            trust = trust_in(config.peers_public_key, last)
+        return self._held.poll(config.peers, trust), ""
+
+    def _look_up(self) -> tuple[bool, str]:
+        changed, problems = self._held.refresh()
+        for line in problems:
+            self._options.debug(line)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return changed, f"{problems[0]}{more}; it keeps the address that it had" if problems else ""
+
+    def _publish(self) -> tuple[bool, str]:
+        if self._publisher is None:
+            from rait.app.publishing import Publisher  # here, as few nodes publish
+
+            self._publisher = Publisher(self._options.config, warn)
+        return self._publisher.publish(self._key_in_use)
 
     def _down(self) -> None:
         try:

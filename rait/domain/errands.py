@@ -1,4 +1,4 @@
-"""What is fetched from the network again and again, and when it is due.
+"""What is done in the network again and again beside syncs, and when it is due.
 
 It is due at its interval, with a random part of a tenth, so that the nodes of a fleet do not all
 come at once. After a failure it is due soon, and then at intervals that grow. Somebody may ask for
@@ -7,7 +7,12 @@ it before its time. Times are in seconds of a monotonic clock.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct, structs
+
+ErrandName = Literal["poll", "names", "publish"]
+"""To ask for the peers list, to look all names up, and to publish this node's entry."""
 
 ASKED_GAP = 1.0
 """So long after it ended last it may begin before its time."""
@@ -18,7 +23,7 @@ so many intervals."""
 
 
 class Errand(Struct, frozen=True):
-    """What is fetched again and again: the peers list, or the addresses of names.
+    """What is done again and again.
 
     ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
     the random part of its interval. ``asked_for`` is when it is to begin before its time, and

@@ -33,42 +33,35 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from rait.domain.causes import (
+from rait.domain.errands import Errand, ErrandName, grown
+from rait.domain.fights import Fights, fought
+from rait.domain.troubles import Lines, Troubles, hear
+from rait.domain.watch_events import (
     HANGUP,
     LOOK,
     NAMES,
     SOURCE,
     START,
-    Cause,
-    merged,
-    touched,
-)
-from rait.domain.errands import Errand, grown
-from rait.domain.fights import Fights, fought
-from rait.domain.troubles import Lines, Troubles, hear
-from rait.domain.watch_events import (
     Action,
+    Begin,
+    Cause,
+    Ended,
     EntryOutdated,
     Event,
     Exit,
     FilesChanged,
     Hangup,
     LinksTouched,
-    LookedUp,
-    LookUp,
     Notify,
-    Poll,
-    Polled,
-    Publish,
-    Published,
     Say,
     Served,
-    Service,
     SourceTold,
     Sync,
     Synced,
     Terminate,
     Tick,
+    merged,
+    touched,
 )
 
 QUIET = (0.02, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -100,6 +93,11 @@ class Settings(Struct, frozen=True):
     names: float | None = None
     publish: float | None = None
 
+    def every(self, errand: ErrandName) -> float | None:
+        """The interval of an errand."""
+        interval: float | None = getattr(self, errand)
+        return interval
+
 
 # The state.
 
@@ -117,9 +115,7 @@ class State(Struct, frozen=True, kw_only=True):
     with the time when that counts.
     """
 
-    poll: Errand
-    names: Errand
-    publish: Errand
+    errands: Mapping[ErrandName, Errand]
     synced_at: float
     calm_at: float
     running: tuple[Cause, ...] = ()
@@ -128,7 +124,7 @@ class State(Struct, frozen=True, kw_only=True):
     by: float = 0.0
     rush: int = 0
     gated: tuple[Cause, ...] = ()
-    gate: frozenset[str] = frozenset()
+    gate: frozenset[ErrandName] = frozenset()
     gate_by: float = 0.0
     retry: tuple[Cause, ...] = ()
     retry_at: float = 0.0
@@ -145,13 +141,15 @@ class State(Struct, frozen=True, kw_only=True):
 def begin(now: float) -> State:
     """The state at the start. The first ``step`` takes a Tick."""
     return State(
-        poll=Errand(now, asked_for=now),
-        names=Errand(now),  # the first sync looks names up by itself
-        publish=Errand(now, asked_for=now),
+        errands={
+            "poll": Errand(now, asked_for=now),
+            "names": Errand(now),  # the first sync looks names up by itself
+            "publish": Errand(now, asked_for=now),
+        },
         synced_at=now,
         calm_at=now,
         gated=(START,),
-        gate=frozenset(("poll",)),
+        gate=frozenset[ErrandName](("poll",)),
         gate_by=now + GATE_SECONDS,
     )
 
@@ -167,11 +165,14 @@ def step(
         ends = not state.running
         return structs.replace(state, over=ends), (*actions, *((Exit(),) if ends else ()))
     state = _ripe(state, now, settings)
-    for due, start in _STARTS:
-        at = due(state, settings)
-        if at is not None and at <= now:
-            state, action = start(state)
-            actions = (*actions, action)
+    for name, errand in state.errands.items():
+        if _is_due(_errand_at(state, name, settings), now):
+            state = _with_errand(state, name, errand.begun())
+            actions = (*actions, Begin(name, anew=HANGUP in state.gated))
+    if _is_due(_sync_at(state), now):
+        causes = merged(state.retry, state.pending)
+        state = structs.replace(state, running=causes, pending=(), retry=(), later={})
+        actions = (*actions, Sync(causes))
     return state, actions
 
 
@@ -180,10 +181,8 @@ def wake_at(state: State, settings: Settings) -> float | None:
     if state.stopping:
         return None
     times = [
-        _poll_at(state, settings),
-        _names_at(state, settings),
-        _publish_at(state, settings),
-        _sync_at(state, settings),
+        *(_errand_at(state, name, settings) for name in state.errands),
+        _sync_at(state),
         _look_at(state, settings),
         state.gate_by if state.gated else None,
         state.retry_at if state.retry else None,
@@ -195,19 +194,17 @@ def wake_at(state: State, settings: Settings) -> float | None:
 # When things are due.
 
 
-def _poll_at(state: State, settings: Settings) -> float | None:
-    return state.poll.due(settings.poll)
+def _is_due(at: float | None, now: float) -> bool:
+    return at is not None and at <= now
 
 
-def _names_at(state: State, settings: Settings) -> float | None:
-    return state.names.due(settings.names)
+def _errand_at(state: State, name: ErrandName, settings: Settings) -> float | None:
+    interval = settings.every(name)
+    retry = interval / RETRIES if name == "publish" and interval else None
+    return state.errands[name].due(interval, retry)
 
 
-def _publish_at(state: State, settings: Settings) -> float | None:
-    return state.publish.due(settings.publish, (settings.publish or 0.0) / RETRIES)
-
-
-def _sync_at(state: State, _: Settings) -> float | None:
+def _sync_at(state: State) -> float | None:
     if state.running or not state.pending or START in state.gated:
         return None
     is_look = state.pending == (LOOK,)
@@ -232,46 +229,11 @@ def _ripe(state: State, now: float, settings: Settings) -> State:
         state = _caused(structs.replace(state, later=later), now, *causes)
     if state.retry and state.retry_at <= now:
         state = _caused(structs.replace(state, retry=()), now, *state.retry)
-    if state.gated and (state.gate_by <= now or not _closed(state, settings)):
+    closed = any(settings.every(errand) is not None for errand in state.gate)
+    if state.gated and (state.gate_by <= now or not closed):
         gated, state = state.gated, structs.replace(state, gated=(), gate=frozenset())
         state = _caused(state, now, *gated)
-    look_at = _look_at(state, settings)
-    if look_at is not None and look_at <= now:
-        state = _caused(state, now, LOOK)
-    return state
-
-
-def _closed(state: State, settings: Settings) -> bool:
-    return any(getattr(settings, errand) is not None for errand in state.gate)
-
-
-# What begins.
-
-
-def _poll(state: State) -> tuple[State, Action]:
-    return structs.replace(state, poll=state.poll.begun()), Poll(anew=HANGUP in state.gated)
-
-
-def _look_up(state: State) -> tuple[State, Action]:
-    return structs.replace(state, names=state.names.begun()), LookUp()
-
-
-def _publish(state: State) -> tuple[State, Action]:
-    return structs.replace(state, publish=state.publish.begun()), Publish()
-
-
-def _sync(state: State) -> tuple[State, Action]:
-    """Begin a sync, which does all that there is to do, whatever caused it."""
-    causes = merged(state.retry, state.pending)
-    return structs.replace(state, running=causes, pending=(), retry=(), later={}), Sync(causes)
-
-
-_STARTS = (
-    (_poll_at, _poll),
-    (_names_at, _look_up),
-    (_publish_at, _publish),
-    (_sync_at, _sync),
-)
+    return _caused(state, now, LOOK) if _is_due(_look_at(state, settings), now) else state
 
 
 # What events do.
@@ -289,6 +251,16 @@ def _caused(state: State, now: float, *causes: Cause, within: float = LONGEST_QU
     return structs.replace(state, pending=pending, last=now, by=min(by, now + within), rush=rush)
 
 
+def _with_errand(state: State, name: ErrandName, errand: Errand) -> State:
+    return structs.replace(state, errands={**state.errands, name: errand})
+
+
+def _asked(state: State, now: float, *names: ErrandName) -> State:
+    for name in names:
+        state = _with_errand(state, name, state.errands[name].asked(now))
+    return state
+
+
 _Handled = tuple[State, tuple[Action, ...]]
 
 
@@ -297,81 +269,71 @@ def _tick(state: State, _: Tick, __: float) -> _Handled:
 
 
 def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
-    state = structs.replace(state, publish=state.publish.asked(now))
-    return _caused(state, now, *(Cause("file", f"{what} changed") for what in event.what)), ()
+    causes = (Cause("file", f"{what} changed") for what in event.what)
+    return _caused(_asked(state, now, "publish"), now, *causes), ()
+
+
+def _ended(state: State, event: Ended, now: float) -> _Handled:
+    name, errand = event.errand, state.errands[event.errand]
+    # What has begun may end at once. For names, there is no one server to be spared.
+    sure = {"begun": None, "alive": False}
+    failed = name != "names" and sure.get(event.follow or "", bool(event.problem))
+    state = _with_errand(state, name, errand.over(now, event.chance, failed=failed))
+    if not errand.is_asked_for:
+        state = structs.replace(state, gate=state.gate - {name})
+    if name != "publish":
+        return _news(state, name, event, now)
+    if event.changed and state.errands["poll"].failures:
+        state = _asked(state, now, "poll")  # a registry that was empty has an entry now
+    return _heard(state, name, event.problem, now)
 
 
 def _source_told(state: State, event: SourceTold, now: float) -> _Handled:
-    return _news(state, "poll", event, SOURCE, now)
+    return _news(state, "poll", event, now)
 
 
-def _polled(state: State, event: Polled, now: float) -> _Handled:
-    # What has begun may end at once.
-    failed = {"begun": None, "alive": False}.get(event.follow or "", bool(event.problem))
-    return _fetched(state, "poll", event, SOURCE, now, failed=failed)
-
-
-def _looked_up(state: State, event: LookedUp, now: float) -> _Handled:
-    # Without growing intervals, as there is no one server to be spared.
-    return _fetched(state, "names", event, NAMES, now, failed=False)
-
-
-def _published(state: State, event: Published, now: float) -> _Handled:
-    publish = state.publish.over(now, event.chance, failed=bool(event.problem))
-    # A registry that was empty has an entry now.
-    is_missed = event.changed and state.poll.failures > 0
-    poll = state.poll.asked(now) if is_missed else state.poll
-    state = structs.replace(state, publish=publish, poll=poll)
-    lines = (event.problem,) if event.problem else ()
-    over = ("this node's entry is in the registry again",)
-    return _heard(state, "publish", lines, now, over=over, as_one=True)
-
-
-def _entry_outdated(state: State, _: EntryOutdated, now: float) -> _Handled:
-    return structs.replace(state, publish=state.publish.asked(now)), ()
-
-
-_FETCHED_AGAIN = {
-    "poll": "the peers list can be fetched again",
-    "names": "host names can be looked up again",
-}
-
-
-def _fetched(
-    state: State,
-    errand: str,
-    event: Polled | LookedUp,
-    cause: Cause,
-    now: float,
-    *,
-    failed: bool | None,
-) -> _Handled:
-    before: Errand = getattr(state, errand)
-    over = {errand: before.over(now, event.chance, failed=failed)}
-    gate = state.gate if before.is_asked_for else state.gate - {errand}
-    return _news(structs.replace(state, gate=gate, **over), errand, event, cause, now)
-
-
-def _news(
-    state: State, errand: str, event: Polled | LookedUp | SourceTold, cause: Cause, now: float
-) -> _Handled:
+def _news(state: State, errand: ErrandName, event: Ended | SourceTold, now: float) -> _Handled:
     if START in state.gated:
         return state, ()  # the first sync takes what there is, and tells what is wrong
+    if event.changed:
+        # One node that changes its entry all the time must not put off what others change.
+        cause = NAMES if errand == "names" else SOURCE
+        state = _caused(state, now, cause, within=LONGEST_QUIET[1])
     problem = event.problem
-    # One node that changes its entry all the time must not put off what others change.
-    state = _caused(state, now, cause, within=LONGEST_QUIET[1]) if event.changed else state
-    if not problem and getattr(state, errand).unproven:
+    if not problem and state.errands[errand].unproven:
         return state, ()  # it is not over yet
     syncs = state.troubles.get("sync", {})
     if problem and any(trouble.lasts and problem in line for line, trouble in syncs.items()):
         return state, ()  # syncs tell
-    lines = (problem,) if problem else ()
-    return _heard(state, errand, lines, now, over=(_FETCHED_AGAIN[errand],), as_one=True)
+    return _heard(state, errand, problem, now)
 
 
-def _heard(state: State, subject: str, lines: Lines, now: float, **how: Any) -> _Handled:
-    troubles, tell = hear(state.troubles, subject, lines, now, **how)
-    return structs.replace(state, troubles=troubles), (Say(tell),) if tell else ()
+def _entry_outdated(state: State, _: EntryOutdated, now: float) -> _Handled:
+    return _asked(state, now, "publish"), ()
+
+
+_MENDED: Mapping[str, str] = {
+    "poll": "the peers list can be fetched again",
+    "names": "host names can be looked up again",
+    "publish": "this node's entry is in the registry again",
+    "files": "changes of files are noticed again",
+    "links": "changes of links are noticed again",
+    "metrics": "metrics and the health page are served again",
+}
+
+
+def _served(state: State, event: Served, now: float) -> _Handled:
+    return _heard(state, event.what, event.problem, now)
+
+
+def _heard(state: State, subject: str, problem: str, now: float) -> _Handled:
+    """Hear what is wrong with an errand or a service, "" for nothing."""
+    lines, over = (problem,) if problem else (), (_MENDED[subject],)
+    return _told(state, *hear(state.troubles, subject, lines, now, over=over, as_one=True))
+
+
+def _told(state: State, troubles: Troubles, lines: Lines) -> _Handled:
+    return structs.replace(state, troubles=troubles), (Say(lines),) if lines else ()
 
 
 def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
@@ -395,9 +357,6 @@ def _links_touched(state: State, event: LinksTouched, now: float) -> _Handled:
     return _caused(state, now, *causes, within=within), ()
 
 
-_MENDED: Mapping[str, Lines] = {"sync": ("all is as it should be again",), "warnings": ()}
-
-
 def _synced(state: State, event: Synced, now: float) -> _Handled:
     # Whoever has changed something waits to see what comes of it.
     at_once = any(cause.kind not in ("look", "link") for cause in state.running)
@@ -408,12 +367,11 @@ def _synced(state: State, event: Synced, now: float) -> _Handled:
     hangs = HANGUP in (*state.gated, *state.pending)
     is_told = state.stopping or (state.ready and (hangs or not state.reloading))
     notify = () if is_told else (Notify("ready"),)
-    names = state.names
+    names = state.errands["names"]
     if event.stale and not names.busy:
-        names = names.asked(now, STALE_GAP)
+        state = _with_errand(state, "names", names.asked(now, STALE_GAP))
     state = structs.replace(
         state,
-        names=names,
         synced_at=now,
         calm_at=state.calm_at if state.running == (LOOK,) else now + CALM,
         running=(),
@@ -424,9 +382,12 @@ def _synced(state: State, event: Synced, now: float) -> _Handled:
         reloading=state.reloading and hangs,
     )
     actions: tuple[Action, ...] = ()
-    for subject, lines in (("sync", event.problems), ("warnings", event.warnings)):
-        over = _MENDED[subject]
-        state, tell = _heard(state, subject, lines, now, over=over, at_once=at_once)
+    for subject, lines, over in (
+        ("sync", event.problems, ("all is as it should be again",)),
+        ("warnings", event.warnings, ()),
+    ):
+        heard = hear(state.troubles, subject, lines, now, over=over, at_once=at_once)
+        state, tell = _told(state, *heard)
         actions += tell
     state, tell = _fought(state, event.disturbed, now)
     return state, (*actions, *tell, *notify)
@@ -440,28 +401,12 @@ def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
     return state, (Say(lines),) if lines else ()
 
 
-_SERVED_AGAIN: Mapping[Service, str] = {
-    "files": "changes of files are noticed again",
-    "links": "changes of links are noticed again",
-    "metrics": "metrics and the health page are served again",
-}
-
-
-def _served(state: State, event: Served, now: float) -> _Handled:
-    lines = (event.problem,) if event.problem else ()
-    over = (_SERVED_AGAIN[event.what],)
-    return _heard(state, event.what, lines, now, over=over, as_one=True)
-
-
 def _hangup(state: State, _: Hangup, now: float) -> _Handled:
     notify = () if state.reloading or not state.ready else (Notify("reloading"),)
     state = structs.replace(
-        state,
-        poll=state.poll.asked(now),
-        names=state.names.asked(now),
-        publish=state.publish.asked(now),
+        _asked(state, now, "poll", "names", "publish"),
         gated=merged(state.gated, (HANGUP,)),
-        gate=state.gate | {"poll", "names"},
+        gate=frozenset[ErrandName](("poll", "names")),
         gate_by=state.gate_by if state.gated else now + GATE_SECONDS,
         reloading=state.ready,
     )
@@ -475,10 +420,8 @@ def _terminate(state: State, _: Terminate, __: float) -> _Handled:
 _HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
     Tick: _tick,
     FilesChanged: _files_changed,
-    Polled: _polled,
-    LookedUp: _looked_up,
+    Ended: _ended,
     SourceTold: _source_told,
-    Published: _published,
     EntryOutdated: _entry_outdated,
     LinksTouched: _links_touched,
     Synced: _synced,

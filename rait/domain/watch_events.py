@@ -1,22 +1,83 @@
-"""What `rait watch` is told of, as events, and what it does then, as actions."""
+"""What `rait watch` is told of, as events, what it does then, as actions, and why it syncs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
 
-from rait.domain.causes import Cause
+from rait.domain.errands import ErrandName
+from rait.domain.errors import few
 from rait.domain.troubles import Lines
+
+# Why there is a sync, as values and in words.
+
+Kind = Literal["start", "file", "source", "names", "link", "look", "hangup"]
+"""For metrics: one word of these few."""
+
+MOST_CAUSES = 10
+"""So many causes of one kind are kept to be told."""
+
+
+class Cause(Struct, frozen=True):
+    """Why there is to be a sync."""
+
+    kind: Kind
+    text: str
+
+
+START = Cause("start", "start")
+LOOK = Cause("look", "look")
+HANGUP = Cause("hangup", "SIGHUP")
+SOURCE = Cause("source", "peers list changed")
+NAMES = Cause("names", "addresses of host names changed")
+DELETED, CHANGED = "link deleted", "link changed"
+
+
+def told(causes: Iterable[Cause]) -> str:
+    """The causes in one line; a look is told only if there is no other.
+
+    The kernel takes a link down before it deletes it: then only the latter is told.
+    """
+    texts: dict[str, list[str]] = {}
+    for cause in causes:
+        what, _, link = cause.text.partition(": ")
+        texts.setdefault(what, []).extend([link] if link else [])
+    if CHANGED in texts:
+        texts[CHANGED] = [link for link in texts[CHANGED] if link not in texts.get(DELETED, ())]
+        if not texts[CHANGED]:
+            del texts[CHANGED]
+    if len(texts) > 1:
+        texts.pop(LOOK.text, None)
+    return "; ".join(f"{what}: {few(links)}" if links else what for what, links in texts.items())
+
+
+def main_kind(causes: Iterable[Cause]) -> Kind:
+    """The first kind of the causes; a look only if there is no other."""
+    return next((cause.kind for cause in causes if cause.kind != "look"), "look")
+
+
+def touched(name: str, *, deleted: bool) -> Cause:
+    """Somebody has done something to a link."""
+    return Cause("link", f"{DELETED if deleted else CHANGED}: {name}")
+
+
+def merged(some: tuple[Cause, ...], more: Iterable[Cause]) -> tuple[Cause, ...]:
+    """Some causes and more, each once, and of one kind no more than MOST_CAUSES."""
+    for cause in more:
+        if cause not in some and sum(c.kind == cause.kind for c in some) < MOST_CAUSES:
+            some = (*some, cause)
+    return some
+
+
+# Events.
 
 Outcome = Literal[
     "unchanged", "done", "partial", "failed", "stopped", "held", "pending", "misconfigured"
 ]
 """How a sync ended, as in ``Report.status``; or rait held what was taken back, waits for a
 confirmation, or has a configuration that is wrong."""
-
-
-# Events.
 
 
 class Tick(Struct, frozen=True):
@@ -29,25 +90,19 @@ class FilesChanged(Struct, frozen=True):
     what: tuple[str, ...]
 
 
-class Polled(Struct, frozen=True):
-    """The poll has ended. ``problem`` says why it failed; ``chance`` is drawn from 0 to 1.
+class Ended(Struct, frozen=True):
+    """An errand has ended: whether there is something new, and why it failed.
 
-    Of a source that tells of changes, ``follow`` says whether to follow it has ``begun`` with this
-    poll, goes on (``alive``), or has ended (``lost``), which may come at any time.
+    ``chance`` is drawn from 0 to 1. Of a source that tells of changes, ``follow`` says whether to
+    follow it has ``begun`` with this poll, goes on (``alive``), or has ended (``lost``), which may
+    come at any time.
     """
 
+    errand: ErrandName
     changed: bool = False
     problem: str = ""
     chance: float = 0.5
     follow: Literal["begun", "alive", "lost"] | None = None
-
-
-class LookedUp(Struct, frozen=True):
-    """The look-up of all names has ended; ``problem`` says why nothing could be looked up."""
-
-    changed: bool = False
-    problem: str = ""
-    chance: float = 0.5
 
 
 class SourceTold(Struct, frozen=True):
@@ -55,14 +110,6 @@ class SourceTold(Struct, frozen=True):
 
     changed: bool = True
     problem: str = ""
-
-
-class Published(Struct, frozen=True):
-    """To publish this node's entry has ended; whether it ``changed``, and what is wrong."""
-
-    changed: bool = False
-    problem: str = ""
-    chance: float = 0.5
 
 
 class EntryOutdated(Struct, frozen=True):
@@ -115,10 +162,8 @@ class Terminate(Struct, frozen=True):
 Event = (
     Tick
     | FilesChanged
-    | Polled
-    | LookedUp
+    | Ended
     | SourceTold
-    | Published
     | EntryOutdated
     | LinksTouched
     | Synced
@@ -137,21 +182,14 @@ class Sync(Struct, frozen=True):
     causes: tuple[Cause, ...]
 
 
-class Poll(Struct, frozen=True):
-    """Begin to ask for the peers list, which ends with ``Polled``.
+class Begin(Struct, frozen=True):
+    """Begin an errand, which ends with ``Ended``.
 
     ``anew``: what is followed already is to be read once more too.
     """
 
+    errand: ErrandName
     anew: bool = False
-
-
-class LookUp(Struct, frozen=True):
-    """Begin to look up all names, which ends with ``LookedUp``."""
-
-
-class Publish(Struct, frozen=True):
-    """Begin to publish this node's entry, which ends with ``Published``."""
 
 
 class Say(Struct, frozen=True):
@@ -170,4 +208,4 @@ class Exit(Struct, frozen=True):
     """End: no sync runs."""
 
 
-Action = Sync | Poll | LookUp | Publish | Say | Notify | Exit
+Action = Sync | Begin | Say | Notify | Exit

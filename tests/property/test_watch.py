@@ -12,24 +12,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import structs
 
-from rait.domain import causes, errands, fights, watch
+from rait.domain import errands, fights, watch
+from rait.domain import watch_events as causes
 from rait.domain.watch import Settings
 from rait.domain.watch_events import (
     Action,
+    Begin,
+    Ended,
     EntryOutdated,
     Event,
     Exit,
     FilesChanged,
     Hangup,
     LinksTouched,
-    LookedUp,
-    LookUp,
     Notify,
     Outcome,
-    Poll,
-    Polled,
-    Publish,
-    Published,
     Say,
     SourceTold,
     Sync,
@@ -38,6 +35,7 @@ from rait.domain.watch_events import (
     Tick,
 )
 
+KINDS = ("sync", "poll", "names", "publish")
 LINKS = ("rait450001", "rait450002", "rait450003")
 MOMENT = 1e-6
 LEAST_SYNC_GAP = watch.QUIET[1]
@@ -73,7 +71,7 @@ touched = st.builds(
 changed = st.just(FilesChanged(("rait.conf",)))
 calls = changed | touched | st.just(SourceTold()) | st.just(Hangup())
 source_tells = st.builds(SourceTold, st.booleans(), st.sampled_from(("", "no key")))
-LOST = Polled(problem="gone", follow="lost")
+LOST = Ended("poll", problem="gone", follow="lost")
 
 
 class World:
@@ -83,13 +81,9 @@ class World:
         self.settings = settings
         self.now = 1000.0
         self.state = watch.begin(self.now)
-        self.begun: dict[type[Action], list[float]] = {
-            kind: [] for kind in (Sync, Poll, LookUp, Publish)
-        }
-        self.ended: dict[type[Action], list[float]] = {
-            kind: [] for kind in (Sync, Poll, LookUp, Publish)
-        }
-        self.busy: set[type[Action]] = set()
+        self.begun: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.ended: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.busy: set[str] = set()
         self.synced: list[Sync] = []
         self.anew: list[bool] = []
         self.said: list[tuple[float, str]] = []
@@ -98,12 +92,12 @@ class World:
         self.tell(Tick())
 
     def tell(self, event: Event) -> None:
-        kind = {Synced: Sync, Polled: Poll, LookedUp: LookUp, Published: Publish}.get(type(event))
+        kind = event.errand if isinstance(event, Ended) else "sync" * isinstance(event, Synced)
         if kind in self.busy:
             self.busy.remove(kind)
             self.ended[kind].append(self.now)
         else:  # what is followed may end at any time
-            assert kind is None or (isinstance(event, Polled) and event.follow == "lost")
+            assert not kind or (isinstance(event, Ended) and event.follow == "lost")
         self.state, actions = watch.step(self.state, event, self.now, self.settings)
         for action in actions:
             self._do(action)
@@ -111,24 +105,28 @@ class World:
     def _do(self, action: Action) -> None:
         assert not self.exits, "nothing comes after the end"
         match action:
-            case Sync() | Poll() | LookUp() | Publish():
-                assert type(action) not in self.busy, f"two of {action}"
-                self.busy.add(type(action))
-                self.begun[type(action)].append(self.now)
-                if isinstance(action, Poll):
-                    self.anew.append(action.anew)
-                if isinstance(action, Sync):
-                    assert action.causes
-                    assert causes.told(action.causes)
-                    self.synced.append(action)
+            case Begin(errand, anew):
+                self._begin(errand)
+                if errand == "poll":
+                    self.anew.append(anew)
+            case Sync(reasons):
+                self._begin("sync")
+                assert reasons
+                assert causes.told(reasons)
+                self.synced.append(action)
             case Say(lines):
                 assert lines
                 self.said += [(self.now, line) for line in lines]
             case Notify(state):
                 self.notified.append(state)
             case Exit():
-                assert Sync not in self.busy
+                assert "sync" not in self.busy
                 self.exits.append(self.now)
+
+    def _begin(self, kind: str) -> None:
+        assert kind not in self.busy, f"two of {kind}"
+        self.busy.add(kind)
+        self.begun[kind].append(self.now)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and wake whenever it is time."""
@@ -143,7 +141,7 @@ class World:
             self.tell(Tick())
         raise AssertionError("it wakes too often")
 
-    def live(self, seconds: float, synced: Synced, polled: Polled, took: float = 0.1) -> None:
+    def live(self, seconds: float, synced: Synced, polled: Ended, took: float = 0.1) -> None:
         """Let time pass, while each sync, poll and look-up ends with the same answer."""
         until = self.now + seconds
         while self.now < until and not self.exits:
@@ -157,11 +155,11 @@ class World:
     def end(
         self,
         synced: Synced,
-        polled: Polled = Polled(),  # noqa: B008
-        published: Published = Published(),  # noqa: B008
+        polled: Ended = Ended("poll"),  # noqa: B008
+        published: Ended = Ended("publish"),  # noqa: B008
     ) -> None:
         """End all that is under way."""
-        answers = {Sync: synced, Poll: polled, LookUp: LookedUp(), Publish: published}
+        answers = {"sync": synced, "poll": polled, "names": Ended("names"), "publish": published}
         for kind in tuple(self.busy):
             self.tell(answers[kind])
 
@@ -169,7 +167,7 @@ class World:
         """Until it is calm, with nothing left to do but the next look."""
         state = self.state
         while state.pending or state.gated or state.retry or self.busy or self.now < state.calm_at:
-            self.live(0.2, Synced("unchanged"), Polled())
+            self.live(0.2, Synced("unchanged"), Ended("poll"))
             state = self.state
 
 
@@ -203,7 +201,7 @@ class Watching(RuleBasedStateMachine):
         # A link that somebody changes again and again may have to wait longer.
         fought = isinstance(event, LinksTouched) and event.names
         if not (fought and any(name in self.world.state.fights for name in event.names)):
-            if isinstance(event, LinksTouched) and Sync in self.world.busy:
+            if isinstance(event, LinksTouched) and "sync" in self.world.busy:
                 self.meanwhile = True
             else:
                 self.note()
@@ -225,9 +223,9 @@ class Watching(RuleBasedStateMachine):
     @precondition(lambda self: self.world)
     @rule(problem=st.sampled_from(("", "gone")), chance=chances)
     def source_is_lost(self, problem: str, chance: float) -> None:
-        self.tell(Polled(problem=problem, chance=chance, follow="lost"))
+        self.tell(Ended("poll", problem=problem, chance=chance, follow="lost"))
 
-    @precondition(lambda self: self.world and Sync in self.world.busy)
+    @precondition(lambda self: self.world and "sync" in self.world.busy)
     @rule(event=synced)
     def sync_ends(self, event: Synced) -> None:
         if event.outcome == "failed" and not self.world.state.stopping:
@@ -237,7 +235,7 @@ class Watching(RuleBasedStateMachine):
         self.meanwhile = False
         self.tell(event)
 
-    @precondition(lambda self: self.world and Poll in self.world.busy)
+    @precondition(lambda self: self.world and "poll" in self.world.busy)
     @rule(
         changed=st.booleans(),
         problem=st.sampled_from(("", "no answer")),
@@ -249,26 +247,26 @@ class Watching(RuleBasedStateMachine):
     ) -> None:
         if changed:
             self.note()
-        self.tell(Polled(changed, problem, chance, follow))
+        self.tell(Ended("poll", changed, problem, chance, follow))
 
-    @precondition(lambda self: self.world and LookUp in self.world.busy)
+    @precondition(lambda self: self.world and "names" in self.world.busy)
     @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
     def look_up_ends(self, changed: bool, problem: str, chance: float) -> None:
         if changed:
             self.note()
-        self.tell(LookedUp(changed, problem, chance))
+        self.tell(Ended("names", changed, problem, chance))
 
     @precondition(lambda self: self.world)
     @rule()
     def entry_is_lost(self) -> None:
         self.tell(EntryOutdated())
 
-    @precondition(lambda self: self.world and Publish in self.world.busy)
+    @precondition(lambda self: self.world and "publish" in self.world.busy)
     @rule(changed=st.booleans(), problem=st.sampled_from(("", "no answer")), chance=chances)
     def publish_ends(self, changed: bool, problem: str, chance: float) -> None:
-        self.tell(Published(changed, problem, chance))
+        self.tell(Ended("publish", changed, problem, chance))
 
-    @precondition(lambda self: self.world and len(self.world.begun[Sync]) > 5)
+    @precondition(lambda self: self.world and len(self.world.begun["sync"]) > 5)
     @rule()
     def terminate(self) -> None:
         self.tell(Terminate())
@@ -290,15 +288,15 @@ class Watching(RuleBasedStateMachine):
         if self.world is None or self.world.state.stopping:
             return
         world = self.world
-        last = world.begun[Sync][-1] if world.begun[Sync] else -math.inf
+        last = world.begun["sync"][-1] if world.begun["sync"] else -math.inf
         self.since = [(at, span) for at, span in self.since if at > last]
         self.hung_up = [
             at for at in self.hung_up if not any(at <= begun for begun in self._hangup_syncs())
         ]
-        if Sync in world.busy:
+        if "sync" in world.busy:
             return
-        free = world.ended[Sync][-1] if world.ended[Sync] else -math.inf
-        gate = 0.0 if world.begun[Sync] else watch.GATE_SECONDS
+        free = world.ended["sync"][-1] if world.ended["sync"] else -math.inf
+        gate = 0.0 if world.begun["sync"] else watch.GATE_SECONDS
         for at, span in self.since:
             latest = max(at + gate + span, free + watch.QUIET[0])
             assert world.now <= latest + MOMENT, "a change waits too long"
@@ -307,24 +305,24 @@ class Watching(RuleBasedStateMachine):
             assert world.now <= max(latest, free + watch.QUIET[0]) + MOMENT
 
     def _hangup_syncs(self) -> Iterable[float]:
-        both = zip(self.world.begun[Sync], self.world.synced, strict=True)
+        both = zip(self.world.begun["sync"], self.world.synced, strict=True)
         return [at for at, sync in both if causes.HANGUP in sync.causes]
 
     @invariant()
     def nothing_begins_too_often(self) -> None:
         if self.world is None:
             return
-        for kind in (Poll, LookUp, Publish):
+        for kind in KINDS[1:]:
             begun = self.world.begun[kind]
             assert all(b - a >= 0.9 - MOMENT for a, b in pairwise(begun)), kind
         # Right after a look there may be a sync for a change.
-        syncs = self.world.begun[Sync]
+        syncs = self.world.begun["sync"]
         assert all(b - a >= LEAST_SYNC_GAP - MOMENT for a, b in zip(syncs, syncs[2:], strict=False))
 
     @invariant()
     def the_end_comes_with_the_end_of_the_sync(self) -> None:
         if self.world is not None and self.world.state.stopping:
-            assert bool(self.world.exits) == (Sync not in self.world.busy)
+            assert bool(self.world.exits) == ("sync" not in self.world.busy)
 
     @invariant()
     def what_is_remembered_is_bounded(self) -> None:
@@ -354,11 +352,11 @@ def test_syncs_that_touch_links_themselves_are_no_loop(took: float, deleted: boo
     begin = world.now
     world.tell(FilesChanged(("rait.conf",)))
     while world.now < begin + 60:
-        world.wait(took if Sync in world.busy else 0.1)
-        if Sync in world.busy:
+        world.wait(took if "sync" in world.busy else 0.1)
+        if "sync" in world.busy:
             world.tell(LinksTouched(LINKS, deleted))
             world.end(Synced("unchanged"))
-    assert len(world.begun[Sync]) < 60 / watch.QUIET[-1] + 10
+    assert len(world.begun["sync"]) < 60 / watch.QUIET[-1] + 10
 
 
 def ready(settings: Settings) -> World:
@@ -387,7 +385,7 @@ def test_a_burst_of_a_thousand_is_three_syncs_at_the_most(
     for gap in gaps:
         world.wait(gap)
         world.tell(event)
-        if Sync in world.busy and ends is None:
+        if "sync" in world.busy and ends is None:
             ends = world.now + took
         if ends is not None and world.now >= ends:
             world.tell(Synced("done"))
@@ -399,15 +397,15 @@ def test_a_burst_of_a_thousand_is_three_syncs_at_the_most(
 @given(event=calls, settings=settings_)
 def test_after_a_calm_a_change_is_synced_at_once(event: Event, settings: Settings) -> None:
     world = ready(settings)
-    began, polls, before = world.now, len(world.begun[Poll]), len(world.synced)
+    began, polls, before = world.now, len(world.begun["poll"]), len(world.synced)
     world.tell(event)
     if not isinstance(event, Hangup):
         world.wait(watch.QUIET[0])
         assert world.synced[before:]
-        assert world.begun[Sync][-1] == began + watch.QUIET[0]
+        assert world.begun["sync"][-1] == began + watch.QUIET[0]
     elif settings.poll is not None:
         world.wait(errands.ASKED_GAP)
-        assert len(world.begun[Poll]) > polls
+        assert len(world.begun["poll"]) > polls
 
 
 def test_a_change_that_comes_while_a_look_is_due_does_not_wait_for_that_look() -> None:
@@ -418,7 +416,7 @@ def test_a_change_that_comes_while_a_look_is_due_does_not_wait_for_that_look() -
     assert world.state.pending == (causes.LOOK,)
     world.tell(FilesChanged(("rait.conf",)))
     world.wait(watch.QUIET[0])
-    assert Sync in world.busy
+    assert "sync" in world.busy
 
 
 @given(deleted=st.lists(st.floats(0, 1), min_size=1, max_size=2), took=st.floats(0.01, 0.5))
@@ -427,14 +425,14 @@ def test_a_link_that_is_deleted_is_back_within_two_seconds(
 ) -> None:
     world = ready(SLOW)
     for gap in deleted:
-        world.live(gap, Synced("unchanged"), Polled(), took)
-        at, begun = world.now, len(world.begun[Sync])
+        world.live(gap, Synced("unchanged"), Ended("poll"), took)
+        at, begun = world.now, len(world.begun["sync"])
         world.tell(LinksTouched(("rait450001",), deleted=True))
         # Our own messages come while it is made again.
-        while len(world.begun[Sync]) == begun:
-            world.live(0.05, Synced("done", disturbed=frozenset(LINKS[:1])), Polled(), took)
+        while len(world.begun["sync"]) == begun:
+            world.live(0.05, Synced("done", disturbed=frozenset(LINKS[:1])), Ended("poll"), took)
             world.tell(LinksTouched(("rait450001",)))
-        assert world.begun[Sync][begun] + took <= at + 2
+        assert world.begun["sync"][begun] + took <= at + 2
 
 
 @given(gap=st.floats(0.05, 0.49), took=st.floats(0.01, 1))
@@ -444,9 +442,9 @@ def test_who_changes_the_list_all_the_time_puts_off_no_others_changes(
     """One node with an entry in etcd could keep all the others from each other."""
     world = ready(SLOW)
     while world.now < 1200:
-        world.live(gap, Synced("unchanged"), Polled(), took)
+        world.live(gap, Synced("unchanged"), Ended("poll"), took)
         world.tell(SourceTold(changed=True))
-    begun = [at for at in world.begun[Sync] if at > 1050]
+    begun = [at for at in world.begun["sync"] if at > 1050]
     assert max(later - earlier for earlier, later in pairwise(begun)) <= 5 + took + gap
     assert len(begun) <= 150 / 0.5, "and costs no sync for each"
 
@@ -458,7 +456,7 @@ def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, lo
     for _ in range(rounds):
         world.tell(LinksTouched(LINKS[:1], deleted=True))
         at = world.now
-        while Sync not in world.busy:
+        while "sync" not in world.busy:
             world.wait(0.1)
         back.append(world.now - at)
         world.end(Synced("done", disturbed=frozenset(LINKS[:1])))
@@ -472,7 +470,7 @@ def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, lo
     world.wait(watch.CALM)
     world.tell(LinksTouched(LINKS[1:2], deleted=True))
     world.wait(watch.DELETED_SECONDS)
-    assert Sync in world.busy
+    assert "sync" in world.busy
 
 
 @given(interval=intervals, chance=chances)
@@ -480,17 +478,19 @@ def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
     interval: float, chance: float
 ) -> None:
     world = World(Settings(look=3600.0, poll=interval))
-    world.live(interval * 60, Synced("unchanged"), Polled(problem="no answer", chance=chance), 0.1)
-    gaps = [b - a for a, b in pairwise(world.begun[Poll])]
+    world.live(
+        interval * 60, Synced("unchanged"), Ended("poll", problem="no answer", chance=chance), 0.1
+    )
+    gaps = [b - a for a, b in pairwise(world.begun["poll"])]
     first = min(errands.FIRST_RETRY, interval)
     assert gaps[0] <= 1.1 * first + 0.2
     assert all(b >= a - 0.2 for a, b in pairwise(gaps))
     assert all(0.9 * first <= gap <= 1.1 * errands.LONGEST_RETRY * interval + 0.2 for gap in gaps)
     assert gaps[-1] >= 0.9 * errands.LONGEST_RETRY * interval
-    world.live(gaps[-1] + 2, Synced("unchanged"), Polled(chance=chance))
-    ended = world.ended[Poll][-1]
-    world.live(1.1 * interval + 1, Synced("unchanged"), Polled(chance=chance))
-    assert interval * 0.9 <= next(at for at in world.begun[Poll] if at > ended) - ended
+    world.live(gaps[-1] + 2, Synced("unchanged"), Ended("poll", chance=chance))
+    ended = world.ended["poll"][-1]
+    world.live(1.1 * interval + 1, Synced("unchanged"), Ended("poll", chance=chance))
+    assert interval * 0.9 <= next(at for at in world.begun["poll"] if at > ended) - ended
     assert world.said[-1][1] == "the peers list can be fetched again"
 
 
@@ -500,8 +500,8 @@ FOLLOWED = Settings(look=3600.0, poll=60.0)
 def followed() -> World:
     """A world in which a source is followed, and it is calm."""
     world = World(FOLLOWED)
-    world.live(0.2, Synced("done"), Polled(changed=True, follow="begun"))
-    world.live(300, Synced("unchanged"), Polled(follow="alive"))
+    world.live(0.2, Synced("done"), Ended("poll", changed=True, follow="begun"))
+    world.live(300, Synced("unchanged"), Ended("poll", follow="alive"))
     world.said.clear()
     return world
 
@@ -510,8 +510,8 @@ def lose(world: World) -> float:
     """Lose what is followed; gives how long it takes until it is to be followed again."""
     at = world.now
     world.tell(LOST)
-    while Poll not in world.busy:
-        if Sync in world.busy:
+    while "poll" not in world.busy:
+        if "sync" in world.busy:
             world.tell(Synced("unchanged"))
         wake = watch.wake_at(world.state, world.settings)
         assert wake is not None
@@ -527,7 +527,7 @@ def test_a_follow_that_ends_again_and_again_is_begun_at_growing_intervals(
     gaps = []
     for seconds in lasts:
         gaps.append(lose(world))
-        world.tell(Polled(chance=chance, follow="begun"))
+        world.tell(Ended("poll", chance=chance, follow="begun"))
         world.wait(seconds)
     assert gaps[0] <= 1.1 * errands.FIRST_RETRY
     assert all(b >= 1.1 * a or b >= 0.9 * 300 for a, b in pairwise(gaps))
@@ -543,8 +543,8 @@ def test_a_follow_that_has_lasted_is_begun_soon(failures: int, lasts: float) -> 
     lose(world)
     for _ in range(failures):
         lose(world)
-    world.tell(Polled(follow="begun"))
-    world.live(lasts, Synced("unchanged"), Polled(follow="alive"))
+    world.tell(Ended("poll", follow="begun"))
+    world.live(lasts, Synced("unchanged"), Ended("poll", follow="alive"))
     assert lose(world) <= 1.1 * errands.FIRST_RETRY
     lines = [line for _, line in world.said]
     assert lines.count("the peers list can be fetched again") >= 1
@@ -554,7 +554,7 @@ def test_a_follow_that_has_lasted_is_begun_soon(failures: int, lasts: float) -> 
 def test_a_source_without_a_list_is_told_of_rarely_and_heard_at_once(hours: float) -> None:
     world = followed()
     world.tell(SourceTold(changed=False, problem="no key"))
-    world.live(3600 * hours, Synced("unchanged"), Polled(problem="no key", follow="alive"))
+    world.live(3600 * hours, Synced("unchanged"), Ended("poll", problem="no key", follow="alive"))
     assert 1 <= len(world.said) <= 2 + math.log2(1 + 60 * hours) + hours / 24
     before = len(world.synced)
     world.tell(SourceTold())
@@ -574,7 +574,7 @@ def test_what_fails_is_told_once_then_at_growing_intervals_and_once_when_it_is_g
     world = ready(Settings(look=look))
     for answer in answers:
         lines = (answer,) if answer else ()
-        world.live(look, Synced("partial" if lines else "unchanged", lines), Polled())
+        world.live(look, Synced("partial" if lines else "unchanged", lines), Ended("poll"))
     start = world.now
     for line in ("this", "that"):
         told = [at for at, text in world.said if text == line]
@@ -587,17 +587,17 @@ def test_what_fails_is_told_once_then_at_growing_intervals_and_once_when_it_is_g
     bad = [text for _, text in world.said if text in ("this", "that")]
     assert len(good) <= len(bad)
     if bad:
-        world.live(3 * look, Synced("unchanged"), Polled())
+        world.live(3 * look, Synced("unchanged"), Ended("poll"))
         assert world.said[-1][1] == "all is as it should be again"
 
 
 def test_what_fails_for_days_is_told_rarely() -> None:
     days = 10
     world = ready(Settings(look=600.0))
-    world.live(86400.0 * days, Synced("partial", ("broken",)), Polled())
+    world.live(86400.0 * days, Synced("partial", ("broken",)), Ended("poll"))
     assert 11 <= len(world.said) <= 11 + days
-    world.live(1200, Synced("unchanged"), Polled())
-    world.live(1200, Synced("unchanged"), Polled())
+    world.live(1200, Synced("unchanged"), Ended("poll"))
+    world.live(1200, Synced("unchanged"), Ended("poll"))
     assert [line for _, line in world.said if line != "broken"] == ["all is as it should be again"]
 
 
@@ -605,10 +605,10 @@ def test_a_sync_that_fails_is_tried_again_for_its_causes() -> None:
     world = ready(SLOW)
     before = len(world.synced)
     world.tell(FilesChanged(("rait.conf",)))
-    world.live(600, Synced("failed", ("no space",)), Polled())
+    world.live(600, Synced("failed", ("no space",)), Ended("poll"))
     tries = world.synced[before:]
     assert all(causes.told(sync.causes) == "rait.conf changed" for sync in tries)
-    gaps = [b - a for a, b in pairwise(world.begun[Sync][before:])]
+    gaps = [b - a for a, b in pairwise(world.begun["sync"][before:])]
     assert gaps[0] <= 2 * watch.FIRST_RETRY
     assert all(b >= a - 0.2 for a, b in pairwise(gaps))
     assert watch.LONGEST_RETRY <= gaps[-1] <= watch.LONGEST_RETRY + 1
@@ -619,10 +619,10 @@ def test_what_only_the_user_can_mend_is_tried_when_something_changes(outcome: Ou
     world = ready(Settings(look=300.0))
     before = len(world.synced)
     world.tell(FilesChanged(("rait.conf",)))
-    world.live(290, Synced(outcome, ("why",)), Polled())
+    world.live(290, Synced(outcome, ("why",)), Ended("poll"))
     assert len(world.synced) == before + 1
     world.tell(FilesChanged(("rait.conf",)))
-    world.live(1, Synced("done"), Polled())
+    world.live(1, Synced("done"), Ended("poll"))
     assert len(world.synced) == before + 2
     assert [line for _, line in world.said] == ["why", "all is as it should be again"]
 
@@ -635,7 +635,7 @@ def test_it_ends_when_the_sync_has_ended_and_does_nothing_more(
     if running:
         world.tell(FilesChanged(("rait.conf",)))
         world.wait(watch.QUIET[0])
-    polls, syncs = len(world.begun[Poll]), len(world.begun[Sync])
+    polls, syncs = len(world.begun["poll"]), len(world.begun["sync"])
     for event in (Terminate(), *events, Terminate()):
         world.tell(event)
     world.wait(wait)
@@ -643,7 +643,7 @@ def test_it_ends_when_the_sync_has_ended_and_does_nothing_more(
     if running:
         world.tell(Synced("failed", ("interrupted",)))
     assert len(world.exits) == 1
-    assert (len(world.begun[Poll]), len(world.begun[Sync])) == (polls, syncs)
+    assert (len(world.begun["poll"]), len(world.begun["sync"])) == (polls, syncs)
     assert world.notified == ["ready", "stopping"]
 
 
@@ -653,23 +653,24 @@ def test_a_hangup_syncs_with_everything_read_anew(
 ) -> None:
     world = ready(settings)
     if busy:
-        world.state = structs.replace(world.state, poll=world.state.poll.asked(world.now))
+        begun = {**world.state.errands, "poll": world.state.errands["poll"].asked(world.now)}
+        world.state = structs.replace(world.state, errands=begun)
         world.tell(Tick())
         world.wait(errands.ASKED_GAP)
     at = world.now
     world.tell(Hangup())
-    world.live(watch.GATE_SECONDS + 10 * took + 5, Synced("unchanged"), Polled(), took)
+    world.live(watch.GATE_SECONDS + 10 * took + 5, Synced("unchanged"), Ended("poll"), took)
     begun = next(
         begun
-        for begun, sync in zip(world.begun[Sync], world.synced, strict=True)
+        for begun, sync in zip(world.begun["sync"], world.synced, strict=True)
         if causes.HANGUP in sync.causes
     )
     assert begun <= at + watch.GATE_SECONDS + watch.LONGEST_QUIET[-1] + took
     if took < 10:
-        for kind, interval in ((Poll, settings.poll), (LookUp, settings.names)):
+        for kind, interval in (("poll", settings.poll), ("names", settings.names)):
             fetched = zip(world.begun[kind], world.ended[kind], strict=False)
             assert interval is None or any(at <= one and end <= begun for one, end in fetched)
-        polls = zip(world.begun[Poll], world.anew, strict=True)
+        polls = zip(world.begun["poll"], world.anew, strict=True)
         assert settings.poll is None or any(at <= one and anew for one, anew in polls)
     assert world.notified[:3] == ["ready", "reloading", "ready"]
 
@@ -680,21 +681,24 @@ def test_an_entry_outlives_what_is_shorter_than_its_lease(
 ) -> None:
     interval, took = lease / 3, 0.01
     world = World(Settings(look=3600.0, publish=interval))
-    good, bad = Published(chance=chance), Published(problem="no answer", chance=chance)
+    good, bad = (
+        Ended("publish", chance=chance),
+        Ended("publish", problem="no answer", chance=chance),
+    )
 
-    def publish(until: float, answer: Published) -> None:
+    def publish(until: float, answer: Ended) -> None:
         while world.now < until:
             at = watch.wake_at(world.state, world.settings) or until
             world.wait(took if world.busy else min(at, until) - world.now)
             world.end(Synced("unchanged"), published=answer)
 
     publish(world.now + 2 * lease, good)
-    heard = world.ended[Publish][-1]
+    heard = world.ended["publish"][-1]
     publish(heard + away * lease, bad)
     was_told = bool(world.said)
-    back, count = world.now, len(world.ended[Publish])
+    back, count = world.now, len(world.ended["publish"])
     publish(back + interval * 1.1 + 2 * took, good)
-    again = world.ended[Publish][count]
+    again = world.ended["publish"][count]
     assert again <= max(heard + 1.1 * interval, back + 1.1 * interval / watch.RETRIES) + 2 * took
     assert again < heard + lease
     lines = [line for _, line in world.said]
@@ -704,21 +708,21 @@ def test_an_entry_outlives_what_is_shorter_than_its_lease(
 
 def test_an_entry_is_published_at_once_for_a_cause() -> None:
     world = World(Settings(look=3600.0, poll=60.0, publish=20.0))
-    assert Publish in world.busy, "at the start"
+    assert "publish" in world.busy, "at the start"
     for event in (FilesChanged(("rait.conf",)), EntryOutdated(), Hangup()):
-        world.live(5.0, Synced("unchanged"), Polled())
-        count = len(world.begun[Publish])
+        world.live(5.0, Synced("unchanged"), Ended("poll"))
+        count = len(world.begun["publish"])
         world.tell(event)
         world.wait(errands.ASKED_GAP)
-        assert len(world.begun[Publish]) == count + 1, event
+        assert len(world.begun["publish"]) == count + 1, event
     # A registry that was empty is read once there is an entry.
-    world.live(30.0, Synced("unchanged"), Polled(problem="no key"))
-    polls = len(world.begun[Poll])
+    world.live(30.0, Synced("unchanged"), Ended("poll", problem="no key"))
+    polls = len(world.begun["poll"])
     world.tell(EntryOutdated())
     world.wait(errands.ASKED_GAP)
-    world.end(Synced("unchanged"), published=Published(changed=True))
+    world.end(Synced("unchanged"), published=Ended("publish", changed=True))
     world.wait(errands.ASKED_GAP)
-    assert len(world.begun[Poll]) == polls + 1
+    assert len(world.begun["poll"]) == polls + 1
 
 
 @given(took=st.floats(0, 100), dead=st.booleans())
@@ -731,7 +735,7 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
     if dead:
         world.wait(watch.GATE_SECONDS)
     else:
-        world.tell(Polled(changed=True))
+        world.tell(Ended("poll", changed=True))
         world.wait(watch.LONGEST_QUIET[-1])
     assert causes.START in world.synced[0].causes
 
@@ -741,8 +745,8 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
 def test_names_of_peers_that_do_not_answer_are_looked_up_sooner(stale: list[bool]) -> None:
     world = ready(Settings(look=5.0, names=3600.0))
     for each in stale:
-        world.live(5.0, Synced("unchanged", stale=each), Polled())
-    begun = world.begun[LookUp]
+        world.live(5.0, Synced("unchanged", stale=each), Ended("poll"))
+    begun = world.begun["names"]
     assert all(b - a >= watch.STALE_GAP for a, b in pairwise(begun))
     if all(stale) and len(stale) > 14:
         assert len(begun) >= len(stale) * 5 // 40

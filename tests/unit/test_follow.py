@@ -18,7 +18,7 @@ from rait.app import follow as following
 from rait.app.follow import Follower
 from rait.app.held import Held
 from rait.domain.errors import SourceError
-from rait.domain.watch_events import Polled, SourceTold
+from rait.domain.watch_events import Ended, SourceTold
 
 URL, OTHER = "etcd://one/peers", "etcd://two/peers"
 PATIENCE = 30.0
@@ -66,7 +66,7 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.source = Source(monkeypatch)
         self.held = Held()
-        self.heard: list[Polled | SourceTold] = []
+        self.heard: list[Ended | SourceTold] = []
         self.follower = Follower(self.held, self.heard.append)
 
     async def until(self, is_so: Callable[[], Any]) -> None:
@@ -74,11 +74,11 @@ class Watch:
             while not is_so():
                 await anyio.sleep(0.005)
 
-    async def next(self) -> Polled | SourceTold:
+    async def next(self) -> Ended | SourceTold:
         await self.until(lambda: self.heard)
         return self.heard.pop(0)
 
-    async def begin(self, text: str = "one", url: str = URL) -> Polled | SourceTold:
+    async def begin(self, text: str = "one", url: str = URL) -> Ended | SourceTold:
         count = len(self.source.tells)
         self.follower.poll(url, False)
         await self.until(lambda: len(self.source.tells) > count)
@@ -111,8 +111,8 @@ def play(test: Callable[[], Coroutine[Any, Any, None]], watch: Watch) -> None:
         assert not thread.is_alive()
 
 
-def polled(event: Polled | SourceTold) -> tuple[bool, str, str | None]:
-    assert isinstance(event, Polled)
+def polled(event: Ended | SourceTold) -> tuple[bool, str, str | None]:
+    assert isinstance(event, Ended)
     return event.changed, event.problem, event.follow
 
 
@@ -232,7 +232,7 @@ def test_when_it_ends_that_is_told_and_the_next_poll_follows_again(
         await watch.begin()
         watch.source.ends(error)
         event = await watch.next()
-        assert isinstance(event, Polled)
+        assert isinstance(event, Ended)
         assert event.follow == "lost"
         assert says in event.problem
         assert watch.text() == "one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rait.domain.watch import Settings, begin, step
-from rait.domain.watch_events import Event, Polled, Say, Served, Synced, Tick
+from rait.domain.watch_events import Ended, Event, Say, Served, Synced, Tick
 
 
 def said(*events: Event) -> list[tuple[str, ...]]:
@@ -29,7 +29,7 @@ def test_one_service_is_not_told_for_another() -> None:
 
 
 def test_what_syncs_do_not_tell_is_told_although_they_fail_for_another_reason() -> None:
-    first = (Tick(), Polled(), Synced("failed", ("no WireGuard",)))
-    told = said(*first, Polled(problem="no route"))
+    first = (Tick(), Ended("poll"), Synced("failed", ("no WireGuard",)))
+    told = said(*first, Ended("poll", problem="no route"))
     assert told[-2:] == [("no WireGuard",), ("no route",)]
-    assert said(*first, Polled(problem="no WireGuard"))[-1] == (), "syncs tell"
+    assert said(*first, Ended("poll", problem="no WireGuard"))[-1] == (), "syncs tell"

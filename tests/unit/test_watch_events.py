@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rait.domain.causes import LOOK, MOST_CAUSES, SOURCE, main_kind, merged, told, touched
+from rait.domain.watch_events import LOOK, MOST_CAUSES, SOURCE, main_kind, merged, told, touched
 
 
 def test_a_cause_of_which_there_are_too_many_does_not_crowd_out_another() -> None:
