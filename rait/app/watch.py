@@ -97,18 +97,18 @@ _BY_LOOKS = "until then, each look finds what has changed"
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """What became of a sync, and what it has learned.
+    """What became of a sync, and what it has learned, which is nothing if there is no ``report``.
 
-    There is no ``report`` if it could not begin. ``names`` are the interfaces that are ours, or are
-    to be, and ``key_files`` those with preshared keys; None if it is unknown. ``key_in_use`` is the
-    public key that the links have, "" if it is unknown; ``is_listed``, whether the list has it.
+    ``names`` are the interfaces that are ours, or are to be, and ``key_files`` those with preshared
+    keys. ``key_in_use`` is the public key that the links have, "" if it is unknown; ``is_listed``,
+    whether the list has it.
     """
 
     synced: Synced
     report: Report | None = None
-    has_names: bool | None = None
-    names: frozenset[str] | None = None
-    key_files: frozenset[str] | None = None
+    has_names: bool = False
+    names: frozenset[str] = frozenset()
+    key_files: frozenset[str] = frozenset()
     key_in_use: str = ""
     is_listed: bool = True
 
@@ -173,7 +173,7 @@ class Watcher:
         self._key_files: frozenset[str] = frozenset()
         self._links: LinkChanges | None = None
         self._names: frozenset[str] = frozenset()
-        self._elsewhere = anyio.Event()
+        self._sight: anyio.CancelScope
         self._tasks: TaskGroup
         self._news = anyio.Event()
 
@@ -217,7 +217,7 @@ class Watcher:
     async def _sleep(self) -> None:
         """Sleep until it is time, or an event came."""
         at = domain.wake_at(self._state, self._settings)
-        with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())):
+        with anyio.move_on_after(max(0.0, at - time.monotonic())):
             await self._news.wait()
         if self._news.is_set():
             self._news = anyio.Event()
@@ -249,12 +249,9 @@ class Watcher:
     async def _sync(self, causes: tuple[Cause, ...]) -> None:
         began = time.monotonic()
         result = await to_thread.run_sync(self._synced, causes)
-        if result.has_names is not None:
-            self._has_names = result.has_names
-        if result.key_files is not None:
+        if result.report is not None:
+            self._has_names, self._names = result.has_names, result.names
             self._key_files = result.key_files
-        if result.names is not None:
-            self._names = result.names
             if self._links is not None:
                 self._links.watch(result.names)
         seconds = time.monotonic() - began
@@ -379,7 +376,7 @@ class Watcher:
             self._follower.turn(config.peers)
         self._watch_files()
         if is_elsewhere:
-            self._elsewhere.set()
+            self._sight.cancel()
         try:
             self._health.listen(config.watch.metrics)
         except MachineError as error:
@@ -420,25 +417,18 @@ class Watcher:
     async def _see_links(self) -> None:
         """See what is done to links, in the namespace in which they are to be."""
         while True:
-            self._elsewhere = anyio.Event()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._see_links_in, self._config.isolation.target_netns)
-                await self._elsewhere.wait()
-                tasks.cancel_scope.cancel()
-
-    async def _see_links_in(self, target: str) -> None:
-        while True:
-            try:
-                with LinkChanges(target) as self._links:
-                    self._links.watch(self._names)
-                    self._tell(Served("links"))
-                    while True:
-                        self._touched(await self._links.changed())
-            except (MachineError, OSError) as error:
-                self._tell(Served("links", f"{error}; {_BY_LOOKS}"))
-            finally:
-                self._links = None
-            await anyio.sleep(SENSE_SECONDS)
+            with anyio.CancelScope() as self._sight:  # cancelled where they are to be elsewhere
+                try:
+                    with LinkChanges(self._config.isolation.target_netns) as self._links:
+                        self._links.watch(self._names)
+                        self._tell(Served("links"))
+                        while True:
+                            self._touched(await self._links.changed())
+                except (MachineError, OSError) as error:
+                    self._tell(Served("links", f"{error}; {_BY_LOOKS}"))
+                finally:
+                    self._links = None
+                await anyio.sleep(SENSE_SECONDS)
 
     def _touched(self, touches: Touches) -> None:
         if touches is None:

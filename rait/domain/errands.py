@@ -7,6 +7,7 @@ it before its time. Times are in seconds of a monotonic clock.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -39,13 +40,13 @@ class Errand(Struct, frozen=True):
     unproven: bool = False
     factor: float = 1.0
 
-    def due(self, interval: float | None, retry: float | None = None) -> float | None:
-        """When it is to begin; None while it is busy, or where there is nothing to fetch.
+    def due(self, interval: float | None, retry: float | None = None) -> float:
+        """When it is to begin; inf while it is busy, or where there is nothing to fetch.
 
         With ``retry``, it is tried again that long after each failure.
         """
         if self.busy or interval is None:
-            return None
+            return inf
         span = interval
         if self.failures:
             first = min(FIRST_RETRY, interval)

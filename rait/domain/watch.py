@@ -28,8 +28,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from math import inf
 
 from msgspec import Struct, structs
 
@@ -160,63 +160,58 @@ def step(
     """What is to be done about an event, and the state after it."""
     if state.over or (state.stopping and not isinstance(event, Synced)):
         return state, ()
-    state, actions = _HANDLERS[type(event)](state, event, now)
+    state, actions = _handled(state, event, now)
     if state.stopping:
         ends = not state.running
         return structs.replace(state, over=ends), (*actions, *((Exit(),) if ends else ()))
     state = _ripe(state, now, settings)
     for name, errand in state.errands.items():
-        if _is_due(_errand_at(state, name, settings), now):
+        if _errand_at(state, name, settings) <= now:
             state = _with_errand(state, name, errand.begun())
             actions = (*actions, Begin(name, anew=HANGUP in state.gated))
-    if _is_due(_sync_at(state), now):
+    if _sync_at(state) <= now:
         causes = merged(state.retry, state.pending)
         state = structs.replace(state, running=causes, pending=(), retry=(), later={})
         actions = (*actions, Sync(causes))
     return state, actions
 
 
-def wake_at(state: State, settings: Settings) -> float | None:
-    """When the next Tick is due, if no other event comes before; None to wait for events alone."""
+def wake_at(state: State, settings: Settings) -> float:
+    """When the next Tick is due, if no other event comes before; inf to wait for events alone."""
     if state.stopping:
-        return None
-    times = [
+        return inf
+    return min(
         *(_errand_at(state, name, settings) for name in state.errands),
         _sync_at(state),
         _look_at(state, settings),
-        state.gate_by if state.gated else None,
-        state.retry_at if state.retry else None,
-        None if state.running else min(state.later.values(), default=None),
-    ]
-    return min((at for at in times if at is not None), default=None)
+        state.gate_by if state.gated else inf,
+        state.retry_at if state.retry else inf,
+        inf if state.running else min(state.later.values(), default=inf),
+    )
 
 
-# When things are due.
+# When things are due; inf for what is not.
 
 
-def _is_due(at: float | None, now: float) -> bool:
-    return at is not None and at <= now
-
-
-def _errand_at(state: State, name: ErrandName, settings: Settings) -> float | None:
+def _errand_at(state: State, name: ErrandName, settings: Settings) -> float:
     interval = settings.every(name)
     retry = interval / RETRIES if name == "publish" and interval else None
     return state.errands[name].due(interval, retry)
 
 
-def _sync_at(state: State) -> float | None:
+def _sync_at(state: State) -> float:
     if state.running or not state.pending or START in state.gated:
-        return None
+        return inf
     is_look = state.pending == (LOOK,)
     at = min(state.last + QUIET[state.rush if is_look else min(state.rush, 1)], state.by)
     # What a sync itself touched is told within a moment, and needs no second sync.
     return max(at, state.synced_at + QUIET[0])
 
 
-def _look_at(state: State, settings: Settings) -> float | None:
+def _look_at(state: State, settings: Settings) -> float:
     """A sync is a look too, so the next one is due that long after it."""
     if state.running or state.pending or state.gated:
-        return None
+        return inf
     return state.synced_at + settings.look
 
 
@@ -233,7 +228,7 @@ def _ripe(state: State, now: float, settings: Settings) -> State:
     if state.gated and (state.gate_by <= now or not closed):
         gated, state = state.gated, structs.replace(state, gated=(), gate=frozenset())
         state = _caused(state, now, *gated)
-    return _caused(state, now, LOOK) if _is_due(_look_at(state, settings), now) else state
+    return _caused(state, now, LOOK) if _look_at(state, settings) <= now else state
 
 
 # What events do.
@@ -264,13 +259,29 @@ def _asked(state: State, now: float, *names: ErrandName) -> State:
 _Handled = tuple[State, tuple[Action, ...]]
 
 
-def _tick(state: State, _: Tick, __: float) -> _Handled:
-    return state, ()
-
-
-def _files_changed(state: State, event: FilesChanged, now: float) -> _Handled:
-    causes = (Cause("file", f"{what} changed") for what in event.what)
-    return _caused(_asked(state, now, "publish"), now, *causes), ()
+def _handled(state: State, event: Event, now: float) -> _Handled:
+    match event:
+        case Tick():
+            return state, ()
+        case FilesChanged(what):
+            causes = (Cause("file", f"{each} changed") for each in what)
+            return _caused(_asked(state, now, "publish"), now, *causes), ()
+        case Ended():
+            return _ended(state, event, now)
+        case SourceTold():
+            return _news(state, "poll", event, now)
+        case EntryOutdated():
+            return _asked(state, now, "publish"), ()
+        case LinksTouched():
+            return _links_touched(state, event, now)
+        case Synced():
+            return _synced(state, event, now)
+        case Served(what, problem):
+            return _heard(state, what, problem, now)
+        case Hangup():
+            return _hangup(state, now)
+        case Terminate():
+            return structs.replace(state, stopping=True), (Notify("stopping"),)
 
 
 def _ended(state: State, event: Ended, now: float) -> _Handled:
@@ -286,10 +297,6 @@ def _ended(state: State, event: Ended, now: float) -> _Handled:
     if event.changed and state.errands["poll"].failures:
         state = _asked(state, now, "poll")  # a registry that was empty has an entry now
     return _heard(state, name, event.problem, now)
-
-
-def _source_told(state: State, event: SourceTold, now: float) -> _Handled:
-    return _news(state, "poll", event, now)
 
 
 def _news(state: State, errand: ErrandName, event: Ended | SourceTold, now: float) -> _Handled:
@@ -308,10 +315,6 @@ def _news(state: State, errand: ErrandName, event: Ended | SourceTold, now: floa
     return _heard(state, errand, problem, now)
 
 
-def _entry_outdated(state: State, _: EntryOutdated, now: float) -> _Handled:
-    return _asked(state, now, "publish"), ()
-
-
 _MENDED: Mapping[str, str] = {
     "poll": "the peers list can be fetched again",
     "names": "host names can be looked up again",
@@ -320,10 +323,6 @@ _MENDED: Mapping[str, str] = {
     "links": "changes of links are noticed again",
     "metrics": "metrics and the health page are served again",
 }
-
-
-def _served(state: State, event: Served, now: float) -> _Handled:
-    return _heard(state, event.what, event.problem, now)
 
 
 def _heard(state: State, subject: str, problem: str, now: float) -> _Handled:
@@ -401,7 +400,7 @@ def _fought(state: State, disturbed: frozenset[str], now: float) -> _Handled:
     return state, (Say(lines),) if lines else ()
 
 
-def _hangup(state: State, _: Hangup, now: float) -> _Handled:
+def _hangup(state: State, now: float) -> _Handled:
     notify = () if state.reloading or not state.ready else (Notify("reloading"),)
     state = structs.replace(
         _asked(state, now, "poll", "names", "publish"),
@@ -411,21 +410,3 @@ def _hangup(state: State, _: Hangup, now: float) -> _Handled:
         reloading=state.ready,
     )
     return state, notify
-
-
-def _terminate(state: State, _: Terminate, __: float) -> _Handled:
-    return structs.replace(state, stopping=True), (Notify("stopping"),)
-
-
-_HANDLERS: Mapping[type[Event], Callable[[State, Any, float], _Handled]] = {
-    Tick: _tick,
-    FilesChanged: _files_changed,
-    Ended: _ended,
-    SourceTold: _source_told,
-    EntryOutdated: _entry_outdated,
-    LinksTouched: _links_touched,
-    Synced: _synced,
-    Served: _served,
-    Hangup: _hangup,
-    Terminate: _terminate,
-}

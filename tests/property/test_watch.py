@@ -133,7 +133,7 @@ class World:
         until = self.now + seconds
         for _ in range(MOST_WAKES + int(4 * seconds)):
             at = watch.wake_at(self.state, self.settings)
-            if at is None or at > until or self.exits:
+            if at > until or self.exits:
                 self.now = until
                 return
             assert at > self.now, "a busy loop"
@@ -150,7 +150,7 @@ class World:
                 self.wait(min(took, until - self.now))
                 self.end(synced, polled)
             else:
-                self.wait(min(until, until if at is None else at) - self.now)
+                self.wait(min(until, at) - self.now)
 
     def end(
         self,
@@ -281,7 +281,7 @@ class Watching(RuleBasedStateMachine):
     def it_sleeps_until_there_is_something_to_do(self) -> None:
         if self.world is not None:
             at = watch.wake_at(self.world.state, self.world.settings)
-            assert at is None or at > self.world.now
+            assert at > self.world.now
 
     @invariant()
     def each_change_is_synced_within_its_bound(self) -> None:
@@ -513,9 +513,7 @@ def lose(world: World) -> float:
     while "poll" not in world.busy:
         if "sync" in world.busy:
             world.tell(Synced("unchanged"))
-        wake = watch.wake_at(world.state, world.settings)
-        assert wake is not None
-        world.wait(wake - world.now)
+        world.wait(watch.wake_at(world.state, world.settings) - world.now)
     return world.now - at
 
 
@@ -688,7 +686,7 @@ def test_an_entry_outlives_what_is_shorter_than_its_lease(
 
     def publish(until: float, answer: Ended) -> None:
         while world.now < until:
-            at = watch.wake_at(world.state, world.settings) or until
+            at = watch.wake_at(world.state, world.settings)
             world.wait(took if world.busy else min(at, until) - world.now)
             world.end(Synced("unchanged"), published=answer)
 

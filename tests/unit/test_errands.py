@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from rait.domain.errands import Errand, grown
@@ -15,8 +17,8 @@ DONE = Errand(ended=1000.0)
 def test_after_a_failure_it_is_due_soon_and_then_later_and_later(failures: int, due: int) -> None:
     errand = Errand(ended=1000.0, failures=failures)
     assert errand.due(60.0) == due
-    assert errand.due(None) is None
-    assert errand.begun().due(60.0) is None
+    assert errand.due(None) == inf
+    assert errand.begun().due(60.0) == inf
     assert Errand(ended=1000.0, failures=1).due(2.0) == 1002
 
 
@@ -39,7 +41,7 @@ def test_it_may_be_asked_for_before_its_time() -> None:
 
 def test_what_is_asked_for_meanwhile_begins_a_second_after_the_end() -> None:
     asked = DONE.begun().asked(1002.0)
-    assert asked.due(60.0) is None
+    assert asked.due(60.0) == inf
     assert asked.over(1005.0, 0.5, failed=False).due(60.0) == 1006
     assert DONE.begun().over(1005.0, 0.5, failed=False).due(60.0) == 1065
     failed = asked.over(1005.0, 0.5, failed=True).over(1010.0, 0.5, failed=True)
