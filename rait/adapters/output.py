@@ -6,6 +6,8 @@ import os
 import stat
 from contextlib import suppress
 
+from rait.domain.errors import SourceError
+
 _READABLE = 0o644
 
 
@@ -43,6 +45,15 @@ def replace_file(
         with suppress(OSError):
             os.unlink(new)
         raise
+
+
+def write_file(path: str, name: str, content: bytes) -> None:
+    """Write a file that a user named, as ``replace_file``. Raises SourceError."""
+    try:
+        replace_file(path, content)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{name}: cannot be written: {why}") from None
 
 
 def others_may_read(descriptor: int) -> bool:

@@ -13,8 +13,16 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from rait.app.figures import SHORT_KEY, ago
-from rait.app.status_words import cost, fault_lines, handshake, reach, rtt, traffic
+from rait.app.status_words import (
+    SHORT_KEY,
+    ago,
+    cost,
+    fault_lines,
+    handshake,
+    reach,
+    rtt,
+    traffic,
+)
 from rait.app.tally import LastSync
 from rait.domain.errors import FEW
 from rait.domain.status import STATES, LastChange, LinkStatus, PeersAge, State, Status

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from rait.app.figures import ago, amount
 from rait.domain.signed import which_list
 from rait.domain.status import STATES, LinkStatus, Status
 
 _INFINITE = 65535
 """Babel's metric of what cannot be reached (RFC 8966, section 3.4.3)."""
+
+SHORT_KEY = 8
+"""So many characters tell one public key from another at a glance."""
 
 
 def summary(status: Status) -> str:
@@ -88,3 +90,20 @@ def cost(link: LinkStatus) -> str:
 
 def rtt(link: LinkStatus) -> str:
     return "-" if link.babel is None or link.babel.rtt is None else f"{link.babel.rtt:.1f} ms"
+
+
+def ago(seconds: int) -> str:
+    """How long ago something was, in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def amount(count: float) -> str:
+    """A number of bytes."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -16,10 +16,9 @@ from rait.app.render import event_lines, event_object
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import Config
 from rait.domain.errors import ConfigError, counted, few
-from rait.domain.fleet import FleetChange, NodeChange, fleet_change
+from rait.domain.fleet import FleetChange, NodeChange, fleet_change, split
 from rait.domain.fleet_nodes import Member, fleet_of, planned_by
 from rait.domain.fleet_pairs import COMBINATIONS, PairChange
-from rait.domain.rollout import split
 from rait.domain.signed import Signed
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
 

@@ -6,10 +6,10 @@ from argparse import Namespace
 
 from msgspec import Struct
 
-from rait.app.figures import ago, amount
 from rait.app.load import configured
 from rait.app.options import Options
 from rait.app.sight import kept_peers, look, names_of_peers, remembered
+from rait.app.status_words import ago, amount
 from rait.app.trials import mention
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.ownership import is_ours, unread_of_ours

@@ -5,12 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 
 from rait.adapters.config.source import STDIN
-from rait.adapters.output import may_replace, replace_file
+from rait.adapters.output import may_replace, write_file
 from rait.app.metrics import exposed
 from rait.app.options import Options, require_path
 from rait.app.status import StatusReader
 from rait.app.status_words import unknown
-from rait.domain.errors import ConfigError, RaitError, SourceError
+from rait.domain.errors import ConfigError, RaitError
 from rait.domain.status import Status
 from rait.terminal import DONE, FAILED, WRONG, print_text, warn, warn_of
 
@@ -24,12 +24,8 @@ def run(options: Options, arguments: Namespace) -> int:
     text, _ = exposed(status)
     if to == STDIN:
         print_text(text.decode().removesuffix("\n"))
-        return result
-    try:
-        replace_file(to, text)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise SourceError(f"{name}: cannot be written: {why}") from None
+    else:
+        write_file(to, name, text)
     return result
 
 

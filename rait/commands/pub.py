@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from rait.adapters.config import formats, source
 from rait.adapters.config.remote import Put
 from rait.adapters.config.writing import WRITERS
-from rait.adapters.output import may_replace, replace_file
+from rait.adapters.output import may_replace, write_file
 from rait.app.load import configured, load_secret
 from rait.app.options import Options, require_path
-from rait.app.own import own, with_remarks
+from rait.app.publishing import own, with_remarks
 from rait.app.watched import require_unwatched
 from rait.domain.config.decode_peers import read_entries
 from rait.domain.config.decoding import key_id, nearest
@@ -116,11 +116,7 @@ def _write(path: str, text: str, public_key: str) -> None:
             f"{name}: it is there, and is no file with this node's entry alone, so it stays as it "
             "is: name another file, or append what `rait pub` prints"
         )
-    try:
-        replace_file(path, text.encode())
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise SourceError(f"{name}: cannot be written: {why}") from None
+    write_file(path, name, text.encode())
 
 
 def _is_own(path: str, public_key: str) -> bool:

@@ -12,10 +12,11 @@ from typing import IO, TYPE_CHECKING, cast
 import msgspec
 from msgspec import Struct, structs
 
-from rait.app.figures import SHORT_KEY, amount
 from rait.app.options import Options
 from rait.app.status import StatusReader, status_object
 from rait.app.status_words import (
+    SHORT_KEY,
+    amount,
     called,
     cost,
     fault_lines,

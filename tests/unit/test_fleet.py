@@ -9,9 +9,8 @@ from msgspec import structs
 
 from rait.domain.config.schema import Config, Isolation, Match, Peer, PeerEndpoint, Policy
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
-from rait.domain.fleet import FleetChange, fleet_change
+from rait.domain.fleet import FleetChange, fleet_change, split
 from rait.domain.fleet_nodes import end_of, fleet_of, implied_config
-from rait.domain.rollout import split
 from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
 from rait.domain.vrf import FAMILIES
 
