@@ -1,17 +1,29 @@
-"""The capabilities(7) of this process."""
+"""The capabilities(7) and limits of this process."""
 
 from __future__ import annotations
+
+from resource import RLIMIT_NOFILE, getrlimit
 
 from rait.domain.errors import MachineError
 
 _CAP_NET_ADMIN = 12  # linux/capability.h
+_LEAST_FILES = 32
+"""With fewer, not even what has to be open at the same time for one link can be."""
 
 
 def require(what: str) -> None:
-    """Raise MachineError where we may not change interfaces; ``what`` names the command."""
+    """Raise MachineError where we may not change interfaces, or could not with so few open files.
+
+    ``what`` names the command.
+    """
     if not may_change_networks():
         raise MachineError(
             f"{what} must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; nothing was touched"
+        )
+    if 0 <= (most := getrlimit(RLIMIT_NOFILE)[0]) < _LEAST_FILES:
+        raise MachineError(
+            f"{what} may open too few files: only {most}; raise the limit to 1024 (`ulimit -n`, or "
+            "LimitNOFILE= of a systemd service); nothing was touched"
         )
 
 

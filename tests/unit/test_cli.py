@@ -339,6 +339,28 @@ def test_who_may_change_no_network_is_told_so_before_all_else(rait: Rait, comman
     assert not list(rait.directory.glob("*.lock"))
 
 
+@pytest.mark.parametrize(("command", "most"), [("up", 8), ("watch", 8), ("watch", 12)])
+def test_too_few_open_files_are_an_error_that_says_what_to_do(
+    rait: Rait, command: str, most: int
+) -> None:
+    rait.write(f'private_key = "{PRIVATE}"\n{CONF}', PEERS)
+    code = f"""
+import resource, rait.adapters.privilege as privilege
+privilege.may_change_networks = lambda: True
+resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))
+from rait.__main__ import main
+main()
+"""
+    words = [sys.executable, "-c", code, "-c", str(rait.conf), command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"rait: rait {command} may open too few files: only {most}; raise the limit to 1024 "
+        "(`ulimit -n`, or LimitNOFILE= of a systemd service); nothing was touched\n"
+    )
+    assert not rait.journal.exists()
+
+
 @pytest.mark.parametrize(
     ("command", "example"),
     [
