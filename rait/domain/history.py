@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct, field, structs
 
 from rait.domain.confirm import trial_after
-from rait.domain.endpoints import Departed, depart
+from rait.domain.endpoints import depart
 from rait.domain.errors import ConfigError, HistoryError
 from rait.domain.events import (
     Event,
@@ -32,9 +32,8 @@ from rait.domain.events import (
     replay,
 )
 from rait.domain.hooks import Ledger, Owed
-from rait.domain.records import FIRST_JOURNAL, RunRecord, Snapshot, Trial
-from rait.domain.signed import Signed
-from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
+from rait.domain.records import FIRST_JOURNAL, Known, RunRecord, Snapshot
+from rait.domain.topology import BackendKind, Link, Origin, Topology
 
 SLACK = 60 * 10**9
 """At most so many nanoseconds after its start a run is written down; else one time is wrong."""
@@ -44,31 +43,16 @@ LONG_AGO = -EVER
 """Later and earlier than all times."""
 
 
-class LastKnown(Struct, frozen=True, kw_only=True):
-    """What the journal knows of one scope.
+class LastKnown(Known, frozen=True, kw_only=True):
+    """What the journal knows of one scope, now.
 
-    ``topology`` folds all events known to have happened. ``leftover`` are intended events that may
-    have happened, or may be half done, as their run is unfinished or could not find out.
     ``leftover_links``, ``leftover_vrfs`` (name to table) and ``leftover_rules`` (names) may exist,
-    as such an event was to make them. ``extra_cmd_owed``: babeld's interfaces were changed, and
-    babeld has not taken ``extra_cmd`` since. ``departed`` are endpoints that outlive their links,
-    and ``home`` is that of the last run that recorded one (see RunHeader), "" if none did.
-    ``calls_owed`` are calls of commands for links that no run has the result of (hooks.py).
-    ``trial`` is the run that is to be confirmed, or was taken back (see confirm.py), if any.
-    ``signed`` is the signed peers list that a run acted on last, if any did.
+    as a leftover event was to make them.
     """
 
-    topology: Topology = EMPTY
     leftover_links: Mapping[str, Link] = field(default_factory=dict, name="pending")
     leftover_vrfs: Mapping[str, int] = field(default_factory=dict, name="pending_vrfs")
     leftover_rules: frozenset[str] = field(default=frozenset(), name="pending_rules")
-    leftover: tuple[Event, ...] = field(default=(), name="undecided")
-    extra_cmd_owed: bool = False
-    departed: Departed = {}
-    home: str = ""
-    calls_owed: Owed = Owed()
-    trial: Trial | None = None
-    signed: Signed | None = None
 
     def links(self) -> tuple[Link, ...]:
         """All links that there may be: those that were made, and the leftover ones."""
@@ -126,9 +110,9 @@ def last_known(start: Snapshot, runs: Iterable[RunRecord]) -> LastKnown:
 
     The leftover of an unfinished run counts until a later run has looked at the machine.
     """
-    now = structs.asdict(fold(start, runs))
-    known = {name: now[name] for name in LastKnown.__struct_fields__ if name in now}
-    return LastKnown(**known).having_leftover(now["leftover"])
+    now = fold(start, runs)
+    known = LastKnown(**{name: getattr(now, name) for name in Known.__struct_fields__})
+    return known.having_leftover(now.leftover)
 
 
 def with_leftovers(known: LastKnown) -> Topology:

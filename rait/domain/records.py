@@ -35,21 +35,6 @@ FIRST_JOURNAL = 1_735_689_600 * 10**9
 Value = int | str | bytes | float | None
 """What SQLite may give back for a column, as a column takes values of any type."""
 
-Kind = Literal[
-    "run_started",
-    "noticed",
-    "intended",
-    "outcomes",
-    "half_done",
-    "called",
-    "run_finished",
-    "repeated",
-    "snapshot",
-    "pruned",
-    "named",
-]
-"""The kinds of entries; ``_TYPES`` has the type of each kind's payload."""
-
 RunStatus = Literal["done", "partial", "failed"]
 """How a run ended: all is as it should be, some of it, or none; see domain/verdict.py."""
 
@@ -226,23 +211,38 @@ class Repeats(Struct, frozen=True):
     attempt: Attempt | None = None
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
-    """A scope's topology, and the public key of the run that last shaped it ("" for none).
+class Known(Struct, frozen=True, kw_only=True):
+    """What the journal knows of one scope.
 
-    ``extra_cmd_owed``, ``leftover``, ``departed``, ``home``, ``calls_owed`` and ``trial`` are as in
-    LastKnown, and so is ``signed``. ``config_digest`` is that of the last run but those on trial.
+    ``topology`` folds all events known to have happened. ``leftover`` are intended events that may
+    have happened, or may be half done, as their run is unfinished or could not find out.
+    ``extra_cmd_owed``: babeld's interfaces were changed, and babeld has not taken ``extra_cmd``
+    since. ``departed`` are endpoints that outlive their links, and ``home`` is that of the last run
+    that recorded one (see RunHeader), "" if none did. ``calls_owed`` are calls of commands for
+    links that no run has the result of (hooks.py). ``trial`` is the run that is to be confirmed, or
+    was taken back (see confirm.py), if any. ``signed`` is the signed peers list that a run acted on
+    last, if any did.
     """
 
     topology: Topology = EMPTY
-    public_key: str = ""
-    extra_cmd_owed: bool = False
     leftover: tuple[Event, ...] = field(default=(), name="undecided")
+    extra_cmd_owed: bool = False
     departed: Departed = {}
     home: str = ""
     calls_owed: Owed = Owed()
     trial: Trial | None = None
-    config_digest: str = ""
     signed: Signed | None = None
+
+
+class Snapshot(Known, frozen=True, kw_only=True):
+    """What is known of a scope after an entry.
+
+    ``public_key`` is that of the run that last shaped the topology ("" for none), and
+    ``config_digest`` that of the last run but those on trial.
+    """
+
+    public_key: str = ""
+    config_digest: str = ""
 
 
 class Pruned(Struct, frozen=True):
@@ -258,19 +258,7 @@ class Named(Struct, frozen=True):
     path: str
 
 
-Payload = (
-    RunHeader
-    | Event
-    | tuple[Outcome, ...]
-    | CallResult
-    | Finished
-    | Repeated
-    | Snapshot
-    | Pruned
-    | Named
-)
-
-_TYPES: dict[str, Any] = {
+TYPES: Mapping[str, Any] = {
     "run_started": RunHeader,
     "noticed": Event,
     "intended": Event,
@@ -283,6 +271,7 @@ _TYPES: dict[str, Any] = {
     "pruned": Pruned,
     "named": Named,
 }
+"""The kinds of entries, and the type of each kind's payload."""
 
 
 _MAY_DIFFER = ("started_at", "config_digest", "peers_digest", "spelt", "source", "revision")
@@ -467,8 +456,8 @@ def _decoder(payload: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(payload)
 
 
-def encode(payload: Payload | Repeats) -> bytes:
-    """The bytes that stand for the payload. A Secret is not a payload and raises TypeError."""
+def encode(payload: object) -> bytes:
+    """The bytes that stand for a payload, or Repeats. A Secret is neither and raises TypeError."""
     try:
         return _encoder.encode(payload)
     except UnicodeEncodeError:
@@ -487,23 +476,22 @@ def as_text(value: object) -> object:
     return value
 
 
-def decode(entry: Entry) -> Payload:
+def decode(entry: Entry) -> Any:
     """The payload of an entry. Raises HistoryError if a later rait wrote it, or for damage."""
-    if entry.kind not in _TYPES:
+    if entry.kind not in TYPES:
         raise HistoryError(
             f"entry {entry.id} of the journal is a {entry.kind!r}, which this rait does not know: "
             "a later rait wrote it (so upgrade rait), or it is damaged, which `rait log verify` "
             "can tell"
         )
     try:
-        payload: Payload = _decoder(_TYPES[entry.kind]).decode(entry.payload)
+        return _decoder(TYPES[entry.kind]).decode(entry.payload)
     except _UNREADABLE as error:
         run = "" if entry.kind == "snapshot" or not entry.run else f" (run {entry.run})"
         raise HistoryError(
             f"entry {entry.id} ({entry.kind}) of the journal{run} cannot be read: {error}; a later "
             "rait wrote it, or it is damaged, which `rait log verify` can tell"
         ) from None
-    return payload
 
 
 def decode_repeats(payload: bytes, scope: str) -> Repeats:

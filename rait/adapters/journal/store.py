@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import msgspec
 from msgspec import Struct, structs
 
 from rait.adapters.closing import Closing
@@ -29,9 +30,7 @@ from rait.domain.records import (
     Entry,
     ExtraCmd,
     Finished,
-    Kind,
     Named,
-    Payload,
     Pruned,
     Repeated,
     Repeats,
@@ -87,7 +86,7 @@ class Appender(Log):
         """Add the first entry of a run, and give its number, which is the run's as well."""
         return self.add("run_started", self.head.last_id + 1, header.scope, header)
 
-    def add(self, kind: Kind, run: int, scope: str, *payloads: Payload) -> int:
+    def add(self, kind: str, run: int, scope: str, *payloads: object) -> int:
         """Add entries of one kind, in order, and give the number of the last one."""
         return self._add(kind, run, scope, map(records.encode, payloads))
 
@@ -178,7 +177,7 @@ class Appender(Log):
     def _cover_repeats(self) -> None:
         self.head = structs.replace(self.head, repeats=repeats_hash(self.connection))
 
-    def _add(self, kind: Kind, run: int, scope: str, payloads: Iterable[bytes]) -> int:
+    def _add(self, kind: str, run: int, scope: str, payloads: Iterable[bytes]) -> int:
         now = self._now()
         number, before = self.head.last_id, self.head.hash
         rows = []
@@ -427,11 +426,7 @@ def _is_as_before(outcomes: Iterable[Outcome], original: RunRecord) -> bool:
 
 
 def _ends_like(ending: Finished, original: RunRecord) -> bool:
-    if original.status is None:
-        return False
-    before = Finished(
-        original.status, original.problems, original.extra_cmd, original.unsure, original.ended
-    )
+    before = msgspec.convert(original, Finished, from_attributes=True)
     return records.encode(ending) == records.encode(before)
 
 
