@@ -197,10 +197,13 @@ class Repeated(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """A run that may turn out to repeat the one before it, with the outcomes so far."""
+    """A run that may turn out to repeat the one before it.
+
+    Earlier versions stored outcomes in it: as they are those of events that failed, it is enough
+    to know that the events may be half done.
+    """
 
     header: RunHeader
-    outcomes: tuple[Outcome, ...] = ()
 
 
 class Repeats(Struct, frozen=True):

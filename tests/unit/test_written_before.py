@@ -16,7 +16,7 @@ from rait.adapters.journal.store import Journal
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkRemoved
-from rait.domain.records import Head, RunHeader, seal
+from rait.domain.records import Attempt, Head, RunHeader, decode_repeats, seal
 from rait.domain.topology import Endpoint
 
 DATA = Path(__file__).parent.parent / "data"
@@ -174,3 +174,11 @@ def test_a_later_topology_has_instances_of_namespaces(later_journal: Path) -> No
     assert len(instances) == 1
     assert instances.isdisjoint({link.origin.instance for link in before.values()} | {""})
     assert all(len(link.peers) == 1 for link in (*now.values(), *before.values()))
+
+
+def test_an_attempt_to_repeat_a_run_had_its_outcomes() -> None:
+    header = b'{"scope":"","command":"up","version":"","uid":0,"started_at":7,"public_key":""}'
+    attempt = b'{"header":%b,"outcomes":[{"index":0,"error":"EBUSY"}]}' % header
+    repeats = decode_repeats(b'{"run":1,"total":{"count":3},"attempt":%b}' % attempt, SCOPE)
+    head = RunHeader(scope="", command="up", version="", uid=0, started_at=7, public_key="")
+    assert (repeats.total.count, repeats.attempt) == (3, Attempt(head))

@@ -231,19 +231,8 @@ class Log:
         if repeats is None or repeats.attempt is None:
             return upto, start, runs
         # An attempt to repeat a run counts like a run of its own.
-        run = self.run(repeats.run)
-        outcomes = {outcome.index: outcome for outcome in repeats.attempt.outcomes}
-        if not all(0 <= index < len(run.intended) for index in outcomes):
-            raise records.damage(
-                f"a repetition of run {run.id} names an event that the run does not have"
-            )
-        attempt = RunRecord(
-            id=run.id,
-            last_id=run.last_id,
-            header=repeats.attempt.header,
-            intended=run.intended,
-            outcomes=outcomes,
-        )
+        run, header = self.run(repeats.run), repeats.attempt.header
+        attempt = RunRecord(id=run.id, last_id=run.last_id, header=header, intended=run.intended)
         return upto, start, (*runs, attempt)
 
     def _with_repeats(self, runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:

@@ -64,11 +64,10 @@ class Appender(Log):
 
     1. The first such run is in the log like all others.
     2. A later run with equal events may be a repetition. Before its first effect, it is stored as
-       the *attempt* in the scope's row of the table ``repeats``, and so are its outcomes, as long
-       as they equal those of the first run.
+       the *attempt* in the scope's row of the table ``repeats``.
     3. If the run ends like the first one, the row's count goes up, and the attempt is dropped.
     4. If something differs, the attempt is written to the log as a run of its own. If rait is
-       killed, the scope's next run does that.
+       killed, the scope's next run does that, and nobody knows the outcomes.
     5. Before the scope's next other run, the count goes into the log as an entry of its own. So the
        log is only ever appended to. The head's seal covers the table ``repeats`` as well.
     """
@@ -95,16 +94,12 @@ class Appender(Log):
         known = self.repeats(header.scope) or Repeats(run)
         self._put(header.scope, structs.replace(known, attempt=Attempt(header)))
 
-    def add_to_attempt(self, scope: str, outcomes: Sequence[Outcome]) -> None:
-        """Store outcomes of the attempt's events."""
-        known, attempt = self._attempted(scope)
-        attempt = structs.replace(attempt, outcomes=(*attempt.outcomes, *outcomes))
-        self._put(scope, structs.replace(known, attempt=attempt))
-
     def count_attempt(self, scope: str) -> None:
         """Count the attempt, which has ended like the run that it repeats."""
-        known, attempt = self._attempted(scope)
-        header = attempt.header
+        known = self.repeats(scope)
+        if known is None or known.attempt is None:
+            raise records.damage(f"the repetition of a run of {scope} is gone")
+        header = known.attempt.header
         total = Repeated(
             known.total.count + 1,
             max(self._now(), known.total.until),  # the clock may have been set back
@@ -133,8 +128,6 @@ class Appender(Log):
             ).fetchall()
             run = self.begin(known.attempt.header)
             self._add("intended", run, scope, (payload for (payload,) in rows))
-            if known.attempt.outcomes:
-                self.add("outcomes", run, scope, known.attempt.outcomes)
         self.forget_repeats(scope)
         return run
 
@@ -162,12 +155,6 @@ class Appender(Log):
         """Delete the scope's row of ``repeats``."""
         self.connection.execute("DELETE FROM repeats WHERE scope = ?", (scope,))
         self._cover_repeats()
-
-    def _attempted(self, scope: str) -> tuple[Repeats, Attempt]:
-        known = self.repeats(scope)
-        if known is None or known.attempt is None:
-            raise records.damage(f"the repetition of a run of {scope} is gone")
-        return known, known.attempt
 
     def _put(self, scope: str, repeats: Repeats) -> None:
         payload = records.encode(repeats)
@@ -320,7 +307,7 @@ class Run:
     """A run under way; ``id`` is its number in the journal.
 
     ``original`` is the run that this one may repeat (see Appender). As long as all outcomes are
-    those of ``original``, this run has its number.
+    those of ``original``, this run has its number, and holds them back.
     """
 
     def __init__(
@@ -336,6 +323,7 @@ class Run:
         self._journal = journal
         self._open = set(range(intended))
         self._original = original
+        self._held: tuple[Outcome, ...] = ()
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Write down outcomes of intended events, in the order in which they came.
@@ -351,8 +339,7 @@ class Run:
             return
         self._open.difference_update(indexes)
         if self._original is not None and _is_as_before(news, self._original):
-            with self._journal.appending(self) as log:
-                log.add_to_attempt(self.scope, news)
+            self._held += news
             return
         self._stop_repeating()
         with self._journal.appending(self) as log:
@@ -397,8 +384,12 @@ class Run:
             return
         with self._journal.appending(self) as log:
             run = log.end_repeats(self.scope)
-        if run is None:
-            raise HistoryError(f"the repetition of run {self.id} is gone: the lock was not held")
+            if run is None:
+                raise HistoryError(
+                    f"the repetition of run {self.id} is gone: the lock was not held"
+                )
+            if self._held:
+                log.add("outcomes", run, self.scope, self._held)
         self.id, self._original = run, None
 
 
