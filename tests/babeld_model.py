@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from rait.adapters.babeld import Connection
-from rait.domain.babel import managed_interfaces
+from rait.domain.babel import BabeldState
 from rait.domain.diff import diff
 from rait.domain.events import Event
-from rait.domain.topology import Topology
+from rait.domain.topology import Device, Link, LinkNotes, LinkSettings, Origin, Topology
 
 BANNER = b"BABEL 1.0\nversion babeld-1.12.1\nhost a\nmy-id 60:96:2a:d9:a5:63:32:d9\nok\n"
 NEVER = float("inf")
@@ -48,9 +48,19 @@ def babel_events(
     remembered: Mapping[str, str],
     wanted: Mapping[str, str],
     *,
-    ours: Callable[[str], bool],
     exclusive: bool = False,
 ) -> tuple[Event, ...]:
-    """The events that make babeld's interfaces among ours the wanted ones."""
-    managed = managed_interfaces(present, remembered, wanted, ours=ours, exclusive=exclusive)
-    return diff(Topology(babel=managed), Topology(babel=wanted))
+    """The events that make babeld's interfaces the wanted ones, as far as they are ours."""
+    state = BabeldState(tuple(present), ifprefixes=("rait4x", "rait6x"), exclusive=exclusive)
+    links = {
+        name: Link(
+            name,
+            Origin("kernel"),
+            LinkSettings(1420, 54),
+            Device("own"),
+            notes=LinkNotes(babeld_param=param),
+        )
+        for name, param in wanted.items()
+    }
+    managed, shall_have = state.compare(Topology(babel=remembered), links)
+    return diff(Topology(babel=managed), Topology(babel=shall_have))

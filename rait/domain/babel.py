@@ -14,7 +14,7 @@ add alone would leave the old value of each parameter that the new ones do not n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -75,27 +75,6 @@ def is_ours(name: str, ifprefixes: Iterable[str], remembered: Iterable[str]) -> 
     )
 
 
-def managed_interfaces(
-    present: Iterable[str],
-    remembered: Mapping[str, str],
-    wanted: Mapping[str, str],
-    *,
-    ours: Callable[[str], bool],
-    exclusive: bool = False,
-) -> dict[str, str]:
-    """Of the interfaces that babeld has, those that may be changed, with assumed parameters.
-
-    An interface that the journal does not know is assumed to have the wanted parameters: it may be
-    of babeld's own configuration file. With ``exclusive``, interfaces of others count as well, if
-    babeld takes their names in a command.
-    """
-    return {
-        name: remembered.get(name, wanted.get(name, ""))
-        for name in present
-        if (name in wanted or exclusive or ours(name)) and is_interface_name(name)
-    }
-
-
 class BabeldState(Struct, frozen=True):
     """The interfaces that babeld has, and the settings that decide which of them are ours.
 
@@ -114,7 +93,9 @@ class BabeldState(Struct, frozen=True):
     ) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """The managed interfaces and the wanted ones, each with its parameters; see above.
 
-        ``known`` is the topology that the journal knows, and ``links`` are the desired ones.
+        ``known`` is the topology that the journal knows, and ``links`` are the desired ones. With
+        ``exclusive``, interfaces of others are managed too, if babeld takes their names in a
+        command.
         """
         wanted = {
             name: link.notes.babeld_param or self.param
@@ -122,13 +103,13 @@ class BabeldState(Struct, frozen=True):
             if link.settings.up
         }
         remembered = remembered_interfaces(known)
-        managed = managed_interfaces(
-            self.present,
-            known.babel,
-            wanted,
-            ours=lambda name: is_ours(name, self.ifprefixes, remembered),
-            exclusive=self.exclusive,
-        )
+        managed = {
+            # One that only babeld's own configuration file may name is assumed to be as wanted.
+            name: known.babel.get(name, wanted.get(name, ""))
+            for name in self.present
+            if (name in wanted or self.exclusive or is_ours(name, self.ifprefixes, remembered))
+            and is_interface_name(name)
+        }
         return managed, wanted
 
 

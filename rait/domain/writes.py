@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,9 +16,7 @@ from rait.domain.events import (
     PeerRemoved,
     PeerUpdated,
 )
-from rait.domain.topology import Endpoint, LinkPeer
-
-_T = TypeVar("_T")
+from rait.domain.topology import Device, Endpoint, LinkPeer
 
 
 class PeerWrite(Struct, frozen=True):
@@ -61,65 +59,41 @@ def write_of(event: LinkAdded | DeviceUpdated | PeerEvent, psks: Psks) -> Device
     """
     match event:
         case LinkAdded(link):
-            device = link.device
-            return DeviceWrite(
-                device.public_key,
-                device.listen_port or None,
-                device.fwmark or None,
-                tuple(_whole(peer, psks) for peer in link.peers),
-            )
-        case DeviceUpdated(_, old, new):
-            return DeviceWrite(
-                _changed(old.public_key, new.public_key),
-                _changed(old.listen_port, new.listen_port),
-                _changed(old.fwmark, new.fwmark),
-            )
+            writes = [write for peer in link.peers for write in _peer_writes(None, peer, psks)]
+            return DeviceWrite(**_changes(Device(""), link.device), peers=tuple(writes))
+        case DeviceUpdated(_, before, after):
+            return DeviceWrite(**_changes(before, after))
         case PeerAdded(_, peer):
-            return DeviceWrite(peers=(_whole(peer, psks),))
+            return DeviceWrite(peers=_peer_writes(None, peer, psks))
         case PeerRemoved(_, peer):
             return DeviceWrite(peers=(PeerWrite(peer.public_key, remove=True),))
-        case PeerUpdated(_, before, after):
-            return DeviceWrite(peers=_update(before, after, psks))
+        case PeerUpdated(_, old, new):
+            return DeviceWrite(peers=_peer_writes(old, new, psks))
 
 
-def _update(before: LinkPeer, after: LinkPeer, psks: Psks) -> tuple[PeerWrite, ...]:
-    if before == after:
-        return ()
-    if before.endpoint is not None and after.endpoint is None:
+def _peer_writes(before: LinkPeer | None, after: LinkPeer, psks: Psks) -> tuple[PeerWrite, ...]:
+    """The writes that lead from one state of a peer to the other; None stands for no peer."""
+    key = after.public_key
+    if before is not None and before.endpoint is not None and after.endpoint is None:
         # WireGuard forgets an endpoint with its peer alone.
-        return PeerWrite(before.public_key, remove=True), _whole(after, psks)
-    update = PeerWrite(
-        after.public_key,
-        update_only=True,
-        psk=_psk(before.psk_digest, after, psks),
-        endpoint=_changed(before.endpoint, after.endpoint),
-        keepalive=_changed(before.keepalive, after.keepalive),
-        allowed_ips=_changed(before.allowed_ips, after.allowed_ips),
-    )
-    return (update,)
+        return PeerWrite(key, remove=True), *_peer_writes(None, after, psks)
+    changes = _changes(before or LinkPeer(key, allowed_ips=()), after)
+    if "psk_digest" in changes:
+        changes["psk"] = _psk(key, changes.pop("psk_digest"), psks)
+    if before is not None and not changes:
+        return ()
+    return (PeerWrite(key, update_only=before is not None, **changes),)
 
 
-def _whole(peer: LinkPeer, psks: Psks) -> PeerWrite:
-    """The write that adds a peer."""
-    return PeerWrite(
-        peer.public_key,
-        psk=_psk("", peer, psks),
-        endpoint=peer.endpoint,
-        keepalive=peer.keepalive or None,
-        allowed_ips=peer.allowed_ips,
-    )
-
-
-def _psk(before: str, peer: LinkPeer, psks: Psks) -> Secret | None:
-    """The preshared key to write where the digest was ``before``; None if it stays."""
-    if before == peer.psk_digest:
-        return None
-    if not peer.psk_digest:
+def _psk(peer: str, digest: str, psks: Psks) -> Secret:
+    if not digest:
         return NO_PSK
-    if (psk := psks.get((peer.public_key, peer.psk_digest))) is None:
-        raise RaitError(f"rait does not know the preshared key of peer {peer.public_key}")
+    if (psk := psks.get((peer, digest))) is None:
+        raise RaitError(f"rait does not know the preshared key of peer {peer}")
     return psk
 
 
-def _changed(before: _T, after: _T) -> _T | None:
-    return after if after != before else None
+def _changes(before: Struct, after: Struct) -> dict[str, Any]:
+    """The fields that differ, with their values in ``after``."""
+    pairs = ((name, getattr(after, name)) for name in after.__struct_fields__)
+    return {name: new for name, new in pairs if new != getattr(before, name)}

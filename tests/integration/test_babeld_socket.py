@@ -15,7 +15,7 @@ from rait.adapters.babeld import (
     BabeldError,
     BabeldRefusedError,
 )
-from rait.domain.babel import BabelInterface, is_ours
+from rait.domain.babel import BabelInterface
 from rait.domain.config.schema import DEFAULT_BABELD_PARAM
 from rait.domain.config.schema import Babeld as Settings
 from rait.domain.events import BabelInterfaceAdded
@@ -202,7 +202,6 @@ def test_a_second_sync_sends_nothing_and_foreign_ones_survive(client: BabeldClie
             [interface.name for interface in client.interfaces()],
             remembered,
             wanted,
-            ours=lambda name: is_ours(name, ("rait4x",), remembered),
             exclusive=exclusive,
         )
         for event in events:

@@ -170,13 +170,10 @@ def test_a_sync_with_a_model_of_babeld_ends_as_wanted(
     babeld = ModelBabeld(present, cuts)
     client = BabeldClient(Babeld(), babeld.socket)  # type: ignore[arg-type]
 
-    def ours(name: str) -> bool:
-        return is_ours(name, ("rait4x", "rait6x"), remembered)
-
     def sync() -> list[str]:
         has = [interface.name for interface in client.interfaces()]
         current = {name: remembered.get(name, wanted.get(name, "")) for name in has}
-        events = babel_events(has, remembered, wanted, ours=ours, exclusive=exclusive)
+        events = babel_events(has, remembered, wanted, exclusive=exclusive)
         after = replay(Topology({}, current), events).babel
         for event in events:
             if isinstance(event, BabelInterfaceAdded):
@@ -190,7 +187,8 @@ def test_a_sync_with_a_model_of_babeld_ends_as_wanted(
 
     before = dict(babeld.interfaces)
     known = dict(remembered)
-    foreign = {n for n in before if n not in wanted and not is_ours(n, ("rait4x", "rait6x"), known)}
+    ours = {name for name, param in known.items() if param}
+    foreign = {n for n in before if n not in wanted and not is_ours(n, ("rait4x", "rait6x"), ours)}
     sync()
     assert set(babeld.interfaces) == set(wanted) | (set() if exclusive else foreign)
     for name, param in wanted.items():
@@ -208,13 +206,13 @@ def test_a_diff_replays_to_what_is_wanted_and_a_second_one_is_empty(
     current: dict[str, str], wanted: dict[str, str], exclusive: bool
 ) -> None:
     def ours(name: str) -> bool:
-        return name.startswith("rait")
+        return name.startswith("rait") or bool(current.get(name))
 
-    events = babel_events(current, current, wanted, ours=ours, exclusive=exclusive)
+    events = babel_events(current, current, wanted, exclusive=exclusive)
     after = replay(Topology({}, current), events).babel
     left_alone = {} if exclusive else {n: p for n, p in current.items() if not ours(n)}
     assert after == {**left_alone, **wanted}
-    assert babel_events(after, after, wanted, ours=ours, exclusive=exclusive) == ()
+    assert babel_events(after, after, wanted, exclusive=exclusive) == ()
     touched = [event.name for event in events if isinstance(event, BabelInterfaceFlushed)]
     assert exclusive or all(ours(name) or name in wanted for name in touched)
 
