@@ -41,6 +41,8 @@ def outcomes(found: FleetChange) -> dict[tuple[str, str], str]:
 
 
 A, B, C = peer(1), peer(2), peer(3)
+NAT = peer(2, address=None)
+AWAY = peer(1, address="198.51.100.1")
 
 
 def test_an_entry_implies_a_transport_for_each_family() -> None:
@@ -95,10 +97,6 @@ def test_two_nodes_that_renumber_at_once_cannot_find_each_other_until_both_have(
     found = change([A, B], [peer(1, port=50009), peer(2, port=50008)])
     assert outcomes(found) == {("n1", "n2"): "interrupted"}
     assert found.order is None
-    assert (
-        "n1 sends to port 50009 of n2, which listens for it on port 50001"
-        in (found.pairs[0].reasons["new/old"])
-    )
 
 
 def test_a_node_behind_nat_that_renumbers_is_cut_off_until_both_ends_have_synced() -> None:
@@ -114,6 +112,84 @@ def test_a_new_key_breaks_each_pair_until_both_ends_have_synced() -> None:
     assert outcomes(found) == {("n1", "n2"): "interrupted", ("n1", "n3"): "interrupted"}
     assert found.kept == 1
     assert "n2 has another key of n1" in found.pairs[0].reasons["new/old"]
+
+
+def test_both_ends_of_a_tunnel_begin_anew_after_a_new_key() -> None:
+    """Both have lost their session, so whichever of them sends shakes hands at once."""
+    (pair, _) = change([A, B, C], [peer(1, k=9), B, C]).pairs
+    assert pair.grades == ("at once", "never", "never", "at once")
+
+
+def test_a_node_that_marks_its_packets_anew_changes_its_tunnels_and_ends_no_session() -> None:
+    config = implied_config(A)
+    marked = structs.replace(
+        config, transports=tuple(structs.replace(t, fwmark=7) for t in config.transports)
+    )
+    old, new = (fleet_of([A, B], {A.public_key: each}) for each in (config, marked))
+    (pair,) = fleet_change(old, new).pairs
+    assert (pair.outcome, pair.grades) == ("changed", ("at once",) * 4)
+
+
+def test_a_host_name_in_one_family_is_no_address_in_the_other() -> None:
+    """A has its name in IPv6 alone from now on: who sends to it over IPv4 does not reach it."""
+    both = [
+        PeerEndpoint(address_family=family, send_port=50001 + at, address=f"{at}.example")
+        for at, family in enumerate(FAMILIES)
+    ]
+    turned = [structs.replace(e, address=f"{1 - at}.example") for at, e in enumerate(both)]
+    before, after = (structs.replace(A, endpoints=tuple(each)) for each in (both, turned))
+    (pair,) = change([before, NAT], [after, NAT]).pairs
+    assert pair.grades[1:3] == ("never", "never")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reasons"),
+    [
+        ([A, B], [peer(1, k=9), B], ["n2 has another key of n1"] * 2),
+        (
+            [A, B],
+            [AWAY, peer(2, address="198.51.100.2")],
+            [
+                "n1 sends to 192.0.2.2, where n2 is not; n2 sends to 198.51.100.1, where n1 is not",
+                "n1 sends to 198.51.100.2, where n2 is not; n2 sends to 192.0.2.1, where n1 is not",
+            ],
+        ),
+        (
+            [A, NAT],
+            [AWAY, NAT],
+            [
+                "n1 has no address of n2; n2 sends to 198.51.100.1, where n1 is not",
+                "n1 has no address of n2; n2 sends to 192.0.2.1, where n1 is not",
+            ],
+        ),
+        (
+            [A, B],
+            [peer(1, port=50009), peer(2, port=50008)],
+            [
+                "n1 sends to port 50001 of n2, which listens for it on port 50009; "
+                "n2 sends to port 50008 of n1, which listens for it on port 50002",
+                "n1 sends to port 50009 of n2, which listens for it on port 50001; "
+                "n2 sends to port 50002 of n1, which listens for it on port 50008",
+            ],
+        ),
+    ],
+)
+def test_why_a_pair_is_broken_until_both_nodes_have_synced(
+    old: list[Peer], new: list[Peer], reasons: list[str]
+) -> None:
+    (pair,) = change(old, new).pairs
+    assert pair.reasons == dict(zip(("old/new", "new/old"), reasons, strict=True))
+
+
+def test_who_listens_on_a_port_of_the_kernels_choice_is_found_by_nobody() -> None:
+    config = implied_config(B)
+    dynamic = tuple(structs.replace(t, dynamic_port=True) for t in config.transports)
+    known = {B.public_key: structs.replace(config, transports=dynamic)}
+    old, new = fleet_of([A, B]), fleet_of([peer(1, address=None), B], known)
+    (reason,) = fleet_change(old, new).pairs[0].reasons.values()
+    assert reason.startswith(
+        "n1 sends to port 50001 of n2, which listens for it on a port of the kernel's choice"
+    )
 
 
 def test_of_two_nodes_with_one_port_the_newcomer_gets_no_link_at_third_nodes() -> None:
@@ -218,6 +294,13 @@ def test_the_nodes_that_their_guard_would_stop_are_known() -> None:
     assert far["n1"] == (0, 6, False)
 
 
+@pytest.mark.parametrize(("left", "stops"), [(4, False), (3, True)])
+def test_a_guard_lets_half_of_the_links_go_and_no_more(left: int, stops: bool) -> None:
+    peers = [peer(number) for number in range(1, 8)]
+    (first, *_) = change(peers, peers[:left]).node_changes
+    assert (first.lost, first.links, first.stops) == (7 - left, 6, stops)
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -299,3 +382,20 @@ def test_a_new_key_with_a_new_port_stands_beside_the_old_one_for_a_while() -> No
 def test_a_new_key_with_the_old_port_cannot_stand_beside_the_old_one() -> None:
     """No node would have a link to the second entry of one SendPort."""
     assert steps([A, B, C], [peer(1, k=9), B, C]) == []
+
+
+def test_a_new_key_on_the_port_of_another_node_cannot_stand_beside_the_old_one() -> None:
+    """That node has a tunnel to it, and no third one has."""
+    assert steps([A, B, C], [peer(1, k=9, port=50002), B, C]) == []
+
+
+def test_a_node_that_keeps_its_key_cannot_stand_beside_itself() -> None:
+    away = peer(1, address=None)
+    assert steps([away, B], [peer(1, port=50009, address=None), B]) == []
+
+
+def test_a_node_that_comes_is_a_step_of_its_own() -> None:
+    assert steps([A, B], [peer(1, port=50009), B, peer(3, port=50001)]) == [
+        "change n1 alone, and wait until all nodes have synced",
+        "change n3 alone, and wait until all nodes have synced",
+    ]

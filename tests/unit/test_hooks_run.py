@@ -179,8 +179,10 @@ def test_who_stops_listening_ends_all(tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_commands_first(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = (
-        "import sys\n"
+        "import signal, sys\n"
         "from rait.adapters.hooks import Job, run\n"
+        # Ignored where a shell started the tests in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"job = Job(['sh', '-c', 'echo $$ > {pids}; exec sleep 1000'], {{'PATH': '/bin'}})\n"
         "list(run([[job]], 1000.0))\n"
     )
