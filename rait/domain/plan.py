@@ -297,7 +297,7 @@ class _Planner:
 
     def _likeness(self, peer: Peer, routes: list[tuple[int, _Route]]) -> str | None:
         """What an entry has in common with this node alone, if anything."""
-        if routes and peer.name is not None and peer.name == self._config.name:
+        if peer.name is not None and peer.name == self._config.name:
             return f'this node\'s name "{peer.name}"'
         for _, (_, _, transport, endpoint) in routes:
             if endpoint.send_port == transport.send_port and _is_one_host(transport, endpoint):

@@ -4,7 +4,7 @@ In the trusted comment of a signature its signer says which of his lists it is. 
 as it may be wrong: a list is older than another by what its signer wrote.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -15,7 +15,8 @@ UNORDERED = (
 )
 
 Kind = Literal["", "timestamp", "serial"]
-_RANKS: dict[Kind, int] = {"": 0, "timestamp": 1, "serial": 2}
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Of two lists of different kinds, that of the later one is newer."""
 
 
 class Signed(Struct, frozen=True):
@@ -38,7 +39,7 @@ class Signed(Struct, frozen=True):
         with a timestamp, and one with neither is older than all. So no list from before such a
         change comes back.
         """
-        return _RANKS[self.kind], self.number
+        return _KINDS.index(self.kind), self.number
 
     @property
     def told(self) -> str:

@@ -58,9 +58,14 @@ def test_defaults_are_those_of_the_manual():
         "hello-interval 20 max-rtt-penalty 1024 rtt-max 1024"
     )
     assert (config.backend, config.journal) == ("auto", "/var/lib/rait/journal.db")
-    assert config.max_removals is None
+    assert (config.max_removals, config.max_links, config.command_timeout) == (None, 4096, 10)
+    minute = 60 * 10**9
+    assert config.watch == Watch(
+        poll=minute, names=minute, look=minute, publish=False, lease=minute
+    )
     (only,) = config.transports
-    assert (only.fwmark, only.dynamic_port, only.address, only.bind_addr) == (0, False, None, None)
+    assert (only.fwmark, only.keepalive, only.dynamic_port) == (0, 0, False)
+    assert (only.address, only.bind_addr) == (None, None)
 
 
 def test_everything_that_can_be_said():
@@ -518,29 +523,52 @@ def test_what_is_no_port_range_is_refused(value):
     assert '"1024-65535"' in found.message
 
 
+def with_value(block: str, key: str, value: int) -> dict[str, Any]:
+    """What stands in rait.conf that has this number, in this block or at the top ("")."""
+    blocks: dict[str, dict[str, Any]] = {
+        "": {key: value},
+        "transport": {"transport": [transport(**{key: value})]},
+        "policy": {"policy": {key: value}},
+        "isolation": {"isolation": {key: value}},
+        "vrf": {"isolation": {"type": "vrf", "target": "m", "table": 9, key: value}},
+        "watch": {"watch": {key: f"{value}s"}},
+    }
+    return blocks[block]
+
+
 @pytest.mark.parametrize(
-    "isolation",
+    ("block", "key", "least", "most"),
     [
-        {"transit": "t" * 255},
-        {"ifgroup": 1},
-        {"ifgroup": 2147418111},
-        {"type": "vrf", "target": "m", "table": 1},
-        {"type": "vrf", "target": "m", "table": 253},
-        {"type": "vrf", "target": "m", "table": 256},
-        {"type": "vrf", "target": "m", "table": 4294967295},
+        ("", "max_removals", 0, 2**32 - 1),
+        ("", "max_links", 1, 2**32 - 1),
+        ("", "command_timeout", 1, 3600),
+        ("", "port_range", 1, 65535),
+        ("transport", "send_port", 1, 65535),
+        *((block, "mtu", 1280, 65455) for block in ("transport", "policy")),
+        *((block, "fwmark", 0, 2**32 - 1) for block in ("transport", "policy")),
+        *((block, "keepalive", 0, 65535) for block in ("transport", "policy")),
+        ("isolation", "ifgroup", 1, 2147418111),
+        ("vrf", "table", 1, 2**32 - 1),
+        *(("watch", key, 1, 86400) for key in ("poll", "names", "look")),
+        ("watch", "lease", 5, 86400),
     ],
 )
-def test_what_isolation_may_go_to(isolation):
-    assert errors(isolation=isolation) == []
+def test_the_least_and_the_most_that_a_number_may_be(
+    block: str, key: str, least: int, most: int
+) -> None:
+    for value in (least, most):
+        assert errors(**with_value(block, key, value)) == []
+    for value in (least - 1, most + 1):
+        assert error(**with_value(block, key, value)).path[-1] == key
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("mtu", 1280), ("mtu", 65455), ("send_port", 1), ("send_port", 65535), ("fwmark", 4294967295)],
-)
-def test_what_a_transport_may_go_to(key, value):
-    (only,) = decoded(transport=[transport(**{key: value})]).transports
-    assert getattr(only, key) == value
+@pytest.mark.parametrize("table", [253, 256])
+def test_the_tables_beside_those_of_the_machine(table: int) -> None:
+    assert errors(**with_value("vrf", "table", table)) == []
+
+
+def test_the_longest_name_of_a_namespace() -> None:
+    assert errors(isolation={"transit": "t" * 255}) == []
 
 
 def test_only_isolation_by_namespaces_has_namespaces():
@@ -647,6 +675,8 @@ SIGNER = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
         (SIGNER, (SIGNER,)),
         ([SIGNER, "keys/minisign.pub"], (SIGNER, "keys/minisign.pub")),
         ("/etc/rait/minisign.pub", ("/etc/rait/minisign.pub",)),
+        ("RW-of-the-registry", ("RW-of-the-registry",)),
+        (SIGNER[:39], (SIGNER[:39],)),
     ],
 )
 def test_who_signs_the_list(value: Any, meant: tuple[str, ...]) -> None:
@@ -657,7 +687,13 @@ def test_who_signs_the_list(value: Any, meant: tuple[str, ...]) -> None:
     "value",
     [
         *("", [], 7, True, [7], "-", "https://example.org/k", KEY, [SIGNER, ""], [SIGNER, KEY]),
-        *(SIGNER[:-1], f"{SIGNER[:-1]}é", f"{SIGNER[:52]}====", f"comment: x\n{SIGNER}"),
+        *(
+            SIGNER[:-1],
+            SIGNER[:40],
+            f"{SIGNER[:-1]}é",
+            f"{SIGNER[:52]}====",
+            f"comment: x\n{SIGNER}",
+        ),
     ],
 )
 def test_who_cannot_sign_the_list(value: Any) -> None:

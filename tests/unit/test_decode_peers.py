@@ -313,6 +313,8 @@ def test_what_is_no_peers_list_is_an_error(document, says):
         ("", "the entry cannot be read"),
         (["x"], "the entry cannot be read"),
         ("a\x1bb", "a\N{REPLACEMENT CHARACTER}b"),
+        ("a b " * 75, "a b " * 74 + "a b; skipped"),
+        ("a b " * 75 + "c", "a b " * 75 + "…; skipped"),
     ],
 )
 def test_an_entry_that_could_not_be_read_is_skipped_with_a_reason(why: Any, told: str) -> None:

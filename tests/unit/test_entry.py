@@ -110,6 +110,12 @@ def test_a_key_has_one_port_for_each_family(taken, one, other):
     assert [free_port(documents, A, f, PORTS, other) for f in ("ip4", "ip6")] == ports
 
 
+def test_the_port_of_a_key_is_the_same_in_each_version_of_rait():
+    """Whoever makes a node anew by its key finds the port that its entry has."""
+    ports = [free_port(listed(), A, family, PORTS, 0) for family in ("ip4", "ip6")]
+    assert ports == [12709, 12710]
+
+
 def test_a_port_that_is_taken_is_passed_over():
     first = free_port(listed(), A, "ip4", PORTS, 0)
     assert free_port(listed(first), A, "ip4", PORTS, 0) == first + 1
@@ -119,6 +125,7 @@ def test_a_port_that_is_taken_is_passed_over():
 def test_the_port_of_an_entry_that_is_skipped_is_taken(wrong: dict[str, Any]) -> None:
     entry = {"public_key": B, "address_family": "ip4", "send_port": 20000, "endpoint": "x"}
     entry |= {"endpoint": 7} if "address" in wrong else wrong
-    assert free_port([{"peers": [entry]}], A, "ip4", (20000, 20000), 0) is None
+    for reader in (A, None):
+        assert free_port([{"peers": [entry]}], reader, "ip4", (20000, 20000), 0) is None
     if entry["public_key"] == B:
         assert free_port([{"peers": [entry]}], B, "ip4", (20000, 20000), 0) == 20000, "its own"

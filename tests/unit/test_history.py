@@ -293,6 +293,10 @@ def test_where_most_runs_are_later_than_now_it_is_now_that_is_wrong() -> None:
     assert list(spans(told(day(1), day(2), day(3)), BOOT)) == sure(1, 2, 3)
 
 
+def test_where_half_of_the_runs_are_later_than_now_nobody_knows_and_now_is_right() -> None:
+    assert spans(told(day(1), FAR), NOW) == (Span(day(1), day(1)), Span(day(1), 2**63 - 1))
+
+
 def test_runs_of_this_very_moment_are_not_later_than_now() -> None:
     """As where the clock was set back: now is then the time of the last run."""
     one, far, two = spans(told_long_ago(NOW, FAR, NOW), NOW)

@@ -286,6 +286,8 @@ def test_rates_are_of_links_that_were_there_all_the_time() -> None:
         return look(seen(made, received={"KEY": received}, sent={"KEY": 7}), made=(made,))
 
     assert rates(at(100), at(300), 2.0) == {"w1": Rates(100.0, 0.0)}
+    assert rates(at(100), at(300), 0.5) == {"w1": Rates(400.0, 0.0)}
+    assert rates(at(300), at(300), 2.0) == {"w1": Rates(0.0, 0.0)}, "it is silent"
     assert rates(at(300), at(100), 2.0) == {}, "it was made again"
     assert rates(at(100, "w2"), at(300), 2.0) == {}, "it was made between"
     assert rates(at(100), at(300), 0.0) == {}, "no time has passed"
