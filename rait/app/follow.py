@@ -7,14 +7,12 @@ of the service manager have to wait for it, a follow has a thread with an event 
 from __future__ import annotations
 
 import asyncio
-import random
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from rait.adapters.config import source
-from rait.adapters.config.remote import HEARTBEAT, News
+from rait.adapters.config.remote import HEARTBEAT, News, in_daemon
 from rait.app.held import Held
 from rait.domain.errors import SourceError
 from rait.domain.watch_events import Ended, SourceTold
@@ -38,9 +36,8 @@ class _Follow:
         self._here = asyncio.get_running_loop()
         self._over = False
         self._there = asyncio.new_event_loop()
-        self._task = self._there.create_task(source.follow(url, self._told))
-        # A daemon, as nothing in it is worth that the process waits for its end.
-        threading.Thread(target=self._run, name="rait-follow", daemon=True).start()
+        self._task = self._there.create_task(source.follow(url, self._pass_on))
+        in_daemon(self._run, "rait-follow")
 
     @property
     def is_alive(self) -> bool:
@@ -66,10 +63,7 @@ class _Follow:
             self._there.close()
             self._pass_on(why, True)
 
-    def _told(self, told: News | SourceError) -> None:
-        self._pass_on(told, False)
-
-    def _pass_on(self, told: News | SourceError, is_last: bool) -> None:
+    def _pass_on(self, told: News | SourceError, is_last: bool = False) -> None:
         with suppress(RuntimeError):  # the process ends
             self._here.call_soon_threadsafe(self._heard, told, is_last)
 
@@ -97,7 +91,7 @@ class Follower:
         if follow is None or follow.url != url or anew:
             self._begin(url)
         elif follow.is_alive:
-            self._tell(Ended("poll", False, follow.problem, _chance(), "alive"))
+            self._tell(Ended("poll", False, follow.problem, follow="alive"))
         elif follow.heard_at is not None:
             self._begin(url)  # else the first that it tells is the answer
 
@@ -107,7 +101,7 @@ class Follower:
             self._begin(url)
         elif self._follow is not None:
             self.end()
-            self._tell(Ended("poll", chance=_chance(), follow="lost"))
+            self._tell(Ended("poll", follow="lost"))
 
     def end(self) -> None:
         if self._follow is not None:
@@ -123,20 +117,12 @@ class Follower:
     def _hear(self, told: News | SourceError, is_last: bool) -> None:
         follow = self._follow
         assert follow is not None  # noqa: S101 - one that was ended tells nothing
-        changed, problem = False, ""
-        if isinstance(told, SourceError):
-            problem = str(told)
-            self._held.fail(follow.url, told)
-        else:
-            changed = self._held.take(follow.url, told)
+        changed = self._held.take(follow.url, told)
+        problem = str(told) if isinstance(told, SourceError) else ""
         if is_last:
             self._follow = None
-            self._tell(Ended("poll", False, problem, _chance(), "lost"))
+            self._tell(Ended("poll", False, problem, follow="lost"))
         elif follow.heard_at is None:
-            self._tell(Ended("poll", changed, problem, _chance(), "begun"))
+            self._tell(Ended("poll", changed, problem, follow="begun"))
         elif changed or problem != follow.problem:
             self._tell(SourceTold(changed, problem))
-
-
-def _chance() -> float:
-    return random.random()  # noqa: S311 - not for secrets

@@ -119,7 +119,6 @@ POLICY = (
 def page(node: str, status: Status, last: LastSync | None = None) -> str:
     """The page about a node of this name, and the last sync if there was one."""
     live = status.counts()["live"]
-    table = _table(status.links, with_babel=status.babeld) if status.links else ()
     return _whole(
         f"{live}/{len(status.links)} links live: {node}",
         node,
@@ -128,7 +127,7 @@ def page(node: str, status: Status, last: LastSync | None = None) -> str:
         "<dl>",
         *(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(status, last)),
         "</dl>",
-        *table,
+        *(_table(status) if status.links else ()),
     )
 
 
@@ -186,7 +185,7 @@ def _facts(status: Status, last: LastSync | None) -> Iterator[tuple[str, str]]:
 
 
 def _confirmed(peers: PeersAge) -> str:
-    when = "at an unknown time" if peers.age is None else ago(peers.age)
+    when = ago(peers.age)
     return f'<span class="state failed">✕ {when}: too old</span>' if peers.too_old else when
 
 
@@ -195,14 +194,14 @@ def _change(change: LastChange) -> str:
     return f"run {change.run}: {change.command}{cause}, {change.outcome}"
 
 
-def _table(links: Sequence[LinkStatus], *, with_babel: bool) -> Iterator[str]:
+def _table(status: Status) -> Iterator[str]:
     heads = ["State", "Peer", "Endpoint", "Handshake", "Received", "Sent"]
-    heads += ["Babel"] if with_babel else []
+    heads += ["Babel"] if status.babeld else []
     yield '<table role="table"><caption>Links, first those that need a look</caption>'
     yield '<thead role="rowgroup"><tr role="row">'
     yield from (f'<th role="columnheader" scope="col">{head}</th>' for head in ("Link", *heads))
     yield '</tr></thead><tbody role="rowgroup">'
-    for link in sorted(links, key=lambda link: (link.healthy, STATES.index(link.state))):
+    for link in status.worst_first():
         yield _row(link, heads)
     yield "</tbody></table>"
 

@@ -84,30 +84,30 @@ class Held:
     def expect(self, url: str) -> None:
         """Runs wait for the first list of this URL, which is followed from now on; "" for none.
 
-        What comes of it is for ``take`` and ``fail``.
+        What comes of it is for ``take``.
         """
         with self._told:
             self._followed = url
             self._told.notify_all()
 
-    def take(self, url: str, news: News) -> bool:
-        """Hold what the source that is followed tells; whether it is another list."""
+    def take(self, url: str, told: News | SourceError) -> bool:
+        """Hold what the source that is followed tells; whether it is another list.
+
+        Where it has no list to be used, that which is held stays.
+        """
         with self._told:
             held = self._news.get(url)
-            if news.text is None:
+            self._told.notify_all()
+            if isinstance(told, SourceError):
+                self._failed[url] = told
+                return False
+            if told.text is None:
                 if held is None:
                     return False
-                news = structs.replace(news, text=held.text)
+                told = structs.replace(told, text=held.text)
             self._failed.clear()
-            self._news = {url: news}
-            self._told.notify_all()
-        return held is None or held.text != news.text
-
-    def fail(self, url: str, error: SourceError) -> None:
-        """The source that is followed has no list to be used; that which is held stays."""
-        with self._told:
-            self._failed[url] = error
-            self._told.notify_all()
+            self._news = {url: told}
+            return held is None or held.text != told.text
 
     def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """The text of the last transfer that succeeded. Raises SourceError if none did yet."""

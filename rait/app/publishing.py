@@ -68,7 +68,9 @@ def _read_back(text: str, kind: str, to: str, name: str) -> tuple[str, ...]:
         findings = examine(formats.parse(text, to or f"entry.{kind}").data).findings
     except SourceError as error:
         raise ConfigError(f"{name}: the entry cannot be read as {error}") from None
-    errors = [f"{name}: {item.message}; {item.advice}" for item in findings if item.is_error]
+    errors = [
+        f"{name}: {item.message}; {item.advice}" for item in findings if item.severity == "error"
+    ]
     if errors:
         raise ConfigError(*errors)
     return tuple(f"{f.message}; {f.advice}" for f in findings if f.severity == "warning")

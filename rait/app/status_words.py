@@ -16,9 +16,10 @@ def summary(status: Status) -> str:
     """The line on top."""
     parts = [_counted(status)]
     if (peers := status.peers) is not None:
-        when = "at an unknown time" if peers.age is None else ago(peers.age)
         which = f" at revision {peers.revision}" if peers.revision else ""
-        parts.append(f"peers list{which} confirmed {when}{' (too old)' if peers.too_old else ''}")
+        parts.append(
+            f"peers list{which} confirmed {ago(peers.age)}{' (too old)' if peers.too_old else ''}"
+        )
     if (last := status.last_change) is None:
         parts.append("no change in the journal")
     else:
@@ -64,8 +65,7 @@ def _fault(link: LinkStatus) -> str:
         return f"is {link.state}: {link.why}"
     if link.state == "never":
         return "never had a handshake"
-    when = "at an unknown time" if link.age is None else ago(link.age)
-    return f"is {link.state}: its last handshake was {when}"
+    return f"is {link.state}: its last handshake was {ago(link.age)}"
 
 
 def handshake(link: LinkStatus) -> str:
@@ -92,8 +92,10 @@ def rtt(link: LinkStatus) -> str:
     return "-" if link.babel is None or link.babel.rtt is None else f"{link.babel.rtt:.1f} ms"
 
 
-def ago(seconds: int) -> str:
+def ago(seconds: int | None) -> str:
     """How long ago something was, in its largest unit."""
+    if seconds is None:
+        return "at an unknown time"
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{seconds // size}{unit} ago"

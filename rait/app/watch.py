@@ -165,14 +165,12 @@ class Watcher:
         self._service = ServiceManager()
         self._health = Health(StatusReader(options).read)
         self._state = domain.begin(time.monotonic())
-        self._has_names = False
+        self._learned = Result(synced=Synced("unchanged"))
         self._status = ""
         self._files = files
         self._claim = claim
         self._paths: dict[str, str] = {}
-        self._key_files: frozenset[str] = frozenset()
         self._links: LinkChanges | None = None
-        self._names: frozenset[str] = frozenset()
         self._sight: anyio.CancelScope
         self._tasks: TaskGroup
         self._news = anyio.Event()
@@ -203,12 +201,14 @@ class Watcher:
         return Settings(
             look=(spans.look if age is None else min(spans.look, age // 2)) / SECOND,
             poll=spans.poll / SECOND if has_url else None,
-            names=spans.names / SECOND if self._has_names else None,
+            names=spans.names / SECOND if self._learned.has_names else None,
             publish=spans.lease / 3 / SECOND if spans.publish else None,
         )
 
     def _tell(self, event: Event) -> None:
         """Do what is to be done about an event; for the thread of the event loop alone."""
+        if isinstance(event, Ended):
+            event = structs.replace(event, chance=random.random())  # noqa: S311 - not for secrets
         self._state, actions = domain.step(self._state, event, time.monotonic(), self._settings)
         for action in actions:
             self._do(action)
@@ -250,8 +250,7 @@ class Watcher:
         began = time.monotonic()
         result = await to_thread.run_sync(self._synced, causes)
         if result.report is not None:
-            self._has_names, self._names = result.has_names, result.names
-            self._key_files = result.key_files
+            self._learned = result
             if self._links is not None:
                 self._links.watch(result.names)
         seconds = time.monotonic() - began
@@ -326,7 +325,7 @@ class Watcher:
         # At the end nobody waits for a server.
         changed, problem = await to_thread.run_sync(answer, abandon_on_cancel=True)
         _tidy()
-        self._tell(Ended(name, changed, problem, random.random()))  # noqa: S311 - not for secrets
+        self._tell(Ended(name, changed, problem))
 
     # Each of these tells whether there is something new, and what is wrong.
 
@@ -387,7 +386,7 @@ class Watcher:
     def _watch_files(self) -> None:
         config = self._config
         wanted = {self._options.config: CONF, config.peers: PEERS, config.private_key_file: PRIVATE}
-        wanted |= dict.fromkeys(self._key_files, PRESHARED)
+        wanted |= dict.fromkeys(self._learned.key_files, PRESHARED)
         if signers := config.peers_public_key:
             from rait.domain.minisign import looks_like_key  # here, as few lists are signed
 
@@ -420,7 +419,7 @@ class Watcher:
             with anyio.CancelScope() as self._sight:  # cancelled where they are to be elsewhere
                 try:
                     with LinkChanges(self._config.isolation.target_netns) as self._links:
-                        self._links.watch(self._names)
+                        self._links.watch(self._learned.names)
                         self._tell(Served("links"))
                         while True:
                             self._touched(await self._links.changed())

@@ -121,21 +121,17 @@ def _read(
             message = str(error).removeprefix(f"{name}:").lstrip()
             place = re.match(r"(\d+)(?::\d+)?: ", message)
             line = int(place[1]) if place else None
-            text = message[place.end() :] if place else message
-            told.append(Told(name, line, "error", "list", "", "", text, RULES["list"].advice))
+            told.append(_at("list", Place(name, line), message[place.end() if place else 0 :]))
     return documents, texts, told
 
 
 def _unsigned(url: str, name: str, text: str, trust: Trust) -> Iterator[Told]:
     """A finding if a list is not signed as it has to be, or nobody can tell its age."""
-    rule, severity, problem = RULES["signature"], RULES["signature"].severity, ""
     try:
         if not trust.check(url, text, read_signature(url)).kind:
-            severity, problem = "warning", UNORDERED
+            yield _at("signature", Place(name), UNORDERED, severity="warning")
     except SourceError as error:
-        problem = str(error)
-    if problem:
-        yield Told(name, None, severity, "signature", "", "", problem, rule.advice)
+        yield _at("signature", Place(name), str(error))
 
 
 def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[tuple[str, Told]]:
@@ -149,9 +145,8 @@ def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[t
         for offset, key, owner in private_keys_of(peers, text):
             line += text.count("\n", counted_to, offset)
             counted_to = offset
-            at, peer = document.at(line), peers[owner]
-            message, advice = f"this is the private key of node {peer}", RULES["private-key"].advice
-            yield key, Told(at.file, at.line, "error", "private-key", "", peer, message, advice)
+            message = f"this is the private key of node {peers[owner]}"
+            yield key, _at("private-key", document.at(line), message, peers[owner])
 
 
 def _with_keys_of(public: Container[str], told: Iterable[Told]) -> Iterator[Told]:
@@ -172,26 +167,23 @@ def _unresolved(examined: Examined, documents: list[Document]) -> Iterator[Findi
 
 
 def _told(finding: Finding, documents: list[Document]) -> Told:
-    document, path = _place(finding.path, documents)
     message = finding.message
     if finding.other:
-        other, there = _place(finding.other, documents)
-        message += f", in {other.place(there)}"
-    place = document.place(path)
-    return Told(
-        place.file,
-        place.line,
-        finding.severity,
-        finding.rule,
-        place.entry,
-        finding.peer,
-        message,
-        finding.advice,
-    )
+        message += f", in {_place(finding.other, documents)}"
+    return _at(finding.rule, _place(finding.path, documents), message, finding.peer)
 
 
-def _place(path: Path, documents: list[Document]) -> tuple[Document, Path]:
-    return documents[int(path[0])], path[1:]
+def _place(path: Path, documents: list[Document]) -> Place:
+    return documents[int(path[0])].place(path[1:])
+
+
+def _at(
+    rule: str, place: Place, message: str, peer: str = "", severity: Severity | None = None
+) -> Told:
+    """What there is to say by a rule, whose severity it has unless another one is given."""
+    known = RULES[rule]
+    severity = severity or known.severity
+    return Told(place.file, place.line, severity, rule, place.entry, peer, message, known.advice)
 
 
 def _print_text(result: Result) -> None:

@@ -28,7 +28,7 @@ from rait.app.status_words import (
     unknown,
 )
 from rait.domain.errors import ConfigError, RaitError
-from rait.domain.status import STATES, LinkStatus, Rates, Status, rates
+from rait.domain.status import LinkStatus, Rates, Status, rates
 from rait.terminal import (
     DONE,
     FAILED,
@@ -151,7 +151,7 @@ def _drawn(view: View, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    links = sorted(view.status.links, key=lambda each: (each.healthy, STATES.index(each.state)))
+    links = view.status.worst_first()
     whys = (f"{called(link)} is {link.state}: {link.why}" for link in links if link.why)
     return Group(
         Text(clean(summary(view.status)), "bold"),

@@ -157,11 +157,6 @@ class Finding(Struct, frozen=True):
         return RULES[self.rule].severity
 
     @property
-    def is_error(self) -> bool:
-        """Whether `rait up` skips something because of it, on some node."""
-        return self.severity == "error"
-
-    @property
     def advice(self) -> str:
         """What to do about it."""
         return RULES[self.rule].advice

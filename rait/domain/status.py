@@ -123,6 +123,10 @@ class Status(Struct, frozen=True, kw_only=True):
             found[link.state] += 1
         return found
 
+    def worst_first(self) -> list[LinkStatus]:
+        """The links, first those that most need a look."""
+        return sorted(self.links, key=lambda link: (link.healthy, STATES.index(link.state)))
+
     @property
     def healthy(self) -> bool:
         """Whether all is known, no link is unhealthy, and the peers list is not too old."""
