@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rait.domain import guard
+from rait.domain.change import Change
 from rait.domain.guard import Losses, Reason, Removal
 from rait.domain.history import LastKnown
-from rait.domain.reconcile import Change
 from rait.domain.topology import EMPTY, Topology
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -18,16 +17,13 @@ from rait.app.options import Options
 from rait.app.report import Report
 from rait.app.session import Confirm, Session
 from rait.app.trials import held_by, hold, mention, open_settled
+from rait.domain.change import Change, Doubts, Goal, doubts_of
 from rait.domain.config.schema import Config
 from rait.domain.errors import Problem
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.ownership import Stranger
 from rait.domain.plan import Node, Plan, Way, plan
-from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import EMPTY
-
-if TYPE_CHECKING:
-    from rait.domain.doubt import Doubts
 
 Measure = Callable[[frozenset[Way]], Mapping[Way, int]]
 
@@ -194,8 +190,6 @@ def _doubts(config: Config, peers: LoadedPeers, problems: Sequence[Problem]) -> 
     """Some entries were skipped as they cannot be read, others as their links cannot be made."""
     if not (peers.doubts or problems or peers.old):
         return None
-    from rait.domain.doubt import Doubts, doubts_of
-
     skipped = (*peers.doubts, *doubts_of(problems, readable=True))
     describe = peers.document.describe
     doubts = Doubts(skipped, config.transports, describe, config.max_links, peers.old)

@@ -12,12 +12,11 @@ from msgspec import structs
 from rait.app import isolation
 from rait.app.machine import Machine
 from rait.domain.backend import Outcome
+from rait.domain.change import Change, Results, Verdict, verdict
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, ToBabeld, replay
 from rait.domain.hooks import Call, CallResult
-from rait.domain.reconcile import Change
 from rait.domain.topology import Topology
-from rait.domain.verdict import Results, Verdict, verdict
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run

@@ -27,7 +27,7 @@ from rait.domain.signed import UNORDERED, which_list
 
 if TYPE_CHECKING:
     from rait.app.signed import Trust
-    from rait.domain.doubt import Doubt
+    from rait.domain.change import Doubt
     from rait.domain.fallback import OldList
     from rait.domain.signed import Signed
 
@@ -325,7 +325,7 @@ def _list_of(
 ) -> LoadedPeers:
     doubts: tuple[Doubt, ...] = ()
     if problems:
-        from rait.domain.doubt import doubts_of
+        from rait.domain.change import doubts_of
 
         doubts = doubts_of(problems)
     return LoadedPeers(

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
+from rait.domain.change import Change, Failure, Results, Verdict, verdict
 from rait.domain.errors import few
 from rait.domain.events import Event, LinkPlaced
 from rait.domain.hooks import CallResult
 from rait.domain.ownership import Stranger
-from rait.domain.reconcile import Change
-from rait.domain.verdict import Failure, Results, Verdict, verdict
 
 if TYPE_CHECKING:
     from rait.domain.guard import Removal

@@ -26,16 +26,16 @@ from rait.app.report import Report, carried_out, planned, stopped
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
 from rait.app.whereabouts import is_of_this_boot, observe, require_target
 from rait.domain.backend import Observation
+from rait.domain.change import NO_RESULTS, Change, Goal, verdict
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, RaitError, counted
 from rait.domain.events import Event, LinkAdded, ToBabeld
 from rait.domain.history import LastKnown, as_made_now
 from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful, scope_of, with_found
-from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
+from rait.domain.reconcile import concerns_babeld, reconcile
 from rait.domain.records import Instant, RunHeader, RunStatus
 from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
-from rait.domain.verdict import NO_RESULTS, verdict
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run

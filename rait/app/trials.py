@@ -21,6 +21,7 @@ from rait.app.report import Report
 from rait.app.scopes import confirm_line, filed_under, normal, scope_name
 from rait.app.session import Confirm, Session, open_session, session_on
 from rait.app.whereabouts import is_of_this_boot
+from rait.domain.change import Change, Goal
 from rait.domain.config.schema import DAY, SECOND, parse_span
 from rait.domain.confirm import BACK, OVERDUE, TrialState, rejects, state_of
 from rait.domain.errors import (
@@ -33,7 +34,6 @@ from rait.domain.errors import (
     few,
 )
 from rait.domain.history import require_own_key
-from rait.domain.reconcile import Change, Goal
 from rait.domain.records import Instant, Trial
 from rait.domain.topology import Topology
 

@@ -12,8 +12,8 @@ from rait.app.render import print_report
 from rait.app.session import Babeld, open_session
 from rait.app.trials import open_settled
 from rait.domain.babel import BabelInterface
+from rait.domain.change import Goal
 from rait.domain.errors import MachineError
-from rait.domain.reconcile import Goal
 from rait.terminal import DONE, print_either, table
 
 

@@ -12,8 +12,8 @@ from rait.app.sight import kept_peers, look, names_of_peers, remembered
 from rait.app.status_words import ago, amount
 from rait.app.trials import mention
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
+from rait.domain.change import Failure
 from rait.domain.ownership import is_ours, unread_of_ours
-from rait.domain.verdict import Failure
 from rait.terminal import DONE, FAILED, PARTIAL, print_json, print_result, table, warn
 
 

@@ -15,9 +15,9 @@ from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld
 from rait.app.trials import confirmation, open_settled
 from rait.app.watched import require_unwatched
+from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, counted
 from rait.domain.history import require_own_key
-from rait.domain.reconcile import Goal
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_either, warn
 

@@ -11,6 +11,7 @@ from rait.app.scopes import others_text
 from rait.app.session import Session
 from rait.app.trials import confirmation, open_settled
 from rait.app.watched import require_unwatched
+from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, RaitError
 from rait.domain.history import (
     Conflict,
@@ -22,7 +23,6 @@ from rait.domain.history import (
     touched,
     undo,
 )
-from rait.domain.reconcile import Goal
 from rait.domain.records import RunRecord
 
 CLASHES_SHOWN = 20

@@ -17,69 +17,41 @@ Others write the registry, and a link must not go because somebody mistyped a po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, structs
+from msgspec import structs
 
+from rait.domain.change import Change, Describe, Doubt, Doubts
 from rait.domain.config.schema import Transport
 from rait.domain.errors import Problem, SkippedEntry, few
-from rait.domain.fallback import OldList
-from rait.domain.topology import Link, Topology
+from rait.domain.topology import EMPTY, Link, Topology
 from rait.domain.vrf import with_needs_of
-
-
-class Doubt(Struct, frozen=True):
-    """An entry that was skipped, and the problem with it.
-
-    ``readable``: all of the entry could be read, but its link cannot be made.
-    """
-
-    entry: SkippedEntry
-    problem: Problem
-    readable: bool = False
-
 
 _BY_AN_OLD_LIST = "the peers list is old, and would remove it, make it again or take its peer"
 
-Describe = Callable[[Problem], str]
-"""Makes one line of a problem, with its place in the registry."""
+
+def with_kept(change: Change) -> Change:
+    """Keep the links that lack their preshared key, and those whose entry was skipped."""
+    if change.goal.flaws:
+        change = _keep_unready(change)
+    doubts = change.goal.doubts
+    return change if doubts is None else keep_doubtful(change, doubts)
 
 
-class Doubts(Struct, frozen=True):
-    """The entries of a registry that were skipped, and the transports that they may be for.
-
-    No new links are made beyond ``max_links``, counting the links that stay because of a doubt.
-    ``old`` is None where the registry is the newest.
-    """
-
-    entries: Sequence[Doubt]
-    transports: Sequence[Transport]
-    describe: Describe
-    max_links: int
-    old: OldList | None = None
+def _keep_unready(change: Change) -> Change:
+    """Keep each link for which there is no preshared key, although a policy wants one."""
+    wanted = change.goal.topology or EMPTY
+    unready = {flaw.link for flaw in change.goal.flaws} - wanted.links.keys()
+    return _keep(change, [name for name in change.observed.links if name in unready])
 
 
-class Kept(Struct, frozen=True):
-    """The desired topology with the links that stay, their warnings, and a line for each loss."""
-
-    desired: Topology
-    problems: tuple[Problem, ...] = ()
-    losses: tuple[str, ...] = ()
-
-
-def doubts_of(problems: Iterable[Problem], *, readable: bool = False) -> tuple[Doubt, ...]:
-    """The entries that were skipped because of these problems."""
-    return tuple(
-        Doubt(entry, problem, readable) for problem in problems for entry in problem.skipped
-    )
-
-
-def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept:
+def keep_doubtful(change: Change, doubts: Doubts) -> Change:
     """Keep the links that an unreadable entry may belong to, and name those that are lost.
 
     By an old list, keep all. If the links that stay make too many, there is an error that is of no
     link.
     """
+    observed, desired = change.observed, change.desired
     is_losing = _loses_its_peer if doubts.old is None else _loses_anything
     losing = {
         name: link
@@ -90,18 +62,18 @@ def keep_doubtful(observed: Topology, desired: Topology, doubts: Doubts) -> Kept
     kept = dict.fromkeys(losing, _BY_AN_OLD_LIST)
     if doubts.old is None:
         kept = _unread(losing, desired, index, doubts.describe)
-    became, problems = with_kept(observed, desired, kept)
+    left = (Problem(f"left as it is, as {why}", "warning", (), n) for n, why in kept.items())
+    change = _keep(structs.replace(change, problems=(*change.problems, *left)), kept)
+    became, problems = change.desired, change.problems
     # Some of the others stay all the same, as a link that stays has the port they were to get.
     lost = {n: link for n, link in losing.items() if _loses_its_peer(link, became.links.get(n))}
     losses = _losses(lost, index, doubts.describe)
-    left = (Problem(f"left as it is, as {why}", "warning", (), n) for n, why in kept.items())
-    problems = [*left, *problems]
     if doubts.old is not None:
         vrfs, rules = {**became.vrfs, **observed.vrfs}, {**became.rules, **observed.rules}
         became = structs.replace(became, vrfs=vrfs, rules=rules)
     if len(became.links) > doubts.max_links and became.links.keys() - observed.links.keys():
-        problems.append(_too_many(len(became.links), doubts.max_links))
-    return Kept(became, tuple(problems), tuple(losses))
+        problems = (*problems, _too_many(len(became.links), doubts.max_links))
+    return structs.replace(change, desired=became, problems=problems, losses=tuple(losses))
 
 
 def _unread(
@@ -207,19 +179,17 @@ def _perhaps(names: list[str]) -> str:
     return f"{len(names)} links ({few(names)}) lose their peers, and {unread} one of them: "
 
 
-def with_kept(
-    observed: Topology, desired: Topology, kept: Iterable[str]
-) -> tuple[Topology, list[Problem]]:
-    """The desired topology with these links as they are, and the VRFs and rules they need.
+def _keep(change: Change, kept: Iterable[str]) -> Change:
+    """The change with these links as they are, and the VRFs and rules they need.
 
-    The problems are those of other links, whose ports they keep.
+    The new problems are those of other links, whose ports they keep.
     """
-    standing = set(kept)
-    links = dict(desired.links)
+    observed, standing, links = change.observed, set(kept), dict(change.desired.links)
     links |= {name: observed.links[name] for name in standing}
     problems = _yield_ports(observed.links, links, standing)
     staying = (observed.links[name] for name in standing)
-    return structs.replace(with_needs_of(staying, observed, desired), links=links), problems
+    desired = structs.replace(with_needs_of(staying, observed, change.desired), links=links)
+    return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
 
 
 def _yield_ports(

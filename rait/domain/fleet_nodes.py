@@ -15,6 +15,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
+from rait.domain.change import Change, Goal
 from rait.domain.config.schema import Config, Peer, Transport
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded, peers_named
 from rait.domain.guard import lost_sessions
@@ -22,7 +23,7 @@ from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.pairs import End
 from rait.domain.plan import Addresses, Node, Plan, plan
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import EMPTY, Family, Link, Origin, Topology
 
 Version = Literal["old", "new"]

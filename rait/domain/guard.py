@@ -7,17 +7,15 @@ its session, and not only a link that is removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from msgspec import Struct
 
+from rait.domain.change import Change
 from rait.domain.events import Event, LinkRemoved, PeerRemoved, peers_named
 from rait.domain.history import done_events
 from rait.domain.records import RunRecord
 from rait.domain.topology import Link
-
-if TYPE_CHECKING:
-    from rait.domain.reconcile import Change
 
 MIN_LINKS = 4
 """Fewer links than this may all go: a small mesh changes by halves in ordinary use."""

@@ -5,22 +5,19 @@ The journal holds no keys, so a key of the past comes back only if a file of rai
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from msgspec import structs
 
+from rait.domain.change import Change
 from rait.domain.errors import Problem
-from rait.domain.topology import Link, Topology
+from rait.domain.topology import Link
 
 
-def with_known(
-    observed: Topology, desired: Topology, can_be_set: Container[tuple[str, str]]
-) -> tuple[Topology, tuple[Problem, ...]]:
-    """The desired topology with the preshared keys that are there, or that ``can_be_set``.
+def with_known(change: Change) -> Change:
+    """The change with the preshared keys that are there, or that the goal says can be set.
 
-    These are pairs of a peer and a digest. Each other key is a problem, and not desired: the link
-    keeps the one that it has.
+    Each other key is a problem, and not desired: the link keeps the one that it has.
     """
+    observed, desired, can_be_set = change.observed, change.desired, change.goal.psks
     links: dict[str, Link] = {}
     problems: list[Problem] = []
     for name, link in desired.links.items():
@@ -40,7 +37,8 @@ def with_known(
             )
             links[name] = structs.replace(link, peers=tuple(peers))
             problems += (_unknown(name, key) for key in sorted(lost))
-    return structs.replace(desired, links={**desired.links, **links}), tuple(problems)
+    desired = structs.replace(desired, links={**desired.links, **links})
+    return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
 
 
 def _unknown(name: str, public_key: str) -> Problem:

@@ -39,20 +39,20 @@ be done. The steps, in their order:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink
+from rait.domain.change import Change, Goal
 from rait.domain.diff import diff
-from rait.domain.endpoints import NO_NAMES, Names, assumed_last, endpoint_views, is_fresh
+from rait.domain.endpoints import assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, LinkAdded, PeerUpdated, ToBabeld, replay
+from rait.domain.events import Event, PeerUpdated, ToBabeld
 from rait.domain.history import LastKnown
-from rait.domain.hooks import Call, Ledger, Owed, due
 from rait.domain.link_addresses import given_by, gives_link_local, own_settings
-from rait.domain.ownership import Holdings, Scope, Stranger, holdings, is_in_place, occupied
+from rait.domain.ownership import Holdings, Scope, holdings, is_in_place, occupied
 from rait.domain.topology import (
     ANYWHERE,
     EMPTY,
@@ -62,111 +62,11 @@ from rait.domain.topology import (
     LinkNotes,
     LinkPeer,
     Origin,
-    Topology,
 )
 from rait.domain.vrf import reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
-    from rait.domain.doubt import Doubts
-    from rait.domain.fallback import OldList
-
-
-class Goal(Struct, frozen=True):
-    """What a run wants; where ``topology`` is None, it wants the links as they are.
-
-    ``names`` are the host names of the plan, and ``doubts`` the entries of the peers list that
-    were skipped, or that the whole list is old. ``conflicts`` are lines about peers that get no
-    link, as others have what it needs. ``only`` names all that may change; None stands for
-    everything. ``psks`` are the preshared keys that can be set, as pairs of a peer and a digest.
-    ``flaws`` say which links lack something that a policy sets; of these, links that are not in the
-    topology stay as they are.
-    """
-
-    topology: Topology | None
-    names: Names = NO_NAMES
-    doubts: Doubts | None = None
-    conflicts: tuple[str, ...] = ()
-    only: frozenset[str] | None = None
-    psks: frozenset[tuple[str, str]] = frozenset()
-    flaws: tuple[Problem, ...] = ()
-
-    @property
-    def old(self) -> OldList | None:
-        """The old peers list that the goal is from, if it is from one."""
-        return None if self.doubts is None else self.doubts.old
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """What there is of ours, what shall be, what to do about it, and what had changed.
-
-    ``problems`` say what cannot be, and ``strangers`` are links that look like ours and are left
-    alone. ``leftover`` are the events in ``drift`` that unfinished runs did; ``leftover_links``
-    are links that such a run may have left half made, and ``carried`` its events of which nobody
-    knows yet whether they happened. ``losses`` are lines for the user about links that lose their
-    peer because its entry was skipped, and ``dead`` are links that have no session to lose.
-    ``babeld_problem`` says why babeld could not be asked. ``extra_cmd_owed`` is True while babeld
-    has not taken ``extra_cmd`` after a change of its interfaces. ``goal`` and ``known`` are the
-    arguments of ``reconcile``.
-    """
-
-    observed: Topology
-    desired: Topology
-    events: tuple[Event, ...] = ()
-    drift: tuple[Event, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    strangers: tuple[Stranger, ...] = ()
-    leftover: frozenset[Event] = frozenset()
-    leftover_links: tuple[str, ...] = ()
-    carried: tuple[Event, ...] = ()
-    losses: tuple[str, ...] = ()
-    dead: frozenset[str] = frozenset()
-    babeld_problem: str | None = None
-    extra_cmd_owed: bool = False
-    goal: Goal = Goal(None)
-    known: LastKnown = LastKnown()
-
-    @property
-    def refusal(self) -> str | None:
-        """Why nothing at all may be touched, or None."""
-        errors = (p.message for p in self.problems if p.link is None and p.severity == "error")
-        return next(errors, None)
-
-    def calls(self, happened: Sequence[Event], failed: Container[str] = ()) -> tuple[Call, ...]:
-        """The calls that are due once these events have happened (hooks.py).
-
-        The up_command of a link that ``failed``, or that cannot be as it should, waits: it may take
-        for granted that the link works. A run that is not about the links calls nothing.
-        """
-        if self.goal.topology is None:
-            return ()
-        ledger = Ledger(self.known.calls_owed, self.known.topology.links)
-        for event in self.drift:
-            ledger.happened(event, ours=event in self.leftover)
-        for event in happened:
-            ledger.happened(event)
-        if ledger.owed == Owed():
-            return ()
-        troubled = {problem.link for problem in self.problems if problem.severity == "error"}
-        links = replay(self.known.topology, (*self.drift, *happened)).links
-        only = links.keys() if self.goal.only is None else self.goal.only
-        held = {name for name in links if name in troubled or name in failed or name not in only}
-        return due(ledger.owed, links, held)
-
-    def placed(self, instances: Mapping[str, str]) -> Change:
-        """Fill in the instance of each new link's namespace, now that the namespace was made.
-
-        ``instances`` are by the namespace's spelling.
-        """
-        links = dict(self.desired.links)
-        events = list(self.events)
-        for index, event in enumerate(events):
-            if isinstance(event, LinkAdded) and not event.link.origin.instance:
-                instance = instances[event.link.origin.netns]
-                events[index] = LinkAdded(_in_instance(event.link, instance))
-                links[event.name] = _in_instance(links[event.name], instance)
-        desired = structs.replace(self.desired, links=links)
-        return structs.replace(self, desired=desired, events=tuple(events))
 
 
 def reconcile(
@@ -182,10 +82,10 @@ def reconcile(
     """
     ours = holdings(observation, known, scope)
     change = _compare(observation, goal, known, ours, scope.public_key)
-    if goal.flaws:
-        change = _with_unready_kept(change)
-    if goal.doubts is not None:
-        change = _with_doubtful_kept(change, goal.doubts)
+    if goal.flaws or goal.doubts is not None:
+        from rait.domain.doubt import with_kept
+
+        change = with_kept(change)
     if babeld is not None:
         change = _with_babeld(change, babeld, scope.claimed)
     is_babeld_asked = babeld is not None and babeld.problem is None
@@ -193,7 +93,9 @@ def reconcile(
     if goal.only is not None:
         change = _confined(change, goal.only)
     if any(peer.psk_digest for link in change.desired.links.values() for peer in link.peers):
-        change = _with_known_psks(change)
+        from rait.domain.preshared import with_known
+
+        change = with_known(change)
     return structs.replace(change, events=diff(change.observed, change.desired))
 
 
@@ -214,44 +116,21 @@ def _compare(
     found = occupied(wanted.links, ours, observation)
     problems = (*found, *(_unread(name, why) for name, why in ours.unknown.items()))
     links, desired_links = _link_views(observation, goal, known, ours, problems, own_key)
-    isolation = reconcile_isolation(observation, wanted, known, desired_links, links)
+    there, desired, hints = reconcile_isolation(observation, wanted, known, desired_links, links)
     unread = (link for name, link in links.items() if name in ours.unknown)
-    isolated = with_needs_of(unread, isolation.observed, isolation.desired)
-    babel = known.topology.babel
-    observed = structs.replace(isolation.observed, links=links, babel=babel)
-    desired = structs.replace(isolated, links=desired_links, babel=babel)
+    desired, babel = with_needs_of(unread, there, desired), known.topology.babel
+    observed = structs.replace(there, links=links, babel=babel)
+    desired = structs.replace(desired, links=desired_links, babel=babel)
     as_it_is = goal.topology is None
     return Change(
         observed=observed,
         desired=observed if as_it_is else desired,
-        problems=() if as_it_is else (*isolation.problems, *goal.flaws, *problems),
+        problems=() if as_it_is else (*hints, *goal.flaws, *problems),
         strangers=ours.strangers,
         dead=frozenset(name for name, seen in observation.links.items() if seen.dead),
         leftover_links=tuple(sorted(known.leftover_links.keys() - links.keys())),
         goal=goal,
         known=known,
-    )
-
-
-def _with_unready_kept(change: Change) -> Change:
-    from rait.domain.doubt import with_kept
-
-    wanted = change.goal.topology or EMPTY
-    unready = {flaw.link for flaw in change.goal.flaws} - wanted.links.keys()
-    there = [name for name in change.observed.links if name in unready]
-    desired, problems = with_kept(change.observed, change.desired, there)
-    return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
-
-
-def _with_doubtful_kept(change: Change, doubts: Doubts) -> Change:
-    from rait.domain.doubt import keep_doubtful
-
-    kept = keep_doubtful(change.observed, change.desired, doubts)
-    return structs.replace(
-        change,
-        desired=kept.desired,
-        problems=(*change.problems, *kept.problems),
-        losses=kept.losses,
     )
 
 
@@ -304,14 +183,6 @@ def _confined(change: Change, only: frozenset[str]) -> Change:
             event for event in change.known.leftover if event in carried or event.name not in only
         ),
     )
-
-
-def _with_known_psks(change: Change) -> Change:
-    """Step 9."""
-    from rait.domain.preshared import with_known
-
-    desired, problems = with_known(change.observed, change.desired, change.goal.psks)
-    return structs.replace(change, desired=desired, problems=(*change.problems, *problems))
 
 
 def _unread(name: str, why: str) -> Problem:
@@ -533,7 +404,3 @@ def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[
         if set(allowed) == set(order):
             allowed = order
     return allowed
-
-
-def _in_instance(link: Link, instance: str) -> Link:
-    return structs.replace(link, origin=structs.replace(link.origin, instance=instance))

@@ -36,7 +36,7 @@ Value = int | str | bytes | float | None
 """What SQLite may give back for a column, as a column takes values of any type."""
 
 RunStatus = Literal["done", "partial", "failed"]
-"""How a run ended: all is as it should be, some of it, or none; see domain/verdict.py."""
+"""How a run ended: all is as it should be, some of it, or none; see domain/change.py."""
 
 BABELD: Literal["babeld"] = "babeld"
 """The name of babeld where a problem names a link, or an event its backend."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from rait.domain.backend import Interface, Observation, ObservedVrf
 from rait.domain.config.schema import Config
@@ -29,17 +29,6 @@ VRF_MARK = "made by rait"
 """The description (ifalias) of a VRF that rait made: one that others make has another, or none."""
 
 T = TypeVar("T")
-
-
-class IsolationChange(Struct, frozen=True):
-    """The VRFs and rules that there are of ours, and those that there should be.
-
-    A problem that is an error means that nothing at all may be touched; a warning is for the user.
-    """
-
-    observed: Topology
-    desired: Topology
-    problems: tuple[Problem, ...]
 
 
 def vrfs_among(interfaces: Iterable[Interface]) -> dict[str, ObservedVrf]:
@@ -106,9 +95,10 @@ def reconcile_isolation(
     known: LastKnown,
     desired_links: Mapping[str, Link],
     our_links: Iterable[str],
-) -> IsolationChange:
-    """The VRFs and rules that there are of ours, and those that should be with the desired links.
+) -> tuple[Topology, Topology, list[Problem]]:
+    """The VRFs and rules that there are of ours, those that should be, and what is in the way.
 
+    A problem that is an error means that nothing at all may be touched; a warning is for the user.
     A VRF or rule that others made is used as if it were ours, but belongs to neither topology. A
     VRF of ours stays while an interface is in it that stays, and a rule while a link that is not
     ours has its mark.
@@ -132,8 +122,7 @@ def reconcile_isolation(
     for name, links in needed.items():
         rules[name] = observed.rules[name]
         problems.append(Problem(_rule_kept(name, links), "warning"))
-    desired = structs.replace(desired, vrfs=vrfs, rules=rules)
-    return IsolationChange(observed, desired, tuple(problems))
+    return observed, structs.replace(desired, vrfs=vrfs, rules=rules), problems
 
 
 def _without_those_of_others(

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rait.domain.change import Change, Goal
 from rait.domain.config.schema import Peer
 from rait.domain.events import replay
 from rait.domain.fleet_nodes import Member, end_of, fleet_of, matched
 from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.pairs import End, grade
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import Endpoint, Topology
 from rait.testing.laws import Fleet, carry_out, decide, plan_of
 from rait.testing.machine import Machine

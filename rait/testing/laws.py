@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from rait.domain.change import Change, Goal
 from rait.domain.config.decode_peers import decode_peers
 from rait.domain.config.schema import Config, Peer, Transport
 from rait.domain.diff import diff
@@ -21,7 +22,7 @@ from rait.domain.history import LastKnown
 from rait.domain.ownership import scope_of
 from rait.domain.plan import Plan
 from rait.domain.policy import Policies
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import EMPTY, Link, Topology
 from rait.testing.machine import Machine
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from rait.domain import doubt as module
+from rait.domain.change import Change, Doubt, Doubts
 from rait.domain.config.schema import Transport
 from rait.domain.diff import diff
-from rait.domain.doubt import Doubt, Doubts, Kept, keep_doubtful
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import replay
 from rait.domain.topology import (
@@ -33,6 +34,10 @@ BACKENDS = ("kernel", "userspace")
 
 def about(found: Sequence[Doubt]) -> Doubts:
     return Doubts(found, TRANSPORTS, lambda problem: problem.message, 1000)
+
+
+def keep_doubtful(before: Topology, after: Topology, doubts: Doubts) -> Change:
+    return module.keep_doubtful(Change(observed=before, desired=after), doubts)
 
 
 entries = st.builds(
@@ -201,7 +206,8 @@ def test_a_link_that_is_made_again_with_its_peer_is_not_in_doubt() -> None:
     before, after = (Link("w5", Origin(kind), settings, device, peers) for kind in BACKENDS)
     doubt = Doubt(SkippedEntry("5", None, None), Problem("wrong", "warning"))
     desired = Topology({"w5": after})
-    assert keep_doubtful(Topology({"w5": before}), desired, about((doubt,))) == Kept(desired)
+    there = Topology({"w5": before})
+    assert keep_doubtful(there, desired, about((doubt,))) == Change(observed=there, desired=desired)
 
 
 @given(some.topologies(), some.topologies(), st.lists(doubts, max_size=4))
@@ -218,4 +224,5 @@ def test_links_that_stay_leave_a_valid_state_to_reach(
 
 @given(some.topologies(), some.topologies())
 def test_without_doubt_nothing_changes(before: Topology, after: Topology) -> None:
-    assert keep_doubtful(before, after, about(())) == Kept(after)
+    unchanged = Change(observed=before, desired=after)
+    assert keep_doubtful(before, after, about(())) == unchanged

@@ -10,8 +10,8 @@ from msgspec import structs
 
 from rait.domain.babel import BabeldState
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
+from rait.domain.change import Change, Doubt, Doubts, Goal
 from rait.domain.config.schema import Transport
-from rait.domain.doubt import Doubt, Doubts
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import (
     BabelInterfaceFlushed,
@@ -25,7 +25,7 @@ from rait.domain.events import (
 from rait.domain.fallback import OldList
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import Endpoint, Topology
 from tests.property import strategies as some
 

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.backend import Observation, ObservedLink
+from rait.domain.change import Goal
 from rait.domain.config.schema import Peer
 from rait.domain.fleet import FleetChange, fleet_change
 from rait.domain.fleet_nodes import fleet_of, implied_config
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
-from rait.domain.reconcile import Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.testing.laws import plan_of
 from rait.testing.strategies import EDITS
 from tests.property import strategies as some

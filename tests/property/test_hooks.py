@@ -15,6 +15,7 @@ from msgspec import structs
 
 from rait.domain.aftermath import told_apart
 from rait.domain.backend import Outcome
+from rait.domain.change import Change, Goal
 from rait.domain.diff import diff
 from rait.domain.events import (
     KINDS,
@@ -27,7 +28,6 @@ from rait.domain.events import (
 )
 from rait.domain.history import LastKnown, fold, last_known
 from rait.domain.hooks import Call
-from rait.domain.reconcile import Change, Goal
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import EMPTY, NO_NOTES, Link, LinkNotes, Topology
 from tests.property import strategies as some

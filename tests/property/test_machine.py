@@ -21,6 +21,7 @@ from msgspec import Struct, structs
 
 from rait.domain.aftermath import known_after_failures
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, Outcome
+from rait.domain.change import Change, Goal, Results
 from rait.domain.config.schema import (
     PRIVATE_GROUPS,
     Config,
@@ -54,7 +55,7 @@ from rait.domain.history import (
 from rait.domain.hooks import Call
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.plan import Addresses, KeyFiles, Node, Plan, plan
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,
@@ -65,7 +66,6 @@ from rait.domain.topology import (
     LinkSettings,
     Topology,
 )
-from rait.domain.verdict import Results
 from rait.testing.machine import Machine, RefusedError, Wire, psk_digest, psk_of
 from tests.property import strategies as some
 

@@ -19,11 +19,11 @@ from msgspec import structs
 from rait.adapters.journal import store as sqlite_journal
 from rait.adapters.journal.reader import JournalReader
 from rait.domain.backend import Outcome
+from rait.domain.change import Results
 from rait.domain.events import Event
 from rait.domain.history import LastKnown
 from rait.domain.records import RunRecord
 from rait.domain.topology import Topology
-from rait.domain.verdict import Results
 from tests.property.test_machine import HEADER, KEYS, OneNode, unsure_of
 from tests.unit.test_journal_store import entries_of
 

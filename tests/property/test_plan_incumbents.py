@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from rait.domain.change import Change, Goal
 from rait.domain.config.schema import Config, Isolation, Peer
 from rait.domain.endpoints import depart
 from rait.domain.events import Event, LinkAdded, LinkRemoved, PeerRemoved, replay
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.plan import Addresses, Plan, plan
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import EMPTY, Link, Topology
 from rait.testing.machine import Machine
 from tests.property import strategies as some

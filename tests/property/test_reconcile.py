@@ -8,6 +8,7 @@ from msgspec import structs
 
 from rait.domain.babel import BabeldState
 from rait.domain.backend import REJECT_AFTER_SECONDS, Observation, ObservedLink, UnreadLink
+from rait.domain.change import Goal
 from rait.domain.config.schema import PRIVATE_GROUPS
 from rait.domain.diff import diff
 from rait.domain.endpoints import NO_NAMES, Names
@@ -23,7 +24,7 @@ from rait.domain.events import (
 )
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope, doubtful
-from rait.domain.reconcile import Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import (
     EMPTY,
     Device,

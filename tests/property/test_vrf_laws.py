@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from rait.domain.backend import Observation, ObservedVrf
+from rait.domain.change import Change, Goal
 from rait.domain.diff import diff
 from rait.domain.events import Event, RuleAdded, RuleRemoved, VrfAdded, VrfRemoved, replay
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
-from rait.domain.reconcile import Change, Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import EMPTY, Rule, Topology
 
 SCOPE = Scope(public_key="our key", netns="", ifgroup=54)

@@ -15,11 +15,11 @@ from rait.adapters.netlink.socket import NetlinkSocket
 from rait.app.report import Report
 from rait.commands.plan import without_strangers
 from rait.domain.backend import Observation, ObservedLink
+from rait.domain.change import Failure
 from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
-from rait.domain.verdict import Failure
 from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, link
 
 SCOPE = Scope(public_key="ours", netns="mesh", ifgroup=54)

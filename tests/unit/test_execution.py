@@ -16,10 +16,10 @@ from rait.app.execution import Execution, ending_in_order
 from rait.app.render import summary
 from rait.app.report import Report, planned
 from rait.domain.backend import Outcome
+from rait.domain.change import Change
 from rait.domain.diff import diff
 from rait.domain.errors import MachineError, Problem
 from rait.domain.events import Event
-from rait.domain.reconcile import Change
 from rait.domain.records import RunHeader
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 

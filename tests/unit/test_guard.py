@@ -7,10 +7,10 @@ from msgspec import structs
 
 from rait.domain import guard
 from rait.domain.backend import Outcome
+from rait.domain.change import Change
 from rait.domain.diff import diff
 from rait.domain.events import LinkRemoved
 from rait.domain.guard import Losses, Removal, recent_losses
-from rait.domain.reconcile import Change
 from rait.domain.records import RunHeader, RunRecord
 from rait.domain.topology import EMPTY, Device, Link, LinkPeer, LinkSettings, Origin, Topology
 from tests.removals import excessive_removal

@@ -18,10 +18,10 @@ from rait.app.health import Health
 from rait.app.metrics import OPENMETRICS, TEXT
 from rait.app.report import Report
 from rait.app.tally import LastSync
+from rait.domain.change import Failure
 from rait.domain.errors import MachineError
 from rait.domain.events import BabelInterfaceAdded, LinkAdded, LinkRemoved
 from rait.domain.status import Status
-from rait.domain.verdict import Failure
 from tests.unit.command_line import link
 from tests.unit.test_commands_status import ALL, LIVE
 from tests.unit.web import SECONDS, get

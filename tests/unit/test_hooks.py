@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rait.domain.change import Change, Goal
 from rait.domain.diff import diff
 from rait.domain.errors import Problem
 from rait.domain.events import Event, LinkAdded, LinkPlaced, LinkRemoved, NotesUpdated, PeerUpdated
@@ -17,7 +18,6 @@ from rait.domain.hooks import (
     environment,
     last_lines,
 )
-from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import (
     EMPTY,
     Device,

@@ -7,8 +7,8 @@ from msgspec import structs
 
 from rait.domain.babel import BabeldState
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
+from rait.domain.change import Change, Doubt, Doubts, Goal
 from rait.domain.config.schema import Transport
-from rait.domain.doubt import Doubt, Doubts
 from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -22,7 +22,7 @@ from rait.domain.events import (
 )
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
-from rait.domain.reconcile import Change, Goal, concerns_babeld, reconcile
+from rait.domain.reconcile import concerns_babeld, reconcile
 from rait.domain.topology import (
     EMPTY,
     Device,

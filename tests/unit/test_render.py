@@ -20,6 +20,7 @@ from rait.app.render import (
     summary,
 )
 from rait.app.report import Report
+from rait.domain.change import Failure
 from rait.domain.events import (
     BabelInterfaceAdded,
     BabelInterfaceFlushed,
@@ -50,7 +51,6 @@ from rait.domain.topology import (
     Origin,
     Rule,
 )
-from rait.domain.verdict import Failure
 from rait.terminal import PARTIAL, to_json
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))

@@ -22,10 +22,10 @@ from rait.adapters.journal.store import Journal
 from rait.app.report import Report
 from rait.cli import main
 from rait.domain.backend import Outcome
+from rait.domain.change import Failure
 from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
-from rait.domain.verdict import Failure
 from rait.terminal import clean, lose_what_nobody_reads, note, print_result, print_text, warn
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"

@@ -18,6 +18,7 @@ from rait.domain.backend import (
     Outcome,
     UnreadLink,
 )
+from rait.domain.change import Goal
 from rait.domain.config.schema import Config, Isolation, Transport
 from rait.domain.diff import diff
 from rait.domain.events import (
@@ -32,7 +33,7 @@ from rait.domain.events import (
 from rait.domain.history import LastKnown, last_known, undo
 from rait.domain.ownership import Scope
 from rait.domain.plan import Node, plan
-from rait.domain.reconcile import Goal, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.topology import (
     EMPTY,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from rait.domain.doubt import Doubts
+from rait.domain.change import Change, Doubts, Failure, Goal, Results, verdict
 from rait.domain.errors import Problem
 from rait.domain.events import BabelInterfaceAdded, LinkAdded
 from rait.domain.fallback import OldList
 from rait.domain.hooks import Call
-from rait.domain.reconcile import Change, Goal
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
-from rait.domain.verdict import Failure, Results, verdict
 
 
 def link(name: str) -> Link:
