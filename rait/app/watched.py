@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 
 from rait.adapters.config.source import display_name, is_path
-from rait.adapters.lock import HeldError, hold, holder
+from rait.adapters.lock import HeldError, Stamp, hold, holder, stamp
 from rait.app.scopes import normal
 from rait.domain.digests import blake2b
 from rait.domain.errors import MachineError
@@ -29,12 +29,15 @@ class Claim(ExitStack):
         super().__init__()
         self._conf = conf
         self._names = _names(conf)
-        self._held: set[str] = set()
+        self._held: dict[str, Stamp] = {}
 
     def extend(self, journal: str) -> None:
-        """Claim it beside this journal too. Raises MachineError if another watch has it."""
+        """Claim it beside this journal too, and anew where a lock's file was removed.
+
+        Raises MachineError if another watch has it.
+        """
         for path in (os.path.realpath(journal) + name for name in self._names):
-            if path in self._held:
+            if path in self._held and self._held[path] == _file(path):
                 continue
             try:
                 self.enter_context(hold(path, "rait watch", _SECONDS))
@@ -42,7 +45,13 @@ class Claim(ExitStack):
                 raise MachineError(
                     f"{display_name(self._conf)} is looked after already: {error.holder}"
                 ) from None
-            self._held.add(path)
+            self._held[path] = _file(path)
+
+
+def _file(path: str) -> Stamp:
+    """Which file is at a path, whatever its times are."""
+    found = stamp(path)
+    return found and found[:2]
 
 
 def require_unwatched(conf: str, journal: str, command: str) -> None:

@@ -216,6 +216,25 @@ def test_it_is_the_only_one_when_the_journal_is_another(nodes: Nodes, watch: Sta
     assert "Traceback" not in watching.said()
 
 
+def test_it_is_the_only_one_where_its_locks_were_removed(nodes: Nodes, watch: StartWatch) -> None:
+    a, _, _ = nodes
+    watching = watch(a)
+    for _ in range(2):
+        for lock in a.directory.glob("*.watch-*"):
+            lock.unlink()
+        watching.running.signal(signal.SIGHUP)
+        until(lambda: list(a.directory.glob("*.watch-*")), watching.said)
+    refused = a.rait("down")
+    assert refused.status == 1
+    assert f"process {watching.running.pid}" in refused.err
+    for lock in a.directory.glob("*.watch-*"):
+        lock.unlink()
+    second = watch(a)
+    watching.running.signal(signal.SIGHUP)
+    until(lambda: "is looked after already" in watching.said(), watching.said)
+    assert f"process {second.running.pid}" in watching.said()
+
+
 @pytest.mark.parametrize("command", ["down", "rollback --yes", "replay --apply --yes --at 1"])
 def test_what_it_would_undo_is_refused(nodes: Nodes, watch: StartWatch, command: str) -> None:
     a, b, c = nodes
