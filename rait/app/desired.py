@@ -11,11 +11,11 @@ from functools import partial
 from msgspec import Struct, structs
 
 from rait.app import isolation
+from rait.app.conclude import Confirm, Report, conclude
 from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
-from rait.app.report import Report
-from rait.app.session import Confirm, Session
+from rait.app.session import Session
 from rait.app.trials import held_by, hold, mention, open_settled
 from rait.domain.change import Change, Doubts, Goal, doubts_of
 from rait.domain.config.schema import Config
@@ -65,7 +65,8 @@ def sync(
         warnings += mention(session.known.trial, session.options.config)
         warnings += isolation.vrf_warnings(change.events)
         warnings += _extra_cmd_warnings(session, change)
-    report = session.conclude(
+    report = conclude(
+        session,
         command,
         change,
         makes_target=True,
@@ -94,7 +95,7 @@ def down(options: Options, *, watched: bool = False) -> Report:
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *unclaimed))
         warnings = session.loaded.warnings
-        return session.conclude("down", change, warnings=warnings, accepted=True)
+        return conclude(session, "down", change, warnings=warnings, accepted=True)
 
 
 def _left(stranger: Stranger) -> Problem:

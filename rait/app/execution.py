@@ -3,65 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import structs
 
 from rait.app import isolation
-from rait.app.machine import Machine
+from rait.app.inputs import lock_path
+from rait.app.session import Session
 from rait.domain.backend import Outcome
 from rait.domain.change import Change, Results, Verdict, verdict
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import Event, ToBabeld, replay
-from rait.domain.hooks import Call, CallResult
 from rait.domain.topology import Topology
 
 if TYPE_CHECKING:
     from rait.adapters.journal.store import Run
-    from rait.app.routing import Routing
 
 RECORD_SECONDS = 0.25
 """How long an outcome may wait for others to be written to the journal with it."""
 
 
-SecondLook = Callable[[Topology, Sequence[Event]], tuple[tuple[Event, ...], tuple[Event, ...]]]
-"""Looks at the machine again, given the topology known now and the events that failed.
-
-Gives the events that the failed ones brought about all the same, and the failed events of which
-this look could not tell.
-"""
-
-
-MakeCalls = Callable[[Sequence[Call]], Generator[CallResult, None, None]]
-"""Makes calls of commands for links, and gives the result of each when it has ended."""
-
-
 class Execution:
-    """A change that is being carried out; ``results`` has what became of it so far.
+    """A change that is being carried out; ``results`` has what became of it so far."""
 
-    ``babeld_alone`` is as in ``verdict``.
-    """
-
-    def __init__(
-        self,
-        machine: Machine,
-        change: Change,
-        routing: Routing | None,
-        debug: Callable[[str], None],
-        *,
-        look_again: SecondLook,
-        make_calls: MakeCalls,
-        babeld_alone: bool = False,
-    ) -> None:
-        self._machine = machine
+    def __init__(self, session: Session, change: Change) -> None:
+        self._session = session
+        self._debug = session.options.debug
         self._change = change
-        self._routing = routing
-        self._debug = debug
-        self._look_again = look_again
-        self._make_calls = make_calls
-        self._babeld_alone = babeld_alone
         self._happened: list[Event] = []
         self._errors: dict[int, str] = {}
         self.results = Results()
@@ -69,7 +39,7 @@ class Execution:
     @property
     def verdict(self) -> Verdict:
         """The verdict over the results so far."""
-        return verdict(self._change, self.results, babeld_alone=self._babeld_alone)
+        return verdict(self._change, self.results, babeld_alone=self._session.is_about_babeld)
 
     def perform(self, run: Run) -> None:
         """Carry the change out, and write its results to this run. Raises MachineError."""
@@ -97,10 +67,11 @@ class Execution:
 
     def send_extra_cmd(self) -> bool:
         """Send ``extra_cmd`` to babeld, if rait.conf has one; whether babeld took it."""
-        if self._routing is None or not self._routing.has_extra_cmd:
+        routing = self._session.routing
+        if routing is None or not routing.has_extra_cmd:
             return False
         try:
-            self._routing.finish()
+            routing.finish()
         except RaitError as error:
             self._note(extra_cmd="owed", extra_cmd_error=str(error))
             return False
@@ -112,19 +83,53 @@ class Execution:
 
     def _end_leftover_links(self) -> None:
         if self._change.leftover_links:
-            ended, stuck = self._machine.end_leftovers(self._change.leftover_links)
+            ended, stuck = self._session.machine.end_leftovers(self._change.leftover_links)
             self._note(ended=ended, stuck=stuck)
 
     def _look_at_what_failed(self) -> None:
         change = self._change
         topology = replay(change.known.topology, (*change.drift, *self._happened))
         failed = [change.events[index] for index in self._errors]
-        half_done, unsure = self._look_again(topology, failed)
+        half_done, unsure = self._second_look(topology, failed)
         self._note(half_done=half_done, unsure=unsure)
         for event in half_done:
-            self._debug(f"{type(event).__name__} {event.name}: done by an event that failed")
+            self._session.options.debug(
+                f"{type(event).__name__} {event.name}: done by an event that failed"
+            )
         for event in unsure:
-            self._debug(f"{type(event).__name__} {event.name}: may be half done, which is unknown")
+            self._session.options.debug(
+                f"{type(event).__name__} {event.name}: may be half done, which is unknown"
+            )
+
+    def _second_look(
+        self, topology: Topology, failed: Sequence[Event]
+    ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+        """Observe what failed events did all the same, and for which of them that stays unknown.
+
+        ``topology`` is what is known after the events that happened. If the machine cannot be
+        looked at, all failed events are unsure.
+        """
+        from rait.domain.aftermath import known_after_failures
+
+        session, goal = self._session, self._change.goal
+        known = known_after_failures(self._change.known, topology, failed)
+        routing = session.routing if any(isinstance(e, ToBabeld) for e in failed) else None
+        try:
+            seen = session.decide(session.observe(known), goal, known, routing)
+        except (RaitError, OSError) as error:
+            session.options.debug(f"the machine could not be looked at again: {error}")
+            return (), known.leftover
+        # A half-made link may have no interface in the target yet, but a program in the transit
+        # namespace.
+        missing = [
+            name
+            for name in seen.leftover_links
+            if known.leftover_links[name].origin.backend == "userspace"
+        ]
+        hidden, carried = frozenset(session.machine.leftovers(missing)), frozenset(seen.carried)
+        unsure = (e for e in known.leftover if e in carried or e.name in hidden)
+        half_done = (event for event in seen.drift if event in seen.leftover)
+        return tuple(half_done), tuple(unsure)
 
     def _call(self, run: Run) -> None:
         """Make the calls that are due, now that the links are as they will be after this run.
@@ -137,7 +142,17 @@ class Execution:
         calls = self._change.calls(self._happened, failed)
         if not calls:
             return
-        with ending_in_order(), closing(self._make_calls(calls)) as results:
+        from rait.app.hooks import make  # here, as few runs call anything
+
+        session = self._session
+        made = make(
+            calls,
+            session.machine.namespaces,
+            session.config.command_timeout,
+            lock_path(session.config.journal),
+            session.public_key,
+        )
+        with ending_in_order(), closing(made) as results:
             for result in results:
                 run.record_call(result)
                 self._note(calls=(*self.results.calls, result))
@@ -168,8 +183,8 @@ class Execution:
             run.record(waiting)
 
     def _apply(self) -> Iterator[Outcome]:
-        events = self._change.events
-        for outcome in self._machine.apply(events, self._routing) if events else ():
+        events, session = self._change.events, self._session
+        for outcome in session.machine.apply(events, session.routing) if events else ():
             event = events[outcome.index]
             error = outcome.error
             if error is None:

@@ -18,8 +18,8 @@ from anyio.abc import TaskGroup
 from msgspec import Struct, field
 
 from rait.adapters.web_server import Answer, Asked, listen, plain, serve
+from rait.app.conclude import Report
 from rait.app.health_page import POLICY, page, problem_page
-from rait.app.report import Report
 from rait.app.status import status_object
 from rait.app.status_words import fault_lines
 from rait.app.tally import LastSync, Tally
@@ -170,8 +170,8 @@ class Health:
 
 def _not_made(report: Report) -> dict[str, str]:
     """The links that a sync could not make, with the reasons; other failures are not of a link."""
-    added = {event.name for event in report.events if isinstance(event, LinkAdded)}
-    others = {event.name for event in report.events} - added | {BABELD, PEERS_LIST}
+    added = {event.name for event in report.change.events if isinstance(event, LinkAdded)}
+    others = {event.name for event in report.change.events} - added | {BABELD, PEERS_LIST}
     return {f.link: f.error for f in report.failures if not f.kept and f.link not in others}
 
 

@@ -17,7 +17,6 @@ from msgspec import structs
 
 from rait.adapters.netns import is_pid
 from rait.app.moments import written
-from rait.app.report import Report
 from rait.app.scopes import confirm_line
 from rait.domain.errors import counted, few
 from rait.domain.events import (
@@ -57,6 +56,7 @@ from rait.terminal import (
 )
 
 if TYPE_CHECKING:
+    from rait.app.conclude import Report
     from rait.domain.guard import Reason, Removal
 
 _NAMED = 20
@@ -90,10 +90,10 @@ def print_plan(report: Report, arguments: Namespace) -> int:
     """
     _print(report, arguments)
     if getattr(arguments, "detailed_exitcode", False):
-        failed = report.failures or report.conflicts or report.old_list
-        todo = report.events or report.calls
+        failed = report.failures or report.change.goal.conflicts or report.old_list
+        todo = report.change.events or report.results.calls
         return FAILED if failed else CHANGES if todo else DONE
-    partly = (report.losses, report.conflicts, report.old_list, report.held)
+    partly = (report.change.losses, report.change.goal.conflicts, report.old_list, report.held)
     return PARTIAL if report.failures or any(partly) else DONE
 
 
@@ -124,18 +124,18 @@ def lasting_problems(report: Report) -> tuple[str, ...]:
     return (
         *filter(None, (report.old_list,)),
         *(f"{failure.link}: {failure.error}" for failure in report.failures),
-        *report.conflicts,
+        *report.change.goal.conflicts,
         *((removal_text(report, report.removal),) if report.removal is not None else ()),
     )
 
 
 def passing_problems(report: Report) -> Iterator[str]:
     """What went wrong in this run, and no later run will tell."""
-    for call in report.calls:
+    for call in report.results.calls:
         if call.error is not None:
             yield f"{call.link}: {call_text(call)}"
             yield from (f"{call.link}: | {line}" for line in call.lines)
-    yield from report.losses
+    yield from report.change.losses
 
 
 def _to_confirm(report: Report, config: str) -> list[str]:
@@ -148,14 +148,14 @@ def _to_confirm(report: Report, config: str) -> list[str]:
 
 def report_lines(report: Report) -> list[str]:
     """A line for each change that was found, one for each event, then one that sums up."""
-    leftover = [event for event in report.drift if event in report.leftover]
-    others = [event for event in report.drift if event not in report.leftover]
+    leftover = [event for event in report.drift if event in report.change.leftover]
+    others = [event for event in report.drift if event not in report.change.leftover]
     noticed = [f"! {line} ({LEFT})" for line in event_lines(leftover)]
     noticed += [f"! {line} (since the last run, {NOT_OURS})" for line in event_lines(others)]
-    ended = [f"- {name} ({HALF_MADE})" for name in report.ended]
-    events = event_lines(report.events, report.errors)
-    half_done = [f"{line} ({HALF_DONE})" for line in event_lines(report.half_done)]
-    calls = [f"> {call.link} {call_text(call)}" for call in report.calls]
+    ended = [f"- {name} ({HALF_MADE})" for name in report.results.ended]
+    events = event_lines(report.change.events, report.results.errors)
+    half_done = [f"{line} ({HALF_DONE})" for line in event_lines(report.results.half_done)]
+    calls = [f"> {call.link} {call_text(call)}" for call in report.results.calls]
     return [*noticed, *ended, *events, *half_done, *calls, summary(report)]
 
 
@@ -211,18 +211,18 @@ def report_object(report: Report) -> dict[str, object]:
         "status": report.status,
         "run": report.run,
         "links": report.links,
-        "ended": list(report.ended),
+        "ended": list(report.results.ended),
         "events": [
             event_object(event) | _outcome(report, position)
-            for position, event in enumerate(report.events)
+            for position, event in enumerate(report.change.events)
         ],
-        "half_done": [event_object(event) for event in report.half_done],
-        "drift": [noticed_object(event, event in report.leftover) for event in report.drift],
+        "half_done": [event_object(event) for event in report.results.half_done],
+        "drift": [noticed_object(event, event in report.change.leftover) for event in report.drift],
         "failed": [{"link": f.link, "error": f.error} for f in report.failures],
-        "losses": list(report.losses),
-        "conflicts": list(report.conflicts),
+        "losses": list(report.change.losses),
+        "conflicts": list(report.change.goal.conflicts),
         "old_peers_list": report.old_list or None,
-        "calls": [call_object(call) for call in report.calls],
+        "calls": [call_object(call) for call in report.results.calls],
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }
@@ -285,15 +285,15 @@ def summary(report: Report) -> str:
         "left as it is" if len(kept) == 1 else "left as they are": len(kept),
     }
     words = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
-    if report.ended:
-        words.append(f"{counted(len(report.ended), 'half-made link')} ended")
+    if report.results.ended:
+        words.append(f"{counted(len(report.results.ended), 'half-made link')} ended")
     words += [f"{what} {_to_be(became, report)}" for what, became in _other_changes(report)]
-    if report.calls:
-        failures = sum(call.error is not None for call in report.calls)
-        words.append(f"{counted(len(report.calls), 'command')} {_to_be('called', report)}")
+    if report.results.calls:
+        failures = sum(call.error is not None for call in report.results.calls)
+        words.append(f"{counted(len(report.results.calls), 'command')} {_to_be('called', report)}")
         words += [f"{failures} of them failed"] if failures else []
     words = words or ["nothing to do" if report.status == "planned" else "nothing done"]
-    if report.conflicts:
+    if report.change.goal.conflicts:
         words.append("some peers get no link")
     wanted = f"; {counted(report.links, 'link')} wanted" if report.links else ""
     return f"rait {report.command}: {', '.join(words)}{wanted}"
@@ -301,7 +301,9 @@ def summary(report: Report) -> str:
 
 def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
     """How many links were changed in each way, without those that are ``broken``."""
-    events = [e for e in report.events if e.name not in broken and not isinstance(e, _OF_NO_LINK)]
+    events = [
+        e for e in report.change.events if e.name not in broken and not isinstance(e, _OF_NO_LINK)
+    ]
     added = {event.name for event in events if isinstance(event, LinkAdded)}
     removed = {event.name for event in events if isinstance(event, LinkRemoved)}
     changed = {event.name for event in events if not isinstance(event, LinkAdded | LinkRemoved)}
@@ -315,15 +317,15 @@ def _changed_links(report: Report, broken: set[str]) -> dict[str, int]:
 
 def _only_in_babeld(report: Report) -> set[str]:
     """The links of which only an event for babeld failed."""
-    failed = [report.events[index] for index in report.errors]
+    failed = [report.change.events[index] for index in report.results.errors]
     links = {event.name for event in failed if not isinstance(event, _OF_NO_LINK)}
     return {event.name for event in failed} - links
 
 
 def _other_changes(report: Report) -> Iterator[tuple[str, str]]:
     """How many VRFs, rules and interfaces of babeld were changed, and how."""
-    events = enumerate(report.events)
-    done = Counter(type(event) for index, event in events if index not in report.errors)
+    events = enumerate(report.change.events)
+    done = Counter(type(event) for index, event in events if index not in report.results.errors)
     return ((counted(done[kind], what), how) for kind, what, how in _NO_LINKS if done[kind])
 
 
@@ -336,7 +338,7 @@ def _to_be(what: str, report: Report) -> str:
 
 def _outcome(report: Report, position: int) -> dict[str, str]:
     """The fields that the JSON of a failed event has in addition, as in that of ``rait log``."""
-    error = report.errors.get(position)
+    error = report.results.errors.get(position)
     return {} if error is None else {"outcome": "failed", "error": error}
 
 

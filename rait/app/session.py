@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import structs
 
-from rait import __version__
 from rait.adapters import netns
 from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
@@ -19,41 +17,28 @@ from rait.adapters.journal.store import Journal
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.app import isolation
-from rait.app.inputs import Inputs, Preparation, Registry, lock_path, prepared
+from rait.app.inputs import Inputs, Preparation, Registry, prepared
 from rait.app.machine import Machine
 from rait.app.options import Options
-from rait.app.report import Report, carried_out, planned, stopped
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
-from rait.app.whereabouts import is_of_this_boot, observe, require_target
+from rait.app.whereabouts import observe, require_target
 from rait.domain.backend import Observation
-from rait.domain.change import NO_RESULTS, Change, Goal, verdict
+from rait.domain.change import Change, Goal
 from rait.domain.config.schema import Config
-from rait.domain.errors import MachineError, RaitError, counted
-from rait.domain.events import Event, LinkAdded, ToBabeld
+from rait.domain.errors import MachineError, counted
 from rait.domain.history import LastKnown, as_made_now
-from rait.domain.hooks import Call, CallResult
 from rait.domain.ownership import Scope, doubtful, scope_of, with_found
 from rait.domain.reconcile import concerns_babeld, reconcile
-from rait.domain.records import Instant, RunHeader, RunStatus
-from rait.domain.topology import EMPTY, BackendKind, Link, Origin, Topology
+from rait.domain.topology import BackendKind, Link, Origin, Topology
 
 if TYPE_CHECKING:
-    from rait.adapters.journal.store import Run
-    from rait.app.execution import Execution
     from rait.app.routing import Routing
-    from rait.domain.guard import Losses, Removal
+    from rait.domain.guard import Losses
 
 
 Babeld = Literal["never", "synced", "explicit", "exclusive"]
 """When a run talks to babeld: never; if rait.conf has ``sync = true``; because the user asked for
 it; because the user asked to flush the interfaces of others too."""
-
-
-Confirm = Callable[["Session", Change], Instant]
-"""Arranges that a change is taken back at the instant that it gives, unless somebody confirms it.
-
-Raises RaitError if that cannot be; then the change is not made.
-"""
 
 
 class Session:
@@ -78,6 +63,7 @@ class Session:
         self.routing = routing
         self.spelt = scope_name(options.config, inputs.public_key)
         self.name = filed_under(journal, self.spelt)
+        self.peers = None if inputs.registry is None else inputs.registry.peers
         self._registry = inputs.registry
         self.preshared = inputs.preshared
         machine.key.psks.update(inputs.preshared.psks)
@@ -166,7 +152,7 @@ class Session:
 
         Raises MachineError where nothing may be touched at all.
         """
-        change = self._decide(self.observation, self._with_psks(goal), self.known, self.routing)
+        change = self.decide(self.observation, self._with_psks(goal), self.known, self.routing)
         if change.refusal is not None:
             raise MachineError(change.refusal)
         return change
@@ -205,9 +191,10 @@ class Session:
         since = now - WINDOW_HOURS * 3600 * 10**9
         return recent_losses(self.journal.runs(since=since, scope=self.name))
 
-    def _decide(
+    def decide(
         self, observation: Observation, goal: Goal, known: LastKnown, routing: Routing | None
     ) -> Change:
+        """What to do for the goal by this observation and what babeld says. Raises RaitError."""
         scope = self.scope_among(observation, known)
         babeld = None
         if routing is not None and (
@@ -221,180 +208,10 @@ class Session:
         )
         return change
 
-    def conclude(
-        self,
-        command: str,
-        change: Change,
-        *,
-        makes_target: bool = False,
-        warnings: Sequence[str] = (),
-        accepted: bool = False,
-        confirm: Confirm | None = None,
-        takes_back: int = 0,
-        always: bool = False,
-    ) -> Report:
-        """Carry the change out; in a read-only session only report what would be done.
-
-        First make the namespaces that new links need (the target in any case if ``makes_target``),
-        so that the journal can say in which instance each link is made. Unless the user
-        ``accepted`` whatever the run costs, the guard stops a run that costs too much. With
-        ``confirm``, the run is to be confirmed; that is called right before anything is touched.
-        ``takes_back`` is as in RunHeader, and ``always`` journals a run that has nothing to do too.
-        Raises MachineError, with nothing touched, where a link's namespace can be neither found nor
-        made.
-        """
-        if not isinstance(self.journal, Journal):
-            require_places(change.events)
-            return planned(command, change, self._removal(change), warnings)
-        if not accepted and (cost := self._removal(change)) is not None:
-            return stopped(command, change, cost, warnings)
-        confirm_by = confirm(self, change) if confirm is not None and change.events else None
-        change = self._prepared(change, makes_target)
-        told = {"accepted": accepted, "confirm_by": confirm_by, "takes_back": takes_back}
-        header = partial(self._header, command, change, **told)
-        report = self._carry_out(self.journal, command, change, warnings, header, always)
-        return report if confirm is None else self._with_deadline(report)
-
-    def _carry_out(
-        self,
-        journal: Journal,
-        command: str,
-        change: Change,
-        warnings: Sequence[str],
-        header: Callable[[], RunHeader],
-        always: bool,
-    ) -> Report:
-        """Journal the events, carry them out, and journal the outcomes.
-
-        A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
-        as the last one did is only counted there.
-        """
-        leaves_trace = always or bool(
-            change.events or change.drift or change.leftover_links or change.calls(())
-        )
-        if not (leaves_trace or change.extra_cmd_owed):
-            judged = verdict(change, babeld_alone=self._is_about_babeld)
-            return carried_out(command, change, NO_RESULTS, judged, warnings)
-        execution = self._execution(change)
-        run: Run | None = None
-        if leaves_trace:
-            run = journal.begin(header(), change.drift, change.events)
-            execution.perform(run)
-            # A run that only repeats an earlier one has the number of that one by now.
-            warnings = (*warnings, *self._prune(journal, run.id))
-        elif execution.send_extra_cmd():
-            run = journal.begin(header(), (), ())
-            run.finish("done", extra_cmd="sent")
-        report = carried_out(command, change, execution.results, execution.verdict, warnings)
-        if run is None:
-            return report
-        return structs.replace(report, run=run.id, extra_cmd_sent=not leaves_trace)
-
     @property
-    def _is_about_babeld(self) -> bool:
+    def is_about_babeld(self) -> bool:
+        """Whether the user asked to sync babeld, and nothing else."""
         return self.routing is not None and self.routing.explicit
-
-    def _execution(self, change: Change) -> Execution:
-        from rait.app.execution import Execution
-
-        return Execution(
-            self.machine,
-            change,
-            self.routing,
-            self.options.debug,
-            look_again=partial(self._look_again, change),
-            make_calls=self._make_calls,
-            babeld_alone=self._is_about_babeld,
-        )
-
-    def _make_calls(self, calls: Sequence[Call]) -> Generator[CallResult, None, None]:
-        from rait.app.hooks import make
-
-        namespaces, seconds = self.machine.namespaces, self.config.command_timeout
-        lock = lock_path(self.config.journal)
-        return make(calls, namespaces, seconds, lock, self.public_key)
-
-    def _removal(self, change: Change) -> Removal | None:
-        if not change.events:
-            return None
-        from rait.domain.guard import excessive_removal
-
-        return excessive_removal(change, self.config.max_removals, self.recent_losses)
-
-    def _prepared(self, change: Change, makes_target: bool) -> Change:
-        """Make the namespaces, and complete the change with what is only known then."""
-        require_places(change.events)
-        specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
-        for spec in sorted(specs | {self.target} if makes_target else specs):
-            netns.ensure_netns(spec)
-        change = change.placed({spec: self.machine.instance_of(spec) for spec in specs})
-        isolation.mark_ours(change.observed, change.known)
-        leftover_links = self.machine.leftovers(change.leftover_links)
-        return structs.replace(change, leftover_links=leftover_links)
-
-    def _prune(self, journal: Journal, newest: int) -> Iterator[str]:
-        """Drop runs older than ``journal_keep``; a warning if that fails."""
-        keep = self.config.journal_keep
-        if keep is None:
-            return
-        try:
-            pruning = journal.prune_old(keep, newest)
-        except RaitError as error:
-            yield f"old runs stay in the journal: {error}"
-        else:
-            self.options.debug(f"{counted(pruning.runs, 'old run')} pruned from the journal")
-
-    def _look_again(
-        self, change: Change, topology: Topology, failed: Sequence[Event]
-    ) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
-        """Observe what failed events did all the same, and for which of them that stays unknown.
-
-        ``topology`` is what is known after the events that happened. If the machine cannot be
-        looked at, all failed events are unsure.
-        """
-        from rait.domain.aftermath import known_after_failures
-
-        known = known_after_failures(change.known, topology, failed)
-        routing = self.routing if any(isinstance(e, ToBabeld) for e in failed) else None
-        try:
-            seen = self._decide(self.observe(known), change.goal, known, routing)
-        except (RaitError, OSError) as error:
-            self.options.debug(f"the machine could not be looked at again: {error}")
-            return (), known.leftover
-        # A half-made link may have no interface in the target yet, but a program in the transit
-        # namespace.
-        missing = [
-            name
-            for name in seen.leftover_links
-            if known.leftover_links[name].origin.backend == "userspace"
-        ]
-        hidden, carried = frozenset(self.machine.leftovers(missing)), frozenset(seen.carried)
-        unsure = (e for e in known.leftover if e in carried or e.name in hidden)
-        half_done = (event for event in seen.drift if event in seen.leftover)
-        return tuple(half_done), tuple(unsure)
-
-    def _with_deadline(self, report: Report) -> Report:
-        """The report of a run that was to be confirmed, if it turned out to need that."""
-        self.forget()
-        trial = self.known.trial
-        if trial is not None and trial.header.confirm_by is not None and trial.run == report.run:
-            return structs.replace(report, confirm_by=trial.header.confirm_by.at)
-        nothing = "nothing was changed, so there is nothing to confirm"
-        return structs.replace(report, warnings=(*report.warnings, nothing))
-
-    def record(
-        self,
-        command: str,
-        status: RunStatus = "done",
-        problems: Mapping[str, str] | None = None,
-        **settings: Any,
-    ) -> None:
-        """Journal a run that does nothing to the machine, with these settings in its header."""
-        assert isinstance(self.journal, Journal)  # noqa: S101 - a mistake of ours, not of the user
-        known = self.known
-        nothing = Change(observed=EMPTY, desired=EMPTY, known=known, carried=known.leftover)
-        header = structs.replace(self._header(command, nothing, **settings), home="")
-        self.journal.begin(header, (), ()).finish(status, problems)
 
     def seen_from(self, transit: Netns) -> Session:
         """This session with the machine seen from another transit namespace."""
@@ -404,53 +221,6 @@ class Session:
         other.forget()
         other.machine = self.machine.seen_from(transit)
         return other
-
-    def _header(self, command: str, change: Change, **settings: Any) -> RunHeader:
-        hidden = {name for name, link in change.known.leftover_links.items() if self._is_away(link)}
-        hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
-        carried = frozenset(change.carried)
-        peers = self._registry.peers if self._registry is not None else None
-        return RunHeader(
-            scope=self.name,
-            command=command,
-            version=__version__,
-            uid=os.getuid(),
-            started_at=time.time_ns(),
-            public_key=self.public_key,
-            config_digest=self.loaded.digest(),
-            peers_digest=peers.digest() if peers is not None else "",
-            source=peers.document.name if peers is not None else "",
-            revision=peers.revision if peers is not None else 0,
-            leftover_noticed=tuple(
-                index for index, event in enumerate(change.drift) if event in change.leftover
-            ),
-            carried=tuple(
-                event for event in change.known.leftover if event in carried or event.name in hidden
-            ),
-            leftover_links=change.leftover_links,
-            home=isolation.home(self.config, change.known, self.machine.namespaces),
-            spelt=self.spelt if self.spelt != self.name else "",
-            cause=self.options.cause,
-            signed=peers.signed if peers is not None else None,
-            **settings,
-        )
-
-    def _is_away(self, link: Link) -> bool:
-        """Whether a half-made link would be in a namespace where this run does not look."""
-        if link.origin.backend == "kernel" or not is_of_this_boot(link):
-            return False
-        here = self.machine.namespace.is_open and self.machine.transit
-        return link.origin.transit not in ("", here)
-
-
-def require_places(events: Sequence[Event]) -> None:
-    """Raise MachineError if links are to be made in a namespace that cannot be opened."""
-    for spec in sorted({e.link.origin.netns for e in events if isinstance(e, LinkAdded)}):
-        if netns.lacks_process(spec):
-            raise MachineError(
-                f"there is no process {spec}, so no network namespace to make links in: set "
-                "`target` to the id of a running process in that namespace, or to a name"
-            )
 
 
 @contextmanager

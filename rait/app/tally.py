@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from rait.app.report import Report
+from rait.app.conclude import Report
 from rait.domain.events import Event
 from rait.domain.watch_events import Kind, Outcome
 
@@ -57,7 +57,7 @@ class Tally(Struct, frozen=True):
 
 
 def _happened(report: Report) -> Iterator[Event]:
-    for index, event in enumerate(report.events):
-        if index not in report.errors:
+    for index, event in enumerate(report.change.events):
+        if index not in report.results.errors:
             yield event
-    yield from report.half_done
+    yield from report.results.half_done

@@ -14,12 +14,12 @@ from msgspec import structs
 from rait.adapters.config.source import STDIN, is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.lock import HeldError, Stamp, stamp
+from rait.app.conclude import Confirm, Report, conclude, record
 from rait.app.inputs import Inputs, Preparation, lock_path, locked
 from rait.app.moments import written
 from rait.app.options import Options
-from rait.app.report import Report
 from rait.app.scopes import confirm_line, filed_under, normal, scope_name
-from rait.app.session import Confirm, Session, open_session, session_on
+from rait.app.session import Session, open_session, session_on
 from rait.app.whereabouts import is_of_this_boot
 from rait.domain.change import Change, Goal
 from rait.domain.config.schema import DAY, SECOND, parse_span
@@ -100,7 +100,7 @@ def take_back(session: Session, trial: Trial, command: str) -> Report:
     """Make the links what they were before the run on trial. Raises RaitError."""
     with _as_before(session, trial, command) as (there, goal):
         change = there.compare(goal)
-        report = there.conclude(command, change, accepted=True, takes_back=trial.run, always=True)
+        report = conclude(there, command, change, accepted=True, takes_back=trial.run, always=True)
     session.forget()
     return report
 
@@ -110,7 +110,7 @@ def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) 
     warnings = (*warnings, _held(trial))
     with _as_before(session, trial, command) as (there, goal):
         change = there.compare(goal)
-        report = there.conclude(command, change, warnings=warnings, takes_back=trial.run)
+        report = conclude(there, command, change, warnings=warnings, takes_back=trial.run)
     return structs.replace(report, held=True)
 
 
@@ -146,7 +146,7 @@ def standing(session: Session, change: Change) -> tuple[str, ...]:
 
 @contextmanager
 def confirmation(options: Options, span: str | None, *, dry_run: bool) -> Iterator[Confirm | None]:
-    """What ``Session.conclude`` takes for a run that is to be confirmed within the span.
+    """What ``conclude`` takes for a run that is to be confirmed within the span.
 
     None for a run without one. Raises ConfigError where there can be none.
     """
@@ -219,7 +219,7 @@ def _require_key(session: Session, trial: Trial, command: str) -> None:
     except ConfigError as error:
         if not trial.taken_back:
             name = next(iter(trial.before.links))
-            session.record(command, "failed", {name: str(error)}, takes_back=trial.run)
+            record(session, command, "failed", {name: str(error)}, takes_back=trial.run)
         raise
 
 
@@ -262,7 +262,7 @@ def confirm(options: Options, *, back: bool = False) -> tuple[Trial, Report | No
         if back or state == "overdue":
             command = BACK if state == "pending" else OVERDUE
             return trial, take_back(session, trial, command)
-        session.record("confirm", confirms=trial.run)
+        record(session, "confirm", confirms=trial.run)
         return trial, None
 
 

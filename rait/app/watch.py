@@ -27,6 +27,7 @@ from rait.adapters.file_changes import FileChanges
 from rait.adapters.link_changes import LinkChanges, Touches
 from rait.adapters.service_manager import ServiceManager
 from rait.app import desired
+from rait.app.conclude import Report
 from rait.app.follow import Follower
 from rait.app.health import Health
 from rait.app.held import Held
@@ -40,7 +41,6 @@ from rait.app.render import (
     summary,
     warning_lines,
 )
-from rait.app.report import Report
 from rait.app.scopes import last_signed
 from rait.app.session import Session
 from rait.app.status import StatusReader
@@ -471,7 +471,7 @@ def _result(session: Session, report: Report) -> Result:
             "held" if report.held else _STATUSES[report.status],
             problems,
             warnings,
-            frozenset(e.name for e in report.drift if e not in report.leftover),
+            frozenset(e.name for e in report.drift if e not in report.change.leftover),
             is_stale(session.observation),
         ),
         report=report,
@@ -505,7 +505,7 @@ _STATUSES: dict[str, Outcome] = {
 def _names(session: Session, report: Report) -> frozenset[str]:
     """The interfaces that matter: our links, and the VRFs."""
     isolation = session.config.isolation
-    events = (event.name for event in (*report.drift, *report.events))
+    events = (event.name for event in (*report.drift, *report.change.events))
     vrfs = filter(None, (isolation.target_vrf, isolation.transit_vrf))
     return frozenset((*session.known.topology.links, *events, *vrfs))
 
@@ -518,6 +518,11 @@ def _outcome(error: RaitError) -> Outcome:
 
 def _did_something(report: Report) -> bool:
     """Whether there is more to tell than what is still as it was."""
-    happened = report.status != "stopped" and len(report.events) > len(report.errors)
-    others: tuple[Any, ...] = (report.drift, report.half_done, report.ended, report.calls)
+    happened = report.status != "stopped" and len(report.change.events) > len(report.results.errors)
+    others: tuple[Any, ...] = (
+        report.drift,
+        report.results.half_done,
+        report.results.ended,
+        report.results.calls,
+    )
     return happened or any(others) or report.extra_cmd_sent

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from rait.app.conclude import conclude
 from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.session import Babeld, open_session
@@ -33,7 +34,7 @@ def run_sync(options: Options, arguments: Namespace) -> int:
         change = session.compare(Goal(None))
         if change.babeld_problem is not None:
             raise MachineError(change.babeld_problem)
-        report = session.conclude("babeld sync", change, warnings=session.loaded.warnings)
+        report = conclude(session, "babeld sync", change, warnings=session.loaded.warnings)
     return print_report(report, arguments)
 
 

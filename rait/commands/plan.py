@@ -13,12 +13,12 @@ from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_STATE_BYTES
 from rait.adapters.keys import UNKNOWN_PSK
 from rait.app import desired, isolation
+from rait.app.conclude import Report, planned
 from rait.app.desired import wanted_of
 from rait.app.inputs import registry_of
 from rait.app.load import Preshared, configured, load_secret
 from rait.app.options import Options, require_path
 from rait.app.render import print_plan
-from rait.app.report import Report, planned
 from rait.app.session import open_session
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.config.keytext import shown

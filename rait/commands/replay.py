@@ -8,6 +8,7 @@ from argparse import Namespace
 from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
+from rait.app.conclude import conclude
 from rait.app.moments import moment, written
 from rait.app.options import Options
 from rait.app.render import link_text, print_plan, print_report
@@ -57,8 +58,8 @@ def _restore(options: Options, arguments: Namespace) -> int:
         require_own_key(session.public_key, past.public_key, topology.links.values(), what)
         change = session.compare(Goal(session.as_made_now(topology)))
         command = "replay" if at is None else f"replay --at {at}"
-        report = session.conclude(
-            command, change, warnings=warnings, accepted=arguments.yes, confirm=confirm
+        report = conclude(
+            session, command, change, warnings=warnings, accepted=arguments.yes, confirm=confirm
         )
     return (print_plan if dry_run else print_report)(report, arguments)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
+from rait.app.conclude import conclude
 from rait.app.options import Options
 from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
@@ -39,7 +40,7 @@ def run(options: Options, arguments: Namespace) -> int:
         record = _run_to_undo(session, arguments.number)
         change = session.compare(_goal(session, record, arguments.force))
         command = f"rollback {record.id}"
-        report = session.conclude(command, change, accepted=arguments.yes, confirm=confirm)
+        report = conclude(session, command, change, accepted=arguments.yes, confirm=confirm)
     return (print_plan if arguments.dry_run else print_report)(report, arguments)
 
 

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
+from rait.app.conclude import Report
 from rait.cli import main
+from rait.domain.change import Change, Goal, Results
+from rait.domain.events import Event
 from rait.domain.records import RunHeader
-from rait.domain.topology import Device, Link, LinkSettings, Origin
+from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
 """Exported from a node with links to the three peers below; the second has another mtu by hand."""
@@ -77,4 +80,15 @@ def link(name: str) -> Link:
 def header(scope: str, command: str) -> RunHeader:
     return RunHeader(
         scope=scope, command=command, version="1", uid=0, started_at=1, public_key="own"
+    )
+
+
+def report(*events: Event, command: str = "up", status: str = "done", **fields: object) -> Report:
+    """A report of these events; its change and results get the fields that are theirs."""
+    goal = Goal(None, conflicts=fields.pop("conflicts", ()))
+    of_change = {name: fields.pop(name) for name in Change.__struct_fields__ if name in fields}
+    of_results = {name: fields.pop(name) for name in Results.__struct_fields__ if name in fields}
+    change = Change(observed=EMPTY, desired=EMPTY, events=events, goal=goal, **of_change)
+    return Report(
+        command=command, status=status, change=change, results=Results(**of_results), **fields
     )

@@ -15,13 +15,13 @@ import pytest
 
 from rait import __version__
 from rait.adapters.journal.store import Journal
-from rait.app.report import Report, Status
+from rait.app.conclude import Report, Status
 from rait.app.scopes import scope_name
 from rait.cli import _imported, _parser, main
 from rait.domain.backend import Outcome
 from rait.domain.errors import ConfigError, MachineError
 from rait.domain.events import LinkAdded
-from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, header, link
+from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, header, link, report
 
 COMMANDS = ("up", "down", "list", "plan", "export-state", "log", "replay", "rollback", "babeld")
 REGISTRY = ("check", "port", "pub", "remarks", "genkey", "pubkey")
@@ -125,7 +125,7 @@ def test_what_becomes_of_a_run_is_the_status(
     def up(*_: object, **__: object) -> Report:
         if isinstance(outcome, BaseException):
             raise outcome
-        return Report(command="up", status=outcome)
+        return report(status=outcome)
 
     monkeypatch.setattr("rait.app.desired.up", up)
     said = rait("up")
@@ -218,9 +218,7 @@ def test_complaints_never_go_to_standard_output(rait: Rait) -> None:
 def test_what_was_done_stays_the_status_if_it_cannot_be_told(
     rait: Rait, monkeypatch: pytest.MonkeyPatch, outcome: Status
 ) -> None:
-    monkeypatch.setattr(
-        "rait.app.desired.up", lambda *_, **__: Report(command="up", status=outcome)
-    )
+    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: report(status=outcome))
     monkeypatch.setattr(sys, "stdout", None)
     said = rait("up")
     assert said.status == {"done": 0, "partial": 3}[outcome]

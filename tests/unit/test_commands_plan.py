@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.netlink.socket import NetlinkSocket
-from rait.app.report import Report
 from rait.commands.plan import without_strangers
 from rait.domain.backend import Observation, ObservedLink
 from rait.domain.change import Failure
@@ -20,7 +19,7 @@ from rait.domain.events import LinkAdded
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin
-from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, link
+from tests.unit.command_line import CONF, PEERS, PRIVATE, STATE, Rait, link, report
 
 SCOPE = Scope(public_key="ours", netns="mesh", ifgroup=54)
 
@@ -371,8 +370,8 @@ def test_a_plan_that_cannot_be_carried_out_whole_is_no_success(
     rait: Rait, monkeypatch: pytest.MonkeyPatch, failed: bool
 ) -> None:
     failures = (Failure("babeld", "it does not run"),) if failed else ()
-    report = Report(command="plan", status="unchanged", failures=failures)
-    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: report)
+    planned = report(status="unchanged", failures=failures)
+    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: planned)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == (3 if failed else 0)
         assert rait(*command, "--detailed-exitcode").status == (1 if failed else 0)
@@ -381,8 +380,8 @@ def test_a_plan_that_cannot_be_carried_out_whole_is_no_success(
 def test_a_dry_run_has_the_detailed_statuses_of_a_plan(
     rait: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = Report(command="plan", status="planned", events=(LinkAdded(link("w1")),))
-    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: report)
+    planned = report(LinkAdded(link("w1")), status="planned")
+    monkeypatch.setattr("rait.app.desired.up", lambda *_, **__: planned)
     for command in (("plan",), ("up", "--dry-run")):
         assert rait(*command).status == 0
         assert rait(*command, "--detailed-exitcode").status == 2

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rait.adapters.journal.store import Journal
+from rait.app.conclude import Report, planned
 from rait.app.execution import Execution, ending_in_order
+from rait.app.options import Options
 from rait.app.render import summary
-from rait.app.report import Report, planned
 from rait.domain.backend import Outcome
 from rait.domain.change import Change
 from rait.domain.diff import diff
@@ -44,6 +46,9 @@ class Breaking:
             yield Outcome(index, "refused" if index == 1 else None)
         self._break()
 
+    def leftovers(self, _: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
 
 def raising(error: BaseException) -> Callable[[], object]:
     def now() -> None:
@@ -57,15 +62,16 @@ def carry_out(
 ) -> None:
     after = links("a", "b", "c", "d")
     change = Change(observed=EMPTY, desired=after, events=diff(EMPTY, after))
-    execution = Execution(
-        machine,
-        change,
-        None,
-        debug,
-        look_again=lambda *_: ((), frozenset()),  # type: ignore[arg-type]
-        make_calls=lambda _: (_ for _ in ()),
+    nothing = Change(observed=EMPTY, desired=EMPTY)
+    session = SimpleNamespace(
+        machine=machine,
+        routing=None,
+        is_about_babeld=False,
+        options=Options(config="", debug=debug),
+        observe=lambda _: None,
+        decide=lambda *_: nothing,
     )
-    execution.perform(journal.begin(HEADER, (), change.events))
+    Execution(session, change).perform(journal.begin(HEADER, (), change.events))
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,12 @@ from msgspec import structs
 from rait.app import health as module
 from rait.app.health import Health
 from rait.app.metrics import OPENMETRICS, TEXT
-from rait.app.report import Report
 from rait.app.tally import LastSync
 from rait.domain.change import Failure
 from rait.domain.errors import MachineError
 from rait.domain.events import BabelInterfaceAdded, LinkAdded, LinkRemoved
 from rait.domain.status import Status
-from tests.unit.command_line import link
+from tests.unit.command_line import link, report
 from tests.unit.test_commands_status import ALL, LIVE
 from tests.unit.web import SECONDS, get
 
@@ -72,7 +71,7 @@ def text(port: int, path: str, *fields: str) -> tuple[int, str]:
 
 def test_all_is_served() -> None:
     with served(Machine()) as (health, port, call):
-        call(health.synced, SYNC, Report(command="up", status="done", run=1))
+        call(health.synced, SYNC, report(run=1))
         status, fields, body = get(port, "/")
         assert (status, fields["content-type"]) == (200, "text/html; charset=utf-8")
         assert b"rait on" in body
@@ -192,10 +191,11 @@ def test_a_look_that_hangs_is_waited_for_and_not_begun_again(
 
 def test_links_that_the_last_sync_failed_to_make_are_looked_at_as_failed() -> None:
     machine = Machine()
-    failed = Report(
-        command="up",
+    failed = report(
+        LinkAdded(link("w9")),
+        BabelInterfaceAdded("w1", ""),
+        LinkRemoved(link("w2")),
         status="partial",
-        events=(LinkAdded(link("w9")), BabelInterfaceAdded("w1", ""), LinkRemoved(link("w2"))),
         failures=(
             Failure("w9", "no room"),
             Failure("w8", "no port"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from rait.app.conclude import Report
 from rait.app.render import (
     describe,
     event_lines,
@@ -19,7 +20,6 @@ from rait.app.render import (
     report_object,
     summary,
 )
-from rait.app.report import Report
 from rait.domain.change import Failure
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -52,6 +52,7 @@ from rait.domain.topology import (
     Rule,
 )
 from rait.terminal import PARTIAL, to_json
+from tests.unit.command_line import report
 
 PEER = LinkPeer("KEY", Endpoint("192.0.2.1", 50153))
 PASSIVE = LinkPeer("KEY")
@@ -158,10 +159,6 @@ def test_a_link_in_a_namespace_that_lost_its_name_is_remade_and_that_is_said(
     )
     line, _ = event_lines([LinkRemoved(old), LinkAdded(new)])
     assert line == f"- w1 peer KEY (to be remade: {why})"
-
-
-def report(*events: Event, status: str = "done", **fields: object) -> Report:
-    return Report(command="up", status=status, events=events, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +392,7 @@ def test_a_run_that_was_stopped_says_why_and_what_to_do() -> None:
         assert word in text
     assert "`rait up` will stop" in removal_text(report(status="planned"), removal)
     for command, full in (("replay --at 2h", "replay --at 2h --apply"), ("rollback 7",) * 2):
-        back = Report(command=command, status="planned", removal=removal)
+        back = report(command=command, status="planned", removal=removal)
         text = removal_text(back, removal)
         assert f"`rait {full}` will stop" in text
         assert "peers list" not in text
@@ -424,7 +421,7 @@ def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
 
 
 def test_a_run_that_is_stopped_names_some_of_what_it_would_remove() -> None:
-    stopped = Report(command="up", status="stopped")
+    stopped = report(status="stopped")
     one = removal_text(stopped, Removal(("w0",), 1, 0))
     assert "it would remove 1 of 1 link (w0); at most 0 may go in 24 hours unless" in one
     many = removal_text(stopped, Removal(tuple(f"w{n}" for n in range(900)), 1000, 500))

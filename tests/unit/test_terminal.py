@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import rait.__main__ as program
 from rait.adapters.journal.store import Journal
-from rait.app.report import Report
+from rait.app.conclude import Report
 from rait.cli import main
 from rait.domain.backend import Outcome
 from rait.domain.change import Failure
@@ -27,6 +27,7 @@ from rait.domain.events import LinkAdded
 from rait.domain.records import RunHeader
 from rait.domain.topology import Device, Link, LinkSettings, Origin
 from rait.terminal import clean, lose_what_nobody_reads, note, print_result, print_text, warn
+from tests.unit.command_line import report
 
 STATE = Path(__file__).parent.parent / "data" / "state.json"
 FAKE = "\nrait up: nothing to do; 3 links"
@@ -123,10 +124,9 @@ def test_a_report_tells_what_others_named_in_its_own_lines_only(
     text: str,
 ) -> None:
     name = f"w1{text}"
-    report = Report(
-        command="up",
+    told = report(
+        LinkAdded(link(name)),
         status="partial",
-        events=(LinkAdded(link(name)),),
         failures=(Failure(name, text),),
         warnings=(f"careful{text}",),
         links=1,
@@ -134,7 +134,7 @@ def test_a_report_tells_what_others_named_in_its_own_lines_only(
 
     def up(options: object, **_: object) -> Report:
         options.debug(f"step {text}")  # type: ignore[attr-defined]
-        return report
+        return told
 
     monkeypatch.setattr("rait.app.desired.up", up)
     assert main(["-c", str(conf), "-d", "up"]) == 3
@@ -147,8 +147,7 @@ def test_a_report_tells_what_others_named_in_its_own_lines_only(
     assert main(["-c", str(conf), "--json", "up"]) == 3
     out = capsys.readouterr().out
     assert is_harmless(out)
-    told = json.loads(out)["events"][0]["link"]
-    assert told == name.encode("utf-8", "backslashreplace").decode()
+    assert json.loads(out)["events"][0]["link"] == name.encode("utf-8", "backslashreplace").decode()
 
 
 def link(name: str) -> Link:

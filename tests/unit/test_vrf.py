@@ -9,7 +9,6 @@ import pytest
 from msgspec import structs
 
 from rait.app.render import describe, event_object, report_lines
-from rait.app.report import Report
 from rait.domain.backend import (
     Interface,
     Observation,
@@ -45,6 +44,7 @@ from rait.domain.topology import (
     Topology,
 )
 from rait.domain.vrf import VRF_MARK, has_transit, missing_transit, vrfs_among, wanted_vrfs
+from tests.unit.command_line import report
 
 KEY = "our key"
 SCOPE = Scope(public_key=KEY, netns="", ifgroup=54)
@@ -332,7 +332,7 @@ def test_each_event_is_told_in_one_line_and_as_an_object() -> None:
 
 def test_the_summary_does_not_count_vrfs_as_links() -> None:
     events = (VrfAdded("mesh", 100), RuleAdded(RULE), LinkAdded(link("w1")))
-    lines = report_lines(Report(command="up", status="done", events=events, links=1))
+    lines = report_lines(report(*events, links=1))
     assert lines[-1] == ("rait up: 1 added, 1 VRF added, 1 rule added; 1 link wanted")
 
 
