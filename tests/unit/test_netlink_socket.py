@@ -305,7 +305,7 @@ def test_messages_whose_lengths_lie_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"\3\0\1\0", b"\0\0\0\0", b"\x09\0\1\0abcd", b"\xff\xff\1\0"])
 def test_attributes_whose_lengths_lie_are_refused(data: bytes) -> None:
     with pytest.raises(MalformedError):
-        netlink.attributes(data)
+        list(netlink.attributes(data))
 
 
 def test_an_error_message_without_a_number_is_refused(connect) -> None:

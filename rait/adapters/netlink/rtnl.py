@@ -24,7 +24,6 @@ from rait.adapters.netlink.socket import (
     Request,
     attribute,
     attributes,
-    each_attribute,
     nested,
     number,
     number_in,
@@ -202,7 +201,7 @@ def no_generated_address(index: int) -> Request:
 
 def delete_link(index: int) -> Request:
     """Delete one interface."""
-    return Request(RTM_DELLINK, 0, _ifinfo(index))
+    return Request(RTM_DELLINK, 0, _ifinfo(index), gone=errno.ENODEV)
 
 
 def delete_group(group: int) -> Request:
@@ -217,12 +216,14 @@ def add_address(index: int, address: str) -> Request:
     MachineError for a text that is no address.
     """
     flags = number(IFA_FLAGS, IFA_F_PERMANENT | IFA_F_NODAD) if ":" in address else b""
-    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address) + flags)
+    body = _address(index, address) + flags
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, about=f"address {address}")
 
 
 def delete_address(index: int, address: str) -> Request:
     """Delete an address (see LinkSettings)."""
-    return Request(RTM_DELADDR, 0, _address(index, address))
+    body, about = _address(index, address), f"address {address}"
+    return Request(RTM_DELADDR, 0, body, gone=errno.EADDRNOTAVAIL, about=about)
 
 
 def promote_secondaries(index: int) -> Request:
@@ -254,7 +255,7 @@ def decode_name(body: bytes) -> tuple[int, str]:
     if len(body) < _IFINFO.size:
         raise MalformedError(f"an interface has a body of {counted(len(body), 'byte')}")
     _, _, index, _, _ = _IFINFO.unpack_from(body)
-    found = each_attribute(body, _IFINFO.size)
+    found = attributes(body, _IFINFO.size)
     return index, next((_text(value) for kind, value in found if kind == IFLA_IFNAME), "")
 
 

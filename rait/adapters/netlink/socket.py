@@ -70,11 +70,17 @@ _DUMP_CHARGE = 64 << 10
 
 
 class Request(Record, frozen=True, gc=False):
-    """A message to the kernel without its header: type, flags besides NLM_F_REQUEST, and body."""
+    """A message to the kernel without its header: type, flags besides NLM_F_REQUEST, and body.
+
+    ``gone`` is the errno that says that what is to be deleted is gone already, 0 if none does.
+    ``about`` is what a message about the error of this one request has to name.
+    """
 
     kind: int
     flags: int
     body: bytes
+    gone: int = 0
+    about: str = ""
 
 
 class Reply(Record, frozen=True, gc=False):
@@ -122,16 +128,11 @@ def nested(kind: int, attributes: Iterable[bytes]) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
-def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """The attributes in ``data`` from ``offset`` on: type without flags, and value.
 
-    Raises MalformedError where lengths do not add up.
+    Raises MalformedError where it comes to lengths that do not add up.
     """
-    return list(each_attribute(data, offset))
-
-
-def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """As ``attributes``, for those who may stop early."""
     end = len(data)
     while offset + 4 <= end:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)

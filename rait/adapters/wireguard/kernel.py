@@ -112,7 +112,7 @@ class KernelBackend:
         return {name: self._not_updated(via, name, error) for name, error in errors.items()}
 
     def _not_updated(self, via: Sockets, name: str, error: MachineError) -> str:
-        if _is_taken(error):
+        if _has_code(error, errno.EADDRINUSE):
             (state,) = self._read(via, [name])
             if state is not None:
                 return port_is_taken(state.device.listen_port, self._transit.ns)
@@ -126,7 +126,7 @@ class KernelBackend:
     def _not_written(self, event: DeviceUpdated | PeerEvent, error: RaitError) -> str:
         if not isinstance(event, DeviceUpdated):
             return f"peer {', '.join(peers_named(event))} could not be set: {error}"
-        if _is_taken(error):
+        if _has_code(error, errno.EADDRINUSE):
             return port_is_taken(event.after.listen_port, self._transit.ns)
         return f"WireGuard's settings could not be set: {error}"
 
@@ -219,7 +219,7 @@ class _Addition:
         alive = self._alive()
         updates = [first_update(self._links[n], self._links[n].settings.master) for n in alive]
         for name, error in update_settings(self._via, rtnl.WIREGUARD, updates, alive).items():
-            if _is_taken(error):
+            if _has_code(error, errno.EADDRINUSE):
                 port = self._links[name].device.listen_port
                 self._errors[name] = port_is_taken(port, self._transit.ns)
             else:
@@ -228,8 +228,8 @@ class _Addition:
     def _alive(self) -> dict[str, int]:
         return {name: index for name, index in self._made.items() if name not in self._errors}
 
-    def _not_made(self, error: NetlinkError) -> str:
-        if error.code == errno.EEXIST:
+    def _not_made(self, error: MachineError) -> str:
+        if _has_code(error, errno.EEXIST):
             return f"it could not be made: {name_is_taken(self._via.ns)}"
         return f"it could not be made in {describe(self._via.ns.spec)}: {error}"
 
@@ -265,13 +265,12 @@ def _private_groups() -> range:
 
 def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
     requests = {name: [rtnl.delete_link(index)] for name, index in found.items()}
-    errors = perform(via.rtnl, requests, (errno.ENODEV,))
+    errors = perform(via.rtnl, requests)
     return {name: f"it could not be removed: {error}" for name, error in errors.items()}
 
 
-def _is_taken(error: RaitError) -> bool:
-    """Whether the kernel refused a listen port that something else has."""
-    return isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE
+def _has_code(error: RaitError, code: int) -> bool:
+    return isinstance(error, NetlinkError) and error.code == code
 
 
 def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:

@@ -103,14 +103,15 @@ class Sockets(Closing):
 
 
 def perform(
-    via: NetlinkSocket, requests: Mapping[str, Iterable[Request]], ignored: Sequence[int] = ()
-) -> dict[str, NetlinkError]:
-    """Send the requests, and give by name the first error whose errno is not ``ignored``."""
+    via: NetlinkSocket, requests: Mapping[str, Iterable[Request]]
+) -> dict[str, MachineError]:
+    """Send the requests, and give by name the first error; to delete what is gone is none."""
     owners = [(name, request) for name, own in requests.items() for request in own]
-    errors: dict[str, NetlinkError] = {}
-    for (name, _), error in zip(owners, via.perform([r for _, r in owners]), strict=True):
-        if error is not None and error.code not in ignored:
-            errors.setdefault(name, error)
+    errors: dict[str, MachineError] = {}
+    for (name, request), error in zip(owners, via.perform([r for _, r in owners]), strict=True):
+        if error is not None and error.code != request.gone:
+            named = MachineError(f"{request.about}: {error}") if request.about else error
+            errors.setdefault(name, named)
     return errors
 
 
@@ -124,7 +125,7 @@ def update_settings(
     if indexes is None:
         indexes = via.indexes([event.name for event in events], kind)
     errors: dict[str, MachineError] = {}
-    first: dict[str, list[_Step]] = {}
+    first: dict[str, list[Request]] = {}
     for event in events:
         try:
             if event.name not in indexes:
@@ -133,25 +134,11 @@ def update_settings(
             first[event.name] = _changes(index, kind, event.before, event.after, master)
         except MachineError as error:
             errors[event.name] = error
-    errors |= _perform(via, first)
+    errors |= perform(via.rtnl, first)
     # Addresses go once the new ones are there, so that what can do without them goes on working.
     done = (event for event in events if event.name not in errors)
     second = {e.name: _farewells(indexes[e.name], e.before, e.after) for e in done}
-    return errors | _perform(via, second)
-
-
-def _perform(via: Sockets, steps: Mapping[str, Iterable[_Step]]) -> dict[str, MachineError]:
-    """As ``perform``; the error of an address names it, and to delete one that is gone is none."""
-    owners = [(name, *step) for name, own in steps.items() for step in own]
-    results = via.rtnl.perform([request for _, request, _ in owners]) if owners else []
-    errors: dict[str, MachineError] = {}
-    for (name, request, address), error in zip(owners, results, strict=True):
-        is_gone = error is not None and error.code == errno.EADDRNOTAVAIL
-        if error is not None and not (is_gone and request.kind == rtnl.RTM_DELADDR):
-            errors.setdefault(
-                name, MachineError(f"address {address}: {error}") if address else error
-            )
-    return errors
+    return errors | perform(via.rtnl, second)
 
 
 def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
@@ -162,32 +149,28 @@ def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
     return 0 if wanted is None else via.master(wanted)
 
 
-_Step = tuple[Request, str]
-"""A request, and the address that it is about, "" if it is about none."""
-
-
 def _changes(
     index: int, kind: str, before: LinkSettings, after: LinkSettings, master: int | None
-) -> list[_Step]:
+) -> list[Request]:
     """All that changes but the addresses that go."""
-    steps = []
+    requests = []
     if kind == TUN and after.up and not before.up:
-        steps.append((rtnl.no_generated_address(index), ""))
+        requests.append(rtnl.no_generated_address(index))
     change = {
         field: getattr(after, field)
         for field in ("up", "mtu", "group")
         if getattr(after, field) != getattr(before, field)
     }
     if change or master is not None:
-        steps.append((rtnl.set_link(index, **change, master=master), ""))
+        requests.append(rtnl.set_link(index, **change, master=master))
     # The kernel deletes the IPv6 addresses of a link that goes down, and has a link that is up go
     # down for a moment when its VRF changes.
     lost = master is not None or before.up != after.up
     new = [a for a in after.all_addresses if a not in before.all_addresses or (lost and ":" in a)]
-    return [*steps, *_arrivals(index, new)]
+    return [*requests, *(rtnl.add_address(index, address) for address in new)]
 
 
-def _farewells(index: int, before: LinkSettings, after: LinkSettings) -> list[_Step]:
+def _farewells(index: int, before: LinkSettings, after: LinkSettings) -> list[Request]:
     """Take away the addresses that go.
 
     To the kernel, two addresses may be one although their prefix lengths or peers differ: then the
@@ -197,13 +180,9 @@ def _farewells(index: int, before: LinkSettings, after: LinkSettings) -> list[_S
     if not going:
         return []
     new = [a for a in after.all_addresses if a not in before.all_addresses]
-    steps = [(rtnl.promote_secondaries(index), "")] if not all(":" in a for a in going) else []
-    steps += [(rtnl.delete_address(index, address), address) for address in going]
-    return [*steps, *_arrivals(index, new)]
-
-
-def _arrivals(index: int, addresses: Iterable[str]) -> list[_Step]:
-    return [(rtnl.add_address(index, address), address) for address in addresses]
+    requests = [rtnl.promote_secondaries(index)] if not all(":" in a for a in going) else []
+    requests += [rtnl.delete_address(index, address) for address in going]
+    return [*requests, *(rtnl.add_address(index, address) for address in new)]
 
 
 def first_update(link: Link, master: str | None) -> LinkUpdated:
