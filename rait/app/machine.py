@@ -193,6 +193,14 @@ class Machine(Closing):
         self._origins.update((seen.link.name, seen.link.origin) for seen in found)
         return found, unread
 
+    def home_of(self, link: Link) -> Netns | None:
+        """The namespace that the program of a link leads to, opened; None if there is no way."""
+        return self._userspace.home_of(link) if link.origin.backend == "userspace" else None
+
+    def sign_of_life(self, link: Link) -> str:
+        """Why a link whose namespace cannot be found must still exist; "" for no such reason."""
+        return self._backend(link.origin.backend).sign_of_life(link)
+
     def _moved_in_kernel(
         self, missing: Sequence[Link], looked_at: Container[str]
     ) -> Iterator[ObservedLink]:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct, structs
 
 from rait.adapters import netns
-from rait.adapters.netns import Namespaces, Netns
+from rait.adapters.netns import Netns
 from rait.app import isolation
 from rait.app.machine import Machine
 from rait.domain.backend import Observation
@@ -121,7 +121,7 @@ def whereabouts(
             missing.setdefault(instance, []).extend(there)
     lost: dict[str, str] = {}
     if missing:
-        found_again, lost = _look_for(namespaces, missing, machine.namespace)
+        found_again, lost = _look_for(machine, missing)
         elsewhere |= {(ns.spec, instance): ns for instance, ns in found_again.items()}
     if here is not None:
         elsewhere.pop((here.spec, here.instance), None)
@@ -134,50 +134,46 @@ def is_of_this_boot(link: Link) -> bool:
 
 
 def _look_for(
-    namespaces: Namespaces, missing: Mapping[str, list[Link]], transit: Netns
+    machine: Machine, missing: Mapping[str, list[Link]]
 ) -> tuple[dict[str, Netns], dict[str, str]]:
     """Step 3: the namespaces found by instance, and why each of the lost ones may still exist."""
     from rait.adapters import netns_search
 
     deadline = time.monotonic() + _CLEANUP_SECONDS
-    found: dict[str, Netns] = _homes(namespaces, missing)
+    found: dict[str, Netns] = _homes(machine, missing)
     while True:
         rest = {instance: links for instance, links in missing.items() if instance not in found}
         result = netns_search.search(rest)
         for ns in result.namespaces.values():
             ns.spec = rest[ns.instance][0].origin.netns
-            found[ns.instance] = namespaces.keep(ns)
+            found[ns.instance] = machine.namespaces.keep(ns)
         lost = {
             instance: _lost_text(links, why)
             for instance, links in rest.items()
-            if instance not in found and (why := result.unseen or _alive(links, transit))
+            if instance not in found and (why := result.unseen or _alive(machine, links))
         }
         if not lost or result.unseen or time.monotonic() > deadline:
             return found, lost
         time.sleep(_POLL_SECONDS)
 
 
-def _homes(namespaces: Namespaces, missing: Mapping[str, list[Link]]) -> dict[str, Netns]:
+def _homes(machine: Machine, missing: Mapping[str, list[Link]]) -> dict[str, Netns]:
     """The missing namespaces to which the program of one of their links leads."""
-    from rait.adapters.wireguard import traces
-
     found: dict[str, Netns] = {}
     for instance, links in missing.items():
         for link in links:
-            home = traces.home_of(link)
+            home = machine.home_of(link)
             if home is not None and home.instance == instance:
-                found[instance] = namespaces.keep(home)
+                found[instance] = machine.namespaces.keep(home)
                 break
             if home is not None:
                 home.close()
     return found
 
 
-def _alive(links: Iterable[Link], transit: Netns) -> str:
+def _alive(machine: Machine, links: Iterable[Link]) -> str:
     """A sign of life of one of these links, whose namespace was not found; or ""."""
-    from rait.adapters.wireguard import traces
-
-    return next((why for link in links if (why := traces.sign_of_life(link, transit))), "")
+    return next((why for link in links if (why := machine.sign_of_life(link))), "")
 
 
 def _lost_text(links: list[Link], why: str) -> str:

@@ -178,6 +178,10 @@ class Backend(Protocol[Namespace]):
         """
         ...
 
+    def sign_of_life(self, link: Link) -> str:
+        """Why a link whose namespace cannot be found must still exist; "" for no such reason."""
+        ...
+
     def apply(self, via: Namespace | None, events: Sequence[Event]) -> Iterable[str | None]:
         """Carry out events of one sort, each of a different link; why each failed, in order.
 

@@ -19,7 +19,7 @@ from rait.adapters import systemd
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns, copied, open_netns
-from rait.adapters.wireguard import process, uapi, userspace_setup
+from rait.adapters.wireguard import process, uapi, userspace
 from rait.app.machine import Machine
 from rait.domain.backend import DeviceState, ObservedLink
 from rait.domain.config.schema import Secret
@@ -393,7 +393,7 @@ def test_a_half_made_link_with_another_key_is_not_ours(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It answers, so it is not waited for: that would outlast the test.
-    monkeypatch.setattr(userspace_setup, "_LEFTOVER_SECONDS", math.inf)
+    monkeypatch.setattr(userspace, "_LEFTOVER_SECONDS", math.inf)
     link = node.link(0)
     started_but_not_moved(node, link)
     machine.wg("set", link.name, "private-key", "/dev/stdin", stdin=machine.genkey()[0])
@@ -430,7 +430,7 @@ def test_nor_is_one_where_links_are_born(
     before = machine.links(node.transit)[link.name]
 
     # What no program holds is not waited for: that would outlast the test.
-    monkeypatch.setattr(userspace_setup, "_LEFTOVER_SECONDS", math.inf)
+    monkeypatch.setattr(userspace, "_LEFTOVER_SECONDS", math.inf)
     error, good = node.apply(LinkAdded(link), LinkAdded(other))
 
     assert error is not None

@@ -116,7 +116,7 @@ UNNEEDED = {
     "rait.adapters.systemd": "starts programs that outlive the run",
     "rait.adapters.vrf": "is for VRFs",
     "rait.adapters.waiter": "waits for a confirmation",
-    "rait.adapters.wireguard.userspace_setup": "starts the program of a new link",
+    "rait.adapters.wireguard.userspace": "is for links of programs",
     "rait.app.execution": "carries out what there is to do",
     "rait.app.fallback": "is for a list from a URL",
     "rait.app.hooks": "runs commands of links",

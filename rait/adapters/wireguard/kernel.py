@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink import wireguard as wg
 from rait.adapters.netlink.socket import NETLINK_ROUTE, NetlinkError, NetlinkSocket, Request
-from rait.adapters.netns import describe
+from rait.adapters.netns import Netns, describe, entered
 from rait.adapters.wireguard.sockets import (
     Sockets,
     check_is_for,
@@ -38,6 +38,7 @@ from rait.domain.topology import Link, Origin
 Errors = dict[str, str]
 """By the name of a link, why a change of it failed. A link that is not in here is done."""
 
+_UDP_TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 _GROUPS = 16
 """The number of groups that links are removed in, side by side."""
 
@@ -82,6 +83,15 @@ class KernelBackend:
             for name, seen in found.items()
             if seen.link.device.public_key in (wanted[name].device.public_key, self._key.public)
         }
+
+    def sign_of_life(self, link: Link) -> str:
+        """See Backend: a socket on the link's listen port in the transit namespace."""
+        port, transit = link.device.listen_port, self._transit.ns
+        if not (port and link.settings.up and transit.is_open):
+            return ""
+        if link.origin.transit not in ("", transit.identity) or port not in _udp_ports(transit):
+            return ""
+        return f"its listen port {port} is still taken in {describe(transit.spec)}"
 
     def apply(self, via: Sockets | None, events: Sequence[Event]) -> list[str | None]:
         """See Backend.
@@ -267,6 +277,21 @@ def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
     requests = {name: [rtnl.delete_link(index)] for name, index in found.items()}
     errors = perform(via.rtnl, requests)
     return {name: f"it could not be removed: {error}" for name, error in errors.items()}
+
+
+def _udp_ports(ns: Netns) -> frozenset[int]:
+    try:
+        with entered(ns.fd):
+            return frozenset(port for table in _UDP_TABLES for port in _ports_in(table))
+    except OSError:
+        return frozenset()
+
+
+def _ports_in(table: str) -> Iterator[int]:
+    """The local ports in a table of sockets (proc_pid_net(5)): hex digits in the second field."""
+    with open(table, encoding="utf-8") as file:
+        for line in file.readlines()[1:]:
+            yield int(line.split()[1].rpartition(":")[2], 16)
 
 
 def _has_code(error: RaitError, code: int) -> bool:

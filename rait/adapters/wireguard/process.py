@@ -153,11 +153,20 @@ class Process(Closing):
         for fd, own_name in _tuns_of(self.pid):
             if own_name != name:
                 continue
-            transit = _transit_of(self.pid)
             home = self._home_of(fd)
-            # If the process had ended, all this may be about a later one of the same id.
-            if transit is not None and not self.ended(0):
+            if transit := self.transit():
                 yield Owner(transit, home)
+
+    def transit(self) -> str:
+        """The identity of its namespace, where its UDP socket is; "" if the process has ended."""
+        try:
+            fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except _GONE:
+            return ""
+        with closed(fd):
+            found = netns.identity_of(fd)
+        # If the process had ended, that may be about a later one of the same id.
+        return "" if self.ended(0) else found
 
     def home_descriptor(self, descriptor: int) -> int | None:
         """A descriptor of the namespace of a tun, by the process's descriptor for the tun.
@@ -184,7 +193,7 @@ Fits = Callable[[Owner], bool]
 """A function that says whether the holder of a tun of the right name holds the right tun."""
 
 
-def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
+def hold_owner(name: str, pid: int, fits: Fits) -> Process | None:
     """The process that holds the tun ``name`` for which ``fits`` is true; None if there is none.
 
     ``pid`` is the process that made the link's socket (SO_PEERCRED), 0 if unknown. If that process
@@ -197,7 +206,7 @@ def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
         if (held := _hold(pid, name, fits)) is not None:
             return held
         if (other := _hold(pid, name, lambda _: True)) is not None:
-            other[0].close()
+            other.close()
             return None
     from rait.adapters.netns_names import pids
 
@@ -208,7 +217,7 @@ def hold_owner(name: str, pid: int, fits: Fits) -> tuple[Process, Owner] | None:
     return None
 
 
-def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
+def _hold(pid: int, name: str, fits: Fits) -> Process | None:
     try:
         process = Process(pid)
     except OSError as error:
@@ -217,9 +226,8 @@ def _hold(pid: int, name: str, fits: Fits) -> tuple[Process, Owner] | None:
             return None
         raise
     with on_error(process.close):
-        owner = next(filter(fits, process.owners_of(name)), None)
-    if owner is not None:
-        return process, owner
+        if any(map(fits, process.owners_of(name))):
+            return process
     process.close()
     return None
 
@@ -329,8 +337,8 @@ class Start:
         own = self._transit.identity
         found = hold_owner(self.name, 0, lambda owner: own in (owner.transit, owner.home))
         if found is not None:
-            with found[0] as process:
-                end(self.name, process)
+            with found:
+                end(self.name, found)
 
     def _connected(self) -> uapi.Client:
         """Wait until our own program listens, not one that listened there before."""
@@ -454,12 +462,3 @@ def _is_trusted(pid: int) -> bool:
     return any(
         line.startswith(b"Uid:") and ours.issuperset(map(int, line.split()[1:])) for line in lines
     )
-
-
-def _transit_of(pid: int) -> str | None:
-    try:
-        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except _GONE:
-        return None
-    with closed(fd):
-        return netns.identity_of(fd)

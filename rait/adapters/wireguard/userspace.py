@@ -6,26 +6,38 @@ before the move. One that changes later costs at most 15 bytes of padding in eac
 
 Interfaces in two namespaces may share a name, but the whole machine shares the directory of the
 programs' sockets: so two nodes on one machine need different ifprefixes.
+
+A run that is killed may leave a link half made, which a later run finds and removes.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Protocol
 
 from msgspec import structs
 
+from rait.adapters.closing import on_error
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netlink.socket import NetlinkError
-from rait.adapters.netns import Namespaces, Netns, entered, reason
+from rait.adapters.netns import Namespaces, Netns, describe, entered, reason
 from rait.adapters.wireguard import process as programs
 from rait.adapters.wireguard import uapi
-from rait.adapters.wireguard.sockets import TUN, Sockets, update_settings
+from rait.adapters.wireguard.sockets import (
+    TUN,
+    Sockets,
+    check_is_for,
+    first_update,
+    name_is_taken,
+    perform,
+    port_is_taken,
+    update_settings,
+)
 from rait.domain.backend import Interface, ObservedLink, UnreadLink, observed
 from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import (
@@ -38,12 +50,24 @@ from rait.domain.events import (
     PeerUpdated,
 )
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
+from rait.domain.writes import NOTHING, DeviceWrite, write_of
 
 _AT_ONCE = 64
 """The number of programs that start at a time: each must answer within START_SECONDS."""
 
 _ENDING_SECONDS = 3.0
 """The time that a program has to end after it hung up in the middle of an answer."""
+
+_LEFTOVER_SECONDS = programs.START_SECONDS
+"""The time that a program of a killed run has to answer: as long as one that we start."""
+
+_POLL_SECONDS = 0.02
+
+_Task = Generator[None, None, None]
+"""Begins something, and yields while that goes on by itself; then waits for its end.
+
+If the task is closed at its yield, it takes back what was begun. It raises RaitError or OSError.
+"""
 
 
 class UserspaceBackend:
@@ -92,6 +116,28 @@ class UserspaceBackend:
                 return seen
         return None
 
+    def home_of(self, link: Link) -> Netns | None:
+        """The namespace of a link's tun, opened; None if unknown.
+
+        The program that serves the link shows the way, as it keeps its tun open in whatever
+        namespace the tun was moved to.
+        """
+        try:
+            served = programs.tuns_served(link.name, link.origin.netns)
+            return next((home for home, _ in served), None)
+        except (OSError, uapi.UapiError):
+            return None
+
+    def sign_of_life(self, link: Link) -> str:
+        """See Backend: a program that serves the link."""
+        try:
+            with uapi.Client(link.name) as client:
+                return f"process {client.pid} still serves it"
+        except uapi.NOBODY:
+            return ""
+        except (OSError, uapi.UapiError) as error:
+            return str(error)
+
     def _link_of(self, tun: Interface, ns: Netns, made_as: str) -> ObservedLink | None:
         """The link of a tun; None if the tun is no WireGuard link.
 
@@ -106,20 +152,20 @@ class UserspaceBackend:
             held = programs.hold_owner(tun.name, client.pid, lambda o: o.is_home_in(ns))
             if held is None:
                 return None
-            process, owner = held
-            with process:
+            with held:
                 try:
                     state = client.get(self._key)
                 except uapi.UapiError as error:
-                    if process.ended(_ENDING_SECONDS):
+                    if held.ended(_ENDING_SECONDS):
                         return None
                     raise uapi.UapiError(
-                        f"{error}; process {process.pid} serves it: let that process go on "
-                        f"(`kill -CONT {process.pid}`), or end it (`kill -KILL {process.pid}`)"
+                        f"{error}; process {held.pid} serves it: let that process go on "
+                        f"(`kill -CONT {held.pid}`), or end it (`kill -KILL {held.pid}`)"
                     ) from None
-        if owner.transit == self._transit.ns.identity:
+                transit = held.transit()
+        if transit == self._transit.ns.identity:
             state = structs.replace(state, peers=tuple(map(self._numbered, state.peers)))
-        origin = Origin("userspace", ns.spec, owner.transit, ns.instance)
+        origin = Origin("userspace", ns.spec, transit, ns.instance)
         return observed(tun, origin, state, renamed=made_as != tun.name)
 
     def _numbered(self, peer: LinkPeer) -> LinkPeer:
@@ -139,47 +185,69 @@ class UserspaceBackend:
         """See Backend. Programs of new links start together, those of old links end together."""
         if via is None or isinstance(events[0], LinkRemoved):
             names = [(event.name, self._made_as.get(event.name, event.name)) for event in events]
-            yield from _side_by_side([_Removal(name, made_as, via) for name, made_as in names])
+            yield from _side_by_side([_removal(name, made_as, via) for name, made_as in names])
         elif isinstance(events[0], LinkUpdated):
             updates = [event for event in events if isinstance(event, LinkUpdated)]
             errors = update_settings(via, TUN, updates)
             yield from (str(errors[e.name]) if e.name in errors else None for e in events)
         elif isinstance(events[0], LinkAdded):
-            from rait.adapters.wireguard.userspace_setup import Setup
-
             links = [event.link for event in events if isinstance(event, LinkAdded)]
             for start in range(0, len(links), _AT_ONCE):
                 some = links[start : start + _AT_ONCE]
-                yield from _side_by_side([Setup(x, self._key, self._transit, via) for x in some])
+                yield from _side_by_side([self._addition(link, via) for link in some])
         else:
             writes = [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)]
             yield from (_failure(partial(self._write, event)) for event in writes)
 
     def may_be_leftover(self, name: str) -> bool:
         """Whether a killed run left, or may have left, a half-made link of this name."""
-        from rait.adapters.wireguard.userspace_setup import find_leftover
-
         try:
-            process = find_leftover(name, self._transit, self._key)
+            process = self._leftover(name)
         except RaitError:
             return True
-        if process is not None:
-            process.close()
-        return process is not None
+        with process or nullcontext():
+            return process is not None
 
     def end_leftover(self, name: str) -> bool:
         """Remove the half-made link of this name, and say whether there was one.
 
-        Raises RaitError.
+        Raises RaitError if its program does not end, or where rait cannot tell.
         """
-        from rait.adapters.wireguard.userspace_setup import end_leftover
+        process = self._leftover(name)
+        if process is None:
+            return False
+        with process:
+            programs.end(name, process)
+        return True
 
-        return end_leftover(name, self._transit, self._key)
+    def _leftover(self, name: str) -> programs.Process | None:
+        """The process of a link that a killed run left half made in the transit namespace, or None.
+
+        A program and its tun are such a link if both are in that namespace, the tun is in no group
+        yet, and the device has our key or none. (A link whose tun is in the target namespace is not
+        for this function: ``observe`` sees it.)
+
+        If the run was killed right after it started the program, the program does not answer yet.
+        So while a process holds the tun, this waits for its answer. A tun that no process holds is
+        none of a program's, as those go with the program.
+
+        The caller closes the process. Raises RaitError where rait cannot tell.
+        """
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        while True:
+            public_key, pid = _key_and_process(name, self._key)
+            if public_key not in (None, "", self._key.public):
+                return None
+            process = _holder(name, self._transit, pid)
+            if process is None or public_key is not None:
+                return process
+            process.close()
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_POLL_SECONDS)
 
     def _write(self, event: DeviceUpdated | PeerEvent) -> None:
         """Have the link's program write what an event changes. Raises RaitError."""
-        from rait.domain.writes import NOTHING, write_of
-
         write = write_of(event, self._key.psks)
         secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
@@ -195,18 +263,91 @@ class UserspaceBackend:
                 self._change_port(client, write.listen_port)
 
     def _change_port(self, client: uapi.Client, port: int) -> None:
-        from rait.adapters.wireguard.userspace_setup import set_port
-        from rait.domain.writes import DeviceWrite
-
         # Not the event's old port, which is 0 if the program chose the port.
         old = client.get(self._key).device.listen_port
         try:
-            set_port(client, port, self._transit.ns)
+            self._set_port(client, port)
         except RaitError:
             # The program closed its old socket before it failed to open the new one.
             with suppress(RaitError):
                 client.set(DeviceWrite(listen_port=old))
             raise
+
+    def _set_port(self, client: uapi.Client, port: int) -> None:
+        """Have a program listen on a port, 0 for any. Raises RaitError if the port is taken."""
+        try:
+            client.set(DeviceWrite(listen_port=port))
+        except uapi.RefusedError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise RaitError(port_is_taken(port, self._transit.ns)) from error
+
+    def _addition(self, link: Link, target: Sockets) -> _Task:
+        """Start the program of a new link, and then make the link of what it brings."""
+        name, transit = link.name, self._transit.ns
+        check_is_for(link, transit, self._key)
+        write = write_of(LinkAdded(link), self._key.psks)
+        self._make_room(name)
+        start = programs.Start(name, transit)
+        with on_error(lambda: start.abort()):
+            yield
+            try:
+                client = start.client(self._key)
+            except programs.StartError:
+                # A program that a killed run started may have come up meanwhile.
+                if not self.end_leftover(name):
+                    raise
+                start = programs.Start(name, transit)
+                client = start.client(self._key)
+            with client:
+                self._set_up(link, write, client, target)
+
+    def _make_room(self, name: str) -> None:
+        """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
+        transit, served = self._transit, programs.listening(name)
+        if (not served and transit.find(name) is None) or self.end_leftover(name):
+            return
+        # The program would take over a persistent tun of this name.
+        found = transit.find(name)
+        if found is not None:
+            raise RaitError(
+                f"an interface of kind {found.kind or 'physical'} already has this name in "
+                f"{describe(transit.ns.spec)}, where the link is made first; rename or delete that "
+                "interface, or choose another ifprefix"
+            )
+        if served:
+            raise RaitError(
+                _with_our_key(name, self._key)
+                or f"a program that is not ours serves {uapi.socket_path(name)} already, a path "
+                "that the whole machine shares: end that program, or choose another ifprefix"
+            )
+
+    def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
+        """Make a link of a tun, and of the program that has just made it."""
+        name, wanted, transit = link.name, link.settings, self._transit
+        found = transit.find(name)
+        if found is None or found.kind != TUN:
+            raise RaitError(f"there is no tun interface in {describe(transit.ns.spec)}")
+        transit.rtnl.ask(rtnl.set_link(found.index, mtu=wanted.mtu))
+        # The key goes in before the move, so that wherever a kill interrupts, the link is known as
+        # ours.
+        secret = self._key.secret_of(write.public_key)
+        client.set(DeviceWrite(write.public_key, fwmark=write.fwmark), secret)
+        try:
+            transit.rtnl.ask(rtnl.move_link(found.index, target.ns.fd, wanted.mtu, wanted.group))
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+            raise RaitError(name_is_taken(target.ns)) from error
+        for refused in update_settings(target, TUN, [first_update(link, None)]).values():
+            raise refused
+        if wanted.up:
+            _await_bind(client, self._key)
+        if write.listen_port is not None:
+            self._set_port(client, write.listen_port)
+        # Peers come last: a program sends to a new peer at once, and shall do so from its port.
+        if write.peers:
+            client.set(DeviceWrite(peers=write.peers))
 
 
 def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
@@ -227,32 +368,21 @@ def _client(name: str) -> uapi.Client:
         ) from None
 
 
-class _Task(Protocol):
-    """Something that ``begin`` starts and that goes on by itself until ``finish`` waits for it.
-
-    ``close`` takes back what was begun and not finished, and is harmless otherwise.
-    """
-
-    def begin(self) -> None: ...
-    def finish(self) -> None: ...
-    def close(self) -> None: ...
-
-
 def _side_by_side(tasks: Sequence[_Task]) -> Iterator[str | None]:
     """Begin all tasks, then finish one after the other. Gives for each its error, or None.
 
     Tasks are closed at the end, even if the caller does not iterate that far.
     """
     try:
-        begun = [_failure(task.begin) for task in tasks]
+        begun = [_failure(partial(next, task)) for task in tasks]
         for task, error in zip(tasks, begun, strict=True):
-            yield error or _failure(task.finish)
+            yield error or _failure(partial(next, task, None))
     finally:
         for task in tasks:
             task.close()
 
 
-def _failure(action: Callable[[], None]) -> str | None:
+def _failure(action: Callable[[], object]) -> str | None:
     try:
         action()
     except RaitError as error:
@@ -262,56 +392,35 @@ def _failure(action: Callable[[], None]) -> str | None:
     return None
 
 
-class _Removal:
-    """The removal of a link, whose namespace is None if that is gone, with the tun in it.
+def _removal(name: str, made_as: str, via: Sockets | None) -> _Task:
+    """End the program of a link, and its tun with it; ``via`` is None if their namespace is gone.
 
     The program gets a signal, and its tun goes with it: programs end side by side, whereas the
     kernel deletes one tun after the other, with a grace period for each.
     """
-
-    def __init__(self, name: str, made_as: str, via: Sockets | None) -> None:
-        self._name = name
-        self._made_as = made_as
-        self._via = via
-        self._process: programs.Process | None = None
-
-    def begin(self) -> None:
-        """Send the program SIGTERM, without waiting. Raises RaitError."""
-        if self._via is None:
-            return
-        found = self._via.find(self._name)
-        if found is None:
-            self._via = None
-        elif found.kind != TUN:
+    found = None if via is None else via.find(name)
+    process = None
+    if via is not None and found is not None:
+        if found.kind != TUN:
             raise RaitError(f"it is of kind {found.kind or 'physical'} now, so it is left alone")
-        else:
-            self._process = _process_of(self._name, self._made_as, self._via.ns)
-            if self._process is not None:
-                self._process.signal(programs.SIGTERM)
-
-    def finish(self) -> None:
-        """Wait until nothing is left of the link, after SIGKILL if need be. Raises RaitError."""
-        if self._process is not None:
-            programs.end(self._made_as, self._process, programs.END_SECONDS)
-        if self._via is not None:
-            _delete_tun(self._name, self._via)
-        programs.listening(self._made_as)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
+        process = _process_of(name, made_as, via.ns)
+    with process or nullcontext():
+        if process is not None:
+            process.signal(programs.SIGTERM)
+        yield
+        if process is not None:
+            programs.end(made_as, process, programs.END_SECONDS)
+    if via is not None:
+        _delete_tun(name, via)
+    programs.listening(made_as)
 
 
 def _delete_tun(name: str, via: Sockets) -> None:
     """Delete a tun that is still there after its program has ended."""
     found = via.find(name)
-    if found is None or found.kind != TUN:
-        return
-    try:
-        via.rtnl.ask(rtnl.delete_link(found.index))
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
+    if found is not None and found.kind == TUN:
+        for error in perform(via.rtnl, {name: [rtnl.delete_link(found.index)]}).values():
+            raise error
 
 
 def _process_of(name: str, made_as: str, ns: Netns) -> programs.Process | None:
@@ -323,7 +432,63 @@ def _process_of(name: str, made_as: str, ns: Netns) -> programs.Process | None:
     try:
         with uapi.Client(made_as) as client:
             pid = client.pid
-        held = programs.hold_owner(name, pid, lambda owner: owner.is_home_in(ns))
+        return programs.hold_owner(name, pid, lambda owner: owner.is_home_in(ns))
     except (OSError, uapi.UapiError):
         return None
-    return None if held is None else held[0]
+
+
+def _await_bind(client: uapi.Client, key: KeyPair) -> None:
+    """Wait until the program has opened its UDP socket.
+
+    Before that, a program takes any listen port without an error, even one that is not free.
+    wireguard-go opens the socket at its start; others may wait for their tun to be up.
+    """
+    deadline = time.monotonic() + programs.START_SECONDS
+    while not client.get(key).device.listen_port:
+        if time.monotonic() > deadline:
+            raise RaitError(f"its program opened no UDP socket within {programs.START_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def _with_our_key(name: str, key: KeyPair) -> str:
+    """What to do about a program that serves a link of this name with our key; "" for another key.
+
+    Somebody moved or renamed the link, and the journal does not know of it, or rait would have
+    found it by its last known place.
+    """
+    public_key, pid = _key_and_process(name, key)
+    if public_key != key.public:
+        return ""
+    try:
+        tuns = list(programs.tuns_served(name, ""))
+    except (OSError, uapi.UapiError):
+        return ""
+    for home, _ in tuns:
+        home.close()
+    names = ", ".join(now for _, now in tuns) or "no tun"
+    return (
+        f"process {pid} serves it already, with our key and {names}, which somebody renamed or "
+        f"moved to another namespace: end that process (`kill {pid}`)"
+    )
+
+
+def _key_and_process(name: str, key: KeyPair) -> tuple[str | None, int]:
+    """Public key ("" for none) and process of a link's program; None and 0 for no answer."""
+    try:
+        with uapi.Client(name) as client:
+            return client.get(key).device.public_key, client.pid
+    except (OSError, uapi.UapiError):
+        return None, 0
+
+
+def _holder(name: str, transit: Sockets, pid: int) -> programs.Process | None:
+    """The process that holds the tun, if that is as programs make it: not moved, in no group."""
+    tun = transit.find(name)
+    if tun is None or tun.kind != TUN or tun.group != 0:
+        return None
+    home = transit.ns.identity
+    try:
+        # Where the kernel does not tell the tun's namespace, the program may be anybody's.
+        return programs.hold_owner(name, pid, lambda owner: owner.transit == owner.home == home)
+    except OSError as error:
+        raise RaitError(f"cannot tell which process has the tun {name}: {reason(error)}") from error
