@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS
 from rait.adapters.config.document import Document, part_finder
-from rait.adapters.config.lines import TomlScan, json_lines, toml_lines
+from rait.adapters.config.lines import TomlScan, json_lines
 from rait.domain.config.keytext import brief, shown
 from rait.domain.config.schema import is_live
 from rait.domain.errors import SourceError
@@ -92,7 +92,7 @@ def _toml(text: str, name: str) -> Document:
         raise _error(name, f"not valid TOML: {error.msg}", error.lineno, error.colno) from None
     except ValueError:
         raise SourceError(f"{name}: not valid TOML: a number is too large") from None
-    return Document(name, data, lambda: toml_lines(text))
+    return Document(name, data, lambda: TomlScan(text).lines)
 
 
 def _check_items(text: str, name: str) -> None:
@@ -129,10 +129,7 @@ def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
 
 def _given_twice(text: str, name: str, line: int) -> SourceError:
     """An error that names the key; tomli tells only the line where its second value ends."""
-    scan = TomlScan()
-    for number, content in enumerate(text.split("\n")[:line], 1):
-        scan.read(content, number)
-    number, key = scan.last
+    number, key = TomlScan("\n".join(text.split("\n")[:line])).last
     return SourceError(f"{name}:{number}: not valid TOML: {shown(key)} is given twice")
 
 

@@ -11,19 +11,18 @@ import re
 from rait.adapters.config.bounds import MAX_PLACED
 from rait.domain.errors import Path
 
-_HEADER = re.compile(r"\s*(\[\[?)([^\]#]+)\]")
-_KEY = re.compile(
-    r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=[ \t]*"""
-)
-_KEY_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_HEADER = re.compile(r"[ \t]*+(\[\[?)([^\]#\n]++)\]")
+_KEY = re.compile(rf"[ \t]*+({_PART}(?:[ \t]*+\.[ \t]*+{_PART})*)[ \t]*+=[ \t]*+")
+_KEY_PART = re.compile(_PART)
 _TOKEN = re.compile(
     r"""
       [ \t\r]++ | \#[^\n]*+
     | (?P<line>\n)
     | (?P<opened>[\[{]) | (?P<closed>[\]}]) | (?P<comma>,) | (?P<is>[:=])
     | (?P<other>
-        \"\"\"(?:[^"\\]++|\\[^\0]|"(?!""))*\"\"\"
-      | '''(?:[^']++|'(?!''))*'''
+        \"\"\"(?:[^"\\]++|\\[^\0]|"(?!""))*(?:\"\"\"|\Z)
+      | '''(?:[^']++|'(?!''))*(?:'''|\Z)
       | "(?:[^"\\\n]++|\\.)*"
       | '[^'\n]*+'
       | [^\s\[\]{},:=\#"']++
@@ -37,41 +36,66 @@ _TOKEN = re.compile(
 def json_lines(text: str) -> dict[Path, int]:
     """The line, from 1, of each key and item in JSON text, by its path."""
     found: dict[Path, int] = {}
-    _read_nested(text, 0, (), 1, found)
+    begin = text.index("{")
+    _read_value(text, begin, (), text.count("\n", 0, begin) + 1, found)
     return found
 
 
-def toml_lines(text: str) -> dict[Path, int]:
-    """The line, from 1, of each table, key and item in TOML text, by its path."""
-    scan = TomlScan()
-    offset, nested_until = 0, 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if number > nested_until:
-            scan.read(line, number)
-            value = offset + scan.value_at
-            if scan.last[0] == number and text[value : value + 1] in ("[", "{"):
-                nested_until = _read_nested(text, value, scan.path, number, scan.lines)
-                scan.open_string = ""  # one that began in this line ended within the brackets
-        offset += len(line) + 1
-    return scan.lines
+class TomlScan:
+    """The line, from 1, of each table, key and item in TOML text, by its path.
 
-
-def _read_nested(text: str, offset: int, path: Path, line: int, lines: dict[Path, int]) -> int:
-    """Read the list or the object that begins at an offset in this line; the line in which it ends.
-
-    ``path`` is its own.
+    ``last`` is the line and the text of the last key of a line.
     """
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[Path, int] = {}
+        self.last = (0, "")
+        self._lengths: dict[Path, int] = {}
+        table: Path = ()
+        offset, line = 0, 1
+        while offset < len(text):
+            if header := _HEADER.match(text, offset):
+                table = self._enter(_parts(header[2]), is_list=header[1] == "[[", line=line)
+            elif key := _KEY.match(text, offset):
+                self.last = (line, key[1])
+                path = (*table, *_parts(key[1]))
+                self.lines.setdefault(path, line)
+                offset, line = _read_value(text, key.end(), path, line, self.lines)
+            offset = (text.find("\n", offset) + 1) or len(text)
+            line += 1
+
+    def _enter(self, parts: list[str], *, is_list: bool, line: int) -> Path:
+        """The path of the content of a table with this header."""
+        path: Path = ()
+        for part in parts[:-1]:
+            path = (*path, part)
+            if path in self._lengths:
+                path = (*path, self._lengths[path] - 1)
+        path = (*path, parts[-1]) if parts else path
+        self.lines.setdefault(path, line)
+        if is_list:
+            index = self._lengths.get(path, 0)
+            self._lengths[path] = index + 1
+            path = (*path, index)
+        self.lines.setdefault(path, line)
+        return path
+
+
+def _read_value(
+    text: str, offset: int, path: Path, line: int, lines: dict[Path, int]
+) -> tuple[int, int]:
+    """Read the value with this path that begins at an offset in this line; where it ends."""
     # The parts of the path below each bracket that is open: a key, or the number of an item.
     opened: list[Path] = []
     is_key = False
     for token in _TOKEN.finditer(text, offset):
         kind = token.lastgroup
+        if not opened and kind in ("line", "closed", "comma"):
+            return token.start(), line
         if kind == "line":
             line += 1
         elif kind == "closed":
             opened.pop()
-            if not opened:
-                break
             is_key = False
         elif kind == "comma":
             last = opened[-1][-1:]
@@ -91,62 +115,7 @@ def _read_nested(text: str, offset: int, path: Path, line: int, lines: dict[Path
             if kind == "opened":
                 is_key = token[0] == "{"
                 opened.append(() if is_key else (0,))
-    return line
-
-
-class TomlScan:
-    """A scan of TOML text line by line, for the lines of its keys; it checks nothing.
-
-    ``last`` is the line and the text of the last key, ``path`` leads to it, and in that line the
-    value begins at ``value_at``. ``open_string`` are the quotes of a string that goes on.
-    """
-
-    def __init__(self) -> None:
-        self.lines: dict[Path, int] = {}
-        self.last = (0, "")
-        self.path: Path = ()
-        self.value_at = 0
-        self._lengths: dict[Path, int] = {}
-        self._table: Path = ()
-        self.open_string = ""
-
-    def read(self, line: str, number: int) -> None:
-        if self._inside_string(line):
-            return
-        header = _HEADER.match(line)
-        if header:
-            self._enter(_parts(header[2]), is_list=header[1] == "[[", number=number)
-            return
-        key = _KEY.match(line)
-        if key:
-            self.last, self.value_at = (number, key[1]), key.end()
-            self.path = (*self._table, *_parts(key[1]))
-            self.lines.setdefault(self.path, number)
-
-    def _inside_string(self, line: str) -> bool:
-        """Whether the line begins within a multi-line string."""
-        before = self.open_string
-        if not before and '"""' not in line and "'''" not in line:
-            return False
-        for mark in ('"""', "'''"):
-            if self.open_string in ("", mark) and line.count(mark) % 2:
-                self.open_string = "" if self.open_string else mark
-        return bool(before)
-
-    def _enter(self, parts: list[str], *, is_list: bool, number: int) -> None:
-        path: Path = ()
-        for part in parts[:-1]:
-            path = (*path, part)
-            if path in self._lengths:
-                path = (*path, self._lengths[path] - 1)
-        path = (*path, parts[-1]) if parts else path
-        self.lines.setdefault(path, number)
-        if is_list:
-            index = self._lengths.get(path, 0)
-            self._lengths[path] = index + 1
-            path = (*path, index)
-        self.lines.setdefault(path, number)
-        self._table = path
+    return len(text), line
 
 
 def _parts(text: str) -> list[str]:

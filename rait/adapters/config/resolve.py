@@ -7,8 +7,8 @@ namespace needs another resolver, run rait itself by `ip netns exec`, with an em
 How the time is shared among names (``_Crew``): getaddrinfo(3) takes 10 seconds and more for a name
 whose servers do not answer, and nothing can interrupt it. So each worker, a thread, takes one name
 after the other from a queue. A worker that takes longer than a name's share of the time is overdue:
-it goes on, but does not count any more, and another worker is started in its place. When an overdue
-worker comes back and finds its place taken, it ends. So dead names hold up nothing but themselves.
+another worker is started in its place, and it ends when it comes back. So dead names hold up
+nothing but themselves.
 
 Of a list with more names than workers, the names that answered in the last run go first.
 """
@@ -144,7 +144,6 @@ class _Crew:
     def __init__(self, names: list[Host], transit: Netns, timeout: float) -> None:
         import threading  # here, as most lists have addresses alone
 
-        self._names = names
         self._transit = transit
         self._timeout = timeout
         self._patience = min(NAME_SECONDS, timeout)
@@ -152,8 +151,7 @@ class _Crew:
         self._share = min(_MAX_SHARE_SECONDS, timeout * WORKERS / len(names) / 2)
         self._todo = deque(names)
         self._lock = threading.Lock()
-        self._began: dict[Host, float] = {}
-        self._workers = 0
+        self._began: dict[Host, float] = {}  # of each worker, when it took its name
         self._addresses: Addresses = {}
         self._failures: dict[Host, str] = {}
         self._all_done = threading.Event()
@@ -195,82 +193,60 @@ class _Crew:
 
     def _staff(self) -> None:
         """Start workers, so that there are WORKERS that are not overdue, as long as names wait."""
+        from threading import Thread
         from threading import enumerate as threads
 
         under_way = sum(thread.name == _THREADS for thread in threads())
+        now = time.monotonic()
         with self._lock:
-            wanted = min(
-                len(self._todo),
-                WORKERS - (self._workers - self._overdue()),
-                max(MOST_THREADS - under_way, min(WORKERS, MOST_THREADS) - self._workers),
-            )
-        for _ in range(wanted):
-            if not self._hire():
+            in_time = sum(began >= now - self._share for began in self._began.values())
+            room = max(MOST_THREADS - under_way, min(WORKERS, MOST_THREADS) - len(self._began))
+            count = min(len(self._todo), WORKERS - in_time, room)
+            hosts = [self._todo.popleft() for _ in range(count)]
+            self._began |= dict.fromkeys(hosts, now)
+        for position, host in enumerate(hosts):
+            # A daemon, so that a look-up that hangs does not keep the process from ending.
+            try:
+                Thread(target=self._run, args=(host,), name=_THREADS, daemon=True).start()
+            except RuntimeError:
+                self._put_back(hosts[position:], "the system does not let rait start a thread")
                 return
 
-    def _hire(self) -> bool:
-        """Start a worker; False if the system allows no more threads."""
-        # A daemon, so that a look-up that hangs does not keep the process from ending.
-        from threading import Thread
-
-        thread = Thread(target=self._run, name=_THREADS, daemon=True)
+    def _put_back(self, hosts: list[Host], why: str) -> None:
+        """Have these hosts wait, as nobody can look them up; if nobody is at work, fail all."""
         with self._lock:
-            self._workers += 1
-        try:
-            thread.start()
-        except RuntimeError:
-            with self._lock:
-                self._workers -= 1
-                alone = not self._workers
-            if alone:
-                self._fail_all("the system does not let rait start a thread to look it up")
-            return False
-        return True
+            waiting = [host for host in hosts if self._began.pop(host, None) is not None]
+            self._todo.extendleft(reversed(waiting))
+            if not self._began:
+                self._failures |= dict.fromkeys(self._todo, why)
+                self._todo.clear()
+                self._all_done.set()
 
-    def _run(self) -> None:
+    def _run(self, first: Host) -> None:
+        host: Host | None = first
         try:
             with _inside(self._transit):
-                while (host := self._take()) is not None:
-                    self._keep(host, *_look_up(host))
+                while host is not None:
+                    host = self._next(host, *_look_up(host))
         except (OSError, RaitError) as error:
-            self._fail_all(str(error))
-        finally:
-            with self._lock:
-                self._workers -= 1
+            self._put_back([first], str(error))  # which it could not even begin with
 
-    def _take(self) -> Host | None:
+    def _next(self, host: Host, addresses: tuple[str, ...], why_not: str) -> Host | None:
+        """Keep what became of a host; the next one, or None if another worker has the place."""
         with self._lock:
-            # Whether this worker was overdue, and another one has its place.
-            replaced = self._workers > WORKERS and len(self._began) - self._overdue() >= WORKERS
-            if not self._todo or replaced:
-                return None
-            host = self._todo.popleft()
-            self._began[host] = time.monotonic()
-            return host
-
-    def _overdue(self) -> int:
-        since = time.monotonic() - self._share
-        return sum(began < since for began in self._began.values())
-
-    def _keep(self, host: Host, addresses: tuple[str, ...], why_not: str) -> None:
-        with self._lock:
-            del self._began[host]
+            now = time.monotonic()
+            is_overdue = self._began.pop(host) < now - self._share
             if addresses:
                 self._addresses[host] = addresses
             else:
                 self._failures[host] = why_not
-            self._note_end()
-
-    def _fail_all(self, why: str) -> None:
-        """Fail all names that wait, as nothing can be looked up."""
-        with self._lock:
-            self._failures |= dict.fromkeys(self._todo, why)
-            self._todo.clear()
-            self._note_end()
-
-    def _note_end(self) -> None:
-        if not self._todo and not self._began:
-            self._all_done.set()
+            if self._todo and not is_overdue:
+                following = self._todo.popleft()
+                self._began[following] = now
+                return following
+            if not self._todo and not self._began:
+                self._all_done.set()
+            return None
 
 
 def _look_up(host: Host) -> tuple[tuple[str, ...], str]:
