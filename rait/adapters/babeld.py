@@ -49,10 +49,6 @@ _NEIGHBOUR_LINE = b"add neighbour "
 _NO_SUCH_INTERFACE = "no No such interface"
 """babeld's answer to a flush of an interface that it does not have."""
 
-_PROBE = "flush interface rait-no-such-interface"
-"""A command that changes nothing, as no interface has so long a name. babeld 1.12.1 answers ``no``
-on a control socket that takes changes, and ``bad`` on one that is read-only."""
-
 _BANNER = "its banner"
 _DATA = (b"add ", b"change ", b"flush ")
 _CONTROL = bytes([*range(32), 127])
@@ -160,17 +156,8 @@ class BabeldClient:
         return answer
 
     def _expect_ok(self, command: str, answer: Answer) -> None:
-        if answer.verdict == "ok":
-            return
-        if answer.verdict == "bad" and self._is_read_only():
-            raise _read_only(command, self._babeld)
-        raise _refused(command, answer, self._babeld)
-
-    def _is_read_only(self) -> bool:
-        try:
-            return self._ask(_PROBE).verdict == "bad"
-        except BabeldError:
-            return False  # the refused command is what the user has to hear of
+        if answer.verdict != "ok":
+            raise _refused(command, answer, self._babeld)
 
     @contextmanager
     def _talking(self) -> Iterator[float]:
@@ -489,17 +476,12 @@ def _is_socket(path: str) -> bool:
         return True  # it was one, and is gone meanwhile
 
 
-def _read_only(command: str, babeld: Babeld) -> BabeldRefusedError:
-    way, argument = ("path", "PATH") if babeld.socket_type == "unix" else ("port", "PORT")
-    return BabeldRefusedError(
-        f"babeld refused {quoted(command)}: its control socket {babeld.socket_addr} is read-only; "
-        f"start babeld with `-G {argument}` in place of `-g {argument}`, or use "
-        f"`local-{way}-readwrite` in place of `local-{way}` in babeld.conf"
-    )
-
-
 def _refused(command: str, answer: Answer, babeld: Babeld) -> BabeldRefusedError:
-    meaning = "; see babeld(8) for its run-time commands" if answer.verdict == "bad" else ""
+    meaning = ""
+    if answer.verdict == "bad":
+        meaning = "; see babeld(8) for its run-time commands. It answers so to any change if its "
+        meaning += "control socket is read-only: start babeld with `-G` in place of `-g`, or use "
+        meaning += "local-path-readwrite or local-port-readwrite in babeld.conf"
     return BabeldRefusedError(
         f"babeld at {babeld.socket_addr} refused the command {quoted(command)}: "
         f"it answered {quoted(answer.verdict)}{meaning}"

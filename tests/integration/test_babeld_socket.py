@@ -105,9 +105,8 @@ def test_an_interface_made_again_is_found_again(client: BabeldClient, netns: str
     "param", ["type bogus", "rxcost -1", "channel 300", "hello-interval soon", "nonsense"]
 )
 def test_wrong_parameters_are_named(client: BabeldClient, param: str) -> None:
-    with pytest.raises(BabeldRefusedError, match=f"interface rait4x50001 {param}.*'bad'") as caught:
+    with pytest.raises(BabeldRefusedError, match=f"interface rait4x50001 {param}.*'bad'"):
         client.add("rait4x50001", param)
-    assert "read-only" not in str(caught.value)
     client.add("rait4x50001", "")
 
 
@@ -135,7 +134,7 @@ def test_a_read_only_socket(netns: str, tmp_path: Path) -> None:
     babeld = Babeld(netns, tmp_path, writable=False)
     with closing(BabeldClient(Settings(socket_addr=babeld.socket))) as client:
         assert [interface.name for interface in client.interfaces()] == ["lo"]
-        with pytest.raises(BabeldRefusedError, match=r"read-only; start babeld with `-G PATH`"):
+        with pytest.raises(BabeldRefusedError, match="read-only: start babeld with `-G`"):
             client.add("rait4x50002", "")
         with pytest.raises(BabeldRefusedError, match="read-only"):
             client.flush("lo")
