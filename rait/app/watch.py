@@ -25,7 +25,7 @@ from rait.adapters import privilege
 from rait.adapters.config import source
 from rait.adapters.file_changes import FileChanges
 from rait.adapters.link_changes import LinkChanges, Touches
-from rait.adapters.service_manager import ServiceManager
+from rait.adapters.systemd import ServiceManager
 from rait.app import desired
 from rait.app.conclude import Report
 from rait.app.follow import Follower

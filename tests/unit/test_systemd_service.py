@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.adapters.service_manager import ServiceManager
+from rait.adapters.systemd import ServiceManager
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def test_what_a_service_tells_in_its_life(address: str) -> None:
 
 def test_children_do_not_inherit_what_the_manager_gave_us(address: str) -> None:
     program = (
-        "import os, subprocess; from rait.adapters.service_manager import ServiceManager;"
+        "import os, subprocess; from rait.adapters.systemd import ServiceManager;"
         "ServiceManager(); os.system('env')"
     )
     given = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "KEPT": "1"}
