@@ -22,7 +22,7 @@ from rait.adapters import netns
 from rait.adapters.closing import Closing
 from rait.adapters.file_changes import FileChanges, taken
 from rait.adapters.netlink import rtnl
-from rait.adapters.netlink.socket import HEADER_SIZE, NETLINK_ROUTE, NetlinkSocket, enlarge_buffers
+from rait.adapters.netlink.socket import HEADER_SIZE, NETLINK_ROUTE, enlarge_buffers
 from rait.adapters.netns import Netns
 from rait.domain.errors import MachineError
 
@@ -133,8 +133,7 @@ class LinkChanges(Closing):
         enlarge_buffers(own)
         own.bind((0, _GROUPS))
         self._monitor.marshal.get_parser = lambda kind, *_: partial(self._parse, kind)
-        with NetlinkSocket(ns, NETLINK_ROUTE) as asking:
-            self._interfaces = rtnl.names(asking)
+        self._interfaces = {each.index: name for name, each in rtnl.interfaces(ns).items()}
         self._ready.register(own, select.EPOLLIN)
         self._identity = ns.identity
 

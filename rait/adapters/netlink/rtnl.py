@@ -274,11 +274,6 @@ def decode_address(body: bytes) -> tuple[int, str | None]:
     return index, f"{socket.inet_ntop(family, own)} peer {peer}/{prefix}"
 
 
-def names(rtnl: NetlinkSocket) -> dict[int, str]:
-    """The names of all interfaces of the socket's namespace, by index. Raises MachineError."""
-    return dict(decode_name(body) for body in rtnl.dump(list_links()))
-
-
 def indexes(rtnl: NetlinkSocket, kind: str) -> Iterator[tuple[str, int]]:
     """Names and indexes of the interfaces of one kind in the socket's namespace."""
     for body in rtnl.dump(list_links(kind)):

@@ -34,7 +34,6 @@ NLM_F_DUMP = 0x300
 NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
-NLM_F_CAPPED = 0x100
 NLM_F_ACK_TLVS = 0x200
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
@@ -195,15 +194,9 @@ def failure(reply: Reply) -> NetlinkError | None:
 
 def _extended_text(reply: Reply) -> str:
     """The kernel's own text for an error (NLMSGERR_ATTR_MSG), "" if there is none."""
-    body = reply.body
-    start = _INT.size
-    if reply.kind == NLMSG_ERROR:
-        # Before the attributes comes the request: its header alone if capped, else all of it.
-        start = ERROR_HEADER_END
-        if not reply.flags & NLM_F_CAPPED and len(body) >= start:
-            size = _HEADER.unpack_from(body, _INT.size)[0]
-            start = _INT.size + ((size + 3) & ~3)
-    for kind, data in attributes(body, start):
+    # Before the attributes of an error comes the header of its request (NETLINK_CAP_ACK).
+    start = ERROR_HEADER_END if reply.kind == NLMSG_ERROR else _INT.size
+    for kind, data in attributes(reply.body, start):
         if kind == NLMSGERR_ATTR_MSG:
             return data.rstrip(b"\0").decode(errors="replace")
     return ""

@@ -8,7 +8,8 @@ after some minutes (ip-sysctl.rst, mtu_expires), and the MTU of a link shall not
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable
 from struct import Struct
 
 from msgspec import Struct as Record
@@ -40,7 +41,6 @@ RTA_MARK = 16
 RTAX_MTU = 2
 
 _ROUTE = Struct("=BBBBBBBBI")
-_NEXTHOP = Struct("=HBBi")
 
 
 class Route(Record, frozen=True, gc=False):
@@ -105,16 +105,7 @@ def decode_route(body: bytes) -> Route | None:
         return None
     metrics = dict(attributes(found.get(RTA_METRICS, b"")))
     device = number_in(found, RTA_OIF, 0)
-    several = tuple(_nexthops(found.get(RTA_MULTIPATH, b"")))
+    # A struct rtnexthop is laid out as an attribute whose value begins with the device's index.
+    hops = attributes(found.get(RTA_MULTIPATH, b""))
+    several = tuple(int.from_bytes(hop[:4], sys.byteorder, signed=True) for _, hop in hops)
     return Route(several or (device,), number_in(metrics, RTAX_MTU, 0) or None)
-
-
-def _nexthops(data: bytes) -> Iterator[int]:
-    """The indexes of the devices in an RTA_MULTIPATH."""
-    offset = 0
-    while offset + _NEXTHOP.size <= len(data):
-        size, _, _, index = _NEXTHOP.unpack_from(data, offset)
-        if size < _NEXTHOP.size:
-            raise MalformedError(f"a next hop has {counted(size, 'byte')}")
-        yield index
-        offset += (size + 3) & ~3
