@@ -232,15 +232,16 @@ def _hold(pid: int, name: str, fits: Fits) -> Process | None:
     return None
 
 
-def listening(name: str) -> bool:
-    """Whether a program listens on the link's socket. A file that nobody serves is removed.
+def listening(name: str) -> int | None:
+    """The process that listens on the link's socket. If none does, the file is removed.
 
     Raises RaitError if the file cannot be removed.
     """
     try:
-        uapi.Client(name).close()
+        with uapi.Client(name) as client:
+            return client.pid
     except FileNotFoundError:
-        return False
+        return None
     except ConnectionRefusedError:
         try:
             _remove_socket(name)
@@ -249,8 +250,7 @@ def listening(name: str) -> bool:
                 f"{uapi.socket_path(name)} is in the way of its program's socket and cannot be "
                 f"removed: {netns.reason(error)}"
             ) from error
-        return False
-    return True
+        return None
 
 
 def _remove_socket(name: str) -> None:

@@ -17,8 +17,9 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rait.adapters.closing import Closing, on_error
 from rait.adapters.keys import KeyPair
@@ -31,8 +32,6 @@ from rait.domain.topology import Device, Endpoint, LinkPeer
 
 if TYPE_CHECKING:
     from rait.domain.writes import DeviceWrite, PeerWrite
-
-_T = TypeVar("_T")
 
 DIRECTORY = "/var/run/wireguard"
 MAX_ANSWER = 16 * 2**20
@@ -146,6 +145,8 @@ class Client(Closing):
     user.
     """
 
+    pid: int
+
     def __init__(self, name: str) -> None:
         self._name = name
         path = socket_path(name)
@@ -165,15 +166,18 @@ class Client(Closing):
 
     def get(self, key: KeyPair) -> DeviceState:
         """Read the device; ``key`` is the node's own key pair. Raises UapiError."""
-        return self._explained(lambda: decode_get(self._exchange(b"get=1\n\n"), key))
+        with self._explained():
+            return decode_get(self._exchange(b"get=1\n\n"), key)
 
     def set(self, write: DeviceWrite, secret: Secret | None = None) -> None:
         """Write to the device. Raises RefusedError if the program refuses, else UapiError."""
-        self._explained(lambda: decode_set(self._exchange(encode_set(write, secret))))
+        with self._explained():
+            decode_set(self._exchange(encode_set(write, secret)))
 
-    def _explained(self, talk: Callable[[], _T]) -> _T:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return talk()
+            yield
         except RefusedError as error:
             raise RefusedError(f"{self._name}: {error}", error.errno) from None
         except UapiError as error:

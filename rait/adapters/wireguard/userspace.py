@@ -305,7 +305,7 @@ class UserspaceBackend:
     def _make_room(self, name: str) -> None:
         """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
         transit, served = self._transit, programs.listening(name)
-        if (not served and transit.find(name) is None) or self.end_leftover(name):
+        if (served is None and transit.find(name) is None) or self.end_leftover(name):
             return
         # The program would take over a persistent tun of this name.
         found = transit.find(name)
@@ -315,11 +315,10 @@ class UserspaceBackend:
                 f"{describe(transit.ns.spec)}, where the link is made first; rename or delete that "
                 "interface, or choose another ifprefix"
             )
-        if served:
+        if served is not None:
             raise RaitError(
-                _with_our_key(name, self._key)
-                or f"a program that is not ours serves {uapi.socket_path(name)} already, a path "
-                "that the whole machine shares: end that program, or choose another ifprefix"
+                f"process {served} serves {uapi.socket_path(name)} already, a path that the whole "
+                "machine shares: choose another ifprefix, or end that process"
             )
 
     def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
@@ -448,28 +447,6 @@ def _await_bind(client: uapi.Client, key: KeyPair) -> None:
         if time.monotonic() > deadline:
             raise RaitError(f"its program opened no UDP socket within {programs.START_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
-
-
-def _with_our_key(name: str, key: KeyPair) -> str:
-    """What to do about a program that serves a link of this name with our key; "" for another key.
-
-    Somebody moved or renamed the link, and the journal does not know of it, or rait would have
-    found it by its last known place.
-    """
-    public_key, pid = _key_and_process(name, key)
-    if public_key != key.public:
-        return ""
-    try:
-        tuns = list(programs.tuns_served(name, ""))
-    except (OSError, uapi.UapiError):
-        return ""
-    for home, _ in tuns:
-        home.close()
-    names = ", ".join(now for _, now in tuns) or "no tun"
-    return (
-        f"process {pid} serves it already, with our key and {names}, which somebody renamed or "
-        f"moved to another namespace: end that process (`kill {pid}`)"
-    )
 
 
 def _key_and_process(name: str, key: KeyPair) -> tuple[str | None, int]:
