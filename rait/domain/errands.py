@@ -1,8 +1,9 @@
 """What is done in the network again and again beside syncs, and when it is due.
 
 It is due at its interval, with a random part of a tenth, so that the nodes of a fleet do not all
-come at once. After a failure it is due soon, and then at intervals that grow. Somebody may ask for
-it before its time. Times are in seconds of a monotonic clock.
+come at once. After a failure it is due soon, and then within spans that grow, at a random time in
+them: else the nodes that failed together would all come together. Somebody may ask for it before
+its time. Times are in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ so many intervals."""
 class Errand(Struct, frozen=True):
     """What is done again and again.
 
-    ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``factor``
-    the random part of its interval. ``asked_for`` is when it is to begin before its time, and
+    ``ended`` is when it ended last, ``failures`` how often in a row it failed since, and ``chance``
+    a random number from 0 to 1. ``asked_for`` is when it is to begin before its time, and
     ``again`` says that it was asked for while ``busy``. ``unproven``: it does well after
     that, but perhaps not for long, which the next time shows.
     """
@@ -38,7 +39,7 @@ class Errand(Struct, frozen=True):
     again: bool = False
     failures: int = 0
     unproven: bool = False
-    factor: float = 1.0
+    chance: float = 0.5
 
     def due(self, interval: float | None, retry: float | None = None) -> float:
         """When it is to begin; inf while it is busy, or where there is nothing to fetch.
@@ -47,12 +48,12 @@ class Errand(Struct, frozen=True):
         """
         if self.busy or interval is None:
             return inf
-        span = interval
+        span, more = interval, 0.0
         if self.failures:
-            first = min(FIRST_RETRY, interval)
-            grows = min(grown(first, self.failures), LONGEST_RETRY * interval)
-            span = retry or (first if self.unproven else grows)
-        at = self.ended + span * self.factor
+            span = retry or min(FIRST_RETRY, interval)
+            if not retry and not self.unproven:
+                more = min(grown(span, self.failures), LONGEST_RETRY * interval) - span
+        at = self.ended + span * (0.9 + 0.2 * self.chance) + more * self.chance
         return at if self.asked_for is None else min(at, self.asked_for)
 
     def asked(self, now: float, gap: float = ASKED_GAP) -> Errand:
@@ -78,7 +79,7 @@ class Errand(Struct, frozen=True):
             asked_for=now + ASKED_GAP if self.again else self.asked_for,
             failures=self.failures if failed is None else self.failures + 1 if failed else 0,
             unproven=failed is None and self.failures > 0,
-            factor=0.9 + 0.2 * min(max(chance, 0.0), 1.0),
+            chance=min(max(chance, 0.0), 1.0),
         )
 
 

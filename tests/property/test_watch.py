@@ -473,6 +473,15 @@ def test_who_deletes_a_link_again_and_again_meets_growing_pauses(rounds: int, lo
     assert "sync" in world.busy
 
 
+def check_retries(gaps: list[float], interval: float, chance: float) -> None:
+    """Each is within a span that doubles, at a random time in all of it, and never very soon."""
+    first = min(errands.FIRST_RETRY, interval)
+    for count, gap in enumerate(gaps, 1):
+        span = min(errands.grown(first, count), errands.LONGEST_RETRY * interval)
+        assert max(0.9 * first, chance * span) <= gap <= 1.1 * first + chance * span + 0.2
+        assert gap <= 1.1 * span + 0.2
+
+
 @given(interval=intervals, chance=chances)
 def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
     interval: float, chance: float
@@ -482,11 +491,8 @@ def test_a_poll_that_fails_is_tried_again_at_growing_intervals_with_bounds(
         interval * 60, Synced("unchanged"), Ended("poll", problem="no answer", chance=chance), 0.1
     )
     gaps = [b - a for a, b in pairwise(world.begun["poll"])]
-    first = min(errands.FIRST_RETRY, interval)
-    assert gaps[0] <= 1.1 * first + 0.2
+    check_retries(gaps, interval, chance)
     assert all(b >= a - 0.2 for a, b in pairwise(gaps))
-    assert all(0.9 * first <= gap <= 1.1 * errands.LONGEST_RETRY * interval + 0.2 for gap in gaps)
-    assert gaps[-1] >= 0.9 * errands.LONGEST_RETRY * interval
     world.live(gaps[-1] + 2, Synced("unchanged"), Ended("poll", chance=chance))
     ended = world.ended["poll"][-1]
     world.live(1.1 * interval + 1, Synced("unchanged"), Ended("poll", chance=chance))
@@ -527,8 +533,7 @@ def test_a_follow_that_ends_again_and_again_is_begun_at_growing_intervals(
         gaps.append(lose(world))
         world.tell(Ended("poll", chance=chance, follow="begun"))
         world.wait(seconds)
-    assert gaps[0] <= 1.1 * errands.FIRST_RETRY
-    assert all(b >= 1.1 * a or b >= 0.9 * 300 for a, b in pairwise(gaps))
+    check_retries(gaps, 60.0, LOST.chance)
     bad = [at for at, line in world.said if line == "gone"]
     assert all(b - a >= 59 for a, b in pairwise(bad))
     assert len(bad) <= 3 + math.log2(1 + sum(gaps) / 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -15,11 +16,17 @@ DONE = Errand(ended=1000.0)
     ("failures", "due"), [(0, 1060), (1, 1005), (2, 1010), (3, 1020), (7, 1300), (99, 1300)]
 )
 def test_after_a_failure_it_is_due_soon_and_then_later_and_later(failures: int, due: int) -> None:
-    errand = Errand(ended=1000.0, failures=failures)
-    assert errand.due(60.0) == due
+    errand = Errand(ended=1000.0, failures=failures, chance=1.0)
+    assert errand.due(60.0) == pytest.approx(due + (0.5 if failures else 6))
     assert errand.due(None) == inf
     assert errand.begun().due(60.0) == inf
     assert Errand(ended=1000.0, failures=1).due(2.0) == 1002
+
+
+def test_nodes_that_failed_together_do_not_come_together() -> None:
+    dues = [Errand(ended=1000.0, failures=7, chance=n / 100).due(60.0) for n in range(101)]
+    assert (min(dues), max(dues)) == (1004.5, 1300.5)
+    assert all(later - earlier >= 2.9 for earlier, later in pairwise(dues))
 
 
 @pytest.mark.parametrize(
