@@ -20,7 +20,7 @@ be done. The steps, in their order:
    is the one in the journal where the machine cannot tell. A port that the kernel chose is port 0.
    Notes are as the journal has them, and so is the digest of a preshared key that was made with
    another private key of ours. A link-local address that is there is kept, unless a policy gives
-   one, and addresses that others added are not seen (link_addresses.py). An endpoint differs only
+   one, and addresses that others added are not seen (own_settings). An endpoint differs only
    where the wanted one is not the one last applied, or where the session is dead (endpoints.py). A
    link that has to be made again takes its endpoint along, if no better one is known.
 4. VRFs and rules come and go with the links that need them (vrf.py).
@@ -49,9 +49,8 @@ from rait.domain.change import Change, Goal
 from rait.domain.diff import diff
 from rait.domain.endpoints import assumed_last, endpoint_views, is_fresh
 from rait.domain.errors import Problem
-from rait.domain.events import Event, PeerUpdated, ToBabeld
+from rait.domain.events import Event, LinkAdded, LinkUpdated, PeerUpdated, ToBabeld
 from rait.domain.history import LastKnown
-from rait.domain.link_addresses import given_by, gives_link_local, own_settings
 from rait.domain.ownership import Holdings, Scope, holdings, is_in_place, occupied
 from rait.domain.topology import (
     ANYWHERE,
@@ -61,9 +60,11 @@ from rait.domain.topology import (
     Link,
     LinkNotes,
     LinkPeer,
+    LinkSettings,
     Origin,
+    is_link_local,
 )
-from rait.domain.vrf import reconcile_isolation, with_needs_of
+from rait.domain.vrf import FAMILIES, reconcile_isolation, with_needs_of
 
 if TYPE_CHECKING:
     from rait.domain.babel import BabeldState
@@ -203,7 +204,7 @@ def _link_views(
     wanted = goal.topology.links if goal.topology is not None else {}
     desired = {name: link for name, link in wanted.items() if name not in impossible} | observed
     ports = {link.device.listen_port: name for name, link in desired.items()}
-    given, psks = given_by(known.leftover), _psks_given_by(known.leftover)
+    given, psks = _addresses_given_by(known.leftover), _psks_given_by(known.leftover)
     # An address in an old list is no better than a name's: no reason to leave one that works.
     resolved = None if goal.old is None else True
     for name, seen in ours.links.items():
@@ -230,6 +231,16 @@ def _link_views(
         elif name in impossible:
             desired[name] = observed[name]  # the link is elsewhere, and cannot come here
     return observed, desired
+
+
+def _addresses_given_by(events: Iterable[Event]) -> dict[str, frozenset[str]]:
+    """The addresses that events give to each link, by its name."""
+    found: dict[str, frozenset[str]] = {}
+    for event in events:
+        if isinstance(event, LinkAdded | LinkUpdated):
+            after = event.after if isinstance(event, LinkUpdated) else event.link.settings
+            found[event.name] = found.get(event.name, frozenset()).union(after.addresses)
+    return found
 
 
 def _psks_given_by(events: Iterable[Event]) -> dict[tuple[str, str], str]:
@@ -297,7 +308,7 @@ class _Pair(Struct, frozen=True, kw_only=True):
             return observed, self._replacement(wanted)
         goals = {goal.public_key: goal for _, goal in peers if goal is not None}
         settings = wanted.settings
-        if observed.settings.address is not None and not gives_link_local(settings):
+        if observed.settings.address is not None and not _gives_link_local(settings):
             settings = structs.replace(settings, address=observed.settings.address)
         become = tuple(goals.get(peer.public_key, peer) for peer in wanted.peers)
         return observed, structs.replace(wanted, settings=settings, peers=become)
@@ -396,6 +407,47 @@ class _Pair(Struct, frozen=True, kw_only=True):
             for peer in wanted.peers
         )
         return structs.replace(wanted, peers=tuple(peers))
+
+
+def own_settings(
+    seen: Link, last: Link | None, wanted: Link | None, added: frozenset[str]
+) -> LinkSettings:
+    """The settings of a link with those addresses that are ours; what others add is not seen.
+
+    ``last`` is the link as the journal knows it, and ``added`` are addresses that an unfinished run
+    may have given to it.
+
+    1. An address is ours if it is wanted, if the journal knows it, or if it is among those added.
+       So what rait sets and is not wanted any more goes, and what others add stays.
+    2. The link-local address that rait makes up (``LinkSettings.address``) is another matter:
+       whichever is there is kept, as a user may want their own. Of several, the one that the
+       journal knows is seen, else the wanted one, else the first.
+    3. Where a policy gives a link-local address, it is one of ``LinkSettings.addresses``, by rule
+       1. Then the one that rait had made up goes, and those of others stay.
+    """
+    nothing = structs.replace(seen.settings, address=None, addresses=())
+    known = nothing if last is None else last.settings
+    goal = nothing if wanted is None else wanted.settings
+    there, ours = seen.settings.all_addresses, added.union(known.addresses, goal.addresses)
+    rest = [each for each in there if is_link_local(each) and each not in ours]
+    if _gives_link_local(goal):
+        rest = [each for each in rest if each in _made_up(seen)]
+    best = (each for each in (known.address, goal.address, *rest) if each in rest)
+    mine = tuple(sorted(ours.intersection(there)))
+    return structs.replace(seen.settings, address=next(best, None), addresses=mine)
+
+
+def _gives_link_local(settings: LinkSettings) -> bool:
+    """Whether a policy gives a link-local address, instead of the one that rait makes up."""
+    return any(map(is_link_local, settings.addresses))
+
+
+def _made_up(link: Link) -> frozenset[str]:
+    """The link-local addresses that rait makes up for a link with these keys."""
+    from rait.domain.plan import link_local
+
+    own = link.device.public_key
+    return frozenset(link_local(own, peer.public_key, f) for peer in link.peers for f in FAMILIES)
 
 
 def _in_known_order(allowed: tuple[str, ...], *peers: LinkPeer | None) -> tuple[str, ...]:

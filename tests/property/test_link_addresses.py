@@ -17,10 +17,9 @@ from rait.domain.backend import Observation, ObservedLink
 from rait.domain.change import Change, Goal
 from rait.domain.events import Event, LinkUpdated, replay
 from rait.domain.history import LastKnown
-from rait.domain.link_addresses import own_settings
 from rait.domain.ownership import Scope
 from rait.domain.plan import link_local
-from rait.domain.reconcile import reconcile
+from rait.domain.reconcile import own_settings, reconcile
 from rait.domain.topology import (
     Device,
     Link,

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import structs
 
@@ -14,14 +14,13 @@ from rait.adapters.journal import file as journal_file
 from rait.domain import history, records
 from rait.domain.errors import HistoryError
 from rait.domain.history import LONG_AGO, LastKnown, Span, Start, fold, links_made, spans
-from rait.domain.records import Entry, Named, Repeated, Repeats, RunHeader, RunRecord, Snapshot
+from rait.domain.records import Entry, Repeats, RunRecord, Snapshot
 from rait.domain.topology import Topology
 
 if TYPE_CHECKING:
     from rait.adapters.journal.verify import VerifyReport
 
 Answer = TypeVar("Answer")
-Stored = TypeVar("Stored", Named, Repeated, RunHeader, Snapshot)
 P = ParamSpec("P")
 
 LEAST, MOST = -(2**63), 2**63 - 1
@@ -98,7 +97,7 @@ class Log:
         Paths that are themselves the scope are left out. Of several scopes for a path, the last
         one counts.
         """
-        found = self._payloads(Named, "WHERE kind = 'named' ORDER BY id")
+        found = self._payloads("WHERE kind = 'named' ORDER BY id")
         return {named.path: entry.scope for entry, named in found}
 
     def run_counts(self) -> Mapping[str, int]:
@@ -160,7 +159,7 @@ class Log:
 
     def run_spans(self) -> dict[int, Span]:
         """The span of time within which each run began, by run, in order."""
-        runs = list(self._payloads(RunHeader, "WHERE kind = 'run_started' ORDER BY id"))
+        runs = list(self._payloads("WHERE kind = 'run_started' ORDER BY id"))
         starts = [Start(records.time_of(entry), header.started_at) for entry, header in runs]
         found = spans(starts, time.time_ns())
         return {entry.id: span for (entry, _), span in zip(runs, found, strict=True)}
@@ -215,7 +214,6 @@ class Log:
         0 and an empty one.
         """
         found = self._payloads(
-            Snapshot,
             "WHERE id = (SELECT id FROM entries WHERE kind = 'snapshot' AND scope = ? AND run <= ? "
             "ORDER BY run DESC, id DESC LIMIT 1)",
             scope,
@@ -253,16 +251,14 @@ class Log:
         first = next((run.id for run in runs if run.header.confirm_by is not None), None)
         if first is None:
             return runs
-        later = self._payloads(
-            RunHeader, "WHERE kind = 'run_started' AND id > ? ORDER BY id DESC", first
-        )
+        later = self._payloads("WHERE kind = 'run_started' AND id > ? ORDER BY id DESC", first)
         ends = {h.confirms or h.takes_back: (entry.id, h) for entry, h in later}
         return tuple(structs.replace(run, settled_by=ends.get(run.id)) for run in runs)
 
     def _repeated_since(self, since: int) -> list[int]:
         """The runs that were repeated at that time or later."""
         still = ((repeats.run, repeats.total) for _, repeats in self.all_repeats())
-        found = self._payloads(Repeated, "WHERE kind = 'repeated'")
+        found = self._payloads("WHERE kind = 'repeated'")
         ended = ((entry.run, total) for entry, total in found)
         return [run for run, total in (*still, *ended) if total.until >= since]
 
@@ -333,13 +329,8 @@ class Log:
         where = f"{where} AND kind != 'snapshot' ORDER BY id"
         return records.gather(self._entries(where, *values, hint=hint))
 
-    def _payloads(
-        self, kind: type[Stored], where: str, *values: int | str
-    ) -> Iterator[tuple[Entry, Stored]]:
-        for entry in self._entries(where, *values):
-            payload = records.decode(entry)
-            if isinstance(payload, kind):
-                yield entry, payload
+    def _payloads(self, where: str, *values: int | str) -> Iterator[tuple[Entry, Any]]:
+        return ((entry, records.decode(entry)) for entry in self._entries(where, *values))
 
     def _entries(
         self, where: str, *values: int | str, hint: str = "NOT INDEXED"

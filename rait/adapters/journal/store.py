@@ -89,11 +89,6 @@ class Appender(Log):
         """Add entries of one kind, in order, and give the number of the last one."""
         return self._add(kind, run, scope, map(records.encode, payloads))
 
-    def attempt(self, run: int, header: RunHeader) -> None:
-        """Store an attempt to repeat a run, which is the scope's last."""
-        known = self.repeats(header.scope) or Repeats(run)
-        self._put(header.scope, structs.replace(known, attempt=Attempt(header)))
-
     def count_attempt(self, scope: str) -> None:
         """Count the attempt, which has ended like the run that it repeats."""
         known = self.repeats(scope)
@@ -108,7 +103,7 @@ class Appender(Log):
             header.source,
             header.revision,
         )
-        self._put(scope, Repeats(known.run, total))
+        self.put_repeats(scope, Repeats(known.run, total))
 
     def end_repeats(self, scope: str) -> int | None:
         """Move the count into the log, and an attempt as a run of its own, whose number this gives.
@@ -128,7 +123,7 @@ class Appender(Log):
             ).fetchall()
             run = self.begin(known.attempt.header)
             self._add("intended", run, scope, (payload for (payload,) in rows))
-        self.forget_repeats(scope)
+        self.put_repeats(scope, None)
         return run
 
     def has_outgrown_snapshot(self, scope: str) -> bool:
@@ -151,17 +146,12 @@ class Appender(Log):
         ).fetchone()
         return bool(grown > size)
 
-    def forget_repeats(self, scope: str) -> None:
-        """Delete the scope's row of ``repeats``."""
+    def put_repeats(self, scope: str, repeats: Repeats | None) -> None:
+        """Store the scope's row of ``repeats``, or delete it."""
         self.connection.execute("DELETE FROM repeats WHERE scope = ?", (scope,))
-        self._cover_repeats()
-
-    def _put(self, scope: str, repeats: Repeats) -> None:
-        payload = records.encode(repeats)
-        self.connection.execute("REPLACE INTO repeats VALUES (?, ?)", (scope, payload))
-        self._cover_repeats()
-
-    def _cover_repeats(self) -> None:
+        if repeats is not None:
+            row = scope, records.encode(repeats)
+            self.connection.execute("INSERT INTO repeats VALUES (?, ?)", row)
         self.head = structs.replace(self.head, repeats=repeats_hash(self.connection))
 
     def _add(self, kind: str, run: int, scope: str, payloads: Iterable[bytes]) -> int:
@@ -225,7 +215,8 @@ class Journal(JournalReader, Closing):
                 log.add("named", 0, scope, Named(header.spelt))
             original = None if noticed else _repeatable(log, header, tuple(intended))
             if original is not None:
-                log.attempt(original.id, header)
+                known = log.repeats(scope) or Repeats(original.id)
+                log.put_repeats(scope, structs.replace(known, attempt=Attempt(header)))
                 return Run(self, original.id, scope, len(intended), original)
             log.end_repeats(scope)
             run = log.begin(header)
@@ -450,7 +441,7 @@ def _drop_runs(log: Appender, keep_after: int, *, crashed: bool) -> Pruning:
     entries = _drop_entries(log, cut)
     for scope, repeats in log.all_repeats():
         if repeats.run <= cut:
-            log.forget_repeats(scope)
+            log.put_repeats(scope, None)
     for scope, snapshot in snapshots:
         log.add("snapshot", cut, scope, snapshot)
     kept = log.aliases()
