@@ -92,8 +92,7 @@ class Preparation:
         self._peers = peers
         self._trust: Trust | None = None
         self._texts = Texts(options.fetch)
-        self._hosts: Hosts = {}
-        self._found: Registry | None = None
+        self._has_names = False
 
     def configuration(self) -> Loaded:
         """Forget what was read before, and read the configuration. Raises ConfigError."""
@@ -101,26 +100,21 @@ class Preparation:
         self._trust = None
         return configured(self._options.config, read=self._texts.read)
 
-    def complete(self, loaded: Loaded, *, names_again: bool = True) -> Inputs:
-        """Add the private key and, if the command needs it, the registry. Raises RaitError.
-
-        Unless ``names_again``, host names that were looked up before keep their addresses.
-        """
+    def complete(self, loaded: Loaded) -> Inputs:
+        """Add the private key and, if the command needs it, the registry. Raises RaitError."""
+        debug = self._options.debug
         secret, public_key = load_secret(loaded, read=self._texts.read)
-        self._options.debug(f"configuration {loaded.source} read; our public key is {public_key}")
-        preshared = Preshared()
-        if self._peers:
-            before = None if names_again else self._found
-            peers = self._peers_list(loaded, public_key, secret)
-            self._found = self._registry(loaded, peers, before)
-            preshared = self._preshared(loaded, KeyPair(secret, public_key), peers)
-        return Inputs(
-            loaded=loaded,
-            secret=secret,
-            public_key=public_key,
-            registry=self._found,
-            preshared=preshared,
-        )
+        debug(f"configuration {loaded.source} read; our public key is {public_key}")
+        inputs = Inputs(loaded=loaded, secret=secret, public_key=public_key)
+        if not self._peers:
+            return inputs
+        peers = self._peers_list(loaded, public_key, secret)
+        debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
+        transit = loaded.config.isolation.transit_netns
+        registry = _looked_up(peers, loaded.config, transit, self._options.resolve)
+        self._has_names = registry.has_names
+        preshared = self._preshared(loaded, KeyPair(secret, public_key), peers)
+        return structs.replace(inputs, registry=registry, preshared=preshared)
 
     def _preshared(self, loaded: Loaded, key: KeyPair, peers: LoadedPeers) -> Preshared:
         if not any(policy.preshared_key_file for policy in loaded.config.policies):
@@ -136,8 +130,7 @@ class Preparation:
         unless another run had the lock since (``disturbed``), as it may have used newer ones. So
         does a signed list, as that run may have accepted a newer one.
         """
-        has_names = self._found is not None and self._found.has_names
-        if disturbed and (self._texts.has_remote or has_names or self._trust is not None):
+        if disturbed and (self._texts.has_remote or self._has_names or self._trust is not None):
             return False
         return self._texts.unchanged()
 
@@ -154,22 +147,6 @@ class Preparation:
 
         return load_from_web(
             loaded, public_key, secret, self._texts, self._options.config, self._trust
-        )
-
-    def _registry(self, loaded: Loaded, peers: LoadedPeers, before: Registry | None) -> Registry:
-        self._options.debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
-        known = self._hosts if before is not None else {}
-        self._hosts = hosts_of(loaded.config, peers.peers)
-        new = {host: path for host, path in self._hosts.items() if host not in known}
-        transit = loaded.config.isolation.transit_netns
-        found = _looked_up(peers, new, transit, self._options.resolve)
-        if before is None:
-            return found
-        return structs.replace(
-            found,
-            addresses=before.addresses | found.addresses,
-            unresolved=(*before.unresolved, *found.unresolved),
-            has_names=before.has_names or found.has_names,
         )
 
 
@@ -191,10 +168,11 @@ def registry_of(
     """
     trust = _trust_of(loaded, last, source.read)
     peers = load_registry(loaded, public_key, secret, trust=trust)
-    return _looked_up(peers, hosts_of(loaded.config, peers.peers), "", resolve)
+    return _looked_up(peers, loaded.config, "", resolve)
 
 
-def _looked_up(peers: LoadedPeers, hosts: Hosts, transit: str, resolve: Resolve) -> Registry:
+def _looked_up(peers: LoadedPeers, config: Config, transit: str, resolve: Resolve) -> Registry:
+    hosts = hosts_of(config, peers.peers)
     with netns.open_netns(transit) as namespace:
         name = peers.document.name
         answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, name)
@@ -251,7 +229,7 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
             if last:
                 loaded = preparation.configuration()
                 if _lock_of(loaded) == path:
-                    yield preparation.complete(loaded, names_again=False)
+                    yield preparation.complete(loaded)
                     return
     raise MachineError(
         f"{loaded.source}: `journal` names a different file each time rait reads it, so rait "

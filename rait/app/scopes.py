@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 
-from msgspec import Struct
-
 from rait.adapters.config.source import STDIN, display_name, is_path
 from rait.adapters.journal.reader import JournalReader
-from rait.app.load import configured, load_secret
+from rait.app.load import Loaded, load_secret
 from rait.app.options import Options
 from rait.domain.errors import counted
 from rait.domain.signed import Signed
@@ -89,6 +87,17 @@ def filed_under(journal: JournalReader, name: str) -> str:
     return max(spellings(journal, known, name), key=lambda scope: known[scope], default=name)
 
 
+def journal_of(options: Options, loaded: Loaded) -> tuple[JournalReader, str]:
+    """The journal, and the scope under which it files our runs. Raises RaitError."""
+    reader = JournalReader(loaded.config.journal)
+    return reader, filed_under(reader, scope_name(options.config, key_of_scope(options, loaded)))
+
+
+def key_of_scope(options: Options, loaded: Loaded) -> str:
+    """Our public key if it is in our scope; else "", as the key need not be there then."""
+    return load_secret(loaded)[1] if goes_by_key(options.config) else ""
+
+
 def last_signed(url: str, journal: str, public_key: str = "") -> Signed | None:
     """The signed peers list that a configuration accepted last, by its journal. Raises RaitError.
 
@@ -115,32 +124,6 @@ def spellings(journal: JournalReader, known: Collection[str], name: str) -> tupl
         for scope in known
         if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
     )
-
-
-class JournalRef(Struct, frozen=True):
-    """A journal, and the scope ``name`` under which it files the runs of one configuration.
-
-    ``scopes`` are that name and other spellings of the path under which there are runs; None
-    stands for the runs of all configurations.
-    """
-
-    path: str
-    name: str
-    scopes: tuple[str, ...] | None
-
-
-def journal_of(options: Options, *, everyone: bool = False) -> JournalRef:
-    """The journal that the configuration names. Raises RaitError."""
-    loaded = configured(options.config)
-    key = load_secret(loaded)[1] if goes_by_key(options.config) and not everyone else ""
-    path = loaded.config.journal
-    spelt = scope_name(options.config, key)
-    if everyone:
-        return JournalRef(path, spelt, None)
-    reader = JournalReader(path)
-    known = spellings(reader, reader.scopes(), spelt)
-    # With the name itself, as `log -f` may begin before its first run.
-    return JournalRef(path, filed_under(reader, spelt), tuple(dict.fromkeys((spelt, *known))))
 
 
 def confirm_line(url: str) -> str:

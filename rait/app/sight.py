@@ -12,11 +12,10 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns
 from rait.adapters.config import source
-from rait.adapters.journal.reader import JournalReader
 from rait.adapters.keys import KeyPair
-from rait.app.load import Loaded, load_peers, load_secret
+from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
-from rait.app.scopes import claimed_by_others, filed_under, goes_by_key, scope_name
+from rait.app.scopes import claimed_by_others, journal_of
 from rait.app.session import machine_of
 from rait.app.whereabouts import observe
 from rait.domain.backend import Observation
@@ -48,7 +47,7 @@ class Memory(Struct, frozen=True):
 def remembered(options: Options, loaded: Loaded) -> Memory:
     """What the journal knows of our links; nothing if it cannot be read."""
     try:
-        reader, name = _filed(options, loaded)
+        reader, name = journal_of(options, loaded)
         return Memory(*reader.memory(name))
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
@@ -89,18 +88,10 @@ def look(
 def _claimed(options: Options, loaded: Loaded, seen: Mapping[str, str]) -> dict[str, str]:
     """The links that the journal has as another configuration's; none if it cannot be read."""
     try:
-        return claimed_by_others(options.config, *_filed(options, loaded), seen)
+        return claimed_by_others(options.config, *journal_of(options, loaded), seen)
     except RaitError as error:
         options.debug(f"the journal cannot tell whose links these are: {error}")
         return {}
-
-
-def _filed(options: Options, loaded: Loaded) -> tuple[JournalReader, str]:
-    """The journal, and the scope under which it files our runs. Raises RaitError."""
-    # A configuration without a path is filed under its key, which need not be there.
-    key = load_secret(loaded)[1] if goes_by_key(options.config) else ""
-    reader = JournalReader(loaded.config.journal)
-    return reader, filed_under(reader, scope_name(options.config, key))
 
 
 def names_of_peers(options: Options, loaded: Loaded, kept: Kept | None) -> dict[str, str] | None:

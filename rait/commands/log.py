@@ -16,6 +16,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal, Pruning
 from rait.adapters.journal.verify import VerifyReport
 from rait.app.inputs import lock_path, locked
+from rait.app.load import configured
 from rait.app.moments import moment, span, written
 from rait.app.options import Options, require_path
 from rait.app.render import (
@@ -30,7 +31,7 @@ from rait.app.render import (
     event_object,
     noticed_object,
 )
-from rait.app.scopes import JournalRef, journal_of, others_text
+from rait.app.scopes import journal_of, key_of_scope, others_text, scope_name, spellings
 from rait.domain.config.keytext import canonical_key, without_whole_keys
 from rait.domain.confirm import OVERDUE
 from rait.domain.errors import ConfigError, MachineError, counted
@@ -138,15 +139,34 @@ def _query(arguments: Namespace) -> Query:
     return Query(since=since, link=arguments.link, peer=peer, number=arguments.number)
 
 
+class JournalRef(Struct, frozen=True):
+    """A journal, and the scope ``name`` under which it files the runs of one configuration.
+
+    ``scopes`` are that name and other spellings of the path under which there are runs; None
+    stands for the runs of all configurations.
+    """
+
+    path: str
+    name: str
+    scopes: tuple[str, ...] | None
+
+
 def _journal(options: Options, arguments: Namespace) -> JournalRef:
     """The journal that ``--journal`` names, which must be there, or that of the configuration."""
     path = arguments.journal
-    if path is None:
-        return journal_of(options, everyone=arguments.all)
-    name = require_path("--journal", "a journal", path)
-    if reason := JournalReader(path).absence():
-        raise MachineError(f"there is no journal {name}: {reason}")
-    return JournalRef(path, "", None)
+    if path is not None:
+        name = require_path("--journal", "a journal", path)
+        if reason := JournalReader(path).absence():
+            raise MachineError(f"there is no journal {name}: {reason}")
+        return JournalRef(path, "", None)
+    loaded = configured(options.config)
+    if arguments.all:
+        return JournalRef(loaded.config.journal, "", None)
+    spelt = scope_name(options.config, key_of_scope(options, loaded))
+    reader, name = journal_of(options, loaded)
+    known = spellings(reader, reader.scopes(), spelt)
+    # With the name itself, as `log -f` may begin before its first run.
+    return JournalRef(reader.path, name, tuple(dict.fromkeys((spelt, *known))))
 
 
 def _runs(journal: JournalRef, query: Query) -> tuple[RunRecord, ...]:
@@ -209,35 +229,33 @@ def _prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
 
 def run_lines(run: RunRecord, query: Query, *, brief: bool) -> list[str]:
     """A run, and those of its events that the query wants."""
-    head = _headline(run)
+    head, more = _headline(run), (*_trial(run), *_repeats(run))
     if brief:
-        return ["  ".join([head, *_trial(run), *_repeats(run)])]
-    lines = [f"  {line}" for _, event, line in _events(run) if query.wants_event(event)]
+        return ["  ".join([head, *more])]
+    lines = [line for _, event, line in _events(run) if query.wants_event(event)]
     if query.peer is None:
         lines += _endings(run, query.link)
-    return [head, *lines, *(f"  {line}" for line in (*_trial(run), *_repeats(run)))]
+    return [head, *(f"  {line}" for line in (*lines, *more))]
 
 
 def run_whole(run: RunRecord) -> list[str]:
     """Everything that the journal has of a run, with the number of each event."""
     header = run.header
     lines = [
-        _headline(run),
-        f"  configuration {header.scope}" + (f" (as {header.spelt})" if header.spelt else ""),
-        f"  sha256 of rait.conf {header.config_digest or 'unknown'}",
-        f"  sha256 of peers {header.peers_digest or 'not read'}",
-        f"  public key {header.public_key}",
+        f"configuration {header.scope}" + (f" (as {header.spelt})" if header.spelt else ""),
+        f"sha256 of rait.conf {header.config_digest or 'unknown'}",
+        f"sha256 of peers {header.peers_digest or 'not read'}",
+        f"public key {header.public_key}",
     ]
     if header.peers_list:
-        lines.append(f"  peers list {header.peers_list}")
+        lines.append(f"peers list {header.peers_list}")
     if header.accepted:
-        lines.append("  accepted however many sessions it ended: the guard starts a new count here")
+        lines.append("accepted however many sessions it ended: the guard starts a new count here")
     if run.finished_at is not None:
-        lines.append(f"  finished {written(run.finished_at)}")
-    lines += [f"  event {number}: {line}" for number, _, line in _events(run)]
-    lines += _endings(run, None)
-    lines += [f"  {line}" for line in (*_trial(run), *_repeats(run), *_last_digests(run))]
-    return lines
+        lines.append(f"finished {written(run.finished_at)}")
+    lines += [f"event {number}: {line}" for number, _, line in _events(run)]
+    lines += (*_endings(run, None), *_trial(run), *_repeats(run), *_last_digests(run))
+    return [_headline(run), *(f"  {line}" for line in lines)]
 
 
 def run_json(run: RunRecord, query: Query) -> str:
@@ -364,16 +382,16 @@ def _endings(run: RunRecord, link: str | None) -> Iterator[str]:
     for name in run.header.leftover_links:
         if link in (None, name):
             ended = "" if name in run.ended else " (not known to have ended)"
-            yield f"  - {name} ({HALF_MADE}){ended}"
+            yield f"- {name} ({HALF_MADE}){ended}"
     for call in run.calls:
         if link in (None, call.link):
-            yield f"  > {call.link} {call_text(call)}"
-            yield from (f"    | {line}" for line in call.lines)
+            yield f"> {call.link} {call_text(call)}"
+            yield from (f"  | {line}" for line in call.lines)
     for name, error in run.problems.items():
         if link in (None, name):
-            yield f"  failed: {name}: {error}"
+            yield f"failed: {name}: {error}"
     if run.extra_cmd == "sent" and link is None and not run.intended:
-        yield "  extra_cmd sent to babeld, which had not taken it before"
+        yield "extra_cmd sent to babeld, which had not taken it before"
 
 
 def _trial(run: RunRecord) -> Iterator[str]:

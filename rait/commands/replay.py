@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.conclude import conclude
+from rait.app.load import configured
 from rait.app.moments import moment, written
 from rait.app.options import Options
 from rait.app.render import link_text, print_plan, print_report
@@ -29,8 +30,7 @@ def run(options: Options, arguments: Namespace) -> int:
     if arguments.apply or arguments.diff:
         return _restore(options, arguments)
     # The journal alone is looked at, which needs neither root nor WireGuard.
-    journal = journal_of(options)
-    past = _past(JournalReader(journal.path), journal.name, arguments.at)
+    past = _past(*journal_of(options, configured(options.config)), arguments.at)
     if past.unknown and arguments.at is not None:
         warn(f"warning: {past.unknown}")
     print_either(past_object(past), past_lines(past), as_json=arguments.json)
