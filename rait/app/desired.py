@@ -141,7 +141,7 @@ def wanted_by(session: Session) -> Wanted:
         session.registry,
         node,
         session.known_or_found(),
-        session.preshared,
+        session.inputs.preshared,
         measure=partial(session.machine.link_mtus, vrf=session.config.isolation.transit_vrf),
     )
 

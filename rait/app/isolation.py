@@ -14,34 +14,25 @@ from rait.domain.topology import Topology
 from rait.domain.vrf import ACCEPT, has_transit, missing_transit
 
 
-def transit_table(config: Config) -> int | None:
-    """The table of the VRF that carries the underlay; None if the underlay is in no VRF.
+def transit_table(config: Config, seen: Observation | None = None) -> int | None:
+    """The table of the VRF that carries the underlay, as ``seen`` or else as it is now.
 
-    Raises MachineError if the VRF is missing.
-    """
-    if not has_transit(config):
-        return None
-    from rait.adapters import vrf
-
-    name = config.isolation.transit
-    found = vrf.find(name)
-    if found is None or found.table is None:
-        raise MachineError(missing_transit(name, found.kind if found is not None else None))
-    return found.table
-
-
-def transit_table_in(observation: Observation, config: Config) -> int | None:
-    """The table of the underlay's VRF in an observation; None if the underlay is in no VRF.
-
-    Raises MachineError if the VRF is missing.
+    None if the underlay is in no VRF. Raises MachineError if the VRF is missing.
     """
     if not has_transit(config):
         return None
     name = config.isolation.transit
-    vrf = observation.vrfs.get(name)
-    if vrf is None:
-        raise MachineError(missing_transit(name, observation.others.get(name)))
-    return vrf.table
+    if seen is not None:
+        there, kind = seen.vrfs.get(name), seen.others.get(name)
+        table = there.table if there is not None else None
+    else:
+        from rait.adapters import vrf
+
+        found = vrf.find(name)
+        table, kind = (found.table, found.kind) if found is not None else (None, None)
+    if table is None:
+        raise MachineError(missing_transit(name, kind))
+    return table
 
 
 def kernel_warnings(config: Config) -> list[str]:

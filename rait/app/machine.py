@@ -91,10 +91,6 @@ class Machine(Closing):
         self.namespace.close()
         self.namespaces.close()
 
-    def seen_from(self, transit: Netns) -> Machine:
-        """The same machine, seen from another transit namespace; the caller closes both."""
-        return Machine(transit, self.key)
-
     @property
     def transit(self) -> str:
         """The identity of the namespace in which new links' UDP sockets are."""

@@ -15,7 +15,6 @@ from rait.adapters.config import cache_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.adapters.keys import KeyPair
-from rait.adapters.netns import Netns
 from rait.app import isolation
 from rait.app.inputs import Inputs, Preparation, Registry, prepared
 from rait.app.machine import Machine
@@ -63,16 +62,14 @@ class Session:
         self.routing = routing
         self.spelt = scope_name(options.config, inputs.public_key)
         self.name = filed_under(journal, self.spelt)
-        self.peers = None if inputs.registry is None else inputs.registry.peers
-        self._registry = inputs.registry
-        self.preshared = inputs.preshared
+        self.inputs = inputs
         machine.key.psks.update(inputs.preshared.psks)
 
     @property
     def registry(self) -> Registry:
         """The other nodes, in a session that was opened with ``peers``."""
-        assert self._registry is not None  # noqa: S101 - a mistake of ours, not of the user
-        return self._registry
+        assert self.inputs.registry is not None  # noqa: S101 - a mistake of ours, not of the user
+        return self.inputs.registry
 
     @property
     def config(self) -> Config:
@@ -212,15 +209,6 @@ class Session:
     def is_about_babeld(self) -> bool:
         """Whether the user asked to sync babeld, and nothing else."""
         return self.routing is not None and self.routing.explicit
-
-    def seen_from(self, transit: Netns) -> Session:
-        """This session with the machine seen from another transit namespace."""
-        import copy  # here, as only what is taken back needs it
-
-        other = copy.copy(self)
-        other.forget()
-        other.machine = self.machine.seen_from(transit)
-        return other
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from rait.adapters.config.source import STDIN, is_path
-from rait.adapters.journal.reader import JournalReader
-from rait.adapters.lock import HeldError, Stamp, stamp
+from rait.adapters.lock import HeldError
 from rait.app.conclude import Confirm, Report, conclude, record
-from rait.app.inputs import Inputs, Preparation, lock_path, locked
+from rait.app.machine import Machine
 from rait.app.moments import written
 from rait.app.options import Options
-from rait.app.scopes import confirm_line, filed_under, normal, scope_name
-from rait.app.session import Session, open_session, session_on
+from rait.app.scopes import confirm_line, normal
+from rait.app.session import Session, open_session
 from rait.app.whereabouts import is_of_this_boot
 from rait.domain.change import Change, Goal
 from rait.domain.config.schema import DAY, SECOND, parse_span
-from rait.domain.confirm import BACK, OVERDUE, TrialState, rejects, state_of
+from rait.domain.confirm import OVERDUE, TrialState, rejects, state_of
 from rait.domain.errors import (
     ConfigError,
-    HistoryError,
     MachineError,
     PendingError,
-    RaitError,
     SourceError,
     few,
 )
@@ -41,9 +37,6 @@ if TYPE_CHECKING:
     from rait.adapters.waiter import Waiter
 
 LEAST_SPAN, LONGEST_SPAN = 3 * SECOND, DAY
-POLL_SECONDS = 0.5
-RETRY_SECONDS = 5.0
-"""How long the waiter waits before it tries once more, if a change could not be taken back."""
 
 
 @contextmanager
@@ -82,7 +75,7 @@ def settle(session: Session) -> None:
     trial = session.known.trial
     if trial is None:
         return
-    state = _state(trial)
+    state = trial_state(trial)
     if state == "pending":
         raise PendingError(
             f"{_pending(trial)}, and nothing else is changed before. "
@@ -98,26 +91,21 @@ def settle(session: Session) -> None:
 
 def take_back(session: Session, trial: Trial, command: str) -> Report:
     """Make the links what they were before the run on trial. Raises RaitError."""
-    with _as_before(session, trial, command) as (there, goal):
-        change = there.compare(goal)
-        report = conclude(there, command, change, accepted=True, takes_back=trial.run, always=True)
+    report = _make_as_before(session, trial, command, accepted=True, always=True)
     session.forget()
     return report
 
 
 def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) -> Report:
     """Have the links as they were before the run that was taken back, and say so."""
-    warnings = (*warnings, _held(trial))
-    with _as_before(session, trial, command) as (there, goal):
-        change = there.compare(goal)
-        report = conclude(there, command, change, warnings=warnings, takes_back=trial.run)
+    report = _make_as_before(session, trial, command, warnings=(*warnings, _held(trial)))
     return structs.replace(report, held=True)
 
 
 def held_by(session: Session, change: Change) -> Trial | None:
     """The run that was taken back, or is overdue, if `rait up` would do the same once more."""
     trial = session.known.trial
-    if trial is None or _state(trial) not in ("overdue", "taken back"):
+    if trial is None or trial_state(trial) not in ("overdue", "taken back"):
         return None
     digests = session.loaded.digest(), session.registry.peers.digest()
     before = session.as_made_now(trial.before, of_own_kind=True)
@@ -128,7 +116,7 @@ def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
     """A line for commands that only show things, if some run waits for its confirmation."""
     if trial is None:
         return ()
-    state = _state(trial)
+    state = trial_state(trial)
     if state == "pending":
         return (f"{_pending(trial)}; `{confirm_line(config)}` keeps it",)
     if state == "overdue":
@@ -195,9 +183,8 @@ def _require_keys(session: Session, change: Change) -> None:
         )
 
 
-@contextmanager
-def _as_before(session: Session, trial: Trial, command: str) -> Iterator[tuple[Session, Goal]]:
-    """The goal to have the links as before the run on trial, and a session that can reach it.
+def _make_as_before(session: Session, trial: Trial, command: str, **how: Any) -> Report:
+    """Make the links what they were before the run on trial; ``how`` is for ``conclude``.
 
     That run may have moved the links' sockets to another namespace, where rait.conf has them now.
     Links are made again of the kind that they were, and in the namespace of their sockets if that
@@ -205,7 +192,8 @@ def _as_before(session: Session, trial: Trial, command: str) -> Iterator[tuple[S
     """
     _require_key(session, trial, command)
     with _transit_of(session, trial.before) as there:
-        yield there, Goal(there.as_made_now(trial.before, of_own_kind=True))
+        change = there.compare(Goal(there.as_made_now(trial.before, of_own_kind=True)))
+        return conclude(there, command, change, takes_back=trial.run, **how)
 
 
 def _require_key(session: Session, trial: Trial, command: str) -> None:
@@ -238,78 +226,14 @@ def _transit_of(session: Session, before: Topology) -> Iterator[Session]:
         if transit not in found.namespaces:
             yield session
             return
-        there = session.seen_from(found.namespaces[transit])
-        with there.machine:
-            yield there
-
-
-def confirm(options: Options, *, back: bool = False) -> tuple[Trial, Report | None]:
-    """Confirm what is pending, or with ``back`` take it back at once.
-
-    Gives the run, and the report if it was taken back, also because the time was over. Raises
-    HistoryError if nothing is pending.
-    """
-    with open_session(options, "confirm", needs_transit=False) as session:
-        trial = session.known.trial
-        state = _state(trial)
-        if trial is None or state == "none":
-            raise HistoryError("there is nothing to confirm: no change waits for it")
-        if state == "taken back":
-            when = written(trial.taken_back_at)
-            raise HistoryError(
-                f"it is too late: run {trial.run} was taken back by run {trial.taken_back}, {when}"
+        with Machine(found.namespaces[transit], session.machine.key) as machine:
+            yield Session(
+                session.options, session.inputs, machine, session.journal, session.routing
             )
-        if back or state == "overdue":
-            command = BACK if state == "pending" else OVERDUE
-            return trial, take_back(session, trial, command)
-        record(session, "confirm", confirms=trial.run)
-        return trial, None
 
 
-def wait(options: Options) -> None:
-    """Be the waiter: when a change's time is over, take it back, unless somebody confirmed it.
-
-    The configuration is read before the change is made, so it may be gone or wrong by then.
-    """
-    from rait.adapters import waiter
-
-    preparation = Preparation(options)
-    inputs = preparation.complete(preparation.configuration())
-    config = inputs.loaded.config
-    config = structs.replace(config, journal=normal(config.journal))
-    inputs = structs.replace(inputs, loaded=structs.replace(inputs.loaded, config=config))
-    waiter.get_ready()
-    while True:
-        try:
-            return _wait(options, inputs)
-        except RaitError:
-            # Nobody is there to read it, and another try may do better: a disk has space again.
-            time.sleep(RETRY_SECONDS)
-
-
-def _wait(options: Options, inputs: Inputs) -> None:
-    journal = JournalReader(inputs.loaded.config.journal)
-    lock, trial = lock_path(journal.path), None
-    seen: Stamp = ()
-    while True:
-        if (now := stamp(lock)) != seen:
-            scope = filed_under(journal, scope_name(options.config, inputs.public_key))
-            trial, seen = journal.last_known(scope).trial, now
-        state = _state(trial)
-        if state in ("none", "taken back"):
-            return
-        if state == "overdue":
-            break
-        # Not until the time, as the clock of sleeping stands still while the machine sleeps.
-        time.sleep(POLL_SECONDS)
-    with (
-        locked(options, lock, "rait confirm"),
-        session_on(options, inputs, needs_transit=False) as session,
-    ):
-        settle(session)
-
-
-def _state(trial: Trial | None) -> TrialState:
+def trial_state(trial: Trial | None) -> TrialState:
+    """Whether a run waits for its confirmation now, as ``state_of``."""
     if trial is None:
         return "none"
     from rait.adapters import clock  # here, as few runs are to be confirmed

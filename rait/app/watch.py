@@ -477,7 +477,7 @@ def _result(session: Session, report: Report) -> Result:
         report=report,
         has_names=session.registry.has_names,
         names=_names(session, report),
-        key_files=session.preshared.paths,
+        key_files=session.inputs.preshared.paths,
         key_in_use=session.public_key if report.status in ("unchanged", "done", "partial") else "",
         is_listed=any(p.public_key == session.public_key for p in session.registry.peers.peers),
     )

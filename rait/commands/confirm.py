@@ -1,26 +1,60 @@
-"""``rait confirm``: keep a change that was made with ``--confirm``, or take it back at once."""
+"""``rait confirm``: keep a change that was made with ``--confirm``, or take it back at once.
+
+With ``--wait`` it is the waiter: the process that takes the change back when its time is over.
+"""
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 
-from rait.app import trials
+from msgspec import structs
+
+from rait.adapters import waiter
+from rait.adapters.journal.reader import JournalReader
+from rait.adapters.lock import Stamp, stamp
+from rait.app.conclude import record
+from rait.app.inputs import Inputs, Preparation, lock_path, locked
+from rait.app.moments import written
 from rait.app.options import Options
 from rait.app.render import done_already, print_report
-from rait.domain.errors import ConfigError
+from rait.app.scopes import filed_under, normal, scope_name
+from rait.app.session import open_session, session_on
+from rait.app.trials import settle, take_back, trial_state
+from rait.domain.confirm import BACK, OVERDUE
+from rait.domain.errors import ConfigError, HistoryError, RaitError
 from rait.terminal import DONE, FAILED, print_either, warn
+
+POLL_SECONDS = 0.5
+RETRY_SECONDS = 5.0
+"""How long the waiter waits before it tries once more, if a change could not be taken back."""
 
 
 def run(options: Options, arguments: Namespace) -> int:
+    back = arguments.back
     if arguments.wait:
-        if arguments.back:
+        if back:
             raise ConfigError("--wait and --back exclude each other")
-        trials.wait(options)
+        _wait(options)
         return DONE
-    trial, report = trials.confirm(options, back=arguments.back)
+    with open_session(options, "confirm", needs_transit=False) as session:
+        trial = session.known.trial
+        state = trial_state(trial)
+        if trial is None or state == "none":
+            raise HistoryError("there is nothing to confirm: no change waits for it")
+        if state == "taken back":
+            when = written(trial.taken_back_at)
+            raise HistoryError(
+                f"it is too late: run {trial.run} was taken back by run {trial.taken_back}, {when}"
+            )
+        report = None
+        if back or state == "overdue":
+            report = take_back(session, trial, BACK if state == "pending" else OVERDUE)
+        else:
+            record(session, "confirm", confirms=trial.run)
     if report is not None:
         status = print_report(report, arguments)
-        if arguments.back:
+        if back:
             return status
         warn(f"it came too late: run {trial.run} is taken back, and not confirmed")
         return FAILED
@@ -29,3 +63,44 @@ def run(options: Options, arguments: Namespace) -> int:
         value = {"command": "confirm", "confirmed": trial.run}
         print_either(value, [line], as_json=arguments.json)
     return DONE
+
+
+def _wait(options: Options) -> None:
+    """Be the waiter: when a change's time is over, take it back, unless somebody confirmed it.
+
+    The configuration is read before the change is made, so it may be gone or wrong by then.
+    """
+    preparation = Preparation(options)
+    inputs = preparation.complete(preparation.configuration())
+    config = inputs.loaded.config
+    config = structs.replace(config, journal=normal(config.journal))
+    inputs = structs.replace(inputs, loaded=structs.replace(inputs.loaded, config=config))
+    waiter.get_ready()
+    while True:
+        try:
+            return _take_back_in_time(options, inputs)
+        except RaitError:
+            # Nobody is there to read it, and another try may do better: a disk has space again.
+            time.sleep(RETRY_SECONDS)
+
+
+def _take_back_in_time(options: Options, inputs: Inputs) -> None:
+    journal = JournalReader(inputs.loaded.config.journal)
+    lock, trial = lock_path(journal.path), None
+    seen: Stamp = ()
+    while True:
+        if (now := stamp(lock)) != seen:
+            scope = filed_under(journal, scope_name(options.config, inputs.public_key))
+            trial, seen = journal.last_known(scope).trial, now
+        state = trial_state(trial)
+        if state in ("none", "taken back"):
+            return
+        if state == "overdue":
+            break
+        # Not until the time, as the clock of sleeping stands still while the machine sleeps.
+        time.sleep(POLL_SECONDS)
+    with (
+        locked(options, lock, "rait confirm"),
+        session_on(options, inputs, needs_transit=False) as session,
+    ):
+        settle(session)

@@ -96,7 +96,7 @@ def plan_against(options: Options, state_path: str) -> Report:
             )
     last = None if options.accept_older else state.known.signed
     registry = registry_of(loaded, state.public_key, secret, last)
-    table = isolation.transit_table_in(state.observation, loaded.config)
+    table = isolation.transit_table(loaded.config, state.observation)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
     preshared = _assumed(loaded.config, registry.peers.peers, state.observation)
