@@ -76,11 +76,11 @@ def test_a_transit_vrf_that_is_missing_is_told_of(monkeypatch, found: object, to
 
 def test_on_a_machine_that_was_observed_the_table_is_the_observed_one() -> None:
     seen = Observation(now=0, vrfs={"under": ObservedVrf(200)})
-    assert isolation.transit_table_in(seen, WITH_TRANSIT) == 200
-    assert isolation.transit_table_in(seen, WITHOUT) is None
-    assert isolation.transit_table_in(seen, IN_NETNS) is None
+    assert isolation.transit_table(WITH_TRANSIT, seen) == 200
+    assert isolation.transit_table(WITHOUT, seen) is None
+    assert isolation.transit_table(IN_NETNS, seen) is None
     with pytest.raises(MachineError, match="of kind bridge"):
-        isolation.transit_table_in(Observation(now=0, others={"under": "bridge"}), WITH_TRANSIT)
+        isolation.transit_table(WITH_TRANSIT, Observation(now=0, others={"under": "bridge"}))
 
 
 def test_sockets_that_are_closed_to_vrfs_are_warned_of(monkeypatch) -> None:
