@@ -12,9 +12,16 @@ from anyio.abc import TaskGroup
 
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_BYTES
-from rait.adapters.config.etcd import messages, publishing
 from rait.adapters.config.etcd.client import Client, MemberError, RefusedError
 from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
+from rait.adapters.config.etcd.messages import (
+    Committed,
+    Event,
+    KeyValue,
+    Lease,
+    Range,
+    StreamedLease,
+)
 from rait.adapters.config.etcd.target import Target, parse
 from rait.adapters.config.remote import (
     HEARTBEAT,
@@ -34,6 +41,12 @@ from rait.domain.replica import Change, Replica
 Result = TypeVar("Result")
 
 _RANGE = "/v3/kv/range"
+
+ATTEMPTS = 2
+"""So often the key is read and written, where somebody else writes it in between."""
+
+_LOST_LEASE = "requested lease not found"
+_AT_ONCE = "somebody else writes it at the same time; does another machine have this private key?"
 
 MAX_KEYS = 100_000
 """More keys than there are UDP ports, so than any node has links."""
@@ -64,7 +77,7 @@ def publish(url: str, key: str, text: str | None, lease: int) -> Put:
         whole = f"{client.target.prefix}{key}"
         value = None if text is None else text.encode()
         try:
-            return await publishing.publish(client, whole.encode(), value, lease)
+            return await _put(client, whole.encode(), value, lease)
         except RefusedError as error:
             if "permission denied" not in str(error):
                 raise
@@ -94,6 +107,72 @@ def _run(url: str, name: str, work: Callable[[Client], Awaitable[Result]]) -> Re
         return in_daemon(run, "rait-etcd").result(seconds + 1)
     except TimeoutError:
         raise SourceError(f"{name}: no whole answer within {seconds:g} seconds") from None
+
+
+async def _put(client: Client, key: bytes, value: bytes | None, lease: int) -> Put:
+    """Have this value under the key, or None for no key.
+
+    Each write is a transaction that holds only while the key is as it was read, so that no two
+    writers undo each other unseen. What stands already costs no write, so nobody is told of it.
+    """
+    since = 0
+    for _ in range(ATTEMPTS):
+        found = await client.call(_RANGE, {"key": key}, Range)
+        since = since or found.header.revision
+        before = found.kvs[0] if found.kvs else KeyValue(key)
+        try:
+            write = await _write(client, before, value, lease)
+            if write is None:  # by this attempt's forerunner, if it was written after that read
+                return Put(before.mod_revision, is_new=before.mod_revision > since)
+            done = await client.call("/v3/kv/txn", _if_still(before, write), Committed)
+        except RefusedError as error:
+            if _LOST_LEASE not in str(error):
+                raise
+            continue
+        if done.succeeded:
+            is_other = before.mod_revision > 0 and value not in (None, before.value)
+            return Put(done.header.revision, True, before.mod_revision if is_other else 0)
+    raise client.failed(_AT_ONCE)
+
+
+async def _write(
+    client: Client, before: KeyValue, value: bytes | None, lease: int
+) -> dict[str, Any] | None:
+    """The request that makes the key as it should be, None if it is so."""
+    if value is None:
+        return {"request_delete_range": {"key": before.key}} if before.mod_revision else None
+    is_same = before.mod_revision > 0 and before.value == value
+    granted = 0
+    if lease:
+        alive = await _kept_alive(client, before.lease) if is_same and before.lease else 0
+        new = Lease(TTL=alive) if alive == lease else await _granted(client, lease)
+        if alive == new.TTL:  # also where etcd grants none that is as short as asked for
+            return None
+        granted = new.ID
+    elif is_same and not before.lease:
+        return None
+    return {"request_put": {"key": before.key, "value": value, "lease": granted}}
+
+
+async def _granted(client: Client, seconds: int) -> Lease:
+    new = await client.call("/v3/lease/grant", {"TTL": seconds}, Lease)
+    if not new.ID:  # without one, the entry would stay for ever
+        raise client.failed("etcd grants no lease")
+    return new
+
+
+async def _kept_alive(client: Client, lease: int) -> int:
+    """The seconds that a lease has from now on, 0 if it is gone."""
+    answer = await client.call("/v3/lease/keepalive", {"ID": lease}, StreamedLease)
+    if answer.result is None:
+        raise client.failed("etcd does not keep the lease alive")
+    return answer.result.TTL
+
+
+def _if_still(before: KeyValue, write: dict[str, Any]) -> dict[str, Any]:
+    """The transaction that writes if the key is as it was ``before``; 0 is for no such key."""
+    known = {"key": before.key, "target": "MOD", "mod_revision": before.mod_revision}
+    return {"compare": [{"result": "EQUAL", **known}], "success": [write]}
 
 
 async def follow(url: str, tell: Tell) -> None:
@@ -221,7 +300,7 @@ class _Follower:
         known, keys = self._replica, _range(self._target)
         # etcd goes through all keys to find newer ones. Where nothing at all was written since, to
         # ask for one that is not there is enough.
-        found = await client.ask(_RANGE, {"key": keys["key"]}, messages.Range)
+        found = await client.ask(_RANGE, {"key": keys["key"]}, Range)
         header = found.header
         is_back = header.revision < known.revision or header.raft_term < self._term
         if header.cluster_id != known.cluster or is_back:
@@ -230,7 +309,7 @@ class _Follower:
         if header.revision == known.revision:
             return "same"
         newer = {"keys_only": True, "min_mod_revision": known.revision + 1, "limit": 1}
-        found = await client.ask(_RANGE, keys | newer, messages.Range)
+        found = await client.ask(_RANGE, keys | newer, Range)
         if found.kvs or found.count != len(known.lines):
             return "newer"
         if self._replica is known:
@@ -238,7 +317,7 @@ class _Follower:
         return "same"
 
 
-def _change(event: messages.Event, target: Target) -> Change:
+def _change(event: Event, target: Target) -> Change:
     key = _name(event.kv.key, target)
     line = None if event.type == "DELETE" else line_of(key, event.kv.value)
     return Change(key, line, event.kv.mod_revision)
@@ -250,15 +329,15 @@ def _range(target: Target) -> dict[str, Any]:
     return {"key": key, "range_end": key[:-1] + bytes([key[-1] + 1])}
 
 
-async def _read(client: Client, limit: int) -> messages.Range:
+async def _read(client: Client, limit: int) -> Range:
     # Of base64 and all that is around it, etcd makes less than three times the list.
-    found = await client.call(_RANGE, _range(client.target), messages.Range, 3 * limit)
+    found = await client.call(_RANGE, _range(client.target), Range, 3 * limit)
     if len(found.kvs) > MAX_KEYS:
         raise client.failed(f"more than {MAX_KEYS} keys, the most that rait reads")
     return found
 
 
-def _replica(found: messages.Range, target: Target) -> Replica:
+def _replica(found: Range, target: Target) -> Replica:
     keys = ((_name(each.key, target), each.value) for each in found.kvs)
     lines = {key: line_of(key, value) for key, value in keys}
     return Replica(found.header.cluster_id, found.header.revision, lines)
