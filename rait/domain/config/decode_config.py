@@ -13,24 +13,32 @@ checks what depends on more than one value.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
-from typing import get_args
+from typing import TypeVar, get_args
 
-from rait.domain.config.decode_policies import decode_policies, each, keepalive, mark
+from rait.domain.config.addresses import parse_address
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
+from rait.domain.config.key_files import checked_key_file
 from rait.domain.config.keytext import canonical_key, is_key, shown
+from rait.domain.config.remarks import remark_text
 from rait.domain.config.schema import (
+    ADDRESSES,
     ALWAYS,
+    COMMAND,
     MAX_IFNAME,
     MAX_PORT,
     MAX_PREFIX,
+    POLICY_SETTINGS,
     PORT_RANGE,
     SIGNERS,
     Babeld,
     Config,
+    Fallback,
     Isolation,
+    Match,
+    Policy,
     Secret,
     Transport,
     Watch,
@@ -40,6 +48,8 @@ from rait.domain.config.schema import (
 from rait.domain.errors import Problem
 from rait.domain.minisign import looks_like_key, public_key
 from rait.domain.topology import Family
+
+Meaning = TypeVar("Meaning")
 
 FOREVER = "forever"
 """The span of ``journal_keep`` that never ends."""
@@ -51,6 +61,14 @@ MAX_UNIX_PATH = 107
 
 _MAX_FILE_NAME = 255
 """NAME_MAX (linux/limits.h), in bytes; the name of a namespace is one of a file."""
+
+_OFF = "off"
+"""Takes back what an earlier policy sets."""
+
+_GLOBS = "a glob in quotes, or a list of these"
+_FAMILIES = "ip4 or ip6, or a list of these"
+_KEYS = "a key in base64, or a list of these"
+_MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -92,18 +110,18 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.check_values()
     top.read("remarks", list, lambda value: value[0] if len(value) == 1 else value)
     top.read("journal", str, _journal)
-    top.read("journal_keep", object, partial(_span, FOREVER, None))
-    top.read("peers_fallback", object, partial(_span, ALWAYS, ALWAYS))
+    top.read("journal_keep", object, _keep)
+    top.read("peers_fallback", object, _fallback)
     if "peers_fallback" in top.values and not _URL.match(str(top.values.get("peers", ""))):
         top.report("has no effect: rait keeps a list from a URL alone", "peers_fallback", "warning")
-    top.read("peers_public_key", object, _signers)
+    top.read("peers_public_key", object, lambda value: _each(SIGNERS, value, _signer))
     if "peers_public_key" in top.values and top.values.get("peers") == "-":
         top.report("cannot be - (standard input): a signature is beside the list", "peers")
-    top.read("port_range", object, lambda value: each(PORT_RANGE, value, port_range))
+    top.read("port_range", object, lambda value: _each(PORT_RANGE, value, port_range))
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
     top.values["watch"] = watch
-    top.values["policies"] = decode_policies(top, transports, isolation or Isolation())
+    top.values["policies"] = _policies(top, transports, isolation or Isolation())
     return top.decoded()
 
 
@@ -124,29 +142,31 @@ def _journal(path: str) -> str:
     return path.rstrip("/") or path  # with a slash at its end, it would be a directory to be made
 
 
-def _span(endless: str, meaning: str | None, value: object) -> int | str | None:
-    """Nanoseconds, or the meaning of the word for a span that never ends."""
-    if value == endless:
-        return meaning
+def _span(value: object, words: str) -> int:
+    """Nanoseconds; ``words`` are how to write a span of time."""
     span = parse_span(value) if isinstance(value, str) else None
     if not span:
-        problem = "keeps nothing" if span == 0 else "is no span of time"
-        raise ValueError(f'{shown(value)} {problem}; write it as "90d", "52w", or "{endless}"')
+        raise ValueError(f"{shown(value)} is no span of time; write it as {words}")
     return span
 
 
-def _signers(value: object) -> list[str]:
-    """The keys, or the paths of their files; ``value`` is one, or a list of them."""
-    items = value if isinstance(value, list | tuple) else [value]
-    texts = [item for item in items if isinstance(item, str)]
-    for item in texts:
-        if looks_like_key(item):
-            public_key(item)
-        elif item in ("", "-") or "\n" in item or _URL.match(item) or is_key(item):
-            raise ValueError(f"must be {SIGNERS}")
-    if not texts or len(texts) < len(items):
-        raise ValueError(f"must be {SIGNERS}")
-    return texts
+def _keep(value: object) -> int | None:
+    return None if value == FOREVER else _span(value, f'"90d", "52w", or "{FOREVER}"')
+
+
+def _fallback(value: object) -> Fallback:
+    return ALWAYS if value == ALWAYS else _span(value, f'"90d", "52w", or "{ALWAYS}"')
+
+
+def _signer(value: object) -> str | None:
+    """A key, or the path of its file."""
+    if not isinstance(value, str):
+        return None
+    if looks_like_key(value):
+        public_key(value)
+    elif value in ("", "-") or "\n" in value or _URL.match(value) or is_key(value):
+        return None
+    return value
 
 
 def port_range(value: object) -> tuple[int, int]:
@@ -164,8 +184,8 @@ def port_range(value: object) -> tuple[int, int]:
 def _transport(block: Block[Transport]) -> Transport | None:
     block.check_values()
     block.read("ifprefix", str, _prefix)
-    block.read("fwmark", str, mark)
-    block.read("keepalive", str, keepalive)
+    block.read("fwmark", str, _mark)
+    block.read("keepalive", str, _keepalive)
     for family in get_args(Family):
         if block.values.get("address_family") == family:
             block.read("address", str, partial(_address, family))
@@ -274,8 +294,9 @@ def _watch(block: Block[Watch] | None, peers: str) -> Watch | None:
     if block is None:
         return Watch()
     block.check_values()
-    for name in ("poll", "names", "look", "max_peers_age", "lease"):
-        block.read(name, str, partial(_interval, name))
+    for name in ("poll", "names", "look", "lease"):
+        block.read(name, str, lambda text: _span(text, '"60s"'))
+    block.read("max_peers_age", str, lambda text: _span(text, '"1d"'))
     block.read("metrics", str, _own_address)
     if block.values.get("publish") is True and not is_live(peers):
         block.report(
@@ -293,14 +314,6 @@ def _own_address(text: str) -> str:
     if host != "localhost" and ip_literal(host) is None:
         raise ValueError('must be ADDRESS:PORT, as "127.0.0.1:9586" or "[::1]:9586"')
     return text
-
-
-def _interval(name: str, text: str) -> int:
-    span = parse_span(text)
-    if not span:
-        example = "1d" if name == "max_peers_age" else "60s"
-        raise ValueError(f'{shown(text)} is no span of time; write it as "{example}"')
-    return span
 
 
 def _port_as_text(port: int) -> str:
@@ -325,3 +338,138 @@ def _tcp_address(address: str) -> str:
     if (colon and not host) or bare_ip6 or not 1 <= number <= MAX_PORT:
         raise ValueError("must be a port, or HOST:PORT with an IPv6 address in brackets")
     return address
+
+
+def _policies(
+    top: Block[Config], transports: Iterable[Transport], isolation: Isolation
+) -> list[Policy]:
+    """The policies, in the order of their blocks."""
+    families = {transport.address_family for transport in transports}
+    needs_mark = bool(isolation.transit_vrf)
+    found = []
+    for block in top.blocks("policies", Policy):
+        policy = _policy(block, families)
+        if policy is not None:
+            found.append(policy)
+            if needs_mark and policy.fwmark == 0:
+                block.report("a VRF as transit finds the packets of links by their mark", "fwmark")
+    return found
+
+
+def _mark(text: str) -> int | str:
+    """The number that wg(8) takes for a mark, "off", decimal or hex; other text as it is."""
+    if text == _OFF:
+        return 0
+    return int(text, 16 if text[:2] in ("0x", "0X") else 10) if _MARK.fullmatch(text) else text
+
+
+def _keepalive(text: str) -> int | str:
+    """The seconds that wg(8) takes for "off"; other text as it is."""
+    return 0 if text == _OFF else text
+
+
+def _policy(block: Block[Policy], families: Set[Family]) -> Policy | None:
+    if not any(map(block.has, POLICY_SETTINGS)):
+        block.report("the policy sets nothing, so it has no effect", severity="warning")
+    block.check_values()
+    if block.values.get("match") == []:
+        block.refuse("must be a block, not an empty list", "match")
+    match = _match(block.block("match", Match), families)
+    block.read("fwmark", str, _mark)
+    block.read("keepalive", str, _keepalive)
+    block.read("addresses", object, _addresses)
+    block.read("preshared_key_file", str, checked_key_file)
+    block.read("up_command", object, _command)
+    block.read("down_command", object, _command)
+    block.values |= {"match": match, "path": block.path}
+    return block.decoded()
+
+
+def _match(block: Block[Match] | None, families: Set[Family]) -> Match | None:
+    if block is None:
+        return Match()
+    block.check_values()
+    block.read("name", object, lambda value: _each(_GLOBS, value, _glob))
+    block.read("public_key", object, lambda value: _each(_KEYS, value, canonical_key))
+    block.read("address_family", object, lambda value: _each(_FAMILIES, value, _family))
+    block.read("remarks", object, _remarks)
+    match = block.decoded()
+    wanted = set() if match is None else set(match.address_family)
+    if wanted and families and not wanted & families:
+        message = "no transport is of this family, so the policy is for no link"
+        block.report(message, "address_family", "warning")
+    return match
+
+
+def _each(
+    words: str, value: object, meaning: Callable[[object], Meaning | None]
+) -> tuple[Meaning, ...]:
+    """The meaning of a value, or of each in a list of them; ``words`` say what they must be.
+
+    Raises ValueError for an empty list, and for a value that has no meaning.
+    """
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise ValueError(f"must be {words}, not an empty list")
+    found = []
+    for item in items:
+        meant = meaning(item)
+        if meant is None:
+            raise ValueError(f"must be {words}, not {shown(item)}")
+        found.append(meant)
+    return tuple(found)
+
+
+def _glob(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _family(value: object) -> str | None:
+    return str(value) if value in get_args(Family) else None
+
+
+def _remarks(value: object) -> dict[str, tuple[str, ...]]:
+    """Globs by the key of a remark; HCL gives a list of one block."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"must be one block, which has for each key {_GLOBS}")
+    found = {}
+    for key, globs in value.items():
+        try:
+            found[str(key)] = _each(_GLOBS, globs, remark_text)
+        except ValueError as error:
+            raise ValueError(f"{shown(key)} {error}") from None
+    return found
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    return () if value == _OFF else _each(ADDRESSES, value, _link_address)
+
+
+def _link_address(value: object) -> str | None:
+    """An address as it is written; what can be checked without a peer is checked."""
+    if not isinstance(value, str):
+        return None
+    try:
+        address = parse_address(value)
+        if "{" not in value:
+            address.text({})
+    except ValueError as error:
+        raise ValueError(f"{shown(value)}: {error}") from None
+    return value
+
+
+def _command(value: object) -> tuple[str, ...]:
+    if value == _OFF:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"must be {COMMAND}, not {shown(value)}")
+    command = _each(COMMAND, value, lambda text: text if isinstance(text, str) else None)
+    program = command[0]
+    if not program or ("/" in program and not program.startswith("/")):
+        raise ValueError(
+            f"begins with {shown(program)}, and must begin with a program: an absolute path, or a "
+            "name that is found on PATH"
+        )
+    return command
