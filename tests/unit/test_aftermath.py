@@ -125,6 +125,14 @@ def test_what_others_did_meanwhile_is_theirs(failed: Event, by_others: Link) -> 
     assert (left, others) == ((), diff(topology(LINK), topology(by_others)))
 
 
+@pytest.mark.parametrize("event", [MARKED, MOVED, NARROWED, PeerRemoved("w1", PEER)])
+@pytest.mark.parametrize("known", [EMPTY, topology(structs.replace(LINK, peers=()))])
+def test_what_the_journal_does_not_know_was_not_changed_by_an_event(
+    event: Event, known: Topology
+) -> None:
+    assert told_apart(known, topology(LINK), [event]) == ((), diff(known, topology(LINK)))
+
+
 def test_both_are_told_apart_where_they_met_in_one_link() -> None:
     seen = structs.replace(LINK, device=Device("other", 0, 54))
     left, others = told_apart(topology(LINK), topology(seen), [MARKED])
