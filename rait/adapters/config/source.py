@@ -84,8 +84,13 @@ def publish(url: str, key: str, text: str | None, lease: int) -> Put:
 
     The entry goes when its ``lease`` of so many seconds was not kept alive, which this does too; 0
     is for an entry that stays. What is as it should be is not written. Raises SourceError, which
-    names the entry, within TIMEOUT.
+    names the entry, within TIMEOUT, and where the source is no live one.
     """
+    if not is_live(url):
+        raise SourceError(
+            f"{display_name(url)}: only a registry in etcd takes entries, as "
+            "etcd://HOST:2379/PREFIX; write them into a file with `rait pub FILE`"
+        )
     put: Put = _module(url).publish(url, key, text, lease)
     return put
 
