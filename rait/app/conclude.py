@@ -207,8 +207,7 @@ def record(
 
 
 def _header(session: Session, command: str, change: Change, **settings: Any) -> RunHeader:
-    known, registry = change.known, session.inputs.registry
-    peers = registry.peers if registry is not None else None
+    known, peers = change.known, session.inputs.registry
     hidden = {n for n, link in known.leftover_links.items() if _is_away(link, session)}
     hidden = {*change.leftover_links, *(hidden - change.observed.links.keys())}
     carried = frozenset(change.carried)

@@ -12,7 +12,6 @@ from msgspec import Struct, structs
 
 from rait.app import isolation
 from rait.app.conclude import Confirm, Report, conclude
-from rait.app.inputs import Registry
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
 from rait.app.session import Session
@@ -74,7 +73,7 @@ def sync(
         accepted=assume_yes,
         confirm=confirm,
         # So that no older list is accepted, the journal has each new one.
-        always=session.registry.peers.signed not in (None, session.known.signed),
+        always=session.registry.signed not in (None, session.known.signed),
     )
     # What the guard stopped may be no list to boot from.
     return report if dry_run or report.status == "stopped" else _with_list_kept(report, session)
@@ -110,7 +109,7 @@ def _left(stranger: Stranger) -> Problem:
 def _with_list_kept(report: Report, session: Session) -> Report:
     """Keep the peers list, if it is from a URL; the report has a warning if that fails."""
     try:
-        session.registry.peers.keep()
+        session.registry.keep()
     except OSError as error:
         problem = f"the peers list cannot be kept for when its URL fails: {error.strerror}"
         if session.config.peers_fallback is not None:
@@ -148,7 +147,7 @@ def wanted_by(session: Session) -> Wanted:
 
 def wanted_of(
     loaded: Loaded,
-    registry: Registry,
+    registry: LoadedPeers,
     node: Node,
     known: LastKnown,
     preshared: Preshared,
@@ -161,24 +160,24 @@ def wanted_of(
     mended. ``preshared`` are the preshared keys of the peers. ``measure`` gives what links over
     each of these ways can have for their MTU; ways of which that is unknown are left out.
     """
-    config, peers = loaded.config, registry.peers
+    config = loaded.config
     leftovers, departed = with_leftovers(known), known.departed
-    arguments = config, node, peers.peers, registry.addresses, leftovers, departed
+    arguments = config, node, registry.peers, registry.addresses, leftovers, departed
     planned = plan(*arguments, key_files=preshared.files)
     if planned.ways and measure is not None:
         planned = plan(*arguments, measure(planned.ways), preshared.files)
     conflicts = [problem for problem in planned.problems if problem.severity == "error"]
     mere = (problem for problem in planned.problems if problem.severity == "warning")
-    problems = peers.document.describe_all((*registry.unresolved, *mere))
+    problems = registry.document.describe_all((*registry.unresolved, *mere))
     goal = Goal(
         planned.topology,
         planned.names,
-        _doubts(config, peers, planned.problems),
-        peers.document.describe_all(conflicts),
+        _doubts(config, registry, planned.problems),
+        registry.document.describe_all(conflicts),
         flaws=_described(loaded, planned.flaws),
         psks=frozenset((p, digest) for (_, p), digest in preshared.files.digests.items()),
     )
-    warnings = (*loaded.warnings, *peers.warnings, *preshared.warnings, *problems)
+    warnings = (*loaded.warnings, *registry.warnings, *preshared.warnings, *problems)
     return Wanted(goal, planned, warnings)
 
 

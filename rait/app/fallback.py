@@ -17,9 +17,10 @@ from msgspec import structs
 from rait.adapters.config import source
 from rait.adapters.config.kept import Kept, PeersList
 from rait.adapters.config.source import Texts
+from rait.adapters.keys import KeyPair
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError, load_registry
 from rait.app.moments import written
-from rait.domain.config.schema import Fallback, Secret
+from rait.domain.config.schema import Fallback
 from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 from rait.domain.fallback import OldList, age_of, may_stand_in
@@ -51,8 +52,7 @@ def kept_list(loaded: Loaded, public_key: str, conf: str) -> Kept | None:
 
 def load_from_web(
     loaded: Loaded,
-    public_key: str,
-    secret: Secret,
+    key: KeyPair,
     texts: Texts,
     conf: str,
     trust: Trust | None = None,
@@ -62,7 +62,7 @@ def load_from_web(
     ``conf`` names the configuration, and ``trust`` is in who may sign the list. Raises SourceError
     where neither can be used.
     """
-    path = kept_path(loaded.config.journal, conf, public_key)
+    path = kept_path(loaded.config.journal, conf, key.public)
     found = PeersList(path, loaded.config.peers, texts.fetch, signed=trust is not None)
     if trust is not None and found.kept is not None:
         # Whoever put it there, it must neither stand in, nor pass for what the server has still.
@@ -73,7 +73,7 @@ def load_from_web(
             found.forget(f"the one that was kept is refused: {error}")
 
     def load(read: source.Read) -> LoadedPeers:
-        return load_registry(loaded, public_key, secret, read=read, trust=trust)
+        return load_registry(loaded, key, read=read, trust=trust)
 
     try:
         peers = load(found.read)

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns, privilege
 from rait.adapters.config import source
-from rait.adapters.config.resolve import Addresses, resolve
+from rait.adapters.config.resolve import resolve
 from rait.adapters.config.source import Read, Texts
 from rait.adapters.journal.file import check_is_journal
 from rait.adapters.keys import KeyPair
@@ -28,13 +28,13 @@ from rait.app.load import (
     LoadedPeers,
     Preshared,
     configured,
+    load_key,
     load_registry,
-    load_secret,
 )
 from rait.app.options import Options
 from rait.app.scopes import last_signed
-from rait.domain.config.schema import Config, Peer, Secret
-from rait.domain.errors import ConfigError, MachineError, Path, Problem, counted
+from rait.domain.config.schema import Config, Peer
+from rait.domain.errors import ConfigError, MachineError, Path, counted
 from rait.domain.policy import Policies
 from rait.domain.topology import Family
 
@@ -55,19 +55,6 @@ Hosts = dict[tuple[str, Family], Path]
 """Addresses to look up, each with its place in the peers document."""
 
 
-class Registry(Struct, frozen=True, kw_only=True):
-    """The other nodes: the peers list, and the addresses of its host names.
-
-    ``unresolved`` are warnings about host names without an address, and ``has_names`` says whether
-    the list has any host name.
-    """
-
-    peers: LoadedPeers
-    addresses: Addresses
-    unresolved: tuple[Problem, ...]
-    has_names: bool
-
-
 class Inputs(Struct, frozen=True, kw_only=True):
     """All inputs of a run. ``registry`` is None in a command that needs no peers.
 
@@ -75,9 +62,8 @@ class Inputs(Struct, frozen=True, kw_only=True):
     """
 
     loaded: Loaded
-    secret: Secret
-    public_key: str
-    registry: Registry | None = None
+    key: KeyPair
+    registry: LoadedPeers | None = None
     preshared: Preshared = Preshared()
 
 
@@ -103,18 +89,17 @@ class Preparation:
     def complete(self, loaded: Loaded) -> Inputs:
         """Add the private key and, if the command needs it, the registry. Raises RaitError."""
         debug = self._options.debug
-        secret, public_key = load_secret(loaded, read=self._texts.read)
-        debug(f"configuration {loaded.source} read; our public key is {public_key}")
-        inputs = Inputs(loaded=loaded, secret=secret, public_key=public_key)
+        key = load_key(loaded, read=self._texts.read)
+        debug(f"configuration {loaded.source} read; our public key is {key.public}")
         if not self._peers:
-            return inputs
-        peers = self._peers_list(loaded, public_key, secret)
+            return Inputs(loaded=loaded, key=key)
+        peers = self._peers_list(loaded, key)
         debug(f"{counted(len(peers.peers), 'peer')} from {peers.document.name}")
         transit = loaded.config.isolation.transit_netns
-        registry = _looked_up(peers, loaded.config, transit, self._options.resolve)
-        self._has_names = registry.has_names
-        preshared = self._preshared(loaded, KeyPair(secret, public_key), peers)
-        return structs.replace(inputs, registry=registry, preshared=preshared)
+        peers = _with_addresses(peers, loaded.config, transit, self._options.resolve)
+        self._has_names = peers.has_names
+        preshared = self._preshared(loaded, key, peers)
+        return Inputs(loaded=loaded, key=key, registry=peers, preshared=preshared)
 
     def _preshared(self, loaded: Loaded, key: KeyPair, peers: LoadedPeers) -> Preshared:
         if not any(policy.preshared_key_file for policy in loaded.config.policies):
@@ -134,20 +119,18 @@ class Preparation:
             return False
         return self._texts.unchanged()
 
-    def _peers_list(self, loaded: Loaded, public_key: str, secret: Secret) -> LoadedPeers:
+    def _peers_list(self, loaded: Loaded, key: KeyPair) -> LoadedPeers:
         read = self._texts.read
         if loaded.config.peers_public_key:
             last = None
             if not self._options.accept_older:
-                last = last_signed(self._options.config, loaded.config.journal, public_key)
+                last = last_signed(self._options.config, loaded.config.journal, key.public)
             self._trust = _trust_of(loaded, last, read)
         if not source.is_remote(loaded.config.peers):
-            return load_registry(loaded, public_key, secret, read=read, trust=self._trust)
+            return load_registry(loaded, key, read=read, trust=self._trust)
         from rait.app.fallback import load_from_web  # here, as few lists come from a URL
 
-        return load_from_web(
-            loaded, public_key, secret, self._texts, self._options.config, self._trust
-        )
+        return load_from_web(loaded, key, self._texts, self._options.config, self._trust)
 
 
 def _trust_of(loaded: Loaded, last: Signed | None, read: Read) -> Trust | None:
@@ -158,26 +141,24 @@ def _trust_of(loaded: Loaded, last: Signed | None, read: Read) -> Trust | None:
     return trust_in(loaded.config.peers_public_key, last, read=read)
 
 
-def registry_of(
-    loaded: Loaded, public_key: str, secret: Secret | None, last: Signed | None
-) -> Registry:
+def registry_of(loaded: Loaded, key: KeyPair, last: Signed | None) -> LoadedPeers:
     """The peers of another node's configuration, and the addresses of their host names.
 
-    Names are looked up from here. The keys are the node's own; the private one is None if it is
-    unknown. ``last`` is the signed list that the node accepted last. Raises RaitError.
+    Names are looked up from here. The private half of the node's key may be unknown. ``last`` is
+    the signed list that the node accepted last. Raises RaitError.
     """
-    trust = _trust_of(loaded, last, source.read)
-    peers = load_registry(loaded, public_key, secret, trust=trust)
-    return _looked_up(peers, loaded.config, "", resolve)
+    peers = load_registry(loaded, key, trust=_trust_of(loaded, last, source.read))
+    return _with_addresses(peers, loaded.config, "", resolve)
 
 
-def _looked_up(peers: LoadedPeers, config: Config, transit: str, resolve: Resolve) -> Registry:
+def _with_addresses(
+    peers: LoadedPeers, config: Config, transit: str, resolve: Resolve
+) -> LoadedPeers:
     hosts = hosts_of(config, peers.peers)
     with netns.open_netns(transit) as namespace:
-        name = peers.document.name
-        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, name)
-    return Registry(
-        peers=peers,
+        answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.document.name)
+    return structs.replace(
+        peers,
         addresses=answer.addresses,
         unresolved=answer.problems,
         has_names=bool(answer.names),

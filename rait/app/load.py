@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from rait.adapters import keys
 from rait.adapters.config import caches, source
 from rait.adapters.config.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config.caches import KnownConfig, KnownPeers
 from rait.adapters.config.document import Document, part_finder
 from rait.adapters.config.source import Read
+from rait.adapters.keys import KeyPair
 from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Config, Peer, Policy, Psks, Secret
 from rait.domain.digests import fast_sha256
@@ -26,6 +28,7 @@ from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
 from rait.domain.signed import UNORDERED, which_list
 
 if TYPE_CHECKING:
+    from rait.adapters.config.resolve import Addresses
     from rait.app.signed import Trust
     from rait.domain.change import Doubt
     from rait.domain.fallback import OldList
@@ -66,7 +69,9 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     ``doubts`` are the entries that could not be read. ``old`` is None, unless an old list stands in
     for the newest. ``keep`` keeps a list from the network for later runs, and may raise OSError; it
     is for the holder of the lock. ``signed`` says who signed it, None where it need not be signed.
-    ``revision`` is that of etcd, 0 for other sources.
+    ``revision`` is that of etcd, 0 for other sources. ``addresses`` are those of host names, once
+    they were looked up; ``unresolved`` are warnings about names without one, and ``has_names`` says
+    whether the list has any.
     """
 
     peers: tuple[Peer, ...]
@@ -78,6 +83,9 @@ class LoadedPeers(Struct, frozen=True, kw_only=True):
     keep: Callable[[], None] = lambda: None
     signed: Signed | None = None
     revision: int = 0
+    addresses: Addresses = {}
+    unresolved: tuple[Problem, ...] = ()
+    has_names: bool = False
 
     @property
     def which(self) -> str:
@@ -219,38 +227,33 @@ def _parse(text: str, name: str) -> Document:
 
 
 def load_registry(
-    loaded: Loaded,
-    public_key: str,
-    secret: Secret | None,
-    *,
-    read: Read = source.read,
-    trust: Trust | None = None,
+    loaded: Loaded, key: KeyPair, *, read: Read = source.read, trust: Trust | None = None
 ) -> LoadedPeers:
-    """Load the peers list of the node with this public key, and this private key (None: unknown).
+    """Load the peers list of the node with this key, whose private half may be unknown.
 
     ``trust`` is as in ``load_peers``. Raises SourceError if the list as a whole cannot be read, and
     if it must not be used: it is not signed as it has to be, holds this node's private key, has no
     usable entry of another node, or asks for more links than the configuration allows. No message
     shows the private key.
     """
-    peers = load_peers(loaded, read=read, secret=secret, trust=trust)
-    others = any(peer.public_key != public_key for peer in peers.peers)
+    peers = load_peers(loaded, read=read, secret=key.secret, trust=trust)
+    others = any(peer.public_key != key.public for peer in peers.peers)
     if peers.doubts and not others:
         first = peers.document.describe(peers.doubts[0].problem)
         raise SourceError(
             f"{first.removesuffix('; skipped')}; and besides this node's own, no other entry of "
             "the list can be used, so nothing is done"
         )
-    wanted = count_wanted(loaded.config, public_key, peers.peers)
+    wanted = count_wanted(loaded.config, key.public, peers.peers)
     if wanted > loaded.config.max_links:
         raise SourceError(
             f"{peers.document.name}: the list asks for {wanted} links, but max_links is "
             f"{loaded.config.max_links}, so nothing is done. If the list is right, raise max_links "
             "in rait.conf"
         )
-    if secret is None:
+    if key.secret is None:
         # Last, as it takes a moment for each peer, and by now there are no more than max_links.
-        _refuse_pair_of(public_key, peers)
+        _refuse_pair_of(key.public, peers)
     return peers
 
 
@@ -385,8 +388,6 @@ def _refuse_peer_with(key: str, peers: Iterable[Peer], document: Document) -> No
 
 def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
     """Raise PublishedKeyError where a peer's key is the private key of this public key."""
-    from rait.adapters import keys
-
     for peer in peers.peers:
         raw = a2b_base64(peer.public_key)
         # What `wg genkey` makes is clamped (RFC 7748, section 5), and so is one public key in 16:
@@ -395,8 +396,8 @@ def _refuse_pair_of(public_key: str, peers: LoadedPeers) -> None:
             _refuse_peer_with(peer.public_key, (peer,), peers.document)
 
 
-def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, str]:
-    """The private key, from the configuration or the file that it names, and its public key.
+def load_key(loaded: Loaded, *, read: Read = source.read) -> KeyPair:
+    """The private key, from the configuration or the file that it names, with its public key.
 
     Raises ConfigError where there is no usable key.
     """
@@ -406,7 +407,7 @@ def load_secret(loaded: Loaded, *, read: Read = source.read) -> tuple[Secret, st
             secret = _read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.key_location}: {error}") from None
-    return secret, _public_key(secret)
+    return KeyPair(secret, _public_key(secret))
 
 
 def _read_private_key(url: str, read: Read) -> Secret:
@@ -423,8 +424,6 @@ def _public_key(secret: Secret) -> str:
     known = caches.find_public_key(secret)
     if known is not None:
         return known
-    from rait.adapters import keys
-
     public_key = keys.public_key(secret)
     caches.keep_public_key(secret, public_key)
     return public_key

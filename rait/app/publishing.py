@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from rait.adapters.config import formats, source
 from rait.adapters.config.writing import WRITERS
-from rait.app.load import Loaded, configured, load_secret
+from rait.adapters.keys import KeyPair
+from rait.app.load import Loaded, configured, load_key
 from rait.domain.check import examine
 from rait.domain.config.decode_config import decode_config
-from rait.domain.config.schema import SECOND, Config, Secret
+from rait.domain.config.schema import SECOND, Config
 from rait.domain.entry import own_entry
 from rait.domain.errors import ConfigError, RaitError, SourceError
 
@@ -38,16 +39,16 @@ def own(loaded: Loaded, kind: str, to: str = "") -> Own:
 
     Raises ConfigError where `rait check` would find an error in it, or the private key is in it.
     """
-    secret, public_key = load_secret(loaded)
-    entry, left_out = own_entry(with_remarks(loaded), public_key)
+    key = load_key(loaded)
+    entry, left_out = own_entry(with_remarks(loaded), key.public)
     try:
         text = WRITERS[kind](entry)
         text.encode()
     except (RecursionError, UnicodeEncodeError):
         raise ConfigError(f"{loaded.source}: the remarks cannot be written as text") from None
-    _refuse_secret(secret, text, loaded.source)
+    _refuse_secret(key, text, loaded.source)
     lines = (*left_out, *_read_back(text, kind, to, loaded.source))
-    return Own(public_key, text, tuple(f"{loaded.source}: {line}" for line in lines))
+    return Own(key.public, text, tuple(f"{loaded.source}: {line}" for line in lines))
 
 
 def with_remarks(loaded: Loaded) -> Config:
@@ -56,8 +57,9 @@ def with_remarks(loaded: Loaded) -> Config:
     return loaded.config if config is None else config
 
 
-def _refuse_secret(secret: Secret, text: str, name: str) -> None:
-    key = secret.reveal()
+def _refuse_secret(pair: KeyPair, text: str, name: str) -> None:
+    assert pair.secret is not None  # noqa: S101 - as it was loaded
+    key = pair.secret.reveal()
     if key.rstrip("=") in text or a2b_base64(key).hex() in text.lower():
         raise ConfigError(f"{name}: the name or the remarks hold the private key; nothing is shown")
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from rait.adapters.config.source import STDIN, display_name, is_path
 from rait.adapters.journal.reader import JournalReader
-from rait.app.load import Loaded, load_secret
+from rait.app.load import Loaded, load_key
 from rait.app.options import Options
 from rait.domain.errors import counted
 from rait.domain.signed import Signed
@@ -95,7 +95,7 @@ def journal_of(options: Options, loaded: Loaded) -> tuple[JournalReader, str]:
 
 def key_of_scope(options: Options, loaded: Loaded) -> str:
     """Our public key if it is in our scope; else "", as the key need not be there then."""
-    return load_secret(loaded)[1] if goes_by_key(options.config) else ""
+    return load_key(loaded).public if goes_by_key(options.config) else ""
 
 
 def last_signed(url: str, journal: str, public_key: str = "") -> Signed | None:

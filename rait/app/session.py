@@ -16,7 +16,8 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.adapters.keys import KeyPair
 from rait.app import isolation
-from rait.app.inputs import Inputs, Preparation, Registry, prepared
+from rait.app.inputs import Inputs, Preparation, prepared
+from rait.app.load import LoadedPeers
 from rait.app.machine import Machine
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, filed_under, scope_name
@@ -56,17 +57,17 @@ class Session:
     ) -> None:
         self.options = options
         self.loaded = inputs.loaded
-        self.public_key = inputs.public_key
+        self.public_key = inputs.key.public
         self.machine = machine
         self.journal = journal
         self.routing = routing
-        self.spelt = scope_name(options.config, inputs.public_key)
+        self.spelt = scope_name(options.config, inputs.key.public)
         self.name = filed_under(journal, self.spelt)
         self.inputs = inputs
         machine.key.psks.update(inputs.preshared.psks)
 
     @property
-    def registry(self) -> Registry:
+    def registry(self) -> LoadedPeers:
         """The other nodes, in a session that was opened with ``peers``."""
         assert self.inputs.registry is not None  # noqa: S101 - a mistake of ours, not of the user
         return self.inputs.registry
@@ -253,8 +254,8 @@ def session_on(
     Raises MachineError.
     """
     with ExitStack() as stack:
-        config, key = inputs.loaded.config, KeyPair(inputs.secret, inputs.public_key)
-        machine = stack.enter_context(machine_of(config, key, needs_transit=needs_transit))
+        config = inputs.loaded.config
+        machine = stack.enter_context(machine_of(config, inputs.key, needs_transit=needs_transit))
         journal = JournalReader(config.journal)
         if not read_only:
             journal = stack.enter_context(Journal.open(config.journal))

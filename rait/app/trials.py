@@ -107,7 +107,7 @@ def held_by(session: Session, change: Change) -> Trial | None:
     trial = session.known.trial
     if trial is None or trial_state(trial) not in ("overdue", "taken back"):
         return None
-    digests = session.loaded.digest(), session.registry.peers.digest()
+    digests = session.loaded.digest(), session.registry.digest()
     before = session.as_made_now(trial.before, of_own_kind=True)
     return trial if rejects(trial, *digests, before, change.desired) else None
 

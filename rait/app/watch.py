@@ -461,7 +461,7 @@ def _tidy() -> None:
 
 
 def _result(session: Session, report: Report) -> Result:
-    if (old := session.registry.peers.old) is not None:
+    if (old := session.registry.old) is not None:
         report = structs.replace(report, old_list=old.lasting)
     problems, warnings = (*lasting_problems(report), *_too_old(session)), warning_lines(report)
     if report.held:
@@ -479,7 +479,7 @@ def _result(session: Session, report: Report) -> Result:
         names=_names(session, report),
         key_files=session.inputs.preshared.paths,
         key_in_use=session.public_key if report.status in ("unchanged", "done", "partial") else "",
-        is_listed=any(p.public_key == session.public_key for p in session.registry.peers.peers),
+        is_listed=any(p.public_key == session.public_key for p in session.registry.peers),
     )
 
 

@@ -90,7 +90,7 @@ def _take_back_in_time(options: Options, inputs: Inputs) -> None:
     seen: Stamp = ()
     while True:
         if (now := stamp(lock)) != seen:
-            scope = filed_under(journal, scope_name(options.config, inputs.public_key))
+            scope = filed_under(journal, scope_name(options.config, inputs.key.public))
             trial, seen = journal.last_known(scope).trial, now
         state = trial_state(trial)
         if state in ("none", "taken back"):

@@ -80,7 +80,7 @@ def run(options: Options, arguments: Namespace) -> int:
         explainer = _Explainer(session)
         explanation = explainer.explain(arguments.what)
         warn(*(f"warning: {line}" for line in standing(session, explainer.change)))
-        if (old := session.registry.peers.old) is not None:
+        if (old := session.registry.old) is not None:
             warn(old.told)
     print_either(explanation, _lines(explanation), as_json=arguments.json)
     return DONE
@@ -93,9 +93,9 @@ class _Explainer:
         self._session = session
         wanted = wanted_by(session)
         registry = session.registry
-        self._peers = {peer.public_key: peer for peer in registry.peers.peers}
-        self._doubts = registry.peers.doubts
-        self._describe = registry.peers.document.describe
+        self._peers = {peer.public_key: peer for peer in registry.peers}
+        self._doubts = registry.doubts
+        self._describe = registry.document.describe
         self._routes = Routes(
             session.config,
             session.public_key,
@@ -125,7 +125,7 @@ class _Explainer:
         peers = [self._peer(key) for key in sorted(keys)]
         peers.sort(key=lambda peer: not any(route.link for route in peer.routes))
         links = tuple(self._link(name) for name in sorted(names))
-        found = self._session.registry.peers
+        found = self._session.registry
         which = (found.signed, found.document.name, found.revision, found.digest())
         return Explanation(tuple(peers), links, *which)
 
@@ -166,7 +166,7 @@ class _Explainer:
             return begun
         raise ConfigError(
             f"{shown(what)} is no link of this node, and no name or public key of a peer in "
-            f"{self._session.registry.peers.document.name}",
+            f"{self._session.registry.document.name}",
             *(self._describe(doubt.problem) for doubt in self._doubts[:FEW]),
         )
 
@@ -212,7 +212,7 @@ class _Explainer:
 
     def _locate(self, source: Source) -> str:
         if source.document == "peers":
-            return self._session.registry.peers.document.location(source.path)
+            return self._session.registry.document.location(source.path)
         if source.document == "":
             return source.text
         document = self._session.loaded.document()

@@ -11,12 +11,12 @@ from msgspec import Struct, field, structs
 
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_STATE_BYTES
-from rait.adapters.keys import UNKNOWN_PSK
+from rait.adapters.keys import UNKNOWN_PSK, KeyPair
 from rait.app import desired, isolation
 from rait.app.conclude import Report, planned
 from rait.app.desired import wanted_of
 from rait.app.inputs import registry_of
-from rait.app.load import Preshared, configured, load_secret
+from rait.app.load import Preshared, configured, load_key
 from rait.app.options import Options, require_path
 from rait.app.render import print_plan
 from rait.app.session import open_session
@@ -86,20 +86,20 @@ def plan_against(options: Options, state_path: str) -> Report:
     """
     state = _read_state(state_path)
     loaded = configured(options.config, key_required=False)
-    secret = None
+    key = KeyPair(None, state.public_key)
     if loaded.config.private_key is not None:
-        secret, own_key = load_secret(loaded)
-        if own_key != state.public_key:
+        key = load_key(loaded)
+        if key.public != state.public_key:
             raise ConfigError(
                 f"the state is of the node with public key {state.public_key}, but the private key "
-                f"in the configuration belongs to {own_key}"
+                f"in the configuration belongs to {key.public}"
             )
     last = None if options.accept_older else state.known.signed
-    registry = registry_of(loaded, state.public_key, secret, last)
+    registry = registry_of(loaded, key, last)
     table = isolation.transit_table(loaded.config, state.observation)
     origin = _origin(state.origin, loaded.config)
     node = Node(public_key=state.public_key, origin=origin, transit_table=table)
-    preshared = _assumed(loaded.config, registry.peers.peers, state.observation)
+    preshared = _assumed(loaded.config, registry.peers, state.observation)
     scope = structs.replace(scope_of(loaded.config, state.public_key), claimed=state.claimed)
     applied = with_found(state.known, state.observation, scope)
     wanted = wanted_of(loaded, registry, node, applied, preshared)

@@ -10,7 +10,7 @@ from rait.adapters.config import formats, source
 from rait.adapters.config.remote import Put
 from rait.adapters.config.writing import WRITERS
 from rait.adapters.output import may_replace, write_file
-from rait.app.load import configured, load_secret
+from rait.app.load import configured, load_key
 from rait.app.options import Options, require_path
 from rait.app.publishing import own, with_remarks
 from rait.app.watched import require_unwatched
@@ -54,7 +54,7 @@ def _to_registry(options: Options, arguments: Namespace) -> int:
             f"{loaded.peers_location()}: {source.display_name(url)} is no registry in etcd that "
             "takes entries: name one with --to etcd://HOST:2379/PREFIX"
         )
-    key, lease, text = load_secret(loaded)[1], _lease(arguments, loaded.config), None
+    key, lease, text = load_key(loaded).public, _lease(arguments, loaded.config), None
     if arguments.withdraw:
         if loaded.config.watch.publish:
             require_unwatched(options.config, loaded.config.journal, "rait pub --withdraw")

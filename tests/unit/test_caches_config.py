@@ -10,7 +10,8 @@ import pytest
 
 from rait.adapters import keys
 from rait.adapters.config import cache_file, caches, formats
-from rait.app.load import Loaded, load_config, load_secret
+from rait.adapters.keys import KeyPair
+from rait.app.load import Loaded, load_config, load_key
 from rait.domain.config.schema import Secret
 from rait.domain.errors import ConfigError
 
@@ -117,9 +118,9 @@ def load(tmp_path: Path) -> Callable[[str], Loaded]:
     return load
 
 
-def kept_secret(loaded: Loaded) -> tuple[Secret, str]:
+def kept_secret(loaded: Loaded) -> KeyPair:
     with cache_file.keeping():
-        return load_secret(loaded)
+        return load_key(loaded)
 
 
 def told(loaded: Loaded) -> object:
@@ -127,7 +128,7 @@ def told(loaded: Loaded) -> object:
     config = {**{f: getattr(loaded.config, f) for f in loaded.config.__struct_fields__}}
     config.pop("remarks")
     locations = loaded.key_location, loaded.peers_location()
-    return config, loaded.source, loaded.digest(), loaded.warnings, locations, load_secret(loaded)
+    return config, loaded.source, loaded.digest(), loaded.warnings, locations, load_key(loaded)
 
 
 @pytest.mark.parametrize("text", [HCL, TOML, FILE])
@@ -139,20 +140,20 @@ def test_a_configuration_that_is_known_says_the_same(load, parsed, text):
     assert told(first) == told(second)
     assert second.config.policies
     assert "rait.conf:" in second.warnings[0]
-    assert load_secret(second)[0] == Secret(PRIVATE)
+    assert load_key(second).secret == Secret(PRIVATE)
 
 
 @pytest.mark.parametrize("text", [HCL, FILE])
 def test_the_public_key_is_derived_once(load, derived, text):
-    answers = {kept_secret(load(text)) for _ in range(3)}
-    assert answers == {(Secret(PRIVATE), keys.public_key(Secret(PRIVATE)))}
+    answers = [kept_secret(load(text)) for _ in range(3)]
+    assert answers == [KeyPair(Secret(PRIVATE), keys.public_key(Secret(PRIVATE)))] * 3
     assert len(derived) == 2, "once by us"
 
 
 def test_a_key_file_with_another_key_has_another_public_key(load, tmp_path):
     kept_secret(load(FILE))
     (tmp_path / "own.key").write_text(OTHER)
-    assert kept_secret(load(FILE)) == (Secret(OTHER), keys.public_key(Secret(OTHER)))
+    assert kept_secret(load(FILE)) == KeyPair(Secret(OTHER), keys.public_key(Secret(OTHER)))
 
 
 def test_a_changed_configuration_is_another(load, parsed):
@@ -206,7 +207,7 @@ def test_who_may_read_the_file_is_looked_at_each_time(load, tmp_path):
 
 def test_a_command_that_only_looks_keeps_nothing(kept, tmp_path):
     (tmp_path / "rait.conf").write_text(HCL)
-    load_secret(load_config(str(tmp_path / "rait.conf")))
+    load_key(load_config(str(tmp_path / "rait.conf")))
     assert list(kept.iterdir()) == []
 
 
@@ -233,7 +234,7 @@ def test_what_is_damaged_is_as_good_as_not_there(load, kept, parsed, derived, da
     for file in kept.iterdir():
         file.write_bytes(damage(file, file.read_bytes()))
     assert told(load()) == told(good)
-    assert load_secret(load()) == answer
+    assert load_key(load()) == answer
     assert parsed.count(HCL) >= 2
     assert len(derived) >= 2
 

@@ -13,6 +13,7 @@ import pytest
 
 from rait.adapters.config.remote import News, Version, url_digest
 from rait.adapters.config.source import Texts
+from rait.adapters.keys import KeyPair
 from rait.app.fallback import kept_path, load_from_web
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError
 from rait.domain.config.schema import Config, Secret, Transport
@@ -103,7 +104,7 @@ class Registry:
             max_links=max_links,
         )
         loaded = Loaded(config=config, source=CONF, digest=str)
-        return load_from_web(loaded, PUBLIC, Secret(PRIVATE), cast(Texts, self), CONF)
+        return load_from_web(loaded, KeyPair(Secret(PRIVATE), PUBLIC), cast(Texts, self), CONF)
 
     @property
     def file(self) -> Path:

@@ -100,7 +100,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 
 def ports(found: Inputs) -> list[int]:
     assert found.registry is not None
-    return [peer.endpoints[0].send_port for peer in found.registry.peers.peers]
+    return [peer.endpoints[0].send_port for peer in found.registry.peers]
 
 
 def test_what_nobody_changed_is_gathered_once(node: Node) -> None:
@@ -118,7 +118,7 @@ def test_what_nobody_changed_is_gathered_once(node: Node) -> None:
     ("name", "text", "seen"),
     [
         ("rait.conf", CONF.replace("1420", "1300"), lambda f: f.loaded.config.transports[0].mtu),
-        ("key", NEW_KEY, lambda f: f.secret.reveal() == NEW_KEY),
+        ("key", NEW_KEY, lambda f: f.key.secret.reveal() == NEW_KEY),
         ("peers.toml", PEER.format(port=50222), ports),
     ],
 )
@@ -194,7 +194,7 @@ def test_standard_input_is_read_once(node: Node, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdin", stdin)
     with node.run(node.write("key", NEW_KEY)) as found:
         assert ports(found) == [50221]
-        assert found.secret.reveal() == NEW_KEY
+        assert found.key.secret.reveal() == NEW_KEY
 
 
 def test_a_pipe_of_the_shell_is_read_once(node: Node) -> None:
@@ -204,7 +204,7 @@ def test_a_pipe_of_the_shell_is_read_once(node: Node) -> None:
     try:
         with node.run(node.write("key", NEW_KEY), url=f"/dev/fd/{reader}") as found:
             assert ports(found) == [50221]
-            assert found.secret.reveal() == NEW_KEY
+            assert found.key.secret.reveal() == NEW_KEY
     finally:
         os.close(reader)
 

@@ -17,13 +17,14 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.config import cache_file
+from rait.adapters.keys import KeyPair
 from rait.app.load import (
     Loaded,
     LoadedPeers,
     load_config,
+    load_key,
     load_peers,
     load_registry,
-    load_secret,
 )
 from rait.domain.config.schema import DEFAULT_PEERS, Config, Secret
 from rait.domain.errors import ConfigError, Problem, SourceError
@@ -87,7 +88,7 @@ def test_the_manuals_files(tmp_path):
     assert loaded.warnings == ()
     assert loaded.config.peers == "/etc/rait/peers.conf"
     assert loaded.digest() == sha256(path.read_bytes()).hexdigest()
-    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
+    assert load_key(loaded) == KeyPair(Secret(PRIVATE), PUBLIC)
     assert PRIVATE not in repr(loaded)
 
 
@@ -96,7 +97,7 @@ def test_paths_are_relative_to_the_configuration(directory, monkeypatch):
     loaded = load(directory)
     assert loaded.config.peers == str(directory / "peers.toml")
     assert loaded.config.journal == str(directory / "state/journal.db")
-    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
+    assert load_key(loaded) == KeyPair(Secret(PRIVATE), PUBLIC)
     assert load_peers(loaded).document.name == str(directory / "peers.toml")
 
 
@@ -268,7 +269,7 @@ def test_a_private_key_over_plain_http_is_warned_of(directory, served):
     loaded = load(directory, GOOD.replace('"key"', f'"{user}/key"'))
     (warning,) = loaded.warnings
     assert warning.startswith(f"{served}/key: the private key comes over plain http")
-    assert load_secret(loaded) == (Secret(PRIVATE), PUBLIC)
+    assert load_key(loaded) == KeyPair(Secret(PRIVATE), PUBLIC)
 
 
 COMMANDED = GOOD + 'policy {\n  up_command = ["/bin/true"]\n}\n'
@@ -324,7 +325,7 @@ def test_key_files_that_hold_none(directory, content, says):
     loaded = load(directory)
     (directory / "key").unlink() if content is None else (directory / "key").write_text(content)
     with pytest.raises(ConfigError, match=says) as caught:
-        load_secret(loaded)
+        load_key(loaded)
     place = f"{directory / 'rait.conf'}:1: private_key_file: "
     assert str(caught.value).startswith(f"{place}{directory / 'key'}: ")
     assert PRIVATE[:20] not in str(caught.value)
@@ -388,7 +389,7 @@ def test_no_error_shows_the_private_key(directory, text):
 
 def test_a_secret_needs_no_file_if_the_configuration_holds_it():
     config = Config(private_key=Secret(PRIVATE))
-    assert load_secret(Loaded(config=config, source="x", digest=str))[1] == PUBLIC
+    assert load_key(Loaded(config=config, source="x", digest=str)).public == PUBLIC
 
 
 # What a node does not take from a list
@@ -397,8 +398,8 @@ def test_a_secret_needs_no_file_if_the_configuration_holds_it():
 def registry(directory: Path, peers: str, conf: str = GOOD, *, secret: bool = True) -> LoadedPeers:
     (directory / "peers.toml").write_text(peers)
     loaded = load(directory, conf)
-    key, public_key = load_secret(loaded)
-    return load_registry(loaded, public_key, key if secret else None)
+    key = load_key(loaded)
+    return load_registry(loaded, key if secret else KeyPair(None, key.public))
 
 
 def told(directory: Path, peers: str, conf: str = GOOD, *, secret: bool = True) -> str:
@@ -486,5 +487,5 @@ def test_etcd_has_peers_lists_and_nothing_else(tmp_path: Path) -> None:
         ' send_port = 1\n mtu = 1420\n ifprefix = "w"\n}\n'
     )
     with pytest.raises(ConfigError) as caught:
-        load_secret(load_config(str(conf)))
+        load_key(load_config(str(conf)))
     assert str(caught.value).startswith(f"{conf}:1: private_key_file: etcds://h/key: rait reads no")
