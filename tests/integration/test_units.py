@@ -245,7 +245,9 @@ def test_the_watch_is_active_once_its_first_sync_has_ended(watched: Watched) -> 
     assert watched.is_("activating")
     watched.gate.touch()
     eventually(lambda: watched.is_("active"), "it is ready")
-    assert "1 added" in watched.shown("StatusText")[0]
+    # On a busy machine another sync, with nothing to do, may have ended since.
+    assert "1 added" in watched.printed.read_text()
+    assert watched.shown("StatusText")[0].startswith("rait up: ")
     assert all(group.endswith(".scope") for group in watched.served().values())
 
 

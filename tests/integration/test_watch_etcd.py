@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import MakeMesh
 from tests.integration.etcd import Cluster, Doors, doors
-from tests.integration.harness import Node
+from tests.integration.harness import Node, Result
 from tests.integration.test_sources import served
 from tests.integration.watching import WATCH, StartWatch, Watch, causes, until
 
@@ -66,10 +66,15 @@ def links(node: Node, *others: Node) -> dict[str, int]:
     return {name: found[name].index for name in node.links_to(*others)}
 
 
+def plan(node: Node) -> Result:
+    """What is to be done, by etcd as it is now: status 0 if it is nothing, and 2 otherwise."""
+    return node.rait("plan", "--detailed-exitcode", exec_=True)
+
+
 def is_settled(node: Node) -> None:
     """Whoever reads etcd now finds nothing to do."""
-    plan = node.rait("plan", "--detailed-exitcode", exec_=True)
-    assert plan.status == 0, plan
+    found = plan(node)
+    assert found.status == 0, found
 
 
 def follows(registry: Registry, node: Node, watching: Watch, others: set[Node]) -> None:
@@ -243,6 +248,6 @@ def test_the_source_changes_its_kind(nodes: Nodes, registry: Registry, watch: St
         watching.has(a.links_to(b, c, d))
         a.write_conf(text=live)
         registry.put(d)
-        is_settled(a)
+        until(lambda: plan(a).status == 0, watching.said)
     assert watching.end().status == 0
     assert not a.leftovers()
