@@ -5,7 +5,6 @@ Each process may see other mounts: mount_namespaces(7), and mountinfo in proc(5)
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -74,31 +73,26 @@ def is_empty_file(fd: int) -> bool:
 def make(path: str) -> None:
     """Make a network namespace at a path, as ``ip netns add`` does. Raises OSError.
 
-    An empty file that another process left at the path is used. A child process makes the
-    namespace: making one means to enter it, and the child enters the mounts where other processes
+    An empty file that another process left at the path is used. A thread of its own makes the
+    namespace: making one means to enter it, and the thread enters the mounts where other processes
     see the name. pyroute2 does not do the latter, and gives its child a time limit that a slow
     machine exceeds.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_make_in_thread, path).result()
+
+
+def _make_in_thread(path: str) -> None:
     mounts = _upstream(os.path.dirname(path))
-    child = os.fork()
-    if child == 0:
-        code = errno.EIO
-        try:
-            if mounts is not None:
-                syscalls.setns(mounts, syscalls.CLONE_NEWNS)
-            _make_here(path)
-            code = 0
-        except FileExistsError:
-            code = 0  # another process has just made the namespace
-        except OSError as error:
-            code = error.errno or errno.EIO
-        finally:
-            os._exit(code)
     if mounts is not None:
-        os.close(mounts)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code != 0:
-        raise OSError(code, os.strerror(code) if code > 0 else f"killed by signal {-code}")
+        with closed(mounts):
+            # Who shares its root and current directory with others may not enter other mounts.
+            syscalls.unshare(syscalls.CLONE_FS)
+            syscalls.setns(mounts, syscalls.CLONE_NEWNS)
+    with suppress(FileExistsError):  # another process has just made the namespace
+        _make_here(path)
 
 
 def _make_here(path: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ctypes import CDLL
 
+CLONE_FS = 0x00000200
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_REC, MS_SHARED = 1 << 12, 1 << 14, 1 << 20  # sys/mount.h
