@@ -140,25 +140,15 @@ def _signals_held() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back until the end of the block, which is short.
 
     An exception that a signal's handler raises within asyncio may be lost there, and the request
-    that it interrupts may wait for ever. Only the main thread runs handlers.
+    that it interrupts may wait for ever.
     """
     import signal
-    import threading
 
-    came: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(number)):
-                handlers[number] = handler
-                signal.signal(number, lambda which, _: came.append(which))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for which in came:
-            signal.raise_signal(which)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @_signals_held()
