@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
@@ -298,29 +298,19 @@ def _has_code(error: RaitError, code: int) -> bool:
     return isinstance(error, NetlinkError) and error.code == code
 
 
-def _remove_groups(via: Sockets, groups: Iterable[int]) -> set[int]:
+def _remove_groups(via: Sockets, groups: set[int]) -> set[int]:
     """Delete the links of the groups, and give the groups for which that failed.
 
     Each request has a socket and a thread, so that the kernel waits for all grace periods at once.
     """
-    import threading
+    from concurrent.futures import ThreadPoolExecutor
 
-    undeleted: set[int] = set()
+    def is_left(group: int) -> bool:
+        with suppress(MachineError), NetlinkSocket(via.ns, NETLINK_ROUTE) as own:
+            return any(own.perform([rtnl.delete_group(group)]))
+        return True
 
-    def remove_group(own: NetlinkSocket, group: int) -> None:
-        try:
-            if any(own.perform([rtnl.delete_group(group)])):
-                undeleted.add(group)
-        except MachineError:
-            undeleted.add(group)
-
-    with ExitStack() as opened:
-        threads = []
-        for group in groups:
-            own = opened.enter_context(NetlinkSocket(via.ns, NETLINK_ROUTE))
-            threads.append(threading.Thread(target=remove_group, args=(own, group)))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return undeleted
+    with ThreadPoolExecutor(_GROUPS) as pool:
+        return {
+            group for group, left in zip(groups, pool.map(is_left, groups), strict=True) if left
+        }
