@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from rait.domain.errors import Problem, SkippedEntry
 from rait.domain.events import replay
 from rait.domain.topology import (
     Device,
+    Family,
     Link,
     LinkPeer,
     LinkSettings,
@@ -198,6 +200,22 @@ def test_a_link_in_doubt_stays_also_where_the_one_that_is_to_come_has_no_peer() 
     doubt = Doubt(SkippedEntry("5", None, None), Problem("wrong", "warning"))
     kept = keep_doubtful(Topology({"w5": before}), Topology({"w5": bare}), about((doubt,)))
     assert kept.desired.links == {"w5": before}
+
+
+def test_an_entry_of_one_family_leaves_the_links_of_the_other_to_go() -> None:
+    """Also where the prefix of the one transport begins that of the other."""
+    short, long = (
+        Transport(address_family=family, send_port=1, mtu=1420, ifprefix=prefix)
+        for family, prefix in zip(get_args(Family), ("w", "w6x"), strict=True)
+    )
+    one, other = (
+        Link(name, Origin("kernel"), LinkSettings(1420, 54), Device("own", port), (LinkPeer("5"),))
+        for name, port in (("w5", 5), ("w6x6", 6))
+    )
+    doubt = Doubt(SkippedEntry("5", "ip4", None), Problem("wrong", "warning"))
+    doubts = structs.replace(about((doubt,)), transports=(short, long))
+    both = Topology({"w5": one, "w6x6": other})
+    assert keep_doubtful(both, Topology(), doubts).desired.links == {"w5": one}
 
 
 def test_a_link_that_is_made_again_with_its_peer_is_not_in_doubt() -> None:

@@ -60,6 +60,8 @@ def test_an_address_has_one_canonical_text(written: str, canonical: str) -> None
         ("ff02::1", "not the address of a host"),
         ("fe80::1/128", "has the length 64"),
         ("fe80::1 peer fe80::2", "no peer address"),
+        ("fe80::1 peer fd00::2", "no peer address"),
+        ("fd00::1 peer fe80::2", "no peer address"),
         ("fe80:0:0:1::1", "not in fe80::/64"),
         ("fe80:0:0:1:2:3:4:5", "not in fe80::/64"),
         ("febf::1", "not in fe80::/64"),

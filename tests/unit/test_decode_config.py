@@ -344,7 +344,10 @@ def test_a_vrf_as_transit_needs_marks():
         ({"socket_type": "udp"}, "must be unix or tcp"),
         ({"socket_type": "tcp"}, "socket_addr is missing"),
         ({"socket_type": "tcp", "socket_addr": ":33123"}, "HOST:PORT"),
-        ({"socket_type": "tcp", "socket_addr": "65536"}, "HOST:PORT"),
+        *(
+            ({"socket_type": "tcp", "socket_addr": address}, "HOST:PORT")
+            for address in ("65536", "babeld", "h:babeld", "h:", "h:033123", "h:-1")
+        ),
         (
             {"socket_type": "tcp", "socket_addr": 65536},
             "must be a port from 1 to 65535, or HOST:PORT, not 65536",

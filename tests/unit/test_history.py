@@ -114,6 +114,22 @@ def test_the_last_signed_list_is_known_whatever_comes_after_it() -> None:
         assert last_known(known, ()).signed == known.signed
 
 
+def test_what_was_known_at_an_entry_is_what_came_up_to_it() -> None:
+    """The entry that begins a run says under which key it ran, before its events."""
+    added = LinkAdded(link("w1"))
+    keyed = [
+        structs.replace(each, header=structs.replace(HEADER, public_key=key))
+        for each, key in ((run(1), "old"), (run(101, added), "new"))
+    ]
+    at = {entry: fold(Snapshot(), keyed, entry) for entry in (100, 101, 102)}
+    assert {entry: known.public_key for entry, known in at.items()} == {
+        100: "old",
+        101: "new",
+        102: "new",
+    }
+    assert [len(known.topology.links) for known in at.values()] == [0, 0, 1]
+
+
 def test_a_run_is_taken_back() -> None:
     record = run(1, LinkRemoved(link("w2")), LinkAdded(link("w3")), NARROWED)
     before = topology(link("w1"), link("w2"))

@@ -13,6 +13,7 @@ from rait.domain.config.keytext import (
     is_key,
     kind_of,
     shown,
+    whole_keys,
     without_keys,
     without_whole_keys,
 )
@@ -68,6 +69,11 @@ def test_a_key_has_one_spelling() -> None:
     assert canonical_key(f" {KEY}\n") == canonical_key(other) == KEY
     assert is_key(KEY)
     assert not is_key(KEY[:-1])
+
+
+def test_each_key_in_a_text_is_found_however_it_is_written() -> None:
+    text = f"a {KEY}, {HEX} and {HEX.upper()}"
+    assert list(whole_keys(text)) == [(2, KEY), (48, KEY), (117, KEY)]
 
 
 @pytest.mark.parametrize(
