@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -216,6 +217,23 @@ def test_an_entry_of_one_family_leaves_the_links_of_the_other_to_go() -> None:
     doubts = structs.replace(about((doubt,)), transports=(short, long))
     both = Topology({"w5": one, "w6x6": other})
     assert keep_doubtful(both, Topology(), doubts).desired.links == {"w5": one}
+
+
+@pytest.mark.parametrize(
+    ("newcomers", "max_links", "too_many"), [(1, 3, False), (1, 2, True), (0, 1, False)]
+)
+def test_links_that_stay_count_for_the_limit_if_a_new_one_comes(
+    newcomers: int, max_links: int, too_many: bool
+) -> None:
+    links = [
+        Link(f"w{n}", Origin("kernel"), LinkSettings(1420, 54), Device("own", n), (LinkPeer(key),))
+        for n, key in enumerate(("there", "there", "new"), 1)
+    ]
+    before, after = (Topology({x.name: x for x in each}) for each in (links[:2], links[2:]))
+    doubt = Doubt(SkippedEntry("there", None, None), Problem("wrong", "warning"))
+    doubts = structs.replace(about((doubt,)), max_links=max_links)
+    kept = keep_doubtful(before, after if newcomers else Topology(), doubts)
+    assert (kept.refusal is not None) == too_many
 
 
 def test_a_link_that_is_made_again_with_its_peer_is_not_in_doubt() -> None:
