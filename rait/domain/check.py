@@ -234,8 +234,7 @@ class _Blocks:
     def place(self, path: Path, name: str) -> Path:
         """The path of the key of this meaning in a block; the block's if it has none."""
         found = self._blocks.get(path)
-        spelt = [] if found is None else [k for k, of in found.meanings.items() if of == name]
-        return (*path, spelt[-1]) if spelt else path
+        return path if found is None else (path[0], *found.at(name))
 
     def of_decoder(self, problem: Problem) -> Finding:
         """What the decoder reports: an entry that is skipped, or a name that is left out."""
@@ -254,8 +253,7 @@ class _Blocks:
     def _rule(self, path: Path) -> str:
         """The rule for the key that a path leads to; the rule for entries if it leads to none."""
         found = self._blocks.get(path[:-1])
-        meaning = found.meanings.get(str(path[-1]), "") if found is not None else ""
-        rule = meaning.replace("_", "-")
+        rule = found.keys[str(path[-1])].replace("_", "-") if found is not None else ""
         return rule if rule in RULES else "entry"
 
     def names_twice(self) -> Iterator[Finding]:
@@ -293,9 +291,9 @@ class _Blocks:
                 if key_id(str(key)) not in LISTS:
                     yield (number, key), {"peers": "peers"}, ""
         for path, block in self._blocks.items():
-            for key, meaning in block.meanings.items():
-                if not meaning:
-                    yield (*path, key), block.known, self.title(key_or_none(block.public_key))
+            for key in block.content:
+                if not block.keys[key]:
+                    yield (*path, key), block.keys.known, self.title(key_or_none(block.public_key))
 
 
 def _conflicts(peers: Iterable[Peer], found: _Blocks) -> Iterator[Finding]:

@@ -17,9 +17,9 @@ with endpoint blocks of address_family, send_port and address.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from msgspec import ValidationError, convert
+from msgspec import Struct, ValidationError, convert
 
 from rait.domain.config.decoding import key_id, mistakes
 from rait.domain.config.hosts import checked_address
@@ -98,56 +98,68 @@ def read_entries(document: Mapping[str, object]) -> tuple[tuple[Peer, ...], tupl
     return registry.peers(), tuple(registry.problems)
 
 
-class KnownBlock(NamedTuple):
-    """An entry, or an endpoint block in one, with the meaning of each of its keys, "" for none.
+class Keys(dict[str, str]):
+    """Maps each spelling of a key to its meaning, "" for none; entries repeat the same few.
 
-    ``values`` are by meaning, and ``known`` are the keys that a block of this kind may have, as
-    key_id has them, each with a spelling. ``public_key`` is that of the entry, right or wrong.
+    ``known`` are the keys that there may be, as key_id has them, each with a spelling.
+    """
+
+    def __init__(self, meanings: Mapping[str, str]) -> None:
+        self._meanings = meanings
+        names = {key: name if key_id(name) == key else key for key, name in meanings.items()}
+        names.pop(_UNREADABLE, None)  # which nobody means to write
+        self.known: Mapping[str, str] = names
+
+    def __missing__(self, key: str) -> str:
+        self[key] = found = self._meanings.get(key_id(str(key)), "")
+        return found
+
+
+class KnownBlock(Struct, frozen=True, gc=False):
+    """An entry, or an endpoint block in one. ``values`` are by the meaning of their keys.
+
+    Of two spellings of one key, the last counts, unless their values differ. ``public_key`` is that
+    of the entry, right or wrong.
     """
 
     path: Path
-    meanings: Mapping[str, str]
-    values: Mapping[str, object]
-    known: Mapping[str, str]
+    content: Mapping[str, object]
+    keys: Keys
+    values: _Values
     public_key: object
+
+    def at(self, name: str) -> Path:
+        """Where the key of this meaning is; where the block is if it has none."""
+        spelt = [key for key in self.content if self.keys[key] == name]
+        return (*self.path, spelt[-1]) if spelt else self.path
+
+    def contradiction(self) -> str | None:
+        """The meaning of a key that two spellings give two values.
+
+        Programs would differ in which of the two they believe, so neither is believed.
+        """
+        names = ((self.keys[key], value) for key, value in self.content.items())
+        return next((n for n, value in names if n not in _MERE and self.values[n] != value), None)
+
+
+def _known(path: Path, content: Mapping[str, object], keys: Keys, public_key: object) -> KnownBlock:
+    values = {keys[key]: value for key, value in content.items()}
+    return KnownBlock(path, content, keys, values, values.get("public_key", public_key))
 
 
 def blocks_of(document: Mapping[str, object]) -> Iterator[KnownBlock]:
     """Each block of the peers lists in a document, entries before their endpoints."""
-    of_entry, of_endpoint = _Keys(_OF_ENTRY), _Keys(_OF_ENDPOINT)
+    of_entry, of_endpoint = Keys(_OF_ENTRY), Keys(_OF_ENDPOINT)
     for spelt, value in _lists(document):
         for path, entry in _items(value, (spelt,)):
             if not isinstance(entry, _BLOCK):
                 continue
-            block = _known_block(path, entry, of_entry, _KNOWN_IN_ENTRY, None)
+            block = _known(path, entry, of_entry, None)
             yield block
             for name in _blocks(block.values):
-                at = (*path, of_entry.spelling(entry, name))
-                for there, item in _items(block.values[name], at):
+                for there, item in _items(block.values[name], block.at(name)):
                     if isinstance(item, _BLOCK):
-                        key = block.public_key
-                        yield _known_block(there, item, of_endpoint, _KNOWN_IN_ENDPOINT, key)
-
-
-def _known_block(
-    path: Path,
-    block: Mapping[str, object],
-    keys: _Keys,
-    known: Mapping[str, str],
-    public_key: object,
-) -> KnownBlock:
-    meanings = {key: keys[key] for key in block}
-    values = {meaning: block[key] for key, meaning in meanings.items()}
-    return KnownBlock(path, meanings, values, known, values.get("public_key", public_key))
-
-
-def _spellings(meanings: Mapping[str, str]) -> dict[str, str]:
-    names = {key: name if key_id(name) == key else key for key, name in meanings.items()}
-    names.pop(_UNREADABLE, None)  # which nobody means to write
-    return names
-
-
-_KNOWN_IN_ENTRY, _KNOWN_IN_ENDPOINT = _spellings(_OF_ENTRY), _spellings(_OF_ENDPOINT)
+                        yield _known(there, item, of_endpoint, block.public_key)
 
 
 def _lists(document: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -171,31 +183,6 @@ def _items(value: object, path: Path) -> Iterator[tuple[Path, object]]:
         yield path, value
 
 
-class _Keys(dict[str, str]):
-    """Maps each spelling of a key to its meaning, "" for none; entries repeat the same few.
-
-    Of two spellings of one key in an entry, the last counts, unless their values differ.
-    """
-
-    def __init__(self, meanings: Mapping[str, str]) -> None:
-        self._meanings = meanings
-
-    def __missing__(self, key: str) -> str:
-        self[key] = found = self._meanings.get(key_id(str(key)), "")
-        return found
-
-    def spelling(self, entry: Mapping[str, object], name: str) -> str:
-        return [key for key in entry if self[key] == name][-1]
-
-    def contradiction(self, entry: Mapping[str, object], values: _Values) -> str | None:
-        """The name of a key that two spellings give two values.
-
-        Programs would differ in which of the two they believe, so neither is believed.
-        """
-        names = ((self[key], value) for key, value in entry.items())
-        return next((n for n, value in names if n not in _MERE and values[n] != value), None)
-
-
 class _Registry:
     """Peers in the making, by key in the order of first appearance."""
 
@@ -204,8 +191,8 @@ class _Registry:
         self._names: dict[str, str | None] = {}
         self._remarks: dict[str, Remarks] = {}
         self._endpoints: dict[str, dict[_Reach, PeerEndpoint]] = {}
-        self._entry_keys = _Keys(_OF_ENTRY)
-        self._endpoint_keys = _Keys(_OF_ENDPOINT)
+        self._entry_keys = Keys(_OF_ENTRY)
+        self._endpoint_keys = Keys(_OF_ENDPOINT)
 
     def peers(self) -> tuple[Peer, ...]:
         return tuple(
@@ -220,17 +207,10 @@ class _Registry:
 
     def read(self, entry: object, path: Path) -> None:
         """Add the endpoints of one entry of the list, or report why it is skipped."""
-        keys = self._entry_keys
-        if not isinstance(entry, _BLOCK):
-            self._skip(f"must be a block, not {kind_of(entry)}", path, SkippedEntry())
+        block = self._block(path, entry, self._entry_keys)
+        if block is None:
             return
-        values = {keys[key]: value for key, value in entry.items()}
-        # Most entries have each key but once, and there are very many entries.
-        twice = keys.contradiction(entry, values) if len(values) < len(entry) else None
-        if twice is not None:
-            known = None if twice == "public_key" else key_or_none(values.get("public_key"))
-            self._skip(_TWICE, (*path, keys.spelling(entry, twice)), SkippedEntry(known))
-            return
+        values = block.values
         try:
             key = canonical_key(values["public_key"])
         except KeyError:
@@ -241,25 +221,25 @@ class _Registry:
             self._skip("public_key is missing", path, *self._whose(values))
             return
         except ValueError as error:
-            where = (*path, keys.spelling(entry, "public_key"))
-            self._skip(str(error), where, *self._whose(values))
+            self._skip(str(error), block.at("public_key"), *self._whose(values))
             return
         if _UNREADABLE in values:
             self._skip(_unreadable(values), path, SkippedEntry(key))
             return
         before = len(self._endpoints.get(key, ()))
-        blocks = _blocks(values)
-        if blocks:
-            for name in blocks:
-                for at, item in _items(values[name], (*path, keys.spelling(entry, name))):
-                    self._read_endpoint(key, item, at)
+        if names := _blocks(values):
+            for name in names:
+                for at, item in _items(values[name], block.at(name)):
+                    endpoint = self._block(at, item, self._endpoint_keys, key)
+                    if endpoint is not None:
+                        self._add(key, endpoint)
         elif values.keys() & PeerEndpoint.__struct_fields__:
-            self._add(key, keys, entry, values, path)
+            self._add(key, block)
         else:
             self._skip("the peer has no endpoint", path, SkippedEntry(key))
         if len(self._endpoints.get(key, ())) > before:
             if "name" in values:
-                self._name(key, values["name"], entry, path)
+                self._name(key, values["name"], block)
             if "remarks" in values:
                 # What an earlier entry of the peer remarks stands.
                 self._remarks[key] = remarks_of(values["remarks"], self._remarks.get(key, ()))
@@ -267,48 +247,48 @@ class _Registry:
     def _skip(self, message: str, path: Path, *entries: SkippedEntry) -> None:
         self.problems.append(Problem(message + SKIPPED, "warning", path, None, entries))
 
-    def _read_endpoint(self, key: str, item: object, path: Path) -> None:
-        keys = self._endpoint_keys
-        if not isinstance(item, _BLOCK):
-            self._skip(f"must be a block, not {kind_of(item)}", path, SkippedEntry(key))
-            return
-        values = {keys[spelt]: value for spelt, value in item.items()}
-        twice = keys.contradiction(item, values) if len(values) < len(item) else None
+    def _block(
+        self, path: Path, content: object, keys: Keys, whose: str | None = None
+    ) -> KnownBlock | None:
+        """A block of the entry ``whose`` key this is; None, and it is skipped, if it is none."""
+        if not isinstance(content, _BLOCK):
+            self._skip(f"must be a block, not {kind_of(content)}", path, SkippedEntry(whose))
+            return None
+        block = _known(path, content, keys, whose)
+        # Most blocks have each key but once, and there are very many blocks.
+        twice = block.contradiction() if len(block.values) < len(content) else None
         if twice is not None:
-            self._skip(_TWICE, (*path, keys.spelling(item, twice)), SkippedEntry(key))
-        else:
-            self._add(key, keys, item, values, path)
+            known = None if twice == "public_key" else key_or_none(block.public_key)
+            self._skip(_TWICE, block.at(twice), SkippedEntry(known))
+            return None
+        return block
 
-    def _add(
-        self, key: str, keys: _Keys, block: Mapping[str, object], values: _Values, path: Path
-    ) -> None:
+    def _add(self, key: str, block: KnownBlock) -> None:
         try:
-            found = convert(values, PeerEndpoint)
+            found = convert(block.values, PeerEndpoint)
             family, port = found.address_family, found.send_port
             address = checked_address(found.address, family) if found.address else None
         except (ValidationError, ValueError) as error:
             # What msgspec has nothing against is an address, which checked_address refused.
-            wrong = mistakes(PeerEndpoint, values) or {"address": str(error)}
+            wrong = mistakes(PeerEndpoint, block.values) or {"address": str(error)}
             name, message = next(iter(wrong.items()))
-            where = (*path, keys.spelling(block, name)) if name in values else path
-            self._skip(message, where, _readable(key, values, wrong))
+            self._skip(message, block.at(name), _readable(key, block.values, wrong))
             return
         endpoints = self._endpoints.setdefault(key, {})
         if (family, port, address) in endpoints:
             message = f"the peer has this very endpoint ({family}) already{SKIPPED}"
-            self.problems.append(Problem(message, "warning", path))
+            self.problems.append(Problem(message, "warning", block.path))
             return
         endpoints[family, port, address] = PeerEndpoint(
-            address_family=family, send_port=port, address=address, path=path
+            address_family=family, send_port=port, address=address, path=block.path
         )
 
-    def _name(self, key: str, name: object, entry: Mapping[str, object], path: Path) -> None:
+    def _name(self, key: str, name: object, block: KnownBlock) -> None:
         if name is None or name == "":
             return
         problem = name_problem(key, name)
         if problem is not None:
-            where = (*path, self._entry_keys.spelling(entry, "name"))
-            self.problems.append(Problem(f"{problem}; left out", "warning", where))
+            self.problems.append(Problem(f"{problem}; left out", "warning", block.at("name")))
             return
         self._names[key] = self._names.get(key) or str(name)
 
