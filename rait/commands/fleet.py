@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,13 @@ from rait.app.load import LoadedPeers, configured, read_list
 from rait.app.options import Options
 from rait.app.render import event_lines, event_object
 from rait.domain.config.keytext import shown
-from rait.domain.config.schema import Config
+from rait.domain.config.schema import Config, Peer
 from rait.domain.errors import ConfigError, counted, few
 from rait.domain.fleet import FleetChange, NodeChange, fleet_change, split
 from rait.domain.fleet_nodes import Member, fleet_of, planned_by
 from rait.domain.fleet_pairs import COMBINATIONS, PairChange
 from rait.domain.signed import Signed
+from rait.domain.topology import Family
 from rait.terminal import DONE, INTERRUPTED, print_json, print_result, warn
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def run(_: Options, arguments: Namespace) -> int:
     new = _listed(arguments.new, arguments.verify, configs[-1], old.signed)
     hint = _TWICE if len(configs) == 1 else ""
     fleets = [_fleet(*each, hint) for each in ((old, configs[0]), (new, configs[-1]))]
+    if shared := _shared(old.peers):
+        warn(
+            f"warning: in OLD, nodes share a SendPort: {few(shared)}. Which of them the others "
+            "have a link to is unknown; the first one is taken for it"
+        )
     change = fleet_change(*fleets)
     steps = split(*fleets) if change.order is None else None
     if arguments.json:
@@ -80,6 +86,20 @@ def _listed(
     for warning in peers.warnings:
         warn(f"warning: {warning}")
     return peers
+
+
+def _shared(peers: Iterable[Peer]) -> list[str]:
+    """The SendPorts that several of these have, with their names."""
+    names: dict[tuple[Family, int], dict[str, None]] = {}
+    for peer in peers:
+        for each in peer.endpoints:
+            found = names.setdefault((each.address_family, each.send_port), {})
+            found[peer.name or peer.public_key] = None
+    return [
+        f"{port} ({family}) of {few(list(found))}"
+        for (family, port), found in names.items()
+        if len(found) > 1
+    ]
 
 
 def _trust(keys: tuple[str, ...], last: Signed | None) -> Trust:

@@ -318,6 +318,12 @@ class Fleet:
         ends = [(self.ends[p], self.planned[p]) for p in (pair, pair[::-1]) if p in self.ends]
         return any(end.sends_to != planned.sends_to for end, planned in ends)
 
+    def is_shared(self, step: Step, pair: Pair) -> bool:
+        """Whether a node of the pair shared its port: the old list does not say who has links."""
+        old = self.story.versions[step.version - 1] if step.version else {}
+        ports = [entry.port for entry in old.values()]
+        return any(ports.count(old[node].port) > 1 for node in pair if node in old)
+
     def told(self, step: Step, pair: Pair) -> tuple[Grade, bool] | None:
         """What `rait fleet plan` says of a pair now; None where nothing becomes of it.
 
@@ -464,7 +470,7 @@ def check_plan(probe: Probe) -> bool:
     Of two nodes that both have synced it takes for granted that nobody sent in between.
     """
     fleet, said = probe.fleet, probe.fleet.told(probe.step, probe.pair)
-    if said is None or fleet.is_learned(probe.pair):
+    if said is None or fleet.is_learned(probe.pair) or fleet.is_shared(probe.step, probe.pair):
         return False
     told, is_mixed = said
     if is_mixed and probe.pair in fleet.alive_before:

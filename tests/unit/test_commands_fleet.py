@@ -80,6 +80,12 @@ def test_two_nodes_with_one_sendport_lose_each_others_links_for_good(fleet: Flee
     assert "no order of nodes avoids this" in told.lines
 
 
+def test_who_has_the_links_of_a_sendport_that_nodes_share_already_is_unknown(fleet: Fleet) -> None:
+    shared = [entry(1), entry(2), entry(3, port=50001)]
+    assert "SendPort: 50001 (ip4) of n1, n3. Which of them" in fleet(OLD[:3], old=shared).err
+    assert fleet(shared, old=OLD[:3]).err == ""
+
+
 def test_a_node_behind_nat_that_renumbers_is_gone_until_both_ends_know(fleet: Fleet) -> None:
     nat = entry(1, nat=True)
     told = fleet([entry(1, nat=True, port=50009), *OLD[1:]], old=[nat, *OLD[1:]])
