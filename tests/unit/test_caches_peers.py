@@ -215,6 +215,22 @@ def test_the_newest_few_are_kept(node, kept, parsed):
     assert len(parsed) == len(texts)
 
 
+def test_many_nodes_on_one_machine_find_what_they_kept(node, kept, parsed):
+    texts = [HCL.replace("50221", str(50300 + number)) for number in range(20)]
+    for text in (*texts, *texts):
+        read(node, text)
+    assert len(parsed) == len(texts) == len(list(kept.iterdir()))
+
+
+def test_what_is_kept_has_a_bound_on_its_size(node, kept, monkeypatch):
+    read(node)
+    (file,) = kept.iterdir()
+    monkeypatch.setattr(cache_file, "KEPT_BYTES", 3 * file.stat().st_size)
+    for port in range(1, 6):
+        read(node, HCL.replace("50221", str(50300 + port)))
+    assert len(list(kept.iterdir())) == 3
+
+
 def test_without_a_place_for_it_lists_are_read_all_the_same(node, parsed, monkeypatch):
     monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
     assert told(read(node)) == told(read(node))

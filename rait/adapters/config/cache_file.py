@@ -20,8 +20,9 @@ from rait.domain.digests import blake2b
 
 Content = TypeVar("Content")
 
-KEPT = 8
-"""The number of files of one kind that are kept, for all nodes on this machine: the newest."""
+KEPT, KEPT_BYTES = 64, 128 * 2**20
+"""How many files of one kind are kept, and how much they hold, for all nodes on this machine: the
+newest. A node writes one for each new text, and those of a large list take megabytes."""
 
 _ROOT_CACHE = "/var/cache/rait"
 _DIGEST_BYTES = 32
@@ -139,10 +140,13 @@ def _digest(content: bytes) -> bytes:
 def _forget(directory: str, kind: str) -> None:
     # Files that a killed run had not renamed yet have the kind within their names.
     files = [
-        (file.stat(follow_symlinks=False).st_mtime_ns, file.path)
+        ((found := file.stat(follow_symlinks=False)).st_mtime_ns, found.st_size, file.path)
         for file in os.scandir(directory)
         if f".{kind}" in file.name
     ]
-    for _, path in sorted(files, reverse=True)[KEPT:]:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    left = KEPT_BYTES
+    for number, (_, size, path) in enumerate(sorted(files, reverse=True)):
+        left -= size
+        if number >= KEPT or left < 0:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
