@@ -9,7 +9,6 @@ alive.
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -22,6 +21,7 @@ from rait.domain.config.decode_config import decode_config
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.entry import own_entry
 from rait.domain.errors import ConfigError, RaitError, SourceError
+from rait.terminal import warn
 
 WRONG = "this node's entry is not published"
 
@@ -81,9 +81,8 @@ def _read_back(text: str, kind: str, to: str, name: str) -> tuple[str, ...]:
 class Publisher:
     """Publishes the entry that a rait.conf has; for one thread at a time."""
 
-    def __init__(self, conf: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, conf: str) -> None:
         self._conf = conf
-        self._warn = warn
         self._url = ""
         self._lease = 0
         self._own: Own | None = None
@@ -140,8 +139,7 @@ class Publisher:
             self._stands = {}  # the lease of what stands elsewhere ends
         self._url, self._lease = config.peers, config.watch.lease // SECOND
         if self._own is None or new.warnings != self._own.warnings:
-            for line in new.warnings:
-                self._warn(line)
+            warn(*new.warnings)
         self._own = new
         return ""
 
@@ -149,7 +147,7 @@ class Publisher:
         put = source.publish(self._url, key, text, self._lease)
         known = self._stands.get(key, ("", put.replaced))[1]
         if put.replaced not in (0, known):
-            self._warn(
+            warn(
                 f"somebody else wrote this node's entry (revision {put.replaced}), which is put "
                 "right; does another machine have this private key?"
             )

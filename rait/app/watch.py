@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import random
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -76,7 +75,7 @@ from rait.domain.watch_events import (
     main_kind,
     told,
 )
-from rait.terminal import lose_what_nobody_reads, note, warn
+from rait.terminal import lose_what_nobody_reads, note, warn, warn_of
 
 if TYPE_CHECKING:
     from rait.app.publishing import Publisher
@@ -130,7 +129,7 @@ def watch(options: Options, *, down_on_exit: bool = False) -> bool:
 
 def _checked(url: str) -> Loaded:
     """The configuration. Raises ConfigError also where nobody could see that it changes."""
-    if not source.is_path(url) or _is_special(url):
+    if not source.is_path(url) or (os.path.exists(url) and not os.path.isfile(url)):
         raise ConfigError(
             "rait watch needs a rait.conf that is a file, to see when it changes; "
             f"{source.display_name(url)} is none"
@@ -142,13 +141,6 @@ def _checked(url: str) -> Loaded:
             place = loaded.peers_location() if key == "peers" else loaded.key_location
             raise ConfigError(f"{place}: cannot be - (standard input) for `rait watch`")
     return loaded
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False  # reading it says what is wrong
 
 
 class Watcher:
@@ -233,8 +225,7 @@ class Watcher:
             case Begin(errand):
                 self._tasks.start_soon(self._errand, errand)
             case Say(lines):
-                for line in lines:
-                    warn(line)
+                warn(*lines)
             case Notify("ready"):
                 self._service.ready(self._status)
             case Notify("reloading"):
@@ -280,8 +271,7 @@ class Watcher:
             title = f"up ({told(causes)})"
             line = summary(structs.replace(report, command=title))
             if _did_something(report):
-                for each in passing_problems(report):
-                    warn(each)
+                warn(*passing_problems(report))
                 note(*report_lines(report)[:-1], line)
             else:
                 self._options.debug(f"{line} ({seconds:.3f} s)")
@@ -349,7 +339,7 @@ class Watcher:
         if self._publisher is None:
             from rait.app.publishing import Publisher  # here, as few nodes publish
 
-            self._publisher = Publisher(self._options.config, warn)
+            self._publisher = Publisher(self._options.config)
         return self._publisher.publish(self._key_in_use)
 
     def _down(self) -> None:
@@ -357,11 +347,9 @@ class Watcher:
             report = desired.down(self._options, watched=True)
         except RaitError as error:
             self.ended_well = False
-            for line in error.args:
-                warn(str(line))
+            warn_of(error)
             return
-        for line in (*warning_lines(report), *lasting_problems(report), *passing_problems(report)):
-            warn(line)
+        warn(*warning_lines(report), *lasting_problems(report), *passing_problems(report))
         note(*report_lines(report))
         self.ended_well = report.status in ("done", "unchanged")
 

@@ -35,8 +35,7 @@ def run(options: Options, arguments: Namespace) -> int:
         "json" if arguments.json else arguments.format or (suffix if suffix in WRITERS else "hcl")
     )
     entry = own(loaded, kind, "" if to == source.STDIN else to)
-    for line in (*loaded.warnings, *entry.warnings):
-        warn(line)
+    warn(*loaded.warnings, *entry.warnings)
     if to == source.STDIN:
         print_text(entry.text.removesuffix("\n"))
     else:
@@ -61,41 +60,31 @@ def _to_registry(options: Options, arguments: Namespace) -> int:
     else:
         entry = own(loaded, "json")
         text = entry.text
-        for line in (*loaded.warnings, *entry.warnings):
-            warn(line)
+        warn(*loaded.warnings, *entry.warnings)
     put = source.publish(url, key, text, lease)
     name = f"{source.display_name(url).partition('?')[0].rstrip('/')}/{key}"
-    result = _RESULTS[text is not None, put.is_new]
+    result, told = _told(put, lease, withdraw=arguments.withdraw)
     if arguments.json:
         shown_lease = lease if lease and text is not None else None
         about = {"revision": put.revision or None, "lease": shown_lease}
         print_json({"entry": name, "result": result} | about)
     else:
-        print_text(f"{name}: {_told(result, put, lease)}")
+        print_text(f"{name}: {told}")
     return DONE
 
 
-_RESULTS = {
-    (True, True): "put",
-    (True, False): "unchanged",
-    (False, True): "withdrawn",
-    (False, False): "absent",
-}
-"""By whether there is to be an entry, and whether something was written."""
-
-
-def _told(result: str, put: Put, lease: int) -> str:
-    match result:
-        case "put":
-            instead = f" in place of that of revision {put.replaced}" if put.replaced else ""
-            term = f"lease {lease} s" if lease else "without a lease, so it stays"
-            return f"put at revision {put.revision}{instead}, {term}"
-        case "unchanged":
-            kept = f", lease of {lease} s kept alive" if lease else ""
-            return f"unchanged since revision {put.revision}{kept}"
-        case "withdrawn":
-            return f"withdrawn at revision {put.revision}"
-    return "there is no such entry"
+def _told(put: Put, lease: int, *, withdraw: bool) -> tuple[str, str]:
+    """What became of the entry, in one word and in more."""
+    if withdraw:
+        if put.is_new:
+            return "withdrawn", f"withdrawn at revision {put.revision}"
+        return "absent", "there is no such entry"
+    if put.is_new:
+        instead = f" in place of that of revision {put.replaced}" if put.replaced else ""
+        term = f"lease {lease} s" if lease else "without a lease, so it stays"
+        return "put", f"put at revision {put.revision}{instead}, {term}"
+    kept = f", lease of {lease} s kept alive" if lease else ""
+    return "unchanged", f"unchanged since revision {put.revision}{kept}"
 
 
 def _lease(arguments: Namespace, config: Config) -> int:
