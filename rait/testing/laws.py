@@ -217,13 +217,12 @@ def decide(machine: Machine, member: Member, planned: Plan, known: LastKnown) ->
     """What a sync of a node does that has this machine, and this journal."""
     scope = scope_of(member.config, member.peer.public_key)
     goal = Goal(planned.topology, planned.names)
-    machine.private_key = member.peer.public_key
     return reconcile(machine.observe(), goal, known, scope)
 
 
 def carry_out(machine: Machine, member: Member, change: Change) -> LastKnown:
     """Carry a change out, and give what the journal knows then. Raises LawError if it fails."""
-    outcomes = machine.apply(change.events, lambda _: False)
+    outcomes = machine.apply(change.events)
     _refuse(
         "an event fails",
         (

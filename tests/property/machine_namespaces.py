@@ -13,7 +13,8 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation
 from rait.domain.events import Event, LinkAdded, LinkRemoved
-from rait.testing.machine import Machine, Wire
+from rait.testing.machine import Wire
+from tests.property.machine import Machine
 
 
 class Former(Struct):

@@ -66,8 +66,9 @@ from rait.domain.topology import (
     LinkSettings,
     Topology,
 )
-from rait.testing.machine import Machine, RefusedError, Wire, psk_digest, psk_of
+from rait.testing.machine import RefusedError, Wire
 from tests.property import strategies as some
+from tests.property.machine import Machine, psk_digest, psk_of
 
 FOREIGN_GROUP = 7
 STRANGE_KEY = "a key from elsewhere"
@@ -494,7 +495,7 @@ class OneNode(RuleBasedStateMachine):
     def killed_sync(self, at: int, unrecorded: int, half: int | None) -> None:
         """Killed before, in or after an event; the outcomes of the last ones are not written."""
         run = self.begin_run(self.plan())
-        outcomes = self.machine.apply(run.events[:at], lambda _: False)
+        outcomes = self.machine.apply(run.events[:at])
         failed = {run.events[outcome.index].name for outcome in outcomes if outcome.error}
         if half is not None and at < len(run.events) and run.events[at].name not in failed:
             self.machine.half_happen(run.events[at], half)
@@ -532,7 +533,7 @@ class OneNode(RuleBasedStateMachine):
         ]
         self.machine.hidden = {names[who % len(names)]} if names else set()
         run = self.begin_run(self.plan())
-        outcomes = self.machine.apply(run.events, lambda _: False)
+        outcomes = self.machine.apply(run.events)
         results = self.look_again(run, outcomes, blind=False)
         self.write(run, outcomes, finished=True, results=results)
         change = run.change
@@ -604,7 +605,7 @@ class OneNode(RuleBasedStateMachine):
         assert blamed <= self.touched
         assert not back.change.leftover
         assert {event.name for event in back.events} <= names
-        outcomes = self.machine.apply(back.events, lambda _: False)
+        outcomes = self.machine.apply(back.events)
         results = self.look_again(back, outcomes, blind=False)
         self.write(back, outcomes, finished=True, results=results)
         self.check_journal(self.born_today(goal), results)

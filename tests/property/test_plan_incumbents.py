@@ -17,8 +17,8 @@ from rait.domain.ownership import Scope
 from rait.domain.plan import Addresses, Plan, plan
 from rait.domain.reconcile import reconcile
 from rait.domain.topology import EMPTY, Link, Topology
-from rait.testing.machine import Machine
 from tests.property import strategies as some
+from tests.property.machine import Machine
 
 thousand = settings(max_examples=max(1000, settings().max_examples))
 SCOPE = Scope(public_key=some.OWN_KEY, netns=some.NETNS, ifgroup=some.IFGROUP)

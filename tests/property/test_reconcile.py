@@ -35,8 +35,9 @@ from rait.domain.topology import (
     Origin,
     Topology,
 )
-from rait.testing.machine import Machine, Wire
+from rait.testing.machine import Wire
 from tests.property import strategies as some
+from tests.property.machine import Machine
 
 SCOPE = Scope(public_key=some.OWN_KEY, netns=some.NETNS, ifgroup=some.IFGROUP)
 NOW = 1_000_000
@@ -111,7 +112,7 @@ def test_after_a_run_there_is_nothing_left_to_do(
 ) -> None:
     change = reconcile(machine.observe(), Goal(desired), memory, SCOPE)
     events = change.events
-    outcomes = machine.apply(events, lambda _: False)
+    outcomes = machine.apply(events)
     done = [events[outcome.index] for outcome in outcomes if outcome.error is None]
     refused = {events[outcome.index].name for outcome in outcomes if outcome.error}
     drift = diff(memory.topology, change.observed)
