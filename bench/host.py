@@ -21,7 +21,7 @@ import journal
 import measure
 import node
 
-from rait.adapters.config import cache_file, formats
+from rait.adapters.config import caches, formats
 from rait.app.load import load_config, load_peers
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decode_peers import decode_peers
@@ -111,7 +111,7 @@ def loading(directory: Path, repeat: int) -> dict[str, float]:
             label = f"{count} peers, {form}"
             seconds[label] = clock(partial(_parsed, peers), repeat)
             loaded = load_config(str(config))
-            with cache_file.keeping():
+            with caches.keeping():
                 load_peers(loaded)
             known = partial(load_peers, loaded)
             seconds[f"{label}, known from the last time"] = clock(known, repeat)

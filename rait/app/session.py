@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import structs
 
 from rait.adapters import netns
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.adapters.keys import KeyPair
@@ -234,7 +234,7 @@ def open_session(
         if read_only:
             inputs = preparation.complete(preparation.configuration())
         else:
-            stack.enter_context(cache_file.keeping())
+            stack.enter_context(caches.keeping())
             inputs = stack.enter_context(prepared(options, f"rait {command}", preparation))
         how = {"read_only": read_only, "needs_transit": needs_transit}
         yield stack.enter_context(session_on(options, inputs, babeld=babeld, **how))

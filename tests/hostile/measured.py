@@ -17,7 +17,7 @@ from typing import Any
 # Loaded before the first fork, or each process would pay for them.
 import tomli  # noqa: F401
 
-from rait.adapters.config import cache_file, source
+from rait.adapters.config import caches, source
 from rait.app.load import load_config, load_peers
 from rait.app.options import Options
 from rait.commands.plan import plan_against
@@ -70,8 +70,8 @@ def _read(url: str, timeout: float) -> dict[str, Any]:
 
 
 def _load(conf: str, cache: str) -> dict[str, Any]:
-    cache_file.cache_directory = lambda: cache
-    with cache_file.keeping():
+    caches.cache_directory = lambda: cache
+    with caches.keeping():
         loaded = load_config(conf)
         peers = load_peers(loaded)
     return {"peers": len(peers.peers), "warnings": [*loaded.warnings, *peers.warnings]}

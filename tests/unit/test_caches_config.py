@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from rait.adapters import keys
-from rait.adapters.config import cache_file, caches, formats
+from rait.adapters.config import caches, formats
 from rait.adapters.keys import KeyPair
 from rait.app.load import Loaded, load_config, load_key
+from rait.domain.config import schema
 from rait.domain.config.schema import Secret
 from rait.domain.errors import ConfigError
 
@@ -74,7 +75,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache."""
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: str(path))
+    monkeypatch.setattr(caches, "cache_directory", lambda: str(path))
     return path
 
 
@@ -112,14 +113,14 @@ def load(tmp_path: Path) -> Callable[[str], Loaded]:
         path = tmp_path / "rait.conf"
         path.write_text(text)
         path.chmod(0o600)
-        with cache_file.keeping():
+        with caches.keeping():
             return load_config(str(path))
 
     return load
 
 
 def kept_secret(loaded: Loaded) -> KeyPair:
-    with cache_file.keeping():
+    with caches.keeping():
         return load_key(loaded)
 
 
@@ -224,8 +225,8 @@ def test_a_wrong_configuration_is_an_error_each_time(load, kept):
         lambda _, content: content[:0],
         lambda _, content: content[:-1],
         lambda _, content: content[:-1] + b"?",
-        lambda path, _: cache_file._seal(str(path), b"\xc1") + b"\xc1",
-        lambda path, _: cache_file._seal(str(path), b"\x80") + b"\x80",
+        lambda path, _: caches._seal(str(path), b"\xc1") + b"\xc1",
+        lambda path, _: caches._seal(str(path), b"\x80") + b"\x80",
     ],
 )
 def test_what_is_damaged_is_as_good_as_not_there(load, kept, parsed, derived, damage):
@@ -252,7 +253,7 @@ def test_a_file_under_the_name_of_another_is_as_good_as_not_there(load, kept, pa
 
 def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):
     load()
-    monkeypatch.setattr(cache_file, "__version__", "0.0.0")
+    monkeypatch.setattr(caches, "__version__", "0.0.0")
     load()
     assert len(parsed) == 2
 
@@ -260,6 +261,6 @@ def test_another_version_of_rait_reads_anew(load, parsed, monkeypatch):
 def test_a_rait_that_knows_other_settings_reads_anew(load, parsed, monkeypatch):
     load()
     for number, kind in enumerate(("Transport", "Policy", "Match"), 2):
-        monkeypatch.setattr(caches, kind, caches.Babeld)  # type: ignore[attr-defined]
+        monkeypatch.setattr(caches.schema, kind, schema.Babeld)  # type: ignore[attr-defined]
         load()
         assert len(parsed) == number

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, caches, formats
+from rait.adapters.config import caches, formats
 from rait.adapters.config.document import Document
 from rait.app.load import Loaded, LoadedPeers, load_config, load_peers
 from rait.domain.errors import Problem, SourceError
@@ -58,7 +58,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache."""
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: path)
+    monkeypatch.setattr(caches, "cache_directory", lambda: path)
     return path
 
 
@@ -85,7 +85,7 @@ def node(tmp_path: Path) -> Loaded:
 
 def read(node: Loaded, text: str = HCL) -> LoadedPeers:
     Path(node.config.peers).write_text(text)
-    with cache_file.keeping():
+    with caches.keeping():
         return load_peers(node)
 
 
@@ -126,7 +126,7 @@ def test_lines_that_a_run_looked_up_are_kept_for_the_next_run(node, parsed):
     good = TOML.partition("\n\n")[0]
     for _ in range(3):
         peers = read(node, good)
-        with cache_file.keeping():
+        with caches.keeping():
             line = peers.document.describe(Problem("?", path=peers.peers[0].endpoints[0].path))
         assert line.endswith("peers.conf:1: Peers[0]: ?")
     assert len(parsed) == 2, "to decode the list, and once for the lines"
@@ -141,7 +141,7 @@ def test_a_changed_list_is_another(node, parsed):
 
 def test_another_version_of_rait_reads_anew(node, parsed, monkeypatch):
     read(node)
-    monkeypatch.setattr(cache_file, "__version__", "0.0.0")
+    monkeypatch.setattr(caches, "__version__", "0.0.0")
     read(node)
     assert len(parsed) == 2
 
@@ -205,12 +205,12 @@ def test_what_belongs_to_others_is_not_believed(node, kept, parsed):
 
 
 def test_the_newest_few_are_kept(node, kept, parsed):
-    texts = [HCL.replace("50221", str(port + 1)) for port in range(cache_file.KEPT + 3)]
+    texts = [HCL.replace("50221", str(port + 1)) for port in range(caches.KEPT + 3)]
     for text in texts:
         read(node, text)
         for file in kept.iterdir():
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 1_000_000_000))
-    assert len(list(kept.iterdir())) == cache_file.KEPT
+    assert len(list(kept.iterdir())) == caches.KEPT
     read(node, texts[-1])
     assert len(parsed) == len(texts)
 
@@ -225,14 +225,14 @@ def test_many_nodes_on_one_machine_find_what_they_kept(node, kept, parsed):
 def test_what_is_kept_has_a_bound_on_its_size(node, kept, monkeypatch):
     read(node)
     (file,) = kept.iterdir()
-    monkeypatch.setattr(cache_file, "KEPT_BYTES", 3 * file.stat().st_size)
+    monkeypatch.setattr(caches, "KEPT_BYTES", 3 * file.stat().st_size)
     for port in range(1, 6):
         read(node, HCL.replace("50221", str(50300 + port)))
     assert len(list(kept.iterdir())) == 3
 
 
 def test_without_a_place_for_it_lists_are_read_all_the_same(node, parsed, monkeypatch):
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
+    monkeypatch.setattr(caches, "cache_directory", lambda: None)
     assert told(read(node)) == told(read(node))
     assert len(parsed) == 2
 
@@ -241,7 +241,7 @@ def test_a_full_disk_is_no_matter(node, kept, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_file.os, "fdopen", full)  # type: ignore[attr-defined]
+    monkeypatch.setattr(caches.os, "fdopen", full)  # type: ignore[attr-defined]
     assert read(node).peers
     assert list(kept.iterdir()) == []
 

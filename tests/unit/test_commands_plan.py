@@ -84,13 +84,13 @@ def test_a_plan_writes_nothing_not_even_a_cache(rait: Rait, kind: str) -> None:
     if kind == "hcl":
         (rait.directory / "peers.conf").write_text(hcl)
     prologue = (
-        "import sys\nfrom rait.adapters.config import cache_file\nassert cache_file._ROOT_CACHE\n"
-        f"cache_file._ROOT_CACHE = {str(cache / 'rait')!r}\n"
+        "import sys\nfrom rait.adapters.config import caches\nassert caches._ROOT_CACHE\n"
+        f"caches._ROOT_CACHE = {str(cache / 'rait')!r}\n"
     )
     planning = f"{prologue}from rait.cli import main\nsys.exit(main(sys.argv[1:]))\n"
     keeping = (
         f"{prologue}from rait.app.load import load_config, load_peers\n"
-        "with cache_file.keeping():\n"
+        "with caches.keeping():\n"
         "    load_peers(load_config(sys.argv[2], key_required=False))\n"
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.app.load import load_config
 from tests.unit.command_line import PRIVATE, Rait
 
@@ -52,8 +52,8 @@ def test_remarks_are_there_after_a_run_that_keeps_what_it_read(
     conf: Rait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (conf.directory / "cache").mkdir(0o700)
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: str(conf.directory / "cache"))
-    with cache_file.keeping():
+    monkeypatch.setattr(caches, "cache_directory", lambda: str(conf.directory / "cache"))
+    with caches.keeping():
         load_config(str(conf.conf))
     assert list((conf.directory / "cache").iterdir())
     assert conf("pub") == (0, HCL, "")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.adapters.keys import KeyPair
 from rait.app.load import (
     Loaded,
@@ -468,9 +468,9 @@ def test_a_list_may_ask_for_so_many_links_and_no_more(directory):
 
 
 def test_what_is_in_doubt_is_known_of_a_list_that_is_kept(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(caches, "cache_directory", lambda: tmp_path)
     loaded = load(directory)
-    with cache_file.keeping():
+    with caches.keeping():
         first, second = load_peers(loaded), load_peers(loaded)
     assert first.doubts == second.doubts
     (doubt,) = first.doubts

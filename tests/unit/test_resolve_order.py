@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.adapters.config.resolve import WORKERS, Host, LookUp, in_order, keep_order
 
 LIST = "https://example.org/peers.toml"
@@ -17,8 +17,8 @@ LIST = "https://example.org/peers.toml"
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "cache"
     path.mkdir(mode=0o700)
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: path)
-    with cache_file.keeping():
+    monkeypatch.setattr(caches, "cache_directory", lambda: path)
+    with caches.keeping():
         yield path
 
 
@@ -69,7 +69,7 @@ def test_what_is_damaged_is_as_good_as_not_there(kept: Path) -> None:
 
 
 def test_no_directory_that_is_safe_means_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: None)
+    monkeypatch.setattr(caches, "cache_directory", lambda: None)
     names = [*named("dead"), *named("good")]
     keep_order(LIST, an_answer(names))
     assert in_order(names, LIST) == names

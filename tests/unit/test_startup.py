@@ -71,11 +71,11 @@ from rait.__main__ import run
 STAND_INS = """
 import rait.commands
 from rait.adapters import netns, privilege
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.app import machine
 
 cache = sys.argv.pop(1)
-cache_file.cache_directory = lambda: cache
+caches.cache_directory = lambda: cache
 machine.Machine.choose = lambda *_: "kernel"
 netns._raise_loopback = lambda _: None
 privilege.may_change_networks = lambda: True

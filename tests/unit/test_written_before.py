@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.config import cache_file, caches
+from rait.adapters.config import caches
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.cli import main
@@ -124,8 +124,8 @@ def test_a_peers_list_that_was_kept_is_read_or_passed_over(
 ) -> None:
     """It lies under the name that this rait would look for, as if the versions were one."""
     text, name = (written / "peers.conf").read_text(), "/opt/rait/peers.conf"
-    monkeypatch.setattr(cache_file, "cache_directory", lambda: str(tmp_path))
-    with cache_file.keeping():
+    monkeypatch.setattr(caches, "cache_directory", lambda: str(tmp_path))
+    with caches.keeping():
         caches.keep_peers(text, name, (), (), None)
     (path,) = tmp_path.glob("*.peers")
     shutil.copy(written / "list.peers", path)

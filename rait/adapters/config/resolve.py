@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from rait.adapters.config import cache_file
+from rait.adapters.config import caches
 from rait.domain.config.hosts import ip_literal, is_nobody
 from rait.domain.config.keytext import shown
 from rait.domain.errors import Path, Problem, RaitError
@@ -131,11 +131,11 @@ def keep_order(source: str, answer: LookUp) -> None:
     answered = names & answer.addresses.keys()
     now = _LastTime(answered, names - answered - answer.unasked)
     if now != _last_time(source):
-        cache_file.keep(_KIND, now, _FORMAT, source)
+        caches.keep(_KIND, now, _FORMAT, source)
 
 
 def _last_time(source: str) -> _LastTime:
-    return cache_file.find(_KIND, _LastTime, _FORMAT, source) or _LastTime()
+    return caches.find(_KIND, _LastTime, _FORMAT, source) or _LastTime()
 
 
 class _Crew:
