@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from rait.domain.fallback import OldList
     from rait.domain.signed import Signed
 
-_KEY_FILE = "private_key_file"
-_PEERS = "peers"
 _CLOSE_IT = "others on this machine can read this private key: run `chmod 600` on the file"
 _CLOSE_LOGIN = "others on this machine can read this password: run `chmod 600` on the file"
 _COMMANDS = "its up_command and down_command run with all rights of rait, and"
@@ -46,20 +44,21 @@ _PLAIN_HTTP = "comes over plain http: anyone on the way can read and change it; 
 class Loaded(Struct, frozen=True, kw_only=True):
     """A configuration and where it is from.
 
-    ``digest`` gives the SHA-256 of its text in hex, and ``warnings`` are lines for the user. For
-    messages, ``key_location`` is the place in it that names the file of the private key,
-    ``peers_location`` gives the place that names the peers list, and ``document`` what was parsed.
-    ``distrust`` says why its commands must not be run, "" if they may be.
+    ``digest`` gives the SHA-256 of its text in hex, ``document`` what was parsed of it, and
+    ``warnings`` are lines for the user. ``distrust`` says why its commands must not be run, "" if
+    they may be.
     """
 
     config: Config
     source: str
     digest: Callable[[], str]
     warnings: tuple[str, ...] = ()
-    key_location: str = _KEY_FILE
-    peers_location: Callable[[], str] = lambda: _PEERS
     document: Callable[[], Document] = lambda: Document("rait.conf", {}, dict)
     distrust: str = ""
+
+    def place_of(self, key: str) -> str:
+        """The place in it that sets this, for messages; where nothing does, a text that says so."""
+        return _key_location(self.document(), key)
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -147,8 +146,6 @@ def load_config(url: str, *, key_required: bool = True, read: Read = source.read
         source=name,
         digest=lambda: _digest(text),
         warnings=(*known.warnings, *_exposed(config, url), *filter(None, (distrust,))),
-        key_location=known.key_location,
-        peers_location=lambda: _key_location(document(), _PEERS),
         document=document,
         distrust=distrust,
     )
@@ -214,9 +211,7 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
         raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
     _check_signed(config, document)
-    has_file = config.private_key_file is not None
-    key_location = _key_location(document, _KEY_FILE) if has_file else _KEY_FILE
-    return KnownConfig(config, document.describe_all(problems), key_location)
+    return KnownConfig(config, document.describe_all(problems))
 
 
 def _parse(text: str, name: str) -> Document:
@@ -282,7 +277,7 @@ def load_peers(
     except PublishedKeyError:
         raise
     except SourceError as error:
-        raise SourceError(f"{loaded.peers_location()}: {error}") from None
+        raise SourceError(f"{loaded.place_of('peers')}: {error}") from None
     known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
@@ -406,7 +401,7 @@ def load_key(loaded: Loaded, *, read: Read = source.read) -> KeyPair:
         try:
             secret = _read_private_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
-            raise ConfigError(f"{loaded.key_location}: {error}") from None
+            raise ConfigError(f"{loaded.place_of('private_key_file')}: {error}") from None
     return KeyPair(secret, _public_key(secret))
 
 

@@ -138,8 +138,9 @@ def _checked(url: str) -> Loaded:
     config = loaded.config
     for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
         if value == source.STDIN:
-            place = loaded.peers_location() if key == "peers" else loaded.key_location
-            raise ConfigError(f"{place}: cannot be - (standard input) for `rait watch`")
+            raise ConfigError(
+                f"{loaded.place_of(key)}: cannot be - (standard input) for `rait watch`"
+            )
     return loaded
 
 

@@ -50,7 +50,7 @@ def _to_registry(options: Options, arguments: Namespace) -> int:
     url = arguments.to or loaded.config.peers
     if not arguments.to and not source.is_live(url):
         raise ConfigError(
-            f"{loaded.peers_location()}: {source.display_name(url)} is no registry in etcd that "
+            f"{loaded.place_of('peers')}: {source.display_name(url)} is no registry in etcd that "
             "takes entries: name one with --to etcd://HOST:2379/PREFIX"
         )
     key, lease, text = load_key(loaded).public, _lease(arguments, loaded.config), None

@@ -128,7 +128,7 @@ def told(loaded: Loaded) -> object:
     """All that a run makes of a configuration, but for the remarks, which nobody reads."""
     config = {**{f: getattr(loaded.config, f) for f in loaded.config.__struct_fields__}}
     config.pop("remarks")
-    locations = loaded.key_location, loaded.peers_location()
+    locations = loaded.place_of("private_key_file"), loaded.place_of("peers")
     return config, loaded.source, loaded.digest(), loaded.warnings, locations, load_key(loaded)
 
 

@@ -45,14 +45,13 @@ _may_be_written = False
 
 
 class KnownConfig(Struct, frozen=True):
-    """A decoded configuration, warnings about it, and where it names its private key file.
+    """A decoded configuration, and warnings about it.
 
     ``key_at`` are the offsets of the begin and the end of a private key in the text of rait.conf.
     """
 
     config: Config
     warnings: tuple[str, ...]
-    key_location: str
     key_at: tuple[int, int] | None = None
 
 
