@@ -94,7 +94,7 @@ def conclude(
     ``confirm``, the run is to be confirmed; that is called right before anything is touched.
     ``takes_back`` is as in RunHeader, and ``always`` journals a run that has nothing to do too.
     Raises MachineError, with nothing touched, where a link's namespace can be neither found nor
-    made.
+    made, or a VRF cannot be made.
     """
     if not isinstance(session.journal, Journal):
         require_places(change.events)
@@ -159,6 +159,7 @@ def _removal(session: Session, change: Change) -> Removal | None:
 def _prepared(session: Session, change: Change, makes_target: bool) -> Change:
     """Make the namespaces, and complete the change with what is only known then."""
     require_places(change.events)
+    isolation.require_vrfs(change.events)
     machine = session.machine
     specs = {e.link.origin.netns for e in change.events if isinstance(e, LinkAdded)}
     for spec in sorted(specs | {session.target} if makes_target else specs):

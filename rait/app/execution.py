@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import structs
 
-from rait.app import isolation
 from rait.app.inputs import lock_path
 from rait.app.session import Session
 from rait.domain.backend import Outcome
 from rait.domain.change import Change, Results, Verdict, verdict
-from rait.domain.errors import MachineError, RaitError
+from rait.domain.errors import RaitError
 from rait.domain.events import Event, ToBabeld, replay
 from rait.domain.topology import Topology
 
@@ -42,8 +41,7 @@ class Execution:
         return verdict(self._change, self.results, babeld_alone=self._session.is_about_babeld)
 
     def perform(self, run: Run) -> None:
-        """Carry the change out, and write its results to this run. Raises MachineError."""
-        self._require_vrfs(run)
+        """Carry the change out, and write its results to this run."""
         with ending_in_order():
             self._end_leftover_links()
             self._apply_and_record(run)
@@ -158,14 +156,6 @@ class Execution:
                 self._note(calls=(*self.results.calls, result))
                 what = "done" if result.error is None else f"failed: {result.error}"
                 self._debug(f"command for {result.link}, {result.event}: {what}")
-
-    def _require_vrfs(self, run: Run) -> None:
-        try:
-            isolation.require_vrfs(self._change.events)
-        except MachineError as error:
-            run.record([Outcome(i, str(error)) for i in range(len(self._change.events))])
-            run.finish("failed")
-            raise
 
     def _apply_and_record(self, run: Run) -> None:
         """Apply the events; outcomes of the same moment are written to the journal together."""

@@ -399,14 +399,14 @@ def load_key(loaded: Loaded, *, read: Read = source.read) -> KeyPair:
     secret = loaded.config.private_key
     if secret is None:
         try:
-            secret = _read_private_key(loaded.config.private_key_file or "", read)
+            secret = read_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.place_of('private_key_file')}: {error}") from None
     return KeyPair(secret, _public_key(secret))
 
 
-def _read_private_key(url: str, read: Read) -> Secret:
-    """The private key in a file as `wg genkey` makes it; no error shows any of the content."""
+def read_key(url: str, read: Read) -> Secret:
+    """The key in a file as `wg genkey` or `wg genpsk` makes it; no error shows the content."""
     source.refuse_registry(url)
     text = read(url, limit=MAX_KEY_BYTES)
     try:

@@ -14,12 +14,10 @@ from functools import cache
 from itertools import chain
 
 from rait.adapters.config import source
-from rait.adapters.config.bounds import MAX_KEY_BYTES
 from rait.adapters.config.source import Read
 from rait.adapters.keys import KeyPair, clamped
-from rait.app.load import Loaded, Preshared
+from rait.app.load import Loaded, Preshared, read_key
 from rait.domain.config.key_files import is_template, key_file_of, with_wildcards
-from rait.domain.config.keytext import canonical_key
 from rait.domain.config.schema import Peer, Psks, Secret
 from rait.domain.errors import ConfigError, RaitError, few
 from rait.domain.plan import KeyFiles
@@ -86,12 +84,7 @@ def _contents(loaded: Loaded, key: KeyPair) -> Iterator[Secret]:
 
 def _read(path: str, key: KeyPair, read: Read) -> Secret:
     """The preshared key in a file as `wg genpsk` makes it; no error shows any of the content."""
-    text = read(path, limit=MAX_KEY_BYTES)
-    name = source.display_name(path)
-    try:
-        psk = Secret(canonical_key(text))
-    except ValueError as error:
-        raise ConfigError(f"{name}: the content {error}") from None
+    psk, name = read_key(path, read), source.display_name(path)
     raw = a2b_base64(psk.reveal())
     if key.secret is not None and clamped(raw) == clamped(a2b_base64(key.secret.reveal())):
         raise ConfigError(f"{name}: it holds this node's private key, not a preshared key")

@@ -23,6 +23,9 @@ from rait.domain.history import require_own_key
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_either, warn
 
+_DIGITS = 1000
+"""So many digits of a number are read; Python reads some thousands at the most."""
+
 
 def run(options: Options, arguments: Namespace) -> int:
     if arguments.confirm is not None and not (arguments.apply or arguments.diff):
@@ -83,9 +86,9 @@ def _past(journal: JournalReader, scope: str, at: str | None) -> Past:
     kind, _, number = (at or "").rpartition(":")
     if at is None:
         at = "now"
-    elif kind in ("", "run", "event") and number.isdecimal():
+    elif kind in ("", "run", "event") and number.isdecimal() and len(number) <= _DIGITS:
         kind = kind or "run"
-        where, at = {kind: _number(number)}, f"{kind} {number}"
+        where, at = {kind: int(number)}, f"{kind} {number}"
     else:
         try:
             when = moment(at, time.time_ns())
@@ -112,14 +115,6 @@ def _unknown(journal: JournalReader, scope: str, otherwise: str) -> str:
         f"the journal begins with run {first.id}, {began}: what there was before is not known"
         + (f", and {otherwise}" if otherwise else "")
     )
-
-
-def _number(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError:
-        # Python reads some thousands of digits at the most.
-        raise ConfigError(f"no run or event has a number of {len(digits)} digits") from None
 
 
 def past_lines(past: Past) -> list[str]:
