@@ -42,6 +42,7 @@ _UDP_TABLES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 _GROUPS = 16
 """The number of groups that links are removed in, side by side."""
 
+_GONE = "somebody else deleted it as soon as it was made"
 _FEW_REMOVALS = 2
 """The most links that are removed one by one."""
 
@@ -106,60 +107,87 @@ class KernelBackend:
             case LinkRemoved():
                 return _remove(via, [event.name for event in events])
             case LinkAdded():
-                return self._add(via, [e for e in events if isinstance(e, LinkAdded)])
+                return self._add(via, {e.name: e for e in events if isinstance(e, LinkAdded)})
             case LinkUpdated():
                 return self._update(via, [e for e in events if isinstance(e, LinkUpdated)])
-        return self._write(via, [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)])
+        writes = {e.name: e for e in events if isinstance(e, DeviceUpdated | PeerEvent)}
+        errors = perform(via.wireguard, writes, lambda name: self._requests(via, writes[name]))
+        return {name: self._not_written(writes[name], error) for name, error in errors.items()}
 
-    def _add(self, via: Sockets, events: Sequence[LinkAdded]) -> Errors:
-        writes, errors = self._requests(via, events)
-        links = {event.name: event.link for event in events if event.name in writes}
-        made = _Addition(via, self._transit, links).carry_out(writes)
-        return {name: str(error) for name, error in errors.items()} | made
+    def _add(self, via: Sockets, events: Mapping[str, LinkAdded]) -> Errors:
+        """Make new links in steps of one batch each; those that fail are deleted at the end."""
+        links = {name: event.link for name, event in events.items()}
+        writes: dict[str, list[Request]] = {}
+        made: dict[str, int] = {}
+        errors: Errors = {}
 
-    def _update(self, via: Sockets, events: Sequence[LinkUpdated]) -> Errors:
-        errors = update_settings(via, rtnl.WIREGUARD, events)
+        def interface(name: str) -> list[Request]:
+            check_is_for(links[name], self._transit.ns, self._key)
+            writes[name] = self._requests(via, events[name])
+            return [self._interface(via, links[name])]
+
+        def alive() -> dict[str, int]:
+            return {name: index for name, index in made.items() if name not in errors}
+
+        try:
+            refused = perform(self._transit.rtnl, links, interface)
+            errors |= {name: self._not_made(via, error) for name, error in refused.items()}
+            made = via.indexes([name for name in links if name not in errors], rtnl.WIREGUARD)
+            errors = dict.fromkeys(links.keys() - made.keys(), _GONE) | errors
+            refused = perform(via.wireguard, alive(), lambda name: writes[name])
+            errors |= {name: _not_set(error) for name, error in refused.items()}
+            # A link that is raised binds its listen port.
+            first = [first_update(links[name], links[name].settings.master) for name in alive()]
+            errors |= self._update(via, first, alive())
+        except MachineError as error:
+            errors = dict.fromkeys(links, str(error)) | errors
+        failed = {name: index for name, index in made.items() if name in errors}
+        for name, text in _remove_one_by_one(via, failed).items():
+            errors[name] += f"; {text}"
+        return errors
+
+    def _interface(self, via: Sockets, link: Link) -> Request:
+        """The request for an interface in the target namespace; who sends it has the UDP socket."""
+        wanted = link.settings
+        master = None if wanted.master is None else via.master(wanted.master)
+        return rtnl.new_wireguard(link.name, via.ns.fd, wanted.mtu, wanted.group, master)
+
+    def _not_made(self, via: Sockets, error: RaitError) -> str:
+        if not isinstance(error, NetlinkError):
+            return str(error)
+        if error.code == errno.EEXIST:
+            return f"it could not be made: {name_is_taken(via.ns)}"
+        return f"it could not be made in {describe(via.ns.spec)}: {error}"
+
+    def _update(
+        self, via: Sockets, events: Sequence[LinkUpdated], indexes: Mapping[str, int] | None = None
+    ) -> Errors:
+        errors = update_settings(via, rtnl.WIREGUARD, events, indexes)
         return {name: self._not_updated(via, name, error) for name, error in errors.items()}
 
-    def _not_updated(self, via: Sockets, name: str, error: MachineError) -> str:
-        if _has_code(error, errno.EADDRINUSE):
+    def _not_updated(self, via: Sockets, name: str, error: RaitError) -> str:
+        if _is_taken(error):
             (state,) = self._read(via, [name])
             if state is not None:
                 return port_is_taken(state.device.listen_port, self._transit.ns)
         return f"its settings could not be changed: {error}"
 
-    def _write(self, via: Sockets, events: Sequence[DeviceUpdated | PeerEvent]) -> Errors:
-        requests, errors = self._requests(via, events)
-        errors |= perform(via.wireguard, requests)
-        return {e.name: self._not_written(e, errors[e.name]) for e in events if e.name in errors}
-
     def _not_written(self, event: DeviceUpdated | PeerEvent, error: RaitError) -> str:
         if not isinstance(event, DeviceUpdated):
             return f"peer {', '.join(peers_named(event))} could not be set: {error}"
-        if _has_code(error, errno.EADDRINUSE):
+        if _is_taken(error):
             return port_is_taken(event.after.listen_port, self._transit.ns)
-        return f"WireGuard's settings could not be set: {error}"
+        return _not_set(error)
 
     def _requests(
-        self, via: Sockets, events: Sequence[LinkAdded | DeviceUpdated | PeerEvent]
-    ) -> tuple[dict[str, list[Request]], dict[str, RaitError]]:
-        """By link, the requests that write what an event changes; or why it cannot be written."""
+        self, via: Sockets, event: LinkAdded | DeviceUpdated | PeerEvent
+    ) -> list[Request]:
+        """The requests that write to a device what an event changes. Raises RaitError."""
         from rait.domain.writes import NOTHING, write_of
 
-        requests: dict[str, list[Request]] = {}
-        errors: dict[str, RaitError] = {}
-        for event in events:
-            try:
-                if isinstance(event, LinkAdded):
-                    check_is_for(event.link, self._transit.ns, self._key)
-                write = write_of(event, self._key.psks)
-                secret = self._key.secret_of(write.public_key)
-                requests[event.name] = (
-                    [] if write == NOTHING else wg.set_device(via.family, event.name, write, secret)
-                )
-            except RaitError as error:
-                errors[event.name] = error
-        return requests, errors
+        write = write_of(event, self._key.psks)
+        secret = self._key.secret_of(write.public_key)
+        return [] if write == NOTHING else wg.set_device(via.family, event.name, write, secret)
 
     def _read(self, via: Sockets, names: Sequence[str]) -> list[DeviceState | None]:
         """The devices, in order; None for one that is gone, or is no WireGuard device any more."""
@@ -175,75 +203,6 @@ class KernelBackend:
         return states
 
 
-class _Addition:
-    """New links, made in three steps of one batch each; those that fail are deleted at the end."""
-
-    def __init__(self, via: Sockets, transit: Sockets, links: Mapping[str, Link]) -> None:
-        self._via = via
-        self._transit = transit
-        self._links = links
-        self._made: dict[str, int] = {}
-        self._errors: Errors = {}
-
-    def carry_out(self, writes: Mapping[str, Sequence[Request]]) -> Errors:
-        """Make the links, and write to their devices; gives the errors of those that failed."""
-        try:
-            self._make()
-            self._configure(writes)
-            self._set_up()
-        except MachineError as error:
-            for name in self._links:
-                self._errors.setdefault(name, str(error))
-        failed = {name: index for name, index in self._made.items() if name in self._errors}
-        for name, text in _remove_one_by_one(self._via, failed).items():
-            self._errors[name] += f"; {text}"
-        return self._errors
-
-    def _make(self) -> None:
-        """Make the interfaces in the target namespace, with UDP sockets in the transit one."""
-        requests: dict[str, list[Request]] = {}
-        for name, link in self._links.items():
-            wanted = link.settings
-            try:
-                master = None if wanted.master is None else self._via.master(wanted.master)
-            except MachineError as error:
-                self._errors[name] = str(error)
-                continue
-            fd = self._via.ns.fd
-            requests[name] = [rtnl.new_wireguard(name, fd, wanted.mtu, wanted.group, master)]
-        for name, refused in perform(self._transit.rtnl, requests).items():
-            self._errors[name] = self._not_made(refused)
-        made = [name for name in requests if name not in self._errors]
-        self._made = self._via.indexes(made, rtnl.WIREGUARD)
-        for name in made:
-            if name not in self._made:
-                self._errors[name] = "somebody else deleted it as soon as it was made"
-
-    def _configure(self, writes: Mapping[str, Sequence[Request]]) -> None:
-        alive = {name: writes[name] for name in self._alive()}
-        for name, error in perform(self._via.wireguard, alive).items():
-            self._errors[name] = f"WireGuard's settings could not be set: {error}"
-
-    def _set_up(self) -> None:
-        """Raise the links, when the kernel binds their listen ports, and give them addresses."""
-        alive = self._alive()
-        updates = [first_update(self._links[n], self._links[n].settings.master) for n in alive]
-        for name, error in update_settings(self._via, rtnl.WIREGUARD, updates, alive).items():
-            if _has_code(error, errno.EADDRINUSE):
-                port = self._links[name].device.listen_port
-                self._errors[name] = port_is_taken(port, self._transit.ns)
-            else:
-                self._errors[name] = f"its settings could not be changed: {error}"
-
-    def _alive(self) -> dict[str, int]:
-        return {name: index for name, index in self._made.items() if name not in self._errors}
-
-    def _not_made(self, error: MachineError) -> str:
-        if _has_code(error, errno.EEXIST):
-            return f"it could not be made: {name_is_taken(self._via.ns)}"
-        return f"it could not be made in {describe(self._via.ns.spec)}: {error}"
-
-
 def _remove(via: Sockets, names: Sequence[str]) -> Errors:
     """Remove links; one that is gone already counts as removed.
 
@@ -257,8 +216,7 @@ def _remove(via: Sockets, names: Sequence[str]) -> Errors:
         return _remove_one_by_one(via, found)
     private = _private_groups()
     groups = {name: private[i % len(private)] for i, name in enumerate(found)}
-    moves = {n: [rtnl.set_link(index, group=groups[n])] for n, index in found.items()}
-    unmoved = perform(via.rtnl, moves)
+    unmoved = perform(via.rtnl, found, lambda n: [rtnl.set_link(found[n], group=groups[n])])
     undeleted = _remove_groups(via, {g for n, g in groups.items() if n not in unmoved})
     rest = {n: i for n, i in found.items() if n in unmoved or groups[n] in undeleted}
     return _remove_one_by_one(via, rest)
@@ -274,8 +232,7 @@ def _private_groups() -> range:
 
 
 def _remove_one_by_one(via: Sockets, found: Mapping[str, int]) -> Errors:
-    requests = {name: [rtnl.delete_link(index)] for name, index in found.items()}
-    errors = perform(via.rtnl, requests)
+    errors = perform(via.rtnl, found, lambda name: [rtnl.delete_link(found[name])])
     return {name: f"it could not be removed: {error}" for name, error in errors.items()}
 
 
@@ -294,8 +251,13 @@ def _ports_in(table: str) -> Iterator[int]:
             yield int(line.split()[1].rpartition(":")[2], 16)
 
 
-def _has_code(error: RaitError, code: int) -> bool:
-    return isinstance(error, NetlinkError) and error.code == code
+def _not_set(error: RaitError) -> str:
+    return f"WireGuard's settings could not be set: {error}"
+
+
+def _is_taken(error: RaitError) -> bool:
+    """Whether the kernel refused a listen port that something else has."""
+    return isinstance(error, NetlinkError) and error.code == errno.EADDRINUSE
 
 
 def _remove_groups(via: Sockets, groups: set[int]) -> set[int]:

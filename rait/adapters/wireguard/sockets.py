@@ -7,7 +7,7 @@ done. A link that fails does not stop the others.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from msgspec import structs
@@ -25,9 +25,9 @@ from rait.adapters.netlink.socket import (
     Request,
 )
 from rait.adapters.netns import Netns, describe, is_pid, open_netns
-from rait.domain.errors import MachineError
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.events import LinkUpdated
-from rait.domain.topology import Link, LinkSettings
+from rait.domain.topology import Link
 
 TUN = "tun"
 
@@ -103,42 +103,45 @@ class Sockets(Closing):
 
 
 def perform(
-    via: NetlinkSocket, requests: Mapping[str, Iterable[Request]]
-) -> dict[str, MachineError]:
-    """Send the requests, and give by name the first error; to delete what is gone is none."""
-    owners = [(name, request) for name, own in requests.items() for request in own]
-    errors: dict[str, MachineError] = {}
-    for (name, request), error in zip(owners, via.perform([r for _, r in owners]), strict=True):
-        if error is not None and error.code != request.gone:
-            named = MachineError(f"{request.about}: {error}") if request.about else error
-            errors.setdefault(name, named)
+    via: NetlinkSocket, names: Iterable[str], make: Callable[[str], list[Request]]
+) -> dict[str, RaitError]:
+    """Send the requests that ``make`` gives for each name, and give by name the first error.
+
+    What ``make`` raises is an error of its name. To delete what is gone already is none.
+    """
+    owners: list[tuple[str, Request]] = []
+    errors: dict[str, RaitError] = {}
+    for name in names:
+        try:
+            owners += [(name, request) for request in make(name)]
+        except RaitError as error:
+            errors[name] = error
+    for (name, request), refused in zip(owners, via.perform([r for _, r in owners]), strict=True):
+        if refused is not None and refused.code != request.gone:
+            about = MachineError(f"{request.about}: {refused}") if request.about else refused
+            errors.setdefault(name, about)
     return errors
 
 
 def update_settings(
     via: Sockets, kind: str, events: Sequence[LinkUpdated], indexes: Mapping[str, int] | None = None
-) -> dict[str, MachineError]:
+) -> dict[str, RaitError]:
     """Change interfaces of one kind, each in no more than what differs, and give errors by name.
 
     ``indexes`` are looked up if they are not given. Raises MachineError if that fails.
     """
-    if indexes is None:
-        indexes = via.indexes([event.name for event in events], kind)
-    errors: dict[str, MachineError] = {}
-    first: dict[str, list[Request]] = {}
-    for event in events:
-        try:
-            if event.name not in indexes:
-                raise MachineError("it is gone")
-            index, master = indexes[event.name], _new_master(via, event)
-            first[event.name] = _changes(index, kind, event.before, event.after, master)
-        except MachineError as error:
-            errors[event.name] = error
-    errors |= perform(via.rtnl, first)
+    updates = {event.name: event for event in events}
+    found = via.indexes(updates, kind) if indexes is None else indexes
+
+    def change(name: str) -> list[Request]:
+        if name not in found:
+            raise MachineError("it is gone")
+        return _changes(found[name], kind, updates[name], _new_master(via, updates[name]))
+
+    errors = perform(via.rtnl, updates, change)
     # Addresses go once the new ones are there, so that what can do without them goes on working.
-    done = (event for event in events if event.name not in errors)
-    second = {e.name: _farewells(indexes[e.name], e.before, e.after) for e in done}
-    return errors | perform(via.rtnl, second)
+    rest = [name for name in updates if name not in errors]
+    return errors | perform(via.rtnl, rest, lambda name: _farewells(found[name], updates[name]))
 
 
 def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
@@ -149,10 +152,9 @@ def _new_master(via: Sockets, event: LinkUpdated) -> int | None:
     return 0 if wanted is None else via.master(wanted)
 
 
-def _changes(
-    index: int, kind: str, before: LinkSettings, after: LinkSettings, master: int | None
-) -> list[Request]:
+def _changes(index: int, kind: str, event: LinkUpdated, master: int | None) -> list[Request]:
     """All that changes but the addresses that go."""
+    before, after = event.before, event.after
     requests = []
     if kind == TUN and after.up and not before.up:
         requests.append(rtnl.no_generated_address(index))
@@ -170,12 +172,13 @@ def _changes(
     return [*requests, *(rtnl.add_address(index, address) for address in new)]
 
 
-def _farewells(index: int, before: LinkSettings, after: LinkSettings) -> list[Request]:
+def _farewells(index: int, event: LinkUpdated) -> list[Request]:
     """Take away the addresses that go.
 
     To the kernel, two addresses may be one although their prefix lengths or peers differ: then the
     new one can only be added after the old one is gone.
     """
+    before, after = event.before, event.after
     going = [a for a in before.all_addresses if a not in after.all_addresses]
     if not going:
         return []

@@ -418,7 +418,8 @@ def _delete_tun(name: str, via: Sockets) -> None:
     """Delete a tun that is still there after its program has ended."""
     found = via.find(name)
     if found is not None and found.kind == TUN:
-        for error in perform(via.rtnl, {name: [rtnl.delete_link(found.index)]}).values():
+        deletion = rtnl.delete_link(found.index)
+        for error in perform(via.rtnl, [name], lambda _: [deletion]).values():
             raise error
 
 
