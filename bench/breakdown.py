@@ -16,13 +16,13 @@ import time
 START = time.process_time()  # what the interpreter took before it came here
 
 PARTS = (
-    ("configuration", "rait.app.inputs", "load_config"),
-    ("private key", "rait.app.inputs", "load_secret"),
+    ("configuration", "rait.app.inputs", "configured"),
+    ("private key", "rait.app.inputs", "load_key"),
     ("journal", "rait.app.session", "Journal.open"),
     ("journal", "rait.adapters.journal.reader", "JournalReader.last_known"),
     ("journal", "rait.adapters.journal.store", "Journal.close"),
     ("peers", "rait.app.inputs", "load_registry"),
-    ("names", "rait.app.network", "resolve"),
+    ("names", "rait.app.inputs", "_with_addresses"),
     ("backend", "rait.app.machine", "Machine.choose"),
     ("observe", "rait.app.machine", "Machine.observe"),
     ("plan", "rait.app.desired", "plan"),

@@ -24,7 +24,7 @@ from played_kernel import PlayedKernel
 
 from rait.adapters import keys
 from rait.app import desired
-from rait.app.load import load_config, load_secret
+from rait.app.load import load_config, load_key
 from rait.app.options import Options
 from rait.app.status import StatusReader
 
@@ -62,10 +62,10 @@ def main() -> None:
 
 def played(config: str) -> PlayedKernel:
     """Play the kernel of the node with this configuration."""
-    secret, public_key = load_secret(load_config(config))
+    key = load_key(load_config(config))
     # Loads what is loaded only if other nodes of this machine have pushed our cache files out.
-    keys.public_key(secret)
-    kernel = PlayedKernel(public_key)
+    keys.public_key(keys.new_private_key())
+    kernel = PlayedKernel(key.public)
     kernel.install()
     return kernel
 
