@@ -81,7 +81,7 @@ class _Transfer:
             raise
         except httpx.TimeoutException:
             why = f"no answer within {self._timeout:g} seconds"
-        except (httpx.InvalidURL, ValueError):  # the text of these may hold a password
+        except httpx.InvalidURL:
             why = "the URL is not valid"
         except httpx.ConnectError as error:
             why = _why_no_connection(error)
@@ -204,7 +204,10 @@ class NoCookies(CookieJar):
 
 def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
     # httpx logs whole URLs, so user and password must not be in them.
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may hold the password
+        raise httpx.InvalidURL("") from None
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
