@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rait.app.options import Options
 from rait.app.status import StatusReader, status_object
-from rait.app.status_words import fault_lines, summary
+from rait.app.status_words import ago, amount, fault_lines, summary
 from rait.commands import status as command
 from rait.commands.status import View, run, status_lines
 from rait.domain.babel import BabelNeighbour
@@ -119,6 +119,24 @@ def test_the_rates_have_columns_under_watch_alone() -> None:
 )
 def test_the_line_on_top(status: Status, line: str) -> None:
     assert summary(status) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86399, "23h"),
+     (86400, "1d"), (200_000, "2d")],
+)  # fmt: skip
+def test_how_long_ago_is_told_in_the_largest_unit(seconds: int, text: str) -> None:
+    assert ago(seconds) == f"{text} ago"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1024**2, "1.0 MiB"), (1024**3, "1.0 GiB"),
+     (1024**4, "1.0 TiB"), (1.5 * 1024**5, "1536.0 TiB")],
+)  # fmt: skip
+def test_bytes_are_told_in_the_largest_unit(count: float, text: str) -> None:
+    assert amount(count) == text
 
 
 def test_a_check_names_what_is_wrong_and_nothing_else() -> None:

@@ -70,3 +70,8 @@ def test_no_time(text: str) -> None:
 def test_times_are_told_as_the_clock_on_the_wall_has_them() -> None:
     assert written(NOW + 999_999_999) == "2026-01-31 17:05:00+01:00"
     assert moment(written(NOW), 0) == NOW, "what is told can be typed back"
+
+
+def test_a_time_outside_of_the_calendar_is_its_first_or_last_moment() -> None:
+    assert written(-(10**30)) == "0001-01-01 00:00:00"
+    assert written(10**30) == "9999-12-31 23:59:59"
