@@ -630,11 +630,16 @@ def test_what_only_the_user_can_mend_is_tried_when_something_changes(outcome: Ou
     assert [line for _, line in world.said] == ["why", "all is as it should be again"]
 
 
-@given(events=st.lists(calls, max_size=10), running=st.booleans(), wait=st.floats(0, 100))
+@given(
+    settings=st.sampled_from((SLOW, Settings(look=5.0))),
+    events=st.lists(calls, max_size=10),
+    running=st.booleans(),
+    wait=st.floats(0, 100),
+)
 def test_it_ends_when_the_sync_has_ended_and_does_nothing_more(
-    events: list[Event], running: bool, wait: float
+    settings: Settings, events: list[Event], running: bool, wait: float
 ) -> None:
-    world = ready(SLOW)
+    world = ready(settings)
     if running:
         world.tell(FilesChanged(("rait.conf",)))
         world.wait(watch.QUIET[0])

@@ -76,6 +76,11 @@ def test_what_is_no_path_is_refused(path: str, why: str) -> None:
         checked_key_file(path)
 
 
+@pytest.mark.parametrize(("path", "meant"), [("off", ""), ("./off", "./off"), ("psk", "psk")])
+def test_off_is_no_file(path: str, meant: str) -> None:
+    assert checked_key_file(path) == meant
+
+
 def test_the_files_of_all_peers_are_found_without_their_names() -> None:
     assert with_wildcards("[a]/{name}.{public_key}", glob.escape) == "[[]a]/*.*"
     assert with_wildcards("psk", glob.escape) == "psk"

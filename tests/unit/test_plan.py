@@ -171,9 +171,11 @@ def test_a_peer_without_an_address_waits_and_so_does_one_that_does_not_resolve()
 def test_of_several_addresses_the_one_in_use_is_kept() -> None:
     peers = [peer("peer", 50221, "example.org")]
     both = {("example.org", "ip4"): ("192.0.2.1", "192.0.2.2")}
-    used = {("example.org", "ip4"): ("192.0.2.2",)}
-    first = plan(CONFIG, NODE, peers, used).topology
-    for applied, expected in ((None, "192.0.2.1"), (first, "192.0.2.2")):
+    second, gone = (
+        plan(CONFIG, NODE, peers, {("example.org", "ip4"): (used,)}).topology
+        for used in ("192.0.2.2", "192.0.2.9")
+    )
+    for applied, expected in ((None, "192.0.2.1"), (second, "192.0.2.2"), (gone, "192.0.2.1")):
         link = plan(CONFIG, NODE, peers, both, applied).topology.links["rait4x50221"]
         assert link.peers[0].endpoint == Endpoint(expected, 50153)
 
