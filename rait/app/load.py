@@ -402,7 +402,7 @@ def load_key(loaded: Loaded, *, read: Read = source.read) -> KeyPair:
             secret = read_key(loaded.config.private_key_file or "", read)
         except (SourceError, ConfigError) as error:
             raise ConfigError(f"{loaded.place_of('private_key_file')}: {error}") from None
-    return KeyPair(secret, _public_key(secret))
+    return KeyPair(secret, caches.public_key(secret, keys.public_key))
 
 
 def read_key(url: str, read: Read) -> Secret:
@@ -413,15 +413,6 @@ def read_key(url: str, read: Read) -> Secret:
         return Secret(canonical_key(text))
     except ValueError as error:
         raise ConfigError(f"{source.display_name(url)}: the content {error}") from None
-
-
-def _public_key(secret: Secret) -> str:
-    known = caches.find_public_key(secret)
-    if known is not None:
-        return known
-    public_key = keys.public_key(secret)
-    caches.keep_public_key(secret, public_key)
-    return public_key
 
 
 def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -103,19 +103,18 @@ def _made_from(text: str, url: str) -> tuple[str, ...]:
     return _FORMAT, repr(settings), url, text
 
 
-def find_public_key(secret: Secret) -> str | None:
-    """The public key of a private key, if an earlier run derived it."""
-    key = find(_KEY, str, _FORMAT, secret.reveal())
-    return key if key is not None and is_key(key) else None
+def public_key(secret: Secret, derive: Callable[[Secret], str]) -> str:
+    """The public key of a private key, derived unless an earlier run did that.
 
-
-def keep_public_key(secret: Secret, public_key: str) -> None:
-    """Keep a public key under a digest of the private key.
-
-    The digest gives away no more of the private key than the public key does, which is known to
-    all: both are computed from the private key, and neither leads back to it.
+    It is kept under a digest of the private key. The digest gives away no more of that than the
+    public key does, which is known to all: both are computed from the private key, and neither
+    leads back to it.
     """
-    keep(_KEY, public_key, _FORMAT, secret.reveal())
+    found = find(_KEY, str, _FORMAT, secret.reveal())
+    if found is None or not is_key(found):
+        found = derive(secret)
+        keep(_KEY, found, _FORMAT, secret.reveal())
+    return found
 
 
 def find_peers(text: str, name: str) -> KnownPeers | None:

@@ -89,11 +89,12 @@ _ADVICE_OF_CONNECTIONS = {
     "ALERT_CERTIFICATE_EXPIRED": "our certificate is expired: renew cert and key",
 }
 
-_tokens: dict[tuple[tuple[str, ...], str, str], str] = {}
-"""The token of each user at each cluster: to log in costs etcd as much as hundreds of reads."""
+_LOGIN = "/v3/auth/authenticate"
+_tokens: dict[Target, str] = {}
+"""The token that each URL has: to log in costs etcd as much as hundreds of reads."""
 
-_answered: dict[tuple[str, ...], int] = {}
-"""The number of the member of each cluster that answered last. A dead one costs seconds once only:
+_answered: dict[Target, int] = {}
+"""The number of the member of each URL that answered last. A dead one costs seconds once only:
 the lease of an entry may be as short."""
 
 
@@ -115,7 +116,7 @@ class Client:
     def __init__(self, target: Target, name: str, first: int | None = None) -> None:
         self.target = target
         self._name = name
-        self._at = _answered.get(target.members, 0) if first is None else first
+        self._at = _answered.get(target, 0) if first is None else first
         self._problems: dict[str, list[str]] = {}
         self._http = httpx.AsyncClient(
             verify=self._from_files(lambda: context(target)),
@@ -143,9 +144,9 @@ class Client:
                 answer = await self.ask(path, message, kind, limit)
             except MemberError as error:
                 self._problems.setdefault(str(error), []).append(self.member)
-                self.move_on()
+                self._at = self.next
             else:
-                _answered[self.target.members] = self._at
+                _answered[self.target] = self._at
                 return answer
         raise self._none()
 
@@ -171,10 +172,6 @@ class Client:
         """The number of the member after the one that is asked."""
         return (self._at + 1) % len(self.target.members)
 
-    def move_on(self) -> None:
-        """Ask the next member from now on."""
-        self._at = self.next
-
     def failed(self, why: str) -> SourceError:
         return SourceError(f"{self._name}: {why}")
 
@@ -182,7 +179,7 @@ class Client:
     async def changes(self, message: dict[str, Any]) -> AsyncIterator[AsyncIterator[Changes]]:
         """The stream of one member, of what is no older than asked for. Raises MemberError."""
         start = {"create_request": message}
-        async with self._answer("/v3/watch", start, await self._headers()) as (response, scope):
+        async with self._answer("/v3/watch", start) as (response, scope):
             scope.deadline = inf
             yield self._streamed(response)
 
@@ -200,31 +197,23 @@ class Client:
     ) -> Message:
         """The answer of the member. Raises MemberError, and SourceError as ``call`` does."""
         try:
-            return await self._post(path, message, kind, limit, await self._headers())
+            return await self._post(path, message, kind, limit)
         except RefusedError as error:
-            if not self.target.user or not any(why in str(error) for why in _OLD_TOKEN):
+            is_old = any(why in str(error) for why in _OLD_TOKEN)
+            if not is_old or _tokens.pop(self.target, None) is None:
                 raise
-            self.log_out()
-            return await self._post(path, message, kind, limit, await self._headers())
+            return await self._post(path, message, kind, limit)
 
-    def log_out(self) -> None:
-        """Forget the token, so that the next call logs in."""
-        _tokens.pop(self._whose, None)
-
-    @property
-    def _whose(self) -> tuple[tuple[str, ...], str, str]:
-        return self.target.members, self.target.user, self.target.password_file
-
-    async def _headers(self) -> dict[str, str]:
-        if not self.target.user:
+    async def _headers(self, path: str) -> dict[str, str]:
+        if not self.target.user or path == _LOGIN:
             return {}
-        if self._whose not in _tokens:
+        token = _tokens.get(self.target)
+        if token is None:
             secret = self._from_files(lambda: password(self.target.password_file))
             login = {"name": self.target.user, "password": secret}
-            path = "/v3/auth/authenticate"
-            answer = await self._post(path, login, Authenticated, MAX_MESSAGE, {})
-            _tokens[self._whose] = answer.token
-        return {"Authorization": _tokens[self._whose]}
+            token = (await self._post(_LOGIN, login, Authenticated)).token
+            _tokens[self.target] = token
+        return {"Authorization": token}
 
     def _from_files(self, read: Callable[[], Message]) -> Message:
         try:
@@ -241,9 +230,10 @@ class Client:
 
     @asynccontextmanager
     async def _answer(
-        self, path: str, message: dict[str, Any], headers: dict[str, str]
+        self, path: str, message: dict[str, Any]
     ) -> AsyncIterator[tuple[httpx.Response, anyio.CancelScope]]:
         """The beginning of a good answer, and the time for the whole. Raises as ``ask`` does."""
+        headers = await self._headers(path)
         try:
             with anyio.fail_after(MEMBER_SECONDS) as scope:
                 async with aclosing(await self._send(path, message, headers)) as response:
@@ -255,14 +245,9 @@ class Client:
             raise MemberError(_why(error)) from None
 
     async def _post(
-        self,
-        path: str,
-        message: dict[str, Any],
-        kind: type[Message],
-        limit: int,
-        headers: dict[str, str],
+        self, path: str, message: dict[str, Any], kind: type[Message], limit: int = MAX_MESSAGE
     ) -> Message:
-        async with self._answer(path, message, headers) as (response, scope):
+        async with self._answer(path, message) as (response, scope):
             raw = await self._body(response, limit, scope)
         return self._decoded(kind, raw, response)
 
