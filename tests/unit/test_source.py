@@ -391,6 +391,12 @@ def test_urls_that_are_none(url):
     assert refused(url)
 
 
+def test_a_proxy_that_is_none_is_told_as_such_without_its_password(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "foo://me:s3cret@127.0.0.1:1")
+    assert "proxy" in refused("http://127.0.0.1:1/x")
+    assert "s3cret" not in refused("http://127.0.0.1:1/x")
+
+
 @pytest.mark.parametrize("port", [65536, 99999])
 def test_a_port_that_is_none_is_told_as_such(port):
     url = f"http://127.0.0.1:{port}/x"
