@@ -110,6 +110,7 @@ def test_no_command_trips_over_a_lost_event(
     path.with_name("peers.conf").write_text("peers = []\n")
     monkeypatch.setattr("rait.app.session.scope_name", lambda *_: SCOPE)
     monkeypatch.setattr("rait.app.scopes.scope_name", lambda *_: SCOPE)
+    monkeypatch.setattr("rait.commands.log.scope_name", lambda *_: SCOPE)
     connection.execute("DELETE FROM entries WHERE id = 4")
     assert main(["-c", str(conf), command]) == 1
     said = capsys.readouterr()

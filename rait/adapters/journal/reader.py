@@ -286,31 +286,18 @@ class Log:
         runs = self._scope_runs(scope, upto, self.run(run).last_id)
         return fold(start, runs, through=event)
 
-    def _last_entry_at(self, when: int) -> int:
-        """The last entry that was there at a unix time in nanoseconds.
+    def _last_entry_at(self, when: int) -> int | None:
+        """The last entry before the runs that began after a unix time in nanoseconds.
 
-        A clock may have been wrong, so the start of each run is taken from ``run_spans``. Within a
-        run, entries are as far from its start as their own times say.
+        None if no run did. A run counts whole from when it began, which ``run_spans`` tells even
+        where a clock was wrong.
         """
-        begun = self.run_spans()
-        first: dict[int, int] = {}
-        last: int | None = None
-        reached: int | None = None
-        for number, run, at in self.connection.execute(
-            "SELECT id, run, at FROM entries ORDER BY id"
-        ):
-            if not isinstance(at, int):
-                raise records.damage(f"entry {number} of the journal has no time")
-            if (span := begun.get(run)) is not None:
-                reached = span.earliest + at - first.setdefault(run, at)
-            elif reached is None:
-                reached = at
-            if reached > when:
-                break
-            last = number
-        if last is None and self.pruned():
+        later = (run for run, span in self.run_spans().items() if span.earliest > when)
+        if (first := next(later, None)) is None:
+            return None
+        if 0 < self.pruned() == first - 1:
             raise HistoryError("the entries of that time were pruned")
-        return last or 0
+        return first - 1
 
     def _pruned_note(self, entry: int) -> str:
         dropped = self.pruned()
