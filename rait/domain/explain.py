@@ -147,7 +147,8 @@ def sources_of(config: Config, index: int, peer: Peer, where: str) -> dict[str, 
         "endpoint": registry,
         "babeld parameters": _conf("babeld", "param"),
     }
-    for name, field in _BY_POLICY.items():
+    for name in _SHOWN:
+        field = _FIELDS.get(name, name)
         if (given := _given(resolved, field)) is not None:
             found[name] = given
         elif field in Transport.__struct_fields__:
@@ -157,17 +158,8 @@ def sources_of(config: Config, index: int, peer: Peer, where: str) -> dict[str, 
     return found
 
 
-_BY_POLICY = {
-    "fwmark": "fwmark",
-    "mtu": "mtu",
-    "keepalive": "keepalive",
-    "addresses": "addresses",
-    "preshared key": "preshared_key_file",
-    "babeld parameters": "babeld_param",
-    "up_command": "up_command",
-    "down_command": "down_command",
-}
-"""The field of a policy that sets each of these settings."""
+_FIELDS = {"preshared key": "preshared_key_file", "babeld parameters": "babeld_param"}
+"""The field of a policy that sets a setting, where it has another name than that."""
 
 
 def _given(resolved: Resolved, field: str) -> Source | None:
