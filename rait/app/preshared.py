@@ -17,8 +17,8 @@ from rait.adapters.config import source
 from rait.adapters.config.source import Read
 from rait.adapters.keys import KeyPair, clamped
 from rait.app.load import Loaded, Preshared, read_key
-from rait.domain.config.key_files import is_template, key_file_of, with_wildcards
 from rait.domain.config.schema import Peer, Psks, Secret
+from rait.domain.config.templates import is_template, key_file_of, with_wildcards
 from rait.domain.errors import ConfigError, RaitError, few
 from rait.domain.plan import KeyFiles
 from rait.domain.policy import key_files

@@ -82,7 +82,7 @@ def key_files(config: Config, peers: Iterable[Peer]) -> Iterator[tuple[str, Peer
 def addresses_of(templates: Iterable[str], peer: Peer) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The addresses of a link to the peer, and what is wrong with those that are left out."""
     # Imported here, as most configurations give no addresses, and rait starts for each sync.
-    from rait.domain.config.addresses import parse_address
+    from rait.domain.config.templates import parse_address
 
     values = {"name": peer.name, **{f"remarks.{key}": value for key, value in peer.remarks}}
     found: set[str] = set()

@@ -17,10 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 from typing import TypeVar, get_args
 
-from rait.domain.config.addresses import parse_address
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
-from rait.domain.config.key_files import checked_key_file
 from rait.domain.config.keytext import canonical_key, is_key, shown
 from rait.domain.config.remarks import remark_text
 from rait.domain.config.schema import (
@@ -45,6 +43,7 @@ from rait.domain.config.schema import (
     is_live,
     parse_span,
 )
+from rait.domain.config.templates import checked_key_file, parse_address
 from rait.domain.errors import Problem
 from rait.domain.minisign import looks_like_key, public_key
 from rait.domain.topology import Family

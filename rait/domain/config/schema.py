@@ -263,8 +263,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     ``mtu`` is in bytes, or "auto": what the underlay takes towards the endpoint, less WireGuard's
     overhead. ``babeld_param`` replaces babeld's parameters, and ``babeld_param_add`` is added to
     them. ``addresses`` are as ip-address(8) has them, with ``{name}`` and ``{remarks.KEY}`` for
-    what the registry says of the peer: see addresses.py. ``preshared_key_file`` is "" for no
-    preshared key, else as in key_files.py. With ``skip``, the peer gets no link. The commands are
+    what the registry says of the peer: see templates.py. ``preshared_key_file`` is "" for no
+    preshared key, else as in templates.py. With ``skip``, the peer gets no link. The commands are
     argument lists, see LinkNotes. ``path`` leads to the block in rait.conf.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rait.domain.config.addresses import parse_address
+from rait.domain.config.templates import parse_address
 
 
 def text(template: str, **values: str) -> str:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rait.domain.config.key_files import (
+from rait.domain.config.schema import Peer
+from rait.domain.config.templates import (
     checked_key_file,
     is_template,
     key_file_of,
     with_wildcards,
 )
-from rait.domain.config.schema import Peer
 
 KEY = "+Y23l1qr9oEM4WlqPvp4IG2TPXdNCa11twipDvOHT3w="
 SLASHED = "WLkgNBmW9GdP2LjwIRDb5yOP2/UfMw3Iu6lWW1y9PSo="
