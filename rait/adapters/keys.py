@@ -24,6 +24,15 @@ def public_key(secret: Secret) -> str:
     return b2a_base64(public, newline=False).decode("ascii")
 
 
+def raw_key(text: str) -> bytes | None:
+    """The bytes of a key, which may be the all-zero one; None for a text that is no key."""
+    try:
+        raw = a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+    return raw if len(raw) == KEY_BYTES else None
+
+
 def new_private_key() -> Secret:
     """A private key as `wg genkey` makes it."""
     return Secret(b2a_base64(clamped(os.urandom(KEY_BYTES)), newline=False).decode("ascii"))

@@ -11,6 +11,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import TYPE_CHECKING, Any
 
+from rait.adapters.keys import raw_key
 from rait.adapters.netlink.picker import BYTES, U16, U32, U64, Picker
 from rait.adapters.netlink.socket import (
     MalformedError,
@@ -189,7 +190,7 @@ def _device_state(
 
 
 def _encode_peer(peer: PeerWrite) -> Iterator[bytes]:
-    key = _decode_key(peer.public_key)
+    key = raw_key(peer.public_key)
     if key is None:
         raise MachineError(f"{peer.public_key!r} is not a WireGuard key")
     head = attribute(WGPEER_A_PUBLIC_KEY, key)
@@ -291,18 +292,10 @@ def _decode_endpoint(data: bytes) -> Endpoint | None:
 
 
 def _secret_key(secret: Secret, what: str) -> bytes:
-    key = _decode_key(secret.reveal())
+    key = raw_key(secret.reveal())
     if key is None:
         raise MachineError(f"{what} is not 32 bytes in base64")
     return key
-
-
-def _decode_key(text: str) -> bytes | None:
-    try:
-        raw = binascii.a2b_base64(text)
-    except ValueError:
-        return None
-    return raw if len(raw) == WG_KEY_LEN else None
 
 
 def _key_text(raw: bytes) -> str:

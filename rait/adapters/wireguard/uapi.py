@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rait.adapters.closing import Closing, on_error
-from rait.adapters.keys import KeyPair
+from rait.adapters.keys import KeyPair, raw_key
 from rait.domain.backend import DeviceState
 from rait.domain.config.hosts import ifname_bytes, ip_literal
 from rait.domain.config.keytext import KEY_BYTES, shown
@@ -272,11 +272,7 @@ def _peer(
 
 
 def _hex_key(text: str) -> str:
-    try:
-        key = binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_BYTES:
+    if (key := raw_key(text)) is None:
         raise UapiError(f"a WireGuard key is {KEY_BYTES} bytes in base64")
     return key.hex()
 

@@ -409,7 +409,7 @@ def _removal(name: str, made_as: str, via: Sockets | None) -> _Task:
         yield
         if process is not None:
             programs.end(made_as, process, programs.END_SECONDS)
-    if via is not None:
+    if via is not None and found is not None:
         _delete_tun(name, via)
     programs.listening(made_as)
 
