@@ -124,6 +124,7 @@ UNNEEDED = {
     "rait.domain.config.decode_config": "reads a text that is not known yet",
     "rait.domain.config.decode_peers": "reads a text that is not known yet",
     "rait.domain.config.decoding": "reads a text that is not known yet",
+    "rait.domain.config.limits": "reads a text that is not known yet",
     "rait.domain.config.templates": "is for policies with addresses or preshared keys",
     "rait.domain.doubt": "is for entries that were skipped",
     "rait.domain.fallback": "is for a list from a URL",

@@ -162,7 +162,8 @@ def display_name(url: str) -> str:
     if is_key(url):
         return "(left out: a key, not a path)"
     if not _scheme(url):
-        return _NO_URL if _LIKE_CREDENTIALS.search(url) else without_whole_keys(url)
+        like_credentials = "@" in url.partition(":")[2]
+        return _NO_URL if like_credentials else without_whole_keys(url)
     from urllib.parse import urlsplit, urlunsplit
 
     try:
@@ -170,7 +171,7 @@ def display_name(url: str) -> str:
     except ValueError:
         return _NO_URL
     hosts = parts.netloc.rpartition("@")[2]
-    if "@" in "".join(parts[2:]) or not all(map(_HOST.fullmatch, hosts.split(","))):
+    if "@" in "".join(parts[2:]) or not all(map(re.compile(_HOST).fullmatch, hosts.split(","))):
         return _NO_URL
     if is_live(url):
         # Its query names files, and its keys come after the path.
@@ -180,8 +181,7 @@ def display_name(url: str) -> str:
 
 
 _NO_URL = "(left out: a URL that is not valid, or has an @ after a /; write %40 and %2F for them)"
-_HOST = re.compile(r"(?:\[[^]]*\]|[^:%]*)(?::[0-9]*)?")
-_LIKE_CREDENTIALS = re.compile(":.*@", re.DOTALL)
+_HOST = r"(?:\[[^]]*\]|[^:%]*)(?::[0-9]*)?"
 
 
 def is_path(url: str) -> bool:

@@ -20,17 +20,14 @@ from typing import TypeVar, get_args
 from rait.domain.config.decoding import Block
 from rait.domain.config.hosts import checked_address, ifname_problem, ip_literal
 from rait.domain.config.keytext import canonical_key, is_key, shown
+from rait.domain.config.limits import ADDRESSES, COMMAND, PORT_RANGE, SIGNERS
 from rait.domain.config.remarks import remark_text
 from rait.domain.config.schema import (
-    ADDRESSES,
     ALWAYS,
-    COMMAND,
     MAX_IFNAME,
     MAX_PORT,
     MAX_PREFIX,
     POLICY_SETTINGS,
-    PORT_RANGE,
-    SIGNERS,
     Babeld,
     Config,
     Fallback,

@@ -1,9 +1,9 @@
 """Decodes a block of a document to the struct that describes it, and reports every mistake.
 
 1. Fold: keys match without regard to case and underscores, and some have a second name.
-2. Convert: msgspec checks the values by the types and limits of the struct's fields. msgspec stops
-   at the first mistake, so each field of a block that it refuses is tried by itself.
-3. Report: a message uses the words that the field's type has for what its value must be. No
+2. Convert: msgspec checks the values by the types and limits of the struct's fields (limits.py).
+   It stops at the first mistake, so each field is tried by itself.
+3. Report: a message uses the words that the field's limits have for what its value must be. No
    message shows a key, or more than the beginning of a value.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, get_args
 from msgspec import Struct, ValidationError, convert, structs
 
 from rait.domain.config.keytext import is_key, kind_of, shown
+from rait.domain.config.limits import LIMITS
 from rait.domain.errors import Path, Problem, Severity
 
 Kind = TypeVar("Kind", bound=Struct)
@@ -122,7 +123,7 @@ class Block(Generic[Kind]):
         """
         for name, value in list(self.values.items()):
             if value is None:
-                self.refuse(_refusal(_fields(self._kind)[name].type, None), name)
+                self.refuse(_refusal(_fields(self._kind)[name][0], None), name)
                 continue
             texts = value if isinstance(value, list | tuple) else (value,)
             problems = (_text_problem(name, text) for text in texts if isinstance(text, str))
@@ -169,10 +170,6 @@ class Block(Generic[Kind]):
 
     def decoded(self) -> Kind | None:
         """The struct, without values that are wrong; None if a required field is among them."""
-        try:
-            return convert(self.values, self._kind)
-        except _WRONG:
-            pass
         for name, message in mistakes(self._kind, self.values).items():
             if name in self.values:
                 self.refuse(message, name)
@@ -196,18 +193,20 @@ class Block(Generic[Kind]):
 def mistakes(kind: type[Struct], values: Mapping[str, object]) -> dict[str, str]:
     """The fields that are missing or wrong, each with a message that says what it must be."""
     found = {}
-    for name, field in _fields(kind).items():
+    for name, (limited, required) in _fields(kind).items():
         if name not in values:
-            if field.required:
-                found[name] = f"{name} is missing: {_words(field.type)}"
-        elif not _takes(field.type, values[name]):
-            found[name] = _refusal(field.type, values[name])
+            if required:
+                found[name] = f"{name} is missing: {_words(limited)}"
+        elif not _takes(limited, values[name]):
+            found[name] = _refusal(limited, values[name])
     return found
 
 
 @cache
-def _fields(kind: type[Struct]) -> Mapping[str, structs.FieldInfo]:
-    return {field.name: field for field in structs.fields(kind)}
+def _fields(kind: type[Struct]) -> Mapping[str, tuple[Any, bool]]:
+    """The type of each field, with its limits, and whether the field is required."""
+    limits = LIMITS.get(kind, {})
+    return {f.name: (limits.get(f.name, f.type), f.required) for f in structs.fields(kind)}
 
 
 def _takes(kind: Any, value: object, *, strict: bool = True) -> bool:

@@ -1,7 +1,6 @@
 """What rait.conf and a peers list say, after they were decoded and checked.
 
-The type of each key has the limits that msgspec enforces, and says in words what the value must be.
-Error messages show these words.
+The limits of each setting of rait.conf are in limits.py, which is loaded to decode a text.
 """
 
 import re
@@ -54,17 +53,8 @@ PRIVATE_GROUPS = 0x7FFF0000
 """Interface groups from here on are rait's own: links on their way out are moved to them."""
 
 MAX_PORT = 65535
-PORT_RANGE = f'a port from 1 to {MAX_PORT}, a range as "1024-65535", or a list of these'
-MAX_KEEPALIVE = 65535
-"""In seconds, as wg(8) takes it."""
 
 ADDRESS = 'an address as "192.0.2.1/24" or "192.0.2.1 peer 192.0.2.2"'
-ADDRESSES = f'{ADDRESS}, a list of these, or "off"'
-COMMAND = (
-    'a list of texts: a program, by an absolute path or a name on PATH, and its arguments; or "off"'
-)
-_MAX_U32 = 2**32 - 1
-
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SPAN = r"(\d{1,9})([smhdw])"
@@ -111,45 +101,9 @@ Psks = Mapping[tuple[str, str], Secret]
 """The preshared keys that a run can set, by the public key of the peer and their digest."""
 
 
-def _filled(what: str) -> Meta:
-    """Refuse an empty text."""
-    return Meta(min_length=1, description=f"{what} in quotes")
-
-
-def _between(low: int, high: int, what: str, why: str = "") -> Meta:
-    """Refuse a number out of a range, and put the range into the words."""
-    return Meta(ge=low, le=high, description=f"{what} from {low} to {high}{why}")
-
-
-Auto = Literal["auto"]
-_AUTO = f', or "auto" (babeld needs IPv6, whose least MTU is {MIN_MTU})'
-_MTU_REASON = f" (babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard adds up to 80 bytes)"
-_GROUP_REASON = (
-    " (0 is the group of all interfaces that were put in none, and the highest are for rait itself)"
-)
-SIGNERS = "a public key of minisign or the path of its file in quotes, or a list of these"
-_Signer = Annotated[str, _filled("a public key of minisign or the path of its file")]
-_Flag = Annotated[bool, Meta(description="true or false")]
-_Text = Annotated[str, Meta(description="text in quotes")]
-_Line = Annotated[str, _filled("one line of text")]
-_Source = Annotated[str, _filled("a path or a URL")]
-_Address = Annotated[str, Meta(description="an IP address or a host name in quotes")]
-_FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
-_Keepalive = Annotated[int, _between(0, MAX_KEEPALIVE, "a number of seconds", ', or "off"')]
-_Mark = Annotated[int, _between(0, _MAX_U32, "a mark", ', or "off"')]
-_Globs = Annotated[tuple[str, ...], Meta(description="a glob in quotes, or a list of these")]
-_Command = Annotated[tuple[str, ...], Meta(description=COMMAND)]
-_Span = Annotated[int, Meta(ge=1, description='a span of time as "90d" or "52w", or "forever"')]
-_Interval = Annotated[
-    int, Meta(ge=SECOND, le=DAY, description='a span of time from "1s" to "1d", as "60s" or "5m"')
-]
-_Lease = Annotated[
-    int, Meta(ge=MIN_LEASE, le=DAY, description='a span of time from "5s" to "1d", as "60s"')
-]
-_Fallback = Annotated[
-    Annotated[int, Meta(ge=1)] | Literal["always"],
-    Meta(description='a span of time as "24h" or "7d", or "always"'),
-]
+FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
+Address = Annotated[str, Meta(description="an IP address or a host name in quotes")]
+PEERS_PORT = f"a port from 1 to {MAX_PORT} (to which the peer sends)"
 
 
 class Transport(Struct, frozen=True, kw_only=True):
@@ -160,15 +114,15 @@ class Transport(Struct, frozen=True, kw_only=True):
     seconds; 0 is off. With ``dynamic_port`` the kernel picks the listen ports.
     """
 
-    address_family: _FamilyKey
-    send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which this node sends)")]
-    mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _MTU_REASON)]
-    ifprefix: Annotated[str, Meta(description="text in quotes (how interface names begin)")]
-    fwmark: _Mark = 0
-    keepalive: _Keepalive = 0
-    dynamic_port: _Flag = False
-    address: _Address | None = None
-    bind_addr: _Address | None = None
+    address_family: Family
+    send_port: int
+    mtu: int
+    ifprefix: str
+    fwmark: int = 0
+    keepalive: int = 0
+    dynamic_port: bool = False
+    address: str | None = None
+    bind_addr: str | None = None
 
     def link_name(self, send_port: int) -> str:
         """The name of the link over this transport to a peer with this SendPort."""
@@ -184,11 +138,11 @@ class Isolation(Struct, frozen=True, kw_only=True):
     ``table``, and ``transit`` a VRF that carries the underlay.
     """
 
-    type: Annotated[Literal["netns", "vrf"], Meta(description="netns or vrf")] = "netns"
-    ifgroup: Annotated[int, _between(1, PRIVATE_GROUPS - 1, "a group", _GROUP_REASON)] = 54
-    transit: _Text = ""
-    target: _Text = ""
-    table: Annotated[int, _between(1, _MAX_U32, "the number of a routing table")] | None = None
+    type: Literal["netns", "vrf"] = "netns"
+    ifgroup: int = 54
+    transit: str = ""
+    target: str = ""
+    table: int | None = None
 
     @property
     def target_netns(self) -> str:
@@ -214,11 +168,11 @@ class Isolation(Struct, frozen=True, kw_only=True):
 class Babeld(Struct, frozen=True, kw_only=True):
     """How to reach babeld's control socket, and the parameters of each interface."""
 
-    socket_type: Annotated[Literal["unix", "tcp"], Meta(description="unix or tcp")] = "unix"
-    socket_addr: _Line = "/run/babeld.ctl"
-    param: _Line = DEFAULT_BABELD_PARAM
-    extra_cmd: _Text = ""
-    sync: _Flag = False
+    socket_type: Literal["unix", "tcp"] = "unix"
+    socket_addr: str = "/run/babeld.ctl"
+    param: str = DEFAULT_BABELD_PARAM
+    extra_cmd: str = ""
+    sync: bool = False
 
 
 class Watch(Struct, frozen=True, kw_only=True):
@@ -232,15 +186,13 @@ class Watch(Struct, frozen=True, kw_only=True):
     when it heard nothing of the node for ``lease``.
     """
 
-    poll: _Interval = 60 * SECOND
-    names: _Interval = 60 * SECOND
-    look: _Interval = 60 * SECOND
-    max_peers_age: Annotated[int, Meta(ge=1, description='a span of time as "1d"')] | None = None
-    metrics: (
-        Annotated[str, Meta(description='ADDRESS:PORT in quotes, as "127.0.0.1:9586"')] | None
-    ) = None
-    publish: _Flag = False
-    lease: _Lease = 60 * SECOND
+    poll: int = 60 * SECOND
+    names: int = 60 * SECOND
+    look: int = 60 * SECOND
+    max_peers_age: int | None = None
+    metrics: str | None = None
+    publish: bool = False
+    lease: int = 60 * SECOND
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -250,7 +202,7 @@ class Match(Struct, frozen=True, kw_only=True):
     (fnmatch(3)) for the peer's name and for its remark of that key; ``public_key`` are whole keys.
     """
 
-    name: _Globs = ()
+    name: tuple[str, ...] = ()
     public_key: tuple[str, ...] = ()
     address_family: tuple[Family, ...] = ()
     remarks: Mapping[str, tuple[str, ...]] = {}
@@ -269,19 +221,17 @@ class Policy(Struct, frozen=True, kw_only=True):
     """
 
     match: Match = Match()
-    keepalive: _Keepalive | None = None
-    mtu: Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _AUTO)] | Auto | None = None
-    fwmark: _Mark | None = None
-    addresses: Annotated[tuple[str, ...], Meta(description=ADDRESSES)] | None = None
-    preshared_key_file: Annotated[str, Meta(description='a path in quotes, or "off"')] | None = None
-    babeld_param: _Line | None = None
-    babeld_param_add: _Text | None = None
-    skip: _Flag | None = None
-    up_command: _Command | None = None
-    down_command: _Command | None = None
-    command_netns: (
-        Annotated[Literal["target", "current"], Meta(description="target or current")] | None
-    ) = None
+    keepalive: int | None = None
+    mtu: int | Literal["auto"] | None = None
+    fwmark: int | None = None
+    addresses: tuple[str, ...] | None = None
+    preshared_key_file: str | None = None
+    babeld_param: str | None = None
+    babeld_param_add: str | None = None
+    skip: bool | None = None
+    up_command: tuple[str, ...] | None = None
+    down_command: tuple[str, ...] | None = None
+    command_netns: Literal["target", "current"] | None = None
     path: tuple[str | int, ...] = ()
 
 
@@ -300,26 +250,24 @@ class Config(Struct, frozen=True, kw_only=True):
     of a policy may take.
     """
 
-    private_key: Annotated[Secret, Meta(description="a key in base64")] | None = None
-    private_key_file: _Source | None = None
+    private_key: Secret | None = None
+    private_key_file: str | None = None
     transports: tuple[Transport, ...] = ()
     isolation: Isolation = Isolation()
     babeld: Babeld = Babeld()
     watch: Watch = Watch()
-    peers: _Source = DEFAULT_PEERS
-    peers_fallback: _Fallback | None = None
-    peers_public_key: Annotated[tuple[_Signer, ...], Meta(description=SIGNERS)] = ()
-    name: _Line | None = None
-    remarks: Annotated[dict[str, Any], Meta(description="a block")] = {}
-    backend: Annotated[
-        Literal["auto", "kernel", "userspace"], Meta(description="auto, kernel or userspace")
-    ] = "auto"
-    journal: Annotated[str, _filled("a path")] = DEFAULT_JOURNAL
-    journal_keep: _Span | None = DEFAULT_JOURNAL_KEEP
-    max_removals: Annotated[int, _between(0, _MAX_U32, "a whole number")] | None = None
-    max_links: Annotated[int, _between(1, _MAX_U32, "a whole number")] = DEFAULT_MAX_LINKS
-    command_timeout: Annotated[int, _between(1, 3600, "a number of seconds")] = 10
-    port_range: Annotated[tuple[tuple[int, int], ...], Meta(description=PORT_RANGE)] = ()
+    peers: str = DEFAULT_PEERS
+    peers_fallback: Fallback | None = None
+    peers_public_key: tuple[str, ...] = ()
+    name: str | None = None
+    remarks: dict[str, Any] = {}
+    backend: Literal["auto", "kernel", "userspace"] = "auto"
+    journal: str = DEFAULT_JOURNAL
+    journal_keep: int | None = DEFAULT_JOURNAL_KEEP
+    max_removals: int | None = None
+    max_links: int = DEFAULT_MAX_LINKS
+    command_timeout: int = 10
+    port_range: tuple[tuple[int, int], ...] = ()
     policies: tuple[Policy, ...] = ()
 
 
@@ -331,9 +279,9 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
     to the entry in the peers document, for messages.
     """
 
-    address_family: _FamilyKey
-    send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which the peer sends)")]
-    address: _Address | None = None
+    address_family: FamilyKey
+    send_port: Annotated[int, Meta(ge=1, le=MAX_PORT, description=PEERS_PORT)]
+    address: Address | None = None
     path: tuple[str | int, ...] = ()
 
 
