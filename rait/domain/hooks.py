@@ -83,14 +83,8 @@ class Call(Struct, frozen=True):
         self, status: int | None = None, error: str | None = None, lines: Sequence[str] = ()
     ) -> CallResult:
         """The result of this call; without arguments, of a call that was not made yet."""
-        return CallResult(
-            link=self.link.name,
-            event=self.event,
-            command=self.command,
-            status=status,
-            error=error,
-            lines=tuple(lines),
-        )
+        name = self.link.name
+        return CallResult(name, self.event, self.command, status, error, tuple(lines))
 
 
 class Ledger:
