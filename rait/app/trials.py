@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -213,10 +212,10 @@ def _require_key(session: Session, trial: Trial, command: str) -> None:
 
 @contextmanager
 def _transit_of(session: Session, before: Topology) -> Iterator[Session]:
-    """The session, seen from the namespace in which most of these links had their sockets."""
-    links = [link for link in before.links.values() if link.origin.transit]
-    counts = Counter(link.origin.transit for link in links if is_of_this_boot(link))
-    transit = next((transit for transit, _ in counts.most_common(1)), session.machine.transit)
+    """The session, seen from the namespace in which these links had their sockets."""
+    made = (link for link in before.links.values() if is_of_this_boot(link))
+    transits = (link.origin.transit for link in made if link.origin.transit)
+    transit = next(transits, session.machine.transit)
     if transit == session.machine.transit:
         yield session
         return

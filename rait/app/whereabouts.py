@@ -1,7 +1,7 @@
 """Observe the machine: the target namespace, and wherever else the journal has links of ours.
 
 The journal knows in which instance of a namespace each link lives. That instance may have lost its
-name, or another instance may have the name now; the links in it live on. So ``whereabouts`` goes
+name, or another instance may have the name now; the links in it live on. So ``_elsewhere`` goes
 through the links of the journal by spelling and instance:
 
 1. If the spelling still leads to the instance, it is looked at.
@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from rait.adapters import netns
 from rait.adapters.netns import Netns
@@ -51,23 +51,26 @@ def observe(
 
     With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError.
     """
-    spaces = whereabouts(machine, target, known.links(), assume_gone=assume_gone)
-    elsewhere = list(spaces.elsewhere)
+    namespaces = machine.namespaces
+    here = namespaces.find(target)
+    found, lost = _elsewhere(machine, here, known.links())
+    elsewhere = list(found)
     if target and isolation.made_here(known) and all(ns.spec for ns in elsewhere):
-        elsewhere.append(machine.namespaces.open(""))
-    observation = machine.observe(spaces.target, elsewhere, rules=rules)
+        elsewhere.append(namespaces.open(""))
+    observation = machine.observe(here, elsewhere, rules=rules)
+    if lost and not assume_gone:
+        observation = structs.replace(observation, lost=lost)
     made = known.topology.links.values()
-    missing = [link for link in made if _is_missing(link, observation, spaces)]
-    if missing:
-        instances = {ns.instance for ns in (*elsewhere, spaces.target) if ns is not None}
-        found, unread = machine.trace(missing, instances)
-        observation = observation.with_traced(found, unread)
-    return structs.replace(observation, lost=spaces.lost) if spaces.lost else observation
+    missing = [link for link in made if _is_missing(link, observation)]
+    if not missing:
+        return observation
+    instances = {ns.instance for ns in (*elsewhere, here) if ns is not None}
+    return observation.with_traced(*machine.trace(missing, instances))
 
 
-def _is_missing(link: Link, observation: Observation, spaces: Whereabouts) -> bool:
+def _is_missing(link: Link, observation: Observation) -> bool:
     """Whether a link of the journal is not where it was made, and may be elsewhere."""
-    if link.name in observation.unread or link.origin.instance in spaces.lost:
+    if link.name in observation.unread or link.origin.instance in observation.lost:
         return False
     if not is_of_this_boot(link):
         return False
@@ -77,7 +80,7 @@ def _is_missing(link: Link, observation: Observation, spaces: Whereabouts) -> bo
 def require_target(target: str, known: LastKnown) -> None:
     """Raise MachineError if the target cannot be found and the journal has links in it."""
     origins = {link.name: link.origin for link in known.links()}
-    # A namespace whose instance is known is searched for in ``whereabouts``.
+    # A namespace whose instance is known is searched for in ``_elsewhere``.
     names = sorted(n for n, o in origins.items() if o.netns == target and not o.instance)
     if names and netns.lacks_process(target):
         raise MachineError(
@@ -88,33 +91,21 @@ def require_target(target: str, known: LastKnown) -> None:
         )
 
 
-class Whereabouts(Struct, frozen=True):
-    """The namespaces to look at; ``target`` is None if it does not exist.
+def _elsewhere(
+    machine: Machine, here: Netns | None, links: Iterable[Link]
+) -> tuple[Iterable[Netns], Mapping[str, str]]:
+    """Find the namespaces besides the target in which these links were made; see the steps above.
 
-    ``lost`` has the instances that could not be looked at, each with the reason.
+    The second part of the answer has the instances that could not be looked at, each with the
+    reason. Raises MachineError if a namespace must not be opened.
     """
-
-    target: Netns | None
-    elsewhere: tuple[Netns, ...]
-    lost: Mapping[str, str]
-
-
-def whereabouts(
-    machine: Machine, target: str, links: Iterable[Link], *, assume_gone: bool
-) -> Whereabouts:
-    """Find the target, and the namespaces in which these links were made; see the steps above.
-
-    With ``assume_gone``, nothing is lost. Raises MachineError if a namespace must not be opened.
-    """
-    namespaces = machine.namespaces
-    here = namespaces.find(target)
     elsewhere: dict[tuple[str, str], Netns] = {}
     missing: dict[str, list[Link]] = {}
     by_namespace: dict[tuple[str, str], list[Link]] = {}
     for link in links:
         by_namespace.setdefault((link.origin.netns, link.origin.instance), []).append(link)
     for (spec, instance), there in by_namespace.items():
-        found = namespaces.find(spec, instance)
+        found = machine.namespaces.find(spec, instance)
         if found is not None:
             elsewhere[found.spec, found.instance] = found
         elif is_of_this_boot(there[0]) and instance:
@@ -125,7 +116,7 @@ def whereabouts(
         elsewhere |= {(ns.spec, instance): ns for instance, ns in found_again.items()}
     if here is not None:
         elsewhere.pop((here.spec, here.instance), None)
-    return Whereabouts(here, tuple(elsewhere.values()), {} if assume_gone else lost)
+    return elsewhere.values(), lost
 
 
 def is_of_this_boot(link: Link) -> bool:
