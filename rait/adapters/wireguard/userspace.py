@@ -318,7 +318,7 @@ class UserspaceBackend:
         if served is not None:
             raise RaitError(
                 f"process {served} serves {uapi.socket_path(name)} already, a path that the whole "
-                "machine shares: choose another ifprefix, or end that process"
+                f"machine shares: choose another ifprefix, or end that process (`kill {served}`)"
             )
 
     def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
