@@ -212,6 +212,7 @@ def test_a_hundred_thousand_endpoints_of_one_key_take_no_time():
             nested("AAAA", endpoint(), endpoint(address_family="ip6", send_port=9)),
             [SkippedEntry(None, "ip4", 50180), SkippedEntry(None, "ip6", 9)],
         ),
+        (nested("AAAA", 5, endpoint()), [SkippedEntry(), SkippedEntry(None, "ip4", 50180)]),  # type: ignore[arg-type]
         (flat(B, send_port=7), [SkippedEntry(B)]),
         (flat(B, public_key=C), [SkippedEntry()]),
     ],
