@@ -24,8 +24,10 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def decoded(**changes: Any) -> Config:
+    """What is right in every way: nothing is said about it."""
     config, problems = decode_config(document(**changes))
     assert config is not None, problems
+    assert problems == ()
     return config
 
 
@@ -222,6 +224,8 @@ def test_transports_of_a_family_must_differ_in_port():
     found = error(transport=[transport(), transport(ifprefix="other")])
     assert found.path == ("transport", 1, "send_port")
     families = [transport(), transport(ifprefix="other", address_family="ip6")]
+    assert errors(transport=families) == []
+    families[1]["send_port"] = 50154
     assert len(decoded(transport=families).transports) == 2
 
 
