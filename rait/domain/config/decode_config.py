@@ -233,9 +233,7 @@ def _check_transports(
             block.report(message, "fwmark" if block.has("fwmark") else None)
 
 
-def _isolation(block: Block[Isolation] | None) -> Isolation:
-    if block is None:
-        return Isolation()
+def _isolation(block: Block[Isolation]) -> Isolation:
     block.check_values()
     isolation = block.decoded() or Isolation()
     if isolation.type == "vrf":
@@ -274,9 +272,7 @@ def _check_vrf(block: Block[Isolation], isolation: Isolation) -> None:
         block.report("is the target too, which would keep nothing apart", "transit")
 
 
-def _babeld(block: Block[Babeld] | None) -> Babeld | None:
-    if block is None:
-        return Babeld()
+def _babeld(block: Block[Babeld]) -> Babeld | None:
     block.check_values()
     by_tcp = block.values.get("socket_type") == "tcp"
     if by_tcp:
@@ -286,9 +282,7 @@ def _babeld(block: Block[Babeld] | None) -> Babeld | None:
     return block.decoded()
 
 
-def _watch(block: Block[Watch] | None, peers: str) -> Watch | None:
-    if block is None:
-        return Watch()
+def _watch(block: Block[Watch], peers: str) -> Watch | None:
     block.check_values()
     for name in ("poll", "names", "look", "lease"):
         block.read(name, str, lambda text: _span(text, '"60s"'))
@@ -381,9 +375,7 @@ def _policy(block: Block[Policy], families: Set[Family]) -> Policy | None:
     return block.decoded()
 
 
-def _match(block: Block[Match] | None, families: Set[Family]) -> Match | None:
-    if block is None:
-        return Match()
+def _match(block: Block[Match], families: Set[Family]) -> Match | None:
     block.check_values()
     block.read("name", object, lambda value: _each(_GLOBS, value, _glob))
     block.read("public_key", object, lambda value: _each(_KEYS, value, canonical_key))

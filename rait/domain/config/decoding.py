@@ -161,12 +161,12 @@ class Block(Generic[Kind]):
                 self._problems.append(Problem(message, "error", (*path, index)))
         return found
 
-    def block(self, name: str, kind: type[Other]) -> Block[Other] | None:
-        """Take out the block of this name, or None; a second one is a problem."""
+    def block(self, name: str, kind: type[Other]) -> Block[Other]:
+        """Take out the block of this name, an empty one for none; a second one is a problem."""
         found = self.blocks(name, kind)
         for extra in found[1:]:
             extra.report(f"there is more than one {name} block")
-        return found[0] if found else None
+        return found[0] if found else Block(kind, {}, self._problems, (*self.path, name))
 
     def decoded(self) -> Kind | None:
         """The struct, without values that are wrong; None if a required field is among them."""
