@@ -17,7 +17,7 @@ from rait.adapters import keys
 from rait.adapters.config import caches, source
 from rait.adapters.config.bounds import MAX_CONFIG_BYTES, MAX_KEY_BYTES
 from rait.adapters.config.caches import KnownConfig, KnownPeers
-from rait.adapters.config.document import Document, part_finder
+from rait.adapters.config.document import Document
 from rait.adapters.config.source import Read
 from rait.adapters.keys import KeyPair
 from rait.domain.config.keytext import canonical_key
@@ -281,8 +281,7 @@ def load_peers(
     known = caches.find_peers(text, name)
     if known is not None:
         peers, problems = known.peers, known.problems
-        parts = part_finder(text, name)
-        document = Document(name, {}, lambda: _lines_of(known, text, name), parts)
+        document = Document(name, {}, lambda: _lines_of(known, text, name), text)
     else:
         document = _parse(text, name)
         peers, problems = _decoded(document)
@@ -369,7 +368,7 @@ def _refuse_text_with(secret: Secret, text: str, name: str) -> None:
     for spelling, where in spellings:
         before, found, _ = where.partition(spelling)
         if found:
-            document = Document(name, {}, dict, part_finder(text, name))
+            document = Document(name, {}, dict, text)
             raise PublishedKeyError(f"{document.at(before.count(chr(10)) + 1)}: {_PUBLISHED}")
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from rait import __version__
 from rait.adapters.config import formats
-from rait.adapters.config.document import Document, Place, part_finder
+from rait.adapters.config.document import Document, Place
 from rait.adapters.config.source import Texts, display_name, is_remote, read_signature
 from rait.adapters.keys import private_keys_of
 from rait.app.options import Options
@@ -141,7 +141,7 @@ def _published(texts: Mapping[str, str], peers: Mapping[str, str]) -> Iterator[t
     """
     for name, text in texts.items():
         line, counted_to = 1, 0
-        document = Document(name, {}, dict, part_finder(text, name))
+        document = Document(name, {}, dict, text)
         for offset, key, owner in private_keys_of(peers, text):
             line += text.count("\n", counted_to, offset)
             counted_to = offset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 from msgspec import Struct, structs
 
@@ -33,8 +32,8 @@ class Document:
     """A parsed text: ``data`` is plain mappings, lists and values.
 
     ``find_lines`` gives the line, from 1, of each path in it. It is called when a message first
-    needs a line; ``known_lines`` is None until then. Where the text was made of several others,
-    ``part_at`` gives the name of the one that a line is from, "" for none.
+    needs a line; ``known_lines`` is None until then. ``text`` is needed of a list from a registry
+    of many keys: each of its lines is what is under one key.
     """
 
     def __init__(
@@ -42,13 +41,14 @@ class Document:
         name: str,
         data: Mapping[str, object],
         find_lines: Callable[[], Mapping[Path, int]],
-        part_at: Callable[[int], str] | None = None,
+        text: str = "",
     ) -> None:
         self.name = name
         self.data = data
         self.known_lines: Mapping[Path, int] | None = None
         self._find_lines = find_lines
-        self._part_at = part_at
+        self._text = text
+        self._split: list[str] | None = None
 
     def lines(self) -> Mapping[Path, int]:
         """The line, from 1, of each path."""
@@ -91,17 +91,21 @@ class Document:
     def place(self, path: Path) -> Place:
         """Where a path leads."""
         at = self.at(self.locate(path) if path else None)
-        if self._part_at is None:
+        if not is_live(self.name):
             return structs.replace(at, entry=_path_text(path))
         # The list and its indexes are nothing that the user has ever seen.
         return at if at.file == self.name else structs.replace(at, entry=_path_text(path[2:]))
 
     def at(self, line: int | None) -> Place:
-        """The place of a line, from 1. Where there are parts, it is the part that it is from."""
-        if self._part_at is None:
+        """The place of a line, from 1; in a list from a registry of many keys, the key."""
+        if not is_live(self.name):
             return Place(self.name, line)
-        part = "" if line is None else self._part_at(line)
-        return Place(f"{self.name}/{part}" if part else self.name)
+        from rait.domain.replica import key_at  # here, as few lists have keys
+
+        if self._split is None:
+            self._split = self._text.split("\n")
+        key = "" if line is None else key_at(self._split, line)
+        return Place(f"{self.name}/{key}" if key else self.name)
 
     def location(self, path: Path) -> str:
         """``FILE:LINE: key`` or ``URL/PART: key`` for a path, without a line if it is unknown."""
@@ -117,15 +121,6 @@ class Document:
         lines = [self.describe(problem) for problem in problems[:MOST_PROBLEMS]]
         more = len(problems) - len(lines)
         return (*lines, f"{self.name}: and {more} more") if more else tuple(lines)
-
-
-def part_finder(text: str, name: str) -> Callable[[int], str] | None:
-    """What finds the key of the source ``name`` that a line of its list is from, if it has keys."""
-    if not is_live(name):
-        return None
-    from rait.domain.replica import key_at  # here, as few lists have keys
-
-    return partial(key_at, text.split("\n"))
 
 
 def _path_text(path: Iterable[str | int]) -> str:

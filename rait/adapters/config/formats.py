@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS, MAX_PLACED
-from rait.adapters.config.document import Document, part_finder
+from rait.adapters.config.document import Document
 from rait.domain.config.keytext import brief, shown
 from rait.domain.config.schema import is_live
 from rait.domain.errors import Path, SourceError
@@ -165,7 +165,7 @@ def _json(text: str, name: str) -> Document:
         raise SourceError(f"{name}: not valid JSON: a number is too large") from None
     if not isinstance(data, dict):
         raise SourceError(f"{name}: the JSON text must be an object, in braces")
-    return Document(name, data, lambda: _json_lines(text), part_finder(text, name))
+    return Document(name, data, lambda: _json_lines(text), text)
 
 
 def _json_object(pairs: list[tuple[str, object]], name: str) -> dict[str, object]:
