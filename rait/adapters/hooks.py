@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from io import FileIO
 
 from msgspec import Struct
 
@@ -104,9 +105,10 @@ class _Command:
         self._signals = [(signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, _KILLED_SECONDS)]
         self._output = b""
         self._cut = False
-        self.pipe, write = os.pipe2(os.O_CLOEXEC)
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.pipe = FileIO(read)
         try:
-            os.set_blocking(self.pipe, False)
+            os.set_blocking(write, True)
             with netns.entered(job.netns) if job.netns is not None else nullcontext():
                 self._process = subprocess.Popen(
                     job.command,
@@ -120,17 +122,16 @@ class _Command:
                 )
             self.process = os.pidfd_open(self._process.pid)
         except BaseException:
-            self._close_pipe()
+            self.pipe.close()
             raise
         finally:
             os.close(write)
 
-    def go_on(self, *, readable: bool, exited: bool) -> Ended | None:
+    def go_on(self, *, exited: bool) -> Ended | None:
         """Read what was printed, and mind the time; gives how the command ended, once it has."""
-        if readable:
-            self._read()
         if exited:
             return self._finished()
+        self._read()
         if time.monotonic() < self.deadline:
             return None
         if not self._signals:
@@ -156,14 +157,10 @@ class _Command:
 
     def _read(self) -> bool:
         """Read a chunk of output; whether there was one."""
-        if self.pipe < 0:
-            return False
-        try:
-            chunk = os.read(self.pipe, _CHUNK)
-        except BlockingIOError:
-            return False
+        chunk = None if self.pipe.closed else self.pipe.read(_CHUNK)
         if not chunk:
-            self._close_pipe()
+            if chunk is not None:  # nobody has the other end any more
+                self.pipe.close()
             return False
         output = self._output + chunk
         self._cut = self._cut or len(output) > _KEPT
@@ -175,14 +172,9 @@ class _Command:
             os.killpg(self._process.pid, number)
 
     def _closed(self, status: int | None, error: str | None) -> Ended:
-        self._close_pipe()
+        self.pipe.close()
         os.close(self.process)
         return Ended(status, error, self._output, self._cut)
-
-    def _close_pipe(self) -> None:
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
 
 
 def _wait(running: list[_Command]) -> list[tuple[_Command, Ended]]:
@@ -192,13 +184,13 @@ def _wait(running: list[_Command]) -> list[tuple[_Command, Ended]]:
     poll = select.poll()
     for command in running:
         poll.register(command.process, select.POLLIN)
-        if command.pipe >= 0:
+        if not command.pipe.closed:
             poll.register(command.pipe, select.POLLIN)
     left = min(command.deadline for command in running) - time.monotonic()
     ready = {descriptor for descriptor, _ in poll.poll(max(0.0, left) * 1000 + 1)}
     over = []
     for command in tuple(running):
-        ended = command.go_on(readable=command.pipe in ready, exited=command.process in ready)
+        ended = command.go_on(exited=command.process in ready)
         if ended is not None:
             running.remove(command)
             over.append((command, ended))
