@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from types import SimpleNamespace
 
 if not {"argparse", "gettext"} & sys.modules.keys():
@@ -125,6 +126,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=_width())
 
 
+@cache
 def _width() -> int:
     try:
         return min(os.get_terminal_size(sys.stdout.fileno()).columns - 2, _WIDTH)

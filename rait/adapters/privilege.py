@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resource import RLIMIT_NOFILE, getrlimit
+import os
 
 from rait.domain.errors import MachineError
 
@@ -20,7 +20,8 @@ def require(what: str) -> None:
         raise MachineError(
             f"{what} must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; nothing was touched"
         )
-    if 0 <= (most := getrlimit(RLIMIT_NOFILE)[0]) < _LEAST_FILES:
+    # The limit as getrlimit(2) has it (sysconf(3)), without a library to load.
+    if 0 <= (most := os.sysconf("SC_OPEN_MAX")) < _LEAST_FILES:
         raise MachineError(
             f"{what} may open too few files: only {most}; raise the limit to 1024 (`ulimit -n`, or "
             "LimitNOFILE= of a systemd service); nothing was touched"

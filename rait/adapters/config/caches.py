@@ -205,7 +205,7 @@ def is_safe_directory(path: str) -> bool:
         return False
     above = os.path.dirname(path)
     try:
-        if _may_be_written:
+        if _may_be_written and not os.path.isdir(path):
             for directory in (above, path):
                 with suppress(FileExistsError):
                     os.mkdir(directory, 0o700)

@@ -218,12 +218,13 @@ def open_to_write(path: str) -> sqlite3.Connection:
             _make_private(file)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         with on_error(connection.close):
-            version_of(connection)
+            version = version_of(connection)
             # Where a file system cannot do WAL, SQLite keeps its rollback journal, which is slower.
             connection.execute("PRAGMA journal_mode = WAL")
             # Intended events must be on disk before their first effect, even if the power fails.
             connection.execute("PRAGMA synchronous = FULL")
-            migrate(connection)
+            if version < len(STEPS):
+                migrate(connection)
         return connection
 
 

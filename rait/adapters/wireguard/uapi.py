@@ -174,6 +174,12 @@ class Client(Closing):
         with self._explained():
             decode_set(self._exchange(encode_set(write, secret)))
 
+    def listen_on(self, port: int) -> None:
+        """Set the listen port, 0 for any. Raises as ``set`` does."""
+        from rait.domain.writes import DeviceWrite  # here, as a run with nothing to do writes none
+
+        self.set(DeviceWrite(listen_port=port))
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:

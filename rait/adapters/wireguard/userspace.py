@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -50,7 +51,9 @@ from rait.domain.events import (
     PeerUpdated,
 )
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
-from rait.domain.writes import NOTHING, DeviceWrite, write_of
+
+if TYPE_CHECKING:
+    from rait.domain.writes import DeviceWrite
 
 _AT_ONCE = 64
 """The number of programs that start at a time: each must answer within START_SECONDS."""
@@ -248,6 +251,8 @@ class UserspaceBackend:
 
     def _write(self, event: DeviceUpdated | PeerEvent) -> None:
         """Have the link's program write what an event changes. Raises RaitError."""
+        from rait.domain.writes import NOTHING, write_of
+
         write = write_of(event, self._key.psks)
         secret = self._key.secret_of(write.public_key)
         with _client(event.name) as client:
@@ -270,13 +275,13 @@ class UserspaceBackend:
         except RaitError:
             # The program closed its old socket before it failed to open the new one.
             with suppress(RaitError):
-                client.set(DeviceWrite(listen_port=old))
+                client.listen_on(old)
             raise
 
     def _set_port(self, client: uapi.Client, port: int) -> None:
         """Have a program listen on a port, 0 for any. Raises RaitError if the port is taken."""
         try:
-            client.set(DeviceWrite(listen_port=port))
+            client.listen_on(port)
         except uapi.RefusedError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -284,6 +289,8 @@ class UserspaceBackend:
 
     def _addition(self, link: Link, target: Sockets) -> _Task:
         """Start the program of a new link, and then make the link of what it brings."""
+        from rait.domain.writes import write_of
+
         name, transit = link.name, self._transit.ns
         check_is_for(link, transit, self._key)
         write = write_of(LinkAdded(link), self._key.psks)
@@ -331,7 +338,7 @@ class UserspaceBackend:
         # The key goes in before the move, so that wherever a kill interrupts, the link is known as
         # ours.
         secret = self._key.secret_of(write.public_key)
-        client.set(DeviceWrite(write.public_key, fwmark=write.fwmark), secret)
+        client.set(structs.replace(write, listen_port=None, peers=()), secret)
         try:
             transit.rtnl.ask(rtnl.move_link(found.index, target.ns.fd, wanted.mtu, wanted.group))
         except NetlinkError as error:
@@ -346,7 +353,7 @@ class UserspaceBackend:
             self._set_port(client, write.listen_port)
         # Peers come last: a program sends to a new peer at once, and shall do so from its port.
         if write.peers:
-            client.set(DeviceWrite(peers=write.peers))
+            client.set(structs.replace(write, public_key=None, listen_port=None, fwmark=None))
 
 
 def _why_unread(tun: Interface, error: OSError | uapi.UapiError) -> str:
