@@ -126,7 +126,7 @@ def _carry_out(
         change.events or change.drift or change.leftover_links or change.calls(())
     )
     if not (leaves_trace or change.extra_cmd_owed):
-        judged = verdict(change, babeld_alone=session.is_about_babeld)
+        judged = verdict(change)
         return _report(command, judged.outcome, change, judged, warnings)
     from rait.app.execution import Execution
 

@@ -38,7 +38,7 @@ class Execution:
     @property
     def verdict(self) -> Verdict:
         """The verdict over the results so far."""
-        return verdict(self._change, self.results, babeld_alone=self._session.is_about_babeld)
+        return verdict(self._change, self.results)
 
     def perform(self, run: Run) -> None:
         """Carry the change out, and write its results to this run."""

@@ -25,20 +25,17 @@ UNMADE = "babeld was not given this interface, as the link could not be made"
 class Routing:
     """One run's connection to babeld. Parameters that babeld refused once are not tried again.
 
-    babeld runs in the target namespace. ``explicit``: the user asked for a sync, so babeld is asked
-    even if there are no links of ours, nor were any. ``exclusive``: interfaces of others are
-    flushed too. ``seconds`` is as in BabeldClient. ``client`` is to be closed.
+    babeld runs in the target namespace. ``exclusive``: interfaces of others are flushed too.
+    ``seconds`` is as in BabeldClient. ``client`` is to be closed.
     """
 
     def __init__(
         self,
         config: Config,
         *,
-        explicit: bool = True,
         exclusive: bool = False,
         seconds: float | None = None,
     ) -> None:
-        self.explicit = explicit
         self._babeld = config.babeld
         self._ifprefixes = tuple(transport.ifprefix for transport in config.transports)
         self._target = config.isolation.target_netns

@@ -196,7 +196,7 @@ class Session:
         scope = self.scope_among(observation, known)
         babeld = None
         if routing is not None and (
-            routing.explicit or concerns_babeld(observation, goal, known, scope)
+            goal.topology is None or concerns_babeld(observation, goal, known, scope)
         ):
             babeld = routing.look()
         change = reconcile(observation, goal, known, scope, babeld)
@@ -205,11 +205,6 @@ class Session:
             f"{len(change.observed.links)} of them ours"
         )
         return change
-
-    @property
-    def is_about_babeld(self) -> bool:
-        """Whether the user asked to sync babeld, and nothing else."""
-        return self.routing is not None and self.routing.explicit
 
 
 @contextmanager
@@ -270,7 +265,7 @@ def _routing(config: Config, babeld: Babeld) -> Routing | None:
         return None
     from rait.app.routing import Routing
 
-    return Routing(config, explicit=babeld != "synced", exclusive=babeld == "exclusive")
+    return Routing(config, exclusive=babeld == "exclusive")
 
 
 def machine_of(config: Config, key: KeyPair, *, needs_transit: bool) -> Machine:

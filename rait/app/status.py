@@ -89,7 +89,7 @@ class StatusReader:
         """babeld's neighbours, or None if it does not answer."""
         from rait.app.routing import Routing  # here, as `rait list` needs none
 
-        routing = Routing(loaded.config, explicit=False, seconds=BABELD_SECONDS)
+        routing = Routing(loaded.config, seconds=BABELD_SECONDS)
         try:
             with closing(routing.client) as client:
                 return client.neighbours()

@@ -18,7 +18,7 @@ from rait.domain.history import LastKnown
 from rait.domain.hooks import Call, CallResult, Ledger, Owed, due
 from rait.domain.ownership import Stranger
 from rait.domain.records import BABELD, PEERS_LIST, ExtraCmd, RunStatus
-from rait.domain.topology import Link, Topology
+from rait.domain.topology import EMPTY, Link, Topology
 
 if TYPE_CHECKING:
     from rait.domain.config.schema import Transport
@@ -114,7 +114,7 @@ class Change(Struct, frozen=True, kw_only=True):
     dead: frozenset[str] = frozenset()
     babeld_problem: str | None = None
     extra_cmd_owed: bool = False
-    goal: Goal = Goal(None)
+    goal: Goal = Goal(EMPTY)
     known: LastKnown = LastKnown()
 
     @property
@@ -211,14 +211,11 @@ class Verdict(Struct, frozen=True):
     problems: Mapping[str, str]
 
 
-def verdict(
-    change: Change, results: Results = NO_RESULTS, *, babeld_alone: bool = False
-) -> Verdict:
+def verdict(change: Change, results: Results = NO_RESULTS) -> Verdict:
     """Judge a run by its change and what became of it.
 
     A run has failed if no link is as it should be, and nothing happened. The tunnels do not wait
-    for babeld, so a run that failed in babeld alone is "partial", unless the run is about
-    ``babeld_alone``.
+    for babeld, so a run that failed in babeld alone is "partial", unless the run is about babeld.
     """
     problems = {p.link: p.message for p in change.problems if p.link is not None}
     kept = {p.link for p in change.problems if p.severity == "warning"}
@@ -235,7 +232,7 @@ def verdict(
             broken.add(event.name)
     if results.extra_cmd_error is not None:
         problems[BABELD] = failed[BABELD] = results.extra_cmd_error
-    bad = failed.keys() if babeld_alone else broken
+    bad = failed.keys() if change.goal.topology is None else broken
     good = change.desired.links.keys() - bad
     if change.goal.old is not None:
         problems[PEERS_LIST] = change.goal.old.problem

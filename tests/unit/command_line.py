@@ -85,7 +85,7 @@ def header(scope: str, command: str) -> RunHeader:
 
 def report(*events: Event, command: str = "up", status: str = "done", **fields: object) -> Report:
     """A report of these events; its change and results get the fields that are theirs."""
-    goal = Goal(None, conflicts=fields.pop("conflicts", ()))
+    goal = Goal(EMPTY, conflicts=fields.pop("conflicts", ()))
     of_change = {name: fields.pop(name) for name in Change.__struct_fields__ if name in fields}
     of_results = {name: fields.pop(name) for name in Results.__struct_fields__ if name in fields}
     change = Change(observed=EMPTY, desired=EMPTY, events=events, goal=goal, **of_change)

@@ -82,9 +82,10 @@ def test_a_run_that_is_about_babeld_alone_fails_with_it() -> None:
     told = Change(observed=BOTH, desired=Topology({"w1": link("w1")}), events=(TOLD,))
     failed = Results(errors={0: "no"})
     assert verdict(told, failed).status == "partial"
-    assert verdict(told, failed, babeld_alone=True).status == "failed"
-    both = structs.replace(told, desired=BOTH)
-    assert verdict(both, failed, babeld_alone=True).status == "partial"
+    about_babeld = structs.replace(told, goal=Goal(None))
+    assert verdict(about_babeld, failed).status == "failed"
+    both = structs.replace(about_babeld, desired=BOTH)
+    assert verdict(both, failed).status == "partial"
 
 
 def test_the_first_thing_that_went_wrong_with_each_link_is_told() -> None:

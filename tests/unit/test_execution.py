@@ -66,7 +66,6 @@ def carry_out(
     session = SimpleNamespace(
         machine=machine,
         routing=None,
-        is_about_babeld=False,
         options=Options(config="", debug=debug),
         observe=lambda _: None,
         decide=lambda *_: nothing,

@@ -120,7 +120,7 @@ def test_what_babeld_did_without_an_answer_is_found_by_asking_it_again(babeld: F
     before = Topology(babel=dict(babeld.has))
     links = {n: link(n) for n in ("w2", "w4")}
     after = Topology(links, dict.fromkeys(links, OLD))
-    routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)), explicit=True)
+    routing = Routing(Config(transports=(TRANSPORT,), babeld=Babeld(param=OLD)))
     routing.client = babeld  # type: ignore[assignment]
     events = diff(before, Topology(babel=after.babel))
     errors = [outcome.error for outcome in routing.apply(events, set())]
