@@ -97,7 +97,7 @@ def _taken_back(trial: Trial, run: RunRecord) -> Trial:
     if run.status is None or trial.taken_back:
         return structs.replace(trial, begun=True)
     at = run.header.started_at
-    return structs.replace(trial, begun=True, taken_back=run.id, taken_back_at=at)
+    return structs.replace(trial, taken_back=run.id, taken_back_at=at)
 
 
 def _may_have_changed(run: RunRecord) -> bool:

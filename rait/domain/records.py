@@ -158,7 +158,7 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``did`` are its events for links, and ``config_before`` is the digest of the rait.conf that was
     in force ("" if unknown). ``taken_back`` is the number of the run that took this one back, 0
     while there is none, and ``taken_back_at`` when that run began (unix time in nanoseconds).
-    ``begun``: some run has begun to take this one back.
+    ``begun``: some run has begun to take this one back, and has not ended.
     """
 
     run: int

@@ -748,6 +748,16 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
     assert causes.START in world.synced[0].causes
 
 
+def test_a_sync_tells_whether_the_list_or_a_name_has_changed() -> None:
+    for errand, cause in (("poll", causes.SOURCE), ("names", causes.NAMES)):
+        world = ready(Settings(look=3600.0, poll=60.0, names=60.0))
+        while errand not in world.busy:
+            world.wait(1.0)
+        world.tell(Ended(errand, changed=True))
+        world.wait(watch.QUIET[1])
+        assert world.synced[-1].causes == (cause,)
+
+
 @given(stale=st.lists(st.booleans(), min_size=1, max_size=50))
 @example(stale=[True] * 20)
 def test_names_of_peers_that_do_not_answer_are_looked_up_sooner(stale: list[bool]) -> None:
