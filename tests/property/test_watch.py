@@ -748,6 +748,18 @@ def test_the_first_sync_waits_for_the_first_list(took: float, dead: bool) -> Non
     assert causes.START in world.synced[0].causes
 
 
+def test_what_changed_in_a_long_sync_waits_for_what_the_sync_itself_has_touched() -> None:
+    world = ready(SLOW)
+    world.tell(FilesChanged(("rait.conf",)))
+    world.wait(watch.QUIET[0])
+    world.tell(FilesChanged(("peers list",)))
+    world.wait(watch.LONGEST_QUIET[-1])
+    world.tell(Synced("done"))
+    assert "sync" not in world.busy
+    world.wait(watch.QUIET[0])
+    assert "sync" in world.busy
+
+
 def test_a_sync_tells_whether_the_list_or_a_name_has_changed() -> None:
     for errand, cause in (("poll", causes.SOURCE), ("names", causes.NAMES)):
         world = ready(Settings(look=3600.0, poll=60.0, names=60.0))
