@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from rait.app.conclude import Report
-from rait.domain.events import Event
 from rait.domain.watch_events import Kind, Outcome
 
 
@@ -47,17 +46,11 @@ class Tally(Struct, frozen=True):
         """The tally with one more sync. There is no report if the sync could not begin."""
         if report is None or report.run in (None, self.run):
             return Tally(last, self.events, self.runs, self.run)
-        kinds = Counter(type(event).__name__ for event in _happened(report))
+        happened = (*report.results.happened, *report.results.half_done)
+        kinds = Counter(type(event).__name__ for event in happened)
         return Tally(
             last,
             Counter(self.events) + kinds,
             Counter(self.runs) + Counter((report.status,)),
             report.run,
         )
-
-
-def _happened(report: Report) -> Iterator[Event]:
-    for index, event in enumerate(report.change.events):
-        if index not in report.results.errors:
-            yield event
-    yield from report.results.half_done

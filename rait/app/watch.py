@@ -221,10 +221,8 @@ class Watcher:
         match action:
             case Sync(causes):
                 self._tasks.start_soon(self._sync, causes)
-            case Begin("poll", anew) if source.is_live(self._config.peers):
-                self._follower.poll(self._config.peers, anew)
-            case Begin(errand):
-                self._tasks.start_soon(self._errand, errand)
+            case Begin(errand, anew):
+                self._tasks.start_soon(self._errand, errand, anew)
             case Say(lines):
                 warn(*lines)
             case Notify("ready"):
@@ -302,7 +300,10 @@ class Watcher:
             lines = (f"{_FAULT}: {error!r}", *traceback.format_exc().splitlines())
             return Result(synced=Synced("failed", lines))
 
-    async def _errand(self, name: ErrandName) -> None:
+    async def _errand(self, name: ErrandName, anew: bool) -> None:
+        if name == "poll" and source.is_live(self._config.peers):
+            self._follower.poll(self._config.peers, anew)
+            return
         ask = {"poll": self._poll, "names": self._look_up, "publish": self._publish}[name]
 
         def answer() -> tuple[bool, str]:
@@ -507,11 +508,6 @@ def _outcome(error: RaitError) -> Outcome:
 
 def _did_something(report: Report) -> bool:
     """Whether there is more to tell than what is still as it was."""
-    happened = report.status != "stopped" and len(report.change.events) > len(report.results.errors)
-    others: tuple[Any, ...] = (
-        report.drift,
-        report.results.half_done,
-        report.results.ended,
-        report.results.calls,
-    )
-    return happened or any(others) or report.extra_cmd_sent
+    results = report.results
+    found: tuple[Any, ...] = results.happened, results.half_done, results.ended, results.calls
+    return any(found) or bool(report.drift) or report.extra_cmd_sent

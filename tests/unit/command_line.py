@@ -88,6 +88,10 @@ def report(*events: Event, command: str = "up", status: str = "done", **fields: 
     goal = Goal(EMPTY, conflicts=fields.pop("conflicts", ()))
     of_change = {name: fields.pop(name) for name in Change.__struct_fields__ if name in fields}
     of_results = {name: fields.pop(name) for name in Results.__struct_fields__ if name in fields}
+    if status in ("done", "partial"):
+        errors = of_results.get("errors", {})
+        happened = tuple(event for number, event in enumerate(events) if number not in errors)
+        of_results.setdefault("happened", happened)
     change = Change(observed=EMPTY, desired=EMPTY, events=events, goal=goal, **of_change)
     return Report(
         command=command, status=status, change=change, results=Results(**of_results), **fields
