@@ -88,14 +88,10 @@ class Publisher:
         self._own: Own | None = None
         self._stands: dict[str, tuple[str, int]] = {}  # by public key: its text and revision
 
-    @property
-    def public_key(self) -> str:
-        """The key of the entry that shall be in the registry; "" for none."""
-        return self._own.public_key if self._own is not None else ""
-
     def is_outdated(self, key_in_use: str) -> bool:
         """Whether there is an entry of a former key that is not needed any more."""
-        return key_in_use == self.public_key and bool(self._stands.keys() - {key_in_use})
+        is_new = self._own is not None and self._own.public_key == key_in_use
+        return is_new and bool(self._stands.keys() - {key_in_use})
 
     def publish(self, key_in_use: str) -> tuple[bool, str]:
         """Have the entry in the registry, and keep it alive; whether it is new, and a problem.

@@ -287,7 +287,8 @@ def test_a_link_that_is_deleted_is_back(nodes: Nodes, watch: StartWatch) -> None
     watching.has(a.links_to(b))
     assert watching.end().status == 0
     assert causes(a)[0] == "start"
-    assert f"link deleted: {name}" in causes(a)[1]
+    # On a busy machine rait may sync at that very moment, and then looks once more.
+    assert f"link deleted: {name}" in causes(a)[1] or causes(a)[1] == "look"
 
 
 def test_links_are_back_in_a_new_namespace_when_theirs_is_deleted(
