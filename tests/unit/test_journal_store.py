@@ -311,6 +311,10 @@ def test_a_moment_in_history(journal: Journal) -> None:
     assert set(journal.topology_at(SCOPE, time=ends[1])[0].links) == {"a", "b"}
     with pytest.raises(HistoryError, match="pruned"):
         journal.topology_at(SCOPE, time=1)
+    journal.prune(2**62)
+    add(journal, "c")
+    with pytest.raises(HistoryError, match="were pruned"):
+        journal.topology_at(SCOPE, time=ends[1])
 
 
 def test_pruning_cuts_no_run_in_two(journal: Journal) -> None:

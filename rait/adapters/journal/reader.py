@@ -292,12 +292,11 @@ class Log:
         None if no run did. A run counts whole from when it began, which ``run_spans`` tells even
         where a clock was wrong.
         """
-        later = (run for run, span in self.run_spans().items() if span.earliest > when)
-        if (first := next(later, None)) is None:
-            return None
-        if 0 < self.pruned() == first - 1:
+        begun = self.run_spans()
+        later = [run for run, span in begun.items() if span.earliest > when]
+        if len(later) == len(begun) and self.pruned():
             raise HistoryError("the entries of that time were pruned")
-        return first - 1
+        return later[0] - 1 if later else None
 
     def _pruned_note(self, entry: int) -> str:
         dropped = self.pruned()
