@@ -101,10 +101,9 @@ class PeersList:
         news = self._fetch(url, known.version, limit, self._signed)
         if news.at < known.at <= now:
             news = known  # it is of some time ago, and another run has asked since
-        elif news.text is None:
-            news = structs.replace(news, text=known.text)
-        self._news = news
-        return news.text or ""
+        text = known.text if news.text is None else news.text
+        self._news = structs.replace(news, text=text, signature=news.signature or "")
+        return text or ""
 
     @property
     def revision(self) -> int:
@@ -121,7 +120,8 @@ class PeersList:
         Of a list that is kept already, only the file's time changes. Raises OSError.
         """
         new, kept = self._news, self.kept
-        if kept is not None and _content(kept.news) == _content(new):
+        whole = new.text, new.signature
+        if kept is not None and (kept.news.text, kept.news.signature) == whole:
             is_recent = 0 <= new.at - kept.written_at < _REWRITTEN
             if kept.news.version == new.version or is_recent:
                 os.utime(self._path, ns=(new.at, new.at), follow_symlinks=False)
@@ -157,7 +157,3 @@ class PeersList:
     def _digest(self, content: bytes) -> bytes:
         whole = os.fsencode(os.path.basename(self._path)) + b"\n" + content
         return blake2b(whole, digest_size=32).hexdigest().encode("ascii")
-
-
-def _content(news: News) -> tuple[str | None, str]:
-    return news.text, news.signature or ""

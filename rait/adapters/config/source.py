@@ -245,24 +245,20 @@ class Texts:
     """Reads texts as ``read`` does, and can tell later whether a file among them has changed.
 
     What gives its text only once (standard input, a pipe of the shell's ``<(...)``) is read once,
-    and its text is kept.
+    and its text is kept. ``has_remote``: a text came over the network, so that only another
+    transfer can show a change.
     """
 
     def __init__(self, fetch: Callable[[str, Version, int, bool], News] = fetch) -> None:
         self._fetch = fetch
         self._once: dict[str, str] = {}
         self._files: dict[str, tuple[int, str]] = {}
-        self._remote = False
-
-    @property
-    def has_remote(self) -> bool:
-        """Whether a text came over the network, so that only another transfer can show a change."""
-        return self._remote
+        self.has_remote = False
 
     def forget(self) -> None:
         """Forget the texts, except those that can be read only once."""
         self._files.clear()
-        self._remote = False
+        self.has_remote = False
 
     def read(self, url: str, *, limit: int = MAX_BYTES) -> str:
         """The text behind a URL of at most ``limit`` bytes. Raises SourceError."""
@@ -275,12 +271,12 @@ class Texts:
         elif url == STDIN or is_path(url):
             self._once[url] = text
         else:
-            self._remote = True
+            self.has_remote = True
         return text
 
     def fetch(self, url: str, known: Version, limit: int, signed: bool = False) -> News:
         """What a server has now, as ``fetch`` gives it. Raises SourceError."""
-        self._remote = True  # also if it fails: by the next time it may have succeeded
+        self.has_remote = True  # also if it fails: by the next time it may have succeeded
         return self._fetch(url, known, limit, signed)
 
     def unchanged(self) -> bool:
