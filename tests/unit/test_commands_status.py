@@ -14,7 +14,17 @@ from rich.console import Console
 
 from rait.app.options import Options
 from rait.app.status import StatusReader, status_object
-from rait.app.status_words import ago, amount, fault_lines, summary
+from rait.app.status_words import (
+    ago,
+    amount,
+    cost,
+    fault_lines,
+    handshake,
+    reach,
+    rtt,
+    summary,
+    traffic,
+)
 from rait.commands import status as command
 from rait.commands.status import View, run, status_lines
 from rait.domain.babel import BabelNeighbour
@@ -119,6 +129,19 @@ def test_the_rates_have_columns_under_watch_alone() -> None:
 )
 def test_the_line_on_top(status: Status, line: str) -> None:
     assert summary(status) == line
+
+
+def test_what_is_unknown_of_a_link_is_told_as_such() -> None:
+    future = structs.replace(STALE, age=None)
+    assert [handshake(link) for link in (LIVE, future, NEVER)] == ["1m ago", "unknown", "never"]
+    failed = structs.replace(MISSING, state="failed")
+    assert [traffic(link, 5) for link in (NEVER, MISSING, failed)] == ["5 B", "-", "-"]
+    costs = (128, 65534, 65535, 65536)
+    babels = [None, *(structs.replace(HEARD, cost=each, rtt=None) for each in costs)]
+    links = [structs.replace(LIVE, babel=babel) for babel in babels]
+    assert [cost(link) for link in links] == ["-", "128", "65534", "inf", "inf"]
+    assert [rtt(link) for link in (LIVE, *links[:2])] == ["0.5 ms", "-", "-"]
+    assert [reach(link) for link in links[:2]] == ["-", "ffff"]
 
 
 @pytest.mark.parametrize(
