@@ -109,6 +109,15 @@ def test_a_run_with_another_url_asks_for_it_itself(server: Server) -> None:
     assert len(server.asked) == 2
 
 
+def test_a_list_that_is_too_long_by_now_is_asked_for_to_say_so(server: Server) -> None:
+    held = Held()
+    server.text = "é" * 5
+    held.poll(URL)
+    for limit, asked in ((10, 1), (9, 2)):
+        held.fetch(URL, Version(), limit)
+        assert len(server.asked) == asked
+
+
 SIGNER = QuickSigner()
 TRUST = trust_in([SIGNER.key])
 
