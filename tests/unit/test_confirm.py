@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rait.app.options import Options
+from rait.app.trials import confirmation, mention
 from rait.domain.backend import Outcome
 from rait.domain.confirm import rejects, state_of
+from rait.domain.errors import ConfigError
 from rait.domain.events import (
     BabelInterfaceAdded,
     LinkAdded,
@@ -221,3 +224,41 @@ def test_a_later_up_ends_the_memory_and_down_does_not() -> None:
     assert states(REMOVAL, BACK, run(30, LinkRemoved(A), config_digest="newer")) == "none"
     failed = run(30, LinkRemoved(A), outcomes={0: Outcome(0, "no")}, status="failed")
     assert states(REMOVAL, BACK, failed) == "taken back"
+
+
+HERE = Options(config="rait.conf")
+
+
+@pytest.mark.parametrize("span", ["3s", "2m", "24h", "1d"])
+def test_a_change_may_wait_from_three_seconds_to_a_day(span: str) -> None:
+    with confirmation(HERE, span, dry_run=False) as begin:
+        assert begin is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "span", "dry_run", "says"),
+    [
+        *((HERE, span, False, "a span from 3s to 1d") for span in ("2s", "86401s", "2d", "soon")),
+        (HERE, "2m", True, "a run that changes something"),
+        (structs.replace(HERE, config="-"), "2m", False, "so not from -"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_told(
+    options: Options, span: str, dry_run: bool, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says), confirmation(options, span, dry_run=dry_run):
+        pass
+    with confirmation(options, None, dry_run=dry_run) as begin:
+        assert begin is None
+
+
+def test_who_only_looks_is_told_of_a_change_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, back = trial_of(REMOVAL), trial_of(REMOVAL, BACK)
+    monkeypatch.setattr("rait.adapters.clock.now", lambda: at(SPAN - 1))
+    (line,) = mention(waits, "rait.conf")
+    assert line.endswith("confirm` keeps it")
+    assert mention(None, "rait.conf") == mention(back, "rait.conf") == ()
+    monkeypatch.setattr("rait.adapters.clock.now", lambda: at(SPAN))
+    (line,) = mention(waits, "rait.conf")
+    assert line.endswith("it is to be taken back")
+    assert mention(back, "rait.conf") == ()

@@ -133,3 +133,48 @@ def test_each_backend_is_loaded_when_it_is_needed(machine: Machine) -> None:
     gone = Origin("kernel", "no-such-namespace"), Origin("userspace", "no-such-namespace")
     links = [structs.replace(link("rait-test-gone", "kernel"), origin=origin) for origin in gone]
     assert errors(machine, *map(LinkRemoved, links)) == [None, None]
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *, kernel: bool, why_not: str) -> None:
+    """What the machine has: WireGuard in its kernel, and a program unless there is a reason."""
+    monkeypatch.setattr("rait.app.machine.kernel_has_wireguard", lambda: kernel)
+    monkeypatch.setattr("rait.adapters.wireguard.process.why_not", lambda: why_not)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kernel", "why_not", "chosen"),
+    [
+        ("auto", True, "", "kernel"),
+        ("auto", True, "no program", "kernel"),
+        ("auto", False, "", "userspace"),
+        ("kernel", True, "no program", "kernel"),
+        ("userspace", True, "", "userspace"),
+        ("userspace", False, "", "userspace"),
+    ],
+)
+def test_links_are_made_with_what_is_wanted_and_there(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    kernel: bool,
+    why_not: str,
+    chosen: str,
+) -> None:
+    offer(monkeypatch, kernel=kernel, why_not=why_not)
+    assert machine.choose(wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kernel", "says"),
+    [
+        ("kernel", False, 'backend = "kernel": '),
+        ("userspace", True, 'backend = "userspace": no program'),
+        ("auto", False, "there is no WireGuard on this machine"),
+    ],
+)
+def test_what_is_wanted_and_not_there_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, wanted: str, kernel: bool, says: str
+) -> None:
+    offer(monkeypatch, kernel=kernel, why_not="no program")
+    with pytest.raises(MachineError, match=says):
+        machine.choose(wanted)
