@@ -30,7 +30,7 @@ from io import FileIO
 
 from msgspec import Struct
 
-from rait.adapters import netns
+from rait.adapters import netns, signals
 
 AT_ONCE = 8
 TERM_SECONDS = 2.0
@@ -82,7 +82,9 @@ def run(
                 index, queue = waiting.popleft()
                 for job in queue:
                     try:
-                        running.append(_Command(job, index, queue, seconds))
+                        # Ctrl-C after a command's start, before this list has it, would leave it.
+                        with signals.held():
+                            running.append(_Command(job, index, queue, seconds))
                         break
                     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
                         why = error.strerror if isinstance(error, OSError) else error

@@ -135,23 +135,6 @@ def accepts_from_vrfs() -> bool:
         return True
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the end of the block, which is short.
-
-    An exception that a signal's handler raises within asyncio may be lost there, and the request
-    that it interrupts may wait for ever.
-    """
-    import signal
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@_signals_held()
 def require(name: str) -> None:
     """Raise MachineError, with the reason, where a VRF of this name cannot be made.
 
@@ -170,7 +153,6 @@ def require(name: str) -> None:
         raise MachineError(f"the kernel made VRF {name} without a table; delete it")
 
 
-@_signals_held()
 def mark(names: Iterable[str]) -> None:
     """Mark VRFs as made by rait. Raises MachineError."""
     with _changes() as route:
@@ -178,7 +160,6 @@ def mark(names: Iterable[str]) -> None:
             _mark(route, name, errno.ENODEV)
 
 
-@_signals_held()
 def apply(events: Sequence[Event]) -> list[Outcome]:
     """Make and remove VRFs and rules, in order, and give one outcome for each event.
 
@@ -203,11 +184,15 @@ def _changes() -> Iterator[IPRoute]:
     """A socket of pyroute2 in the namespace that rait runs in. Raises MachineError.
 
     pyroute2 runs its asyncio loop in this thread for the time of a request. It would start a thread
-    or process for another namespace, but starts none for this one.
+    or process for another namespace, but starts none for this one. Signals wait: an exception that
+    a signal's handler raises within asyncio may be lost there, and the request that it interrupts
+    may wait for ever.
     """
     from pyroute2 import IPRoute
 
-    with _refusals(), IPRoute(ext_ack=True) as route:
+    from rait.adapters import signals
+
+    with signals.held(), _refusals(), IPRoute(ext_ack=True) as route:
         yield route
 
 
