@@ -14,7 +14,7 @@ from rait.app import health as module
 from rait.app.health_page import MAX_TEXT, page, problem_page
 from rait.app.tally import LastSync
 from rait.domain.errors import MachineError
-from rait.domain.status import PeersAge
+from rait.domain.status import LinkStatus, PeersAge
 from tests.unit.browser import Tab, browser
 from tests.unit.test_commands_status import ALL, LIVE, NOW
 from tests.unit.test_health import Machine, served
@@ -47,6 +47,22 @@ def test_a_name_has_a_bound_and_what_turns_the_direction_of_text_is_spelt_out() 
 def test_links_that_need_a_look_come_first() -> None:
     names = re.findall(r'<th role="rowheader" scope="row">(\w+)', page("node", ALL))
     assert names == ["w4", "w2", "w3", "w5", "w1"]
+
+
+def test_what_a_link_has_not_is_a_dash() -> None:
+    def cells(link: LinkStatus) -> list[str]:
+        row = page("node", structs.replace(ALL, links=(link,))).partition('scope="row">')[2]
+        found = re.sub(r"<[^>]*>", "|", row.partition("</tr>")[0]).split("|")
+        return [cell for cell in found if cell]
+
+    bare = structs.replace(LIVE, peer="", public_key="", endpoint=None, endpoint_is=None)
+    what = ["1m ago", "1.5 KiB", "5 B"]
+    assert cells(LIVE) == [
+        *("w1", "● live", "gate", LIVE.public_key[:8], "192.0.2.1:50153", "roamed"),
+        *what,
+        *("cost 128, RTT 0.5 ms", "reach ffff"),
+    ]
+    assert cells(structs.replace(bare, babel=None)) == ["w1", "● live", "-", "-", *what, "-"]
 
 
 def test_what_is_wrong_is_said_on_top() -> None:

@@ -345,6 +345,16 @@ def test_a_call_that_failed_is_told_as_an_error_with_its_last_lines(
     }
 
 
+def test_a_link_that_loses_its_peer_is_told_beside_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = report(LinkRemoved(BARE), status="partial", losses=("link w1 loses its peer",))
+    assert print_report(told, Namespace(json=True)) == PARTIAL
+    said = capsys.readouterr()
+    assert said.err == "rait: link w1 loses its peer\n"
+    assert json.loads(said.out)["losses"] == ["link w1 loses its peer"]
+
+
 def test_a_report_as_json_has_all_of_it() -> None:
     told = report(
         LinkAdded(BARE),
