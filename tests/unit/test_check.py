@@ -40,6 +40,7 @@ def test_a_right_registry_has_no_finding():
     }
     assert found(node(A), node(B, Name="b"), nested) == ()
     assert found() == ()
+    assert found(node(AddressFamily="ip6", Endpoint="2606:4700::1111")) == ()
 
 
 @pytest.mark.parametrize(

@@ -574,6 +574,13 @@ def test_the_tables_beside_those_of_the_machine(table: int) -> None:
     assert errors(**with_value("vrf", "table", table)) == []
 
 
+def test_the_shortest_text_is_one_character() -> None:
+    texts = {"private_key_file": "k", "name": "n", "peers": "p", "journal": "j"}
+    config = decoded(private_key=..., babeld={"param": "x", "socket_addr": "/"}, **texts)
+    assert {key: getattr(config, key) for key in texts} == texts
+    assert (config.babeld.param, config.babeld.socket_addr) == ("x", "/")
+
+
 def test_the_longest_name_of_a_namespace() -> None:
     assert errors(isolation={"transit": "t" * 255}) == []
 

@@ -114,6 +114,14 @@ def test_the_last_signed_list_is_known_whatever_comes_after_it() -> None:
         assert last_known(known, ()).signed == known.signed
 
 
+def test_the_home_is_that_of_the_last_run_that_recorded_one() -> None:
+    known = Snapshot()
+    for home, remembered in (("", ""), ("boot/1", "boot/1"), ("", "boot/1"), ("boot/2", "boot/2")):
+        record = structs.replace(run(1), header=structs.replace(HEADER, home=home))
+        known = fold(known, [record])
+        assert last_known(known, ()).home == known.home == remembered
+
+
 def test_what_was_known_at_an_entry_is_what_came_up_to_it() -> None:
     """The entry that begins a run says under which key it ran, before its events."""
     added = LinkAdded(link("w1"))
