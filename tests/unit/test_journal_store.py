@@ -312,9 +312,22 @@ def test_a_moment_in_history(journal: Journal) -> None:
     with pytest.raises(HistoryError, match="pruned"):
         journal.topology_at(SCOPE, time=1)
     journal.prune(2**62)
-    add(journal, "c")
-    with pytest.raises(HistoryError, match="were pruned"):
-        journal.topology_at(SCOPE, time=ends[1])
+    pruned_at = entries_of(journal)[0].at
+    for each in ("", "c"):
+        if each:
+            add(journal, each)
+        with pytest.raises(HistoryError, match="were pruned"):
+            journal.topology_at(SCOPE, time=ends[1])
+        assert set(journal.topology_at(SCOPE, time=pruned_at)[0].links) == {"a", "b"}
+
+
+def test_a_moment_takes_runs_whole_beside_those_of_other_scopes(journal: Journal) -> None:
+    run = journal.begin(header(), (), [LinkAdded(link("a"))])
+    began = entries_of(journal)[0].at
+    add(journal, "b", scope="/etc/rait/other.conf")
+    run.record([Outcome(0)])
+    run.finish("done")
+    assert set(journal.topology_at(SCOPE, time=began)[0].links) == {"a"}
 
 
 def test_pruning_cuts_no_run_in_two(journal: Journal) -> None:

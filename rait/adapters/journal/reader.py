@@ -295,7 +295,10 @@ class Log:
         begun = self.run_spans()
         later = [run for run, span in begun.items() if span.earliest > when]
         if len(later) == len(begun) and self.pruned():
-            raise HistoryError("the entries of that time were pruned")
+            # Where no run was kept, a snapshot of what had been pruned is the first entry.
+            first = records.time_of(self._entries("ORDER BY id LIMIT 1")[0])
+            if first > when:
+                raise HistoryError("the entries of that time were pruned")
         return later[0] - 1 if later else None
 
     def _pruned_note(self, entry: int) -> str:
@@ -306,8 +309,9 @@ class Log:
         return journal_file.read_head(self.connection).last_id
 
     def _scope_runs(self, scope: str, after: int, last: int | None) -> tuple[RunRecord, ...]:
+        """The scope's runs that begin in these entries, each whole: those of others may overlap."""
         last = self._last_id() if last is None else last
-        return self._gather("WHERE id > ? AND id <= ? AND scope = ?", after, last, scope)
+        return self._gather("WHERE id > ? AND run <= ? AND scope = ?", after, last, scope)
 
     def _gather(
         self, where: str, *values: int | str, hint: str = "NOT INDEXED"
