@@ -5,14 +5,14 @@ done: a fwmark is set and the listen port is not; a link is in the group of link
 and still there. Only the machine can tell which part was done. These functions compare what the
 journal knows with what is seen, and distinguish what such events did from what others did.
 
-The rule: an event may have left any value in a field that it was to change, or that passes through
-another value on the way. Every other difference has another cause.
+The rule: an event may have given a field its intended value, or a value that the field passes
+through on the way there. Any other difference has another cause.
 
 So ``told_apart`` walks from what is known to what is seen in two steps, by way of a topology
 between the two. That one begins as a copy of what is known. Each leftover event may change it in
-what the event is about: a field takes the seen value if the rule allows it, and keeps the known
-value otherwise. What then differs from the known topology was done by the events, and what differs
-from the seen one was done by others. An example: the journal knows
+what the event is about: a field that the event was to change takes the seen value if the rule
+allows it, and keeps the known value otherwise. What then differs from the known topology was done
+by the events, and what differs from the seen one was done by others. An example: the journal knows
 mtu 1420 and group 54, and a killed run was to set mtu 1280. Seen are mtu 1280 and group 7. The
 topology between has mtu 1280 and group 54: the run set the mtu, and somebody else the group.
 """
@@ -43,11 +43,10 @@ from rait.domain.events import (
     peers_named,
 )
 from rait.domain.history import LastKnown
-from rait.domain.topology import Link, LinkPeer, Topology
+from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Topology
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
-_Update = LinkUpdated | DeviceUpdated | NotesUpdated | PeerUpdated
 
 
 def told_apart(
@@ -100,10 +99,13 @@ def _link(event: Event, known: Link | None, seen: Link | None) -> Link | None:
     match event:
         case LinkPlaced() if known.origin.is_placed_by(seen.origin):
             return structs.replace(known, origin=seen.origin)
-        case LinkUpdated() | DeviceUpdated() | NotesUpdated():
-            part = KINDS[type(event)].part
-            merged = _merged(event, getattr(known, part), getattr(seen, part))
-            return structs.replace(known, **{part: merged})
+        case NotesUpdated() if seen.notes == event.after:
+            return structs.replace(known, notes=seen.notes)
+        case LinkUpdated(_, before, after):
+            settings = _settings(before, after, known.settings, seen.settings)
+            return structs.replace(known, settings=settings)
+        case DeviceUpdated(_, old, new):
+            return structs.replace(known, device=_device(old, new, known.device, seen.device))
         case PeerAdded() | PeerRemoved() | PeerUpdated():
             return known.with_peers(_peers(event, known, seen))
         case _:
@@ -122,6 +124,33 @@ def _leaving(known: Link | None, seen: Link | None) -> Link | None:
     return structs.replace(known, settings=settings)
 
 
+def _settings(
+    before: LinkSettings, after: LinkSettings, known: LinkSettings, seen: LinkSettings
+) -> LinkSettings:
+    merged = _reached(before, after, known, seen)
+    # To enter or leave a VRF, a link goes down and up again. A link that goes down loses its IPv6
+    # addresses, and gets them back at last.
+    moves = before.master != after.master
+    if moves and not seen.up:
+        merged = structs.replace(merged, up=False)
+    bounces = moves or before.up != after.up
+    if seen.address != merged.address and (bounces or before.address != after.address):
+        merged = structs.replace(merged, address=None)
+    # Each address comes and goes by itself.
+    changed = {*before.addresses} ^ {*after.addresses}
+    lost = {a for a in known.addresses if a in changed or (bounces and ":" in a)}
+    addresses = {*known.addresses} - lost | {*seen.addresses} & (lost | changed)
+    return structs.replace(merged, addresses=tuple(sorted(addresses)))
+
+
+def _device(before: Device, after: Device, known: Device, seen: Device) -> Device:
+    merged = _reached(before, after, known, seen)
+    if before.listen_port != after.listen_port:
+        # A change of port that fails may leave the device with any port.
+        return structs.replace(merged, listen_port=seen.listen_port)
+    return merged
+
+
 def _peers(event: PeerEvent, known: Link, seen: Link) -> dict[str, LinkPeer]:
     (key,) = peers_named(event)
     last, there = known.peer(key), seen.peer(key)
@@ -130,23 +159,32 @@ def _peers(event: PeerEvent, known: Link, seen: Link) -> dict[str, LinkPeer]:
             become = there if last is None else last
         case PeerRemoved():
             become = None if there is None else last
-        case PeerUpdated(_, before, after) if (
-            before.endpoint is not None and after.endpoint is None
-        ):
-            become = there  # to lose its endpoint, a peer is removed and added again
-        case PeerUpdated():
-            become = last if last is None or there is None else _merged(event, last, there)
+        case PeerUpdated(_, before, after):
+            become = None if last is None else _peer(before, after, last, there)
     peers = {peer.public_key: peer for peer in known.peers}
     _put(peers, key, become)
     return peers
 
 
-def _merged(event: _Update, known: S, seen: S) -> S:
-    """``known``, with what is seen of each field that the update may have changed."""
-    before, after = event.before, event.after
-    fields = {f for f in before.__struct_fields__ if getattr(before, f) != getattr(after, f)}
-    if "master" in fields:
-        fields.add("up")  # to enter or leave a VRF, a link goes down and up again
-    if "up" in fields:
-        fields |= {"address", "addresses"}  # a link that is down has no IPv6 address
-    return structs.replace(known, **{field: getattr(seen, field) for field in fields})
+def _peer(
+    before: LinkPeer, after: LinkPeer, known: LinkPeer, seen: LinkPeer | None
+) -> LinkPeer | None:
+    if before.endpoint is not None and after.endpoint is None:
+        return seen  # to lose its endpoint, a peer is removed and added again
+    if seen is None:
+        return known
+    merged = _reached(before, after, known, seen)
+    # Allowed IPs are replaced one after the other, so some of the new ones may be missing.
+    if before.allowed_ips != after.allowed_ips and {*seen.allowed_ips} <= {*after.allowed_ips}:
+        return structs.replace(merged, allowed_ips=seen.allowed_ips)
+    return merged
+
+
+def _reached(before: S, after: S, known: S, seen: S) -> S:
+    """``known``, with each field that was to change and is seen with its intended value."""
+    reached = {
+        field: getattr(after, field)
+        for field in before.__struct_fields__
+        if getattr(before, field) != getattr(after, field) == getattr(seen, field)
+    }
+    return structs.replace(known, **reached)

@@ -80,7 +80,6 @@ ADDRESSED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, addresses=BOTH
     [
         (MARKED, structs.replace(LINK, device=Device("own", 0, 54))),
         (MARKED, structs.replace(LINK, device=Device("own", 41000, 0))),
-        (MARKED, structs.replace(LINK, device=Device("own", 0, 99))),
         (MOVED, with_peer(keepalive=25)),
         (MOVED, with_peer(endpoint=THERE)),
         (PASSIVE, structs.replace(LINK, peers=())),
@@ -108,12 +107,18 @@ def test_what_a_failed_event_did_is_found(failed: Event, seen: Link) -> None:
     [
         (MARKED, with_settings(mtu=1280)),
         (MARKED, structs.replace(LINK, device=Device("other"))),
+        (MARKED, structs.replace(LINK, device=Device("own", 0, 99))),
+        (MOVED, with_peer(endpoint=Endpoint("203.0.113.9", 1))),
         (MOVED, with_peer(allowed_ips=())),
         (MOVED, structs.replace(LINK, peers=())),
         (ENSLAVED, with_settings(group=7)),
+        (ENSLAVED, with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(mtu=1280)),
         (LinkRemoved(LINK), with_settings(group=7)),
         (NARROWED, with_settings(address=None)),
+        (ADDRESSED, with_settings(addresses=("192.0.2.7/24",))),
+        (ENSLAVED, with_settings(addresses=BOTH)),
+        (OPENED, with_peer(allowed_ips=("192.0.2.0/24",))),
         (PeerRemoved("w1", PEER), with_peer(endpoint=THERE)),
         (PeerAdded("w1", PEER), with_peer(endpoint=THERE)),
         (LinkAdded(LINK), with_settings(mtu=1280)),
@@ -123,6 +128,17 @@ def test_what_others_did_meanwhile_is_theirs(failed: Event, by_others: Link) -> 
     assert half_done(topology(LINK), topology(by_others), [failed]) == ()
     left, others = told_apart(topology(LINK), topology(by_others), [failed])
     assert (left, others) == ((), diff(topology(LINK), topology(by_others)))
+
+
+@pytest.mark.parametrize("event", [DOWNED, ENSLAVED])
+def test_a_link_that_goes_down_loses_its_ipv6_addresses_alone(event: LinkUpdated) -> None:
+    before, after = (structs.replace(each, addresses=BOTH) for each in (event.before, event.after))
+    changed = LinkUpdated("w1", before, after)
+    known, seen = with_settings(addresses=BOTH), with_settings(address=None, addresses=BOTH[:1])
+    assert half_done(topology(known), topology(seen), [changed]) != ()
+    left, others = told_apart(topology(known), topology(with_settings(addresses=())), [changed])
+    assert left == (LinkUpdated("w1", known.settings, with_settings(addresses=BOTH[:1]).settings),)
+    assert len(others) == 1
 
 
 @pytest.mark.parametrize("event", [MARKED, MOVED, NARROWED, PeerRemoved("w1", PEER)])
