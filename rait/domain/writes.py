@@ -95,5 +95,8 @@ def _psk(peer: str, digest: str, psks: Psks) -> Secret:
 
 def _changes(before: Struct, after: Struct) -> dict[str, Any]:
     """The fields that differ, with their values in ``after``."""
-    pairs = ((name, getattr(after, name)) for name in after.__struct_fields__)
-    return {name: new for name, new in pairs if new != getattr(before, name)}
+    return {
+        name: new
+        for name in after.__struct_fields__
+        if (new := getattr(after, name)) != getattr(before, name)
+    }
