@@ -516,6 +516,23 @@ def test_a_program_that_goes_to_the_background(
     assert node.traces() == []
 
 
+def test_a_program_of_a_killed_run_that_comes_up_first_is_ended(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, began = node.link(0, port=20000), tmp_path / "began"
+    first = f'wireguard-go "$1" & until [ -S {uapi.socket_path(link.name)} ]; do sleep 0.01; done'
+    late = program(
+        tmp_path / "late",
+        f'[ -e {began} ] || {{ touch {began}; {first}; }}; exec wireguard-go "$1"',
+    )
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, late)
+
+    node.must(LinkAdded(link))
+
+    assert node.links() == {link.name: link}
+    assert len(machine.wireguard_processes(link.name)) == 1
+
+
 def test_a_zone_that_a_program_tells_by_name_is_kept_by_number(
     node: Node, peer_keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -328,12 +328,14 @@ class Start:
         self._seal_log()
 
     def _abort(self) -> None:
-        if self._child.poll() is None:
+        status = self._child.poll()
+        if status is None:
             with Process(self._child.pid) as process:
                 end(self.name, process)
             self._child.poll()
-            return
-        # The program failed by itself, or went to the background and has another id.
+        if status != 0:
+            return  # whoever holds the tun now is another program, which was there first
+        # The program went to the background, and has another id.
         own = self._transit.identity
         found = hold_owner(self.name, 0, lambda owner: own in (owner.transit, owner.home))
         if found is not None:
