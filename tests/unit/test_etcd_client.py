@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import anyio
 import pytest
 
 from rait.adapters.config import source
 from rait.adapters.config.etcd import client
+from rait.adapters.config.etcd.messages import Range
+from rait.adapters.config.etcd.target import Target, parse
 from rait.domain.errors import SourceError
 from tests.hostile.answers import SLOW
 from tests.hostile.test_answers import Server
@@ -39,7 +42,14 @@ def member(body: str, status: int = 200, asked: list[str] | None = None) -> Iter
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as host:
+        yield host
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server, as HOST:PORT."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -102,6 +112,47 @@ def test_members_that_fail_alike_are_told_together() -> None:
     with member("<html>") as one, member("<html>") as two, pytest.raises(SourceError) as caught:
         source.read(f"etcd://{one},{two}/p")
     assert f"http://{one}, http://{two}: its answer is not" in str(caught.value)
+
+
+def test_two_whose_token_is_old_at_the_same_time_both_log_in(tmp_path, monkeypatch) -> None:
+    """As a publisher and a follower, whose requests are under way when etcd forgets the token."""
+    monkeypatch.setattr(client, "MEMBER_SECONDS", 60.0)
+    under_way = threading.Barrier(2)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, body = 200, EMPTY
+            if self.path == "/v3/auth/authenticate":
+                body = '{"token":"new"}'
+            elif self.headers["Authorization"] != "new":
+                under_way.wait(60)
+                status, body = 401, '{"error":"etcdserver: invalid auth token","code":16}'
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "password").write_text("secret\n")
+    revisions: list[int] = []
+
+    async def both(target: Target) -> None:
+        async def ask() -> None:
+            found = await asker.ask("/v3/kv/range", {}, Range)
+            revisions.append(found.header.revision)
+
+        async with client.Client(target, "etcd") as asker, anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+
+    with serving(Handler) as host:
+        target = parse(f"etcd://me@{host}/p?password_file={tmp_path}/password", "etcd")
+        client._tokens[target] = "old"
+        anyio.run(both, target)
+    assert revisions == [2, 2]
 
 
 HANGING = """

@@ -199,9 +199,9 @@ class Client:
         try:
             return await self._post(path, message, kind, limit)
         except RefusedError as error:
-            is_old = any(why in str(error) for why in _OLD_TOKEN)
-            if not is_old or _tokens.pop(self.target, None) is None:
+            if not self.target.user or not any(why in str(error) for why in _OLD_TOKEN):
                 raise
+            _tokens.pop(self.target, None)  # where another request has not done so meanwhile
             return await self._post(path, message, kind, limit)
 
     async def _headers(self, path: str) -> dict[str, str]:
