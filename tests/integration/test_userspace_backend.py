@@ -533,6 +533,16 @@ def test_a_program_of_a_killed_run_that_comes_up_first_is_ended(
     assert len(machine.wireguard_processes(link.name)) == 1
 
 
+def test_a_program_that_is_just_ending_is_not_in_the_way(node: Node) -> None:
+    link = node.link(0)
+    for milliseconds in range(20):
+        started_but_not_moved(node, link)
+        os.kill(pid_of(link), signal.SIGKILL)
+        time.sleep(milliseconds / 1000)  # it ends while rait looks, or before, or later
+        node.must(LinkAdded(link))
+        node.must(LinkRemoved(link))
+
+
 def test_a_zone_that_a_program_tells_by_name_is_kept_by_number(
     node: Node, peer_keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

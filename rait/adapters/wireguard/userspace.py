@@ -311,11 +311,13 @@ class UserspaceBackend:
 
     def _make_room(self, name: str) -> None:
         """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
-        transit, served = self._transit, programs.listening(name)
-        if (served is None and transit.find(name) is None) or self.end_leftover(name):
+        transit = self._transit
+        is_free = programs.listening(name) is None and transit.find(name) is None
+        if is_free or self.end_leftover(name):
             return
+        # What was there may have ended by itself meanwhile.
+        served, found = programs.listening(name), transit.find(name)
         # The program would take over a persistent tun of this name.
-        found = transit.find(name)
         if found is not None:
             raise RaitError(
                 f"an interface of kind {found.kind or 'physical'} already has this name in "
