@@ -179,7 +179,7 @@ BAD: dict[str, tuple[Answer, str]] = {
     "to itself": (moved("/to itself"), "is redirected more than 5 times"),
     "to another scheme": (moved("ftp://127.0.0.1/x"), "redirected to ftp://127.0.0.1/x"),
     "to a file": (moved("file:///etc/passwd"), "redirected to file://"),
-    "to a port that is none": (moved("http://127.0.0.1:99999/"), "port 99999 is not from 1"),
+    "to a port that is none": (moved("http://127.0.0.1:99999/"), "the port is not from 1"),
     "to no URL": (moved("http://[::1"), "Invalid URL in location header"),
     "to no host": (moved("http://"), "redirected to http://127.0.0.1"),
     "to where nobody is": (moved("http://127.0.0.1:1/x"), "http://127.0.0.1:1/x: no connection"),
