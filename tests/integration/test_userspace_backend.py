@@ -533,6 +533,25 @@ def test_a_program_of_a_killed_run_that_comes_up_first_is_ended(
     assert len(machine.wireguard_processes(link.name)) == 1
 
 
+def test_a_program_whose_socket_somebody_removed_is_started_again(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, began = node.link(0, port=20000), tmp_path / "began"
+    said = (
+        "ERROR: (x) 2026/01/31 17:05:00 Failed to listen on uapi socket: no such file or directory"
+    )
+    robbed = program(
+        tmp_path / "robbed",
+        f'[ -e {began} ] || {{ touch {began}; echo "{said}" >&2; exit 1; }}\n'
+        'exec wireguard-go "$1"',
+    )
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, robbed)
+
+    node.must(LinkAdded(link))
+
+    assert node.links() == {link.name: link}
+
+
 def test_a_program_that_is_just_ending_is_not_in_the_way(node: Node) -> None:
     link = node.link(0)
     for milliseconds in range(20):

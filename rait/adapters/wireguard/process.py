@@ -69,6 +69,13 @@ class StartError(RaitError):
     """A program did not start. Nothing of it is left."""
 
 
+class SocketLostError(StartError):
+    """Somebody removed a program's socket when the program had made it and did not listen yet.
+
+    `wg show` does so: it takes a socket that refuses a connection for one of a program that ended.
+    """
+
+
 class Owner(Struct, frozen=True):
     """Namespaces of a process that holds a tun, by their identities.
 
@@ -369,6 +376,8 @@ class Start:
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         reason = f": {without_time(lines[-1])}" if lines else ""
+        if "uapi socket: no such file" in reason:
+            return SocketLostError(f"{self._program} {how}{reason}")
         if "operation not permitted" in reason or "permission denied" in reason:
             reason += "; run rait as root"
         if "too many open files" in reason:

@@ -300,9 +300,9 @@ class UserspaceBackend:
             yield
             try:
                 client = start.client(self._key)
-            except programs.StartError:
+            except programs.StartError as error:
                 # A program that a killed run started may have come up meanwhile.
-                if not self.end_leftover(name):
+                if not self.end_leftover(name) and not isinstance(error, programs.SocketLostError):
                     raise
                 start = programs.Start(name, transit)
                 client = start.client(self._key)
