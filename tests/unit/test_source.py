@@ -495,6 +495,8 @@ def test_where_the_signature_is(url: str, beside: str) -> None:
         ("ETCD://h", "etcd://h"),
         ("https://me:s3cret@h:1/list?s3cret", "https://h:1/list?..."),
         ("https://me:s3%2Fcret@h/%40list", "https://h/%40list"),
+        ("https://cdn.example/gh/me/mesh@main/peers.toml",) * 2,
+        ("https://me:12/34@cdn.example/peers.toml", source._NO_URL),
         ("https://[::1", source._NO_URL),
         ("/etc/rait@eu:1.conf", "/etc/rait@eu:1.conf"),
     ],

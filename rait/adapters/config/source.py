@@ -154,8 +154,8 @@ def display_name(url: str) -> str:
     """A URL for messages, without user, password and query, which may be secret.
 
     A private key that stands in the place of a path is not shown either. A password with a / in it
-    looks like a port and a path to others, and a URL without its scheme like a path, so what an @
-    comes after is not shown.
+    looks like a port and a path to others, and a URL without its scheme like a path, so a URL with
+    a colon and then an @ in it is not shown.
     """
     if url == STDIN:
         return "standard input"
@@ -171,7 +171,10 @@ def display_name(url: str) -> str:
     except ValueError:
         return _NO_URL
     hosts = parts.netloc.rpartition("@")[2]
-    if "@" in "".join(parts[2:]) or not all(map(re.compile(_HOST).fullmatch, hosts.split(","))):
+    # The registries that people use have such paths: https://cdn.example/gh/me/mesh@main/peers.toml
+    is_plain = parts.scheme in ("http", "https") and parts.netloc and ":" not in parts.netloc
+    like_credentials = not is_plain and "@" in "".join(parts[2:])
+    if like_credentials or not all(map(re.compile(_HOST).fullmatch, hosts.split(","))):
         return _NO_URL
     if is_live(url):
         # Its query names files, and its keys come after the path.
@@ -180,7 +183,9 @@ def display_name(url: str) -> str:
     return urlunsplit((parts.scheme, hosts, parts.path, query, ""))
 
 
-_NO_URL = "(left out: a URL that is not valid, or has an @ after a /; write %40 and %2F for them)"
+_NO_URL = (
+    "(left out: a URL that is not valid, or has a : before and an @ after a /; write %40 and %2F)"
+)
 _HOST = r"(?:\[[^]]*\]|[^:%]*)(?::[0-9]*)?"
 
 
