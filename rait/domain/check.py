@@ -257,10 +257,10 @@ class _Blocks:
         return rule if rule in RULES else "entry"
 
     def names_twice(self) -> Iterator[Finding]:
-        first: dict[str, tuple[str, Path]] = {}
-        told: set[str] = set()
+        first: dict[str, tuple[str | None, Path]] = {}
+        told: set[str | None] = set()
         for path, block in self._blocks.items():
-            key, name = key_or_none(block.public_key) or "", block.values.get("name")
+            key, name = key_or_none(block.public_key), block.values.get("name")
             if key not in self._peers or not name or self._peers[key].name != name:
                 continue
             owner, other = first.setdefault(str(name), (key, path))

@@ -135,7 +135,7 @@ class _PortMoves:
         """
         name: str | None = next(iter(waiting))
         for _ in range(len(waiting) + 1):
-            if name is None or name not in waiting:
+            if name is None:
                 return []  # two links want one port: no order helps, so the machine shall say no
             circular, name = name, self._holder.get(self._after[name].listen_port)
         return self._set(circular, structs.replace(self._now[circular], listen_port=0))

@@ -40,7 +40,8 @@ class Replica(Struct, frozen=True):
 
     def told(self, changes: tuple[Change, ...], revision: int = 0) -> Replica:
         """The replica after these changes; without any, all up to ``revision`` is known."""
-        lines, newest = dict(self.lines), max(self.revision, 0 if changes else revision)
+        lines = dict(self.lines)
+        newest = self.revision if changes else max(self.revision, revision)
         for change in changes:
             if change.revision <= self.revision:
                 continue

@@ -714,6 +714,17 @@ def test_an_entry_outlives_what_is_shorter_than_its_lease(
     assert lines.count("this node's entry is in the registry again") == was_told
 
 
+def test_a_publication_that_fails_is_tried_again_four_times_in_an_interval() -> None:
+    world = World(Settings(look=3600.0, publish=20.0))
+    world.end(Synced("unchanged"))
+    fails = Ended("publish", problem="no answer", chance=0.5)
+    for _ in range(9):
+        world.wait(watch.wake_at(world.state, world.settings) - world.now)
+        world.end(Synced("unchanged"), published=fails)
+    gaps = [later - earlier for earlier, later in pairwise(world.begun["publish"])]
+    assert gaps[-4:] == [5.0] * 4
+
+
 def test_an_entry_is_published_at_once_for_a_cause() -> None:
     world = World(Settings(look=3600.0, poll=60.0, publish=20.0))
     assert "publish" in world.busy, "at the start"

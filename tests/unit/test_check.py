@@ -146,13 +146,19 @@ def test_what_is_no_list_is_one_error(document: dict[str, Any]) -> None:
 
 def test_the_nearest_known_key_is_told():
     hints = {item.path[-1]: item.message for item in found(node(SendPrt=7, endpiont="x"), Peesr=[])}
-    assert hints["SendPrt"].endswith("is no key of rait, but send_port is one")
-    assert hints["endpiont"].endswith("but endpoint is one")
-    assert hints["Peesr"].endswith("but peers is one")
+    assert hints == {
+        key: f'"{key}" is no key of rait, but {near} is one'
+        for key, near in (("SendPrt", "send_port"), ("endpiont", "endpoint"), ("Peesr", "peers"))
+    }
     endpoint = {"address_family": "ip4", "send_port": 20001, "adress": "9.9.9.9", "endpoint": 1}
     near, unknown = found({"public_key": A, "endpoint": [endpoint]})
     assert near.message.endswith("but address is one")
     assert (near.path[-1], unknown.path[-1]) == ("adress", "endpoint")
+
+
+def test_what_etcd_has_of_an_entry_is_no_key_to_write():
+    (unknown,) = found(node(unreadabel="x"))
+    assert (unknown.rule, unknown.message) == ("unknown-key", '"unreadabel" is no key of rait')
 
 
 def test_no_more_than_a_hundred_unknown_keys_get_a_hint():

@@ -125,6 +125,7 @@ def test_a_run_at_a_boot_without_a_clock_says_so() -> None:
     for sound in (
         structs.replace(run, recorded_at=None),
         structs.replace(run, recorded_at=40 * SECOND),
+        structs.replace(run, header=structs.replace(unset, started_at=1_735_689_600 * SECOND)),
         structs.replace(RUN, recorded_at=RUN.header.started_at),
     ):
         (head,) = run_lines(sound, Query(), brief=True)

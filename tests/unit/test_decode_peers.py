@@ -266,6 +266,14 @@ def test_a_name_has_up_to_255_characters():
     assert "255 characters" in message
 
 
+def test_an_entry_that_is_skipped_says_nothing_of_its_node():
+    told = {"Name": "wrong", "Remarks": {"site": "wrong"}}
+    right = flat(A, Name="right", Remarks={"site": "right"})
+    for wrong in (flat(A, SendPort=0, **told), {**flat(A, **told), "Endpoint": "a..b"}):
+        found, _, _ = only_warning(wrong, right)
+        assert (found[0].name, found[0].remarks) == ("right", (("site", "right"),))
+
+
 def test_a_name_that_is_a_key_is_left_out():
     found, where, message = only_warning(flat(A, Name=f"mine: {B}"))
     assert found[0].name is None

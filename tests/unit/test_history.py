@@ -289,6 +289,16 @@ def test_a_clock_that_is_not_set_at_boot_misplaces_no_run(written) -> None:
     assert boot == Span(day(1), day(5))
 
 
+def test_a_clock_is_set_from_the_first_second_on_in_which_rait_had_a_journal() -> None:
+    first = 1_735_689_600 * 10**9
+    one, two = spans(told(first, day(5)), NOW)
+    assert (one, two) == (Span(first, first), Span(day(5), day(5)))
+    one, two = spans(told(first - 1, day(5)), NOW)
+    assert one == Span(first - 1, day(5))
+    alone = spans(told(first - 1, first), NOW)
+    assert alone == (Span(first - 1, first), Span(first, first))
+
+
 @pytest.mark.parametrize("written", [told, told_long_ago])
 def test_many_boots_without_a_clock_do_not_outvote_the_others(written) -> None:
     runs = spans(written(BOOT, BOOT + 1, day(1), BOOT, BOOT + 2, BOOT + 1, day(5), BOOT), NOW)

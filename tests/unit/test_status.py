@@ -129,6 +129,14 @@ def test_what_was_made_and_is_not_there_is_missing() -> None:
     assert (found.endpoint, found.why) == (HOME, "there is no such interface")
 
 
+def test_what_nobody_counted_is_nothing() -> None:
+    uncounted = ObservedLink(link=link())
+    bare = LinkStatus(name="w1", state="missing", healthy=False)
+    for found in (only(look(made=(link(),))), only(look(uncounted)), bare):
+        told = (found.handshake, found.age, found.received, found.sent)
+        assert told == (0, None, 0, 0)
+
+
 def test_a_peer_is_named_as_the_registry_does_or_else_as_its_commands_were_told() -> None:
     noted = structs.replace(link(), notes=LinkNotes(peer_name="former"))
     assert only(look(seen(link()), made=(noted,))).peer == "former"
