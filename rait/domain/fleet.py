@@ -254,7 +254,7 @@ def _can_stand_beside(
     old: Sequence[Member], new: Sequence[Member], nodes: Sequence[FleetNode]
 ) -> bool:
     """Whether the new entries, beside the old ones, have tunnels to all before the old ones go."""
-    moved = [n.members["new"] for n in nodes if n.members["old"] and n.members["new"]]
+    moved = (n.members["new"] for n in nodes if n.members["old"])
     second = [_nameless(member) for member in moved if member is not None]
     beside = [*old, *second]
     if len({member.peer.public_key for member in beside}) < len(beside):

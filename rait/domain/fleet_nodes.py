@@ -195,17 +195,14 @@ def matched(old: Sequence[Member], new: Sequence[Member]) -> list[FleetNode]:
 def planned(node: FleetNode, registries: Registries, addresses: Addresses) -> Planned:
     """Plan a node's links in both versions, and decide what leads from the old to the new."""
     links: dict[Version, Topology] = {"old": EMPTY, "new": EMPTY}
-    for version, member in node.members.items():
-        if member is not None:
-            found = planned_by(member, registries[version], addresses, links["old"])
-            links[version] = found.topology
+    members = {version: m for version, m in node.members.items() if m is not None}
+    for version, member in members.items():
+        links[version] = planned_by(member, registries[version], addresses, links["old"]).topology
     change = _next_up(node, links["old"], links["new"])
     links["new"] = change.desired
     fresh = frozenset(event.name for event in change.events if _ends_session(event))
     ends: dict[Version, dict[str, list[End]]] = {"old": {}, "new": {}}
-    for version, member in node.members.items():
-        if member is None:
-            continue
+    for version, member in members.items():
         for link in links[version].links.values():
             end = end_of(link, member, version == "new" and link.name in fresh)
             ends[version].setdefault(end.peer, []).append(end)

@@ -92,6 +92,18 @@ def test_an_entry_that_cannot_be_read_is_told_with_its_run(kind: str, run: int, 
         records.decode(Entry(9, run, kind, SCOPE, 1, b"{}x"))
 
 
+@pytest.mark.parametrize("at", [-(2**63), 2**63 - 1])
+def test_a_run_begins_at_any_time_that_sqlite_has_and_at_no_other(at: int) -> None:
+    def decoded(at: int) -> RunHeader:
+        payload = records.encode(header(started_at=at))
+        began: RunHeader = records.decode(Entry(9, 9, "run_started", SCOPE, 1, payload))
+        return began
+
+    assert decoded(at).started_at == at
+    with pytest.raises(HistoryError, match=r"entry 9 \(run_started\) .* cannot be read"):
+        decoded(at + (1 if at > 0 else -1))
+
+
 def test_the_count_of_a_run_that_a_snapshot_sums_up_is_of_no_run() -> None:
     count = Entry(9, 1, "repeated", SCOPE, 1, records.encode(records.Repeated(count=2)))
     assert records.gather([count]) == ()

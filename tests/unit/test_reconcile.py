@@ -20,12 +20,14 @@ from rait.domain.events import (
     LinkUpdated,
     PeerUpdated,
 )
+from rait.domain.fallback import OldList
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.reconcile import concerns_babeld, reconcile
 from rait.domain.topology import (
     EMPTY,
     Device,
+    Endpoint,
     Link,
     LinkNotes,
     LinkPeer,
@@ -376,3 +378,38 @@ def test_a_link_cannot_be_where_its_name_is_taken(there: Observation, why: str) 
     assert problems == ([("w1", "error")] if why else [])
     assert change.events == (() if why else (LinkAdded(ONE),))
     assert all(why in p.message and "use another ifprefix" in p.message for p in change.problems)
+
+
+def to(endpoint: Endpoint) -> Link:
+    return structs.replace(ONE, peers=(LinkPeer("peer 1", endpoint),))
+
+
+HERE, THERE = to(Endpoint("192.0.2.1", 1)), to(Endpoint("203.0.113.7", 1))
+
+
+@pytest.mark.parametrize("handshakes", [{}, {"peer 1": 0}])
+def test_where_the_clock_begins_in_1970_no_handshake_is_still_none(
+    handshakes: dict[str, int],
+) -> None:
+    """So the peer gets back its endpoint; where there was one, it may have roamed."""
+
+    def events(now: int, handshakes: dict[str, int]) -> tuple[Event, ...]:
+        links = {"w1": ObservedLink(link=THERE, handshakes=handshakes)}
+        there = Observation(now=now, links=links)
+        return reconcile(there, Goal(topology(HERE)), known(HERE), SCOPE).events
+
+    assert events(100, handshakes) == (PeerUpdated("w1", THERE.peers[0], HERE.peers[0]),)
+    assert events(100, {"peer 1": 1}) == ()
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize("handshake", [0, 900])
+def test_an_old_list_moves_only_a_peer_whose_session_is_dead(is_old: bool, handshake: int) -> None:
+    there = Observation(
+        now=1000, links={"w1": ObservedLink(link=HERE, handshakes={"peer 1": handshake})}
+    )
+    old = OldList(1, "yesterday", "it is out of reach") if is_old else None
+    doubts = Doubts((), (), lambda problem: problem.message, 99, old)
+    moved = reconcile(there, Goal(topology(THERE), doubts=doubts), known(HERE), SCOPE).events
+    stays = is_old and handshake
+    assert moved == (() if stays else (PeerUpdated("w1", HERE.peers[0], THERE.peers[0]),))
