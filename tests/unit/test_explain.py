@@ -7,7 +7,15 @@ from msgspec import structs
 
 from rait.adapters.config import formats
 from rait.domain.backend import Observation, ObservedLink, UnreadLink
-from rait.domain.config.schema import Config, Isolation, Peer, PeerEndpoint, Policy, Transport
+from rait.domain.config.schema import (
+    Config,
+    Isolation,
+    Match,
+    Peer,
+    PeerEndpoint,
+    Policy,
+    Transport,
+)
 from rait.domain.errors import Path, Problem
 from rait.domain.explain import (
     Routes,
@@ -165,6 +173,17 @@ def test_a_route_without_its_preshared_key_says_so() -> None:
     assert [link for link, _ in found] == [None] * 3
     why = "the file was not read; without the preshared key the link is not made, or stays as it is"
     assert found[0][1] == (f"rait.conf policy 2 preshared_key_file: {why}",)
+
+
+def test_what_the_peer_lacks_that_has_the_name_is_not_said_of_another() -> None:
+    only = Policy(match=Match(public_key=(KEY,)), preshared_key_file="psk", path=("policy", 0))
+    config = structs.replace(CONFIG, policies=(only,))
+    same_port = PeerEndpoint(address_family="ip4", send_port=50011, path=("peers", 2))
+    other = Peer(public_key="other", endpoints=(same_port,))
+    explained = Routes(config, "own", plan(config, NODE, [PEER, other]), {}, (), located)
+    (lacking,), (taken,) = explained.to(PEER)[0].notes, explained.to(other)[0].notes
+    assert "without the preshared key the link is not made" in lacking
+    assert f"SendPort 50011 (ip4) is already that of peer {KEY}" in taken
 
 
 def test_our_own_entry_is_said_to_be_ours() -> None:

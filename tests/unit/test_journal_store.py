@@ -672,6 +672,21 @@ def test_only_a_run_that_ended_and_in_which_all_failed_may_be_repeated(
     assert journal.run(run.id).may_be_repeated_by(header(started_at=2), events) is may_be
 
 
+def test_a_run_that_called_a_command_or_told_babeld_is_not_repeated(journal: Journal) -> None:
+    events = (LinkAdded(link("x")), LinkAdded(link("y")))
+    run = journal.run(fail(journal))
+    for told, may_be in (
+        ({}, True),
+        ({"extra_cmd": "owed"}, True),
+        ({"extra_cmd": "sent"}, False),
+        ({"calls": (Call("added", link("x")).result(),)}, False),
+        ({"ended": ("z",)}, False),
+        ({"half_done": {9: events[0]}}, False),
+    ):
+        again = structs.replace(run, **told)
+        assert again.may_be_repeated_by(header(started_at=2), events) is may_be, told
+
+
 def test_a_run_that_only_begins_like_the_last_one_is_told_whole(journal: Journal) -> None:
     events = [LinkAdded(link("x")), LinkAdded(link("y"))]
     first = fail(journal)

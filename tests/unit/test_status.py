@@ -299,6 +299,9 @@ def test_rates_are_of_links_that_were_there_all_the_time() -> None:
     assert rates(at(300), at(100), 2.0) == {}, "it was made again"
     assert rates(at(100, "w2"), at(300), 2.0) == {}, "it was made between"
     assert rates(at(100), at(300), 0.0) == {}, "no time has passed"
+    other = link(peer=LinkPeer("OTHER"))
+    taken = look(seen(other, received={"OTHER": 300}, sent={"OTHER": 7}), made=(other,))
+    assert rates(at(100), taken, 2.0) == {}, "it is another peer's"
 
 
 def test_what_a_run_removes_meanwhile_is_not_missing(
