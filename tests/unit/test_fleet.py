@@ -11,7 +11,7 @@ from rait.domain.config.schema import Config, Isolation, Match, Peer, PeerEndpoi
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
 from rait.domain.fleet import FleetChange, fleet_change, split
 from rait.domain.fleet_nodes import end_of, fleet_of, implied_config
-from rait.domain.topology import Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.topology import Device, Family, Link, LinkPeer, LinkSettings, Origin
 from rait.domain.vrf import FAMILIES
 
 
@@ -356,6 +356,31 @@ def test_two_nodes_that_renumber_do_so_one_after_the_other() -> None:
     assert steps([A, B, C], [peer(1, port=50009), peer(2, port=50008), C]) == [
         "change n1 alone, and wait until all nodes have synced",
         "change n2 alone, and wait until all nodes have synced",
+    ]
+
+
+def dual(number: int, *endpoints: tuple[Family, int, str | None]) -> Peer:
+    return structs.replace(
+        peer(number),
+        endpoints=tuple(
+            PeerEndpoint(address_family=family, send_port=port, address=at)
+            for family, port, at in endpoints
+        ),
+    )
+
+
+def test_a_change_that_has_an_order_of_its_own_may_be_a_turn() -> None:
+    one = dual(1, ("ip4", 50001, None), ("ip6", 50001, "2001:db8::1"))
+    two = dual(2, ("ip4", 50002, "198.51.100.2"), ("ip6", 50001, None))
+    then = dual(1, ("ip4", 50011, "198.51.100.1"), ("ip6", 50002, "2001:db8::1"))
+    moved = dual(2, ("ip4", 50002, "192.0.2.2"))
+    assert change([one, two], [then, moved]).order is None
+    turns = [change([one, two], [then, two]).order, change([then, two], [then, moved]).order]
+    assert None not in turns
+    assert turns != [(), ()]
+    assert [line.split(",")[0] for line in steps([one, two], [then, moved])] == [
+        "change n1 alone",
+        "change n2 alone",
     ]
 
 

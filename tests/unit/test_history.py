@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,20 @@ def test_the_home_is_that_of_the_last_run_that_recorded_one() -> None:
         record = structs.replace(run(1), header=structs.replace(HEADER, home=home))
         known = fold(known, [record])
         assert last_known(known, ()).home == known.home == remembered
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_babeld_has_not_taken_is_owed_also_after_a_crash(before: bool) -> None:
+    told, other = BabelInterfaceAdded("w1", "rxcost 96"), LinkAdded(link("w1"))
+
+    def owed(*intended: Event, unknown: tuple[int, ...] = (), **rest: Any) -> bool:
+        record = structs.replace(run(1, *intended, unknown=unknown), **rest)
+        return fold(Snapshot(extra_cmd_owed=before), [record]).extra_cmd_owed
+
+    assert owed(other, told, unknown=(0, 1)), "it may have been told before the crash"
+    assert owed(other, unknown=(0,)) == owed(told) == before
+    assert owed(told, extra_cmd="owed")
+    assert not owed(told, extra_cmd="sent")
 
 
 def test_what_was_known_at_an_entry_is_what_came_up_to_it() -> None:

@@ -413,3 +413,12 @@ def test_an_old_list_moves_only_a_peer_whose_session_is_dead(is_old: bool, hands
     moved = reconcile(there, Goal(topology(THERE), doubts=doubts), known(HERE), SCOPE).events
     stays = is_old and handshake
     assert moved == (() if stays else (PeerUpdated("w1", HERE.peers[0], THERE.peers[0]),))
+
+
+@pytest.mark.parametrize("transit", ["", "transit", "elsewhere"])
+def test_a_transit_that_nobody_knows_is_taken_to_be_the_wanted_one(transit: str) -> None:
+    """As the journal is lost, and WireGuard in the kernel does not show it."""
+    there = structs.replace(ONE, origin=structs.replace(ONE.origin, transit=transit))
+    events = reconcile(seen(there), Goal(topology(ONE)), LastKnown(), SCOPE).events
+    made_again = (LinkRemoved(there), LinkAdded(ONE))
+    assert events == (made_again if transit == "elsewhere" else ())
