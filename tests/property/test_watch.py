@@ -683,6 +683,21 @@ def test_a_hangup_syncs_with_everything_read_anew(
     assert world.notified[:3] == ["ready", "reloading", "ready"]
 
 
+def test_a_hangup_waits_for_the_list_however_late_it_comes_and_no_longer_for_a_second_one() -> None:
+    world = World(Settings(look=36000.0, poll=3600.0))
+    world.settle()
+    world.wait(10 * watch.GATE_SECONDS)
+    count = len(world.synced)
+    world.tell(Hangup())
+    world.wait(watch.GATE_SECONDS / 2)
+    world.tell(Hangup())
+    assert ("poll" in world.busy, world.anew[-1], len(world.synced)) == (True, True, count)
+    world.wait(watch.GATE_SECONDS / 2 - MOMENT)
+    assert len(world.synced) == count
+    world.wait(1.0)
+    assert [causes.HANGUP in sync.causes for sync in world.synced[count:]] == [True]
+
+
 @given(lease=st.sampled_from((5.0, 60.0, 3600.0)), away=st.floats(0, 0.85), chance=chances)
 def test_an_entry_outlives_what_is_shorter_than_its_lease(
     lease: float, away: float, chance: float

@@ -186,6 +186,16 @@ def test_what_the_peer_lacks_that_has_the_name_is_not_said_of_another() -> None:
     assert f"SendPort 50011 (ip4) is already that of peer {KEY}" in taken
 
 
+def test_a_host_name_is_told_with_its_addresses_of_the_family() -> None:
+    host, found = "far.example.org", {("far.example.org", "ip4"): ("192.0.2.9", "192.0.2.10")}
+    named = structs.replace(
+        PEER, endpoints=tuple(structs.replace(each, address=host) for each in PEER.endpoints)
+    )
+    for peer, addresses in ((named, [("192.0.2.9", "192.0.2.10")] * 2 + [()]), (PEER, [()] * 3)):
+        explained = Routes(CONFIG, "own", plan(CONFIG, NODE, [peer], found), found, (), located)
+        assert [route.resolved for route in explained.to(peer)] == addresses
+
+
 def test_our_own_entry_is_said_to_be_ours() -> None:
     assert routes(CONFIG, own_key=KEY)[0][1] == ("this is the entry of this node itself",)
 
