@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal, get_args
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -738,6 +739,22 @@ def test_a_publication_that_fails_is_tried_again_four_times_in_an_interval() -> 
         world.end(Synced("unchanged"), published=fails)
     gaps = [later - earlier for earlier, later in pairwise(world.begun["publish"])]
     assert gaps[-4:] == [5.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("is_changed", "problem", "asks"), [(True, "no key", 1), (True, "", 0), (False, "no key", 0)]
+)
+def test_a_new_entry_in_a_registry_that_had_none_lets_the_list_be_fetched(
+    is_changed: bool, problem: str, asks: int
+) -> None:
+    world = World(Settings(look=3600.0, poll=3600.0, publish=20.0))
+    world.live(10.0, Synced("unchanged"), Ended("poll", problem=problem))
+    world.tell(EntryOutdated())
+    world.wait(errands.ASKED_GAP)
+    polls = len(world.begun["poll"])
+    world.end(Synced("unchanged"), published=Ended("publish", changed=is_changed))
+    world.wait(errands.ASKED_GAP)
+    assert len(world.begun["poll"]) == polls + asks
 
 
 def test_an_entry_is_published_at_once_for_a_cause() -> None:
