@@ -699,6 +699,19 @@ def test_a_hangup_waits_for_the_list_however_late_it_comes_and_no_longer_for_a_s
     assert [causes.HANGUP in sync.causes for sync in world.synced[count:]] == [True]
 
 
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_the_service_manager_hears_of_a_reload_and_of_its_end_once(is_ready: bool) -> None:
+    world = World(Settings(look=3600.0, poll=3600.0))
+    if is_ready:
+        world.settle()
+    world.tell(Hangup())
+    for _ in range(3):
+        world.settle()
+        world.tell(FilesChanged(("rait.conf",)))
+        world.live(5.0, Synced("done"), Ended("poll"))
+    assert world.notified == (["ready", "reloading", "ready"] if is_ready else ["ready"])
+
+
 @given(lease=st.sampled_from((5.0, 60.0, 3600.0)), away=st.floats(0, 0.85), chance=chances)
 def test_an_entry_outlives_what_is_shorter_than_its_lease(
     lease: float, away: float, chance: float
