@@ -35,6 +35,19 @@ def test_more_than_half_of_four_links_must_be_asked_for() -> None:
     assert excessive_removal(FOUR, EMPTY) == Removal(("w1", "w2", "w3", "w4"), 4, 2)
 
 
+@pytest.mark.parametrize("known", ["own", "former", None])
+def test_our_new_private_key_costs_the_sessions_that_there_are(known: str | None) -> None:
+    """A link to which somebody else gave its key has none."""
+    there, after = with_peers("a", "b", "c", "d"), with_peers("a", "b", "c", "d", own="new")
+    remembered = EMPTY if known is None else with_peers("a", "b", "c", "d", own=known)
+    removal = excessive_removal(there, after, known=remembered)
+    if known == "former":
+        assert removal is None
+        return
+    assert removal is not None
+    assert removal.reasons == dict.fromkeys(there.links, "another private key")
+
+
 def test_half_of_them_may_go() -> None:
     assert excessive_removal(FOUR, topology(1, 2)) is None
 
@@ -218,7 +231,7 @@ def test_only_what_a_run_did_itself_counts() -> None:
     )
     assert recent_losses([by_others]) == {}
     left = structs.replace(
-        by_others, header=structs.replace(by_others.header, leftover_noticed=(1,))
+        by_others, header=structs.replace(by_others.header, leftover_noticed=(1, 2))
     )
     assert set(recent_losses([left])) == {"w5"}, "what a run that was cut off did all the same"
 
