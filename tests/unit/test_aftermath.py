@@ -70,6 +70,9 @@ PASSIVE = PeerUpdated("w1", PEER, LinkPeer("far"))
 NARROWED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300))
 DOWNED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, up=False))
 OPENED = PeerUpdated("w1", PEER, structs.replace(PEER, allowed_ips=("2001:db8::/32",)))
+WIDE = ("192.0.2.0/24", "2001:db8::/32")
+WIDENED = PeerUpdated("w1", PEER, structs.replace(PEER, allowed_ips=WIDE))
+RENUMBERED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, address="fe80::2/64"))
 ENSLAVED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, mtu=1300, master="vrf9"))
 BOTH = ("192.0.2.1/24", "2001:db8::1/64")
 ADDRESSED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, addresses=BOTH))
@@ -87,11 +90,14 @@ ADDRESSED = LinkUpdated("w1", SETTINGS, structs.replace(SETTINGS, addresses=BOTH
         (ENSLAVED, with_settings(mtu=1300)),
         (ENSLAVED, with_settings(master="vrf9", address=None)),
         (ENSLAVED, with_settings(master="vrf9", address=None, up=False)),
+        (LinkRemoved(LINK), with_settings(group=PRIVATE_GROUPS)),
         (LinkRemoved(LINK), with_settings(group=PRIVATE_GROUPS + 7)),
+        (RENUMBERED, with_settings(address=None)),
         (DOWNED, with_settings(address=None)),
         (ADDRESSED, with_settings(addresses=BOTH[:1])),
         (ADDRESSED, with_settings(addresses=BOTH)),
         (OPENED, with_peer(allowed_ips=())),
+        (WIDENED, with_peer(allowed_ips=WIDE[::-1])),
         (PeerRemoved("w1", PEER), structs.replace(LINK, peers=())),
         (PeerAdded("w1", LinkPeer("new")), structs.replace(LINK, peers=(PEER, LinkPeer("new")))),
     ],

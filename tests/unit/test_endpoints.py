@@ -48,6 +48,8 @@ def test_who_sends_in_vain_may_have_another_address(sent: int, handshake: int, s
 
 def test_no_handshake_is_no_session_where_the_clock_is_not_set_yet() -> None:
     assert not is_fresh(100, 0)
+    unanswered = ObservedLink(LINK, sent={"far": 148})
+    assert is_stale(Observation(links={"w1": unanswered}, now=100))
 
 
 @pytest.mark.parametrize(
