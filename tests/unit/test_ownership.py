@@ -16,6 +16,7 @@ from rait.domain.ownership import (
     is_in_one_place,
     is_in_place,
     is_ours,
+    occupied,
     strangers_among,
     unread_of_ours,
     with_found,
@@ -231,3 +232,38 @@ def test_a_place_is_a_namespace_and_its_instance() -> None:
     assert is_in_place(link(instance="1"), link()), "where it was made was not known then"
     assert not is_in_place(link(), link(instance="1"))
     assert not is_in_place(link("other", instance="1"), link(instance="1"))
+
+
+HIDDEN = {"w1": UnreadLink("mesh", 54, "it hangs")}
+
+
+@pytest.mark.parametrize(
+    ("there", "beside", "why"),
+    [
+        ([], {}, None),
+        ([link()], {}, None),
+        ([link(key="else")], {}, "that is not ours already has this name (public key else "),
+        ([link(group=55)], {}, "a WireGuard interface of group 55, so not of ours, already has"),
+        ([link(group=PRIVATE_GROUPS, key="else")], {}, f"of group {PRIVATE_GROUPS}, so not of"),
+        ([link("other", 55)], {}, None),
+        ([link("former", 53)], {}, None),
+        ([], {"others": {"w1": "dummy"}}, "an interface of kind dummy already has this name"),
+        ([], {"others": {"w1": ""}}, "an interface of kind physical already has this name"),
+        ([link("former", 53)], {"others": {"w1": "dummy"}}, "of kind dummy already has this name"),
+        ([link()], {"others": {"w1": "dummy"}}, None),
+        ([], {"others": {"w2": "dummy"}}, None),
+        ([], {"unread": HIDDEN, "others": {"w1": "dummy"}}, None),
+    ],
+)
+def test_what_has_the_name_of_a_wanted_link_and_is_not_ours_is_in_its_way(
+    there: list[Link], beside: dict[str, object], why: str | None
+) -> None:
+    """What is elsewhere is not, and what cannot be read is told by others."""
+    observation = structs.replace(seen(*there), **beside)
+    held = holdings(observation, made(link("former", 53)), SCOPE)
+    problems = list(occupied({"w1": link()}, held, observation))
+    assert [problem.link for problem in problems] == ["w1"] * (why is not None)
+    for problem in problems:
+        assert why is not None
+        assert why in problem.message
+        assert problem.message.endswith(", or use another ifprefix")
