@@ -115,3 +115,14 @@ def test_a_problem_of_no_link_is_no_failure_of_one() -> None:
     change = structs.replace(QUIET, problems=(Problem("a VRF stays", "warning"),))
     assert verdict(change).failures == ()
     assert verdict(change).outcome == "unchanged"
+
+
+def test_a_link_gets_the_instance_of_its_namespace_once_that_was_made() -> None:
+    here = structs.replace(link("w2"), origin=Origin("kernel", "mesh", "", "boot/1"))
+    new = structs.replace(link("w1"), origin=Origin("kernel", "later"))
+    placed = structs.replace(new, origin=Origin("kernel", "later", "", "boot/7"))
+    desired = Topology({"w1": new, "w2": here})
+    events = (LinkAdded(new), LinkAdded(here), TOLD)
+    change = Change(observed=EMPTY, desired=desired, events=events).placed({"later": "boot/7"})
+    assert change.events == (LinkAdded(placed), LinkAdded(here), TOLD)
+    assert change.desired == Topology({"w1": placed, "w2": here})
