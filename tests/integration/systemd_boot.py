@@ -100,7 +100,8 @@ def booted(directory: Path) -> Iterator[Systemd]:
         eventually(lambda: process.poll() is not None or children.read_text(), "a first process")
         systemd = Systemd(int(children.read_text()), directory)
         eventually(
-            lambda: systemd.start("systemctl", "is-active", "basic.target").returncode == 0,
+            # Before there is a systemd, systemctl may take us for a chroot, and end with status 0.
+            lambda: systemd.start("systemctl", "is-active", "basic.target").stdout == "active\n",
             "systemd has booted",
         )
         yield systemd
