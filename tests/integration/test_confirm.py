@@ -165,8 +165,11 @@ def test_the_waiter_outlives_a_terminal_that_hangs_up(mesh: Mesh) -> None:
     (waiter,) = waiters(mesh)
     assert os.getsid(waiter) == waiter != os.getsid(0)
     assert Path(f"/proc/{waiter}/cwd").readlink() == Path("/")
-    for number in range(3):
-        assert Path(f"/proc/{waiter}/fd/{number}").readlink() == Path("/dev/null")
+    for number in range(3):  # its input is rait's pipe until it has seen that rait let it go
+        file = Path(f"/proc/{waiter}/fd/{number}")
+        eventually(
+            lambda file=file: file.readlink() == Path("/dev/null"), f"{file} is not the terminal's"
+        )
     os.kill(waiter, signal.SIGHUP)
     eventually(lambda: is_taken_back(a, run), "the change is taken back")
     assert reaches(mesh)
