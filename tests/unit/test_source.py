@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,6 +105,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x")
         except OSError:
             pass
+
+    def _hints(self) -> None:
+        try:
+            while not self.server.closing.wait(0.001):
+                self.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        except OSError:
+            pass
+
+    def _trailers(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+        self._drip()
 
     def _redirect(self, to: str) -> None:
         self.send_response(302)
@@ -372,11 +385,40 @@ def test_too_much(server):
     assert "larger than 1000000 bytes" in refused(url, limit=1_000_000)
 
 
-@pytest.mark.parametrize("path", ["silent", "drip"])
+@pytest.mark.parametrize("path", ["silent", "drip", "hints", "trailers"])
 def test_too_slow(server, path, monkeypatch):
+    """And nothing of it goes on: `rait watch` would have a thread more after each poll."""
     monkeypatch.setattr(source, "TIMEOUT", 0.5)
     message = refused(f"http://127.0.0.1:{server.port}/{path}")
     assert "within 0.5 seconds" in message
+    for thread in threading.enumerate():
+        if thread.name == "rait-fetch":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_an_address_that_does_not_answer_holds_up_no_other_of_the_name(server, monkeypatch):
+    """As where a name has an address in IPv6, and its way is broken."""
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.2", server.port))
+        full.listen(0)
+        for _ in range(3):  # from the third on, the kernel drops what asks for a connection
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
+            for host in ("127.0.0.2", "127.0.0.1")
+        ]
+        look_up = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *more, **how: (
+                found if host in ("two.example", b"two.example") else look_up(host, *more, **how)
+            ),
+        )
+        assert source.read(f"http://two.example:{server.port}/ok") == BODY
 
 
 def test_nobody_there(server):
@@ -391,10 +433,20 @@ def test_urls_that_are_none(url):
     assert refused(url)
 
 
-def test_a_proxy_that_is_none_is_told_as_such_without_its_password(monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "foo://me:s3cret@127.0.0.1:1")
-    assert "proxy" in refused("http://127.0.0.1:1/x")
-    assert "s3cret" not in refused("http://127.0.0.1:1/x")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "foo://me:s3cret@127.0.0.1:1"),
+        ("HTTP_PROXY", "socks5://me:s3cret@127.0.0.1:1"),
+        ("ALL_PROXY", "http://me:s3cret/s3cret@127.0.0.1:1"),
+        ("NO_PROXY", "a,[::1"),
+    ],
+)
+def test_a_proxy_that_is_none_is_told_as_such_without_its_password(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    message = refused("http://127.0.0.1:1/x")
+    assert "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY" in message
+    assert "s3cret" not in message
 
 
 @pytest.mark.parametrize("port", [65536, 99999])

@@ -5,6 +5,9 @@ links. So a body counts only if it ends as the server announced: by its length, 
 9112, section 6), or the checksum at the end of gzip (RFC 1952). A body that ends only with the
 connection is refused.
 
+All of it ends with its time: neither a name with many addresses of which none answers, nor a server
+that drips bytes, leaves anything behind in a process that stays.
+
 A server is told which version of a text is known already, so that it need not send it again (RFC
 9110, section 13). Only the URL that sent the version is told, and not one that leads there by a
 redirection: an ETag says nothing to any other.
@@ -12,16 +15,20 @@ redirection: an ETag says nothing to any other.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl
 import time
 import zlib
-from functools import lru_cache
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
 from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import anyio
 import httpx
 
 from rait.adapters.config import source
@@ -56,11 +63,8 @@ def fetch(url: str, limit: int, known: Version = NO_VERSION) -> News:
     URL that failed too.
     """
     transfer = _Transfer(url, limit, known)
-    # In a thread, as a socket's timeout bounds neither a look-up nor a server that drips bytes.
-    try:
-        return in_daemon(transfer.run, "rait-fetch").result(source.TIMEOUT)
-    except TimeoutError:
-        raise transfer.too_late() from None
+    # In a thread, as the caller may have an event loop of its own.
+    return in_daemon(lambda: anyio.run(transfer.run), "rait-fetch").result()
 
 
 class _Transfer:
@@ -72,27 +76,27 @@ class _Transfer:
         self._timeout = source.TIMEOUT
         self._limit = limit
         self._known = known
-        self._deadline = time.monotonic() + self._timeout
 
-    def run(self) -> News:
+    async def run(self) -> News:
+        asyncio.get_running_loop().set_default_executor(LookUps())
         try:
-            return self._get()
+            with anyio.fail_after(self._timeout):
+                return await self._get()
         except SourceError:
             raise
-        except httpx.TimeoutException:
-            why = f"no answer within {self._timeout:g} seconds"
+        except TimeoutError:
+            why = f"no whole answer within {self._timeout:g} seconds"
         except httpx.InvalidURL:
             why = "the URL is not valid"
         except httpx.ConnectError as error:
             why = _why_no_connection(error)
+        except httpx.NetworkError as error:
+            why = f"the transfer failed: {reason(first_of(error))}"
         except httpx.HTTPError as error:
             why = f"the transfer failed: {scrubbed(error)}"
         except Exception as error:  # noqa: BLE001 - nobody above a thread would report it
             why = f"cannot be fetched: {scrubbed(error)}"
         raise self._failed(why)
-
-    def too_late(self) -> SourceError:
-        return self._failed(f"no whole answer within {self._timeout:g} seconds")
 
     def _failed(self, message: str) -> SourceError:
         name = display_name(self._url)
@@ -101,16 +105,10 @@ class _Transfer:
             name += f": redirected to {display_name(self._redirected_to)[:MAX_SHOWN]}"
         return SourceError(f"{name}: {message}")
 
-    def _get(self) -> News:
+    async def _get(self) -> News:
         at = time.time_ns()  # before it is asked: what comes may be as old as that
         url, auth = _without_credentials(self._url)
-        with httpx.Client(
-            verify=_trust(),
-            timeout=self._timeout,
-            # By itself, httpx asks for several codings, and undoes as many as a server piles up.
-            headers={"Accept-Encoding": "identity"},
-            cookies=NoCookies(),
-        ) as client:
+        async with self._client() as client:
             request = client.build_request("GET", url)
             for _ in range(REDIRECTS + 1):
                 if (request.url.port or 0) > MAX_PORT:
@@ -118,45 +116,59 @@ class _Transfer:
                     raise self._failed(f"the port is not from 1 to {MAX_PORT}")
                 conditions = self._known.conditions(str(request.url))
                 request.headers.update(conditions)
-                response = client.send(request, auth=auth, stream=True)
+                response = await client.send(request, auth=auth, stream=True)
                 try:
                     onward = response.next_request
                     if onward is None:
-                        return self._news(response, at, is_known=bool(conditions))
+                        return await self._news(response, at, is_known=bool(conditions))
                     self._redirected_to = str(onward.url)
                     if request.url.scheme == "https" and onward.url.scheme != "https":
                         raise self._failed("is redirected from https to http, which is refused")
                 finally:
-                    response.close()
+                    await response.aclose()
                 # httpx keeps all headers, but that of Authorization only within one origin.
                 for name in CONDITIONS:
                     onward.headers.pop(name, None)
                 request, auth = onward, None
         raise self._failed(f"is redirected more than {REDIRECTS} times")
 
-    def _news(self, response: httpx.Response, at: int, *, is_known: bool) -> News:
+    def _client(self) -> httpx.AsyncClient:
+        trust = _trust()
+        try:
+            return httpx.AsyncClient(
+                verify=trust,
+                timeout=None,  # noqa: S113 - the whole has its own
+                # By itself, httpx asks for several codings, and undoes as many as there are.
+                headers={"Accept-Encoding": "identity"},
+                cookies=NoCookies(),
+            )
+        except (httpx.InvalidURL, ValueError, ImportError):  # whose texts may hold a password
+            raise self._failed(
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY in the environment cannot be used: "
+                "a proxy is http://HOST:PORT, and NO_PROXY has hosts with commas between them"
+            ) from None
+
+    async def _news(self, response: httpx.Response, at: int, *, is_known: bool) -> News:
         if response.status_code == httpx.codes.NOT_MODIFIED and is_known:
             return News(None, self._known, at)
-        body, headers = self._body(response), response.headers
+        body, headers = await self._body(response), response.headers
         etag = as_etag(headers.get("ETag", ""))
         modified = as_modified(headers.get("Last-Modified", ""))
         text = as_text(body, display_name(self._url), self._limit)
         return News(text, Version(url_digest(str(response.url)), etag, modified), at)
 
-    def _body(self, response: httpx.Response) -> bytes:
+    async def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != httpx.codes.OK:
             status = f"{response.status_code} {response.reason_phrase}".strip()
             raise self._failed(f"the server answered {status} instead of 200 OK")
         unpacker = self._unpacker(response)
         body = bytearray()
         taken = 0
-        for part in response.iter_raw():
+        async for part in response.aiter_raw():
             taken += len(part)  # gzip may go on for ever without there being anything in it
             body += part if unpacker is None else self._unpacked(unpacker, part, len(body))
             if max(taken, len(body)) > self._limit:
                 raise self._failed(f"larger than {self._limit} bytes, the most that rait reads")
-            if time.monotonic() > self._deadline:
-                raise self.too_late()
         self._check_end(response, unpacker)
         return bytes(body)
 
@@ -193,6 +205,16 @@ class _Transfer:
         if unpacker.unused_data:
             raise self._failed("the answer goes on after the end of its gzip compression")
         return data
+
+
+class LookUps(ThreadPoolExecutor):
+    """A daemon for each look-up of a name, as nothing can interrupt one.
+
+    An event loop does its look-ups by its default executor, which must be a ThreadPoolExecutor.
+    """
+
+    def submit(self, look_up: Callable[..., Any], /, *names: Any, **how: Any) -> Future[Any]:
+        return in_daemon(partial(look_up, *names, **how), "rait-name")
 
 
 class NoCookies(CookieJar):
@@ -232,11 +254,26 @@ def _trust_in(paths: tuple[str, ...], _: tuple[int, ...]) -> ssl.SSLContext:
 
 
 def _why_no_connection(error: httpx.ConnectError) -> str:
-    text = scrubbed(error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
-        return f"the server's certificate is not trusted: {reason or text}"
-    return f"no connection: {text}"
+    first = first_of(error)
+    if isinstance(first, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {first.verify_message}"
+    return f"no connection: {reason(first)}"
+
+
+def first_of(error: BaseException) -> BaseException:
+    """What went wrong first, of which httpx makes other errors."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    if isinstance(error, BaseExceptionGroup):  # of a name with several addresses
+        error = error.exceptions[0]
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the system or of a library says."""
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)  # asyncio says it in many words
+    return getattr(error, "strerror", None) or scrubbed(error)
 
 
 def scrubbed(error: BaseException) -> str:

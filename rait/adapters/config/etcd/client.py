@@ -7,12 +7,9 @@ What a member says counts only if it is whole: a message that is cut off is no J
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
@@ -29,8 +26,7 @@ from rait.adapters.config.etcd.messages import (
     encoded,
 )
 from rait.adapters.config.etcd.target import Target, context, password
-from rait.adapters.config.remote import in_daemon
-from rait.adapters.config.web import MAX_SHOWN, NoCookies, scrubbed
+from rait.adapters.config.web import MAX_SHOWN, LookUps, NoCookies, first_of, reason
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 
@@ -128,7 +124,7 @@ class Client:
         )
 
     async def __aenter__(self) -> Client:
-        asyncio.get_running_loop().set_default_executor(_LookUps())
+        asyncio.get_running_loop().set_default_executor(LookUps())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -282,16 +278,6 @@ class Client:
         return RefusedError(f"{self._name}: etcd says {shown(said)}{advice and f'; {advice}'}")
 
 
-class _LookUps(ThreadPoolExecutor):
-    """A daemon for each look-up of a name.
-
-    An event loop does its look-ups by its default executor, which must be a ThreadPoolExecutor.
-    """
-
-    def submit(self, look_up: Callable[..., Any], /, *names: Any, **how: Any) -> Future[Any]:
-        return in_daemon(partial(look_up, *names, **how), "rait-etcd-name")
-
-
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
     """The lines of a body, as they come."""
     rest = bytearray()
@@ -319,17 +305,10 @@ def _no_etcd(raw: bytes | bytearray, response: httpx.Response) -> MemberError:
 
 
 def _why(error: BaseException) -> str:
-    """What went wrong first, of which httpx makes other errors."""
     if isinstance(error, TimeoutError):
         return _LATE
-    first: BaseException = error
-    while (before := first.__cause__ or first.__context__) is not None:
-        first = before
-    if isinstance(first, BaseExceptionGroup):  # of a name with several addresses
-        first = first.exceptions[0]
+    first = first_of(error)
     if isinstance(first, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {first.verify_message}; look at ca and the host"
-    text = getattr(first, "strerror", None) or scrubbed(first)[:MAX_SHOWN]
-    if isinstance(first, ConnectionError) and first.errno:
-        text = os.strerror(first.errno)  # asyncio says it in many words
+    text = reason(first)[:MAX_SHOWN]
     return next((advice for part, advice in _ADVICE_OF_CONNECTIONS.items() if part in text), text)
