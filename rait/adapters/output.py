@@ -47,6 +47,25 @@ def replace_file(
         raise
 
 
+def read_own_file(path: str, most: int) -> tuple[bytes, int]:
+    """What a run kept for a later one, up to ``most`` bytes, and when: unix nanoseconds.
+
+    A file that is not ours, or not closed to all others, may be of anybody. Raises ValueError for
+    such a one and for a larger one, and OSError.
+    """
+    # Neither through a symbolic link, nor waiting for the other end of a FIFO.
+    how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with open(os.open(path, how), "rb") as file:
+        found = os.fstat(file.fileno())
+        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if not is_ours or found.st_mode & 0o077:
+            raise ValueError("it is no file that this user alone may read and write")
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise ValueError("it is damaged")
+    return raw, found.st_mtime_ns
+
+
 def write_file(path: str, name: str, content: bytes) -> None:
     """Write a file that a user named, as ``replace_file``. Raises SourceError."""
     try:

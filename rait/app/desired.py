@@ -15,6 +15,7 @@ from rait.app.conclude import Confirm, Report, conclude
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
 from rait.app.session import Session
+from rait.app.stopped import note
 from rait.app.trials import held_by, hold, mention, open_settled
 from rait.domain.change import Change, Doubts, Goal, doubts_of
 from rait.domain.config.schema import Config
@@ -53,6 +54,13 @@ def sync(
     confirm: Confirm | None = None,
 ) -> Report:
     """What ``up`` does in its session, which has the peers."""
+    report = _synced(session, dry_run, assume_yes, confirm)
+    if not dry_run:
+        note(session, report)
+    return report
+
+
+def _synced(session: Session, dry_run: bool, assume_yes: bool, confirm: Confirm | None) -> Report:
     command = "plan" if dry_run else "up"
     wanted = wanted_by(session)
     warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
@@ -94,7 +102,9 @@ def down(options: Options, *, watched: bool = False) -> Report:
         unclaimed = [_left(s) for s in change.strangers if not s.claimed]
         change = structs.replace(change, problems=(*change.problems, *unclaimed))
         warnings = session.loaded.warnings
-        return conclude(session, "down", change, warnings=warnings, accepted=True)
+        report = conclude(session, "down", change, warnings=warnings, accepted=True)
+        note(session, report)
+        return report
 
 
 def _left(stranger: Stranger) -> Problem:

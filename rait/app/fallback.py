@@ -7,7 +7,6 @@ exception is a list with this node's private key in it, as that key is of no use
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,8 +19,8 @@ from rait.adapters.config.source import Texts
 from rait.adapters.keys import KeyPair
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError, load_registry
 from rait.app.moments import written
+from rait.app.scopes import beside
 from rait.domain.config.schema import Fallback
-from rait.domain.digests import blake2b
 from rait.domain.errors import SourceError
 from rait.domain.fallback import OldList, age_of, may_stand_in
 
@@ -34,19 +33,9 @@ _MAX_WHY = 500
 Load = Callable[[source.Read], LoadedPeers]
 
 
-def kept_path(journal: str, conf: str, public_key: str) -> str:
-    """The file in which a configuration's peers list is kept, beside the journal.
-
-    The name shows no URL. A configuration that has no path goes by its public key.
-    """
-    whose = os.path.abspath(conf) if source.is_path(conf) else public_key
-    digest = blake2b(os.fsencode(whose), digest_size=8).hexdigest()
-    return f"{os.path.realpath(journal)}.peers-{digest}"
-
-
 def kept_list(loaded: Loaded, public_key: str, conf: str) -> Kept | None:
     """The last good peers list that came from the URL, if it was kept. Nothing is downloaded."""
-    path = kept_path(loaded.config.journal, conf, public_key)
+    path = beside(loaded.config.journal, "peers", conf, public_key)
     return PeersList(path, loaded.config.peers, source.fetch).kept
 
 
@@ -62,7 +51,7 @@ def load_from_web(
     ``conf`` names the configuration, and ``trust`` is in who may sign the list. Raises SourceError
     where neither can be used.
     """
-    path = kept_path(loaded.config.journal, conf, key.public)
+    path = beside(loaded.config.journal, "peers", conf, key.public)
     found = PeersList(path, loaded.config.peers, texts.fetch, signed=trust is not None)
     if trust is not None and found.kept is not None:
         # Whoever put it there, it must neither stand in, nor pass for what the server has still.

@@ -162,9 +162,9 @@ def _box(kind: str, text: str, lines: Sequence[str] = ()) -> str:
 
 
 def _verdict(status: Status) -> str:
-    if status.healthy:
+    lines = [*status.waiting, *fault_lines(status)]
+    if not lines:
         return _box("good", "✓ All is well." if status.links else "✓ There are no links.")
-    lines = fault_lines(status)
     more = [f"and {len(lines) - FEW} more"] if len(lines) > FEW else []
     return _box("bad", "✕ This needs a look:", [*lines[:FEW], *more])
 

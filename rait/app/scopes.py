@@ -9,6 +9,7 @@ from rait.adapters.config.source import STDIN, display_name, is_path
 from rait.adapters.journal.reader import JournalReader
 from rait.app.load import Loaded, load_key
 from rait.app.options import Options
+from rait.domain.digests import blake2b
 from rait.domain.errors import counted
 from rait.domain.signed import Signed
 
@@ -124,6 +125,16 @@ def spellings(journal: JournalReader, known: Collection[str], name: str) -> tupl
         for scope in known
         if scope == name or scope in by_link or (scope.startswith("/") and is_same(scope, name))
     )
+
+
+def beside(journal: str, kind: str, conf: str, public_key: str) -> str:
+    """The path of a file of this kind beside the journal, which is one configuration's own.
+
+    The name shows no URL. A configuration that has no path goes by its public key.
+    """
+    whose = os.path.abspath(conf) if is_path(conf) else public_key
+    digest = blake2b(os.fsencode(whose), digest_size=8).hexdigest()
+    return f"{os.path.realpath(journal)}.{kind}-{digest}"
 
 
 def confirm_line(url: str) -> str:

@@ -17,6 +17,8 @@ from rait.app.load import Loaded, load_peers
 from rait.app.options import Options
 from rait.app.scopes import claimed_by_others, journal_of
 from rait.app.session import machine_of
+from rait.app.stopped import stopped
+from rait.app.trials import mention
 from rait.app.whereabouts import observe
 from rait.domain.backend import Observation
 from rait.domain.errors import MachineError, RaitError
@@ -52,6 +54,12 @@ def remembered(options: Options, loaded: Loaded) -> Memory:
     except RaitError as error:
         options.debug(f"the journal does not help to find links: {error}")
         return Memory(problem=str(error))
+
+
+def waiting(options: Options, loaded: Loaded, memory: Memory) -> tuple[str, ...]:
+    """Lines about a change that waits: for its confirmation, or as the guard stopped it."""
+    stops = stopped(options, loaded, memory.public_key)
+    return (*mention(memory.known.trial, options.config), *stops)
 
 
 def kept_peers(options: Options, loaded: Loaded, public_key: str) -> Kept | None:

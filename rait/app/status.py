@@ -13,8 +13,7 @@ from rait.adapters.config import source
 from rait.app.load import Loaded, configured
 from rait.app.options import Options
 from rait.app.scopes import goes_by_key
-from rait.app.sight import Memory, kept_peers, look, names_of_peers, remembered
-from rait.app.trials import mention
+from rait.app.sight import Memory, kept_peers, look, names_of_peers, remembered, waiting
 from rait.domain.babel import BabelNeighbour
 from rait.domain.errors import RaitError
 from rait.domain.status import LinkStatus, PeersAge, Seen, Status, peers_age, status_of
@@ -59,7 +58,7 @@ class StatusReader:
                 list_age=age,
                 last=last,
                 problem=memory.problem,
-                waiting=mention(memory.known.trial, self._options.config),
+                waiting=waiting(self._options, loaded, memory),
             )
         )
 

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from rait.app.load import configured
 from rait.app.options import Options
-from rait.app.sight import kept_peers, look, names_of_peers, remembered
+from rait.app.sight import kept_peers, look, names_of_peers, remembered, waiting
 from rait.app.status_words import ago, amount
-from rait.app.trials import mention
 from rait.domain.backend import REJECT_AFTER_SECONDS, ObservedLink
 from rait.domain.change import Failure
 from rait.domain.ownership import is_ours, unread_of_ours
@@ -56,10 +55,9 @@ def list_links(options: Options) -> Listing:
     failures = tuple(
         Failure(name, f"it cannot be read: {why}") for name, why in sorted(unread.items())
     )
-    waiting = mention(known.trial, options.config)
     kept = kept_peers(options, loaded, memory.public_key)
     names = names_of_peers(options, loaded, kept)
-    return Listing(links, names or {}, observation.now, failures, waiting)
+    return Listing(links, names or {}, observation.now, failures, waiting(options, loaded, memory))
 
 
 def listing_lines(listing: Listing) -> list[str]:

@@ -62,6 +62,29 @@ def named(node: Node, name: str) -> str:
     return node.entry().replace("SendPort", f"Name = {json.dumps(name)}\nSendPort")
 
 
+def test_a_run_that_the_guard_stopped_is_told_until_another_one_ends(node: Node) -> None:
+    peers = strangers(1, 2, 3, 4)
+    sync(node, *peers)
+    assert status(node)["waiting"] == []
+    write_peers(node, *peers[:1])
+    assert node.rait("up", "--dry-run").status == 0
+    assert status(node)["waiting"] == [], "a plan stops nothing"
+    assert node.rait("up").status == 4
+    (line,) = status(node)["waiting"]
+    assert line.startswith("the `rait up` of 20")
+    assert "was stopped, with nothing touched: it would remove 3 of 4 links" in line
+    assert "`rait up --yes`" in line
+    for shown in ("status", "list"):
+        assert line in node.rait(shown).err
+    write_peers(node, *peers)
+    assert node.rait("up").status == 0
+    assert status(node)["waiting"] == [], "the list is mended, so there was nothing to do"
+    write_peers(node, *peers[:1])
+    assert node.rait("up").status == 4
+    assert node.rait("up", "--yes").status == 0
+    assert status(node)["waiting"] == []
+
+
 @pytest.mark.kernel
 def test_links_with_sessions_are_live(mesh: Mesh) -> None:
     a, b = mesh.nodes

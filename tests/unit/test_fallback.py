@@ -14,8 +14,9 @@ import pytest
 from rait.adapters.config.remote import News, Version, url_digest
 from rait.adapters.config.source import Texts
 from rait.adapters.keys import KeyPair
-from rait.app.fallback import kept_path, load_from_web
+from rait.app.fallback import load_from_web
 from rait.app.load import Loaded, LoadedPeers, PublishedKeyError
+from rait.app.scopes import beside
 from rait.domain.config.schema import Config, Secret, Transport
 from rait.domain.errors import SourceError
 from rait.domain.fallback import OldList, age_of, may_stand_in
@@ -30,6 +31,10 @@ URL = "https://me:password@example.org/peers.toml?token=secret"
 PUBLIC = "5q1HDxrH29mQGy/CIhHtNEOn+6LRxh9HeJzQQeFTEVc="
 PRIVATE = "KJJXmDtAXSrMGuIJVy/2eP65gXm1PTy7vCR/4O/vEEI="
 CONF = "/etc/rait/rait.conf"
+
+
+def kept_path(journal: str, conf: str, public_key: str) -> str:
+    return beside(journal, "peers", conf, public_key)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def test_what_is_wrong_is_said_on_top() -> None:
     assert "cannot be looked at: no &lt;way&gt;" in problem_page("node", NOW, "no <way>")
 
 
+def test_a_change_that_waits_is_said_before_all_else() -> None:
+    waiting = structs.replace(ALL, links=(LIVE,), waiting=("run 7 waits",))
+    assert "All is well" not in page("node", waiting)
+    assert "This needs a look:<ul><li>run 7 waits</li></ul>" in page("node", waiting)
+    many = page("node", structs.replace(MANY, waiting=("run 7 waits",)))
+    assert "This needs a look:<ul><li>run 7 waits</li>" in many
+
+
 def test_the_last_sync_and_the_last_change_are_there() -> None:
     text = page("node", ALL, SYNC)
     assert "unchanged, because of look, in 0.25 s" in text

@@ -14,7 +14,6 @@ file counts as missing. The URL may hold a password, so the file has no more tha
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +24,7 @@ from msgspec import Struct, structs
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.remote import NO_VERSION, News, Version, url_digest
 from rait.adapters.config.source import Read
-from rait.adapters.output import replace_file
+from rait.adapters.output import read_own_file, replace_file
 from rait.domain.config.schema import SECOND
 from rait.domain.digests import blake2b
 
@@ -129,22 +128,15 @@ class PeersList:
         self._write(About(self._asked, new.version, new.at, new.signature or ""))
 
     def _found(self) -> Kept:
-        # Neither through a symbolic link, nor waiting for the other end of a FIFO.
-        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        with open(os.open(self._path, how), "rb") as file:
-            found = os.fstat(file.fileno())
-            is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-            if not is_ours or found.st_mode & 0o077:
-                raise ValueError("it is no file that this user alone may read and write")
-            raw = file.read(_MOST + 1)
+        raw, confirmed_at = read_own_file(self._path, _MOST)
         digest, _, content = raw.partition(b"\n")
         head, _, text = content.partition(b"\n")
-        if len(raw) > _MOST or digest != self._digest(content):
+        if digest != self._digest(content):
             raise ValueError("it is damaged")
         about = msgspec.json.decode(head, type=About)
         if about.asked != self._asked:
             raise ValueError("it is of another URL")
-        news = News(text.decode(), about.version, found.st_mtime_ns, about.signature)
+        news = News(text.decode(), about.version, confirmed_at, about.signature)
         return Kept(news, about.written_at)
 
     def _write(self, about: About) -> None:
