@@ -65,7 +65,7 @@ class PlayedKernel:
         if key in self._answers:
             return self._answers[key]
         if protocol == netlink.NETLINK_GENERIC:
-            is_read = kind == wg.GENL_ID_CTRL or body[0] == wg.WG_CMD_GET_DEVICE
+            is_read = kind == netlink.GENL_ID_CTRL or body[0] == wg.WG_CMD_GET_DEVICE
             answer = self._of_wireguard(kind, body)
         else:
             is_read = (protocol, kind) in _READS
@@ -99,9 +99,9 @@ class PlayedKernel:
         return 0, []
 
     def _of_wireguard(self, kind: int, body: bytes) -> Answer | int:
-        if kind == wg.GENL_ID_CTRL:
-            number_of_it = attribute(wg.CTRL_ATTR_FAMILY_ID, pack("=H", _FAMILY))
-            return wg.GENL_ID_CTRL, [body[:4] + number_of_it]
+        if kind == netlink.GENL_ID_CTRL:
+            number_of_it = attribute(netlink.CTRL_ATTR_FAMILY_ID, pack("=H", _FAMILY))
+            return netlink.GENL_ID_CTRL, [body[:4] + number_of_it]
         given = dict(attributes(body, 4))
         link = self._named(given[wg.WGDEVICE_A_IFNAME])
         if link is None:

@@ -5,27 +5,55 @@ Or have none: what `rait down` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 from msgspec import Struct, structs
 
+from rait.adapters.lock import HeldError
 from rait.app import isolation
 from rait.app.conclude import Confirm, Report, conclude
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
-from rait.app.session import Session
+from rait.app.session import Session, open_session
 from rait.app.stopped import note
-from rait.app.trials import held_by, hold, mention, open_settled
 from rait.domain.change import Change, Doubts, Goal, doubts_of
 from rait.domain.config.schema import Config
-from rait.domain.errors import Problem
+from rait.domain.errors import MachineError, Problem, SourceError
 from rait.domain.history import LastKnown, with_leftovers
 from rait.domain.ownership import Stranger
 from rait.domain.plan import Node, Plan, Way, plan
 from rait.domain.topology import EMPTY
 
 Measure = Callable[[frozenset[Way]], Mapping[Way, int]]
+
+
+@contextmanager
+def open_settled(options: Options, command: str, **how: Any) -> Iterator[Session]:
+    """A session of a command that changes something, as ``open_session`` gives it.
+
+    Raises PendingError while an earlier change waits for its confirmation. If the time of that
+    change is over, it is taken back first.
+    """
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(open_session(options, command, **how))
+        except HeldError:
+            raise
+        except (SourceError, MachineError):
+            # What the change cut off may be the very server that has the peers list.
+            if not how.get("read_only"):
+                from rait.app.trials import settle_at_least
+
+                settle_at_least(options, command)
+            raise
+        if session.known.trial is not None and not how.get("read_only"):
+            from rait.app.trials import settle  # here, as few runs are to be confirmed
+
+            settle(session)
+        yield session
 
 
 def up(
@@ -65,11 +93,14 @@ def _synced(session: Session, dry_run: bool, assume_yes: bool, confirm: Confirm 
     wanted = wanted_by(session)
     warnings = [*wanted.warnings, *isolation.kernel_warnings(session.config)]
     change = session.compare(wanted.goal)
-    is_told_to = assume_yes or confirm is not None
-    if change.events and not is_told_to and (trial := held_by(session, change)) is not None:
-        return hold(session, trial, command, warnings)
+    if (trial := session.known.trial) is not None:
+        from rait.app.trials import hold, is_held_by, mention
+
+        is_told_to = assume_yes or confirm is not None
+        if change.events and not is_told_to and is_held_by(session, trial, change):
+            return hold(session, trial, command, warnings)
+        warnings += mention(trial, session.options.config) if dry_run else ()
     if dry_run:
-        warnings += mention(session.known.trial, session.options.config)
         warnings += isolation.vrf_warnings(change.events)
         warnings += _extra_cmd_warnings(session, change)
     report = conclude(

@@ -17,8 +17,9 @@ from rait.adapters import netns
 from rait.adapters.config import source
 from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.remote import News, Version
-from rait.adapters.config.resolve import Host, LookUp, resolve
+from rait.adapters.config.resolve import LookUp, resolve
 from rait.app.inputs import RESOLVE_SECONDS
+from rait.domain.config.hosts import Host
 from rait.domain.errors import Path, Problem, SourceError
 
 if TYPE_CHECKING:

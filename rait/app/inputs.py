@@ -18,7 +18,6 @@ from msgspec import Struct, structs
 
 from rait.adapters import netns, privilege
 from rait.adapters.config import source
-from rait.adapters.config.resolve import resolve
 from rait.adapters.config.source import Read, Texts
 from rait.adapters.journal.file import check_is_journal
 from rait.adapters.keys import KeyPair
@@ -33,10 +32,10 @@ from rait.app.load import (
 )
 from rait.app.options import Options
 from rait.app.scopes import last_signed
+from rait.domain.config.hosts import Host, literals
 from rait.domain.config.schema import Config, Peer
 from rait.domain.errors import ConfigError, MachineError, Path, counted
 from rait.domain.policy import Policies
-from rait.domain.topology import Family
 
 if TYPE_CHECKING:
     from rait.app.options import Resolve
@@ -51,7 +50,7 @@ ROUNDS = 3
 
 RESOLVE_SECONDS = 10.0
 
-Hosts = dict[tuple[str, Family], Path]
+Hosts = dict[Host, Path]
 """Addresses to look up, each with its place in the peers document."""
 
 
@@ -148,13 +147,20 @@ def registry_of(loaded: Loaded, key: KeyPair, last: Signed | None) -> LoadedPeer
     the signed list that the node accepted last. Raises RaitError.
     """
     peers = load_registry(loaded, key, trust=_trust_of(loaded, last, source.read))
-    return _with_addresses(peers, loaded.config, "", resolve)
+    return _with_addresses(peers, loaded.config, "")
 
 
 def _with_addresses(
-    peers: LoadedPeers, config: Config, transit: str, resolve: Resolve
+    peers: LoadedPeers, config: Config, transit: str, resolve: Resolve | None = None
 ) -> LoadedPeers:
     hosts = hosts_of(config, peers.peers)
+    if resolve is None:
+        addresses, names = literals(hosts)
+        if not names:
+            return structs.replace(peers, addresses=addresses)
+        from rait.adapters.config import resolve as anew  # here, as most lists have addresses alone
+
+        resolve = anew.resolve
     with netns.open_netns(transit) as namespace:
         answer = resolve(hosts, namespace, RESOLVE_SECONDS, hosts, peers.document.name)
     return structs.replace(

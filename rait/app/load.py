@@ -28,9 +28,9 @@ from rait.domain.plan import NO_KEY_FILES, KeyFiles, count_wanted
 from rait.domain.signed import UNORDERED, which_list
 
 if TYPE_CHECKING:
-    from rait.adapters.config.resolve import Addresses
     from rait.app.signed import Trust
     from rait.domain.change import Doubt
+    from rait.domain.config.hosts import Addresses
     from rait.domain.fallback import OldList
     from rait.domain.signed import Signed
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from rait.adapters.config.resolve import resolve
 from rait.adapters.config.source import display_name, fetch, is_path
 from rait.domain.config.keytext import is_key
 from rait.domain.errors import ConfigError
@@ -16,8 +15,9 @@ from rait.terminal import warn
 
 if TYPE_CHECKING:
     from rait.adapters.config.remote import News, Version
-    from rait.adapters.config.resolve import Host, LookUp
+    from rait.adapters.config.resolve import LookUp
     from rait.adapters.netns import Netns
+    from rait.domain.config.hosts import Host
     from rait.domain.errors import Path
 
     Fetch = Callable[[str, Version, int, bool], News]
@@ -36,7 +36,7 @@ class Options(Struct, frozen=True, kw_only=True):
     ``debug`` gets a line for each step, and ``notice`` a line that the user must see at once. With
     ``assume_gone``, links in a namespace that cannot be found count as removed. With
     ``accept_older``, a signed peers list may be older than the last one. ``cause`` is as in
-    RunHeader. What comes over the network is asked for anew, as ``fetch`` and ``resolve`` of
+    RunHeader. What comes over the network is asked for anew, as ``fetch`` and ``resolve`` (None) of
     rait/adapters/config do; ``rait watch`` has others of these, which know the last answers.
     """
 
@@ -48,7 +48,7 @@ class Options(Struct, frozen=True, kw_only=True):
     accept_older: bool = False
     cause: str = ""
     fetch: Fetch = fetch
-    resolve: Resolve = resolve
+    resolve: Resolve | None = None
 
 
 def options_of(arguments: Namespace) -> Options:

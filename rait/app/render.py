@@ -16,8 +16,6 @@ import msgspec
 from msgspec import structs
 
 from rait.adapters.netns import is_pid
-from rait.app.moments import written
-from rait.app.scopes import confirm_line
 from rait.domain.errors import counted, few
 from rait.domain.events import (
     BabelInterfaceAdded,
@@ -111,7 +109,12 @@ def _print(report: Report, arguments: Namespace) -> None:
     if arguments.json:
         print_json(report_object(report))
     else:
-        print_result(*report_lines(report), *_to_confirm(report, arguments.config))
+        lines = report_lines(report)
+        if report.confirm_by:
+            from rait.app.trials import to_confirm  # here, as few runs are to be confirmed
+
+            lines.append(to_confirm(report, arguments.config))
+        print_result(*lines)
 
 
 def warning_lines(report: Report) -> tuple[str, ...]:
@@ -136,14 +139,6 @@ def passing_problems(report: Report) -> Iterator[str]:
             yield f"{call.link}: {call_text(call)}"
             yield from (f"{call.link}: | {line}" for line in call.lines)
     yield from report.change.losses
-
-
-def _to_confirm(report: Report, config: str) -> list[str]:
-    """What to type for a run to stay."""
-    if not report.confirm_by:
-        return []
-    until, command = written(report.confirm_by), confirm_line(config)
-    return [f"rait {report.command}: to be taken back at {until}, unless you run `{command}`"]
 
 
 def report_lines(report: Report) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
 from rait.adapters.config.source import STDIN, is_path
-from rait.adapters.lock import HeldError
 from rait.app.conclude import Confirm, Report, conclude, record
 from rait.app.machine import Machine
 from rait.app.moments import written
@@ -38,29 +37,7 @@ if TYPE_CHECKING:
 LEAST_SPAN, LONGEST_SPAN = 3 * SECOND, DAY
 
 
-@contextmanager
-def open_settled(options: Options, command: str, **how: Any) -> Iterator[Session]:
-    """A session of a command that changes something, as ``open_session`` gives it.
-
-    Raises PendingError while an earlier change waits for its confirmation. If the time of that
-    change is over, it is taken back first.
-    """
-    with ExitStack() as stack:
-        try:
-            session = stack.enter_context(open_session(options, command, **how))
-        except HeldError:
-            raise
-        except (SourceError, MachineError):
-            # What the change cut off may be the very server that has the peers list.
-            if not how.get("read_only"):
-                _settle_at_least(options, command)
-            raise
-        if not how.get("read_only"):
-            settle(session)
-        yield session
-
-
-def _settle_at_least(options: Options, command: str) -> None:
+def settle_at_least(options: Options, command: str) -> None:
     """Settle without all that only the command itself needs; whatever fails is told already."""
     with (
         suppress(SourceError, MachineError),
@@ -101,14 +78,13 @@ def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) 
     return structs.replace(report, held=True)
 
 
-def held_by(session: Session, change: Change) -> Trial | None:
-    """The run that was taken back, or is overdue, if `rait up` would do the same once more."""
-    trial = session.known.trial
-    if trial is None or trial_state(trial) not in ("overdue", "taken back"):
-        return None
+def is_held_by(session: Session, trial: Trial, change: Change) -> bool:
+    """Whether `rait up` would do once more what was taken back, or is overdue."""
+    if trial_state(trial) not in ("overdue", "taken back"):
+        return False
     digests = session.loaded.digest(), session.registry.digest()
     before = session.as_made_now(trial.before, of_own_kind=True)
-    return trial if rejects(trial, *digests, before, change.desired) else None
+    return rejects(trial, *digests, before, change.desired)
 
 
 def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
@@ -123,12 +99,18 @@ def mention(trial: Trial | None, config: str) -> tuple[str, ...]:
     return ()
 
 
+def to_confirm(report: Report, config: str) -> str:
+    """What to type for a run to stay."""
+    until, command = written(report.confirm_by), confirm_line(config)
+    return f"rait {report.command}: to be taken back at {until}, unless you run `{command}`"
+
+
 def standing(session: Session, change: Change) -> tuple[str, ...]:
     """A line for commands that show what `rait up` would do, if it would not make the change."""
-    trial = held_by(session, change)
-    if trial is not None and change.events:
+    trial = session.known.trial
+    if trial is not None and change.events and is_held_by(session, trial, change):
         return (_held(trial),)
-    return mention(session.known.trial, session.options.config)
+    return mention(trial, session.options.config)
 
 
 @contextmanager

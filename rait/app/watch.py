@@ -44,7 +44,6 @@ from rait.app.scopes import last_signed
 from rait.app.session import Session
 from rait.app.status import StatusReader
 from rait.app.tally import LastSync
-from rait.app.trials import open_settled
 from rait.app.watched import Claim
 from rait.domain import watch as domain
 from rait.domain.config.schema import SECOND, Config
@@ -290,7 +289,7 @@ class Watcher:
             config = _checked(options.config).config
             self._claim.extend(config.journal)
             from_thread.run_sync(self._configure, config)
-            with open_settled(options, "up", peers=True) as session:
+            with desired.open_settled(options, "up", peers=True) as session:
                 return _result(session, desired.sync(session))
         except RaitError as error:
             return Result(synced=Synced(_outcome(error), tuple(map(str, error.args))))

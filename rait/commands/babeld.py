@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import msgspec
 
 from rait.app.conclude import conclude
+from rait.app.desired import open_settled
 from rait.app.options import Options
 from rait.app.render import print_report
 from rait.app.session import Babeld, open_session
-from rait.app.trials import open_settled
 from rait.domain.babel import BabelInterface
 from rait.domain.change import Goal
 from rait.domain.errors import MachineError

@@ -9,13 +9,14 @@ from msgspec import Struct
 
 from rait.adapters.journal.reader import JournalReader
 from rait.app.conclude import conclude
+from rait.app.desired import open_settled
 from rait.app.load import configured
 from rait.app.moments import moment, written
 from rait.app.options import Options
 from rait.app.render import link_text, print_plan, print_report
 from rait.app.scopes import journal_of, others_text
 from rait.app.session import Babeld
-from rait.app.trials import confirmation, open_settled
+from rait.app.trials import confirmation
 from rait.app.watched import require_unwatched
 from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, counted

@@ -6,11 +6,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from rait.app.conclude import conclude
+from rait.app.desired import open_settled
 from rait.app.options import Options
 from rait.app.render import print_plan, print_report
 from rait.app.scopes import others_text
 from rait.app.session import Session
-from rait.app.trials import confirmation, open_settled
+from rait.app.trials import confirmation
 from rait.app.watched import require_unwatched
 from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, RaitError

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field, structs
 
-from rait.domain.confirm import trial_after
 from rait.domain.endpoints import depart
 from rait.domain.errors import ConfigError, HistoryError
 from rait.domain.events import (
@@ -89,7 +88,11 @@ def _after(known: Snapshot, run: RunRecord, limit: int) -> Snapshot:
         topology = replay(known.topology, events) if events else known.topology
     except MismatchError:
         raise _misfit(known.topology, happened, run.id) from None
-    header, trial = run.header, trial_after(known, run)
+    header, trial = run.header, known.trial
+    if trial is not None or header.confirm_by is not None:
+        from rait.domain.confirm import trial_after  # here, as few runs are to be confirmed
+
+        trial = trial_after(known, run)
     in_force = trial.config_before if trial is not None else header.config_digest
     return Snapshot(
         topology=topology,

@@ -304,7 +304,7 @@ def test_we_read_the_interfaces_of_a_namespace_that_pyroute2_writes(
 def test_the_number_of_wireguards_family_is_asked_for_and_read(number: int) -> None:
     def answer(request: Request) -> list[bytes]:
         asked = read(ctrlmsg, request)
-        assert (asked["cmd"], asked["version"]) == (wg.CTRL_CMD_GETFAMILY, 1)
+        assert (asked["cmd"], asked["version"]) == (netlink.CTRL_CMD_GETFAMILY, 1)
         assert as_dict(asked) == {"CTRL_ATTR_FAMILY_NAME": "wireguard"}
         told = ctrlmsg()
         told["cmd"], told["version"] = 1, 2
@@ -313,7 +313,7 @@ def test_the_number_of_wireguards_family_is_asked_for_and_read(number: int) -> N
         return [body_of(told)]
 
     generic = SimpleNamespace(ask=answer)
-    assert wg.find_family(cast(netlink.NetlinkSocket, generic)) == number
+    assert netlink.find_family(cast(netlink.NetlinkSocket, generic), "wireguard") == number
 
 
 @given(indexes, link_addresses())

@@ -10,10 +10,11 @@ from msgspec import structs
 from rait.adapters.config import resolve as resolving
 from rait.adapters.config import source
 from rait.adapters.config.remote import News, Version
-from rait.adapters.config.resolve import Host, LookUp
+from rait.adapters.config.resolve import LookUp
 from rait.adapters.netns import Netns
 from rait.app.held import Held
 from rait.app.signed import trust_in
+from rait.domain.config.hosts import Host
 from rait.domain.errors import SourceError
 from tests.minisign import QuickSigner
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from rait.adapters.config import resolve as module
-from rait.adapters.config.resolve import Addresses, Host, LookUp, resolve
+from rait.adapters.config.resolve import LookUp, resolve
 from rait.adapters.netns import Netns, open_netns
+from rait.domain.config.hosts import Addresses, Host
 from rait.domain.errors import Problem
 
 HERE = Netns("", -1, "")
@@ -228,8 +229,7 @@ def test_a_system_that_has_no_thread_for_us_is_a_warning(monkeypatch):
 _HANGING = """
 import socket, threading
 from rait.adapters.netns import Netns
-from rait.adapters.config.resolve import Addresses, Host, LookUp, resolve
-from rait.domain.errors import Problem
+from rait.adapters.config.resolve import resolve
 socket.getaddrinfo = lambda *_: threading.Event().wait()
 answer = resolve([("a.example", "ip4")], Netns("", -1, ""), 0.2)
 print(answer.addresses, len(answer.problems))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.config import caches
-from rait.adapters.config.resolve import WORKERS, Host, LookUp, in_order, keep_order
+from rait.adapters.config.resolve import WORKERS, LookUp, in_order, keep_order
+from rait.domain.config.hosts import Host
 
 LIST = "https://example.org/peers.toml"
 

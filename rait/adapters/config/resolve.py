@@ -25,16 +25,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from rait.adapters.config import caches
-from rait.domain.config.hosts import ip_literal, is_nobody
+from rait.domain.config.hosts import Addresses, Host, is_nobody, literals
 from rait.domain.config.keytext import shown
 from rait.domain.errors import Path, Problem, RaitError
-from rait.domain.topology import Family
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns
-
-Host = tuple[str, Family]
-Addresses = dict[Host, tuple[str, ...]]
 
 WORKERS = 64
 """The number of names that are looked up at a time, besides overdue ones."""
@@ -82,9 +78,7 @@ def resolve(
     ``timeout`` is in seconds, for all hosts together; one name takes NAME_SECONDS at the most.
     ``locations`` are the paths of hosts in the peers document, for the warnings.
     """
-    literals = {host: ip_literal(host[0]) for host in hosts}
-    found: Addresses = {h: (each[1],) for h, each in literals.items() if each and each[0] == h[1]}
-    names = [host for host, literal in literals.items() if literal is None]
+    found, names = literals(hosts)
     if not names:
         return LookUp(found)
     crew = _Crew(in_order(names, source), transit, timeout)

@@ -42,6 +42,11 @@ NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 NETLINK_ROUTE = 0
 NETLINK_GENERIC = 16
+# linux/genetlink.h
+GENL_ID_CTRL = 16
+CTRL_CMD_GETFAMILY = 3
+CTRL_ATTR_FAMILY_ID = 1
+CTRL_ATTR_FAMILY_NAME = 2
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
@@ -53,7 +58,9 @@ T = TypeVar("T")
 _HEADER = Struct("=IHHII")
 _ATTRIBUTE = Struct("=HH")
 _INT = Struct("=i")
+_U16 = Struct("=H")
 _U32 = Struct("=I")
+GENL = Struct("=BBH")
 HEADER_SIZE = _HEADER.size
 ERROR_HEADER_END = _INT.size + HEADER_SIZE
 
@@ -346,6 +353,21 @@ class NetlinkSocket(Closing):
                 f"a datagram of {counted(size, 'byte')} does not fit {_RECEIVE_BUFFER}"
             )
         return decode(bytes(self._view[:size]))
+
+
+def find_family(generic: NetlinkSocket, name: str) -> int:
+    """The number of a generic netlink family. The kernel loads its module for the answer.
+
+    Raises NetlinkError with ENOENT where there is no such family.
+    """
+    body = GENL.pack(CTRL_CMD_GETFAMILY, 1, 0)
+    body += attribute(CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
+    for answer in generic.ask(Request(GENL_ID_CTRL, 0, body)):
+        found = dict(attributes(answer, GENL.size)).get(CTRL_ATTR_FAMILY_ID, b"")
+        if len(found) == _U16.size:
+            number: int = _U16.unpack(found)[0]
+            return number
+    raise MalformedError(f"it has no number for the family {name}")
 
 
 def enlarge_buffers(own: socket.socket) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rait.adapters.keys import raw_key
 from rait.adapters.netlink.picker import BYTES, U16, U32, U64, Picker
 from rait.adapters.netlink.socket import (
+    GENL,
     MalformedError,
-    NetlinkSocket,
     Request,
     attribute,
     attributes,
@@ -31,12 +31,6 @@ from rait.domain.topology import Device, Endpoint, LinkPeer
 
 if TYPE_CHECKING:
     from rait.domain.writes import DeviceWrite, PeerWrite
-
-# linux/genetlink.h
-GENL_ID_CTRL = 16
-CTRL_CMD_GETFAMILY = 3
-CTRL_ATTR_FAMILY_ID = 1
-CTRL_ATTR_FAMILY_NAME = 2
 
 # linux/wireguard.h
 WG_CMD_GET_DEVICE = 0
@@ -64,7 +58,6 @@ WGALLOWEDIP_A_FAMILY = 1
 WGALLOWEDIP_A_IPADDR = 2
 WGALLOWEDIP_A_CIDR_MASK = 3
 
-_GENL = Struct("=BBH")
 _U16 = Struct("=H")
 _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
@@ -77,7 +70,7 @@ _of_device = Picker(
         WGDEVICE_A_FWMARK: U32,
         WGDEVICE_A_PEERS: BYTES,
     },
-    _GENL.size,
+    GENL.size,
 )
 _of_peer = Picker(
     {
@@ -91,7 +84,6 @@ _of_peer = Picker(
         WGPEER_A_ALLOWEDIPS: BYTES,
     }
 )
-_of_family = Picker({CTRL_ATTR_FAMILY_ID: U16}, _GENL.size)
 _NO_KEY = bytes(WG_KEY_LEN)
 
 PskDigest = Callable[[str, bytes], str]
@@ -102,22 +94,9 @@ _PEERS_BYTES = 32 << 10
 """The peers of one message. An attribute ends at 64 KiB, and one part of a peer takes up to 20."""
 
 
-def find_family(generic: NetlinkSocket) -> int:
-    """The number of WireGuard's generic netlink family. The kernel loads its module for the answer.
-
-    Raises NetlinkError with ENOENT where there is no WireGuard.
-    """
-    name = attribute(CTRL_ATTR_FAMILY_NAME, b"wireguard\0")
-    for body in generic.ask(Request(GENL_ID_CTRL, 0, _GENL.pack(CTRL_CMD_GETFAMILY, 1, 0) + name)):
-        number: int | None = _of_family(body).get(CTRL_ATTR_FAMILY_ID)
-        if number is not None:
-            return number
-    raise MalformedError("it has no number for the family wireguard")
-
-
 def get_device(family: int, name: str) -> Request:
     """A request for a dump of one device."""
-    return Request(family, 0, _GENL.pack(WG_CMD_GET_DEVICE, 1, 0) + _ifname(name))
+    return Request(family, 0, GENL.pack(WG_CMD_GET_DEVICE, 1, 0) + _ifname(name))
 
 
 def set_device(
@@ -128,7 +107,7 @@ def set_device(
     Peers that ``write`` does not name stay as they are. There is more than one request where the
     peers do not fit into one. Raises MachineError for a malformed key or endpoint.
     """
-    head = _GENL.pack(WG_CMD_SET_DEVICE, 1, 0) + _ifname(name)
+    head = GENL.pack(WG_CMD_SET_DEVICE, 1, 0) + _ifname(name)
     body = head
     if write.public_key is not None and secret is not None:
         body += attribute(WGDEVICE_A_PRIVATE_KEY, _secret_key(secret, "the private key"))

@@ -15,7 +15,6 @@ from msgspec import structs
 from rait.adapters.closing import Closing
 from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
-from rait.adapters.netlink import wireguard as wg
 from rait.adapters.netlink.rtnl import FoundInterface
 from rait.adapters.netlink.socket import (
     NETLINK_GENERIC,
@@ -23,6 +22,7 @@ from rait.adapters.netlink.socket import (
     NetlinkError,
     NetlinkSocket,
     Request,
+    find_family,
 )
 from rait.adapters.netns import Netns, describe, is_pid, open_netns
 from rait.domain.errors import MachineError, RaitError
@@ -65,7 +65,7 @@ class Sockets(Closing):
     def family(self) -> int:
         """The number of WireGuard's netlink family. Raises MachineError without WireGuard."""
         try:
-            return wg.find_family(self.wireguard)
+            return find_family(self.wireguard, rtnl.WIREGUARD)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise

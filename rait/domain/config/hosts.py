@@ -6,10 +6,16 @@ To the kernel an interface name is bytes. As text, those that are no UTF-8 are w
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from rait.domain.config.keytext import shown
 from rait.domain.config.schema import MAX_IFNAME
 from rait.domain.topology import Family
+
+Host = tuple[str, Family]
+"""A host name or an IP address, and the family in which its address is wanted."""
+
+Addresses = dict[Host, tuple[str, ...]]
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _OCTETS = frozenset(map(str, range(256)))
@@ -38,6 +44,13 @@ def ip_literal(text: str) -> tuple[Family, str] | None:
     # IPv4Address takes longer, and a list may have ten thousand addresses.
     octets = text.split(".")
     return ("ip4", text) if len(octets) == 4 and _OCTETS.issuperset(octets) else None
+
+
+def literals(hosts: Iterable[Host]) -> tuple[Addresses, list[Host]]:
+    """The addresses of those hosts that are IP addresses of their family, and the host names."""
+    found = {host: ip_literal(host[0]) for host in hosts}
+    addresses: Addresses = {h: (a[1],) for h, a in found.items() if a and a[0] == h[1]}
+    return addresses, [host for host, each in found.items() if each is None]
 
 
 def checked_address(value: str, family: Family) -> str:
