@@ -111,6 +111,19 @@ def test_a_journal_that_is_missing_or_empty_is_begun(directory: Path) -> None:
     assert (directory / "linked.db").is_file()
 
 
+def test_a_journal_is_used_from_a_directory_that_is_gone(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    path = directory / "journal.db"
+    with Journal.open(path) as journal:
+        run = add(journal)
+    assert JournalReader(path).run(run).id == run
+
+
 def test_what_is_in_the_way_of_a_journal_is_named(directory: Path) -> None:
     (directory / "file").touch()
     (directory / "dangling").symlink_to("nowhere/journal.db")

@@ -306,7 +306,8 @@ def _is_full(path: str) -> bool:
 
 
 def _connect_to_read(path: str, how: str) -> sqlite3.Connection:
-    raw = os.fsencode(os.path.join(os.getcwd(), path))
+    # Only a relative path needs the current directory, which may be gone.
+    raw = os.fsencode(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
     quoted = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
     uri = f"file:{quoted}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
