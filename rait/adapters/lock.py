@@ -75,7 +75,7 @@ def hold(path: str, what: str, timeout: float) -> Iterator[Stamp]:
         try:
             yield found
         finally:
-            os.ftruncate(fd, 0)
+            _write_note(fd, "")
 
 
 def holder(path: str) -> str | None:
@@ -200,7 +200,8 @@ def _write_note(fd: int, note: str) -> None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode("utf-8", "backslashreplace")[:_MAX_NOTE], 0)
     except OSError:
-        # A full disk must not stop rait. Others are then told of no holder by name.
+        # A disk that is full or fails must not stop rait, nor hide what it has to say. Others are
+        # then told of no holder by name.
         return
 
 

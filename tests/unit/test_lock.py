@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -70,6 +71,17 @@ def test_an_error_inside_lets_go(path: Path) -> None:
         raise KeyError
     with hold(path, "rait up", 0):
         pass
+
+
+def test_a_disk_that_fails_meanwhile_hides_no_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(KeyError), hold(path, "rait up", 0):
+        monkeypatch.setattr(os, "ftruncate", fail)
+        raise KeyError
 
 
 def test_a_program_that_is_started_does_not_inherit_the_lock(path: Path) -> None:
