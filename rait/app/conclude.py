@@ -19,7 +19,7 @@ from rait.app import isolation
 from rait.app.session import Session
 from rait.app.whereabouts import is_of_this_boot
 from rait.domain.change import NO_RESULTS, Change, Failure, Results, Verdict, verdict
-from rait.domain.errors import MachineError, RaitError, counted, few
+from rait.domain.errors import RaitError, UnmakeableError, counted, few
 from rait.domain.events import Event, LinkAdded, LinkPlaced
 from rait.domain.ownership import Stranger
 from rait.domain.records import Instant, RunHeader, RunStatus
@@ -247,10 +247,10 @@ def _is_away(link: Link, session: Session) -> bool:
 
 
 def require_places(events: Sequence[Event]) -> None:
-    """Raise MachineError if links are to be made in a namespace that cannot be opened."""
+    """Raise UnmakeableError if links are to be made in the namespace of a process that is gone."""
     for spec in sorted({e.link.origin.netns for e in events if isinstance(e, LinkAdded)}):
         if netns.lacks_process(spec):
-            raise MachineError(
+            raise UnmakeableError(
                 f"there is no process {spec}, so no network namespace to make links in: set "
                 "`target` to the id of a running process in that namespace, or to a name"
             )

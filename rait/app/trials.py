@@ -25,6 +25,7 @@ from rait.domain.errors import (
     MachineError,
     PendingError,
     SourceError,
+    UnmakeableError,
     few,
 )
 from rait.domain.history import require_own_key
@@ -74,7 +75,10 @@ def take_back(session: Session, trial: Trial, command: str) -> Report:
 
 def hold(session: Session, trial: Trial, command: str, warnings: Sequence[str]) -> Report:
     """Have the links as they were before the run that was taken back, and say so."""
-    report = _make_as_before(session, trial, command, warnings=(*warnings, _held(trial)))
+    try:
+        report = _make_as_before(session, trial, command, warnings=(*warnings, _held(trial)))
+    except UnmakeableError as error:
+        raise MachineError(str(error), _held(trial)) from None
     return structs.replace(report, held=True)
 
 
@@ -169,25 +173,20 @@ def _make_as_before(session: Session, trial: Trial, command: str, **how: Any) ->
 
     That run may have moved the links' sockets to another namespace, where rait.conf has them now.
     Links are made again of the kind that they were, and in the namespace of their sockets if that
-    is still there. Raises ConfigError if they had another private key.
+    is still there. Raises ConfigError if they had a private key that rait no longer has, and
+    UnmakeableError. Nobody can take the run back then, and it must not stand in the way for ever:
+    so the journal says that taking it back failed.
     """
-    _require_key(session, trial, command)
-    with _transit_of(session, trial.before) as there:
-        change = there.compare(Goal(there.as_made_now(trial.before, of_own_kind=True)))
-        return conclude(there, command, change, takes_back=trial.run, **how)
-
-
-def _require_key(session: Session, trial: Trial, command: str) -> None:
-    """Raise ConfigError if the links had a key that rait no longer has.
-
-    Nobody can take the run back then, so the journal says that this failed.
-    """
-    what = f"what there was before run {trial.run}"
+    before = trial.before
     try:
-        require_own_key(session.public_key, "", trial.before.links.values(), what)
-    except ConfigError as error:
+        what = f"what there was before run {trial.run}"
+        require_own_key(session.public_key, "", before.links.values(), what)
+        with _transit_of(session, before) as there:
+            change = there.compare(Goal(there.as_made_now(before, of_own_kind=True)))
+            return conclude(there, command, change, takes_back=trial.run, **how)
+    except (ConfigError, UnmakeableError) as error:
         if not trial.taken_back:
-            name = next(iter(trial.before.links))
+            name = next(iter(before.links))
             record(session, command, "failed", {name: str(error)}, takes_back=trial.run)
         raise
 

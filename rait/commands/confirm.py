@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from itertools import count
 
 from msgspec import structs
 
@@ -22,12 +23,14 @@ from rait.app.scopes import filed_under, normal, scope_name
 from rait.app.session import open_session, session_on
 from rait.app.trials import settle, take_back, trial_state
 from rait.domain.confirm import BACK, OVERDUE
-from rait.domain.errors import ConfigError, HistoryError, RaitError
+from rait.domain.errands import grown
+from rait.domain.errors import ConfigError, HistoryError
 from rait.terminal import DONE, FAILED, print_either, warn
 
 POLL_SECONDS = 0.5
-RETRY_SECONDS = 5.0
-"""How long the waiter waits before it tries once more, if a change could not be taken back."""
+FIRST_RETRY, LONGEST_RETRY = 5.0, 600.0
+"""If a change could not be taken back, the waiter tries once more so many seconds later at first,
+then at growing intervals, and at last at the second."""
 
 
 def run(options: Options, arguments: Namespace) -> int:
@@ -76,12 +79,14 @@ def _wait(options: Options) -> None:
     config = structs.replace(config, journal=normal(config.journal))
     inputs = structs.replace(inputs, loaded=structs.replace(inputs.loaded, config=config))
     waiter.get_ready()
-    while True:
+    for failures in count(1):
         try:
-            return _take_back_in_time(options, inputs)
-        except RaitError:
-            # Nobody is there to read it, and another try may do better: a disk has space again.
-            time.sleep(RETRY_SECONDS)
+            _take_back_in_time(options, inputs)
+        except Exception:  # noqa: BLE001 - nobody is there to read it, whatever it is
+            # Another try may do better: a disk has space again.
+            time.sleep(min(grown(FIRST_RETRY, failures), LONGEST_RETRY))
+        else:
+            return
 
 
 def _take_back_in_time(options: Options, inputs: Inputs) -> None:

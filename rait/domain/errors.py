@@ -63,7 +63,11 @@ class MachineError(RaitError):
     """The machine refused something that the whole run needs (exit status 1)."""
 
 
-class VrfMissingError(MachineError):
+class UnmakeableError(MachineError):
+    """What a run is to make cannot be made on this machine as it is, however often it is tried."""
+
+
+class VrfMissingError(UnmakeableError):
     """The kernel has no VRFs at all."""
 
 

@@ -55,6 +55,10 @@ def waiters(mesh: Mesh) -> list[int]:
     return found
 
 
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+
+
 def logged(node: Node) -> list[dict[str, Any]]:
     result = node.rait("log", "--json")
     assert result.status == 0, result
@@ -435,6 +439,34 @@ def test_without_a_waiter_the_change_is_not_made(mesh: Mesh, monkeypatch: Any) -
     said(a.rait("up", "--confirm", "1h"), 1, "the change was not made")
     assert a.state() == before
     assert len(logged(a)) == entries
+
+
+def test_what_cannot_be_taken_back_stands_in_nobodys_way(mesh: Mesh) -> None:
+    a, _ = mesh.nodes
+    inside = machine.start(["unshare", "--net", "sleep", "infinity"])
+    try:
+        eventually(lambda: b"sleep" in cmdline(inside.pid), "the namespace is there")
+        a.write_conf(text=a.conf_hcl().replace(f'"{a.target}"', f'"{inside.pid}"'))
+        a.up("--yes")
+    finally:
+        inside.kill()
+        inside.wait()
+    a.write_conf()
+    result = a.rait("up", "--confirm", SHORT, "--yes", "--json")
+    assert result.status == 0, result
+    run = result.json["run"]
+    eventually(lambda: is_taken_back(a, run), "it is told that it cannot be taken back")
+    eventually(lambda: not waiters(mesh), "the waiter is gone")
+    last = logged(a)[-1]
+    assert last["status"] == "failed"
+    assert f"there is no process {inside.pid}" in last["problems"][0]["error"]
+    mesh.ping_all()
+    a.down()
+    said(
+        a.rait("up"), 1, f"there is no process {inside.pid}", "go on for good with `rait up --yes`"
+    )
+    a.up("--yes")
+    mesh.ping_all()
 
 
 def test_nothing_to_do_leaves_nothing_to_confirm(mesh: Mesh) -> None:

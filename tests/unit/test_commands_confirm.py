@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from msgspec import structs
 
-from rait.adapters import clock
+from rait.adapters import clock, waiter
 from rait.adapters.journal.store import Journal
+from rait.adapters.keys import public_key
+from rait.commands import confirm
 from rait.domain.backend import Outcome
-from rait.domain.config.schema import SECOND
+from rait.domain.config.schema import SECOND, Secret
 from rait.domain.events import Event, LinkAdded, LinkRemoved
 from rait.domain.records import Instant
+from rait.domain.topology import Device, Origin
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
 
 MADE = LinkAdded(link("w1"))
@@ -142,6 +146,46 @@ def test_what_nobody_has_the_key_for_counts_as_taken_back_in_vain(node: Rait) ->
     assert (failed["takes_back"], failed["status"]) == (removal["run"], "failed")
     assert failed["problems"][0]["link"] == "w1"
     assert node("down").status == 0, "it does not stand in the way for ever"
+
+
+def test_nor_does_one_whose_links_were_in_the_namespace_of_a_process_that_is_gone(
+    node: Rait,
+) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    origin, device = Origin("kernel", str(process.pid)), Device(public_key(Secret(PRIVATE)), 50221)
+    there = structs.replace(link("w1"), origin=origin, device=device)
+    change(node, None, LinkAdded(there))
+    run = change(node, past(), LinkRemoved(there))
+    late = node("down")
+    assert late.status == 1
+    assert f"there is no process {process.pid}" in late.err
+    *_, failed = logged(node)
+    assert (failed["takes_back"], failed["status"]) == (run, "failed")
+    assert f"there is no process {process.pid}" in failed["problems"][0]["error"]
+    assert node("down").status == 0
+
+
+def test_the_waiter_tries_ever_more_rarely_and_never_gives_up(
+    node: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = change(node, past())
+    in_the_way = node.directory / "journal.db.lock"
+    in_the_way.mkdir()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 12:
+            in_the_way.rmdir()
+
+    monkeypatch.setattr(waiter, "get_ready", lambda: None)
+    monkeypatch.setattr(confirm.time, "sleep", sleep)
+    assert node("confirm", "--wait").status == 0
+    assert slept[:3] == [5, 10, 20]
+    assert slept[-3:] == [confirm.LONGEST_RETRY] * 3
+    assert slept == sorted(slept)
+    assert logged(node)[-1]["takes_back"] == run
 
 
 def test_a_run_that_is_not_on_trial_says_nothing_of_it(node: Rait) -> None:
