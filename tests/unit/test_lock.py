@@ -79,8 +79,8 @@ def test_a_disk_that_fails_meanwhile_hides_no_error(
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    monkeypatch.setattr(os, "ftruncate", fail)
     with pytest.raises(KeyError), hold(path, "rait up", 0):
-        monkeypatch.setattr(os, "ftruncate", fail)
         raise KeyError
 
 
