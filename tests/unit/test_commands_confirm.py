@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 
 import pytest
 from msgspec import structs
@@ -180,7 +181,7 @@ def test_the_waiter_tries_ever_more_rarely_and_never_gives_up(
             in_the_way.rmdir()
 
     monkeypatch.setattr(waiter, "get_ready", lambda: None)
-    monkeypatch.setattr(confirm.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert node("confirm", "--wait").status == 0
     assert slept[:3] == [5, 10, 20]
     assert slept[-3:] == [confirm.LONGEST_RETRY] * 3
