@@ -5,6 +5,7 @@ All figures are processor seconds, medians of several.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import statistics
@@ -52,6 +53,7 @@ def all_parts(repeat: int) -> dict[str, Any]:
     """Everything, by part."""
     # The environment may keep Python from doing so by itself, and then each start would compile.
     subprocess.run([sys.executable, "-m", "compileall", "-q", "rait", "bench"], cwd=measure.REPO)
+    gc.set_threshold(100_000)  # as rait/__main__.py has it
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         found: dict[str, Any] = {

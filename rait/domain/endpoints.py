@@ -104,7 +104,7 @@ def last_endpoint(
 
 def last_departed(name: str, departed: Departed) -> tuple[str, ...]:
     """The public key of the peer that had a link of this name last; none if there was no link."""
-    return tuple(departed.get(name, {}))[-1:]
+    return tuple(departed[name])[-1:] if name in departed else ()
 
 
 def depart(before: Departed, events: Iterable[Event]) -> Departed:

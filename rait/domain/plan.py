@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from struct import unpack
 
 from msgspec import Struct, structs
 
@@ -133,12 +134,14 @@ def plan(
     for peer in peers:
         planner.offer(peer)
     planner.finish()
+    flaws = (*planner.flaws, *_shared_addresses(planner.links))
+    for name in planner.unready:
+        del planner.links[name]
     topology = Topology(
-        {name: link for name, link in planner.links.items() if name not in planner.unready},
+        planner.links,
         vrfs=wanted_vrfs(config),
         rules=wanted_rules(config, node.transit_table),
     )
-    flaws = (*planner.flaws, *_shared_addresses(planner.links))
     return Plan(topology, tuple(planner.problems), planner.names, flaws, frozenset(planner.ways))
 
 
@@ -170,9 +173,8 @@ def link_local(own_key: str, peer_key: str, family: Family) -> str:
     textual form (RFC 5952) and can be compared as text with the kernel's.
     """
     digest = blake2s(f"{own_key} {peer_key} {family}".encode(), digest_size=8).digest()
-    n = int.from_bytes(digest, "big")
-    groups = f"{n >> 48 | 0x8000:x}:{n >> 32 & 0xFFFF:x}:{n >> 16 & 0xFFFF:x}:{n & 0xFFFF:x}"
-    return f"fe80::{groups}/64"
+    first, second, third, fourth = unpack(">4H", digest)
+    return f"fe80::{first | 0x8000:x}:{second:x}:{third:x}:{fourth:x}/64"
 
 
 def link_mtu(address: str, underlay: int) -> int:
@@ -216,6 +218,8 @@ class _Planner:
         self.ways: set[Way] = set()
         self.unready: set[str] = set()
         self._config = config
+        self._group = config.isolation.ifgroup
+        self._master = config.isolation.target_vrf
         self._policies = Policies(config.policies)
         self._node = node
         self._addresses = addresses
@@ -235,19 +239,12 @@ class _Planner:
         if peer.public_key == self._node.public_key:
             self._check_own(peer)
             return
-        routes = [(self._turn(route), route) for route in self._routes(peer)]
+        routes = self._routes(peer)
         if self._is_own(peer, routes):
             return
         for turn, route in routes:
-            _, _, transport, endpoint = route
-            if endpoint.send_port == transport.send_port:
-                self._warn(
-                    endpoint,
-                    f"{_title(peer)}: its SendPort {endpoint.send_port} "
-                    f"({endpoint.address_family}) is this node's own send_port too. Any other node "
-                    "can have a link to only one of the two, as it names and finds its links by "
-                    "that port: give one of the two nodes another port",
-                )
+            if route[3].send_port == route[2].send_port:
+                self._warn_of_own_port(peer, route[3])
             self._turns[turn].append(route)
 
     def finish(self) -> None:
@@ -306,8 +303,9 @@ class _Planner:
 
     def _add(self, route: _Route) -> None:
         name, peer, transport, endpoint = route
-        refusal = self._refusal(route)
-        conflict = None if refusal else self._conflict(route)
+        holder = None if transport.dynamic_port else self._link_on_port.get(endpoint.send_port)
+        refusal = self._refusal(route, holder)
+        conflict = None if refusal else self._conflict(route, holder)
         if refusal or conflict:
             message = f"{_title(peer)}: {refusal or conflict}; skipped"
             entry = SkippedEntry(peer.public_key, endpoint.address_family, endpoint.send_port)
@@ -337,16 +335,32 @@ class _Planner:
                     "the port in the list, so make the two agree",
                 )
 
+    def _warn_of_own_port(self, peer: Peer, endpoint: PeerEndpoint) -> None:
+        self._warn(
+            endpoint,
+            f"{_title(peer)}: its SendPort {endpoint.send_port} ({endpoint.address_family}) is "
+            "this node's own send_port too. Any other node can have a link to only one of the "
+            "two, as it names and finds its links by that port: give one of the two nodes another "
+            "port",
+        )
+
     def _warn(self, endpoint: PeerEndpoint, message: str) -> None:
         self.problems.append(Problem(message, "warning", endpoint.path))
 
-    def _routes(self, peer: Peer) -> Iterator[_Route]:
+    def _routes(self, peer: Peer) -> list[tuple[int, _Route]]:
+        """The ways to a peer, each with its turn."""
+        found = []
         for endpoint in self._policies.endpoints(peer):
             for transport in self._transports.get(endpoint.address_family, ()):
-                yield transport.link_name(endpoint.send_port), peer, transport, endpoint
+                route = transport.link_name(endpoint.send_port), peer, transport, endpoint
+                found.append((self._turn(route), route))
+        return found
 
-    def _refusal(self, route: _Route) -> str | None:
-        """Why this node or the peer itself is in the way of the link."""
+    def _refusal(self, route: _Route, holder: str | None) -> str | None:
+        """Why this node or the peer itself is in the way of the link.
+
+        ``holder`` is the link that listens where the link of this route would.
+        """
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
         if not _in_port_range(self._config.port_range, port):
@@ -356,16 +370,15 @@ class _Planner:
         first = self._link_of_peer.get((peer.public_key, transport.ifprefix))
         if first is not None:
             return f"SendPort {port} ({family}) is one too many: the peer has link {first} already"
-        holder = self._holder(route)
         if holder is not None and self.links[holder].peer(peer.public_key) is not None:
             return _one_port(name, port, holder)
         return None
 
-    def _conflict(self, route: _Route) -> str | None:
+    def _conflict(self, route: _Route, holder: str | None) -> str | None:
         """Why others are in the way of the link."""
         name, _, _, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if name == self._config.isolation.target_vrf:
+        if name == self._master:
             return f"the link's name would be {name}, which is that of the VRF"
         taken = self.links.get(name)
         if taken is not None:
@@ -374,13 +387,7 @@ class _Planner:
             return (
                 f"{port_taken(port, family, f'peer {owner}')}, {how} (give one of the two another)"
             )
-        holder = self._holder(route)
         return None if holder is None else _one_port(name, port, holder)
-
-    def _holder(self, route: _Route) -> str | None:
-        """The link that listens where the link of this route would."""
-        _, _, transport, endpoint = route
-        return None if transport.dynamic_port else self._link_on_port.get(endpoint.send_port)
 
     def _is_there(self, link: Link) -> bool:
         known = self._applied.get(link.name)
@@ -389,12 +396,11 @@ class _Planner:
     def _link(self, route: _Route) -> Link:
         name, peer, transport, endpoint = route
         own_key, family = self._node.public_key, transport.address_family
-        address, isolation = link_local(own_key, peer.public_key, family), self._config.isolation
-        group, master = isolation.ifgroup, isolation.target_vrf
+        address = link_local(own_key, peer.public_key, family)
         link = Link(
             name,
             self._node.origin,
-            LinkSettings(transport.mtu, group, master, True, address),
+            LinkSettings(transport.mtu, self._group, self._master, True, address),
             Device(own_key, 0 if transport.dynamic_port else endpoint.send_port, transport.fwmark),
             (LinkPeer(peer.public_key, self._endpoint(route), transport.keepalive),),
         )

@@ -48,6 +48,8 @@ class Policies:
 
     def resolve(self, peer: Peer, family: Family) -> Resolved:
         """What a link to the peer gets over a transport of this family."""
+        if not self._tests:
+            return NOTHING
         fitting = tuple(test.is_for(peer, family) for test in self._tests)
         known = self._known.get(fitting)
         if known is None:
