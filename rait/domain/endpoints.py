@@ -112,14 +112,14 @@ def depart(before: Departed, events: Iterable[Event]) -> Departed:
     after = dict(before)
     for event in events:
         match event:
+            case LinkAdded(link):
+                _forget(after, link.name, link.peers)
             case LinkRemoved(link):
                 _remember(after, link.name, link.peers)
             case PeerRemoved(name, peer):
                 _remember(after, name, (peer,))
             case PeerUpdated(name, old, new) if new.endpoint is None:
                 _remember(after, name, (old,))
-            case LinkAdded(link):
-                _forget(after, link.name, link.peers)
             case PeerUpdated(name, _, peer) | PeerAdded(name, peer):
                 _forget(after, name, (peer,))
     return after

@@ -82,7 +82,8 @@ def fold(start: Snapshot, runs: Iterable[RunRecord], through: int | None = None)
 
 
 def _after(known: Snapshot, run: RunRecord, limit: int) -> Snapshot:
-    happened = [(number, event) for number, event in run.happened() if number <= limit]
+    all_happened = tuple(run.happened())
+    happened = [(number, event) for number, event in all_happened if number <= limit]
     events = [event for _, event in happened]
     try:
         topology = replay(known.topology, events) if events else known.topology
@@ -101,7 +102,7 @@ def _after(known: Snapshot, run: RunRecord, limit: int) -> Snapshot:
         leftover=tuple(run.leftover()),
         departed=depart(known.departed, events) if events else known.departed,
         home=header.home or known.home,
-        calls_owed=_calls_after(known, run),
+        calls_owed=_calls_after(known, run, all_happened),
         trial=trial,
         config_digest=in_force or known.config_digest,
         signed=header.signed or known.signed,
@@ -176,12 +177,12 @@ def _owed_after(run: RunRecord, before: bool) -> bool:
     return before or any(isinstance(event, ToBabeld) for event in run.intended)
 
 
-def _calls_after(known: Snapshot, run: RunRecord) -> Owed:
+def _calls_after(known: Snapshot, run: RunRecord, happened: Iterable[tuple[int, Event]]) -> Owed:
     """The calls to come after a run: its events come before its calls."""
     ledger = Ledger(known.calls_owed, known.topology.links)
     of_others = {*range(len(run.noticed))} - {*run.header.leftover_noticed}
     foreign = {run.noticed_id(index) for index in of_others}
-    for number, event in run.happened():
+    for number, event in happened:
         ledger.happened(event, ours=number not in foreign)
     for result in run.calls:
         ledger.ended(result)

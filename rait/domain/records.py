@@ -381,9 +381,10 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         """The events known to have happened, in order, each with the number of its entry."""
         for index, event in enumerate(self.noticed):
             yield self.noticed_id(index), event
+        first = self.intended_id(0)
         for outcome in self.outcomes.values():
             if outcome.error is None:
-                yield self.intended_id(outcome.index), self.intended[outcome.index]
+                yield first + outcome.index, self.intended[outcome.index]
         yield from self.half_done.items()
 
     def leftover(self) -> Iterator[Event]:
@@ -555,7 +556,7 @@ def _run_of(entries: Sequence[tuple[Entry, Any]]) -> RunRecord:
             continue
         last_id = entry.id
         if kind in events:
-            _require_next(entry, 1 + sum(map(len, events.values())))
+            _require_next(entry, 1 + len(events["noticed"]) + len(events["intended"]))
             events[kind].append(payload)
         elif kind == "outcomes":
             outcomes |= _by_index(entry, payload, len(events["intended"]))
