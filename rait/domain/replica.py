@@ -27,11 +27,15 @@ class Change(Struct, frozen=True):
 
 
 class Replica(Struct, frozen=True):
-    """The entries at a revision of the registry ``cluster``: the line of each key in the list."""
+    """The entries at a revision of the registry ``cluster``: the line of each key in the list.
+
+    ``revisions`` has the revision that wrote each key last.
+    """
 
     cluster: int
     revision: int
     lines: Mapping[str, str]
+    revisions: Mapping[str, int] = {}
 
     @property
     def text(self) -> str:
@@ -40,7 +44,7 @@ class Replica(Struct, frozen=True):
 
     def told(self, changes: tuple[Change, ...], revision: int = 0) -> Replica:
         """The replica after these changes; without any, all up to ``revision`` is known."""
-        lines = dict(self.lines)
+        lines, revisions = dict(self.lines), dict(self.revisions)
         newest = self.revision if changes else max(self.revision, revision)
         for change in changes:
             if change.revision <= self.revision:
@@ -48,9 +52,25 @@ class Replica(Struct, frozen=True):
             newest = max(newest, change.revision)
             if change.line is None:
                 lines.pop(change.key, None)
+                revisions.pop(change.key, None)
             else:
                 lines[change.key] = change.line
-        return Replica(self.cluster, newest, lines)
+                revisions[change.key] = change.revision
+        return Replica(self.cluster, newest, lines, revisions)
+
+    def is_past_of(self, cluster: int, count: int, newest: Change | None) -> bool:
+        """Whether a registry that goes on from here had ``count`` keys, and wrote ``newest`` last.
+
+        One that was restored from a backup may have the same name, and after some writes it has the
+        same revisions again, with other changes.
+        """
+        if cluster != self.cluster or count != len(self.lines):
+            return False
+        if newest is None:
+            return count == 0
+        last = max(self.revisions.values(), default=0)
+        is_known = self.lines.get(newest.key) == newest.line
+        return is_known and self.revisions.get(newest.key) == newest.revision == last
 
 
 def key_at(lines: Sequence[str], line: int) -> str:

@@ -40,7 +40,18 @@ def plain(history: list[Change], revision: int) -> dict[str, str]:
 
 
 def read(history: list[Change], revision: int) -> Replica:
-    return Replica(1, revision, plain(history, revision))
+    written = {each.key: each.revision for each in history if each.revision <= revision}
+    lines = plain(history, revision)
+    return Replica(1, revision, lines, {key: written[key] for key in lines})
+
+
+def newest(history: list[Change], revision: int) -> Change | None:
+    """The key that a registry wrote last until a revision, of those that it had then."""
+    lines = plain(history, revision)
+    return next(
+        (c for c in reversed(history) if c.revision <= revision and c.line == lines.get(c.key, "")),
+        None,
+    )
 
 
 @given(histories(), st.data())
@@ -60,7 +71,7 @@ def test_any_tellings_of_a_history_give_what_there_is(
             before = replica
             replica = replica.told(tuple(history[at:stop]))
             assert replica.revision >= before.revision
-            assert replica.lines == plain(history, replica.revision)
+            assert replica == read(history, replica.revision)
             at = stop
         # Nothing else was written, which is known of a registry that is asked.
         if data.draw(st.booleans(), "asked"):
@@ -85,3 +96,19 @@ def test_each_line_of_the_text_tells_its_key(history: list[Change]) -> None:
     assert peers == [json.loads(replica.lines[key]) for key in sorted(replica.lines)]
     found = [key_at(replica.text.split("\n"), at) for at in range(len(peers) + 6)]
     assert found == ["", "", *sorted(replica.lines), *[""] * 4]
+
+
+@given(histories(), st.data())
+def test_a_registry_goes_on_from_its_own_past_alone(
+    history: list[Change], data: st.DataObject
+) -> None:
+    """One that was restored, and then wrote something else, has another newest key or number."""
+    at = data.draw(st.integers(1, history[-1].revision if history else 1), "known until")
+    known, lines = read(history, at), plain(history, at)
+    assert known.is_past_of(1, len(lines), newest(history, at))
+    back = data.draw(st.integers(0, at - 1), "restored to")
+    before = [each for each in history if each.revision <= back]
+    key = data.draw(KEYS, "written then")
+    other = [*before, Change(key, line(key, -1), data.draw(st.integers(back + 1, at)))]
+    found = plain(other, at)
+    assert not known.is_past_of(1, len(found), newest(other, at))

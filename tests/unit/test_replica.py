@@ -8,7 +8,8 @@ import pytest
 from rait.domain.replica import Change, Replica, key_at
 
 A, B = "A" * 43 + "=", "B" * 43 + "="
-START = Replica(7, 10, {A: '{"public_key":"' + A + '"}'})
+START = Replica(7, 10, {A: '{"public_key":"' + A + '"}'}, {A: 4})
+LAST = Change(A, START.lines[A], 4)
 
 
 def test_a_change_is_applied_once() -> None:
@@ -45,3 +46,32 @@ def test_a_line_tells_its_key(line: int, key: str) -> None:
 def test_a_text_of_another_kind_has_no_keys_in_its_lines() -> None:
     text = '{"peers": [\n\n{"public_key": "' + A + '"}\n]}'
     assert key_at(text.split("\n"), 3) == ""
+
+
+def test_it_is_the_past_of_a_registry_that_had_as_many_keys_and_the_same_newest_one() -> None:
+    assert START.is_past_of(7, 1, LAST)
+    assert Replica(7, 10, {}).is_past_of(7, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "count", "newest"),
+    [
+        (8, 1, LAST),
+        (7, 2, LAST),
+        (7, 0, None),
+        (7, 1, None),
+        (7, 1, Change(A, LAST.line, 3)),
+        (7, 1, Change(A, LAST.line, 5)),
+        (7, 1, Change(A, "another", 4)),
+        (7, 1, Change(B, LAST.line, 4)),
+    ],
+)
+def test_it_is_not_the_past_of_another(cluster: int, count: int, newest: Change | None) -> None:
+    assert not START.is_past_of(cluster, count, newest)
+
+
+def test_an_older_key_is_not_the_newest_one() -> None:
+    both = START.told((Change(B, "b", 11),))
+    assert both.is_past_of(7, 2, Change(B, "b", 11))
+    assert not both.is_past_of(7, 2, LAST)
+    assert both.told((Change(B, None, 12),)).is_past_of(7, 1, LAST)

@@ -20,12 +20,9 @@ Token = Annotated[str, Meta(pattern=r"\A[!-~]{1,8192}\Z")]
 
 
 class Header(Struct, frozen=True):
-    """``raft_term`` grows with each election."""
-
     cluster_id: int = 0
     member_id: int = 0
     revision: Number = 0
-    raft_term: Number = 0
 
 
 class KeyValue(Struct, frozen=True, gc=False):

@@ -193,8 +193,7 @@ class _Follower:
         self._url, self._name = url, display_name(url)
         self._target = parse(url, self._name)
         self._tell = tell
-        self._replica = Replica(0, 0, {})
-        self._term = 0
+        self._replica = Replica(0, 0, {}, {})
         self._must_read = True
         self._why = ""
         self._error: SourceError | None = None
@@ -222,11 +221,8 @@ class _Follower:
         """Take the changes that one member tells, until it fails."""
         async with anyio.create_task_group() as tasks:
             try:
-                standing = "another" if self._must_read else await self._standing(client)
-                if standing == "another":
+                if self._must_read or not await self._goes_on(client):
                     await self._read(client)
-                elif standing == "same":
-                    self._confirm()
                 tasks.start_soon(self._beat, client, tasks)
                 await self._hear(client)
             except MemberError as error:
@@ -237,7 +233,7 @@ class _Follower:
 
     async def _read(self, client: Client) -> None:
         found = await client.within(source.TIMEOUT, _read(client, MAX_BYTES))
-        self._must_read, self._term = False, found.header.raft_term
+        self._must_read = False
         self._heard_at = time.monotonic()
         self._take(_replica(found, self._target))
 
@@ -291,6 +287,26 @@ class _Follower:
             owed = self._replica
         tasks.cancel_scope.cancel()
 
+    async def _goes_on(self, client: Client) -> bool:
+        """Whether the member has what is known, and perhaps more.
+
+        A cluster that was restored from a backup may have the name of the one that it was, and be
+        past the known revision: so what it had at this revision is asked for.
+        """
+        known = self._replica
+        last = {"revision": known.revision, "sort_order": "DESCEND", "sort_target": "MOD"}
+        try:
+            found = await client.ask(_RANGE, _range(self._target) | last | {"limit": 1}, Range)
+        except RefusedError:  # this revision is compacted, or is still to come
+            return False
+        newest = next((_change(Event(each), self._target) for each in found.kvs), None)
+        header = found.header
+        if not known.is_past_of(header.cluster_id, found.count, newest):
+            return False
+        if header.revision == known.revision:
+            self._confirm()
+        return True
+
     async def _standing(self, client: Client) -> Literal["same", "newer", "another"]:
         """Whether the registry is as it is known, or newer, or has another history.
 
@@ -302,10 +318,8 @@ class _Follower:
         # ask for one that is not there is enough.
         found = await client.ask(_RANGE, {"key": keys["key"]}, Range)
         header = found.header
-        is_back = header.revision < known.revision or header.raft_term < self._term
-        if header.cluster_id != known.cluster or is_back:
+        if header.cluster_id != known.cluster or header.revision < known.revision:
             return "another"
-        self._term = header.raft_term
         if header.revision == known.revision:
             return "same"
         newer = {"keys_only": True, "min_mod_revision": known.revision + 1, "limit": 1}
@@ -338,9 +352,10 @@ async def _read(client: Client, limit: int) -> Range:
 
 
 def _replica(found: Range, target: Target) -> Replica:
-    keys = ((_name(each.key, target), each.value) for each in found.kvs)
-    lines = {key: line_of(key, value) for key, value in keys}
-    return Replica(found.header.cluster_id, found.header.revision, lines)
+    keys = {_name(each.key, target): each for each in found.kvs}
+    lines = {key: line_of(key, each.value) for key, each in keys.items()}
+    revisions = {key: each.mod_revision for key, each in keys.items()}
+    return Replica(found.header.cluster_id, found.header.revision, lines, revisions)
 
 
 def _name(key: bytes, target: Target) -> str:
