@@ -74,7 +74,7 @@ _SPAN = _option(
 
 
 _UP = """\
-Create, change and remove links until they are as rait.conf and the peers list say. Only what
+Make, change and remove links until they are as rait.conf and the peers list say. Only what
 differs is written: links that are right already are left alone, with their sessions. A second
 `rait up` writes nothing.
 
@@ -146,8 +146,8 @@ _DOWN_ON_EXIT = _flag("remove the links at the end, as `rait down`", "--down-on-
 
 
 _LIST = """\
-Show our links as they are now: this node's link-local address on each, and the peer's endpoint,
-last handshake and traffic.
+Show our links as they are now: this node's addresses on each, and the peer's endpoint, last
+handshake and traffic. `rait status` says whether they are live, which are missing, and why.
 """
 
 
@@ -293,7 +293,7 @@ _LOG_OPTIONS = (
 
 _REPLAY = """\
 Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
-the live system differs from it, and --apply makes the tunnels what they were, with today's private
+the live system differs from it, and --apply makes the links what they were, with today's private
 key from rait.conf.
 
 As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
@@ -309,7 +309,7 @@ _REPLAY_OPTIONS = (
     _option("--at", metavar="WHEN", help="a run's number, event:NUMBER, or a time (default: now)"),
     _either(
         _flag("show how the live system differs", "--diff"),
-        _flag("make the tunnels what they were", "--apply"),
+        _flag("make the links what they were", "--apply"),
     ),
     _YES,
     _SPAN,
@@ -319,7 +319,7 @@ _REPLAY_OPTIONS = (
 _ROLLBACK = """\
 Take one run back, by default the last that changed something. If later runs touched the same
 links, nothing is done without --force. The peers list is not changed: the next `rait up` makes the
-tunnels again what that list says.
+links again what that list says.
 
 As `rait up` does, the rollback stops with exit status 4 if it would end the sessions of more than
 half of at least four links; --yes lets it go on.
@@ -557,12 +557,12 @@ Read a private key from standard input and print its public key, as `wg pubkey` 
 
 
 COMMANDS: tuple[Row, ...] = (
-    ("up", ("u", "sync"), "create or sync the tunnels", "up:run", _UP, _UP_OPTIONS),
-    ("down", ("d",), "remove the tunnels", "down:run", _DOWN, (_ASSUME_GONE,)),
-    ("watch", (), "keep the tunnels in sync until stopped", "watch:run", _WATCH, (_DOWN_ON_EXIT,)),
-    ("list", ("l",), "show the tunnels", "list:run", _LIST, ()),
-    ("status", (), "show and check how the tunnels are", "status:run", _STATUS, (_STATUS_HOW,)),
-    ("metrics", (), "print metrics of the tunnels", "metrics:run", _METRICS, (_OUTPUT,)),
+    ("up", ("u", "sync"), "make, change and remove links", "up:run", _UP, _UP_OPTIONS),
+    ("down", ("d",), "remove our links", "down:run", _DOWN, (_ASSUME_GONE,)),
+    ("watch", (), "keep the links in sync until stopped", "watch:run", _WATCH, (_DOWN_ON_EXIT,)),
+    ("list", ("l",), "show our links, with their addresses", "list:run", _LIST, ()),
+    ("status", (), "show and check how the links are", "status:run", _STATUS, (_STATUS_HOW,)),
+    ("metrics", (), "print metrics of the links", "metrics:run", _METRICS, (_OUTPUT,)),
     ("plan", (), "show what `rait up` would do", "plan:run", _PLAN, _PLAN_OPTIONS),
     ("explain", (), "say why a link or peer is as it is", "explain:run", _EXPLAIN, (_WHAT,)),
     ("export-state", (), "print the state for `plan --against`", "plan:run_export", _EXPORT, ()),

@@ -6,6 +6,7 @@ directory of the configuration file, or to the working directory where it is no 
 
 from __future__ import annotations
 
+import os
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
@@ -113,6 +114,9 @@ def configured(url: str, *, key_required: bool = True, read: Read = source.read)
     try:
         return load_config(url, key_required=key_required, read=read)
     except SourceError as error:
+        if source.is_path(url) and not os.path.lexists(url):
+            why = f"{error}: write it, or name another one with -c or RAIT_CONFIG"
+            raise ConfigError(why) from None
         raise ConfigError(*error.args) from None
 
 
@@ -355,8 +359,9 @@ def _decoded(document: Document) -> tuple[tuple[Peer, ...], tuple[Problem, ...]]
 
 
 _PUBLISHED = (
-    "the list holds this node's own private key here, so everyone who can read the list knows it: "
-    "make a new key with `wg genkey`, and put the public key that `wg pubkey` makes of it into the "
+    "the list holds this node's own private key here. If rait.conf has a public key in place of "
+    "the private one, mend that. Else everyone who can read the list knows the private key: make a "
+    "new one with `rait genkey`, and put the public key that `rait pubkey` makes of it into the "
     "list"
 )
 

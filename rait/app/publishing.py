@@ -135,7 +135,7 @@ class Publisher:
             self._stands = {}  # the lease of what stands elsewhere ends
         self._url, self._lease = config.peers, config.watch.lease // SECOND
         if self._own is None or new.warnings != self._own.warnings:
-            warn(*new.warnings)
+            warn(*(f"warning: {line}" for line in new.warnings))
         self._own = new
         return ""
 

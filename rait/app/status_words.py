@@ -17,9 +17,8 @@ def summary(status: Status) -> str:
     parts = [_counted(status)]
     if (peers := status.peers) is not None:
         which = f" at revision {peers.revision}" if peers.revision else ""
-        parts.append(
-            f"peers list{which} confirmed {ago(peers.age)}{' (too old)' if peers.too_old else ''}"
-        )
+        age = "of unknown age" if peers.age is None else f"confirmed {ago(peers.age)}"
+        parts.append(f"peers list{which} {age}{' (too old)' if peers.too_old else ''}")
     if (last := status.last_change) is None:
         parts.append("no change in the journal")
     else:

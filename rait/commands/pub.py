@@ -35,7 +35,7 @@ def run(options: Options, arguments: Namespace) -> int:
         "json" if arguments.json else arguments.format or (suffix if suffix in WRITERS else "hcl")
     )
     entry = own(loaded, kind, "" if to == source.STDIN else to)
-    warn(*loaded.warnings, *entry.warnings)
+    warn(*(f"warning: {line}" for line in (*loaded.warnings, *entry.warnings)))
     if to == source.STDIN:
         print_text(entry.text.removesuffix("\n"))
     else:
@@ -60,7 +60,7 @@ def _to_registry(options: Options, arguments: Namespace) -> int:
     else:
         entry = own(loaded, "json")
         text = entry.text
-        warn(*loaded.warnings, *entry.warnings)
+        warn(*(f"warning: {line}" for line in (*loaded.warnings, *entry.warnings)))
     put = source.publish(url, key, text, lease)
     name = f"{source.display_name(url).partition('?')[0].rstrip('/')}/{key}"
     result, told = _told(put, lease, withdraw=arguments.withdraw)

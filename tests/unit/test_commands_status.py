@@ -117,7 +117,7 @@ def test_the_rates_have_columns_under_watch_alone() -> None:
         ),
         (
             of(peers=PeersAge(None, too_old=True), last_change=structs.replace(CHANGE, repeated=4)),
-            "no links; peers list confirmed at an unknown time (too old); last change 1m ago: up, "
+            "no links; peers list of unknown age (too old); last change 1m ago: up, "
             "done, repeated 4 times",
         ),
         (

@@ -266,7 +266,7 @@ def test_unknown_keys_inside_blocks():
 
 
 def test_a_private_key_or_a_file_with_one():
-    assert "wg genkey" in error(private_key=...).message
+    assert "rait genkey" in error(private_key=...).message
     assert "both given" in error(private_key_file="x").message
 
 

@@ -184,7 +184,6 @@ def test_object_values_that_are_expressions_name_their_own_key():
         ("[a]\nx = " + "[" * 3000 + "]" * 3000 + "\n", "nested too deep"),
         ('{"a": 1', "x.conf:1:8: not valid JSON"),
         ('{"a": ' + "[" * 100000, "nested too deep"),
-        ("<html><body>Not found</body></html>", "x.conf:1:1: not valid TOML"),
     ],
 )
 def test_syntax_errors_name_the_place(text, says):
@@ -369,3 +368,9 @@ def test_a_place_in_a_list_of_many_keys_is_one_of_them():
 def test_a_file_called_as_a_registry_has_lines_as_any_other(name: str) -> None:
     document = formats.parse('{"peers": [\n{"SendPort": 1}\n]}\n', name)
     assert document.location(("peers", 0, "SendPort")) == f"{name}:2: peers[0].SendPort"
+
+
+@pytest.mark.parametrize("name", ["x.conf", "x.toml", "https://example.org/x.hcl"])
+def test_a_web_page_in_the_place_of_a_file_is_named_as_one(name: str) -> None:
+    page = "\n<!DOCTYPE html><html><head><title>Sign in</title><style>p { x }</style></head></html>"
+    assert refused(page, name).startswith(f"{name}:1: this is a web page")

@@ -21,6 +21,7 @@ from rait.adapters.keys import KeyPair
 from rait.app.load import (
     Loaded,
     LoadedPeers,
+    configured,
     load_config,
     load_key,
     load_peers,
@@ -168,6 +169,11 @@ def test_a_peers_file_that_is_not_there_is_told_with_who_names_it(directory, tex
     with pytest.raises(SourceError) as caught:
         load_peers(loaded)
     assert str(caught.value).startswith(f"{directory}/{where.format(directory)}")
+
+
+def test_who_has_no_configuration_yet_is_told_what_to_do(directory):
+    with pytest.raises(ConfigError, match="no such file: write it, or name another one with -c"):
+        configured(f"{directory}/none.conf")
 
 
 def test_both_a_key_and_its_file_name_the_line(directory):
@@ -430,7 +436,8 @@ def test_a_list_with_our_private_key_is_refused_at_its_place(directory, old, new
     text = told(directory, PEERS.replace(old, new))
     assert text.startswith(f"peers.toml:{line}: ")
     assert "this node's own private key" in text
-    assert "wg genkey" in text
+    assert "rait genkey" in text
+    assert "public key in place of" in text
     assert PRIVATE[1:20] not in text
     assert HEX not in text.lower()
 

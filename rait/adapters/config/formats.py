@@ -60,6 +60,11 @@ def parse(text: str, name: str) -> Document:
     Raises SourceError with name, line and column of what cannot be parsed. The message quotes
     nothing of the text but keys.
     """
+    if text.lstrip().startswith("<"):
+        raise SourceError(
+            f"{name}:1: this is a web page (HTML or XML), and no HCL, TOML or JSON: a URL has to "
+            "lead to the file itself"
+        )
     # The prefix of keys in etcd may end in anything.
     suffixes = {} if is_live(name) else _PARSERS
     parsers = (parser for suffix, parser in suffixes.items() if name.lower().endswith(suffix))

@@ -50,6 +50,7 @@ from rait.domain.errors import SourceError
 REDIRECTS = 5
 MAX_SHOWN = 500
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _BYTES = re.compile(r"\bbytearray\(b(.*)\)", re.DOTALL)
 """How h11 quotes what a server sent: as a Python literal, which no user wants to read."""
 _GZIP = ("gzip", "x-gzip")
@@ -277,6 +278,6 @@ def reason(error: BaseException) -> str:
 
 
 def scrubbed(error: BaseException) -> str:
-    """What an error says, without credentials, and without Python's way to write bytes."""
-    text = _BYTES.sub(r"\1", str(error))
+    """What an error says, without credentials, its number, and Python's way to write bytes."""
+    text = _ERRNO.sub("", _BYTES.sub(r"\1", str(error)))
     return _CREDENTIALS.sub("//", text) or type(error).__name__
