@@ -10,6 +10,7 @@ from rait.adapters.journal.store import Journal
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded, LinkRemoved
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
+from tests.unit.played import Played, play
 
 
 @pytest.fixture
@@ -32,3 +33,9 @@ def journaled(rait: Rait) -> Rait:
             run.finish("done")
         journal.begin(header(str(rait.conf), "down"), (), (LinkRemoved(link("w1")),))
     return rait
+
+
+@pytest.fixture
+def kernel(rait: Rait, monkeypatch: pytest.MonkeyPatch) -> Played:
+    """What ``rait`` sees and changes from now on; it is to have a link to each of PEERS."""
+    return play(monkeypatch, rait)
