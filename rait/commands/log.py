@@ -7,13 +7,13 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from rait.adapters.journal.file import check_is_journal
 from rait.adapters.journal.reader import JournalReader
-from rait.adapters.journal.store import Journal, Pruning
 from rait.adapters.journal.verify import VerifyReport
 from rait.app.inputs import lock_path, locked
 from rait.app.load import configured
@@ -39,6 +39,9 @@ from rait.domain.events import Event, LinkPlaced, peers_named
 from rait.domain.records import RunRecord
 from rait.domain.signed import which_list
 from rait.terminal import DONE, FAILED, print_json, print_result, to_json
+
+if TYPE_CHECKING:
+    from rait.adapters.journal.appender import Pruning
 
 POLL_SECONDS = 0.5
 
@@ -217,6 +220,9 @@ def _prune(options: Options, journal: JournalRef, keep: int) -> Pruning:
 
     Where there is no journal yet, none is made.
     """
+    from rait.adapters.journal.appender import Pruning
+    from rait.adapters.journal.store import Journal
+
     if JournalReader(journal.path).absence():
         return Pruning()
     check_is_journal(journal.path)

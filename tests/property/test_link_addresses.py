@@ -19,7 +19,7 @@ from rait.domain.events import Event, LinkUpdated, replay
 from rait.domain.history import LastKnown
 from rait.domain.ownership import Scope
 from rait.domain.plan import link_local
-from rait.domain.reconcile import own_settings, reconcile
+from rait.domain.reconcile import reconcile
 from rait.domain.topology import (
     Device,
     Link,
@@ -29,6 +29,7 @@ from rait.domain.topology import (
     Topology,
     is_link_local,
 )
+from rait.domain.views import own_settings
 from tests.property import strategies as some
 
 DERIVED = link_local(some.OWN_KEY, some.PEER_KEYS[0], "ip4")

@@ -7,7 +7,7 @@ import json
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal.store import Pruning
+from rait.adapters.journal.appender import Pruning
 from rait.adapters.journal.verify import VerifyReport
 from rait.commands.log import (
     Query,
