@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from rait.adapters.journal import store as journal_module
+from rait.adapters.journal import appender
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.domain import records
@@ -103,7 +103,7 @@ problems = st.dictionaries(text, st.sampled_from(("refused", "port \udc80 taken"
 def _many_snapshots() -> Iterator[None]:
     """Snapshots every few runs, so that the laws are also those of what starts from one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal_module, "SNAPSHOT_EVERY", 8)
+        patch.setattr(appender, "SNAPSHOT_EVERY", 8)
         yield
 
 

@@ -17,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from rait.adapters.journal import file as journal_file
-from rait.adapters.journal import store as journal_module
+from rait.adapters.journal import appender
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.domain import records
@@ -286,7 +286,7 @@ def test_events_that_contradict_each_other_are_named(journal: Journal) -> None:
 def test_memory_begins_at_the_last_snapshot(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 10)
+    monkeypatch.setattr(appender, "SNAPSHOT_EVERY", 10)
     runs = [add(journal, f"l{number}") for number in range(12)]
     kinds = [entry.kind for entry in entries_of(journal)]
     assert kinds.count("snapshot") == 3
@@ -299,7 +299,7 @@ def test_memory_begins_at_the_last_snapshot(
 def test_snapshots_take_no_more_than_two_thirds_of_a_journal(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 10)
+    monkeypatch.setattr(appender, "SNAPSHOT_EVERY", 10)
     many = [LinkAdded(link(f"many{number}")) for number in range(50)]
     journal.begin(header(), many, ()).finish("done")
     for number in range(60):
@@ -788,7 +788,7 @@ def test_what_is_too_old_goes_by_itself_now_and_then(
         assert journal.last_known(SCOPE) == memory
         assert len(journal.runs()) == 2
         assert journal.verify().ok
-        monkeypatch.setattr(journal_module, "_droppable", lambda *_, **__: pytest.fail("again"))
+        monkeypatch.setattr(appender, "droppable", lambda *_, **__: pytest.fail("again"))
         assert journal.prune_old(1000).runs == 0
 
 
@@ -813,7 +813,7 @@ def test_a_crash_that_nobody_dealt_with_does_not_keep_all_that_came_later(path: 
 def test_what_a_run_is_unsure_of_outlasts_a_snapshot(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 1)
+    monkeypatch.setattr(appender, "SNAPSHOT_EVERY", 1)
     run = journal.begin(header(), (), [LinkAdded(link("a"))])
     run.record([Outcome(0, "EBUSY")])
     run.finish("failed", unsure=[0])
