@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from rait.adapters.journal import file as journal_file
 from rait.adapters.journal import appender
+from rait.adapters.journal import file as journal_file
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.domain import records
