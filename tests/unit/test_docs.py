@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from rait.adapters.config import formats
-from rait.adapters.keys import public_key
+from rait.cli import main
 from rait.domain.check import RULES
 from rait.domain.config.decode_config import decode_config
 from rait.domain.config.decoding import ALIASES
@@ -22,11 +22,11 @@ from rait.domain.config.schema import (
     Peer,
     PeerEndpoint,
     Policy,
-    Secret,
     Transport,
     Watch,
 )
 from rait.domain.plan import link_local
+from tests.unit.command_line import PRIVATE
 
 MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
 BLOCKS: dict[str, type[Struct]] = {
@@ -122,14 +122,24 @@ def test_every_variable_of_the_environment_is_in_the_manual() -> None:
     assert read <= keys_told("Environment")
 
 
-def test_the_quick_start_shows_what_its_own_files_give() -> None:
-    readme = (MANUAL.parents[1] / "README.md").read_text()
-    private = re.search(r'^private_key = "(\S+)"', readme, re.M)
-    others, own = re.findall(r'^PublicKey = "(\S+)"', readme, re.M)
-    assert private is not None
-    assert own == public_key(Secret(private[1]))
-    address = link_local(others, own, "ip4").partition("/")[0]
-    assert f"ping -c 1 {address}%rait4x50221" in readme
+def test_the_quick_start_shows_what_its_own_files_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = (MANUAL.parents[1] / "README.md").read_text().partition("## Quick start")[2]
+    written = re.search(r"^cat > \S+ <<END\n(.*?)^END", start, re.M | re.S)
+    entries = re.search(r"^```toml\n(.*?)\n\n(.*?)^```", start, re.M | re.S)
+    assert written is not None
+    assert entries is not None
+    (tmp_path / "key").write_text(PRIVATE)
+    conf = tmp_path / "rait.conf"
+    conf.write_text(written[1].replace("/etc/rait/key", "key"))
+    assert main(["-c", str(conf), "pub", "--format", "toml"]) == 0
+    assert capsys.readouterr().out.strip() == entries[1]
+    own, other = (re.search(r'^PublicKey = "(\S+)"', entry, re.M) for entry in entries.groups())
+    assert own is not None
+    assert other is not None
+    address = link_local(other[1], own[1], "ip4").partition("/")[0]
+    assert f"ping -c 1 {address}%rait4x50221" in start
 
 
 def test_every_rule_of_a_check_is_in_the_page_for_registries() -> None:
