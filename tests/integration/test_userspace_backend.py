@@ -516,6 +516,36 @@ def test_a_program_that_goes_to_the_background(
     assert node.traces() == []
 
 
+def test_a_program_that_somebody_else_started_meanwhile_is_left_alone(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another rait does, with a journal and so with a lock of its own.
+
+    It removes the socket of ours, which has just made it, and ours ends.
+    """
+    link, theirs, key = node.link(0, port=20000), tmp_path / "theirs", machine.genkey()[0]
+    theirs.write_text(key)
+    path = uapi.socket_path(link.name)
+    started = f'env -i WG_PROCESS_FOREGROUND=1 PATH="$PATH" wireguard-go {link.name}'
+    await_it = f"until wg set {link.name} private-key {theirs}; do sleep 0.01; done"
+    robbed = program(
+        tmp_path / "robbed",
+        f'[ ! -S {path} ] || exec wireguard-go "$1"\n'
+        f"{started} >/dev/null 2>&1 & {await_it} 2>/dev/null",
+    )
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, robbed)
+
+    (error,) = node.apply(LinkAdded(link))
+
+    pid = pid_of(link)
+    try:
+        assert error is not None
+        assert "busy" in error or "in use" in error
+        assert machine.wg("show", link.name, "private-key") == key
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_a_program_of_a_killed_run_that_comes_up_first_is_ended(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,17 +563,17 @@ def test_a_program_of_a_killed_run_that_comes_up_first_is_ended(
     assert len(machine.wireguard_processes(link.name)) == 1
 
 
+LOST = "ERROR: (x) 2026/01/31 17:05:00 Failed to listen on uapi socket: no such file or directory"
+
+
+@pytest.mark.parametrize("end", [f'echo "{LOST}" >&2; exit 1', "exit 0"])
 def test_a_program_whose_socket_somebody_removed_is_started_again(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     link, began = node.link(0, port=20000), tmp_path / "began"
-    said = (
-        "ERROR: (x) 2026/01/31 17:05:00 Failed to listen on uapi socket: no such file or directory"
-    )
     robbed = program(
         tmp_path / "robbed",
-        f'[ -e {began} ] || {{ touch {began}; echo "{said}" >&2; exit 1; }}\n'
-        'exec wireguard-go "$1"',
+        f'[ -e {began} ] || {{ touch {began}; {end}; }}\nexec wireguard-go "$1"',
     )
     monkeypatch.setenv(process.PROGRAM_VARIABLE, robbed)
 

@@ -9,7 +9,8 @@ How a program is started (``Start``):
 1. rait starts it in the transit namespace, where its UDP socket then lives, with its output in a
    file in memory. wireguard-go is asked to stay in the foreground, so rait knows its process.
 2. rait polls the socket until the program of that process answers. A program that goes to the
-   background instead ends with status 0, and answers as another process.
+   background instead ends with status 0, and another process of it holds the tun. rait knows that
+   by the environment that it gave to the program: somebody else may start one for the same name.
 3. If the program ends with an error, or does not answer in time, it is ended, and the last line of
    its output is the reason. Otherwise the file of its output is sealed, so that it cannot grow.
 
@@ -61,6 +62,9 @@ _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
 """The time in a log line of wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) or boringtun."""
+_MARK_VARIABLE = "RAIT_START"
+"""The variable by which rait knows the processes of a program that it has just started."""
+
 _TUNGETDEVNETNS = 0x54E3
 """The ioctl for a descriptor of a tun's namespace: _IO('T', 227) in linux/if_tun.h."""
 
@@ -70,7 +74,7 @@ class StartError(RaitError):
 
 
 class SocketLostError(StartError):
-    """Somebody removed a program's socket when the program had made it and did not listen yet.
+    """Somebody removed a program's socket when the program had just made it.
 
     `wg show` does so: it takes a socket that refuses a connection for one of a program that ended.
     """
@@ -295,6 +299,7 @@ class Start:
         self.name = name
         self._program = program
         self._transit = transit
+        self._mark = os.urandom(8).hex()
         # A file in memory for its output, as writing to a pipe would fail when rait has ended.
         self._log = os.memfd_create(f"{name}.log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -306,7 +311,7 @@ class Start:
                 self._child = subprocess.Popen(
                     [*out_of_service(), program, ifname_bytes(name)],
                     cwd="/",
-                    env=_environment(),
+                    env=_environment() | {_MARK_VARIABLE: self._mark},
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
@@ -342,12 +347,23 @@ class Start:
             self._child.poll()
         if status != 0:
             return  # whoever holds the tun now is another program, which was there first
-        # The program went to the background, and has another id.
-        own = self._transit.identity
-        found = hold_owner(self.name, 0, lambda owner: own in (owner.transit, owner.home))
-        if found is not None:
+        if (found := self._in_background()) is not None:
             with found:
                 end(self.name, found)
+
+    def _in_background(self) -> Process | None:
+        """The process that holds the tun, with another id, of a program that went there."""
+        held = (_hold(pid, self.name, lambda _: True) for pid in self._pids())
+        return next(filter(None, held), None)
+
+    def _pids(self) -> Iterator[int]:
+        """The processes that have the environment that we gave to the program."""
+        from rait.adapters.netns_names import pids
+
+        for pid in pids():
+            with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+                if f"{_MARK_VARIABLE}={self._mark}".encode() in file.read().split(b"\0"):
+                    yield pid
 
     def _connected(self) -> uapi.Client:
         """Wait until our own program listens, not one that listened there before."""
@@ -359,11 +375,16 @@ class Start:
             other = None
             with suppress(*uapi.NOBODY):
                 client = uapi.Client(self.name)
-                # Status 0: the program went to the background, and listens as another process.
-                if status == 0 or client.pid == self._child.pid:
+                if client.pid == self._child.pid:
+                    return client
+                if status == 0 and (found := self._in_background()) is not None:
+                    found.close()
                     return client
                 client.close()
                 other = client.pid
+            if status == 0 and not any(self._pids()):
+                # So wireguard-go ends when somebody has removed its socket.
+                raise SocketLostError(*self._failed("ended with status 0").args)
             if time.monotonic() > deadline:
                 if other is not None:
                     path = uapi.socket_path(self.name)
