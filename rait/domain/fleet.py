@@ -28,6 +28,7 @@ from msgspec import Struct, structs
 
 from rait.domain.alike import grouped, like, standing_for, weight, with_those_beside
 from rait.domain.config.schema import Peer
+from rait.domain.errors import SourceError
 from rait.domain.events import Event
 from rait.domain.fleet_nodes import (
     VERSIONS,
@@ -89,19 +90,32 @@ class FleetChange(Struct, frozen=True):
         return tuple(pair for pair in self.pairs if pair.outcome == "interrupted")
 
 
+MOST_PAIRS = 10_000_000
+"""So many pairs of nodes are judged in 1 GB; twice as many nodes have four times as many."""
+
+
 def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
-    """What becomes of each node and pair when all nodes go from one version to the other."""
+    """What becomes of each node and pair when all nodes go from one version to the other.
+
+    Raises SourceError for a change of more than MOST_PAIRS.
+    """
     nodes = matched(old, new)
     registries: Registries = {"old": [m.peer for m in old], "new": [m.peer for m in new]}
     planning = _Planning(nodes, registries)
-    pairs = list(judged(nodes))
     still = sum(not node.group.is_near for node in nodes)
+    far = still * (still - 1) // 2
+    if (near := len(nodes) * (len(nodes) - 1) // 2 - far) > MOST_PAIRS:
+        raise SourceError(
+            f"the change is of {near} pairs of nodes, and rait judges {MOST_PAIRS} at the most: "
+            "change fewer nodes at once"
+        )
+    pairs = list(judged(nodes))
     changes = (pair for pair in pairs if pair.outcome != "kept")
     return FleetChange(
         nodes=len(nodes),
         node_changes=tuple(planning.changes()),
         pairs=tuple(changes),
-        kept=still * (still - 1) // 2 + sum(pair.outcome == "kept" for pair in pairs),
+        kept=far + sum(pair.outcome == "kept" for pair in pairs),
         order=_order(pairs),
     )
 

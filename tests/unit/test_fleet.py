@@ -7,7 +7,9 @@ import base64
 import pytest
 from msgspec import structs
 
+from rait.domain import fleet
 from rait.domain.config.schema import Config, Isolation, Match, Peer, PeerEndpoint, Policy
+from rait.domain.errors import SourceError
 from rait.domain.events import LinkAdded, LinkRemoved, PeerUpdated
 from rait.domain.fleet import FleetChange, fleet_change, split
 from rait.domain.fleet_nodes import end_of, fleet_of, implied_config
@@ -57,6 +59,14 @@ def test_an_entry_implies_a_transport_for_each_family() -> None:
 def test_nothing_changes_nothing_whatever_the_order_of_the_entries() -> None:
     found = change([A, B, C], [C, A, B])
     assert (found.nodes, found.kept, found.pairs, found.node_changes) == (3, 3, (), ())
+
+
+def test_a_change_of_too_many_pairs_is_refused_before_it_takes_all_memory(monkeypatch) -> None:
+    monkeypatch.setattr(fleet, "MOST_PAIRS", 3)
+    several = [peer(number) for number in range(1, 6)]
+    assert len(change(several[:3], several[:4]).pairs) == 3, "those of the node that came"
+    with pytest.raises(SourceError, match="is of 4 pairs of nodes, and rait judges 3 at the most"):
+        change(several[:4], several)
 
 
 def test_a_node_that_comes_or_goes_makes_or_removes_its_pairs_alone() -> None:
