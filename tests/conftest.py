@@ -11,8 +11,31 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.tiers import why_not
+
+# How many examples hypothesis tries: hundreds in CI.
+settings.register_profile(
+    "quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "ci",
+    max_examples=500,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "mutate",
+    max_examples=100,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate, Phase.target),
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "quick"))
 
 REAL_TIERS = ("userspace", "kernel")
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -431,6 +432,8 @@ def test_readers_beside_a_writer_that_comes_and_goes_see_whole_runs(path: Path) 
     for number in range(40):
         with Journal.open(path) as journal:
             add(journal, f"l{number}")
+    while len(seen) < 2 and not troubles:
+        time.sleep(0.01)
     done.set()
     reader.join()
     assert troubles == []
