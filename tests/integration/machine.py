@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,19 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 NETNS_DIR = Path("/run/netns")
 UAPI_DIR = Path("/var/run/wireguard")
 
+PATIENCE = 180
+"""Seconds until what is to come about by itself is given up: an emulated machine, or one that is
+busy with other things, is slow."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition to hold."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come about: {what}"
+        time.sleep(0.1)
 
 
 def setns(path: Path | str) -> None:
@@ -80,6 +93,12 @@ def wg(*arguments: str, netns: str | None = None, stdin: str = "") -> str:
     return run(["wg", *arguments], netns, stdin=stdin).strip()
 
 
+def wg_dump(netns: str) -> str:
+    """What wg(8) has of all links. One that ends meanwhile is missing, which is no error here."""
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    return start(["wg", "show", "all", "dump"], netns, stdout=pipe, stderr=null).communicate()[0]
+
+
 def genkey() -> tuple[str, str]:
     """A new private key and its public one."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -98,6 +117,37 @@ def processes() -> dict[int, list[str]]:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 found[int(entry.name)] = words
     return found
+
+
+def thread_states(pid: int) -> list[str]:
+    """The state of each thread of a process (proc_pid_stat(5))."""
+    states = []
+    for each in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(each.read_text().rpartition(")")[2].split()[0])
+    return states
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has let go of all that it had, as its sockets and its tun.
+
+    Its arguments are gone before that, and its first thread may be a zombie while others go on.
+    """
+    return thread_states(pid) in ([], ["Z"])
+
+
+def end(number: int, *pids: int) -> None:
+    """Send processes a signal that ends them, and wait until they have ended."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    eventually(lambda: all(map(has_ended, pids)), f"processes {pids} have ended")
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait until each of its threads is stopped, which takes a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: set(thread_states(pid)) == {"T"}, f"process {pid} is stopped")
 
 
 def wireguard_processes(tag: str) -> list[int]:
@@ -123,25 +173,20 @@ def remove_netns(name: str) -> None:
     if not path.exists():
         return
     inode = path.stat().st_ino
+    inside = []
     for pid in processes():
         with contextlib.suppress(OSError):
             if pid != os.getpid() and Path(f"/proc/{pid}/ns/net").stat().st_ino == inode:
-                os.kill(pid, signal.SIGKILL)
+                inside.append(pid)
+    end(signal.SIGKILL, *inside)
     subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 def remove_wireguard(tag: str) -> None:
     """End the userspace programs that a test left behind, and remove their sockets."""
-    for pid in wireguard_processes(tag):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    end(signal.SIGKILL, *wireguard_processes(tag))
     for name in uapi_sockets(tag):
         (UAPI_DIR / f"{name}.sock").unlink(missing_ok=True)
-
-
-PATIENCE = 180
-"""Seconds until what is to come about by itself is given up: an emulated machine, or one that is
-busy with other things, is slow."""
 
 
 def start_ping(netns: str, *arguments: str) -> subprocess.Popen[str]:

@@ -8,13 +8,13 @@ import os
 import re
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rait.domain.config.schema import DEFAULT_BABELD_PARAM
 from tests.integration import machine
+from tests.integration.machine import eventually
 
 PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
 """What rait has babeld do on each link, with hellos to suit a test."""
@@ -22,14 +22,6 @@ PARAM = f"{DEFAULT_BABELD_PARAM} hello-interval 1"
 GUIDE = Path(__file__).parents[2] / "docs" / "routing.md"
 
 _namespaces = itertools.count(1)
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition to hold."""
-    deadline = time.monotonic() + machine.PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"did not come about: {what}"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -90,6 +82,12 @@ def babeld_block(
     return "\n".join(["babeld {", *lines, "}"]) + "\n"
 
 
+def listens(path: str) -> bool:
+    """Whether a program listens on a socket, which is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
 class Babeld:
     """A running babeld, configured as the guide has it, with its control socket at ``socket``.
 
@@ -120,8 +118,7 @@ class Babeld:
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(self.socket) == 0
+        return listens(self.socket)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -137,7 +134,7 @@ class Bird:
         file.write_text(configuration)
         command = ["bird", "-f", "-c", str(file), "-s", self.socket]
         self.process = machine.start(command, netns)
-        eventually(lambda: Path(self.socket).exists() or self.process.poll(), "BIRD's socket")
+        eventually(lambda: listens(self.socket) or self.process.poll(), "BIRD's socket")
         assert self.process.poll() is None
 
     def show(self, *what: str) -> list[list[str]]:

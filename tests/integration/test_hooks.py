@@ -183,13 +183,13 @@ def test_however_commands_hang_or_fail_the_run_goes_on(node: Node, hook: Hook) -
         f"{links['b']}) head -c 300000 /dev/zero | tr '\\0' x; echo the end; kill -9 $$;;\n"
         "*) yes & sleep 1000 & exit 0;; esac"
     )
-    hook.configure(timeout=10)
+    hook.configure(timeout=20)
     write_peers(node, A, B, C)
     result = node.rait("up", "--json")
     assert result.status == 3, result
     errors = {call["link"]: call["error"] for call in result.json["calls"]}
     assert errors == {
-        links["a"]: "it did not end within 10 s, and was killed",
+        links["a"]: "it did not end within 20 s, and was killed",
         links["b"]: "it was killed by SIGKILL",
         links["c"]: None,
     }
@@ -230,7 +230,7 @@ def test_a_change_that_is_taken_back_calls_the_commands_of_that(node: Node, hook
     sync(node, A)
     hook.calls()
     write_peers(node, B)
-    assert node.rait("up", "--yes", "--confirm", "1m").status == 0
+    assert node.rait("up", "--yes", "--confirm", "1h").status == 0
     assert hook.calls() == [f"added {b} up", f"removed {a} down"]
     assert node.rait("confirm", "--back").status == 0
     eventually(lambda: node.rait("log", "--json").out.count("\n") == 3, "the change is taken back")
@@ -325,7 +325,7 @@ def test_sigterm_ends_the_commands_and_the_next_run_calls_them(node: Node, hook:
     hook.writes(f"echo $$ > {pids}; sleep 1000")
     write_peers(node, A)
     running = node.start("up")
-    eventually(pids.exists, "the command runs")
+    eventually(lambda: pids.exists() and pids.read_text(), "the command runs")
     os.kill(running.pid, signal.SIGTERM)
     assert running.wait().status == -signal.SIGTERM
     eventually(lambda: not is_alive(pids.read_text().strip()), "the command is ended")

@@ -22,7 +22,6 @@ from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.routing import eventually
 from tests.integration.strangers import link_of, links_of, strangers, sync
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
@@ -254,7 +253,7 @@ def test_a_link_of_ours_that_no_journal_knows_is_not_called_a_strangers(
     (pid,) = machine.wireguard_processes(node.tag)
     assert "not ours" not in result.err
     assert f"`kill {pid}`" in result.err
-    os.kill(pid, signal.SIGTERM)
-    eventually(lambda: not machine.uapi_sockets(node.tag), "the program has not ended")
+    machine.end(signal.SIGTERM, pid)
+    assert not machine.uapi_sockets(node.tag)
     node.up()
     node.assert_has_exactly({name})

@@ -134,7 +134,7 @@ def test_a_link_of_the_other_that_does_not_answer_is_its_own_affair(node: Node) 
     second.knows(C)
     assert second.rait("up").status == 0
     (pid,) = machine.wireguard_processes(second.links(C).pop())
-    os.kill(pid, signal.SIGSTOP)
+    machine.stop(pid)
     try:
         result = node.rait("up", "--json")
         no_change(result)

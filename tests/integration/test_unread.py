@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,10 @@ def stopped(node: Node) -> Iterator[str]:
     sync(node, A, B)
     name = link_of(node, A)
     pid = pid_of(name)
-    os.kill(pid, signal.SIGSTOP)
+    machine.stop(pid)
     yield name
-    os.kill(pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_program_that_does_not_answer_is_named_by_down(node: Node, stopped: str) -> None:

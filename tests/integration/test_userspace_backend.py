@@ -36,7 +36,6 @@ from rait.domain.events import (
 )
 from rait.domain.topology import Device, Endpoint, Link, LinkPeer, LinkSettings, Origin, Topology
 from tests.integration import machine
-from tests.integration.routing import eventually
 
 pytestmark = pytest.mark.userspace
 
@@ -338,8 +337,8 @@ def test_removal_in_a_lost_namespace(node: Node) -> None:
 def test_a_killed_program_is_seen_as_gone_and_made_again(node: Node) -> None:
     link = node.link(0, port=20000)
     node.must(LinkAdded(link))
-    os.kill(pid_of(link), signal.SIGKILL)
-    eventually(lambda: link.name not in rtnl.interfaces(node.target_ns), "the tun is gone")
+    machine.end(signal.SIGKILL, pid_of(link))
+    assert link.name not in rtnl.interfaces(node.target_ns)
     assert machine.uapi_sockets(node.tag) == [link.name]
     assert node.links() == {}
 
