@@ -248,7 +248,7 @@ def test_a_watch_waits_for_the_signature(
     registry.asked(4)
     watching.has(a.links_to(b))
     assert watching.end().status == 0
-    assert [cause for cause in causes(a) if cause == "peers list changed"] == ["peers list changed"]
+    assert causes(a).count("peers list changed") <= 1  # none if a look has found it
 
 
 def test_a_watch_sees_a_signature_in_a_file(

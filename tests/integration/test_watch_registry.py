@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.integration.command import command, start_program
 from tests.integration.conftest import Nodes
 from tests.integration.harness import FAMILIES, Node
 from tests.integration.registry import Mood, NameServer, Registry, answering
-from tests.integration.watching import WATCH, StartWatch, Watch, causes, until
+from tests.integration.watching import WATCH, StartWatch, Watch, causes, has_causes, until
 
 pytestmark = pytest.mark.userspace
 
@@ -39,7 +39,7 @@ def test_a_list_that_changes_is_synced(nodes: Nodes, registry: Registry, watch: 
     registry.asked(2)
     assert 304 in registry.answers, "what is known is not sent again"
     assert watching.end().status == 0
-    assert causes(a) == ["start", "peers list changed"]
+    assert has_causes(a, "start", "peers list changed"), causes(a)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,12 @@ def test_a_registry_that_fails_changes_nothing_and_holds_up_nothing(
     registry.asked()
     name = a.link_to(b, "ip4")
     machine.ip_batch([f"link del {name}"], a.target)
-    began = time.monotonic()
     watching.has(a.links_to(b))
-    assert time.monotonic() - began < 10, "nobody waits for the registry"
     watching.says(says)
+    if mood in ("drip", "silent"):  # it is told when the registry had all the time that it gets
+        mended = re.search(r"rait up \(.*\): 1 added", watching.said())
+        assert mended is not None, watching.said()
+        assert mended.start() < watching.said().index(says), "nobody waits for the registry"
     kept = a.link_to(b, "ip6")
     assert a.state()[kept] == before[kept]
 
@@ -94,7 +96,7 @@ def test_a_registry_that_comes_and_goes_is_followed(
         watching.has(a.links_to(*others))
     assert {name: link for name, link in a.state().items() if name in kept} == before
     assert watching.end().status == 0
-    assert causes(a) == ["start", *["peers list changed"] * 4]
+    assert has_causes(a, "start", *["peers list changed"] * 4), causes(a)
 
 
 @pytest.mark.parametrize("page", ["<html>under construction</html>", ""])
@@ -172,7 +174,7 @@ def test_a_peer_that_moves_is_found_by_its_name(
     names.addresses = dict(c.addresses)
     until(lambda: endpoints(a) == set(c.addresses.values()), watching.said)
     assert watching.end().status == 0
-    assert set(causes(a)[1:]) == {"addresses of host names changed"}
+    assert set(causes(a)[1:]) <= {"addresses of host names changed", "look"}
 
 
 @pytest.mark.parametrize("silent", [True, False])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rait.domain.watch import QUIET
 from tests.integration import machine
 from tests.integration.command import Result, Running
 from tests.integration.harness import Node
@@ -58,6 +59,10 @@ class Watch:
 
         return until(lambda: len(found()) >= count and found(), self.said)
 
+    def syncs_for(self, cause: str) -> int:
+        """How many syncs there were for a cause, alone or with others."""
+        return sum(cause in each for each in self.syncs(1))
+
     def says(self, text: str) -> None:
         until(lambda: text in self.said(), self.said)
 
@@ -65,9 +70,11 @@ class Watch:
         until(lambda: self._links() == names, self.said)
 
     def _links(self) -> set[str]:
-        """The links; none as long as their namespace is being made."""
+        """The links that have their peer, which they get last; none while there is no namespace."""
         try:
-            return set(self.node.state()) if self.node.interfaces() else set()
+            if not self.node.interfaces():
+                return set()
+            return {name for name, link in self.node.state().items() if link.peer}
         except OSError:
             return set()
 
@@ -85,9 +92,25 @@ class Watch:
 StartWatch = Callable[..., Watch]
 
 
+def has_causes(node: Node, *wanted: str) -> bool:
+    """Whether the journal has these causes, in this order.
+
+    A look that has just begun may be what finds a change, and is its cause then.
+    """
+    found = causes(node)
+    both = zip(found, wanted, strict=False)
+    return len(found) == len(wanted) and all(has in (wants, "look") for has, wants in both)
+
+
+def most_syncs(seconds: float) -> float:
+    """So many syncs there may be in a burst of changes that lasts so long.
+
+    The second one and those after it wait until nothing changes for the second QUIET. A busy
+    machine can keep rait, or whoever makes the changes, for longer at any time.
+    """
+    return 2 + seconds / QUIET[1]
+
+
 def causes(node: Node) -> list[str]:
     """The causes that the journal has."""
     return [json.loads(line)["cause"] for line in node.rait("log", "--json").out.splitlines()]
-
-
-StartWatch = Callable[..., Watch]
