@@ -30,17 +30,18 @@ from tests.tiers import need
 ROOT = "root"
 """The name and the password of the user who may do all, where there are users."""
 
-_PORTS = range(20000, 32000)
-"""Below those that the system gives to whoever asks for any, so a member that is dead keeps its."""
+_PORTS = iter(random.sample(range(20000, 32000), 12000))
+"""Below those that the system gives to whoever asks for any, so a member that is dead keeps its;
+and none is given to two members."""
 
-_QUICK = 2.0
-"""Seconds for one answer: a member that is paused gives none."""
+_ANSWER_SECONDS = 20.0
+"""Longer than etcd itself waits for its other members: what is given up before may be done yet."""
 
 
 def free_port(netns: str | None = None) -> int:
     """A TCP port of loopback at which nobody listens."""
     while True:
-        port = random.choice(_PORTS)
+        port = next(_PORTS)
         with machine.inside(netns) if netns else nullcontext(), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
@@ -98,15 +99,9 @@ class Member:
 
     def pause(self) -> None:
         """Let it do nothing, with all its connections open."""
-        self.send(signal.SIGSTOP)
-        until(self._is_stopped)
-        self.is_paused = True
-
-    def _is_stopped(self) -> bool:
-        """Whether each of its threads is (proc_pid_stat(5)), which takes a moment."""
         assert self._process is not None
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
-        return {each.read_text().rpartition(")")[2].split()[0] for each in tasks} == {"T"}
+        machine.stop(self._process.pid)
+        self.is_paused = True
 
     def wake(self) -> None:
         self.send(signal.SIGCONT)
@@ -261,7 +256,7 @@ class Cluster:
     def ask(self, member: Member, path: str, message: dict[str, Any]) -> dict[str, Any]:
         """The answer of one member. Raises RefusedError, OSError and http.client.HTTPException."""
         with machine.inside(self._netns) if self._netns else nullcontext():
-            plain = socket.create_connection(("127.0.0.1", member.port), timeout=_QUICK)
+            plain = socket.create_connection(("127.0.0.1", member.port), timeout=_ANSWER_SECONDS)
         connection = http.client.HTTPConnection("127.0.0.1", member.port)
         connection.sock = plain
         try:
@@ -339,6 +334,17 @@ class Cluster:
         """A lease of so many seconds. etcd grants no shorter one than its elections allow: 2 s."""
         return int(self.call("/v3/lease/grant", {"TTL": seconds})["ID"])
 
+    def put_for(self, seconds: int, key: str, value: str) -> None:
+        """Put a value whose lease nobody keeps alive."""
+        while True:
+            try:
+                self.put(key, value, self.grant(seconds))
+            except RefusedError as error:
+                if "lease not found" not in str(error):  # it has ended already
+                    raise
+            else:
+                return
+
     def revoke(self, lease: int) -> None:
         """End a lease now, as its end by itself does."""
         with suppress(RefusedError):  # done already, at the first of two tries
@@ -392,7 +398,7 @@ class Cluster:
         """What etcdctl(1) prints, which must succeed."""
         asked = members or self.members
         endpoints = ",".join(f"{self.scheme}://127.0.0.1:{each.port}" for each in asked)
-        words = [need("etcdctl", "etcd-client"), "--endpoints", endpoints]
+        words = [need("etcdctl", "etcd-client"), "--endpoints", endpoints, *CTL_PATIENCE]
         if self._authority is not None:
             cert, key = self._authority.certificate("admin")
             words += ["--cacert", f"{self._authority.path}", "--cert", f"{cert}", "--key", f"{key}"]
@@ -400,6 +406,9 @@ class Cluster:
             words += ["--user", user]
         return machine.run([*words, *arguments], self._netns)
 
+
+CTL_PATIENCE = ("--dial-timeout", "60s", "--command-timeout", "120s")
+"""For etcdctl(1), which by itself waits no longer than 5 s."""
 
 _PASSING = ("request timed out", "no leader", "leader changed", "too many requests", "not capable")
 """What etcd answers while its members are about to agree."""
@@ -475,6 +484,8 @@ class Door:
         with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as far:
             with self._lock:
                 self._open |= {near, far}
+            if self.is_shut or self._is_over:  # since we looked, so that nobody cuts this one
+                return
             back = threading.Thread(target=_pump, args=(far, near))
             back.start()
             _pump(near, far)

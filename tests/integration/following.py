@@ -60,6 +60,10 @@ class Follower:
         """Wait until what it was told last is so."""
         until(lambda: self.text and is_so(self.ports), lambda: f"{self.text}{self.errors}")
 
+    def says(self, text: str) -> None:
+        """Wait until it is told an error with this text; of a slow member, it is told others."""
+        until(lambda: any(text in error for error in self.errors), lambda: f"{self.errors}")
+
 
 def ports(text: str) -> dict[str, int]:
     """The SendPort of each node in a list in JSON, if it has one."""

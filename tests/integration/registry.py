@@ -63,8 +63,9 @@ class Registry:
         self._thread.start()
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        mood, status, page = self.mood, self.status, self.page.encode()
-        etag = f'"{hash(self.page):x}"'
+        page = self.page.encode()  # before the others: a test sets it after them
+        mood, status = self.mood, self.status
+        etag = f'"{hash(page):x}"'
         if request.path.partition("?")[0].endswith(".minisig"):
             page = self.signature.encode()
             status, etag = (status, '"signature"') if page else (404, "")

@@ -88,7 +88,9 @@ class Page:
         root = self.root(name)
         for path in DIRECTORIES:
             script = script.replace(path, f"{root}{path}")
-        lines = f"export PATH={root}/bin:$PATH\ncd {self.directory}/admin\n{self.environment}\n"
+        lines = f"export PATH={root}/bin:$PATH ETCDCTL_DIAL_TIMEOUT=60s\n"
+        lines += f"export ETCDCTL_COMMAND_TIMEOUT=120s\ncd {self.directory}/admin\n"
+        lines += f"{self.environment}\n"
         words = ["bash", "-euc", lines + script]
         process = machine.start(
             words,
@@ -254,7 +256,7 @@ def test_a_certificate_alone_reads_and_writes_nothing(page: Page) -> None:
 
 
 ASK_AS_MEMBER = """\
-printf 'GET /members HTTP/1.0\\r\\n\\r\\n' | timeout 20 openssl s_client -quiet \\
+printf 'GET /members HTTP/1.0\\r\\n\\r\\n' | timeout 60 openssl s_client -quiet \\
   -connect 192.0.2.1:2380 -cert {name}.pem -key {name}.key || true
 """
 

@@ -19,10 +19,13 @@ from tests.integration.watching import StartWatch, until
 pytestmark = pytest.mark.userspace
 
 PREFIX = "/rait/peers"
+LEASE = 15
+"""Seconds, of which `rait watch` may be late by 10 without losing its entry."""
+
 SPANS = {"poll": "1s", "names": "1h", "look": "1h"}
 
 
-def publishing(node: Node, url: str, lease: str = "5s", **changes: str) -> str:
+def publishing(node: Node, url: str, lease: str = f"{LEASE}s", **changes: str) -> str:
     """A rait.conf whose `rait watch` publishes the node, with addresses for both transports."""
     text = node.conf_hcl(peers=json.dumps(url), name=json.dumps(node.tag), **changes)
     for family, address in node.addresses.items():
@@ -62,9 +65,9 @@ def put(node: Node, *arguments: str) -> dict[str, object]:
     return found
 
 
-def wait_for_lease(etcd: Cluster, seconds: int) -> None:
-    """Wait until a lease of so many seconds has ended that nobody keeps alive."""
-    etcd.put("/other/witness", "here", etcd.grant(seconds))
+def wait_for_lease(etcd: Cluster) -> None:
+    """Wait until a lease has ended that nobody keeps alive, a little longer than ours."""
+    etcd.put_for(LEASE + 1, "/other/witness", "here")
     until(lambda: not etcd.keys("/other/"), etcd.logs)
 
 
@@ -82,7 +85,7 @@ def test_nodes_find_each_other_and_lose_who_dies(
     meet()
     entries = etcd.keys(PREFIX)
     assert set(entries) == {key_of(node) for node in nodes}
-    wait_for_lease(etcd, 6)
+    wait_for_lease(etcd)
     assert etcd.keys(PREFIX) == entries, "leases are kept alive without a write"
     # Whoever takes the port of another gets no link, and the other keeps its own.
     before = {name: state.peer for name, state in a.state().items()}
@@ -112,13 +115,14 @@ def test_nodes_find_each_other_and_lose_who_dies(
 
 
 def test_what_stands_is_not_written_again(node: Node, etcd: Cluster) -> None:
+    node.write_conf(text=node.conf.read_text().replace(f"{LEASE}s", "1d"))
     first = put(node, "--to")
     revision = first["revision"]
     assert first == {
         "entry": f"{node_url(node)}/{node.public_key}",
         "result": "put",
         "revision": revision,
-        "lease": 5,
+        "lease": 86400,
     }
     found = etcd.keys(PREFIX)[key_of(node)]
     assert found.revision == revision
@@ -133,11 +137,11 @@ def test_what_stands_is_not_written_again(node: Node, etcd: Cluster) -> None:
     assert (stays["result"], stays["lease"]) == ("put", None)
     assert etcd.keys(PREFIX)[key_of(node)].lease == 0
     assert put(node, "--to")["result"] == "unchanged"
-    result = node.rait("pub", "--to", "--lease", "7s")
-    assert result.out.endswith(f"put at revision {etcd.revision}, lease 7 s\n")
-    result = node.rait("pub", "--to", "--lease", "7s")
+    result = node.rait("pub", "--to", "--lease", "2h")
+    assert result.out.endswith(f"put at revision {etcd.revision}, lease 7200 s\n")
+    result = node.rait("pub", "--to", "--lease", "2h")
     assert "unchanged" in result.out
-    assert "lease of 7 s kept alive" in result.out
+    assert "lease of 7200 s kept alive" in result.out
     assert put(node, "--to", "--withdraw")["result"] == "withdrawn"
     assert not etcd.keys(PREFIX)
     assert put(node, "--to", "--withdraw")["result"] == "absent"
@@ -225,7 +229,7 @@ def test_who_is_in_the_registry_stays_there(node: Node, etcd: Cluster, watch: St
     until(lambda: "here" in etcd.keys(PREFIX)[key_of(node)].value, watching.said)
     found = etcd.keys(PREFIX)
     node.write_conf(text=f"{text}wrong = [\n")
-    wait_for_lease(etcd, 6)
+    wait_for_lease(etcd)
     assert etcd.keys(PREFIX) == found
     # The members are away for less than the lease, and for longer.
     for member in etcd.members:
@@ -259,7 +263,7 @@ def test_a_new_key_is_published_before_the_old_entry_goes(
     a.write_conf(text=text.replace(a.private_key, private))
     until(lambda: key_of(a) in etcd.keys(PREFIX), watches[a].said)
     watches[a].says("--yes")
-    wait_for_lease(etcd, 6)
+    wait_for_lease(etcd)
     assert former in etcd.keys(PREFIX), "the links have the old key still"
     assert {state.peer for name, state in b.state().items() if name in b.links_to(a)} == {old}
     assert a.rait("up", "--yes").status == 0
@@ -292,7 +296,7 @@ def test_a_role_of_one_key_puts_that_key_alone(make_mesh: MakeMesh, guarded: Clu
     password.write_text("secret\n")
     with doors(guarded, node.netns) as found, doors(guarded, other.netns) as others:
         url = guarded.url(PREFIX, found.hosts, node.tag, password_file=password)
-        node.write_conf(text=publishing(node, url))
+        node.write_conf(text=publishing(node, url, "1h"))
         assert put(node, "--to")["result"] == "put"
         other.write_conf(
             text=publishing(
@@ -327,7 +331,7 @@ def test_a_new_key_that_the_role_lacks_costs_the_former_entry_nothing(
         until(lambda: former in guarded.keys(PREFIX), watching.said)
         node.write_conf(text=text.replace(node.private_key, private))
         watching.says(f"role grant-permission ROLE readwrite {PREFIX}/{public}")
-        wait_for_lease(guarded, 6)
+        wait_for_lease(guarded)
         assert former in guarded.keys(PREFIX)
         guarded.allow(node.tag, "readwrite", f"{PREFIX}/{public}")
         until(lambda: former not in guarded.keys(PREFIX), watching.said)
@@ -345,11 +349,11 @@ def test_a_full_etcd_says_what_to_do(make_mesh: MakeMesh, tmp_path: Path) -> Non
     del tmp_path
     (node,) = make_mesh(1).nodes
     with cluster(size=1, quota=150_000) as small, doors(small, node.netns) as found:
-        node.write_conf(text=publishing(node, small.url(PREFIX, found.hosts)))
+        node.write_conf(text=publishing(node, small.url(PREFIX, found.hosts), "1h"))
         assert put(node, "--to")["result"] == "put"
         with pytest.raises(RefusedError, match="space exceeded"):
             fill(small)
         assert put(node, "--to")["result"] == "unchanged", "a lease is kept alive all the same"
-        result = node.rait("pub", "--to", "--lease", "1h")
+        result = node.rait("pub", "--to", "--lease", "2h")
         assert result.status == 1
         assert "compact and defragment it" in result.err
