@@ -51,9 +51,9 @@ SILENCE = 2.5
 """Seconds in which an end that wakes its tunnel would have been heard."""
 TIMERS = 17
 """Seconds until WireGuard has given up its session and shaken hands: 15 s, and up to 1/3 s more."""
-QUIET = 12
+QUIET = 14
 """Seconds after which an end that was sent to has sent its keepalive, so that both know of the
-other that it is there (KEEPALIVE_TIMEOUT, 10 s)."""
+other that it is there (KEEPALIVE_TIMEOUT, 10 s, and more on a busy machine)."""
 YOUNG = 100
 """Seconds up to which a session does not shake hands again by itself (REKEY_AFTER_TIME, 120 s)."""
 

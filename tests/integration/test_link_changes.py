@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 
@@ -183,22 +184,32 @@ def test_the_current_namespace(ns: str) -> None:
 
 
 def test_neither_a_thread_nor_a_process_nor_a_descriptor_stays(ns: str) -> None:
-    def alive() -> tuple[int, str, int]:
-        tasks = Path("/proc/self/task")
-        ours = [task.name for task in tasks.iterdir()]
-        children = "".join((tasks / task / "children").read_text() for task in ours)
-        return len(ours), children, len(list(Path("/proc/self/fd").iterdir()))
+    def alive() -> set[str]:
+        """Threads of other tests may end meanwhile, and close what they had open."""
+        found = set()
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):
+                found |= {task.name, *(task / "children").read_text().split()}
+        return found
 
-    before = alive()
+    def is_open() -> set[str]:
+        found = set()
+        for file in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                found.add(f"{file} {file.readlink()}")
+        return {each for each in found if " /proc/" not in each}
+
+    before, at_first = alive(), is_open()
     with LinkChanges(ns) as links:
-        assert alive()[:2] == before[:2]
+        assert is_open() - at_first, "there is something to be left"
+        assert not alive() - before
         for _ in range(3):
             machine.remove_netns(ns)
             assert links.take() is None
             make(ns)
             assert links.take() is None
-        assert alive()[:2] == before[:2]
-    assert alive() == before
+        assert not alive() - before
+    assert not is_open() - at_first
 
 
 LINKS = ("wg1", "wg2")

@@ -19,6 +19,7 @@ from tests.integration import machine
 from tests.integration.routing import eventually
 from tests.integration.strangers import Stranger, strangers
 from tests.integration.systemd_boot import UNITS, Systemd, booted
+from tests.integration.watching import until
 
 pytestmark = pytest.mark.userspace
 
@@ -66,10 +67,10 @@ class Node:
 
     def links(self) -> dict[str, int]:
         """The links with their interface indexes, as ip(8) sees them outside of any unit."""
-        if not self.systemd.run("ip", "netns", "list"):
-            return {}
-        text = self.systemd.run("ip", "-n", TARGET, "-json", "link")
-        return {link["ifname"]: link["ifindex"] for link in json.loads(text)[1:]}
+        # It fails while there is no namespace, and while one is being made.
+        shown = self.systemd.start("ip", "-n", TARGET, "-json", "link")
+        links = [link for link in json.loads(shown.stdout or "[]") if link]
+        return {link["ifname"]: link["ifindex"] for link in links if link["ifname"] != "lo"}
 
     def served(self) -> dict[str, str]:
         """The scope of each link's program, by the name of the link; {} for the kernel's links."""
@@ -80,8 +81,12 @@ class Node:
         }
 
     def ended(self) -> list[str]:
-        """How the last sync ended: state of the unit, result, exit status."""
-        return self.systemd.show("rait.service", "ActiveState", "Result", "ExecMainStatus")
+        """How the last sync ended: state of the unit, result, exit status.
+
+        Its job is done when it is about to clear up.
+        """
+        asked = ("rait.service", "ActiveState", "Result", "ExecMainStatus")
+        return until(lambda: (found := self.systemd.show(*asked))[0] != "deactivating" and found)
 
 
 def link_to(peer: Stranger) -> str:

@@ -350,7 +350,7 @@ from rait.__main__ import main
 main()
 """
     words = [sys.executable, "-c", code, "-c", str(rait.conf), command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"rait: rait {command} may open too few files: only {most}; raise the limit to 1024 "
