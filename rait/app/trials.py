@@ -28,8 +28,8 @@ from rait.domain.errors import (
     UnmakeableError,
     few,
 )
-from rait.domain.history import require_own_key
 from rait.domain.records import Instant, Trial
+from rait.domain.rollback import require_own_key
 from rait.domain.topology import Topology
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from rait.app.trials import confirmation
 from rait.app.watched import require_unwatched
 from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, counted
-from rait.domain.history import require_own_key
+from rait.domain.rollback import require_own_key
 from rait.domain.topology import Topology
 from rait.terminal import DONE, print_either, warn
 

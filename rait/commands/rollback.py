@@ -15,7 +15,8 @@ from rait.app.trials import confirmation
 from rait.app.watched import require_unwatched
 from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, RaitError
-from rait.domain.history import (
+from rait.domain.records import RunRecord
+from rait.domain.rollback import (
     Conflict,
     conflicts,
     done_events,
@@ -25,7 +26,6 @@ from rait.domain.history import (
     touched,
     undo,
 )
-from rait.domain.records import RunRecord
 
 CLASHES_SHOWN = 20
 """How many later changes the refusal of a rollback names."""

@@ -20,6 +20,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal, Run
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.adapters.wireguard import process, uapi
+from rait.adapters.wireguard.start import Start
 from rait.domain.records import RunRecord
 from tests.integration import machine
 from tests.integration.command import Result
@@ -172,17 +173,17 @@ def test_told_to_end_a_run_takes_back_what_is_half_made_and_writes_down_the_rest
     node: Node, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_peers(node, A, B, C)
-    await_program, test = process.Start.client, os.getpid()
+    await_program, test = Start.client, os.getpid()
     finished: list[str] = []
 
-    def finish_one(start: process.Start, *args: Any) -> uapi.Client:
+    def finish_one(start: Start, *args: Any) -> uapi.Client:
         if os.getpid() != test and finished:
             signal.raise_signal(number)
         finished.append("one")
         return await_program(start, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(process.Start, "client", finish_one)
+        patch.setattr(Start, "client", finish_one)
         status = node.rait("up").status
     assert status == (-number if number == signal.SIGTERM else 1)
     node.assert_has_exactly(links_of(node, A))
@@ -304,7 +305,7 @@ def test_down_tells_what_a_killed_run_left_half_made(
     write_peers(node, A, B)
     names = links_of(node, A, B)
     with monkeypatch.context() as patch:
-        patch.setattr(process.Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the programs are up")
 
@@ -323,7 +324,7 @@ def test_what_ends_half_made_links_is_written_down_first(
     write_peers(node, A, B)
     names = sorted(links_of(node, A, B))
     with monkeypatch.context() as patch:
-        patch.setattr(process.Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: machine.uapi_sockets(node.tag) == names, "the programs are up")
     end = process.end
@@ -363,7 +364,7 @@ def test_a_half_made_link_is_not_forgotten_while_nobody_looks_where_it_is(
     write_peers(node, A, B)
     names = links_of(node, A, B)
     with monkeypatch.context() as patch:
-        patch.setattr(process.Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Start, "client", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         assert node.rait("up").status == -signal.SIGKILL
     eventually(lambda: set(machine.uapi_sockets(node.tag)) == names, "the program is up")
 

@@ -20,6 +20,7 @@ from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns, copied, open_netns
 from rait.adapters.wireguard import process, uapi, userspace
+from rait.adapters.wireguard.start import Start
 from rait.app.machine import Machine
 from rait.domain.backend import DeviceState, ObservedLink
 from rait.domain.config.schema import Secret
@@ -142,9 +143,9 @@ def pid_of(link: Link) -> int:
     return pid
 
 
-def started_but_not_moved(node: Node, link: Link) -> process.Start:
+def started_but_not_moved(node: Node, link: Link) -> Start:
     """The program that a run leaves if it is killed before it moves the tun."""
-    start = process.Start(link.name, node.transit_ns)
+    start = Start(link.name, node.transit_ns)
     start.client(node.key).close()
     return start
 

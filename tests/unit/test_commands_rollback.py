@@ -6,8 +6,8 @@ from rait.adapters.journal.store import Journal
 from rait.commands.rollback import CLASHES_SHOWN, _clash_lines
 from rait.domain.backend import Outcome
 from rait.domain.events import LinkAdded
-from rait.domain.history import Conflict
 from rait.domain.records import RunRecord
+from rait.domain.rollback import Conflict
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
 
 

@@ -23,25 +23,20 @@ from rait.domain.events import (
     MismatchError,
     replay,
 )
-from rait.domain.history import (
+from rait.domain.history import as_made_now, fold, last_known, links_made
+from rait.domain.records import RunHeader, RunRecord, Snapshot
+from rait.domain.rollback import (
     Conflict,
-    Span,
-    Start,
-    as_made_now,
     conflicts,
     done_events,
-    fold,
-    last_known,
-    links_made,
     only_told_babeld,
     require_own_key,
     require_own_setup,
-    spans,
     touched,
     undo,
 )
-from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.signed import Signed
+from rait.domain.spans import Span, Start, spans
 from rait.domain.topology import EMPTY, Device, Link, LinkSettings, Origin, Topology
 
 HEADER = RunHeader(scope="", command="up", version="", uid=0, started_at=0, public_key="")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rait.adapters.wireguard import process
+from rait.adapters.wireguard.start import without_time
 
 
 @pytest.fixture
@@ -85,4 +86,4 @@ def test_without_tun_it_says_how_to_get_it(programs: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_a_program_said_is_the_same_at_each_run(line: str, said: str) -> None:
-    assert process.without_time(line) == said
+    assert without_time(line) == said

@@ -133,6 +133,8 @@ UNNEEDED = {
     "rait.domain.config.templates": "is for policies with addresses or preshared keys",
     "rait.domain.doubt": "is for entries that were skipped",
     "rait.domain.fallback": "is for a list from a URL",
+    "rait.domain.rollback": "is for what is taken back",
+    "rait.domain.spans": "is for questions about a time",
     "rait.domain.views": "is for links that are not as they were",
     "rait.domain.writes": "is for what is written to WireGuard",
     "rich": "draws on a terminal",

@@ -29,11 +29,12 @@ from rait.domain.events import (
     VrfAdded,
     VrfRemoved,
 )
-from rait.domain.history import LastKnown, last_known, undo
+from rait.domain.history import LastKnown, last_known
 from rait.domain.ownership import Scope
 from rait.domain.plan import Node, plan
 from rait.domain.reconcile import reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
+from rait.domain.rollback import undo
 from rait.domain.topology import (
     EMPTY,
     Device,

@@ -13,12 +13,13 @@ from msgspec import structs
 from rait.adapters.journal import file as journal_file
 from rait.domain import history, records
 from rait.domain.errors import HistoryError
-from rait.domain.history import LONG_AGO, LastKnown, Span, Start, fold, links_made, spans
+from rait.domain.history import LONG_AGO, LastKnown, fold, links_made
 from rait.domain.records import Entry, Repeats, RunRecord, Snapshot
 from rait.domain.topology import Topology
 
 if TYPE_CHECKING:
     from rait.adapters.journal.verify import VerifyReport
+    from rait.domain.spans import Span
 
 Answer = TypeVar("Answer")
 P = ParamSpec("P")
@@ -159,6 +160,8 @@ class Log:
 
     def run_spans(self) -> dict[int, Span]:
         """The span of time within which each run began, by run, in order."""
+        from rait.domain.spans import Start, spans
+
         runs = list(self._payloads("WHERE kind = 'run_started' ORDER BY id"))
         starts = [Start(records.time_of(entry), header.started_at) for entry, header in runs]
         found = spans(starts, time.time_ns())

@@ -289,22 +289,23 @@ class UserspaceBackend:
 
     def _addition(self, link: Link, target: Sockets) -> _Task:
         """Start the program of a new link, and then make the link of what it brings."""
+        from rait.adapters.wireguard.start import SocketLostError, Start, StartError
         from rait.domain.writes import write_of
 
         name, transit = link.name, self._transit.ns
         check_is_for(link, transit, self._key)
         write = write_of(LinkAdded(link), self._key.psks)
         self._make_room(name)
-        start = programs.Start(name, transit)
+        start = Start(name, transit)
         with on_error(lambda: start.abort()):
             yield
             try:
                 client = start.client(self._key)
-            except programs.StartError as error:
+            except StartError as error:
                 # A program that a killed run started may have come up meanwhile.
-                if not self.end_leftover(name) and not isinstance(error, programs.SocketLostError):
+                if not self.end_leftover(name) and not isinstance(error, SocketLostError):
                     raise
-                start = programs.Start(name, transit)
+                start = Start(name, transit)
                 client = start.client(self._key)
             with client:
                 self._set_up(link, write, client, target)

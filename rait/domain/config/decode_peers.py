@@ -30,6 +30,7 @@ from rait.domain.config.keytext import (
     kind_of,
     without_whole_keys,
 )
+from rait.domain.config.limits import ListedEndpoint
 from rait.domain.config.remarks import Remarks, remarks_of
 from rait.domain.config.schema import Peer, PeerEndpoint
 from rait.domain.errors import Path, Problem, SkippedEntry
@@ -265,12 +266,12 @@ class _Registry:
 
     def _add(self, key: str, block: KnownBlock) -> None:
         try:
-            found = convert(block.values, PeerEndpoint)
+            found = convert(block.values, ListedEndpoint)
             family, port = found.address_family, found.send_port
             address = checked_address(found.address, family) if found.address else None
         except (ValidationError, ValueError) as error:
             # What msgspec has nothing against is an address, which checked_address refused.
-            wrong = mistakes(PeerEndpoint, block.values) or {"address": str(error)}
+            wrong = mistakes(ListedEndpoint, block.values) or {"address": str(error)}
             name, message = next(iter(wrong.items()))
             self._skip(message, block.at(name), _readable(key, block.values, wrong))
             return
@@ -301,7 +302,8 @@ class _Registry:
             for item in items
         ]
         return [
-            _readable(None, found, mistakes(PeerEndpoint, found)) for found in endpoints or [values]
+            _readable(None, found, mistakes(ListedEndpoint, found))
+            for found in endpoints or [values]
         ]
 
 

@@ -18,10 +18,8 @@ from rait.domain.config.schema import (
     MIN_MTU,
     PRIVATE_GROUPS,
     SECOND,
-    Address,
     Babeld,
     Config,
-    FamilyKey,
     Isolation,
     Match,
     Policy,
@@ -29,6 +27,7 @@ from rait.domain.config.schema import (
     Transport,
     Watch,
 )
+from rait.domain.topology import Family
 
 MAX_KEEPALIVE = 65535
 """In seconds, as wg(8) takes it."""
@@ -57,6 +56,8 @@ _MTU_REASON = f" (babeld needs IPv6, whose least MTU is {MIN_MTU}; WireGuard add
 _GROUP_REASON = (
     " (0 is the group of all interfaces that were put in none, and the highest are for rait itself)"
 )
+_Family = Annotated[Family, Meta(description="ip4 or ip6")]
+_Address = Annotated[str, Meta(description="an IP address or a host name in quotes")] | None
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Text = Annotated[str, Meta(description="text in quotes")]
 _Line = Annotated[str, _filled("one line of text")]
@@ -80,15 +81,15 @@ _Fallback = Annotated[
 
 LIMITS: Mapping[type[Struct], Mapping[str, Any]] = {
     Transport: {
-        "address_family": FamilyKey,
+        "address_family": _Family,
         "send_port": Annotated[int, _between(1, MAX_PORT, "a port", " (to which this node sends)")],
         "mtu": Annotated[int, _between(MIN_MTU, MAX_MTU, "a number of bytes", _MTU_REASON)],
         "ifprefix": Annotated[str, Meta(description="text in quotes (how interface names begin)")],
         "fwmark": _Mark,
         "keepalive": _Keepalive,
         "dynamic_port": _Flag,
-        "address": Address | None,
-        "bind_addr": Address | None,
+        "address": _Address,
+        "bind_addr": _Address,
     },
     Isolation: {
         "type": Annotated[Literal["netns", "vrf"], Meta(description="netns or vrf")],
@@ -153,3 +154,11 @@ LIMITS: Mapping[type[Struct], Mapping[str, Any]] = {
     },
 }
 """The type of each field that has limits or words, with these."""
+
+
+class ListedEndpoint(Struct, frozen=True):
+    """A PeerEndpoint as a peers list has it, with limits and words."""
+
+    address_family: _Family
+    send_port: Annotated[int, _between(1, MAX_PORT, "a port", " (to which the peer sends)")]
+    address: _Address = None

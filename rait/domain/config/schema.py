@@ -1,13 +1,13 @@
 """What rait.conf and a peers list say, after they were decoded and checked.
 
-The limits of each setting of rait.conf are in limits.py, which is loaded to decode a text.
+The limits of what they say are in limits.py, which is loaded to decode a text.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from rait.domain.topology import Family
 
@@ -99,11 +99,6 @@ NO_PSK = Secret("A" * 43 + "=")
 
 Psks = Mapping[tuple[str, str], Secret]
 """The preshared keys that a run can set, by the public key of the peer and their digest."""
-
-
-FamilyKey = Annotated[Family, Meta(description="ip4 or ip6")]
-Address = Annotated[str, Meta(description="an IP address or a host name in quotes")]
-PEERS_PORT = f"a port from 1 to {MAX_PORT} (to which the peer sends)"
 
 
 class Transport(Struct, frozen=True, kw_only=True):
@@ -279,9 +274,9 @@ class PeerEndpoint(Struct, frozen=True, kw_only=True):
     to the entry in the peers document, for messages.
     """
 
-    address_family: FamilyKey
-    send_port: Annotated[int, Meta(ge=1, le=MAX_PORT, description=PEERS_PORT)]
-    address: Address | None = None
+    address_family: Family
+    send_port: int
+    address: str | None = None
     path: tuple[str | int, ...] = ()
 
 
