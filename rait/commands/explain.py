@@ -26,7 +26,7 @@ from rait.domain.explain import (
     settings_of,
     sources_of,
 )
-from rait.domain.rollback import done_events
+from rait.domain.history import done_events
 from rait.domain.signed import Signed, which_list
 from rait.domain.topology import Link
 from rait.terminal import DONE, print_either, table, warn

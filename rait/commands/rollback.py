@@ -15,11 +15,11 @@ from rait.app.trials import confirmation
 from rait.app.watched import require_unwatched
 from rait.domain.change import Goal
 from rait.domain.errors import ConfigError, MachineError, RaitError
+from rait.domain.history import done_events
 from rait.domain.records import RunRecord
 from rait.domain.rollback import (
     Conflict,
     conflicts,
-    done_events,
     only_told_babeld,
     require_own_key,
     require_own_setup,

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from rait.domain.change import Change
 from rait.domain.events import Event, LinkRemoved, PeerRemoved, peers_named
+from rait.domain.history import done_events
 from rait.domain.records import RunRecord
-from rait.domain.rollback import done_events
 from rait.domain.topology import Link
 
 MIN_LINKS = 4

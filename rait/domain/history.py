@@ -194,6 +194,15 @@ def _misfit(topology: Topology, happened: Iterable[tuple[int, Event]], run: int)
     raise AssertionError("a replay that fails has an event that fails")
 
 
+def done_events(run: RunRecord) -> tuple[Event, ...]:
+    """The events that the run itself brought about, in the order in which they happened.
+
+    Events that the run merely noticed are not among them, and are not taken back with the run.
+    """
+    first = run.intended_id(0)
+    return tuple(event for number, event in run.happened() if number >= first)
+
+
 def as_made_now(topology: Topology, now: Callable[[Origin], Origin]) -> Topology:
     """The topology with its links as they would be made now; ``now`` gives the new origin of each.
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from rait.domain.errors import ConfigError
 from rait.domain.events import Event, LinkPlaced, ToBabeld, inverted, replay
+from rait.domain.history import done_events
 from rait.domain.records import RunRecord
 from rait.domain.topology import BackendKind, Link, Origin, Topology
 
@@ -22,15 +23,6 @@ class Conflict(Struct, frozen=True):
     run: int
     command: str
     noticed: bool = False
-
-
-def done_events(run: RunRecord) -> tuple[Event, ...]:
-    """The events that the run itself brought about, in the order in which they happened.
-
-    Events that the run merely noticed are not among them, and are not taken back with the run.
-    """
-    first = run.intended_id(0)
-    return tuple(event for number, event in run.happened() if number >= first)
 
 
 def conflicts(run: RunRecord, later: Iterable[RunRecord]) -> tuple[Conflict, ...]:

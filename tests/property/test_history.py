@@ -9,8 +9,9 @@ from rait.domain.backend import Outcome
 from rait.domain.diff import diff
 from rait.domain.events import Event, inverted, replay
 from rait.domain.guard import MIN_LINKS
+from rait.domain.history import done_events
 from rait.domain.records import RunHeader, RunRecord
-from rait.domain.rollback import conflicts, done_events, touched, undo
+from rait.domain.rollback import conflicts, touched, undo
 from rait.domain.topology import Topology
 from tests.property import strategies as some
 from tests.removals import excessive_removal, lost_sessions

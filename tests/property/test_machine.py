@@ -42,13 +42,13 @@ from rait.domain.events import (
     PeerUpdated,
     replay,
 )
-from rait.domain.history import LastKnown, fold, last_known, links_made, with_leftovers
+from rait.domain.history import LastKnown, done_events, fold, last_known, links_made, with_leftovers
 from rait.domain.hooks import Call
 from rait.domain.ownership import Scope, doubtful
 from rait.domain.plan import Addresses, KeyFiles, Node, Plan, plan
 from rait.domain.reconcile import reconcile
 from rait.domain.records import RunHeader, RunRecord, Snapshot
-from rait.domain.rollback import done_events, touched, undo
+from rait.domain.rollback import touched, undo
 from rait.domain.topology import (
     EMPTY,
     Device,

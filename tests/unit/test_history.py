@@ -23,12 +23,11 @@ from rait.domain.events import (
     MismatchError,
     replay,
 )
-from rait.domain.history import as_made_now, fold, last_known, links_made
+from rait.domain.history import as_made_now, done_events, fold, last_known, links_made
 from rait.domain.records import RunHeader, RunRecord, Snapshot
 from rait.domain.rollback import (
     Conflict,
     conflicts,
-    done_events,
     only_told_babeld,
     require_own_key,
     require_own_setup,

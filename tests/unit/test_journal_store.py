@@ -25,10 +25,9 @@ from rait.domain import records
 from rait.domain.backend import Outcome
 from rait.domain.errors import HistoryError, MachineError, RaitError
 from rait.domain.events import LinkAdded, LinkRemoved, LinkUpdated, PeerAdded
-from rait.domain.history import LONG_AGO, LastKnown
+from rait.domain.history import LONG_AGO, LastKnown, done_events
 from rait.domain.hooks import Call, Owed
 from rait.domain.records import GENESIS, Entry, RunHeader, Snapshot
-from rait.domain.rollback import done_events
 from rait.domain.topology import EMPTY, Device, Link, LinkNotes, LinkPeer, LinkSettings, Origin
 
 SCOPE = "/etc/rait/rait.conf"
