@@ -61,6 +61,9 @@ for each peer, with allowed IPs 0.0.0.0/0 and ::/0, so that babeld or BIRD may r
 """
 
 _EPILOG = """\
+to begin: make a key (`rait genkey`), write /etc/rait/rait.conf, put what `rait pub` prints on each
+node together as /etc/rait/peers.conf on all of them, and run `rait up`. README.md shows each step.
+
 exit status: 0 done; 1 failed; 2 wrong usage or configuration, nothing was touched; 3 partly
 done, and the links that failed, or that a conflict in the peers list leaves out, are named;
 4 stopped, as too many links would have lost their sessions; 5 nothing was touched, as an earlier

@@ -292,14 +292,14 @@ _LOG_OPTIONS = (
 
 
 _REPLAY = """\
-Print the topology as the journal has it after a run, after an event or at a time. --diff shows how
+Print the links as the journal has them after a run, after an event or at a time. --diff shows how
 the live system differs from it, and --apply makes the links what they were, with today's private
 key from rait.conf.
 
 As `rait up` does, --apply stops with exit status 4 if it would end the sessions of more than half
 of at least four links; --yes lets it go on. It refuses a time before the journal began.
 
-  rait replay --at 10                            the topology after run 10
+  rait replay --at 10                            the links after run 10
   rait replay --at event:11 --diff               after event 11, which `rait log show` numbers
   rait replay --at 2h                            two hours ago
   rait replay --at "2026-01-31 17:05" --apply    at a time, local unless it ends in Z or +01:00
@@ -371,7 +371,7 @@ _BABELD_COMMANDS = _commands(
         _BABELD_SYNC,
         (_EXCLUSIVE,),
     ),
-    metavar="COMMAND",
+    metavar="{list,sync}",
     required=True,
 )
 
@@ -464,7 +464,7 @@ _FLEET_PLAN_OPTIONS = (
 _FLEET_COMMANDS = _commands(
     "of a fleet",
     ("plan", (), "what a change does to everyone", "fleet:run", _FLEET_PLAN, _FLEET_PLAN_OPTIONS),
-    metavar="COMMAND",
+    metavar="plan",
     required=True,
 )
 
@@ -581,7 +581,7 @@ COMMANDS: tuple[Row, ...] = (
     ("genkey", (), "print a new private key", "keys:run_genkey", _GENKEY, ()),
     ("pubkey", (), "print the public key of a private one", "keys:run_pubkey", _PUBKEY, ()),
     ("log", (), "show, verify and prune the journal", "log:run", _LOG, _LOG_OPTIONS),
-    ("replay", (), "show or restore an earlier topology", "replay:run", _REPLAY, _REPLAY_OPTIONS),
+    ("replay", (), "show or restore earlier links", "replay:run", _REPLAY, _REPLAY_OPTIONS),
     ("rollback", (), "take one run back", "rollback:run", _ROLLBACK, _ROLLBACK_OPTIONS),
     ("confirm", (), "keep a change made with --confirm", "confirm:run", _CONFIRM, _CONFIRM_OPTIONS),
     ("babeld", (), "show and sync babeld's interfaces", None, _BABELD, (_BABELD_COMMANDS,)),
