@@ -192,8 +192,9 @@ class _TerminatedError(BaseException):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, and then the process.
+    """Let SIGTERM end the block as Ctrl-C does, and then the process; SIGHUP ends nothing.
 
+    A terminal may hang up because of what the run does: links that are made again would stay away.
     Only the main thread gets signals, so in another thread this does nothing.
     """
     import threading
@@ -211,6 +212,9 @@ def ending_in_order() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, end)
+    hangup = signal.getsignal(signal.SIGHUP)
+    if hangup is signal.SIG_DFL:  # and not SIG_IGN, which the programs that we start would inherit
+        signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         yield
     except _TerminatedError:
@@ -219,3 +223,4 @@ def ending_in_order() -> Iterator[None]:
         raise KeyboardInterrupt from None  # whoever handles SIGTERM goes on after it
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hangup)

@@ -194,6 +194,25 @@ def test_told_to_end_a_run_takes_back_what_is_half_made_and_writes_down_the_rest
     node.assert_has_exactly(links_of(node, A, B, C))
 
 
+def test_a_terminal_that_hangs_up_ends_no_run_that_has_begun(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_peers(node, A, B, C)
+    await_program, test = process.Start.client, os.getpid()
+
+    def hang_up(start: process.Start, *args: Any) -> uapi.Client:
+        if os.getpid() != test:
+            signal.raise_signal(signal.SIGHUP)
+        return await_program(start, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Start, "client", hang_up)
+        node.up()
+    assert_is(node, (A, B, C))
+    (run,) = history(node)
+    assert (run.status, run.done) == ("done", 3)
+
+
 class Disk:
     """A small file system for the journal alone."""
 
