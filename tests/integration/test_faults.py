@@ -198,15 +198,15 @@ def test_a_terminal_that_hangs_up_ends_no_run_that_has_begun(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_peers(node, A, B, C)
-    await_program, test = process.Start.client, os.getpid()
+    await_program, test = Start.client, os.getpid()
 
-    def hang_up(start: process.Start, *args: Any) -> uapi.Client:
+    def hang_up(start: Start, *args: Any) -> uapi.Client:
         if os.getpid() != test:
             signal.raise_signal(signal.SIGHUP)
         return await_program(start, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(process.Start, "client", hang_up)
+        patch.setattr(Start, "client", hang_up)
         node.up()
     assert_is(node, (A, B, C))
     (run,) = history(node)
