@@ -148,7 +148,8 @@ def open_netns(spec: str) -> Netns:
     """
     ns = find_netns(spec)
     if ns is None:
-        raise MachineError(f"{describe(spec)} does not exist ({path_of(spec)})")
+        hint = "make it, or name another one in rait.conf"
+        raise MachineError(f"{describe(spec)} does not exist ({path_of(spec)}); {hint}")
     return ns
 
 
