@@ -118,6 +118,7 @@ def watch(options: Options, *, down_on_exit: bool = False) -> bool:
     """
     loaded = _checked(options.config)
     privilege.require("rait watch")
+    source.take_files_alone()
     with Claim(options.config) as claim, FileChanges() as files:
         claim.extend(loaded.config.journal)
         watcher = Watcher(options, loaded.config, files, claim)

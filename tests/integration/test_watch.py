@@ -109,6 +109,31 @@ def test_a_changed_peers_list_is_synced(nodes: Nodes, watch: StartWatch, write: 
     assert has_causes(a, "start", "peers list changed", "peers list changed"), causes(a)
 
 
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_terminal(path: Path) -> None:
+    path.symlink_to("/dev/ptmx")
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_terminal])
+def test_what_is_no_file_in_the_place_of_the_list_holds_nothing_up(
+    nodes: Nodes, watch: StartWatch, make: Callable[[Path], None]
+) -> None:
+    """Whoever may write the list may put it there, and it may be read only when somebody writes."""
+    a, b, c = nodes
+    watching = watch(a)
+    other = a.peers.with_name("other")
+    make(other)
+    other.rename(a.peers)
+    watching.says("it is not a regular file")
+    assert set(a.state()) == a.links_to(b)
+    by_rename(a.peers, b.entry() + c.entry())
+    watching.has(a.links_to(b, c))
+    assert watching.end().status == 0
+
+
 def test_a_peers_list_at_a_new_path_is_watched(nodes: Nodes, watch: StartWatch) -> None:
     a, b, c = nodes
     watching = watch(a)

@@ -239,6 +239,18 @@ def test_a_fifo(tmp_path):
     writer.join()
 
 
+def test_a_daemon_waits_for_no_fifo_and_no_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_files_alone", False)
+    source.take_files_alone()
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    for each in (str(path), "/dev/ptmx"):
+        assert refused(each) == f"{each}: it is not a regular file, as `rait watch` needs it"
+    path.unlink()
+    path.write_text(BODY)
+    assert source.read(str(path)) == BODY
+
+
 def test_files_that_cannot_be_read(tmp_path):
     assert refused(str(tmp_path / "none")) == f"{tmp_path / 'none'}: there is no such file"
     assert "is a directory" in refused(str(tmp_path))

@@ -39,6 +39,9 @@ TIMEOUT = 20.0
 """Seconds for a whole transfer: name, connection, TLS, redirects and body."""
 
 
+_files_alone = False
+
+
 class Read(Protocol):
     """The type of ``read`` and ``Texts.read``."""
 
@@ -93,6 +96,15 @@ def publish(url: str, key: str, text: str | None, lease: int) -> Put:
         )
     put: Put = _module(url).publish(url, key, text, lease)
     return put
+
+
+def take_files_alone() -> None:
+    """From now on refuse a path that leads to anything but a regular file.
+
+    For a daemon, which would wait for ever for the other end of a pipe, or for a terminal.
+    """
+    global _files_alone
+    _files_alone = True
 
 
 def _module(url: str) -> Any:
@@ -322,7 +334,9 @@ def _read_file(path: str, name: str, limit: int) -> bytes:
         known = ", ".join(("paths", "- (standard input)", *others))
         raise SourceError(f"{name}: rait reads {known} and {last}")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_opened) as file:
+            if _files_alone and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SourceError(f"{name}: it is not a regular file, as `rait watch` needs it")
             return file.read(limit + 1)
     except FileNotFoundError:
         raise SourceError(f"{name}: there is no such file") from None
@@ -334,3 +348,7 @@ def _read_file(path: str, name: str, limit: int) -> bytes:
         raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise SourceError("a path must not hold a NUL byte") from None
+
+
+def _opened(path: str, how: int) -> int:
+    return os.open(path, how | os.O_NOCTTY | (os.O_NONBLOCK if _files_alone else 0))
