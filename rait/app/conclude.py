@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, structs
@@ -18,7 +19,7 @@ from rait.adapters.journal.store import Journal
 from rait.app import isolation
 from rait.app.session import Session
 from rait.app.whereabouts import is_of_this_boot
-from rait.domain.change import NO_RESULTS, Change, Failure, Results, Verdict, verdict
+from rait.domain.change import NO_RESULTS, Change, Failure, Results, verdict
 from rait.domain.errors import RaitError, UnmakeableError, counted, few
 from rait.domain.events import Event, LinkAdded, LinkPlaced
 from rait.domain.ownership import Stranger
@@ -96,56 +97,60 @@ def conclude(
     Raises MachineError, with nothing touched, where a link's namespace can be neither found nor
     made, or a VRF cannot be made.
     """
-    if not isinstance(session.journal, Journal):
+    journal = session.journal
+    if not isinstance(journal, Journal):
         require_places(change.events)
         return planned(command, change, _removal(session, change), warnings)
     if not accepted and (cost := _removal(session, change)) is not None:
-        return _report(command, "stopped", change, verdict(change), warnings, removal=cost)
+        stopped = _report(command, change, warnings)
+        return structs.replace(stopped, status="stopped", removal=cost)
     confirm_by = confirm(session, change) if confirm is not None and change.events else None
     change = _prepared(session, change, makes_target)
+    report = _report(command, change, warnings)
     told = {"accepted": accepted, "confirm_by": confirm_by, "takes_back": takes_back}
-    report = _carry_out(session, session.journal, command, change, warnings, always, told)
-    return report if confirm is None else _with_deadline(session, report)
-
-
-def _carry_out(
-    session: Session,
-    journal: Journal,
-    command: str,
-    change: Change,
-    warnings: Sequence[str],
-    always: bool,
-    told: Mapping[str, Any],
-) -> Report:
-    """Journal the events, carry them out, and journal the outcomes; ``told`` is for the header.
-
-    A run with nothing to do and no drift leaves no trace in the journal. A run that fails just
-    as the last one did is only counted there.
-    """
     leaves_trace = always or bool(
         change.events or change.drift or change.leftover_links or change.calls(())
     )
-    if not (leaves_trace or change.extra_cmd_owed):
-        judged = verdict(change)
-        return _report(command, judged.outcome, change, judged, warnings)
+    if leaves_trace or change.extra_cmd_owed:
+        header = partial(_header, session, command, change, **told)
+        report = _carried_out(session, journal, report, header, leaves_trace)
+    return report if confirm is None else _with_deadline(session, report)
+
+
+def _carried_out(
+    session: Session,
+    journal: Journal,
+    report: Report,
+    header: Callable[[], RunHeader],
+    leaves_trace: bool,
+) -> Report:
+    """Journal the events, carry them out, and journal the outcomes.
+
+    A run with nothing to do and no drift ``leaves_trace`` only if babeld took ``extra_cmd``. A run
+    that fails just as the last one did is only counted in the journal.
+    """
     from rait.app.execution import Execution
 
+    change, warnings, run = report.change, report.warnings, None
     execution = Execution(session, change)
-    sent = not leaves_trace and execution.send_extra_cmd()
-    number: int | None = None
-    if leaves_trace or sent:
-        header = _header(session, command, change, **told)
-        run = journal.begin(header, change.drift, change.events)
-        if sent:
-            run.finish("done", extra_cmd="sent")
-        else:
-            execution.perform(run)
-            # A run that only repeats an earlier one has the number of that one by now.
-            warnings = (*warnings, *_prune(session, journal, run.id))
-        number = run.id
-    judged, results = execution.verdict, execution.results
-    rest = {"results": results, "run": number, "extra_cmd_sent": sent}
-    return _report(command, judged.outcome, change, judged, warnings, **rest)
+    if leaves_trace:
+        run = journal.begin(header(), change.drift, change.events)
+        execution.perform(run)
+        # A run that only repeats an earlier one has the number of that one by now.
+        warnings = (*warnings, *_prune(session, journal, run.id))
+    elif execution.send_extra_cmd():
+        run = journal.begin(header(), (), ())
+        run.finish("done", extra_cmd="sent")
+    judged = execution.verdict
+    return structs.replace(
+        report,
+        status=judged.outcome,
+        results=execution.results,
+        run=None if run is None else run.id,
+        failures=judged.failures,
+        warnings=warnings,
+        extra_cmd_sent=not leaves_trace and run is not None,
+    )
 
 
 def _removal(session: Session, change: Change) -> Removal | None:
@@ -270,27 +275,19 @@ def planned(
     )
     calls = tuple(call.result() for call in change.calls(change.events))
     status: Status = "planned" if change.events or missing or calls else "unchanged"
-    results = Results(calls=calls)
-    return _report(
-        command, status, change, verdict(change), warnings, results=results, removal=removal
-    )
+    report, results = _report(command, change, warnings), Results(calls=calls)
+    return structs.replace(report, status=status, results=results, removal=removal)
 
 
-def _report(
-    command: str,
-    status: Status,
-    change: Change,
-    judged: Verdict,
-    warnings: Sequence[str],
-    **rest: Any,
-) -> Report:
-    """A report of what is to be done, and of the links that cannot be."""
+def _report(command: str, change: Change, warnings: Sequence[str]) -> Report:
+    """A report of a run that has done nothing as yet, and of the links that cannot be."""
+    judged = verdict(change)
     named = {p.link for p in change.problems}
     strangers = [stranger for stranger in change.strangers if stranger.link not in named]
     wanted = change.desired.links.keys() | {p.link for p in change.problems if p.link is not None}
     return Report(
         command=command,
-        status=status,
+        status=judged.outcome,
         change=change,
         failures=judged.failures,
         warnings=(
@@ -300,7 +297,6 @@ def _report(
         ),
         links=len(wanted),
         old_list=change.goal.old.told if change.goal.old is not None else "",
-        **rest,
     )
 
 

@@ -214,7 +214,6 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
     if config is None:
         raise ConfigError(*_error_lines(problems, document))
     _check_stdin(url, config, document)
-    _check_signed(config, document)
     return KnownConfig(config, document.describe_all(problems))
 
 
@@ -448,15 +447,6 @@ def _check_stdin(url: str, config: Config, document: Document) -> None:
             path: Path = (key,)
             message = "cannot be - (standard input): the configuration itself came from there"
             raise ConfigError(document.describe(Problem(message, "error", path)))
-
-
-def _check_signed(config: Config, document: Document) -> None:
-    if config.peers_public_key and source.is_live(config.peers):
-        raise ConfigError(
-            f"{_key_location(document, 'peers_public_key')}: a list from "
-            f"{source.display_name(config.peers)} has no one who signs it: leave peers_public_key "
-            "out, and have TLS (etcds://) and roles of etcd say who may write"
-        )
 
 
 def _digest(text: str) -> str:

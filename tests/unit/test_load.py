@@ -130,7 +130,7 @@ def test_a_source_that_no_one_signs_has_no_signer(directory, spelt):
     text = GOOD.replace("peers.toml", "etcd://192.0.2.1/peers")
     signer = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
     message = refused(directory, f'{text[:-1]}\n{spelt} = "{signer}"\n')
-    assert message.startswith(f"rait.conf:10: {spelt}: a list from etcd://192.0.2.1/peers has no")
+    assert message.startswith(f"rait.conf:10: {spelt}: is for a list that somebody signs")
     assert "leave peers_public_key out" in message
 
 

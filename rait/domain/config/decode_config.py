@@ -68,6 +68,10 @@ _MARK = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}", re.ASCII)
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_UNSIGNED = (
+    "is for a list that somebody signs, and nobody signs one from etcd: leave peers_public_key "
+    "out, and have TLS (etcds://) and roles of etcd say who may write"
+)
 _BOTH_FAMILIES = (
     "is the send_port of a transport of {} too: WireGuard takes a port in both families, so other "
     "nodes listen on it for one of their two links to this one and skip the other, unless they set "
@@ -113,6 +117,8 @@ def _config(top: Block[Config], key_required: bool) -> Config | None:
     top.read("peers_public_key", object, lambda value: _each(SIGNERS, value, _signer))
     if "peers_public_key" in top.values and top.values.get("peers") == "-":
         top.report("cannot be - (standard input): a signature is beside the list", "peers")
+    if "peers_public_key" in top.values and is_live(str(top.values.get("peers", ""))):
+        top.report(_UNSIGNED, "peers_public_key")
     top.read("port_range", object, lambda value: _each(PORT_RANGE, value, port_range))
     transports = [transport for _, transport in read]
     top.values |= {"transports": transports, "isolation": isolation, "babeld": babeld}
