@@ -207,9 +207,9 @@ def prepared(options: Options, what: str, preparation: Preparation) -> Iterator[
             check_is_journal(loaded.config.journal)
         inputs = preparation.complete(loaded)
         began = time.monotonic()
-        with locked(structs.replace(options, lock_seconds=left), path, what) as turn:
+        with locked(structs.replace(options, lock_seconds=left), path, what) as (waited, now):
             left = max(0.0, left - (time.monotonic() - began))
-            if preparation.stands(disturbed=turn.waited or turn.stamp != before):
+            if preparation.stands(disturbed=waited or now != before):
                 yield inputs
                 return
             options.debug("what was read may have changed since: reading all of it again")
@@ -231,23 +231,19 @@ def _lock_of(loaded: Loaded) -> str:
     return lock_path(loaded.config.journal)
 
 
-class Turn(Struct, frozen=True):
-    """How this run got the lock: whether it ``waited`` for another run, and the lock's stamp."""
-
-    waited: bool
-    stamp: Stamp
-
-
 @contextmanager
-def locked(options: Options, path: str, what: str) -> Iterator[Turn]:
-    """Hold the lock as ``hold`` does; after a second, tell the user which command has it."""
+def locked(options: Options, path: str, what: str) -> Iterator[tuple[bool, Stamp]]:
+    """Hold the lock as ``hold`` does; after a second, tell the user which command has it.
+
+    Gives whether this run waited for another one, and the lock's stamp.
+    """
     with ExitStack() as held:
         yield _turn_in(held, options, path, what)
 
 
-def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> Turn:
+def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> tuple[bool, Stamp]:
     with suppress(HeldError):
-        return Turn(waited=False, stamp=held.enter_context(hold(path, what, 0)))
+        return False, held.enter_context(hold(path, what, 0))
     soon = min(PATIENCE_SECONDS, options.lock_seconds)
     left = options.lock_seconds - soon
     try:
@@ -257,7 +253,7 @@ def _turn_in(held: ExitStack, options: Options, path: str, what: str) -> Turn:
             raise
         options.notice(f"{error.holder}; waiting for it, up to {left:g} s more")
         found = held.enter_context(hold(path, what, left))
-    return Turn(waited=True, stamp=found)
+    return True, found
 
 
 def lock_path(journal: str) -> str:
