@@ -20,6 +20,7 @@ from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal, Run
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.adapters.wireguard import process, uapi
+from rait.adapters.wireguard import start as starting
 from rait.adapters.wireguard.start import Start
 from rait.domain.records import RunRecord
 from tests.integration import machine
@@ -51,7 +52,7 @@ EFFECTS: tuple[tuple[object, str], ...] = (
     (netns_names, "make"),
     (NetlinkSocket, "_ask_batch"),
     (uapi.Client, "_exchange"),
-    (process, "Start"),
+    (starting, "Start"),
     (Path, "unlink"),
 )
 """What a run does to the world, piece by piece (and some of the questions it asks)."""
