@@ -527,11 +527,12 @@ def test_a_program_that_somebody_else_started_meanwhile_is_left_alone(
     theirs.write_text(key)
     path = uapi.socket_path(link.name)
     started = f'env -i WG_PROCESS_FOREGROUND=1 PATH="$PATH" wireguard-go {link.name}'
-    await_it = f"until wg set {link.name} private-key {theirs}; do sleep 0.01; done"
+    # Not by wg(8), which removes a socket that nobody listens at yet. The flag is __SO_ACCEPTCON.
+    await_it = f"until grep -q ' 00010000 .* {path}$' /proc/net/unix; do sleep 0.01; done"
     robbed = program(
         tmp_path / "robbed",
         f'[ ! -S {path} ] || exec wireguard-go "$1"\n'
-        f"{started} >/dev/null 2>&1 & {await_it} 2>/dev/null",
+        f"{started} >/dev/null 2>&1 & {await_it}; wg set {link.name} private-key {theirs}",
     )
     monkeypatch.setenv(process.PROGRAM_VARIABLE, robbed)
 
