@@ -7,9 +7,11 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import pytest
 
@@ -137,23 +139,32 @@ def known_ways(daemon: Babeld, to: Node) -> set[str]:
     return {name for metric, name in re.findall(pattern, text, re.M) if int(metric) < INFINITY}
 
 
+class Ping(NamedTuple):
+    """A ping that runs, and a file for what it says: a pipe would be full within a minute."""
+
+    process: subprocess.Popen[str]
+    said: IO[str]
+
+
 @contextmanager
-def steady_ping(node: Node, to: Node) -> Iterator[subprocess.Popen[str]]:
+def steady_ping(node: Node, to: Node) -> Iterator[Ping]:
     """A ping from one node's loopback address to another's, all the while."""
     command = ["ping", "-6", "-n", "-i", str(INTERVAL), "-I", loopback(node.number)]
-    pipe = subprocess.PIPE
-    process = machine.start([*command, loopback(to.number)], node.target, stdout=pipe)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as file:
+        process = machine.start([*command, loopback(to.number)], node.target, stdout=file)
+        try:
+            yield Ping(process, file)
+        finally:
+            process.kill()
+            process.wait()
 
 
-def outcome(process: subprocess.Popen[str]) -> tuple[int, int]:
+def outcome(ping: Ping) -> tuple[int, int]:
     """End a ping; how many were answered, and how many in between were not."""
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate()
+    ping.process.send_signal(signal.SIGINT)
+    ping.process.wait()
+    ping.said.seek(0)
+    text = ping.said.read()
     answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", text)}
     return len(answered), max(answered) - min(answered) + 1 - len(answered)
 
