@@ -16,9 +16,9 @@ from pathlib import Path
 from rait.adapters import syscalls
 from rait.adapters.closing import closed
 
-_MAKING_SECONDS = 1.0
-"""A namespace's file that stays empty for so long is a leftover: `ip netns add` mounts a namespace
-right after it has made the file."""
+_MAKING_SECONDS = 5.0
+"""A namespace's file that stays empty for so long is a leftover: when it has made the file, `ip
+netns add` makes a namespace, which takes a busy kernel a moment, and mounts it."""
 
 GONE = (FileNotFoundError, ProcessLookupError)
 """What looking at /proc/PID raises when the process has ended."""
@@ -104,13 +104,14 @@ def _make_here(path: str) -> None:
     except OSError:  # only a mount can be shared, so make one of the directory
         syscalls.mount(directory, directory, syscalls.MS_BIND | syscalls.MS_REC)
         syscalls.mount("none", directory, syscalls.MS_SHARED | syscalls.MS_REC)
+    # Before there is a file, as a busy kernel may take longer than others take one for a leftover.
+    syscalls.unshare(syscalls.CLONE_NEWNET)
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
     except FileExistsError:
         if not _stays_empty(path):
             raise
     try:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
         syscalls.mount("/proc/thread-self/ns/net", path, syscalls.MS_BIND)
     except OSError:
         os.unlink(path)
@@ -129,7 +130,7 @@ def _stays_empty(path: str) -> bool:
                 return False
         if time.monotonic() > deadline:
             return True
-        time.sleep(_MAKING_SECONDS / 10)
+        time.sleep(_MAKING_SECONDS / 50)
 
 
 def _upstream(directory: str) -> int | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters.netns import NAMED, find_netns, open_netns
+from rait.adapters import syscalls
+from rait.adapters.netns import NAMED, ensure_netns, find_netns, open_netns
 from rait.domain.errors import MachineError
 
 pytestmark = pytest.mark.userspace
@@ -46,6 +47,24 @@ def test_one_made_below_ip_netns_exec_is_seen_by_others(names: tuple[str, str]) 
     subprocess.run(["ip", "netns", "add", names[0]], check=True)
     make(names[1], "ip", "netns", "exec", names[0])
     assert "UP" in loopback(names[1])
+
+
+def test_its_file_is_there_when_the_namespace_is(
+    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy kernel takes seconds to make one; meanwhile, the file would look like a leftover."""
+    was_there: list[bool] = []
+    unshare = syscalls.unshare
+
+    def noting(what: int) -> None:
+        unshare(what)
+        if what == syscalls.CLONE_NEWNET:
+            was_there.append(Path(NAMED, names[0]).exists())
+
+    monkeypatch.setattr(syscalls, "unshare", noting)
+    ensure_netns(names[0])
+    assert was_there == [False]
+    assert "UP" in loopback(names[0])
 
 
 def test_one_that_is_there_is_left_as_it_is(names: tuple[str, str]) -> None:
