@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -10,12 +11,11 @@ from msgspec import structs
 from rait.adapters import netns
 from rait.adapters.config import caches
 from rait.adapters.keys import KeyPair
-from rait.adapters.netns import Netns
 from rait.app import session, sight
 from rait.app.machine import Machine
-from rait.domain.backend import Observation, Outcome, UnreadLink
+from rait.domain.backend import Observation, ObservedLink, UnreadLink
 from rait.domain.events import Event
-from rait.domain.topology import Link
+from rait.domain.topology import BackendKind
 from rait.testing.machine import Machine as Kernel
 from rait.testing.machine import RefusedError
 from tests.unit.command_line import PEERS, PRIVATE, Rait
@@ -70,30 +70,48 @@ class Played(Kernel):
         return sorted(self.wires)
 
 
+class PlayedBackend:
+    """Carries out events in the played kernel, as a backend does."""
+
+    def __init__(self, kernel: Played) -> None:
+        self._kernel = kernel
+
+    def apply(self, _: object, events: Iterable[Event]) -> Iterator[str | None]:
+        for event in events:
+            try:
+                self._kernel.attempt(0, event)
+            except RefusedError as refusal:
+                yield str(refusal)
+            else:
+                yield None
+
+
 class PlayedMachine(Machine):
-    """A run's sight of the played kernel, whose links are in the namespace of the test."""
+    """A run's sight of the played kernel."""
 
     def __init__(self, kernel: Played, key: KeyPair) -> None:
         super().__init__(netns.open_netns(""), key)
         self._played = kernel
 
-    def choose(self, _: str) -> str:  # type: ignore[override]
+    def choose(self, _: str) -> BackendKind:
         return "kernel"
 
     def observe(self, *_: object, **__: object) -> Observation:
-        return self._played.observe()
+        seen = self._played.observe()
+        self._origins.update((name, link.link.origin) for name, link in seen.links.items())
+        return seen
 
-    def trace(self, *_: object) -> tuple[list[object], dict[str, object]]:  # type: ignore[override]
+    def trace(self, *_: object) -> tuple[list[ObservedLink], dict[str, UnreadLink]]:
         return [], {}
-
-    def home_of(self, _: Link) -> Netns | None:
-        return None
-
-    def apply(self, events: Iterable[Event], *_: object) -> Iterator[Outcome]:
-        return iter(self._played.apply(events))
 
     def leftovers(self, _: Sequence[str]) -> tuple[str, ...]:
         return ()
+
+    def _backend(self, _: str) -> Any:
+        return PlayedBackend(self._played)
+
+    def _sockets_for(self, *_: object) -> None:
+        pass
 
 
 def play(monkeypatch: pytest.MonkeyPatch, rait: Rait) -> Played:
