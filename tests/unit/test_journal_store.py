@@ -795,6 +795,16 @@ def test_what_is_too_old_goes_by_itself_now_and_then(
         assert journal.prune_old(1000).runs == 0
 
 
+def test_of_a_journal_with_a_part_of_a_run_nothing_is_pruned(path: Path) -> None:
+    with at(path, 1) as journal:
+        add(journal, "a")
+        with journal.appending() as log:
+            log.add("half_done", 99, SCOPE, LinkAdded(link("b")))
+        with pytest.raises(HistoryError, match="run 99 has no beginning"):
+            journal.prune(1000)
+        assert len(entries_of(journal)) == 5
+
+
 def test_a_crash_that_nobody_dealt_with_does_not_keep_all_that_came_later(path: Path) -> None:
     with at(path, 1) as journal:
         journal.begin(header("gone"), (), [LinkAdded(link("a"))])

@@ -203,6 +203,8 @@ def droppable(log: Log, keep_after: int, *, crashed: bool) -> tuple[int, int]:
     cut = read_head(log.connection).last_id
     for run, _, took, finished, scope in rows:
         repeats = repeated.get(run, Repeats(run))
+        if run not in begun:
+            raise records.damage(f"run {run} has no beginning")
         last_at = max(begun[run].latest + took, repeats.total.until)
         is_unknown = latest[scope] == run and not finished and not crashed
         if last_at >= keep_after or is_unknown or repeats.attempt is not None:
