@@ -24,11 +24,15 @@ def replace_file(
 ) -> None:
     """Write a file whole or not at all, with this mode, in the place of what is there.
 
-    Until it is whole, the file has the path ``new``; by default its name is one that no other
-    process takes. ``at`` is the time of its last change in unix nanoseconds, None for now. Raises
-    OSError.
+    Until it is whole, the file has the path ``new``, which is for one writer at a time; by default
+    its name is one that no other process takes. ``at`` is the time of its last change in unix
+    nanoseconds, None for now. Raises OSError.
     """
-    new = new or f"{path}.{os.urandom(8).hex()}"
+    if new:
+        with suppress(FileNotFoundError):
+            os.unlink(new)  # of a run that was killed
+    else:
+        new = f"{path}.{os.urandom(8).hex()}"
     try:
         fd = os.open(
             new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600

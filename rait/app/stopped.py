@@ -44,7 +44,7 @@ def _keep(path: str, report: Report) -> None:
     assert report.removal is not None  # noqa: S101 - a mistake of ours, not of the user
     why = removal_text(report, report.removal)
     line = f"the `rait {report.command}` of {written(time.time_ns())} was {why}"
-    replace_file(path, line.encode(), mode=0o600)
+    replace_file(path, line.encode(), new=f"{path}.new", mode=0o600)
 
 
 def stopped(options: Options, loaded: Loaded, public_key: str) -> Iterator[str]:

@@ -58,6 +58,7 @@ def file_of(directory: Path) -> Path:
 def test_a_stopped_run_is_told_until_another_one_ends(node: Node, tmp_path: Path) -> None:
     assert node.told() == []
     node.note(STOPPED)
+    Path(f"{file_of(tmp_path)}.new").write_text("of a run that was killed")
     node.note(STOPPED)
     (line,) = node.told()
     assert "it would remove 3 of 4 links (a, b, c)" in line

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import msgspec
 from msgspec import Struct, structs
@@ -142,8 +141,6 @@ class PeersList:
     def _write(self, about: About) -> None:
         content = msgspec.json.encode(about) + b"\n" + (self._news.text or "").encode()
         whole, new = self._digest(content) + b"\n" + content, f"{self._path}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(new)  # of a run that was killed
         replace_file(self._path, whole, new=new, mode=0o600, at=about.written_at)
 
     def _digest(self, content: bytes) -> bytes:
