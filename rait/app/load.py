@@ -59,7 +59,13 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
     def place_of(self, key: str) -> str:
         """The place in it that sets this, for messages; where nothing does, a text that says so."""
-        return _key_location(self.document(), key)
+        from rait.domain.config.decoding import key_id
+
+        document = self.document()
+        spelt = next((each for each in document.data if key_id(str(each)) == key_id(key)), None)
+        if spelt is None:
+            return f"{document.name}: {key} is not set, so it is the default"
+        return document.location((spelt,))
 
 
 class LoadedPeers(Struct, frozen=True, kw_only=True):
@@ -213,7 +219,10 @@ def _checked(text: str, url: str, *, key_required: bool) -> KnownConfig:
     config, problems = decode_config(document.data, key_required=key_required)
     if config is None:
         raise ConfigError(*_error_lines(problems, document))
-    _check_stdin(url, config, document)
+    for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
+        if url == value == source.STDIN:
+            message = "cannot be - (standard input): the configuration itself came from there"
+            raise ConfigError(document.describe(Problem(message, "error", (key,))))
     return KnownConfig(config, document.describe_all(problems))
 
 
@@ -429,24 +438,6 @@ def _error_lines(problems: Iterable[Problem], document: Document) -> tuple[str, 
         return not problem.message.startswith(UNKNOWN), document.locate(problem.path) or 0
 
     return document.describe_all(sorted(errors, key=position))
-
-
-def _key_location(document: Document, wanted: str) -> str:
-    """The location of a key in the document; where it is not set, a text that says so."""
-    from rait.domain.config.decoding import key_id
-
-    spelt = next((key for key in document.data if key_id(str(key)) == key_id(wanted)), None)
-    if spelt is None:
-        return f"{document.name}: {wanted} is not set, so it is the default"
-    return document.location((spelt,))
-
-
-def _check_stdin(url: str, config: Config, document: Document) -> None:
-    for key, value in (("peers", config.peers), ("private_key_file", config.private_key_file)):
-        if url == source.STDIN and value == source.STDIN:
-            path: Path = (key,)
-            message = "cannot be - (standard input): the configuration itself came from there"
-            raise ConfigError(document.describe(Problem(message, "error", path)))
 
 
 def _digest(text: str) -> str:

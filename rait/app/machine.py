@@ -231,7 +231,8 @@ class Machine(Closing):
 
                 outcomes = vrf.apply(group)
             elif doer == JOURNAL:
-                outcomes = _without_broken(batch, broken)
+                left = (LEFT_ALONE if step.event.name in broken else None for step in batch)
+                outcomes = map(Outcome, count(), left)
             else:
                 outcomes = self._change(self._backend(doer), batch, broken)
             for outcome in outcomes:
@@ -359,11 +360,6 @@ def _batches(steps: Iterable[_Step]) -> Iterator[list[_Step]]:
         names.add(step.event.name)
     if batch:
         yield batch
-
-
-def _without_broken(batch: Sequence[_Step], broken: Container[str]) -> Iterator[Outcome]:
-    for index, step in enumerate(batch):
-        yield Outcome(index, LEFT_ALONE if step.event.name in broken else None)
 
 
 _NO_KERNEL = (

@@ -217,7 +217,7 @@ def report_object(report: Report) -> dict[str, object]:
         "losses": list(report.change.losses),
         "conflicts": list(report.change.goal.conflicts),
         "old_peers_list": report.old_list or None,
-        "calls": [call_object(call) for call in report.results.calls],
+        "calls": [structs.asdict(call) for call in report.results.calls],
         "warnings": list(report.warnings),
         "excessive_removal": msgspec.to_builtins(report.removal),
     }
@@ -235,11 +235,6 @@ def event_object(event: Event) -> dict[str, object]:
         return {"type": kind, "link": event.name, "state": fields["link"]}
     what = "vrf" if isinstance(event, VrfAdded | VrfRemoved) else "link"
     return {"type": kind, what: fields.pop("name"), **fields}
-
-
-def call_object(call: CallResult) -> dict[str, object]:
-    """A call of a command as a value for JSON."""
-    return structs.asdict(call)
 
 
 def call_text(call: CallResult) -> str:

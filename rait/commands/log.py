@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rait.adapters.journal.file import check_is_journal
 from rait.adapters.journal.reader import JournalReader
@@ -24,7 +24,6 @@ from rait.app.render import (
     HALF_MADE,
     LEFT,
     NOT_OURS,
-    call_object,
     call_text,
     describe,
     done_already,
@@ -286,7 +285,7 @@ def run_json(run: RunRecord, query: Query) -> str:
         "unknown": run.unknown,
         **_event_objects(run, query),
         "ended": list(run.ended),
-        "calls": [call_object(call) for call in run.calls if query.link in (None, call.link)],
+        "calls": [structs.asdict(call) for call in run.calls if query.link in (None, call.link)],
         "problems": [{"link": link, "error": error} for link, error in run.problems.items()],
         "extra_cmd": run.extra_cmd,
         "repeated": run.repeated.count if run.repeated is not None else 0,
