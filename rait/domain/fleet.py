@@ -180,8 +180,9 @@ class _Planning:
         if not node.is_implied:
             return node.planned.events
         touched = [self._groups[key] for key in like(node).planned.counts]
-        kinds = {id(group.kind): group.kind[:most] for group in touched}
-        groups = with_those_beside(chain([node.group], *kinds.values()))
+        kinds = {id(group.kind): group.kind for group in touched}.values()
+        others = ([each for each in kind if each is not node.group][:most] for kind in kinds)
+        groups = with_those_beside(chain([node.group], *others))
         return planned(node, _peers_of(groups), self._addresses).events
 
 
@@ -196,8 +197,8 @@ class _Tally:
         self._far = [peer for peer in registry if peer.public_key not in near]
         self._ports: dict[Family, Counter[int]] = {"ip4": Counter(), "ip6": Counter()}
         for peer in self._far:
-            for endpoint in peer.endpoints:
-                self._ports[endpoint.address_family][endpoint.send_port] += 1
+            for family, port in {(e.address_family, e.send_port) for e in peer.endpoints}:
+                self._ports[family][port] += 1
 
     def links_of(self, node: FleetNode) -> int:
         """How many links to far nodes the node had that it did not plan."""

@@ -357,6 +357,25 @@ def test_what_many_nodes_do_that_are_alike_is_counted_for_each(others: list[Peer
         assert (len(node.events), node.links) == (node.count, 6)
 
 
+def test_a_node_that_lists_one_port_twice_has_no_link_to_itself() -> None:
+    """It is not near the change, so it plans in part, and its other links are counted."""
+    twice = structs.replace(B, endpoints=B.endpoints * 2)
+    found = change([A, twice, C], [AWAY, twice, C])
+    assert {node.name: node.links for node in found.node_changes} == {"n2": 2, "n3": 2}
+
+
+@pytest.mark.parametrize("changed", [4, 7])
+def test_as_many_events_are_found_as_are_asked_for(changed: int) -> None:
+    """Also of one of the first nodes, which has no link to itself."""
+    old = [peer(number) for number in range(1, 8)]
+    moved = [peer(number, address=f"198.51.100.{number}") for number in range(1, changed + 1)]
+    for node in change(old, [*moved, *old[changed:]]).node_changes:
+        for number in range(1, 8):
+            some = node.some(number)
+            assert len(some) == min(number, node.count)
+            assert set(some) <= set(node.events)
+
+
 def steps(old: list[Peer], new: list[Peer]) -> list[str]:
     found = split(fleet_of(old), fleet_of(new))
     return [line for step in found or () for line in step]
