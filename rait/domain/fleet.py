@@ -123,7 +123,7 @@ def fleet_change(old: Sequence[Member], new: Sequence[Member]) -> FleetChange:
 class _Planning:
     """Plans the nodes of a fleet: those near a change by the whole registry, others by a part.
 
-    Of entries that are alike, a node whose own rait.conf is implied plans two for all.
+    Of entries that are alike, two are planned for all.
     """
 
     def __init__(self, nodes: Sequence[FleetNode], registries: Registries) -> None:
@@ -133,11 +133,9 @@ class _Planning:
         near = [group for group in groups if group.is_near]
         close = {key for group in near for node in group.nodes for key in node.keys}
         self._groups = {key: node.group for node in nodes for key in node.keys}
-        few = {v: [p for p in registries[v] if p.public_key in close] for v in VERSIONS}
-        by_few = {True: _peers_of(standing_for(near)), False: few}
-        by_all = {True: _peers_of(standing_for(groups)), False: registries}
+        every, few = _peers_of(standing_for(groups)), _peers_of(standing_for(near))
         for node in nodes:
-            peers = (by_all if node.group.is_near else by_few)[node.is_implied]
+            peers = every if node.group.is_near else few
             node.plan = partial(planned, node, peers, self._addresses)
         self._tally = _Tally(registries["old"], close)
 
@@ -177,9 +175,10 @@ class _Planning:
 
     def _events(self, node: FleetNode, most: int | None) -> tuple[Event, ...]:
         """The events of a node, about so many groups of each kind, or about all."""
-        if not node.is_implied:
+        first = like(node)
+        touched = [self._groups[key] for key in first.planned.counts if key]
+        if first is node and all(len(group.kind) == 1 for group in touched):
             return node.planned.events
-        touched = [self._groups[key] for key in like(node).planned.counts]
         kinds = {id(group.kind): group.kind for group in touched}.values()
         others = ([each for each in kind if each is not node.group][:most] for kind in kinds)
         groups = with_those_beside(chain([node.group], *others))

@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 
 from rait.domain.backend import Observation, ObservedLink, ObservedVrf
 from rait.domain.change import Change, Goal
-from rait.domain.config.schema import Config, Peer, Transport
+from rait.domain.config.schema import Config, Peer, PeerEndpoint, Transport
 from rait.domain.events import DeviceUpdated, Event, LinkAdded, PeerAdded, peers_named
 from rait.domain.guard import lost_sessions
 from rait.domain.history import LastKnown
@@ -43,6 +43,11 @@ class Member(Struct, frozen=True):
     peer: Peer
     config: Config
     is_implied: bool
+
+    @property
+    def places(self) -> tuple[PeerEndpoint | Transport, ...]:
+        """The ports and addresses of the node, by its entry and by its rait.conf."""
+        return *self.peer.endpoints, *self.config.transports
 
 
 def implied_config(peer: Peer) -> Config:
@@ -130,7 +135,6 @@ class FleetNode:
         member = new or old
         assert member is not None  # noqa: S101 - a node is in one of the versions
         self.name = member.peer.name or member.peer.public_key
-        self.is_implied = all(m is None or m.is_implied for m in (old, new))
 
     @cached_property
     def planned(self) -> Planned:

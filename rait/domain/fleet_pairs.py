@@ -137,8 +137,8 @@ class _Seen:
 def _values(node: FleetNode) -> Iterator[_Value]:
     """The ports and addresses of a node."""
     for member in node.members.values():
-        for endpoint in member.peer.endpoints if member is not None else ():
-            yield from (endpoint.send_port, endpoint.address)
+        for place in member.places if member is not None else ():
+            yield from (place.send_port, place.address)
 
 
 def _why_not_reached(node: _Seen, far: _Seen, mine: Version, theirs: Version) -> str:

@@ -157,7 +157,7 @@ def count_wanted(config: Config, public_key: str, peers: Iterable[Peer]) -> int:
         for peer in peers
         if peer.public_key != public_key
         for endpoint in policies.endpoints(peer)
-        if _in_port_range(config.port_range, endpoint.send_port)
+        if is_in_port_range(config.port_range, endpoint.send_port)
         for transport in transports.get(endpoint.address_family, ())
     }
     return len(names)
@@ -363,7 +363,7 @@ class _Planner:
         """
         name, peer, transport, endpoint = route
         family, port = endpoint.address_family, endpoint.send_port
-        if not _in_port_range(self._config.port_range, port):
+        if not is_in_port_range(self._config.port_range, port):
             return f"SendPort {port} ({family}) is outside of port_range in rait.conf"
         if len(name.encode()) > MAX_IFNAME:
             return f"the link's name would be {name}, which is longer than {MAX_IFNAME} bytes"
@@ -504,7 +504,7 @@ def _by_family(config: Config) -> dict[Family, list[Transport]]:
     return {f: [t for t in config.transports if t.address_family == f] for f in FAMILIES}
 
 
-def _in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
+def is_in_port_range(ranges: tuple[tuple[int, int], ...], port: int) -> bool:
     """Whether rait.conf lets a peers list ask for the port."""
     return not ranges or any(low <= port <= high for low, high in ranges)
 

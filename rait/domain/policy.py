@@ -50,12 +50,16 @@ class Policies:
         """What a link to the peer gets over a transport of this family."""
         if not self._tests:
             return NOTHING
-        fitting = tuple(test.is_for(peer, family) for test in self._tests)
+        fitting = self.fitting(peer, family)
         known = self._known.get(fitting)
         if known is None:
             chosen = (policy for policy, fits in zip(self._policies, fitting, strict=True) if fits)
             known = self._known[fitting] = _merged(chosen)
         return known
+
+    def fitting(self, peer: Peer, family: Family) -> tuple[bool, ...]:
+        """Of each policy, whether it is for such a link."""
+        return tuple(test.is_for(peer, family) for test in self._tests)
 
     def endpoints(self, peer: Peer) -> tuple[PeerEndpoint, ...]:
         """The endpoints of a peer, without those that policies skip."""

@@ -364,6 +364,20 @@ def test_a_node_that_lists_one_port_twice_has_no_link_to_itself() -> None:
     assert {node.name: node.links for node in found.node_changes} == {"n2": 2, "n3": 2}
 
 
+def test_a_rait_conf_that_disagrees_with_the_list_is_told_with_the_ports_of_each_node() -> None:
+    old = [peer(number) for number in range(1, 5)]
+    new = [peer(number, port=50020 + number) for number in range(1, 5)]
+    wrong = {p.public_key: implied_config(peer(n, port=50010 + n)) for n, p in enumerate(old, 1)}
+    found = fleet_change(fleet_of(old), fleet_of(new, wrong))
+    assert len(found.interrupted) == 6
+    for pair in found.interrupted:
+        one, other = (name[1:] for name in pair.nodes)
+        assert (
+            f"n{one} sends to port 5001{one} of n{other}, which listens for it on port 5002{one}"
+            in pair.reasons["new/new"]
+        )
+
+
 @pytest.mark.parametrize("changed", [4, 7])
 def test_as_many_events_are_found_as_are_asked_for(changed: int) -> None:
     """Also of one of the first nodes, which has no link to itself."""
