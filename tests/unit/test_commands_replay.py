@@ -9,6 +9,8 @@ from rait.domain.topology import (
     Topology,
 )
 from tests.unit.command_line import Rait
+from tests.unit.played import ALL, Played
+from tests.unit.played import CONF as PLAYED
 from tests.unit.test_render import DYNAMIC, LINK, jsonable
 
 
@@ -65,3 +67,19 @@ def test_the_past_is_a_line_for_each_link() -> None:
     value = jsonable(past_object(past))
     assert (value["at"], value["public_key"]) == ("run 7", "own")
     assert value["topology"]["links"]["w1"]["peers"][0]["endpoint"]["port"] == 50153
+
+
+def test_the_topology_of_a_past_run_is_shown_and_made_again(rait: Rait, kernel: Played) -> None:
+    rait("up")
+    rait.write(PLAYED, {})
+    rait("up", "--yes")
+    said = rait("replay", "--at", "1", "--diff")
+    assert (said.status, kernel.names) == (0, [])
+    assert said.out.endswith("rait replay --at 1: 3 to be added; 3 links wanted\n")
+    said = rait("replay", "--at", "1", "--apply")
+    assert (said.status, kernel.names) == (0, ALL)
+    early = rait("replay", "--at", "2000-01-01", "--diff")
+    assert "what there was before is not known" in early.err
+    assert "`--apply` would be refused" in early.err
+    assert rait("replay", "--at", "2000-01-01", "--apply").status == 1
+    assert kernel.names == ALL

@@ -9,6 +9,8 @@ from rait.domain.events import LinkAdded
 from rait.domain.records import RunRecord
 from rait.domain.rollback import Conflict
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
+from tests.unit.played import ALL, Played
+from tests.unit.played import CONF as PLAYED
 
 
 def clashes(number: int) -> list[str]:
@@ -39,3 +41,36 @@ def test_what_was_pruned_is_not_said_never_to_have_been(rait: Rait) -> None:
         run.finish("done")
         journal.prune(2**62)
     assert rait("rollback").err.endswith("changed anything: entries up to 4 were pruned\n")
+
+
+def test_a_rollback_takes_back_the_last_run_also_if_that_was_one(
+    rait: Rait, kernel: Played
+) -> None:
+    rait("up")
+    rait("down")
+    assert rait("rollback", "--dry-run").out.endswith("3 to be added; 3 links wanted\n")
+    assert kernel.names == []
+    for names in (ALL, [], ALL):
+        assert rait("rollback").status == 0
+        assert kernel.names == names
+
+
+def test_a_run_is_taken_back_only_by_its_own_configuration(rait: Rait, kernel: Played) -> None:
+    rait("up")
+    other = rait.directory / "other.conf"
+    other.write_text(rait.conf.read_text())
+    other.chmod(0o600)
+    said = rait("-c", str(other), "rollback", "1")
+    assert (said.status, kernel.names) == (2, ALL)
+    assert f"run 1 is of another configuration, {rait.conf}, and not of {other}" in said.err
+
+
+def test_what_changed_since_is_not_lost_unless_somebody_insists(rait: Rait, kernel: Played) -> None:
+    rait("up")
+    rait.write(PLAYED.replace("1420", "1400"), PEERS)
+    rait("up")
+    said = rait("rollback", "1")
+    assert (said.status, kernel.names) == (1, ALL)
+    assert "run 1 cannot be taken back alone, as the same links changed later:" in said.err
+    assert rait("rollback", "1", "--force").status == 0
+    assert kernel.names == []

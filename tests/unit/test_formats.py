@@ -178,6 +178,7 @@ def test_object_values_that_are_expressions_name_their_own_key():
         ('a {\n  x = "open\n}\n', "ends too early"),
         ("a {\n  x = = 1\n}\n", "x.conf:2:7: this is not valid HCL here"),
         ("a {}\nx = " + "9" * 5000 + "\n", '"x" is a huge number'),
+        ("a {\n" * 3000 + "}\n" * 3000, "nested too deep"),
         ("a {}\nx = " + "[" * 3000 + "]" * 3000 + "\n", "nested too deep"),
         ("[a]\nx = \n", "x.conf:2:5: not valid TOML: Invalid value"),
         ("[a]\nx = 1\nx = 2\n", "x.conf:3:"),

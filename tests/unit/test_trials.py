@@ -120,6 +120,15 @@ def test_what_was_taken_back_is_not_done_again_until_the_user_says_so(
     assert kernel.names == KEPT
 
 
+def test_neither_the_change_nor_its_end_is_for_a_rollback(
+    rait: Rait, kernel: Played, waiters: Waiters
+) -> None:
+    rait("up", "--confirm", "2m")
+    rait("confirm", "--back")
+    assert (kernel.names, waiters.released) == ([], 1)
+    assert rait("rollback").err == "rait: no run of this configuration changed anything\n"
+
+
 def test_a_mended_list_is_done(pending: Rait, kernel: Played) -> None:
     pending("confirm", "--back")
     port, another = list(PEERS.items())[1]
@@ -230,4 +239,58 @@ def test_a_waiter_that_cannot_be_had_leaves_all_as_it_was(
     monkeypatch.setattr("rait.adapters.waiter.Waiter", refuse)
     rait.write(CONF, FEW)
     assert rait("up", "--confirm", "2m").status == 1
+    assert kernel.names == ALL
+
+
+class Sleep:
+    """Time that passes while the waiter sleeps, and what happens meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[int], None]) -> None:
+        self.happens: list[Callable[[], object]] = []
+        self.naps = 0
+        self._pass_time = pass_time
+        monkeypatch.setattr("rait.commands.confirm.time.sleep", self)
+        monkeypatch.setattr("rait.adapters.waiter.get_ready", lambda: None)
+
+    def __call__(self, _: float) -> None:
+        self.naps += 1
+        if self.happens:
+            self.happens.pop(0)()
+        else:
+            self._pass_time(50)
+
+
+@pytest.fixture
+def sleep(monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[int], None]) -> Sleep:
+    return Sleep(monkeypatch, pass_time)
+
+
+def test_the_waiter_takes_a_change_back_when_its_time_is_over(
+    pending: Rait, kernel: Played, sleep: Sleep
+) -> None:
+    assert pending("confirm", "--wait").status == 0
+    assert (kernel.names, sleep.naps) == (ALL, 3)
+
+
+def test_the_waiter_ends_when_somebody_confirms(
+    pending: Rait, kernel: Played, sleep: Sleep
+) -> None:
+    sleep.happens.append(lambda: pending("confirm"))
+    assert pending("confirm", "--wait").status == 0
+    assert (kernel.names, sleep.naps) == (KEPT, 1)
+
+
+def test_the_waiter_tries_again_when_it_cannot_take_a_change_back(
+    pending: Rait, kernel: Played, sleep: Sleep, pass_time: Callable[[int], None]
+) -> None:
+    def mend() -> None:
+        pending.journal.with_suffix(".away").rename(pending.journal)
+
+    def hide() -> None:
+        pass_time(200)
+        pending.journal.rename(pending.journal.with_suffix(".away"))
+        pending.journal.write_text("no journal" * 999)
+
+    sleep.happens += [hide, mend]
+    assert pending("confirm", "--wait").status == 0
     assert kernel.names == ALL
