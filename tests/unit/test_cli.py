@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from rait import __version__
 from rait.adapters.journal.store import Journal
 from rait.app.conclude import Report, Status
+from rait.app.options import options_of
 from rait.app.scopes import scope_name
 from rait.cli import _imported, _parser, main
 from rait.domain.backend import Outcome
@@ -402,3 +404,8 @@ def test_a_path_that_is_not_unicode_is_one_like_any_other(
     assert f"configuration {scope}\n" in rait("log", "show", "1").out
     assert rait("log", "verify").status == 0
     assert rait("log", "prune", "--keep", "1s").status == 0
+
+
+def test_nobody_accepts_a_loss_or_an_older_list_without_saying_so() -> None:
+    options = options_of(Namespace(config="rait.conf", debug=False))
+    assert (options.assume_gone, options.accept_older) == (False, False)

@@ -10,6 +10,7 @@ from msgspec import structs
 from rait.adapters.config import web
 from rait.adapters.config.remote import News, Version
 from rait.domain.errors import SourceError
+from tests.minisign import QuickSigner
 from tests.unit.command_line import PEERS, Rait
 from tests.unit.played import ALL, CONF, Played
 
@@ -118,6 +119,7 @@ def test_a_list_from_a_url_stands_in_when_the_url_fails(
     assert rait("up").status == 0
     server.is_up = False
     kernel.wires.clear()
+    assert rait("plan", "--detailed-exitcode").status == 1
     said = rait("up")
     assert (said.status, kernel.names) == (3, ALL)
     assert "no connection" in said.err
@@ -170,6 +172,18 @@ def test_a_link_that_another_key_has_is_no_link_of_ours(rait: Rait, kernel: Play
     device = structs.replace(wire.link.device, public_key="theirs")
     link = structs.replace(wire.link, name="wg9", device=device)
     kernel.wires["wg9"] = structs.replace(wire, link=link)
+    assert "wg9" not in rait("status").out
     rait("up")
     rait("down")
     assert kernel.names == ["wg9"]
+
+
+def test_a_signed_list_that_is_older_is_for_who_accepts_it(rait: Rait, kernel: Played) -> None:
+    signer, peers = QuickSigner(), rait.directory / "peers.conf"
+    signature = rait.directory / "peers.conf.minisig"
+    rait.write(f'peers_public_key = "{signer.key}"\n{CONF}', PEERS)
+    for serial, arguments, status in ((2, (), 0), (1, (), 1), (1, ("--accept-older",), 0)):
+        signature.write_text(signer.text(peers.read_text(), f"serial:{serial}"))
+        said = rait("up", *arguments)
+        assert (said.status, kernel.names) == (status, ALL)
+        assert ("the list is refused" in said.err) == (status == 1)

@@ -216,6 +216,8 @@ def test_links_that_the_last_sync_failed_to_make_are_looked_at_as_failed() -> No
 def test_it_moves_when_the_configuration_says_so() -> None:
     with served(Machine()) as (health, port, call):
         assert text(port, "/elsewhere")[0] == 404
+        call(health.listen, "127.0.0.1:0")  # as it was
+        assert text(port, "/elsewhere")[0] == 404
         call(health.listen, "localhost:0")
         moved = health._listener.getsockname()[1]
         assert text(moved, "/elsewhere")[0] == 404

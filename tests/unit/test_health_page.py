@@ -83,6 +83,10 @@ def test_a_change_that_waits_is_said_before_all_else() -> None:
     assert "This needs a look:<ul><li>run 7 waits</li>" in many
 
 
+def test_where_nothing_ever_changed_no_change_is_told() -> None:
+    assert "last change" not in page("node", structs.replace(ALL, last_change=None))
+
+
 def test_the_last_sync_and_the_last_change_are_there() -> None:
     text = page("node", ALL, SYNC)
     assert "unchanged, because of look, in 0.25 s" in text

@@ -81,6 +81,9 @@ def test_a_poll_that_fails_leaves_the_last_good_list_and_its_time(server: Server
         held.poll(URL)
     news = held.fetch(URL, Version(), 100)
     assert (news.text, news.at) == ("one", 1)
+    server.text = "one"
+    held.poll(URL)
+    assert server.asked[-1].etag == '"one"', "the server need not send it again"
 
 
 @pytest.mark.usefixtures("server")

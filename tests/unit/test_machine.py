@@ -19,10 +19,19 @@ from rait.domain.events import (
     Event,
     LinkAdded,
     LinkRemoved,
+    NotesUpdated,
     PeerAdded,
     PeerRemoved,
 )
-from rait.domain.topology import BackendKind, Device, Link, LinkPeer, LinkSettings, Origin
+from rait.domain.topology import (
+    BackendKind,
+    Device,
+    Link,
+    LinkNotes,
+    LinkPeer,
+    LinkSettings,
+    Origin,
+)
 
 
 class Recorder:
@@ -98,6 +107,15 @@ def test_the_later_events_of_a_link_that_failed_fail_too(machine: Machine) -> No
     later = [PeerAdded("one", LinkPeer("peer")), PeerAdded("two", LinkPeer("peer"))]
     assert errors(machine, *events, *later) == ["refused", None, LEFT_ALONE, None]
     assert kernel.batches == [events, later[1:]]
+
+
+def test_what_a_link_s_journal_notes_is_not_so_if_the_link_failed(machine: Machine) -> None:
+    kernel = Recorder("stuck")
+    use(machine, kernel, Recorder())
+    made = [LinkAdded(link(name, "kernel")) for name in ("stuck", "free")]
+    notes = [NotesUpdated(e.name, LinkNotes(), LinkNotes(babeld_param="rxcost 9")) for e in made]
+    assert errors(machine, *made, *notes) == ["refused", None, LEFT_ALONE, None]
+    assert kernel.batches == [made]
 
 
 def test_what_breaks_in_the_midst_of_a_batch_fails_the_rest_of_it(machine: Machine) -> None:

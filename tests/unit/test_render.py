@@ -425,6 +425,8 @@ def test_links_that_are_left_as_they_are_are_counted_as_such() -> None:
     left = (Failure("w1", "its entry cannot be read", kept=True),)
     told = report(status="unchanged", links=2, failures=left)
     assert summary(told) == "rait up: 1 left as it is; 2 links wanted"
+    both = structs.replace(told, failures=(*left, Failure("w2", "no answer", kept=True)))
+    assert summary(both) == "rait up: 2 left as they are; 2 links wanted"
     broken = (*left, Failure("w2", "EBUSY"))
     told = report(LinkAdded(BARE), status="partial", links=3, failures=broken)
     assert summary(told).startswith("rait up: 1 failed, 1 left as it is")

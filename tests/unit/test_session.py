@@ -6,7 +6,10 @@ from base64 import b64encode
 
 import pytest
 
+from rait.adapters.keys import KeyPair
 from rait.app import isolation, routing
+from rait.app.session import machine_of
+from rait.domain.config.schema import Config, Isolation
 from rait.domain.errors import MachineError
 from tests.unit.command_line import PEERS, Rait
 from tests.unit.played import ALL, CONF, Played
@@ -130,3 +133,11 @@ def test_a_link_that_comes_back_gets_the_preshared_key_that_a_file_still_has(
     assert (said.status, kernel.names) == (3, ALL)
     assert "preshared key" in said.err, "as no file has it any more"
     assert not any(wire.link.peers[0].psk_digest for wire in kernel.wires.values())
+
+
+def test_only_who_makes_links_needs_the_namespace_of_their_sockets() -> None:
+    config = Config(isolation=Isolation(type="netns", transit="rait-none"))
+    with machine_of(config, KeyPair(None, ""), needs_transit=False) as machine:
+        assert not machine.namespace.is_open
+    with pytest.raises(MachineError, match="does not exist"):
+        machine_of(config, KeyPair(None, ""), needs_transit=True)
