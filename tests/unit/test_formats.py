@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,14 @@ def test_what_lies_very_deep_has_the_line_of_what_holds_it(name):
     document = formats.parse(text, name)
     assert max(map(len, document.lines())) <= 17
     assert document.locate(("a", *[0] * 49, 9)) == 1
+
+
+def test_toml_is_that_of_version_1_1_on_all_nodes():
+    """A list that some nodes refuse and others read would part a fleet."""
+    text = 'peers = [{\n  name = "\\e\\x41", # remark\n  remarks = {\n    at = 07:32,\n  },\n}]\n'
+    document = formats.parse(text, "peers.toml")
+    assert document.data == {"peers": [{"name": "\x1bA", "remarks": {"at": time(7, 32)}}]}
+    assert document.locate(("peers", 0, "remarks", "at")) == 4
 
 
 def test_lines_of_json():
