@@ -186,7 +186,7 @@ def _make_as_before(session: Session, trial: Trial, command: str, **how: Any) ->
             return conclude(there, command, change, takes_back=trial.run, **how)
     except (ConfigError, UnmakeableError) as error:
         if not trial.taken_back:
-            name = next(iter(before.links))
+            name = next(iter((*before.links, *before.vrfs)))
             record(session, command, "failed", {name: str(error)}, takes_back=trial.run)
         raise
 

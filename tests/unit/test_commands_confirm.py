@@ -9,13 +9,14 @@ import time
 import pytest
 from msgspec import structs
 
-from rait.adapters import clock, waiter
+from rait.adapters import clock, vrf, waiter
 from rait.adapters.journal.store import Journal
 from rait.adapters.keys import public_key
 from rait.commands import confirm
 from rait.domain.backend import Outcome
 from rait.domain.config.schema import SECOND, Secret
-from rait.domain.events import Event, LinkAdded, LinkRemoved
+from rait.domain.errors import VrfMissingError
+from rait.domain.events import Event, LinkAdded, LinkRemoved, VrfAdded, VrfRemoved
 from rait.domain.records import Instant
 from rait.domain.topology import Device, Origin
 from tests.unit.command_line import CONF, PEERS, PRIVATE, Rait, header, link
@@ -164,6 +165,22 @@ def test_nor_does_one_whose_links_were_in_the_namespace_of_a_process_that_is_gon
     *_, failed = logged(node)
     assert (failed["takes_back"], failed["status"]) == (run, "failed")
     assert f"there is no process {process.pid}" in failed["problems"][0]["error"]
+    assert node("down").status == 0
+
+
+def test_nor_does_one_with_a_vrf_alone_that_the_kernel_lacks(
+    node: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require(name: str) -> None:
+        raise VrfMissingError(f"VRF {name} cannot be made")
+
+    monkeypatch.setattr(vrf, "require", require)
+    change(node, None, VrfAdded("mesh", 100))
+    run = change(node, past(), VrfRemoved("mesh", 100))
+    late = node("down")
+    assert (late.status, late.err) == (1, "rait: VRF mesh cannot be made\n")
+    *_, failed = logged(node)
+    assert (failed["takes_back"], failed["status"]) == (run, "failed")
     assert node("down").status == 0
 
 
