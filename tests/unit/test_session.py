@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
+from typing import Any
 
 import pytest
 
 from rait.adapters.keys import KeyPair
 from rait.app import isolation, routing
 from rait.app.session import machine_of
+from rait.domain.babel import BabelNeighbour
+from rait.domain.backend import Observation
 from rait.domain.config.schema import Config, Isolation
 from rait.domain.errors import MachineError
 from tests.unit.command_line import PEERS, Rait
@@ -38,8 +42,18 @@ class FakeBabeld(Babeld):
             raise MachineError("no answer")
         self._hear(command)
 
+    def neighbours(self) -> tuple[BabelNeighbour, ...]:
+        if self.is_deaf:
+            raise MachineError("no answer")
+        return (BabelNeighbour(FIRST, "fe80::1", 0xFFFF, 32, 96, 128, None),)
+
     def close(self) -> None:
         pass
+
+
+def status(rait: Rait) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(rait("status", "--json").out)
+    return found
 
 
 @pytest.fixture
@@ -86,6 +100,34 @@ def test_extra_cmd_that_babeld_did_not_take_is_owed(rait: Rait, babeld: FakeBabe
     assert rait("up").out.startswith("rait up: extra_cmd sent to babeld")
     assert babeld.said.count("redistribute local") == 1
     assert "extra_cmd" not in rait("plan").err + rait("up").out
+
+
+def test_the_status_has_what_babeld_says_if_it_says_something(
+    rait: Rait, babeld: FakeBabeld
+) -> None:
+    rait("up")
+    costs = [link["babel"] and link["babel"]["cost"] for link in status(rait)["links"]]
+    assert costs == [128, None, None]
+    babeld.is_deaf = True
+    assert [link["babel"] for link in status(rait)["links"]] == [None] * 3
+
+
+def test_a_status_during_a_run_blames_nobody_for_what_the_run_removes(
+    rait: Rait, kernel: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = kernel.observe
+
+    def once_more() -> Observation:
+        monkeypatch.setattr(kernel, "observe", observe)
+        rait("down")
+        return observe()
+
+    rait("up")
+    monkeypatch.setattr(kernel, "observe", once_more)
+    assert status(rait)["links"] == []
+    rait("up")
+    del kernel.wires[FIRST]
+    assert status(rait)["counts"]["missing"] == 1
 
 
 def test_links_elsewhere_stop_a_run_unless_the_user_knows_that_they_are_gone(
