@@ -49,7 +49,7 @@ def open_settled(options: Options, command: str, **how: Any) -> Iterator[Session
 
                 settle_at_least(options, command)
             raise
-        if session.known.trial is not None and not how.get("read_only"):
+        if not how.get("read_only") and session.known.trial is not None:
             from rait.app.trials import settle  # here, as few runs are to be confirmed
 
             settle(session)
