@@ -163,8 +163,20 @@ def _homes(machine: Machine, missing: Mapping[str, list[Link]]) -> dict[str, Net
 
 
 def _alive(machine: Machine, links: Iterable[Link]) -> str:
-    """A sign of life of one of these links, whose namespace was not found; or ""."""
-    return next((why for link in links if (why := machine.sign_of_life(link))), "")
+    """A sign of life of one of these links, whose namespace was not found; or "".
+
+    A link that somebody moved to another namespace says nothing about the one that it was in.
+    """
+    here = (link for link in links if not _is_elsewhere(machine, link))
+    return next((why for link in here if (why := machine.sign_of_life(link))), "")
+
+
+def _is_elsewhere(machine: Machine, link: Link) -> bool:
+    home = machine.home_of(link)
+    if home is None:
+        return False
+    with home:
+        return home.instance != link.origin.instance
 
 
 def _lost_text(links: list[Link], why: str) -> str:

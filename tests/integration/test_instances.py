@@ -22,6 +22,7 @@ from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
+from tests.integration.routing import eventually
 from tests.integration.strangers import link_of, links_of, strangers, sync
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
@@ -159,6 +160,20 @@ def test_a_link_that_somebody_moved_is_found_and_made_anew(node: Node) -> None:
     machine.run(["ip", "-n", node.target, "link", "set", name, "netns", node.netns])
     result = node.up("--json")
     assert result.touched == {name}
+    node.assert_has_exactly(links_of(node, A, B))
+    assert node.up("--json").events == []
+
+
+def test_a_link_that_somebody_moved_is_no_sign_of_the_namespace_that_it_was_in(
+    node: Node, tier: str
+) -> None:
+    if tier != "userspace":
+        pytest.skip("nobody can see where a link of the kernel is")
+    sync(node, A, B)
+    machine.run(["ip", "-n", node.target, "link", "set", link_of(node, A), "netns", node.netns])
+    make_anew(node)
+    # A busy kernel takes its time to destroy the former namespace, and until then rait waits.
+    eventually(lambda: node.rait("up", "--yes").status == 0, "the links are where they belong")
     node.assert_has_exactly(links_of(node, A, B))
     assert node.up("--json").events == []
 
