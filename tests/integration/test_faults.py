@@ -337,6 +337,29 @@ def test_down_tells_what_a_killed_run_left_half_made(
     assert "nothing to do" in node.down().out
 
 
+def test_a_program_that_a_killed_run_told_to_end_is_not_taken_for_a_link(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers until it heeds the signal, which it does late on a busy machine."""
+    sync(node, A, B)
+    write_peers(node, A)
+
+    def told_to_end(program: process.Process, _: int) -> None:
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill {program.pid}"], start_new_session=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Process, "signal", told_to_end)
+        assert node.rait("up").status == -signal.SIGKILL
+    monkeypatch.setattr(process, "END_SECONDS", machine.PATIENCE)
+    write_peers(node, A, B)
+    result = node.up("--json")
+    assert result.touched == links_of(node, B)
+    assert all(event["left_by_unfinished_run"] for event in result.json["drift"])
+    assert_is(node, (A, B))
+    assert node.up("--json").json["status"] == "unchanged"
+
+
 def test_what_ends_half_made_links_is_written_down_first(
     make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,8 @@ import errno
 import fcntl
 import os
 import select
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from msgspec import Struct
@@ -235,6 +236,21 @@ def listening(name: str) -> int | None:
 def _remove_socket(name: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(uapi.socket_file(name))
+
+
+def await_ends(names: Iterable[str]) -> None:
+    """Give programs that a killed run may have told to end the time to do so.
+
+    A program goes on answering until it heeds the signal, and would be taken for a living link.
+    """
+    deadline = time.monotonic() + END_SECONDS
+    for name in names:
+        with (
+            suppress(OSError, uapi.UapiError),
+            uapi.Client(name) as client,
+            Process(client.pid) as process,
+        ):
+            process.ended(max(0.0, deadline - time.monotonic()))
 
 
 def end(name: str, process: Process, patience: float = 0.0) -> None:
