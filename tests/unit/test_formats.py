@@ -331,6 +331,18 @@ def test_what_lies_very_deep_has_the_line_of_what_holds_it(name):
     assert document.locate(("a", *[0] * 49, 9)) == 1
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.toml"])
+def test_how_deep_a_list_may_be_is_the_same_whoever_reads_it(name):
+    """Else a list that `rait check` read could be one that the nodes refuse."""
+
+    def deep(levels: int) -> str:
+        value = "[" * (levels - 1) + "]" * (levels - 1)
+        return f'{{"a": {value}}}' if name == "x.json" else f"a = {value}"
+
+    assert data(deep(100), name)
+    assert refused(deep(101), name) == f"{name}: lists or blocks are nested too deep"
+
+
 def test_toml_is_that_of_version_1_1_on_all_nodes():
     """A list that some nodes refuse and others read would part a fleet."""
     text = 'peers = [{\n  name = "\\e\\x41", # remark\n  remarks = {\n    at = 07:32,\n  },\n}]\n'

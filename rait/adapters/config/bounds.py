@@ -32,7 +32,11 @@ MAX_PARTS = 16
 """Parts of one key in TOML; ``a.b.c`` has three. tomli goes through them for each key below."""
 
 MAX_DEPTH = 64
-"""Depth of blocks, lists and objects in HCL. Libraries for TOML and JSON bound it themselves."""
+"""Depth of blocks, lists and objects in HCL, and of an entry in etcd."""
+
+MAX_LEVELS = 100
+"""Depth of tables, lists and objects in TOML and JSON. Libraries bound it too, some by how deep the
+stack is then: so `rait check` could read a list that each `rait watch` refuses."""
 
 MAX_PLACED = 16
 """Parts of a path whose line is kept; what lies deeper has the line of what holds it."""

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
-from rait.adapters.config.bounds import MAX_DIGITS, MAX_DOTS, MAX_ITEMS, MAX_PARTS, MAX_PLACED
+from rait.adapters.config.bounds import (
+    MAX_DIGITS,
+    MAX_DOTS,
+    MAX_ITEMS,
+    MAX_LEVELS,
+    MAX_PARTS,
+    MAX_PLACED,
+)
 from rait.adapters.config.document import Document
 from rait.domain.config.keytext import brief, shown
 from rait.domain.config.schema import is_live
@@ -71,7 +79,7 @@ def parse(text: str, name: str) -> Document:
     try:
         return next(parsers, _guess)(text, name)
     except RecursionError:
-        raise SourceError(f"{name}: lists or blocks are nested too deep") from None
+        raise _too_deep(name) from None
 
 
 def _guess(text: str, name: str) -> Document:
@@ -117,6 +125,7 @@ def _toml(text: str, name: str) -> Document:
         raise _error(name, f"not valid TOML: {error.msg}", error.lineno, error.colno) from None
     except ValueError:
         raise SourceError(f"{name}: not valid TOML: a number is too large") from None
+    _check_depth(data, name)
     return Document(name, data, lambda: _TomlScan(text).lines)
 
 
@@ -147,6 +156,20 @@ def _check_toml(text: str, name: str) -> None:
         raise SourceError(f"{name}: more than {MAX_DOTS} dots in keys, the most that rait reads")
 
 
+def _check_depth(data: object, name: str) -> None:
+    level: list[Any] = [data]
+    for _ in range(MAX_LEVELS):
+        insides = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for inside in insides for each in inside if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise _too_deep(name)
+
+
+def _too_deep(name: str) -> SourceError:
+    return SourceError(f"{name}: lists or blocks are nested too deep")
+
+
 def _too_much(text: str, name: str, offset: int, what: str) -> SourceError:
     line = text.count("\n", 0, offset) + 1
     return SourceError(f"{name}:{line}: {what}, the most that rait reads")
@@ -170,6 +193,7 @@ def _json(text: str, name: str) -> Document:
         raise SourceError(f"{name}: not valid JSON: a number is too large") from None
     if not isinstance(data, dict):
         raise SourceError(f"{name}: the JSON text must be an object, in braces")
+    _check_depth(data, name)
     return Document(name, data, lambda: _json_lines(text), text)
 
 
