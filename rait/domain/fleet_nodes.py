@@ -46,8 +46,9 @@ class Member(Struct, frozen=True):
 
     @property
     def places(self) -> tuple[PeerEndpoint | Transport, ...]:
-        """The ports and addresses of the node, by its entry and by its rait.conf."""
-        return *self.peer.endpoints, *self.config.transports
+        """The ports and addresses of the node, by its entry and by a rait.conf that is known."""
+        endpoints = self.peer.endpoints
+        return endpoints if self.is_implied else (*endpoints, *self.config.transports)
 
 
 def implied_config(peer: Peer) -> Config:
