@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 
-from rait.adapters.config import web
+from rait.adapters.config import source, web
 from rait.adapters.config.remote import News, Version
 from rait.adapters.link_changes import Touch, Touches
 from rait.app import watch as module
@@ -24,6 +24,8 @@ from rait.app.options import Options
 from rait.domain.errors import ConfigError, MachineError, RaitError, SourceError
 from tests.unit.command_line import PEERS, Rait
 from tests.unit.played import ALL, CONF, Played
+from tests.unit.test_publishing import OLD, Registry
+from tests.unit.test_publishing import URL as REGISTRY
 from tests.unit.web import get
 
 PATIENCE = 120.0
@@ -398,3 +400,27 @@ def test_names_of_hosts_are_looked_up_again(
     address = ""
     watch.until_said("it does not resolve; it keeps the address that it had")
     assert endpoint() == "192.0.2.2:50153"
+
+
+def test_it_keeps_its_own_entry_in_the_registry_that_it_follows(
+    rait: Rait, kernel: Played, links: Links, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, text = Registry(monkeypatch), (rait.directory / "peers.conf").read_text()
+
+    async def follow(url: str, tell: Callable[[News], None]) -> None:
+        tell(News(text, Version(url, revision=1), time.time_ns()))
+        await anyio.sleep(3600)
+
+    monkeypatch.setattr(source, "follow", follow)
+    conf = CONF.replace("peers.conf", REGISTRY) + 'name = "gate"\n'
+    conf = conf.replace("  mtu", '  address = "a.example.net"\n  mtu')
+    publish = 'publish = true\n  lease = "1d"'
+    rait.write(with_watch(publish, conf), {})
+    watch = start()
+    watch.until(lambda: kernel.names == ALL)
+    watch.until(lambda: registry.names() == {OLD: "gate"})
+    registry.entries.clear()
+    links.told.append(None)  # so there is a sync, and the list has no entry of this node
+    watch.until(lambda: registry.names() == {OLD: "gate"})
+    rait.conf.write_text(with_watch(publish, conf.replace("gate", "door")))
+    watch.until(lambda: registry.names() == {OLD: "door"})
