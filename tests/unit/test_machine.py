@@ -10,6 +10,7 @@ from msgspec import structs
 
 from rait.adapters import netns
 from rait.adapters.keys import KeyPair
+from rait.adapters.netns import Netns
 from rait.adapters.wireguard.sockets import Sockets
 from rait.app.machine import LEFT_ALONE, Machine
 from rait.domain.errors import MachineError
@@ -47,6 +48,9 @@ class Recorder:
             if event.name == "breaks":
                 raise MachineError("the kernel does not answer")
             yield "refused" if event.name in self.failing else None
+
+    def home_of(self, link: Link) -> Netns:
+        return netns.gone(link.name)
 
 
 def link(name: str, backend: BackendKind) -> Link:
@@ -137,6 +141,13 @@ def test_a_link_that_moves_is_removed_where_it_was(machine: Machine) -> None:
     assert (removed, stayed) == (None, None)
     assert "network namespace no-such-namespace does not exist" in (moved or "")
     assert kernel.batches == [[events[0]], [events[2]]]
+
+
+def test_only_a_link_s_program_leads_to_its_namespace(machine: Machine) -> None:
+    use(machine, Recorder(), Recorder())
+    home = machine.home_of(link("one", "userspace"))
+    assert home is not None
+    assert (home.spec, machine.home_of(link("one", "kernel"))) == ("one", None)
 
 
 def test_what_is_of_babeld_reaches_no_backend(machine: Machine) -> None:
