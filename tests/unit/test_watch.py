@@ -178,13 +178,14 @@ def test_at_the_end_the_links_may_go(kernel: Played, start: Start, fails: bool) 
 
 
 def test_a_rait_conf_that_became_wrong_is_told_and_changes_nothing(
-    rait: Rait, kernel: Played, start: Start
+    rait: Rait, kernel: Played, links: Links, start: Start
 ) -> None:
     watch = start()
     watch.until(lambda: kernel.names == ALL)
     rait.write(CONF.replace("1420", "12"), FEW)
     watch.until_said("transport[0].mtu")
     assert kernel.names == ALL
+    assert links.names.issuperset(ALL), "and they are still looked after"
     rait.write(CONF, FEW)
     watch.until(lambda: kernel.names == [FIRST])
 
