@@ -24,6 +24,13 @@ def ports(kernel: Played) -> dict[str, int]:
     return {name: wire.link.device.listen_port for name, wire in kernel.wires.items()}
 
 
+def test_a_dry_run_shows_and_does_nothing(rait: Rait, kernel: Played) -> None:
+    said = rait("up", "--dry-run")
+    assert said == rait("plan")
+    assert said.out.endswith("rait plan: 3 to be added; 3 links wanted\n")
+    assert (kernel.names, kernel.made, rait.journal.exists()) == ([], [], False)
+
+
 def test_links_come_change_and_go_as_the_list_says(rait: Rait, kernel: Played) -> None:
     assert rait("up").status == 0
     assert ports(kernel) == {f"rait4x{port}": port for port in PEERS}
