@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import logging
 import os
@@ -495,6 +497,17 @@ def test_a_certificate_that_nobody_vouches_for(tls_server):
     message = refused(f"https://127.0.0.1:{tls_server.port}/ok")
     assert "certificate is not trusted: self" in message
     assert tls_server.seen == []
+
+
+@pytest.mark.parametrize("why", [errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ECONNREFUSED])
+def test_why_there_is_no_connection(why, monkeypatch):
+    """asyncio spells such an error with the address only, if it comes after a while."""
+
+    async def connect(*_: object, **__: object) -> None:
+        raise OSError(why, "Connect call failed ('192.0.2.1', 80)")
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", connect)
+    assert refused("http://192.0.2.1/").endswith(f": no connection: {os.strerror(why)}")
 
 
 def test_the_certificates_are_read_again_only_if_they_have_changed(certificate, monkeypatch):

@@ -272,8 +272,9 @@ def first_of(error: BaseException) -> BaseException:
 
 def reason(error: BaseException) -> str:
     """What an error of the system or of a library says."""
-    if isinstance(error, ConnectionError) and error.errno:
-        return os.strerror(error.errno)  # asyncio says it in many words
+    number = getattr(error, "errno", None) or 0  # below 0 for names, and another one for TLS
+    if number > 0 and not isinstance(error, ssl.SSLError):
+        return os.strerror(number)  # asyncio may only say that a connection failed
     return getattr(error, "strerror", None) or scrubbed(error)
 
 
