@@ -57,7 +57,9 @@ class Registry:
 
     def names(self, url: str = URL) -> dict[str, str]:
         """The names that entries have, by key."""
-        texts = {key: text for (where, key), (text, *_) in self.entries.items() if where == url}
+        # All at once, as a watch in a thread of its own may be putting another one.
+        entries = list(self.entries.items())
+        texts = {key: text for (where, key), (text, *_) in entries if where == url}
         return {key: json.loads(text)["peers"][0]["name"] for key, text in texts.items()}
 
 
