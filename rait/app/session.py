@@ -26,6 +26,7 @@ from rait.domain.backend import Observation
 from rait.domain.change import Change, Goal
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, counted
+from rait.domain.events import LinkRemoved
 from rait.domain.history import LastKnown, as_made_now
 from rait.domain.ownership import Scope, doubtful, scope_of, with_found
 from rait.domain.reconcile import concerns_babeld, reconcile
@@ -113,6 +114,10 @@ class Session:
     @cached_property
     def observation(self) -> Observation:
         """What the machine has before this run touches it. Raises MachineError, see ``observe``."""
+        if removed := [e.name for e in self.known.leftover if isinstance(e, LinkRemoved)]:
+            from rait.adapters.wireguard.process import await_ends  # here, as few runs are killed
+
+            await_ends(removed)
         return self.observe(self.known)
 
     def forget(self) -> None:

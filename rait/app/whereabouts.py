@@ -30,7 +30,6 @@ from rait.app import isolation
 from rait.app.machine import Machine
 from rait.domain.backend import Observation
 from rait.domain.errors import MachineError, few
-from rait.domain.events import LinkRemoved
 from rait.domain.history import LastKnown
 from rait.domain.ownership import is_in_place
 from rait.domain.topology import Link
@@ -52,10 +51,6 @@ def observe(
 
     With ``assume_gone``, a namespace that cannot be found counts as destroyed. Raises MachineError.
     """
-    if removed := [event.name for event in known.leftover if isinstance(event, LinkRemoved)]:
-        from rait.adapters.wireguard.process import await_ends  # here, as few runs are killed
-
-        await_ends(removed)
     namespaces = machine.namespaces
     here = namespaces.find(target)
     found, lost = _elsewhere(machine, here, known.links())

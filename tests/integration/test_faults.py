@@ -360,6 +360,27 @@ def test_a_program_that_a_killed_run_told_to_end_is_not_taken_for_a_link(
     assert node.up("--json").json["status"] == "unchanged"
 
 
+def test_who_only_looks_waits_for_no_program_of_a_removal_that_goes_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the lock, a run that goes on looks like one that was killed."""
+    sync(node, A)
+    write_peers(node)
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Process, "signal", die)
+        assert node.rait("up", "--yes").status == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "await_ends", die)
+        assert node.listed().keys() == links_of(node, A)
+        assert node.rait("status").status in (0, 1)
+    node.up("--yes")
+    assert_is(node, ())
+
+
 def test_what_ends_half_made_links_is_written_down_first(
     make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
