@@ -47,8 +47,10 @@ class Hook:
     def writes(self, then: str = "") -> None:
         """Make the program, which does something after it has noted the call."""
         note = f"echo $RAIT_EVENT $RAIT_LINK $1 >> {self.calls_made}"
-        self.program.write_text(f"#!/bin/sh\n{note}\n{then}\n")
-        self.program.chmod(0o755)
+        new = self.program.with_suffix(".new")  # a file that is being started cannot be written
+        new.write_text(f"#!/bin/sh\n{note}\n{then}\n")
+        new.chmod(0o755)
+        new.replace(self.program)
 
     def configure(
         self, *, timeout: int = 60, up: str = "up", more: str = "", mtu: int = 1420
