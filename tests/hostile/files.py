@@ -299,7 +299,7 @@ PEERS: dict[str, Case] = {
     ),
     "escapes in JSON": (UNKNOWN, filled("\\u0041", start='{"a":"', end='"}'), NO_LIST),
     # What is none of them
-    "a page": (UNKNOWN, filled("<p>Not found</p>\n"), "not valid TOML"),
+    "a page": (UNKNOWN, filled("<p>Not found</p>\n"), "this is a web page"),
     "too large": (UNKNOWN, times("#\n", MAX_BYTES), f"larger than {MAX_BYTES} bytes"),
 }
 
