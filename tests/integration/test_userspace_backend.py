@@ -290,6 +290,18 @@ def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) ->
     assert len(machine.wireguard_processes(node.tag)) == 1
 
 
+def test_a_program_is_given_no_port_that_another_link_is_about_to_take(
+    node: Node, peer_keys: list[str]
+) -> None:
+    links = [node.link(n, port=50000 + n, peers=[peer(peer_keys[0])]) for n in range(24)]
+    few = "net.ipv4.ip_local_port_range=50000 50055"  # hardly two ports for each program
+    machine.run(["sysctl", "-qw", few], node.transit)
+
+    node.must(*added(*links))
+
+    assert node.links() == {link.name: link for link in links}
+
+
 def test_a_peer_that_cannot_be_set_fails_its_link_alone(node: Node, peer_keys: list[str]) -> None:
     bad = node.link(0, peers=[peer(peer_keys[0], psk_digest="of a key that rait does not know")])
     good = node.link(1, port=20001, peers=[peer(peer_keys[1])])

@@ -53,13 +53,15 @@ from rait.domain.events import (
 from rait.domain.topology import Endpoint, Link, LinkPeer, Origin
 
 if TYPE_CHECKING:
+    from rait.adapters.wireguard.ports import KeptPorts
     from rait.domain.writes import DeviceWrite
 
 _AT_ONCE = 64
 """The number of programs that start at a time: each must answer within START_SECONDS."""
 
 _ENDING_SECONDS = 3.0
-"""The time that a program has to end after it hung up in the middle of an answer."""
+"""The time that a program has to end after it hung up in the middle of an answer, and that a tun
+has to go after its program ended."""
 
 _LEFTOVER_SECONDS = programs.START_SECONDS
 """The time that a program of a killed run has to answer: as long as one that we start."""
@@ -197,7 +199,7 @@ class UserspaceBackend:
             links = [event.link for event in events if isinstance(event, LinkAdded)]
             for start in range(0, len(links), _AT_ONCE):
                 some = links[start : start + _AT_ONCE]
-                yield from _side_by_side([self._addition(link, via) for link in some])
+                yield from self._additions(some, via)
         else:
             writes = [e for e in events if isinstance(e, DeviceUpdated | PeerEvent)]
             yield from (_failure(partial(self._write, event)) for event in writes)
@@ -287,7 +289,13 @@ class UserspaceBackend:
                 raise
             raise RaitError(port_is_taken(port, self._transit.ns)) from error
 
-    def _addition(self, link: Link, target: Sockets) -> _Task:
+    def _additions(self, links: Sequence[Link], target: Sockets) -> Iterator[str | None]:
+        from rait.adapters.wireguard.ports import KeptPorts
+
+        with KeptPorts(self._transit.ns, (link.device.listen_port for link in links)) as kept:
+            yield from _side_by_side([self._addition(link, target, kept) for link in links])
+
+    def _addition(self, link: Link, target: Sockets, kept: KeptPorts) -> _Task:
         """Start the program of a new link, and then make the link of what it brings."""
         from rait.adapters.wireguard.start import SocketLostError, Start, StartError
         from rait.domain.writes import write_of
@@ -308,16 +316,23 @@ class UserspaceBackend:
                 start = Start(name, transit)
                 client = start.client(self._key)
             with client:
-                self._set_up(link, write, client, target)
+                self._set_up(link, write, client, target, kept)
 
     def _make_room(self, name: str) -> None:
         """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
         transit = self._transit
-        is_free = programs.listening(name) is None and transit.find(name) is None
-        if is_free or self.end_leftover(name):
-            return
-        # What was there may have ended by itself meanwhile.
         served, found = programs.listening(name), transit.find(name)
+        if (served is None and found is None) or self.end_leftover(name):
+            return
+        # What was there may have ended meanwhile, and a tun goes a moment later than its program.
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while True:
+            served, found = programs.listening(name), transit.find(name)
+            if served is None and found is None:
+                return
+            if served is not None or not self._may_be_going(name) or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
         # The program would take over a persistent tun of this name.
         if found is not None:
             raise RaitError(
@@ -331,7 +346,24 @@ class UserspaceBackend:
                 f"machine shares: choose another ifprefix, or end that process (`kill {served}`)"
             )
 
-    def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
+    def _may_be_going(self, name: str) -> bool:
+        """Whether what is in the way is a tun that no process holds, so that it goes by itself.
+
+        A persistent tun is such a one too, and stays. Raises RaitError where rait cannot tell.
+        """
+        holder = _holder(name, self._transit, 0)
+        with holder or nullcontext():
+            found = self._transit.find(name)
+            return holder is None and (found is None or found.kind == TUN)
+
+    def _set_up(
+        self,
+        link: Link,
+        write: DeviceWrite,
+        client: uapi.Client,
+        target: Sockets,
+        kept: KeptPorts,
+    ) -> None:
         """Make a link of a tun, and of the program that has just made it."""
         name, wanted, transit = link.name, link.settings, self._transit
         found = transit.find(name)
@@ -353,6 +385,7 @@ class UserspaceBackend:
         if wanted.up:
             _await_bind(client, self._key)
         if write.listen_port is not None:
+            kept.let_go(write.listen_port)
             self._set_port(client, write.listen_port)
         # Peers come last: a program sends to a new peer at once, and shall do so from its port.
         if write.peers:

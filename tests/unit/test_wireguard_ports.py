@@ -1,0 +1,72 @@
+"""Listen ports that are kept while programs start."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import closing
+
+import pytest
+
+from rait.adapters.netns import open_netns
+from rait.adapters.wireguard.ports import KeptPorts
+
+ANY = {socket.AF_INET: "", socket.AF_INET6: "::"}
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def bound(family: socket.AddressFamily, port: int) -> socket.socket:
+    held = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        held.bind((ANY[family], port))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def free_ports() -> tuple[int, int]:
+    with bound(socket.AF_INET6, 0) as one, bound(socket.AF_INET6, 0) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+def is_free(port: int) -> bool:
+    """Whether a program gets the port, for both families."""
+    errors = set()
+    for family in FAMILIES:
+        try:
+            bound(family, port).close()
+        except OSError as error:
+            errors.add(error.errno)
+    assert errors <= {errno.EADDRINUSE}
+    return not errors
+
+
+def test_a_port_is_kept_until_it_is_let_go() -> None:
+    one, two = free_ports()
+    with open_netns("") as here, KeptPorts(here, (one, two, 0)) as kept:
+        assert not is_free(one)
+        kept.let_go(one)
+        assert is_free(one)
+        assert not is_free(two)
+        kept.let_go(one)
+    assert is_free(two)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_of_a_kept_port_is_free(family: socket.AddressFamily) -> None:
+    port, _ = free_ports()
+    with open_netns("") as here, KeptPorts(here, [port]), pytest.raises(OSError, match="in use"):
+        bound(family, port)
+
+
+def test_a_port_that_is_taken_is_passed_over() -> None:
+    one, two = free_ports()
+    with closing(bound(socket.AF_INET, one)), open_netns("") as here:
+        with KeptPorts(here, (one, two)) as kept:
+            assert not is_free(two)
+            kept.let_go(one)
+            assert not is_free(one)
+        assert not is_free(one)
