@@ -24,15 +24,16 @@ def note(session: Session, report: Report) -> None:
 
     Nothing depends on it, so that it cannot be kept is no failure of the run.
     """
-    config = session.options.config
-    path = beside(session.config.journal, "stopped", config, session.public_key)
+    options = session.options
     try:
+        # Without its working directory, a run does not know the whole path of its rait.conf.
+        path = beside(session.config.journal, "stopped", options.config, session.public_key)
         if report.status == "stopped":
             _keep(path, report)
         elif os.path.lexists(path):
             os.unlink(path)
     except OSError as error:
-        session.options.debug(f"{path} cannot be written: {error.strerror}")
+        options.debug(f"what is told of a stopped run cannot be kept: {error.strerror}")
 
 
 def _keep(path: str, report: Report) -> None:

@@ -98,3 +98,15 @@ def test_a_line_that_cannot_be_kept_fails_no_run(tmp_path: Path) -> None:
     node.note(STOPPED)
     node.note(structs.replace(STOPPED, status="done", removal=None))
     assert node.told() == []
+
+
+def test_a_working_directory_that_is_gone_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    node = Node(tmp_path / "journal.db", "rait.conf")
+    node.note(STOPPED)
+    assert node.told() == []
