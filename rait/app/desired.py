@@ -18,7 +18,7 @@ from rait.app.conclude import Confirm, Report, conclude
 from rait.app.load import Loaded, LoadedPeers, Preshared
 from rait.app.options import Options
 from rait.app.session import Session, open_session
-from rait.app.stopped import note
+from rait.app.stopped import failure_noted, note
 from rait.domain.change import Change, Doubts, Goal, doubts_of
 from rait.domain.config.schema import Config
 from rait.domain.errors import MachineError, Problem, SourceError
@@ -35,9 +35,11 @@ def open_settled(options: Options, command: str, **how: Any) -> Iterator[Session
     """A session of a command that changes something, as ``open_session`` gives it.
 
     Raises PendingError while an earlier change waits for its confirmation. If the time of that
-    change is over, it is taken back first.
+    change is over, it is taken back first. `rait status` tells of a `rait up` that fails.
     """
     with ExitStack() as stack:
+        if command == "up" and not how.get("read_only"):
+            stack.enter_context(failure_noted(options))
         try:
             session = stack.enter_context(open_session(options, command, **how))
         except HeldError:

@@ -57,7 +57,7 @@ def remembered(options: Options, loaded: Loaded) -> Memory:
 
 
 def waiting(options: Options, loaded: Loaded, memory: Memory) -> tuple[str, ...]:
-    """Lines about a change that waits: for its confirmation, or as the guard stopped it."""
+    """Lines about a change that waits: for its confirmation, or as it was stopped or failed."""
     stops = stopped(options, loaded, memory.public_key)
     return (*mention(memory.known.trial, options.config), *stops)
 

@@ -33,7 +33,7 @@ class Listing(Struct, frozen=True):
     """Our links in the order of their names, and the names that the registry gives to peers, or "".
 
     ``unread`` are links of ours that could not be read, and ``waiting`` are lines about a change
-    that waits for its confirmation.
+    that waits, as in Status.
     """
 
     links: tuple[ObservedLink, ...]

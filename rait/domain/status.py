@@ -106,7 +106,7 @@ class Status(Struct, frozen=True, kw_only=True):
     ``peers`` is None for a list that does not come from a URL. ``babeld`` says whether it answered.
     ``problem`` says why the journal cannot be read, "" if it can: without the journal, nobody knows
     which links are missing. ``waiting`` are lines about a change that waits: for its confirmation,
-    or as the guard stopped it.
+    or as the guard stopped it or it failed.
     """
 
     now: int

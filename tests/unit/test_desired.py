@@ -10,7 +10,7 @@ from msgspec import structs
 
 from rait.adapters.config import web
 from rait.adapters.config.remote import News, Version
-from rait.domain.errors import SourceError
+from rait.domain.errors import MachineError, SourceError
 from tests.minisign import QuickSigner
 from tests.unit.command_line import PEERS, Rait
 from tests.unit.played import ALL, CONF, Played
@@ -81,6 +81,53 @@ def test_a_list_that_cannot_be_read_touches_nothing(rait: Rait, kernel: Played) 
     for command in ("up", "plan"):
         said = rait(command)
         assert (said.status, kernel.names, said.out) == (1, ALL, "")
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_status_tells_of_a_run_that_failed_until_the_next_one_ends(
+    rait: Rait, is_first: bool
+) -> None:
+    if not is_first:
+        rait("up")
+    peers = rait.directory / "peers.conf"
+    right = peers.read_text()
+    peers.write_text("peers = 7")
+    why = rait("plan").err.removeprefix("rait: ").strip()
+    assert why not in rait("status").err, "a plan is no run"
+    rait("up")
+    peers.write_text(right)
+    for command in ("status", "list"):
+        said = rait(command)
+        assert said.status == 0
+        assert f"failed: {why}. `rait plan` says whether that is mended\n" in said.err
+    rait("up")
+    assert "failed" not in rait("status").err
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_run_that_failed_is_told_of_with_one_of_all_its_lines(
+    rait: Rait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise MachineError("no\nrait: all is well \udcff", "nor this")
+
+    rait("up")
+    monkeypatch.setattr("rait.app.desired.conclude", fail)
+    assert rait("up").status == 1
+    said = rait("status").err
+    assert "failed: no\\u000arait: all is well \\udcff (and 1 more). `rait plan`" in said
+
+
+@pytest.mark.usefixtures("kernel")
+def test_nothing_is_kept_beside_what_is_no_journal_or_where_a_stranger_says(rait: Rait) -> None:
+    rait.write(CONF + 'policy {\n  up_command = ["true"]\n}\n', PEERS)
+    rait.conf.chmod(0o666)
+    assert rait("up").status == 2
+    rait.write(CONF, PEERS)
+    rait.journal.write_text("this is no journal")
+    assert rait("up").status == 1
+    assert list(rait.directory.glob("journal.db.*")) == []
 
 
 def test_the_link_of_an_entry_that_cannot_be_read_stays(rait: Rait, kernel: Played) -> None:
