@@ -136,6 +136,7 @@ def down(options: Options, *, watched: bool = False) -> Report:
         change = structs.replace(change, problems=(*change.problems, *unclaimed))
         warnings = session.loaded.warnings
         report = conclude(session, "down", change, warnings=warnings, accepted=True)
+        report = structs.replace(report, links=0)  # none is wanted, neither one that stays
         note(session, report)
         return report
 

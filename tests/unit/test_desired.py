@@ -83,6 +83,19 @@ def test_a_list_that_cannot_be_read_touches_nothing(rait: Rait, kernel: Played) 
         assert (said.status, kernel.names, said.out) == (1, ALL, "")
 
 
+def test_after_down_no_link_is_wanted_whatever_stays(rait: Rait, kernel: Played) -> None:
+    rait("up")
+    rait.journal.unlink()
+    wire = kernel.wires[ALL[0]]
+    device = structs.replace(wire.link.device, public_key=OTHER_KEY)
+    kernel.wires[ALL[0]] = structs.replace(wire, link=structs.replace(wire.link, device=device))
+    assert rait("down").out.endswith("rait down: 2 removed, 1 left as it is\n")
+    assert rait("down").out == "rait down: 1 left as it is\n"
+    kernel.unread[ALL[0]] = "it hangs"
+    assert rait("down").out == "rait down: 1 failed\n"
+    assert kernel.names == ALL[:1]
+
+
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("is_first", [True, False])
 def test_the_status_tells_of_a_run_that_failed_until_the_next_one_ends(
