@@ -31,6 +31,7 @@ from io import FileIO
 from msgspec import Struct
 
 from rait.adapters import netns, signals
+from rait.adapters.closing import on_error
 
 AT_ONCE = 8
 TERM_SECONDS = 2.0
@@ -122,7 +123,8 @@ class _Command:
                     start_new_session=True,
                     umask=_UMASK,
                 )
-            self.process = os.pidfd_open(self._process.pid)
+            with on_error(self._end_unseen):
+                self.process = os.pidfd_open(self._process.pid)
         except BaseException:
             self.pipe.close()
             raise
@@ -172,6 +174,12 @@ class _Command:
     def _kill(self, number: int) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+    def _end_unseen(self) -> None:
+        """End a command right after its start, as nothing would tell when it ends by itself."""
+        self._kill(signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILLED_SECONDS)
 
     def _closed(self, status: int | None, error: str | None) -> Ended:
         self.pipe.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -95,6 +97,21 @@ def test_a_command_that_cannot_be_run(tmp_path: Path) -> None:
         "it cannot be run: embedded null byte",
         None,
     ]
+
+
+def test_a_command_that_cannot_be_watched_over_does_not_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    def refuse(pid: int) -> NoReturn:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    (ended,) = ends_of(shell("sleep 1000 & exec sleep 1000"))
+    assert ended.error == "it cannot be run: Too many open files"
+    until_gone(started)
 
 
 def test_several_run_at_once(tmp_path: Path) -> None:
