@@ -82,6 +82,9 @@ class Start:
         except OSError as error:
             os.close(self._log)
             raise StartError(f"cannot run {program}: {error.strerror}") from error
+        # Programs start side by side, and rait waits for one after the other: those that hang have
+        # one time to answer together. One whose turn comes late is asked once in any case.
+        self._deadline = time.monotonic() + START_SECONDS
 
     def client(self, key: KeyPair) -> uapi.Client:
         """Wait until the program answers, and give a connection to it.
@@ -129,7 +132,6 @@ class Start:
 
     def _connected(self) -> uapi.Client:
         """Wait until our own program listens, not one that listened there before."""
-        deadline = time.monotonic() + START_SECONDS
         while True:
             status = self._child.poll()
             if status:
@@ -147,7 +149,7 @@ class Start:
             if status == 0 and not any(self._pids()):
                 # So wireguard-go ends when somebody has removed its socket.
                 raise SocketLostError(*self._failed("ended with status 0").args)
-            if time.monotonic() > deadline:
+            if time.monotonic() > self._deadline:
                 if other is not None:
                     path = uapi.socket_path(self.name)
                     raise StartError(f"process {other} serves {path} already")

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from rait.domain.writes import DeviceWrite
 
 _AT_ONCE = 64
-"""The number of programs that start at a time: each must answer within START_SECONDS."""
+"""The number of programs that start at a time: all must answer within START_SECONDS."""
 
 _ENDING_SECONDS = 3.0
 """The time that a program has to end after it hung up in the middle of an answer, and that a tun
