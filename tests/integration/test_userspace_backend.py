@@ -20,6 +20,7 @@ from rait.adapters.keys import KeyPair
 from rait.adapters.netlink import rtnl
 from rait.adapters.netns import Netns, copied, open_netns
 from rait.adapters.wireguard import process, uapi, userspace
+from rait.adapters.wireguard.ports import KeptPorts
 from rait.adapters.wireguard.start import Start
 from rait.app.machine import Machine
 from rait.domain.backend import DeviceState, ObservedLink
@@ -526,6 +527,28 @@ def test_a_program_that_goes_to_the_background(
     node.must(LinkRemoved(link))
 
     assert node.traces() == []
+
+
+def test_no_port_is_let_go_while_a_program_may_still_look_for_one(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = [node.link(number, port=50000 + number) for number in range(2)]
+    late = f'[ "$1" = {links[0].name} ] || sleep 1; exec wireguard-go "$1"'
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, program(tmp_path / "late", late))
+    had: list[set[int]] = []
+    let_go = KeptPorts.let_go
+
+    def noticed(self: KeptPorts, port: int) -> None:
+        lines = machine.run(["ss", "-ulnH"], node.transit).splitlines()
+        had.append({int(line.split()[3].rpartition(":")[2]) for line in lines})
+        let_go(self, port)
+
+    monkeypatch.setattr(KeptPorts, "let_go", noticed)
+
+    node.must(*added(*links))
+
+    assert len(had[0] - {50000, 50001}) == 2, "each program has a port already"
+    assert node.links() == {link.name: link for link in links}
 
 
 def test_a_program_that_somebody_else_started_meanwhile_is_left_alone(

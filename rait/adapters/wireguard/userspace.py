@@ -69,9 +69,9 @@ _LEFTOVER_SECONDS = programs.START_SECONDS
 _POLL_SECONDS = 0.02
 
 _Task = Generator[None, None, None]
-"""Begins something, and yields while that goes on by itself; then waits for its end.
+"""Does a first part, yields until all others have done theirs, and goes on with the next part.
 
-If the task is closed at its yield, it takes back what was begun. It raises RaitError or OSError.
+If the task is closed at a yield, it takes back what was begun. It raises RaitError or OSError.
 """
 
 
@@ -293,10 +293,14 @@ class UserspaceBackend:
         from rait.adapters.wireguard.ports import KeptPorts
 
         with KeptPorts(self._transit.ns, (link.device.listen_port for link in links)) as kept:
-            yield from _side_by_side([self._addition(link, target, kept) for link in links])
+            tasks = [self._addition(link, target, kept) for link in links]
+            yield from _side_by_side(tasks, parts=3)
 
     def _addition(self, link: Link, target: Sockets, kept: KeptPorts) -> _Task:
-        """Start the program of a new link, and then make the link of what it brings."""
+        """Start the program of a new link; make the link of what it brings; let it have its port.
+
+        No port is let go before each program has a socket, and so looks for no port any more.
+        """
         from rait.adapters.wireguard.start import SocketLostError, Start, StartError
         from rait.domain.writes import write_of
 
@@ -316,7 +320,9 @@ class UserspaceBackend:
                 start = Start(name, transit)
                 client = start.client(self._key)
             with client:
-                self._set_up(link, write, client, target, kept)
+                self._set_up(link, write, client, target)
+                yield
+                self._connect(write, client, kept)
 
     def _make_room(self, name: str) -> None:
         """End a half-made link of this name. Raises RaitError if the name is taken otherwise."""
@@ -356,15 +362,8 @@ class UserspaceBackend:
             found = self._transit.find(name)
             return holder is None and (found is None or found.kind == TUN)
 
-    def _set_up(
-        self,
-        link: Link,
-        write: DeviceWrite,
-        client: uapi.Client,
-        target: Sockets,
-        kept: KeptPorts,
-    ) -> None:
-        """Make a link of a tun, and of the program that has just made it."""
+    def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
+        """Make a link, but for its port and peers, of a tun and the program that has made it."""
         name, wanted, transit = link.name, link.settings, self._transit
         found = transit.find(name)
         if found is None or found.kind != TUN:
@@ -384,6 +383,9 @@ class UserspaceBackend:
             raise refused
         if wanted.up:
             _await_bind(client, self._key)
+
+    def _connect(self, write: DeviceWrite, client: uapi.Client, kept: KeptPorts) -> None:
+        """Give a new link its port, and then its peers."""
         if write.listen_port is not None:
             kept.let_go(write.listen_port)
             self._set_port(client, write.listen_port)
@@ -410,14 +412,16 @@ def _client(name: str) -> uapi.Client:
         ) from None
 
 
-def _side_by_side(tasks: Sequence[_Task]) -> Iterator[str | None]:
-    """Begin all tasks, then finish one after the other. Gives for each its error, or None.
+def _side_by_side(tasks: Sequence[_Task], parts: int = 2) -> Iterator[str | None]:
+    """Do one part of all tasks after the other. Gives for each task its error, or None.
 
     Tasks are closed at the end, even if the caller does not iterate that far.
     """
     try:
-        begun = [_failure(partial(next, task)) for task in tasks]
-        for task, error in zip(tasks, begun, strict=True):
+        errors: list[str | None] = [None] * len(tasks)
+        for _ in range(parts - 1):
+            errors = [e or _failure(partial(next, t)) for t, e in zip(tasks, errors, strict=True)]
+        for task, error in zip(tasks, errors, strict=True):
             yield error or _failure(partial(next, task, None))
     finally:
         for task in tasks:
