@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import closing
 
@@ -70,3 +71,12 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
             kept.let_go(one)
             assert not is_free(one)
         assert not is_free(one)
+
+
+def test_programs_are_left_most_of_the_files_that_may_be_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = free_ports()
+    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 15}.__getitem__)
+    with open_netns("") as here, KeptPorts(here, (one, two)):
+        assert (is_free(one), is_free(two)) == (False, True)

@@ -8,24 +8,32 @@ with listen ports among these that come up at once, one would fail in every four
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 
 from rait.adapters.closing import Closing
 from rait.adapters.netns import Netns, entered
+
+_SHARE = 8
+"""One in so many files that a process may have open can be for a port: by the usual limit of 1024,
+there are enough for all links that are made at a time."""
 
 
 class KeptPorts(Closing):
     """UDP ports of a network namespace that nobody else gets until they are let go, each by itself.
 
-    A port that is taken is passed over: the link that wants it is told so when it is made.
+    A port that is taken is passed over: the link that wants it is told so when it is made. Where
+    few files may be open, only the first ports are kept, as the programs need files more.
     """
 
     def __init__(self, ns: Netns, ports: Iterable[int]) -> None:
         self._sockets: dict[int, socket.socket] = {}
         with suppress(OSError), entered(ns.fd):
-            for port in filter(None, ports):
+            most = os.sysconf("SC_OPEN_MAX") // _SHARE
+            for port in islice(filter(None, ports), max(0, most)):
                 self._keep(port)
 
     def let_go(self, port: int) -> None:
