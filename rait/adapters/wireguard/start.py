@@ -28,6 +28,9 @@ from rait.domain.config.hosts import ifname_bytes
 from rait.domain.errors import RaitError
 
 _POLL_SECONDS = 0.005
+_SECONDS_EACH = 1.0
+"""The time to answer that each program gets for another one that starts beside it: on a slow
+machine, they all wait for its processors."""
 _LOG_BYTES = 2000
 _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
@@ -51,10 +54,11 @@ class SocketLostError(StartError):
 class Start:
     """A program that was started in ``transit`` to serve a link, until it answers.
 
-    Raises StartError if it cannot be run.
+    ``beside`` tells how many others start at about that time. Raises StartError if it cannot be
+    run.
     """
 
-    def __init__(self, name: str, transit: Netns) -> None:
+    def __init__(self, name: str, transit: Netns, beside: int = 0) -> None:
         program = find_program()
         if program is None:
             raise StartError(why_not())
@@ -84,7 +88,8 @@ class Start:
             raise StartError(f"cannot run {program}: {error.strerror}") from error
         # Programs start side by side, and rait waits for one after the other: those that hang have
         # one time to answer together. One whose turn comes late is asked once in any case.
-        self._deadline = time.monotonic() + START_SECONDS
+        self._seconds = START_SECONDS + _SECONDS_EACH * beside
+        self._deadline = time.monotonic() + self._seconds
 
     def client(self, key: KeyPair) -> uapi.Client:
         """Wait until the program answers, and give a connection to it.
@@ -153,7 +158,7 @@ class Start:
                 if other is not None:
                     path = uapi.socket_path(self.name)
                     raise StartError(f"process {other} serves {path} already")
-                raise self._failed(f"did not answer within {START_SECONDS:g} s")
+                raise self._failed(f"did not answer within {self._seconds:g} s")
             time.sleep(_POLL_SECONDS)
 
     def _failed(self, how: str) -> StartError:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from rait.domain.writes import DeviceWrite
 
 _AT_ONCE = 64
-"""The number of programs that start at a time: all must answer within START_SECONDS."""
+"""The number of programs that start at a time."""
 
 _ENDING_SECONDS = 3.0
 """The time that a program has to end after it hung up in the middle of an answer, and that a tun
@@ -293,10 +293,11 @@ class UserspaceBackend:
         from rait.adapters.wireguard.ports import KeptPorts
 
         with KeptPorts(self._transit.ns, (link.device.listen_port for link in links)) as kept:
-            tasks = [self._addition(link, target, kept) for link in links]
+            beside = len(links) - 1
+            tasks = [self._addition(link, target, kept, beside) for link in links]
             yield from _side_by_side(tasks, parts=3)
 
-    def _addition(self, link: Link, target: Sockets, kept: KeptPorts) -> _Task:
+    def _addition(self, link: Link, target: Sockets, kept: KeptPorts, beside: int) -> _Task:
         """Start the program of a new link; make the link of what it brings; let it have its port.
 
         No port is let go before each program has a socket, and so looks for no port any more.
@@ -308,7 +309,7 @@ class UserspaceBackend:
         check_is_for(link, transit, self._key)
         write = write_of(LinkAdded(link), self._key.psks)
         self._make_room(name)
-        start = Start(name, transit)
+        start = Start(name, transit, beside)
         with on_error(lambda: start.abort()):
             yield
             try:
