@@ -509,13 +509,12 @@ def test_a_babeld_that_is_slow_each_time_is_asked_no_more(
     server = serve(saying(BANNER))
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(module, "TOTAL_SECONDS", 0.5)
+    late, over = r"within 0\.3 s", r"took more than 0\.5 s .* rait sends it no more"
     with client(path) as babeld:
-        for _ in range(2):
-            # On a busy machine even the banner may come too late.
-            with pytest.raises(BabeldError, match=r"within 0\.3 s"):
+        # On a busy machine even the banner may come too late, and the first may take all the time.
+        for told in (late, f"{late}|{over}", over):
+            with pytest.raises(BabeldError, match=told):
                 babeld.add("v0", "")
-        with pytest.raises(BabeldError, match=r"took more than 0\.5 s .* rait sends it no more"):
-            babeld.add("v0", "")
     assert server.connections <= 2
 
 
