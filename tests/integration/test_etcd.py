@@ -179,7 +179,7 @@ def copied(sources: tuple[Path, ...], places: tuple[Path, ...]) -> None:
 
 def test_following_takes_renewed_certificates(tmp_path: Path, monkeypatch) -> None:
     """A member with all new certificates is followed on, once the files of the URL are new too."""
-    monkeypatch.setattr("rait.adapters.config.etcd.registry.PATIENCE", machine.PATIENCE)
+    monkeypatch.setattr("rait.domain.follower.PATIENCE", machine.PATIENCE)
     old, new = (Authority(tmp_path / name) for name in ("old", "new"))
     mine = tmp_path / "ca", tmp_path / "cert", tmp_path / "key"
     copied((old.path, *old.certificate("node")), mine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,6 +15,7 @@ from rait.adapters.config.bounds import MAX_BYTES
 from rait.adapters.config.etcd.client import Client, MemberError, RefusedError
 from rait.adapters.config.etcd.entries import MAX_VALUE, line_of
 from rait.adapters.config.etcd.messages import (
+    Changes,
     Committed,
     Event,
     KeyValue,
@@ -34,6 +35,7 @@ from rait.adapters.config.remote import (
     url_digest,
 )
 from rait.adapters.config.source import as_text, display_name
+from rait.domain import follower as domain
 from rait.domain.config.keytext import shown
 from rait.domain.errors import SourceError
 from rait.domain.replica import Change, Replica
@@ -50,9 +52,6 @@ _AT_ONCE = "somebody else writes it at the same time; does another machine have 
 
 MAX_KEYS = 100_000
 """More keys than there are UDP ports, so than any node has links."""
-
-PATIENCE = 10.0
-"""Seconds without a word, after which following ends if each member was asked."""
 
 PAUSE = 0.2
 """Seconds before another member is asked for changes."""
@@ -181,154 +180,94 @@ async def follow(url: str, tell: Tell) -> None:
 
 
 class _Follower:
-    """Holds what etcd has, from one read and the changes since.
-
-    The changes come from one member. Where it fails, the next one goes on from the newest revision
-    that is known. All is read anew where the changes since then are gone (they were compacted),
-    where a member does not tell of them, and where the cluster is another one, or was restored as
-    it was once.
-    """
+    """Asks members, and tells of what they have, as rait/domain/follower.py decides."""
 
     def __init__(self, url: str, tell: Tell) -> None:
         self._url, self._name = url, display_name(url)
         self._target = parse(url, self._name)
         self._tell = tell
-        self._replica = Replica(0, 0, {}, {})
-        self._must_read = True
-        self._why = ""
-        self._error: SourceError | None = None
         self._unusable: SourceError | None = None
-        self._heard_at = time.monotonic()
+        self._error = ""
+        members, now = len(self._target.members), time.monotonic()
+        self._state = domain.State(name=self._name, members=members, heard_at=now)
 
     async def run(self) -> None:
         # A fleet whose rait.conf is the same is spread over the members.
         member = random.randrange(len(self._target.members))  # noqa: S311
-        failures = 0
-        while True:
-            began = time.monotonic()
+        while not self._error:
             async with Client(self._target, self._name, member) as client:
-                await self._hear_one(client)
+                async with anyio.create_task_group() as tasks:
+                    self._step(domain.Turn(client.member), client, tasks)
                 member = client.next
-            if self._error is not None:
-                raise self._error
-            failures = 1 if self._heard_at > began else failures + 1
-            is_long_ago = time.monotonic() > self._heard_at + PATIENCE
-            if is_long_ago and failures >= len(self._target.members):
-                raise SourceError(f"{self._name}: no member tells of changes: {self._why}")
             await anyio.sleep(PAUSE)
+        raise SourceError(self._error)
 
-    async def _hear_one(self, client: Client) -> None:
-        """Take the changes that one member tells, until it fails."""
-        async with anyio.create_task_group() as tasks:
+    def _step(self, event: domain.Event, client: Client, tasks: TaskGroup) -> None:
+        self._state, actions = domain.step(self._state, event, time.monotonic())
+        for action in actions:
+            match action:
+                case domain.Ask():
+                    tasks.start_soon(self._ask, action, client, tasks)
+                case domain.Tell(replica, is_new):
+                    self._take(replica, is_new)
+                case domain.Leave(error):
+                    self._error = error
+                    tasks.cancel_scope.cancel()
+
+    def _take(self, replica: Replica, is_new: bool) -> None:
+        news = News(None, _version(replica, self._url), time.time_ns())
+        if is_new:
             try:
-                if self._must_read or not await self._goes_on(client):
-                    await self._read(client)
-                tasks.start_soon(self._beat, client, tasks)
-                await self._hear(client)
-            except MemberError as error:
-                self._why = f"{client.member}: {error}"
+                news = _news(replica, self._url, MAX_BYTES, news.at)
+                self._unusable = None
             except SourceError as error:
-                self._error = error
-            tasks.cancel_scope.cancel()
+                self._unusable = error  # not the end: the next change may mend it
+        self._tell(self._unusable or news)
 
-    async def _read(self, client: Client) -> None:
-        found = await client.within(source.TIMEOUT, _read(client, MAX_BYTES))
-        self._must_read = False
-        self._heard_at = time.monotonic()
-        self._take(_replica(found, self._target))
-
-    def _take(self, replica: Replica) -> None:
-        before, self._replica = self._replica, replica
-        if replica.lines == before.lines and replica.cluster == before.cluster:
-            self._confirm()  # as no heartbeat does where the same is written again and again
-        else:
-            self._unusable = None
-            try:
-                self._tell(_news(replica, self._url, MAX_BYTES, time.time_ns()))
-            except SourceError as error:
-                # Not the end: the next change may mend it.
-                self._unusable = error
-                self._tell(error)
-
-    def _confirm(self) -> None:
-        self._tell(self._unusable or News(None, _version(self._replica, self._url), time.time_ns()))
-
-    async def _hear(self, client: Client) -> None:
-        start = {"start_revision": self._replica.revision + 1}
-        async with client.changes(_range(self._target) | start) as stream:
-            async for told in stream:
-                if told.compact_revision:
-                    self._must_read = True
-                    return
-                if told.canceled:
-                    raise MemberError(f"it ended the stream: {shown(told.cancel_reason)}")
-                if told.events:
-                    self._heard_at = time.monotonic()
-                    changes = tuple(_change(each, self._target) for each in told.events)
-                    self._take(self._replica.told(changes))
-
-    async def _beat(self, client: Client, tasks: TaskGroup) -> None:
-        """Ask the member again and again whether it is alive, and has told all."""
-        owed: Replica | None = None
-        while True:
-            await anyio.sleep(HEARTBEAT)
-            try:
-                standing = await self._standing(client)
-            except (MemberError, SourceError) as error:
-                self._why = f"{client.member}: {error}"
-                break
-            if standing == "same":
-                self._heard_at = time.monotonic()
-                self._confirm()
-            elif standing == "another" or owed is self._replica:
-                self._why = f"{client.member}: it does not tell of changes"
-                self._must_read = True
-                break
-            owed = self._replica
-        tasks.cancel_scope.cancel()
-
-    async def _goes_on(self, client: Client) -> bool:
-        """Whether the member has what is known, and perhaps more.
-
-        A cluster that was restored from a backup may have the name of the one that it was, and be
-        past the known revision: so what it had at this revision is asked for.
-        """
-        known = self._replica
-        last = {"revision": known.revision, "sort_order": "DESCEND", "sort_target": "MOD"}
+    async def _ask(self, ask: domain.Ask, client: Client, tasks: TaskGroup) -> None:
         try:
-            found = await client.ask(_RANGE, _range(self._target) | last | {"limit": 1}, Range)
-        except RefusedError:  # this revision is compacted, or is still to come
-            return False
+            if ask.what == "changes":
+                async with client.changes(_message(ask, self._target)) as stream:
+                    async for told in stream:
+                        self._step(_told(told, self._target), client, tasks)
+            else:
+                self._step(await self._answer(ask, client), client, tasks)
+        except (MemberError, SourceError) as error:
+            is_refusal = isinstance(error, SourceError)
+            self._step(domain.Failed(ask, str(error), is_refusal), client, tasks)
+
+    async def _answer(self, ask: domain.Ask, client: Client) -> domain.Event:
+        if ask.what == "all":
+            found = await client.within(source.TIMEOUT, _read(client, MAX_BYTES))
+            return domain.Listed(_replica(found, self._target), client.member)
+        if ask.what == "revision":
+            await anyio.sleep(HEARTBEAT)
+            ask = domain.Ask("revision", self._state.replica.revision)  # by now
+        found = await client.ask(_RANGE, _message(ask, self._target), Range)
         newest = next((_change(Event(each), self._target) for each in found.kvs), None)
         header = found.header
-        if not known.is_past_of(header.cluster_id, found.count, newest):
-            return False
-        if header.revision == known.revision:
-            self._confirm()
-        return True
+        return domain.Answered(ask, header.cluster_id, header.revision, found.count, newest)
 
-    async def _standing(self, client: Client) -> Literal["same", "newer", "another"]:
-        """Whether the registry is as it is known, or newer, or has another history.
 
-        That is seen from the number of keys and the newest revision among them: a key that is
-        deleted is one less, and one that is put has a newer revision.
-        """
-        known, keys = self._replica, _range(self._target)
-        # etcd goes through all keys to find newer ones. Where nothing at all was written since, to
-        # ask for one that is not there is enough.
-        found = await client.ask(_RANGE, {"key": keys["key"]}, Range)
-        header = found.header
-        if header.cluster_id != known.cluster or header.revision < known.revision:
-            return "another"
-        if header.revision == known.revision:
-            return "same"
-        newer = {"keys_only": True, "min_mod_revision": known.revision + 1, "limit": 1}
-        found = await client.ask(_RANGE, keys | newer, Range)
-        if found.kvs or found.count != len(known.lines):
-            return "newer"
-        if self._replica is known:
-            self._replica = known.told((), found.header.revision)
-        return "same"
+def _message(ask: domain.Ask, target: Target) -> dict[str, Any]:
+    keys, after = _range(target), ask.revision + 1
+    match ask.what:
+        case "past":
+            newest = {"sort_order": "DESCEND", "sort_target": "MOD", "limit": 1}
+            return keys | newest | {"revision": ask.revision}
+        case "changes":
+            return keys | {"start_revision": after}
+        case "newer":
+            return keys | {"keys_only": True, "min_mod_revision": after, "limit": 1}
+        case _:  # a key that is not there: to find newer ones, etcd goes through all
+            return {"key": keys["key"]}
+
+
+def _told(told: Changes, target: Target) -> domain.Event:
+    if told.canceled and not told.compact_revision:
+        raise MemberError(f"it ended the stream: {shown(told.cancel_reason)}")
+    changes = tuple(_change(each, target) for each in told.events)
+    return domain.Told(None if told.compact_revision else changes)
 
 
 def _change(event: Event, target: Target) -> Change:
