@@ -7,7 +7,7 @@ option is a function that adds it to a parser.
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentTypeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,20 @@ def _either(*options: Option) -> Option:
             option(group)
 
     return add
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _commands(title: str, *rows: Row, **settings: Any) -> Option:
@@ -179,7 +193,7 @@ _STATUS_HOW = _either(
     _option(
         "--watch",
         metavar="SECONDS",
-        type=float,
+        type=_number,
         nargs="?",
         const=2.0,
         help="look again and again, every so many seconds (default: 2)",
@@ -261,7 +275,7 @@ A journal in which `rait log verify` finds a fault is left as it is.
 
 _JOURNAL = "use this journal, and read no configuration"
 _SAME_JOURNAL = _option("--journal", metavar="PATH", default=SUPPRESS, help=_JOURNAL)
-_RUN = _option("number", metavar="RUN", type=int, help="the run's number")
+_RUN = _option("number", metavar="RUN", type=_whole_number, help="the run's number")
 _HEAD = _option("--expect-head", metavar="HASH", help="a head that was kept: 64 hex digits")
 _KEEP = _option("--keep", metavar="SPAN", required=True, help="what to keep: 30m, 12h, 90d, 2w")
 
@@ -271,7 +285,7 @@ _LOG_OPTIONS = (
     _option("--since", metavar="WHEN", help="runs since: 2h (ago), 2026-01-31T17:05"),
     _option("--link", metavar="NAME", help="runs and events of this link"),
     _option("--peer", metavar="KEY", help="runs and events of this public key"),
-    _option("--run", metavar="RUN", type=int, dest="number", help="this run alone"),
+    _option("--run", metavar="RUN", type=_whole_number, dest="number", help="this run alone"),
     _flag("wait for new runs, and show them too", "-f", "--follow"),
     _flag("a line for each run", "--oneline"),
     _commands(
@@ -286,7 +300,7 @@ _LOG_OPTIONS = (
             (_HEAD, _SAME_JOURNAL),
         ),
         ("prune", (), "drop old runs", "log:run_prune", _LOG_PRUNE, (_KEEP, _SAME_JOURNAL)),
-        metavar="",
+        metavar="[show|verify|prune]",
     ),
 )
 
@@ -327,7 +341,11 @@ half of at least four links; --yes lets it go on.
 
 _ROLLBACK_OPTIONS = (
     _option(
-        "number", metavar="RUN", type=int, nargs="?", help="the run's number (default: the last)"
+        "number",
+        metavar="RUN",
+        type=_whole_number,
+        nargs="?",
+        help="the run's number (default: the last)",
     ),
     _flag("go on if later runs touched its links", "--force"),
     _DRY_RUN,

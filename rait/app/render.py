@@ -39,6 +39,7 @@ from rait.domain.events import (
     links_added,
 )
 from rait.domain.hooks import CallResult
+from rait.domain.records import BABELD
 from rait.domain.topology import Link, LinkPeer, Origin
 from rait.terminal import (
     CHANGES,
@@ -271,10 +272,12 @@ def summary(report: Report) -> str:
     if report.status == "unchanged" and not kept:
         return f"rait {report.command}: nothing to do; {counted(report.links, 'link')}"
     counts = _changed_links(report, failed - _only_in_babeld(report)) | {
-        "failed": len(failed - kept),
+        "failed": len(failed - kept - {BABELD}),
         "left as it is" if len(kept) == 1 else "left as they are": len(kept),
     }
     words = [f"{number} {_to_be(what, report)}" for what, number in counts.items() if number]
+    if BABELD in failed:
+        words.append("babeld failed")
     if report.results.ended:
         words.append(f"{counted(len(report.results.ended), 'half-made link')} ended")
     words += [f"{what} {_to_be(became, report)}" for what, became in _other_changes(report)]

@@ -158,4 +158,4 @@ def test_a_plan_that_leaves_links_as_they_are_has_nothing_to_do() -> None:
 def test_a_plan_that_babeld_cannot_be_told_of_does_not_call_that_nothing_to_do() -> None:
     change = Change(observed=EMPTY, desired=links("a"), babeld_problem="no babeld")
     told = summary(planned("plan", change, None))
-    assert told == "rait plan: 1 that cannot be; 1 link wanted"
+    assert told == "rait plan: babeld failed; 1 link wanted"
