@@ -5,6 +5,7 @@ Each process may see other mounts: mount_namespaces(7), and mountinfo in proc(5)
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from rait.adapters import syscalls
 from rait.adapters.closing import closed
+from rait.domain.errors import NO_THREAD
 
 _MAKING_SECONDS = 5.0
 """A namespace's file that stays empty for so long is a leftover: when it has made the file, `ip
@@ -80,8 +82,11 @@ def make(path: str) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_make_in_thread, path).result()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_make_in_thread, path).result()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, NO_THREAD) from None
 
 
 def _make_in_thread(path: str) -> None:

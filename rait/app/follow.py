@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from rait.adapters.closing import on_error
 from rait.adapters.config import source
 from rait.adapters.config.remote import HEARTBEAT, News, in_daemon
 from rait.app.held import Held
@@ -25,7 +26,7 @@ class _Follow:
     """One follow, which goes on until it ends by itself or is ended.
 
     ``hear`` gets what it tells, and at last why it has ended, in the thread of the event loop that
-    it is made in; once ``end`` was called, nothing.
+    it is made in; once ``end`` was called, nothing. Raises SourceError if it cannot begin.
     """
 
     def __init__(self, url: str, hear: Callable[[News | SourceError, bool], None]) -> None:
@@ -36,8 +37,8 @@ class _Follow:
         self._here = asyncio.get_running_loop()
         self._over = False
         self._there = asyncio.new_event_loop()
-        self._task = self._there.create_task(source.follow(url, self._pass_on))
-        in_daemon(self._run, "rait-follow")
+        with on_error(self._there.close):
+            in_daemon(self._run, "rait-follow")
 
     @property
     def is_alive(self) -> bool:
@@ -46,10 +47,11 @@ class _Follow:
     def end(self) -> None:
         self._over = True
         with suppress(RuntimeError):  # its loop is closed: it has ended by itself
-            self._there.call_soon_threadsafe(self._task.cancel)
+            self._there.call_soon_threadsafe(lambda: self._task.cancel())
 
     def _run(self) -> None:
         why = SourceError(f"{source.display_name(self.url)}: it is followed no more")
+        self._task = self._there.create_task(source.follow(self.url, self._pass_on))
         try:
             self._there.run_until_complete(self._task)
         except SourceError as error:
@@ -112,7 +114,10 @@ class Follower:
     def _begin(self, url: str) -> None:
         self.end()
         self._held.expect(url)
-        self._follow = _Follow(url, self._hear)
+        try:
+            self._follow = _Follow(url, self._hear)
+        except SourceError as error:
+            self._tell(Ended("poll", False, str(error), follow="lost"))
 
     def _hear(self, told: News | SourceError, is_last: bool) -> None:
         follow = self._follow

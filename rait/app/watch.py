@@ -10,10 +10,11 @@ import gc
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio import from_thread, to_thread
@@ -49,7 +50,7 @@ from rait.domain import watch as domain
 from rait.domain.config.schema import SECOND, Config
 from rait.domain.endpoints import is_stale
 from rait.domain.errands import ErrandName
-from rait.domain.errors import ConfigError, MachineError, PendingError, RaitError
+from rait.domain.errors import NO_THREAD, ConfigError, MachineError, PendingError, RaitError
 from rait.domain.status import peers_age
 from rait.domain.watch import Settings
 from rait.domain.watch_events import (
@@ -78,6 +79,8 @@ from rait.terminal import lose_what_nobody_reads, note, warn, warn_of
 
 if TYPE_CHECKING:
     from rait.app.publishing import Publisher
+
+T = TypeVar("T")
 
 LOCK_SECONDS = 10.0
 """How long a sync waits for another rait; then it is tried again."""
@@ -181,7 +184,7 @@ class Watcher:
                 await self._sleep()
             self._follower.end()
             if down_on_exit:
-                await to_thread.run_sync(self._down)
+                await self._down()
             self._tasks.cancel_scope.cancel()
 
     # Events and actions.
@@ -238,7 +241,10 @@ class Watcher:
 
     async def _sync(self, causes: tuple[Cause, ...]) -> None:
         began = time.monotonic()
-        result = await to_thread.run_sync(self._synced, causes)
+        try:
+            result = await _in_thread(partial(self._synced, causes))
+        except MachineError as error:
+            result = Result(synced=Synced("failed", (str(error),)))
         if result.report is not None:
             self._learned = result
             if self._links is not None:
@@ -315,7 +321,10 @@ class Watcher:
                 return False, f"{_FAULT}: {error!r}"
 
         # At the end nobody waits for a server.
-        changed, problem = await to_thread.run_sync(answer, abandon_on_cancel=True)
+        try:
+            changed, problem = await _in_thread(answer, abandon_on_cancel=True)
+        except MachineError as error:
+            changed, problem = False, str(error)
         _tidy()
         self._tell(Ended(name, changed, problem))
 
@@ -344,9 +353,9 @@ class Watcher:
             self._publisher = Publisher(self._options.config)
         return self._publisher.publish(self._key_in_use)
 
-    def _down(self) -> None:
+    async def _down(self) -> None:
         try:
-            report = desired.down(self._options, watched=True)
+            report = await _in_thread(partial(desired.down, self._options, watched=True))
         except RaitError as error:
             self.ended_well = False
             warn_of(error)
@@ -438,6 +447,14 @@ class Watcher:
         while self._service.watchdog is not None:
             self._service.alive()
             await anyio.sleep(self._service.watchdog / 2)
+
+
+async def _in_thread(work: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
+    """What ``work`` gives, done in a thread. Raises MachineError if the system starts none."""
+    try:
+        return await to_thread.run_sync(work, abandon_on_cancel=abandon_on_cancel)
+    except RuntimeError:
+        raise MachineError(NO_THREAD) from None
 
 
 def _tidy() -> None:

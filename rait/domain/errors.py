@@ -11,6 +11,9 @@ Severity = Literal["error", "warning"]
 Path = tuple[str | int, ...]
 """Where in a document: keys and zero-based indexes, as ``("transport", 1, "mtu")``."""
 
+MORE_PROCESSES = "raise the limit of processes (`ulimit -u`, or TasksMax= of a systemd service)"
+NO_THREAD = f"the system does not let rait start a thread; {MORE_PROCESSES}"
+
 FEW = 5
 """How many names of a list a message has; the list may have thousands."""
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +50,27 @@ def test_it_syncs_at_the_start_and_leaves_the_links_at_the_end(
     assert result.out == ""
     assert a.links_to(b) == set(a.state())
     assert causes(a) == ["start"]
+
+
+def test_it_goes_on_when_the_system_starts_no_thread_for_a_while(
+    nodes: Nodes, watch: StartWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a limit of processes is reached."""
+    a, b, _ = nodes
+    start, full = threading.Thread.start, tmp_path / "full"
+
+    def starting(thread: threading.Thread) -> None:
+        if full.exists():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    full.touch()
+    watching = watch(a, synced=False)
+    watching.says("the system does not let rait start a thread")
+    full.unlink()
+    watching.has(a.links_to(b))
+    assert watching.end().status == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -323,3 +323,21 @@ def test_no_number_of_follows_leaves_anything_open(watch: Watch) -> None:
         assert descriptors() < before + 20  # each would leave one at the least
 
     play(test, watch)
+
+
+def test_a_system_that_has_no_thread_for_us_is_told_and_the_next_poll_begins_it(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            watch.follower.poll(URL, False)
+        changed, problem, follow = polled(await watch.next())
+        assert (changed, follow) == (False, "lost")
+        assert "not let rait start a thread" in problem
+        assert polled(await watch.begin()) == (True, "", "begun")
+
+    play(test, watch)

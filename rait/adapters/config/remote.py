@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from rait.domain.digests import blake2b
-from rait.domain.errors import SourceError
+from rait.domain.errors import NO_THREAD, SourceError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -100,7 +100,8 @@ def in_daemon(work: Callable[[], Result], name: str) -> Future[Result]:
     """What ``work`` comes to, done in a thread of this name, which nothing has to wait for.
 
     Nothing can interrupt the look-up of a name, and a server may drip bytes for ever. The thread is
-    a daemon, so that it never keeps the process from ending.
+    a daemon, so that it never keeps the process from ending. Raises SourceError where the system
+    starts no thread.
     """
     import threading
     from concurrent.futures import Future
@@ -114,5 +115,8 @@ def in_daemon(work: Callable[[], Result], name: str) -> Future[Result]:
         except BaseException as error:  # noqa: BLE001 - it is for whoever waits
             future.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:
+        raise SourceError(NO_THREAD) from None
     return future

@@ -27,7 +27,7 @@ from msgspec import Struct
 from rait.adapters.config import caches
 from rait.domain.config.hosts import Addresses, Host, is_nobody, literals
 from rait.domain.config.keytext import shown
-from rait.domain.errors import Path, Problem, RaitError
+from rait.domain.errors import NO_THREAD, Path, Problem, RaitError
 
 if TYPE_CHECKING:
     from rait.adapters.netns import Netns
@@ -203,7 +203,7 @@ class _Crew:
             try:
                 Thread(target=self._run, args=(host,), name=_THREADS, daemon=True).start()
             except RuntimeError:
-                self._put_back(hosts[position:], "the system does not let rait start a thread")
+                self._put_back(hosts[position:], NO_THREAD)
                 return
 
     def _put_back(self, hosts: list[Host], why: str) -> None:

@@ -272,7 +272,9 @@ def _remove_groups(via: Sockets, groups: set[int]) -> set[int]:
             return any(own.perform([rtnl.delete_group(group)]))
         return True
 
-    with ThreadPoolExecutor(_GROUPS) as pool:
-        return {
-            group for group, left in zip(groups, pool.map(is_left, groups), strict=True) if left
-        }
+    try:
+        with ThreadPoolExecutor(_GROUPS) as pool:
+            left = pool.map(is_left, groups)
+        return {group for group, is_so in zip(groups, left, strict=True) if is_so}
+    except RuntimeError:  # the system starts no more threads
+        return groups
