@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from typing import NamedTuple
 
 from tests.integration import machine
+from tests.integration.command import Result
 from tests.integration.harness import Node
 
 
@@ -61,6 +63,18 @@ def sync(node: Node, *peers: Stranger) -> int:
     result = node.up("--json", "--yes")
     assert result.json["run"], result
     return result.json["run"]
+
+
+def once_it_is_gone(node: Node, *arguments: str) -> Result:
+    """Run rait when the namespace that links were in is to go by itself, until that is gone.
+
+    A busy kernel takes its time to destroy a namespace. rait waits for that, but not for long.
+    """
+    deadline = time.monotonic() + machine.PATIENCE
+    while (result := node.rait(*arguments)).status != 0:
+        assert "rait did not find the former one" in result.err, result
+        assert time.monotonic() < deadline, result
+    return result
 
 
 def endpoint_of(node: Node, peer: Stranger) -> str:

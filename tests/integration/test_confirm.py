@@ -18,6 +18,7 @@ from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Mesh, Node
 from tests.integration.routing import eventually
+from tests.integration.strangers import once_it_is_gone
 
 pytestmark = pytest.mark.userspace
 in_both_tiers = pytest.mark.kernel
@@ -458,8 +459,7 @@ def test_what_cannot_be_taken_back_stands_in_nobodys_way(mesh: Mesh) -> None:
         inside.kill()
         inside.wait()
     a.write_conf()
-    result = a.rait("up", "--confirm", SHORT, "--yes", "--json")
-    assert result.status == 0, result
+    result = once_it_is_gone(a, "up", "--confirm", SHORT, "--yes", "--json")
     run = result.json["run"]
     eventually(lambda: is_taken_back(a, run), "it is told that it cannot be taken back")
     eventually(lambda: not waiters(mesh), "the waiter is gone")

@@ -22,8 +22,7 @@ from rait.domain.topology import Link
 from tests.integration import machine
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
-from tests.integration.routing import eventually
-from tests.integration.strangers import link_of, links_of, strangers, sync
+from tests.integration.strangers import link_of, links_of, once_it_is_gone, strangers, sync
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
@@ -101,11 +100,11 @@ def test_up_makes_the_links_anew_where_they_belong(kept: Node) -> None:
 def test_a_namespace_that_is_gone_took_its_links_along(node: Node) -> None:
     sync(node, A, B)
     make_anew(node)
-    result = node.up("--json", "--yes")
+    result = once_it_is_gone(node, "up", "--json", "--yes")
     assert {event["link"] for event in result.json["drift"]} == links_of(node, A, B)
     node.assert_has_exactly(links_of(node, A, B))
     machine.run(["ip", "netns", "del", node.target])
-    assert node.down().status == 0
+    once_it_is_gone(node, "down")
     assert remembered(node) == {}
     assert node.leftovers() == []
 
@@ -172,8 +171,7 @@ def test_a_link_that_somebody_moved_is_no_sign_of_the_namespace_that_it_was_in(
     sync(node, A, B)
     machine.run(["ip", "-n", node.target, "link", "set", link_of(node, A), "netns", node.netns])
     make_anew(node)
-    # A busy kernel takes its time to destroy the former namespace, and until then rait waits.
-    eventually(lambda: node.rait("up", "--yes").status == 0, "the links are where they belong")
+    once_it_is_gone(node, "up", "--yes")
     node.assert_has_exactly(links_of(node, A, B))
     assert node.up("--json").events == []
 
