@@ -21,7 +21,7 @@ from tests.integration.command import start_fork
 from tests.integration.conftest import MakeMesh
 from tests.integration.harness import Node
 from tests.integration.test_sources import served
-from tests.integration.watching import WATCH, StartWatch, causes, has_causes, until
+from tests.integration.watching import WATCH, StartWatch, causes, has_causes, most_told, until
 
 pytestmark = pytest.mark.userspace
 
@@ -396,12 +396,14 @@ def test_what_the_guard_stops_is_told_once(make_mesh: MakeMesh, watch: StartWatc
     a, b, c, d = make_mesh(4).nodes
     a.write_conf(text=a.conf_hcl() + WATCH.replace("1h", "1s"))
     watching = watch(a)
+    began = time.monotonic()
     a.knows(b)
     watching.says("stopped, with nothing touched: it would remove 4 of 6 links")
     count = len(watching.syncs(1))
     watching.syncs(count + 3)
     assert set(a.state()) == a.links_to(b, c, d)
-    assert watching.said().count("stopped, with nothing touched") == 1
+    count = watching.said().count("stopped, with nothing touched")
+    assert count <= most_told(time.monotonic() - began)
     a.up("--yes")
     watching.says("all is as it should be again")
     assert watching.end().status == 0
@@ -412,6 +414,7 @@ def test_nothing_is_changed_while_a_change_waits(nodes: Nodes, watch: StartWatch
     a, b, c = nodes
     a.knows(b, c)
     assert a.rait("up", "--confirm", "1h").status == 0
+    began = time.monotonic()
     watching = watch(a, synced=False)
     watching.says("waits for its confirmation")
     a.knows(b)
@@ -422,7 +425,8 @@ def test_nothing_is_changed_while_a_change_waits(nodes: Nodes, watch: StartWatch
     watching.has(a.links_to(b))
     result = watching.end()
     assert result.status == 0
-    assert result.err.count("waits for its confirmation") == 1
+    count = result.err.count("waits for its confirmation")
+    assert count <= most_told(time.monotonic() - began)
 
 
 def test_a_list_that_no_server_confirms_for_too_long_is_told(
@@ -452,10 +456,12 @@ def test_a_list_that_stands_in_for_long_is_told_once(nodes: Nodes, watch: StartW
         a.write_conf(text=a.conf_hcl(peers=f'"{url}/peers"', peers_fallback='"always"') + spans)
         a.up()
         del pages["/peers"]
+        began = time.monotonic()
         watching = watch(a)
         watching.says("as there is no newer one")
         watching.syncs(len(watching.syncs(1)) + 4)
-        assert watching.said().count("as there is no newer one") == 1
+        count = watching.said().count("as there is no newer one")
+        assert count <= most_told(time.monotonic() - began)
         assert watching.end().status == 0
 
 

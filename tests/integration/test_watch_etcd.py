@@ -19,6 +19,7 @@ from tests.integration.watching import (
     causes,
     has_causes,
     most_syncs,
+    most_told,
     until,
 )
 
@@ -201,7 +202,7 @@ def test_without_any_key_nothing_is_removed(
 ) -> None:
     a, b, c, d = nodes
     watching = watch(a, exec_=True)
-    before = a.state()
+    before, began = a.state(), time.monotonic()
     registry.etcd.clear()
     watching.says("there is no key under this prefix")
     watching.running.signal(signal.SIGHUP)
@@ -210,7 +211,8 @@ def test_without_any_key_nothing_is_removed(
     registry.put(a, b, c, d)
     watching.has(a.links_to(b, c, d))
     watching.says("the peers list can be fetched again")
-    assert watching.said().count("there is no key under this prefix") == 1
+    count = watching.said().count("there is no key under this prefix")
+    assert count <= most_told(time.monotonic() - began)
     assert watching.end().status == 0
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rait.domain.troubles import FIRST_SECONDS
 from rait.domain.watch import QUIET
 from tests.integration import machine
 from tests.integration.command import Result, Running
@@ -112,6 +113,18 @@ def most_syncs(seconds: float) -> float:
     machine can keep rait, or whoever makes the changes, for longer at any time.
     """
     return 2 + seconds / QUIET[1]
+
+
+def most_told(seconds: float) -> int:
+    """So often a trouble may be told that has lasted so long: what goes on is told once.
+
+    It is told again at growing intervals, of which a busy machine may see the first.
+    """
+    times, interval = 1, FIRST_SECONDS
+    while seconds >= interval:
+        seconds -= interval
+        times, interval = times + 1, 2 * interval
+    return times
 
 
 def causes(node: Node) -> list[str]:
