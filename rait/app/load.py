@@ -249,7 +249,7 @@ def load_registry(
         first = peers.document.describe(peers.doubts[0].problem)
         raise SourceError(
             f"{first.removesuffix('; skipped')}; and besides this node's own, no other entry of "
-            "the list can be used, so nothing is done"
+            "the list can be used, so nothing is done; `rait check` says more of the list"
         )
     wanted = count_wanted(loaded.config, key.public, peers.peers)
     if wanted > loaded.config.max_links:

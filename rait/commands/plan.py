@@ -161,7 +161,7 @@ def _read_state(path: str) -> State:
         text = source.read(path, limit=MAX_STATE_BYTES)
     except SourceError as error:
         raise SourceError(
-            f"{error}; this is not a state: export one with `rait export-state`"
+            f"{error}; --against takes a state, as `rait export-state` prints it"
         ) from None
     try:
         state = msgspec.json.decode(text, type=State)

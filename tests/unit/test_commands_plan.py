@@ -340,9 +340,9 @@ def test_a_target_that_changes_remakes_the_links(rait: Rait) -> None:
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "not a state"), ("{}", "not a state"), ("[1]", "not a state"), ("\udcff", "not a state"),
-     ("[" * 100_000, "not a state"), ('{"a":' * 100_000, "nested too deep"),
-     ('{"format": "\\ud800"}', "not a state"),
+    [("", "not a state"), ("{}", "not a state"), ("[1]", "not a state"),
+     ("\udcff", "takes a state"), ("[" * 100_000, "not a state"),
+     ('{"a":' * 100_000, "nested too deep"), ('{"format": "\\ud800"}', "not a state"),
      (STATE.read_text().replace("rait-state-1", "rait-state-9"), "rait-state-9")],
 )  # fmt: skip
 def test_what_is_no_state_is_refused_with_a_reason(rait: Rait, text: str, word: str) -> None:

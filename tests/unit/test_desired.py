@@ -10,12 +10,15 @@ from msgspec import structs
 
 from rait.adapters.config import web
 from rait.adapters.config.remote import News, Version
+from rait.adapters.keys import public_key
+from rait.domain.config.schema import Secret
 from rait.domain.errors import MachineError, SourceError
 from tests.minisign import QuickSigner
-from tests.unit.command_line import PEERS, Rait
+from tests.unit.command_line import PEERS, PRIVATE, Rait
 from tests.unit.played import ALL, CONF, Played
 
 URL = "https://example.org/peers"
+OWN = public_key(Secret(PRIVATE))
 OTHER_KEY = "YLGPzk0Wq4zV6JHOTtlZWYN3Tg5gCa7U8Yk5UsfVLW4="
 NOTHING = "rait up: nothing to do; 3 links\n"
 
@@ -81,6 +84,19 @@ def test_a_list_that_cannot_be_read_touches_nothing(rait: Rait, kernel: Played) 
     for command in ("up", "plan"):
         said = rait(command)
         assert (said.status, kernel.names, said.out) == (1, ALL, "")
+
+
+def test_where_no_entry_of_another_node_can_be_used_rait_check_is_named(
+    rait: Rait, kernel: Played
+) -> None:
+    rait.write(CONF, {50221: (PEERS[50221][0], "192.0.2.12"), 50153: (OWN, "192.0.2.1")})
+    peers = rait.directory / "peers.conf"
+    peers.write_text(peers.read_text().replace("SendPort = 50221", "SendPrt = 50221"))
+    said = rait("up")
+    assert (said.status, kernel.names) == (1, [])
+    assert "send_port is missing" in said.err
+    assert "so nothing is done; `rait check`" in said.err
+    assert "but send_port is one" in rait("check", str(peers)).out
 
 
 def test_after_down_no_link_is_wanted_whatever_stays(rait: Rait, kernel: Played) -> None:

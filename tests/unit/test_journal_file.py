@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sqlite3
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from rait.adapters.journal.file import explained
 from rait.adapters.journal.reader import JournalReader
 from rait.adapters.journal.store import Journal
 from rait.app.inputs import lock_path
 from rait.cli import main
-from rait.domain.errors import RaitError
+from rait.domain.errors import MachineError, RaitError
 from rait.domain.history import LastKnown
 from tests.unit.command_line import CONF, PRIVATE
 from tests.unit.test_journal_store import SCOPE, add
@@ -196,3 +198,10 @@ def test_a_journal_that_others_can_read_is_closed_to_them_through_a_link_too(
     (directory / "link.db").symlink_to("journal.db")
     with Journal.open(directory / "link.db"):
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_who_may_not_read_the_journal_is_told_what_to_do(tmp_path: Path) -> None:
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    path = str(tmp_path / "journal.db")
+    with pytest.raises(MachineError, match="run rait as root"), explained(path, "read"):
+        raise refused

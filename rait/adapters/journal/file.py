@@ -190,7 +190,8 @@ def explained(path: str, doing: str) -> Iterator[None]:
         # The message of SQLite quotes bytes of the file, and sqlite3 fails to decode them.
         raise MachineError(f"cannot {doing} the journal {name}: {_ADVICE['CORRUPT']}") from None
     except OSError as error:
-        reason = _obstacle(path) or error.strerror
+        why = _ADVICE["PERM"] if error.errno == errno.EACCES else error.strerror
+        reason = _obstacle(path) or why
         raise MachineError(f"cannot {doing} the journal {name}: {reason}") from None
 
 

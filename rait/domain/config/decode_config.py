@@ -133,7 +133,7 @@ def _check_private_key(top: Block[Config], required: bool) -> None:
         message = "private_key and private_key_file are both given: leave one out"
         top.report(message, "private_key_file")
     elif required and not here and not there:
-        top.report("private_key is missing: make one with `rait genkey`")
+        top.report("private_key_file is missing (or private_key): make a key with `rait genkey`")
     if top.values.get("peers") == "-" and top.values.get("private_key_file") == "-":
         top.report("cannot be - (standard input), as private_key_file is", "peers")
 
