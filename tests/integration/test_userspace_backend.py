@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -512,6 +513,33 @@ def test_a_program_that_does_not_start(
     assert error is not None
     assert broken in error
     assert "out of luck" in error
+    assert node.traces() == []
+
+
+CRASH = """\
+runtime: failed to create new OS thread (have 2 already; errno=11)
+runtime: may need to increase max user processes (ulimit -u)
+fatal error: newosproc
+
+runtime stack:
+runtime.throw({0x8d0b2b, 0x3})
+\t/usr/lib/go-1.19/src/runtime/panic.go:1047 +0x5d fp=0x7ffe sp=0x7ffe pc=0x438c3d
+"""
+
+
+def test_a_program_that_crashes_is_told_with_the_reason_and_leaves_no_socket(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = node.link(0)
+    (tmp_path / "crash").write_text(CRASH)
+    leave = f"import socket; socket.socket(socket.AF_UNIX).bind('{uapi.socket_path(link.name)}')"
+    crash = f'{sys.executable} -c "{leave}"; cat {tmp_path}/crash >&2; exit 2'
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, program(tmp_path / "crashes", crash))
+
+    (error,) = node.apply(LinkAdded(link))
+
+    assert error is not None
+    assert "ended with status 2: fatal error: newosproc; raise the limit of processes" in error
     assert node.traces() == []
 
 

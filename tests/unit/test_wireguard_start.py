@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,3 +40,25 @@ def test_programs_that_start_side_by_side_have_one_time_to_answer(
             with pytest.raises(StartError, match="did not answer within 22 s"):
                 each.client(KeyPair(None, ""))
     assert START_SECONDS < now < 2 * START_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        (errno.EAGAIN, "raise the limit of processes"),
+        (errno.EMFILE, "raise the limit of this process"),
+        (errno.ENOEXEC, ""),
+    ],
+)
+def test_a_program_that_cannot_be_run_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, code: int, what: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setenv(PROGRAM_VARIABLE, "/bin/true")
+    with open_netns("") as here, pytest.raises(StartError) as told:
+        Start(NAMES[0], here)
+    hint = f"; {what}" if what else ""
+    assert str(told.value).startswith(f"cannot run /bin/true: {os.strerror(code)}{hint}")

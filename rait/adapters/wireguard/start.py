@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -23,9 +24,17 @@ from rait.adapters.closing import on_error
 from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard import uapi
-from rait.adapters.wireguard.process import START_SECONDS, Process, end, find_program, hold, why_not
+from rait.adapters.wireguard.process import (
+    START_SECONDS,
+    Process,
+    end,
+    find_program,
+    hold,
+    listening,
+    why_not,
+)
 from rait.domain.config.hosts import ifname_bytes
-from rait.domain.errors import RaitError
+from rait.domain.errors import MORE_PROCESSES, RaitError
 
 _POLL_SECONDS = 0.005
 _SECONDS_EACH = 1.0
@@ -36,6 +45,7 @@ _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
 """The time in a log line of wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) or boringtun."""
+_CRASH = ("fatal error: ", "panic: ")
 _MARK_VARIABLE = "RAIT_START"
 """The variable by which rait knows the processes of a program that it has just started."""
 
@@ -85,7 +95,8 @@ class Start:
                 )
         except OSError as error:
             os.close(self._log)
-            raise StartError(f"cannot run {program}: {error.strerror}") from error
+            hint = f"; {MORE_PROCESSES}" if error.errno == errno.EAGAIN else ""
+            raise StartError(f"cannot run {program}: {netns.reason(error)}{hint}") from error
         # Programs start side by side, and rait waits for one after the other: those that hang have
         # one time to answer together. One whose turn comes late is asked once in any case.
         self._seconds = START_SECONDS + _SECONDS_EACH * beside
@@ -116,6 +127,7 @@ class Start:
                 end(self.name, process)
             self._child.poll()
         if status != 0:
+            listening(self.name)  # one that crashed leaves the file of its socket
             return  # whoever holds the tun now is another program, which was there first
         if (found := self._in_background()) is not None:
             with found:
@@ -165,13 +177,17 @@ class Start:
         """An error with the last line of the program's output and, where known, what to do."""
         text = os.pread(self._log, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        reason = f": {without_time(lines[-1])}" if lines else ""
+        # Where a program of Go crashes, the reason comes before what its threads were doing.
+        crash = (line for line in lines if line.startswith(_CRASH))
+        reason = f": {without_time(next(crash, lines[-1]))}" if lines else ""
         if "uapi socket: no such file" in reason:
             return SocketLostError(f"{self._program} {how}{reason}")
         if "operation not permitted" in reason or "permission denied" in reason:
             reason += "; run rait as root"
         if "too many open files" in reason:
             reason += "; raise the limit fs.inotify.max_user_instances (sysctl)"
+        if "newosproc" in reason:  # it could not start a thread
+            reason += f"; {MORE_PROCESSES}"
         return StartError(f"{self._program} {how}{reason}")
 
     def _seal_log(self) -> None:
