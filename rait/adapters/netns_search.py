@@ -133,7 +133,9 @@ class Search(Closing):
         with closed(os.pidfd_open(pid)) as process:
             copy = syscalls.pidfd_getfd(process, descriptor)
         with socket.socket(fileno=copy) as held:
-            if self._wanted is None or netns.cookie_of(held) in self._wanted:
+            cookie = netns.cookie_of(held)
+            # Where the kernel has no cookies, only the namespace itself tells its identity.
+            if self._wanted is None or not cookie or cookie in self._wanted:
                 self._take(fcntl.ioctl(held, _SIOCGSKNS))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rait.adapters import syscalls
+from rait.adapters import netns, netns_search, syscalls
 from rait.adapters.netns import NAMED, ensure_netns, find_netns, open_netns
 from rait.domain.errors import MachineError
+from tests.integration import machine
 
 pytestmark = pytest.mark.userspace
 
@@ -123,3 +125,22 @@ def test_a_file_that_is_not_empty_is_left_alone(names: tuple[str, str]) -> None:
             find_netns(names[0])
     finally:
         Path(NAMED, names[0]).unlink()
+
+
+NO_OPTION = 9999
+
+
+@pytest.mark.parametrize("kernel", ["with cookies", "without cookies"])
+def test_one_that_only_a_socket_refers_to_is_found(
+    names: tuple[str, str], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 5.14, a socket does not tell its namespace's cookie."""
+    if kernel == "without cookies":
+        monkeypatch.setattr(netns, "_SO_NETNS_COOKIE", NO_OPTION)
+    subprocess.run(["ip", "netns", "add", names[0]], check=True)
+    with open_netns(names[0]) as named:
+        instance = named.instance
+    with machine.socket_in(names[0], socket.AF_INET, socket.SOCK_DGRAM):
+        subprocess.run(["ip", "netns", "delete", names[0]], check=True)
+        with netns_search.search({instance}) as found:
+            assert [ns.instance for ns in found.namespaces.values()] == [instance]
