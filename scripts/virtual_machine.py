@@ -2,6 +2,9 @@
 
 The machine sees this one's files, so what is installed here is there too. Its python is the one
 that runs this module, which must have the development dependencies (scripts/bootstrap).
+
+With RAIT_VM_KERNEL in the environment it boots that image, with the modules that lie beside it as
+in Debian's packages: dpkg-deb -x unpacks one anywhere, and nothing has to be installed.
 """
 
 from __future__ import annotations
@@ -88,9 +91,7 @@ def run(
 
 
 def _vm_command(script: str) -> list[str]:
-    kernel, vng = _newest_kernel(), _find_vng()
-    if kernel is None:
-        raise BootError("no Debian kernel in /boot: install linux-image-amd64")
+    kernel, vng = _kernel(), _find_vng()
     if vng is None:
         raise BootError("vng is not installed: install the development dependencies")
     if shutil.which("qemu-system-x86_64") is None:
@@ -101,6 +102,19 @@ def _vm_command(script: str) -> list[str]:
     if not has_kvm():
         options.append("--disable-kvm")
     return [vng, "-r", str(kernel), *options, "--", script]
+
+
+def _kernel() -> Path:
+    """The kernel that was asked for, or else Debian's newest. Raises BootError."""
+    asked = os.environ.get("RAIT_VM_KERNEL")
+    if asked is None:
+        newest = _newest_kernel()
+        if newest is None:
+            raise BootError("no Debian kernel in /boot: install linux-image-amd64")
+        return newest
+    if not Path(asked).is_file():
+        raise BootError(f"RAIT_VM_KERNEL: there is no file {asked}")
+    return Path(asked).resolve()
 
 
 def _newest_kernel() -> Path | None:
