@@ -28,8 +28,9 @@ SEARCH_SECONDS = 10.0
 
 _SIOCGSKNS = 0x894C
 """The ioctl for a descriptor of a socket's namespace (linux/sockios.h)."""
-_FIRST_INODE = 0xF0000000
-"""The lowest inode of a namespace (PROC_DYNAMIC_FIRST in the kernel's proc_fs)."""
+_FIRST_INODE = 0xEFFFFFF0
+"""No namespace has an inode below. Most have one from PROC_DYNAMIC_FIRST on, which is 0xF0000000;
+in newer kernels (6.18) the machine's own has NET_NS_INIT_INO, a little less (linux/nsfs.h)."""
 
 
 def search(wanted: Collection[str]) -> Search:

@@ -14,6 +14,7 @@ import pytest
 
 from rait.adapters import netns, netns_search, syscalls
 from rait.adapters.netns import NAMED, ensure_netns, find_netns, open_netns
+from rait.adapters.netns_names import Doubt
 from rait.domain.errors import MachineError
 from tests.integration import machine
 
@@ -125,6 +126,26 @@ def test_a_file_that_is_not_empty_is_left_alone(names: tuple[str, str]) -> None:
             find_netns(names[0])
     finally:
         Path(NAMED, names[0]).unlink()
+
+
+def test_a_descriptor_of_the_first_namespace_shows_it_under_any_name(
+    names: tuple[str, str],
+) -> None:
+    """In newer kernels (6.18), the machine's own namespace has an inode below all others."""
+    subprocess.run(["ip", "netns", "attach", names[0], str(os.getpid())], check=True)
+    with open_netns(names[0]) as first:
+        subprocess.run(["ip", "netns", "delete", names[0]], check=True)
+        with netns_search.Search(frozenset({first.identity})) as found:
+            found.try_paths(_of_own_descriptors)
+            assert list(found.namespaces) == [first.identity]
+
+
+def _of_own_descriptors(doubt: Doubt) -> Iterator[str]:
+    return (
+        path
+        for path in netns_search._descriptors(doubt)
+        if path.startswith(f"/proc/{os.getpid()}/")
+    )
 
 
 NO_OPTION = 9999
