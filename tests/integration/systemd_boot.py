@@ -12,7 +12,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.integration import machine
@@ -67,6 +67,13 @@ class Systemd:
         """Run a program inside, as a shell there would, to its end."""
         inside = ["nsenter", "-t", str(self.pid), "-r", "-w", "-m", "-u", "-i", "-n", "-p", "--"]
         return subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
+
+    def has(self, pid: int) -> bool:
+        """Whether a process is one of its own; another run of the tests may have such ones too."""
+        own = Path(f"/proc/{self.pid}/ns/pid").readlink()
+        with suppress(OSError):  # it has ended
+            return Path(f"/proc/{pid}/ns/pid").readlink() == own
+        return False
 
     def run(self, *words: str) -> str:
         """Run a program inside, which must succeed, and give what it prints."""

@@ -196,7 +196,7 @@ def test_however_commands_hang_or_fail_the_run_goes_on(node: Node, hook: Hook) -
         links["c"]: None,
     }
     node.assert_has_exactly(set(links.values()))
-    eventually(lambda: not any(map(is_alive, pids.read_text().split())), "all of it is killed")
+    eventually(lambda: have_ended(pids), "all of it is killed")
     hook.program.unlink()
     result = node.rait("down")
     assert result.status == 3, result
@@ -204,8 +204,9 @@ def test_however_commands_hang_or_fail_the_run_goes_on(node: Node, hook: Hook) -
     assert node.leftovers() == []
 
 
-def is_alive(pid: str) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def have_ended(pids: Path) -> bool:
+    """Whether the processes of a file have. Who is the first process may not wait for them."""
+    return all(machine.has_ended(int(pid)) for pid in pids.read_text().split())
 
 
 def test_several_commands_run_at_once(node: Node, hook: Hook) -> None:
@@ -330,7 +331,7 @@ def test_sigterm_ends_the_commands_and_the_next_run_calls_them(node: Node, hook:
     eventually(lambda: pids.exists() and pids.read_text(), "the command runs")
     os.kill(running.pid, signal.SIGTERM)
     assert running.wait().status == -signal.SIGTERM
-    eventually(lambda: not is_alive(pids.read_text().strip()), "the command is ended")
+    eventually(lambda: have_ended(pids), "the command is ended")
     hook.calls()
     hook.writes()
     result = node.up()

@@ -77,7 +77,9 @@ class Node:
         return {
             words[1]: (Path("/proc") / str(pid) / "cgroup").read_text().splitlines()[-1]
             for pid, words in machine.processes().items()
-            if words[0].endswith("wireguard-go") and words[1].startswith("raitunit")
+            if words[0].endswith("wireguard-go")
+            and words[1].startswith("raitunit")
+            and self.systemd.has(pid)
         }
 
     def ended(self) -> list[str]:
