@@ -140,6 +140,16 @@ def test_the_kernel_gives_a_tun_no_address_of_its_own(kernel: Kernel, via: Socke
     assert kernel.sent == [rtnl.no_generated_address(1), *raised]
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EOPNOTSUPP])
+def test_where_ipv6_is_disabled_its_sysctl_is_named(
+    kernel: Kernel, via: Sockets, code: int
+) -> None:
+    kernel.refused = {rtnl.add_address(1, "fe80::1/64"): code}
+    errors = update_settings(via, KIND, [LinkUpdated("w1", DOWN, UP)])
+    assert str(errors["w1"]).startswith(f"address fe80::1/64: {errno.errorcode[code]} (")
+    assert "net.ipv6.conf.all.disable_ipv6=0" in str(errors["w1"])
+
+
 def test_one_that_fails_fails_alone(kernel: Kernel, via: Sockets) -> None:
     kernel.links["w3"] = FoundInterface(3, "bridge", 0)
     after = structs.replace(UP, mtu=1300)

@@ -31,6 +31,10 @@ from rait.domain.topology import Link
 
 TUN = "tun"
 
+_WITHOUT_IPV6 = (errno.EACCES, errno.EOPNOTSUPP)
+"""What the kernel says to an address where IPv6 is disabled; older kernels say no more."""
+_ALLOW_IPV6 = "enable IPv6 there: links need it (`sysctl net.ipv6.conf.all.disable_ipv6=0`)"
+
 _FEW = 8
 """The most links that are looked up one by one. For more, a list of all links is cheaper."""
 
@@ -118,9 +122,16 @@ def perform(
             errors[name] = error
     for (name, request), refused in zip(owners, via.perform([r for _, r in owners]), strict=True):
         if refused is not None and refused.code != request.gone:
-            about = MachineError(f"{request.about}: {refused}") if request.about else refused
-            errors.setdefault(name, about)
+            errors.setdefault(name, _explained(request, refused))
     return errors
+
+
+def _explained(request: Request, refused: NetlinkError) -> MachineError:
+    if not request.about:
+        return refused
+    is_off = request.kind == rtnl.RTM_NEWADDR and refused.code in _WITHOUT_IPV6
+    hint = f"; {_ALLOW_IPV6}" if is_off else ""
+    return MachineError(f"{request.about}: {refused}{hint}")
 
 
 def update_settings(
