@@ -169,7 +169,8 @@ _STATUS = """\
 Show how our links are: on top how many are live, how old the peers list is if it comes from a URL,
 and the last change that the journal has. Then each link: its peer, by name and the beginning of the
 public key, its state, endpoint, last handshake and traffic, and what babeld says of the neighbour,
-if babeld answers.
+if babeld answers. Above all that, on standard error, is a change that waits for `rait confirm`, and
+the last `rait up` if it failed or the guard stopped it.
 
   live      the last handshake was in the last three minutes, so the link carries traffic
   stale     there was a handshake, and it is longer ago

@@ -406,6 +406,8 @@ def _psk_change(old: str, new: str) -> str:
 def _value(value: object, none: str) -> str:
     if value is None or value == "":
         return none
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join("=".join(v) if isinstance(v, tuple) else str(v) for v in value) or "none"
     return str(value)

@@ -267,6 +267,8 @@ class _Look(Struct, frozen=True):
             return "failed", "somebody renamed it, and its program listens under the former name"
         if there is None:
             return "missing", "it has lost its peer"
+        if not seen.link.settings.up:
+            return "failed", "somebody set it down; `rait up` sets it up again"
         if is_fresh(self.now, handshake):
             return "live", ""
         return "stale" if handshake > 0 else "never", ""

@@ -144,6 +144,7 @@ def test_a_state_says_what_there_is(seen: Seen) -> None:
         if link.state in ("live", "stale", "never"):
             assert link.name in there
             assert not there[link.name].dead
+            assert there[link.name].link.settings.up
             assert link.why == ""
         else:
             assert link.why

@@ -78,7 +78,7 @@ EVENTS: list[tuple[Event, str]] = [
     (LinkRemoved(BARE), "- w1"),
     (
         LinkUpdated("w1", LinkSettings(1420, 54), LinkSettings(1300, 54, "vrf0", False)),
-        "~ w1 mtu 1420 -> 1300, master none -> vrf0, up True -> False",
+        "~ w1 mtu 1420 -> 1300, master none -> vrf0, up yes -> no",
     ),
     (LinkPlaced("w1", "", "boot/7"), "~ w1 is in namespace boot/7"),
     (

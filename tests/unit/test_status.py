@@ -160,6 +160,14 @@ def test_a_link_that_cannot_work_is_failed_although_its_handshake_is_fresh() -> 
     assert "renamed" in renamed.why
 
 
+def test_a_link_that_somebody_set_down_is_not_live() -> None:
+    made = link()
+    down = structs.replace(made, settings=structs.replace(made.settings, up=False))
+    found = only(look(seen(down, handshake=NOW), made=(made,)))
+    assert (found.state, found.healthy) == ("failed", False)
+    assert "set it down" in found.why
+
+
 def test_a_link_that_cannot_be_read_is_failed_and_not_missing() -> None:
     unread = {"w1": UnreadLink("", 54, "no answer")}
     status = status_of(
