@@ -151,7 +151,7 @@ class Node:
         indexes = {name: link["ifindex"] for name, link in self.interfaces().items()}
         devices: dict[str, list[str]] = {}
         peers: dict[str, list[str]] = {}
-        for line in machine.wg_dump(self.target).splitlines():
+        for line in machine.wg_all("dump", self.target).splitlines():
             name, *fields = line.split("\t")
             (devices if len(fields) == 4 else peers)[name] = fields
         none = ["", "", "(none)", "", "0"]

@@ -93,10 +93,13 @@ def wg(*arguments: str, netns: str | None = None, stdin: str = "") -> str:
     return run(["wg", *arguments], netns, stdin=stdin).strip()
 
 
-def wg_dump(netns: str) -> str:
-    """What wg(8) has of all links. One that ends meanwhile is missing, which is no error here."""
+def wg_all(what: str, netns: str) -> str:
+    """What wg(8) has of all links, as those of programs are in view from each namespace.
+
+    One that ends meanwhile, as another run of the tests may end it, is missing, which is no error.
+    """
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    return start(["wg", "show", "all", "dump"], netns, stdout=pipe, stderr=null).communicate()[0]
+    return start(["wg", "show", "all", what], netns, stdout=pipe, stderr=null).communicate()[0]
 
 
 def genkey() -> tuple[str, str]:

@@ -102,7 +102,7 @@ def fall_silent(cases: Iterable[Case]) -> None:
 
 def received(node: Node) -> list[int]:
     """The bytes that each link of a node has received; `wg` shows those of all nodes."""
-    lines = machine.wg("show", "all", "transfer", netns=node.target).splitlines()
+    lines = machine.wg_all("transfer", node.target).splitlines()
     return [int(line.split("\t")[2]) for line in sorted(lines) if line.startswith(node.tag)]
 
 

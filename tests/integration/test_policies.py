@@ -93,7 +93,7 @@ def assert_kept(node: Node, before: dict[str, tuple[int, int, int]]) -> None:
 
 def settings(node: Node) -> dict[str, tuple[int, int, int]]:
     """The keepalive, fwmark and MTU of each link, as wg(8) and ip(8) tell them."""
-    lines = machine.wg("show", "all", "persistent-keepalive", netns=node.target).splitlines()
+    lines = machine.wg_all("persistent-keepalive", node.target).splitlines()
     keepalives = {name: value for name, _, value in (line.split("\t") for line in lines)}
     interfaces = node.interfaces()
     return {

@@ -45,7 +45,7 @@ def sets_file(path: str | Path) -> str:
 
 def of_peers(node: Node, what: str) -> set[str]:
     """What wg(8) tells of each peer of each link: ``preshared-keys`` or the like."""
-    lines = machine.wg("show", "all", what, netns=node.target).splitlines()
+    lines = machine.wg_all(what, node.target).splitlines()
     return {line.split("\t")[2] for line in lines if line.startswith(node.tag)}
 
 
@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def initiations(node: Node) -> int:
     """How many handshakes each link has begun at the least, where none has ended."""
-    lines = machine.wg("show", "all", "transfer", netns=node.target).splitlines()
+    lines = machine.wg_all("transfer", node.target).splitlines()
     sent = [int(line.split("\t")[3]) for line in lines if line.startswith(node.tag)]
     return min(sent) // INITIATION
 
@@ -270,8 +270,9 @@ def test_a_preshared_key_is_in_its_file_and_with_wireguard_alone(make_mesh: Make
     seen: list[bytes] = []
     for key in keys:
         write_key(a.directory / "psk", key)
-        # A command that prints all keys, of whose output the journal keeps the end.
-        with_policies(a, sets_file("psk"), 'up_command = ["wg", "show", "all", "dump"]')
+        # A command that prints all keys of its link, of whose output the journal keeps the end.
+        dump = 'up_command = ["sh", "-c", "wg show $RAIT_LINK dump"]'
+        with_policies(a, sets_file("psk"), dump)
         for arguments in runs:
             running = a.start(*arguments, "-d", exec_=True)
             while not running.ended():

@@ -44,7 +44,7 @@ class Psk:
 
 def psks(node: Node) -> set[str]:
     """The preshared keys that wg(8) tells of all links."""
-    lines = machine.wg("show", "all", "preshared-keys", netns=node.target).splitlines()
+    lines = machine.wg_all("preshared-keys", node.target).splitlines()
     return {line.split("\t")[2] for line in lines if line.startswith(node.tag)}
 
 

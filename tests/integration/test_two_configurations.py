@@ -151,7 +151,7 @@ def test_a_new_private_key_is_no_stranger(node: Node) -> None:
     node.write_conf()
     assert node.up().status == 0
     assert {n: s.index for n, s in node.state().items()} == {n: s.index for n, s in state.items()}
-    keys = machine.wg("show", "all", "public-key", netns=node.target).splitlines()
+    keys = machine.wg_all("public-key", node.target).splitlines()
     assert {line.split("\t")[1] for line in keys if line.startswith(node.tag)} == {node.public_key}
 
 

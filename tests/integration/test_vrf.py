@@ -386,7 +386,7 @@ def test_overlay_and_underlay_are_kept_apart_with_the_same_addresses_in_both(spl
 
 def transfer(node: Node) -> dict[str, int]:
     """Bytes sent over each link."""
-    lines = machine.wg("show", "all", "transfer", netns=node.netns).splitlines()
+    lines = machine.wg_all("transfer", node.netns).splitlines()
     return {name: int(sent) for name, _, _, sent in map(str.split, lines)}
 
 
