@@ -174,8 +174,8 @@ class Fleet:
     them; ``links`` are their names. ``calling`` are ends that sent without an answer: they may
     shake hands by themselves at any time. ``heard`` says when a tunnel carried traffic last;
     ``alive`` are those that do, and ``alive_before`` those that did before the first node went to
-    this version. ``started`` is when the node that syncs was started: by then, more or less, it
-    asks whether sessions are alive, while its end may be seen only after others have ended.
+    this version. ``started`` is when the last node began to sync, and ``fresh`` are the links whose
+    sessions were alive then: its end may be seen much later, after those of others.
     """
 
     def __init__(self, mesh: Mesh, story: Story) -> None:
@@ -185,8 +185,8 @@ class Fleet:
         self.places: dict[int, int] = {}
         self.topologies: dict[int, Topology] = {}
         self.departed: dict[int, Departed] = {}
-        self.handshakes: dict[str, int] = {}
-        self.started = 0
+        self.fresh: set[str] = set()
+        self.started = 0.0
         self.ends: dict[Pair, End] = {}
         self.planned: dict[Pair, End] = {}
         self.links: dict[Pair, str] = {}
@@ -240,13 +240,14 @@ class Fleet:
 
     def start(self, step: Step) -> Running:
         """Have a node sync, as its user would."""
+        self.started = time.monotonic()
         for number, version in self.runs.items() if step.forgets else ():
             known = self.story.versions[version].get(number)
             if known is not None and known.address is None:
                 self._hide(number)
         node, entry = self.mesh.nodes[step.node], self.story.versions[step.version].get(step.node)
-        self.handshakes = {name: state.handshake for name, state in node.state().items()}
-        self.started = int(time.time())
+        now = int(time.time())
+        self.fresh = {n for n, state in node.state().items() if is_fresh(now, state.handshake)}
         if entry is None:
             return node.start("down")
         if entry.address is not None:
@@ -285,8 +286,7 @@ class Fleet:
             self.planned[pair], self.links[pair] = end, name
             if name in was and was[name][1].peer == end.peer:
                 last = last_endpoint(name, end.peer, before, departed)
-                handshake = self.handshakes.get(self.real(here, name), 0)
-                end = _updated(was[name][1], end, last, is_fresh(self.started, handshake))
+                end = _updated(was[name][1], end, last, self.real(here, name) in self.fresh)
                 self.calling |= calling & {pair}
             self.ends[pair] = end
         self.departed[here] = depart(departed, diff(before, topology))
@@ -397,8 +397,10 @@ class Probe:
         self.grade = fleet.grade(pair)
         self.wakes = one is not None and other is not None and one.wakes(other)
         # Who has sent in vain may shake hands at any time; so may one whose last packet nobody
-        # answered. A young session is not renewed by itself.
-        settled = QUIET < time.monotonic() - fleet.heard.get(pair, 0) < YOUNG
+        # answered, and an answer from another place is learned. A young session is not renewed by
+        # itself.
+        heard = fleet.heard.get(pair, 0)
+        settled = heard + QUIET < fleet.started and time.monotonic() < heard + YOUNG
         is_calling = fleet.calling & {pair, pair[::-1]}
         self.is_in_vain = not self.wakes and settled and not is_calling
 
