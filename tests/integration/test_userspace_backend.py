@@ -544,6 +544,33 @@ def test_a_program_that_crashes_is_told_with_the_reason_and_leaves_no_socket(
     assert node.traces() == []
 
 
+def test_a_program_that_ends_when_it_has_its_socket_is_told_with_the_reason(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As wireguard-go does where it cannot watch its socket."""
+    link = node.link(0)
+    ends = program(
+        tmp_path / "ends",
+        f"""exec {sys.executable} -c '
+import os, socket, sys
+os.makedirs("{machine.UAPI_DIR}", exist_ok=True)
+own = socket.socket(socket.AF_UNIX)
+own.bind("{uapi.socket_path(link.name)}")
+own.listen()
+own.accept()[0].close()
+sys.exit("Failed to listen on uapi socket: no space left on device")
+'""",
+    )
+    monkeypatch.setenv(process.PROGRAM_VARIABLE, ends)
+
+    (error,) = node.apply(LinkAdded(link))
+
+    assert error is not None
+    assert "ended with status 1: Failed to listen on uapi socket: no space left" in error
+    assert "fs.inotify.max_user_watches" in error
+    assert node.traces() == []
+
+
 def test_a_program_that_goes_to_the_background(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

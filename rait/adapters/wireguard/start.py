@@ -25,6 +25,7 @@ from rait.adapters.keys import KeyPair
 from rait.adapters.netns import Netns
 from rait.adapters.wireguard import uapi
 from rait.adapters.wireguard.process import (
+    END_SECONDS,
     START_SECONDS,
     Process,
     end,
@@ -110,9 +111,21 @@ class Start:
         with on_error(self.abort):
             client = self._connected()
             with on_error(client.close):
-                client.get(key)
+                self._check(client, key)
         self._seal_log()
         return client
+
+    def _check(self, client: uapi.Client, key: KeyPair) -> None:
+        from subprocess import TimeoutExpired
+
+        try:
+            client.get(key)
+        except uapi.UapiError:
+            # What says most is why it ended, if it did so when it had just made its socket.
+            with suppress(TimeoutExpired):
+                if status := self._child.wait(END_SECONDS):
+                    raise self._failed(f"ended with status {status}") from None
+            raise
 
     def abort(self) -> None:
         """End the program."""
@@ -186,6 +199,8 @@ class Start:
             reason += "; run rait as root"
         if "too many open files" in reason:
             reason += "; raise the limit fs.inotify.max_user_instances (sysctl)"
+        if "uapi socket: no space left" in reason:
+            reason += "; raise the limit fs.inotify.max_user_watches (sysctl)"
         if "newosproc" in reason:  # it could not start a thread
             reason += f"; {MORE_PROCESSES}"
         return StartError(f"{self._program} {how}{reason}")
