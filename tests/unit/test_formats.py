@@ -396,3 +396,11 @@ def test_a_file_called_as_a_registry_has_lines_as_any_other(name: str) -> None:
 def test_a_web_page_in_the_place_of_a_file_is_named_as_one(name: str) -> None:
     page = "\n<!DOCTYPE html><html><head><title>Sign in</title><style>p { x }</style></head></html>"
     assert refused(page, name).startswith(f"{name}:1: this is a web page")
+
+
+def test_a_text_in_two_formats_is_told_so():
+    toml, hcl = "[[Peers]]\nSendPort = 1\n", "peers {\n  send_port = 2\n}\n"
+    for text in (toml + hcl, hcl + toml):
+        assert "tables of TOML and blocks of HCL" in refused(text)
+    for text in (toml + "x = }\n", hcl + "x = [\n  [1]\n]\ny = }\n"):
+        assert "tables of TOML" not in refused(text)

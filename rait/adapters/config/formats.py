@@ -32,6 +32,7 @@ _BLOCK = re.compile(
     r'^[ \t]*+[A-Za-z_][\w-]*+(?:[ \t]++(?:"[^"\n]*+"|[\w-]++)){0,20}[ \t]*+\{', re.MULTILINE
 )
 _TABLE = re.compile(r"^[ \t]*+\[", re.MULTILINE)
+_HEADING = re.compile(r"^[ \t]*+\[\[?[A-Za-z][\w.-]*+\]", re.MULTILINE)
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]++|\\.){0,1000}"|'[^'\n]*+')"""
 _DOT = r"[ \t]*+\.[ \t]*+"
 _DOTS = re.compile(rf"\.[ \t]*+(?:{_PART}{_DOT}){{{MAX_PARTS - 1}}}")
@@ -98,6 +99,10 @@ def _guess(text: str, name: str) -> Document:
         try:
             return other(text, name)
         except SourceError:
+            if _BLOCK.search(text) and _HEADING.search(text):
+                # As where what `rait pub` prints was put below a list of the other format.
+                why = "it has tables of TOML and blocks of HCL: write all of it in one of the two"
+                raise SourceError(f"{error}; {why}") from None
             raise error from None
 
 
