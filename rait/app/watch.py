@@ -453,7 +453,9 @@ async def _in_thread(work: Callable[[], T], *, abandon_on_cancel: bool = False) 
     """What ``work`` gives, done in a thread. Raises MachineError if the system starts none."""
     try:
         return await to_thread.run_sync(work, abandon_on_cancel=abandon_on_cancel)
-    except RuntimeError:
+    except RuntimeError as error:
+        if "start new thread" not in str(error):  # a fault in the work itself
+            raise
         raise MachineError(NO_THREAD) from None
 
 
