@@ -517,22 +517,32 @@ def test_a_program_that_does_not_start(
     assert node.traces() == []
 
 
-CRASH = """\
-runtime: failed to create new OS thread (have 2 already; errno=11)
-runtime: may need to increase max user processes (ulimit -u)
-fatal error: newosproc
+CRASHES = {
+    "runtime/cgo: pthread_create failed: Resource temporarily unavailable": """\
+SIGABRT: abort
+PC=0x7f26c6b38eec m=0 sigcode=18446744073709551610
+
+goroutine 0 [idle]:
+runtime: g 0: unknown pc 0x7f26c6b38eec
+stack: frame={sp:0x7fff3ce01b40, fp:0x0} stack=[0x7fff3c603020,0x7fff3ce02030)
+0x00007fff3ce01a40:  0x0000000000000000  0x0000000000000000
+""",
+    "fatal error: newosproc": """\
 
 runtime stack:
 runtime.throw({0x8d0b2b, 0x3})
 \t/usr/lib/go-1.19/src/runtime/panic.go:1047 +0x5d fp=0x7ffe sp=0x7ffe pc=0x438c3d
-"""
+""",
+}
+"""How programs of Go crash that can start no thread, with the C library and without."""
 
 
+@pytest.mark.parametrize("reason", CRASHES)
 def test_a_program_that_crashes_is_told_with_the_reason_and_leaves_no_socket(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     link = node.link(0)
-    (tmp_path / "crash").write_text(CRASH)
+    (tmp_path / "crash").write_text(f"{reason}\n{CRASHES[reason]}")
     leave = f"import socket; socket.socket(socket.AF_UNIX).bind('{uapi.socket_path(link.name)}')"
     crash = f'{sys.executable} -c "{leave}"; cat {tmp_path}/crash >&2; exit 2'
     monkeypatch.setenv(process.PROGRAM_VARIABLE, program(tmp_path / "crashes", crash))
@@ -540,7 +550,7 @@ def test_a_program_that_crashes_is_told_with_the_reason_and_leaves_no_socket(
     (error,) = node.apply(LinkAdded(link))
 
     assert error is not None
-    assert "ended with status 2: fatal error: newosproc; raise the limit of processes" in error
+    assert f"ended with status 2: {reason}; raise the limit of processes" in error
     assert node.traces() == []
 
 

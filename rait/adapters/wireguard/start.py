@@ -46,7 +46,7 @@ _LOG_TIME = (
     r"(?a)^((?:[A-Z]+: )?(?:\([^()]*\) )?)\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z? +"
 )
 """The time in a log line of wireguard-go (``ERROR: (name) 2026/01/31 17:05:00 ``) or boringtun."""
-_CRASH = ("fatal error: ", "panic: ")
+_CRASH = ("fatal error: ", "panic: ", "runtime/cgo: ")
 _MARK_VARIABLE = "RAIT_START"
 """The variable by which rait knows the processes of a program that it has just started."""
 
@@ -201,7 +201,7 @@ class Start:
             reason += "; raise the limit fs.inotify.max_user_instances (sysctl)"
         if "uapi socket: no space left" in reason:
             reason += "; raise the limit fs.inotify.max_user_watches (sysctl)"
-        if "newosproc" in reason:  # it could not start a thread
+        if "newosproc" in reason or "pthread_create failed" in reason:
             reason += f"; {MORE_PROCESSES}"
         return StartError(f"{self._program} {how}{reason}")
 
