@@ -94,7 +94,7 @@ class State(Struct, frozen=True, kw_only=True):
     """What is known of the registry ``name``, which has so many ``members``, and whose turn it is.
 
     Something was heard at ``heard_at`` last, and ``failures`` turns ended since, the last one for
-    ``why``. ``owed`` is the revision that was known at the last heartbeat.
+    ``why``. At the last heartbeat, changes since the revision ``owed`` were still to be told.
     """
 
     name: str
@@ -152,7 +152,7 @@ def _heard(state: State, replica: Replica, now: float) -> _Stepped:
 def _answered(state: State, answer: Answered, now: float) -> _Stepped:
     known, what, asked = state.replica, answer.ask.what, answer.ask.revision
     told: tuple[Action, ...] = ()
-    is_newest = answer.revision == asked
+    is_newest, owed = answer.revision == asked, -1
     if what == "past":
         if not known.is_past_of(answer.cluster, answer.count, answer.newest):
             return state, (Ask("all"),)
@@ -166,8 +166,9 @@ def _answered(state: State, answer: Answered, now: float) -> _Stepped:
             state, told = _heard(state, known.told((), answer.revision), now)
         elif state.owed == asked:
             return _silent(state, now)
-    state = structs.replace(state, owed=state.replica.revision)
-    return state, (*told, Ask("revision"))
+        else:
+            owed = asked  # it may be about to tell
+    return structs.replace(state, owed=owed), (*told, Ask("revision"))
 
 
 def _silent(state: State, now: float) -> _Stepped:

@@ -7,8 +7,9 @@ when it was asked and when the answer comes, and what happens meanwhile is drawn
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from hypothesis import assume
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from msgspec import structs
@@ -323,3 +324,25 @@ class Story(RuleBasedStateMachine):
 
 
 TestStory = Story.TestCase
+
+writes = st.tuples(st.sampled_from(["put", "delete", "elsewhere"]), some_keys, st.integers(0, 5))
+
+
+@given(st.lists(writes))
+def test_a_member_that_tells_soon_after_each_heartbeat_is_never_left(
+    drawn: list[tuple[str, set[str], int]],
+) -> None:
+    """What is written just before a heartbeat may be told just after it."""
+    registry = Registry()
+    registry.put(KEYS)
+    following = Following(registry)
+    for do in (partial(following.take, Turn("m")), following.serve, following.come):
+        do()
+    for what, keys, told_at in drawn:
+        registry.delete(keys) if what == "delete" else registry.put(keys if what == "put" else ())
+        heartbeat = [following.beat, *[following.serve, following.come] * 2]
+        heartbeat.insert(told_at, partial(following.hear, 1000))
+        for do in heartbeat:
+            do()
+    assert following.is_on
+    assert following.told == registry.at(registry.revision)

@@ -142,6 +142,13 @@ def test_a_member_that_does_not_tell_by_the_next_heartbeat_is_left() -> None:
     assert actions(more, played(Turn("m2"), Listed(KNOWN, "m2"), state=state)) == (Ask("revision"),)
 
 
+def test_a_member_that_had_told_all_may_tell_more_a_moment_after_a_heartbeat() -> None:
+    more = answer(NEWER, 12, newest=Change("C", "c", 11))
+    assert actions(more, played(answer(BEAT, count=0), state=FOLLOWING)) == (Ask("revision"),)
+    in_between = played(more, answer(BEAT, count=0), state=FOLLOWING)
+    assert actions(more, in_between) == (Ask("revision"),)
+
+
 @pytest.mark.parametrize("ask", [ALL, CHANGES])
 def test_a_refusal_ends_all(ask: Ask) -> None:
     refusal = Failed(ask, "name: permission denied", is_refusal=True)
