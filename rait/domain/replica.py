@@ -62,7 +62,8 @@ class Replica(Struct, frozen=True):
         """Whether a registry that goes on from here had ``count`` keys, and wrote ``newest`` last.
 
         One that was restored from a backup may have the same name, and after some writes it has the
-        same revisions again, with other changes.
+        same revisions again, with other changes. Where as many other keys were deleted, and nothing
+        else that lasts was written, this does not tell.
         """
         if cluster != self.cluster or count != len(self.lines):
             return False
