@@ -102,6 +102,7 @@ class Following:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.now = 0.0
+        self.is_held_back = False
         self.begin()
 
     def begin(self) -> None:
@@ -110,6 +111,7 @@ class Following:
         self.error = ""
         self.heard_at = self.now
         self.turns_since = 0
+        self.all_asked = 0
         self._end_turn()
 
     def _end_turn(self) -> None:
@@ -117,7 +119,7 @@ class Following:
         self.coming: list[Event] = []
         self.stream: int | None = None
         self.is_new_stream = False
-        self.is_silent = False
+        self.is_stale = False
         self.is_on = False
 
     def take(self, event: Event) -> None:
@@ -134,6 +136,7 @@ class Following:
                 case Ask():
                     assert [each.what for each in self.asked] in ([], ["revision"])
                     self.asked.append(action)
+                    self.all_asked += action.what == "all"
                 case Tell():
                     self._hold(action, event)
                 case Leave(error):
@@ -198,7 +201,7 @@ class Following:
 
     def hear(self, most: int) -> None:
         """The stream tells of so many revisions at the most."""
-        if self.stream is None or self.is_silent:
+        if self.stream is None or self.is_held_back or self.is_stale:
             return
         to_tell = self.registry.since(self.stream)
         is_lost = bool(to_tell) and to_tell[0][0].revision <= self.registry.compacted
@@ -254,12 +257,20 @@ class Story(RuleBasedStateMachine):
     def compact(self) -> None:
         self.registry.compacted = self.registry.revision
 
-    @rule(back=st.integers(1, 6), renamed=st.booleans(), writes=st.lists(some_keys, max_size=8))
-    def restore(self, back: int, renamed: bool, writes: list[set[str]]) -> None:
-        """It takes longer than any answer, so all connections end."""
-        if self.follower.is_on:
-            self.follower.take(Failed(Ask("changes"), "gone"))
-        self.registry.restore(max(1, self.registry.revision - back), renamed=renamed)
+    @rule(
+        back=st.integers(1, 6),
+        how=st.sampled_from(["same name", "renamed", "renamed behind a proxy"]),
+        writes=st.lists(some_keys, max_size=8),
+    )
+    def restore(self, back: int, how: str, writes: list[set[str]]) -> None:
+        """It takes longer than any answer, so all connections end, if not those to a proxy."""
+        follower = self.follower
+        if how == "renamed behind a proxy":
+            follower.come()
+            follower.is_stale = True
+        elif follower.is_on:
+            follower.take(Failed(Ask("changes"), "gone"))
+        self.registry.restore(max(1, self.registry.revision - back), renamed=how != "same name")
         for keys in writes:
             self.registry.put(keys)
 
@@ -286,10 +297,10 @@ class Story(RuleBasedStateMachine):
     def hear(self, most: int) -> None:
         self.follower.hear(most)
 
-    @rule()
-    def hold_back(self) -> None:
-        """As a proxy may: the stream tells nothing any more."""
-        self.follower.is_silent = self.follower.stream is not None
+    @rule(is_held_back=st.booleans())
+    def hold_back(self, is_held_back: bool) -> None:
+        """As a proxy may, in all streams."""
+        self.follower.is_held_back = is_held_back
 
     @rule(is_refusal=st.booleans(), data=st.data())
     def fail(self, is_refusal: bool, data: st.DataObject) -> None:
@@ -325,24 +336,32 @@ class Story(RuleBasedStateMachine):
 
 TestStory = Story.TestCase
 
-writes = st.tuples(st.sampled_from(["put", "delete", "elsewhere"]), some_keys, st.integers(0, 5))
+happenings = st.sampled_from(["put", "delete", "elsewhere", "cut"])
 
 
-@given(st.lists(writes))
-def test_a_member_that_tells_soon_after_each_heartbeat_is_never_left(
+@given(st.lists(st.tuples(happenings, some_keys, st.integers(0, 5))))
+def test_all_is_read_once_if_each_member_tells_soon_after_a_heartbeat(
     drawn: list[tuple[str, set[str], int]],
 ) -> None:
     """What is written just before a heartbeat may be told just after it."""
     registry = Registry()
     registry.put(KEYS)
     following = Following(registry)
-    for do in (partial(following.take, Turn("m")), following.serve, following.come):
+    answer = [following.serve, following.come]
+    for do in (partial(following.take, Turn("m")), *answer):
         do()
     for what, keys, told_at in drawn:
-        registry.delete(keys) if what == "delete" else registry.put(keys if what == "put" else ())
-        heartbeat = [following.beat, *[following.serve, following.come] * 2]
-        heartbeat.insert(told_at, partial(following.hear, 1000))
+        if what == "cut":
+            following.take(Failed(Ask("changes"), "cut"))
+            following.take(Turn("m"))
+        elif what == "delete":
+            registry.delete(keys)
+        else:
+            registry.put(keys if what == "put" else ())
+        heartbeat = [*answer, following.beat, *answer, *answer]
+        heartbeat.insert(told_at + 2, partial(following.hear, 1000))
         for do in heartbeat:
             do()
     assert following.is_on
+    assert following.all_asked == 1
     assert following.told == registry.at(registry.revision)
