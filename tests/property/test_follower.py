@@ -33,6 +33,8 @@ KEYS = "ABCD"
 MEMBERS = 3
 keys = st.sampled_from(KEYS)
 some_keys = st.sets(keys, min_size=1, max_size=3)
+kinds = st.sampled_from(["put", "delete", "elsewhere"])
+writes = st.tuples(kinds, some_keys)
 
 
 class Registry:
@@ -43,6 +45,12 @@ class Registry:
         self.compacted = 0
         self._changes: list[Change] = []
         self._values = 0
+
+    def write(self, kind: str, keys: Iterable[str]) -> None:
+        if kind == "delete":
+            self.delete(keys)
+        else:
+            self.put(keys if kind == "put" else ())
 
     def put(self, keys: Iterable[str]) -> None:
         """A transaction, all of one revision."""
@@ -215,17 +223,21 @@ class Following:
             self.stream = to_tell[: max(most, 1)][-1][0].revision
             self.take(Told(tuple(each for changes in to_tell[:most] for each in changes)))
 
+    def answer(self) -> None:
+        """All that was asked for is answered, and the stream tells all."""
+        for _ in range(3):
+            self.serve()
+            self.come()
+            self.hear(1000)
+
     def settle(self) -> None:
-        """All that was asked for is answered, and the stream tells all, for a few heartbeats."""
+        """So it is for a few heartbeats."""
         for _ in range(6):
             if self.error:
                 self.begin()
             if not self.is_on:
                 self.take(Turn("m"))
-            for _ in range(3):
-                self.serve()
-                self.come()
-                self.hear(1000)
+            self.answer()
             self.now += follower.PATIENCE
             self.beat()
 
@@ -241,17 +253,9 @@ class Story(RuleBasedStateMachine):
         if at_once:
             self.follower.settle()
 
-    @rule(keys=some_keys)
-    def put(self, keys: set[str]) -> None:
-        self.registry.put(keys)
-
-    @rule(keys=some_keys)
-    def delete(self, keys: set[str]) -> None:
-        self.registry.delete(keys)
-
-    @rule()
-    def write_elsewhere(self) -> None:
-        self.registry.put(())
+    @rule(kind=kinds, keys=some_keys)
+    def write(self, kind: str, keys: set[str]) -> None:
+        self.registry.write(kind, keys)
 
     @rule()
     def compact(self) -> None:
@@ -260,9 +264,9 @@ class Story(RuleBasedStateMachine):
     @rule(
         back=st.integers(1, 6),
         how=st.sampled_from(["same name", "renamed", "renamed behind a proxy"]),
-        writes=st.lists(some_keys, max_size=8),
+        writes=st.lists(writes, max_size=8),
     )
-    def restore(self, back: int, how: str, writes: list[set[str]]) -> None:
+    def restore(self, back: int, how: str, writes: list[tuple[str, set[str]]]) -> None:
         """It takes longer than any answer, so all connections end, if not those to a proxy."""
         follower = self.follower
         if how == "renamed behind a proxy":
@@ -271,8 +275,8 @@ class Story(RuleBasedStateMachine):
         elif follower.is_on:
             follower.take(Failed(Ask("changes"), "gone"))
         self.registry.restore(max(1, self.registry.revision - back), renamed=how != "same name")
-        for keys in writes:
-            self.registry.put(keys)
+        for kind, keys in writes:
+            self.registry.write(kind, keys)
 
     @rule()
     def turn(self) -> None:
@@ -280,6 +284,12 @@ class Story(RuleBasedStateMachine):
             self.follower.begin()
         if not self.follower.is_on:
             self.follower.take(Turn("m"))
+
+    @rule()
+    def go_on(self) -> None:
+        """For a while nothing is in its way."""
+        self.turn()
+        self.follower.answer()
 
     @rule()
     def beat(self) -> None:
@@ -302,7 +312,7 @@ class Story(RuleBasedStateMachine):
         """As a proxy may, in all streams."""
         self.follower.is_held_back = is_held_back
 
-    @rule(is_refusal=st.booleans(), data=st.data())
+    @rule(is_refusal=st.sampled_from([False, False, True]), data=st.data())
     def fail(self, is_refusal: bool, data: st.DataObject) -> None:
         follower = self.follower
         changes = [] if follower.stream is None else [Ask("changes", follower.stream)]
@@ -336,28 +346,49 @@ class Story(RuleBasedStateMachine):
 
 TestStory = Story.TestCase
 
-happenings = st.sampled_from(["put", "delete", "elsewhere", "cut"])
+
+def begun(registry: Registry) -> Following:
+    """A follower that knows what there is."""
+    following = Following(registry)
+    following.take(Turn("m"))
+    following.answer()
+    return following
 
 
-@given(st.lists(st.tuples(happenings, some_keys, st.integers(0, 5))))
+@given(st.lists(writes, max_size=3), st.integers(1, 3), st.lists(writes, max_size=3))
+def test_a_registry_that_was_restored_under_its_name_is_told_as_it_is(
+    before: list[tuple[str, set[str]]], back: int, after: list[tuple[str, set[str]]]
+) -> None:
+    """Most of all where it is at the known revision again, with another history."""
+    registry = Registry()
+    for key in KEYS:
+        registry.put(key)
+    for write in before:
+        registry.write(*write)
+    following = begun(registry)
+    following.take(Failed(Ask("changes"), "gone"))
+    registry.restore(max(1, registry.revision - back), renamed=False)
+    for write in after:
+        registry.write(*write)
+    following.settle()
+    assert following.told == registry.at(registry.revision)
+
+
+@given(st.lists(st.tuples(kinds | st.just("cut"), some_keys, st.integers(0, 5))))
 def test_all_is_read_once_if_each_member_tells_soon_after_a_heartbeat(
     drawn: list[tuple[str, set[str], int]],
 ) -> None:
     """What is written just before a heartbeat may be told just after it."""
     registry = Registry()
     registry.put(KEYS)
-    following = Following(registry)
+    following = begun(registry)
     answer = [following.serve, following.come]
-    for do in (partial(following.take, Turn("m")), *answer):
-        do()
-    for what, keys, told_at in drawn:
-        if what == "cut":
+    for kind, keys, told_at in drawn:
+        if kind == "cut":
             following.take(Failed(Ask("changes"), "cut"))
             following.take(Turn("m"))
-        elif what == "delete":
-            registry.delete(keys)
         else:
-            registry.put(keys if what == "put" else ())
+            registry.write(kind, keys)
         heartbeat = [*answer, following.beat, *answer, *answer]
         heartbeat.insert(told_at + 2, partial(following.hear, 1000))
         for do in heartbeat:
