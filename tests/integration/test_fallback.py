@@ -129,7 +129,7 @@ def test_an_old_list_removes_nothing(mesh: Mesh, registry: Registry) -> None:
         assert result.events == []
         assert {failed["link"] for failed in result.json["failed"]} == a.links_to(c)
     assert a.state() == before
-    text = a.conf.read_text().replace("1420", "1380")
+    text = a.conf.read_text().replace("mtu = 1420", "mtu = 1380")
     second = text.index("transport {", text.index("transport {") + 1)
     a.write_conf(text=text[:second] + text[text.index("isolation {") :])
     result = a.rait("up", "--json")

@@ -57,7 +57,9 @@ class Hook:
     ) -> None:
         policy = [f'up_command = ["{self.program}", "{up}"]']
         policy += [f'down_command = ["{self.program}", "down"]', more]
-        text = self.node.conf_hcl(command_timeout=str(timeout)).replace("1420", str(mtu))
+        text = self.node.conf_hcl(command_timeout=str(timeout)).replace(
+            "mtu = 1420", f"mtu = {mtu}"
+        )
         self.node.write_conf(text=f"{text}policy {{\n{chr(10).join(policy)}\n}}\n")
 
     def running(self) -> list[int]:

@@ -115,7 +115,7 @@ def test_nodes_find_each_other_and_lose_who_dies(
 
 
 def test_what_stands_is_not_written_again(node: Node, etcd: Cluster) -> None:
-    node.write_conf(text=node.conf.read_text().replace(f"{LEASE}s", "1d"))
+    node.write_conf(text=node.conf.read_text().replace(f'"{LEASE}s"', '"1d"'))
     first = put(node, "--to")
     revision = first["revision"]
     assert first == {
