@@ -410,7 +410,10 @@ class Cluster:
 CTL_PATIENCE = ("--dial-timeout", "60s", "--command-timeout", "120s")
 """For etcdctl(1), which by itself waits no longer than 5 s."""
 
-_PASSING = ("request timed out", "no leader", "leader changed", "too many requests", "not capable")
+_PASSING = (
+    *("request timed out", "context deadline exceeded", "no leader", "leader changed"),
+    *("too many requests", "not capable"),
+)
 """What etcd answers while its members are about to agree."""
 
 

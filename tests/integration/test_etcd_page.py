@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,8 +265,10 @@ printf 'GET /members HTTP/1.0\\r\\n\\r\\n' | timeout 60 openssl s_client -quiet 
 def test_a_backup_is_restored_and_space_is_made(page: Page) -> None:
     page.run("rait pub --to --lease 1h", "gate")
     page.section("Compaction, quota, monitoring")
-    said = page.section("Compaction, quota, monitoring", index=1)
-    assert said.count("is healthy") == 3
+    # A member of a busy machine may lose its leader at any time, and has one again soon.
+    check = page.sh["Compaction, quota, monitoring"][1].strip()
+    said = partial(page.run, f"{check} || true")
+    until(lambda: said().count("is healthy") == 3, said)
     page.section("Backup and restore")
     page.run("rait pub --to --withdraw", "gate")
     # All members stop before one is restored, as they do on machines of their own.
