@@ -24,7 +24,11 @@ OPTIONS = SerializationOptions(
 NAMES = st.sampled_from(["a", "b", "_c", "d-e", "in", "for", "if", "true", "null", "send_port"])
 CHARACTERS = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters='"\\$%')
 ESCAPES = st.sampled_from(["\\n", "\\t", '\\"', "\\\\", "\\u00e9", "\\U0001F600", "$", "%", "$$"])
-TEXTS = st.lists(CHARACTERS | ESCAPES, max_size=8).map(lambda parts: f'"{"".join(parts)}"')
+TEXTS = (
+    st.lists(CHARACTERS | ESCAPES, max_size=8)
+    .map(lambda parts: f'"{"".join(parts)}"')
+    .filter(lambda text: "${" not in text and "%{" not in text)  # with which an expression begins
+)
 NUMBERS = st.integers().map(str) | st.sampled_from(["-1.5", "0.25", "007"])
 GAPS = st.sampled_from(["", " ", "\n", "\r\n", " # remark\n", "// remark\n", "\n/* re\nmark */\n"])
 BLANKS = st.sampled_from(["", " ", "\t", "  "])
