@@ -221,6 +221,8 @@ QUOTES = '"x" has a value that is not valid HCL: text belongs in double quotes'
         ("a {\n  x = 2001:db8::1\n}\n", f"2:7: {QUOTES}"),
         ('a {\n  x = y # y = "\n  b c\n}\n', f"2:7: {EXPRESSION}"),
         ("a {\n  x = 1,\n}\n", "2:8: this is not valid HCL here"),
+        ("a {\n  x: 1\n}\n", "2:3: this is not valid HCL here: after a key comes =, not :"),
+        ("a {\n  x = 1;\n}\n", "2:8: this is not valid HCL here: a line ends without a ;"),
         ("a {\n  x = -1.5e3\n  y = true\n  z = [1}\n}\n", "4:9: this is not valid HCL here"),
         ('a {\n  x = "y = z"\n  b = }\n', "3:7: this is not valid HCL here"),
         ("[a]\nx = 1\ny = 2\nx = 3\n", '4: not valid TOML: "x" is given twice'),

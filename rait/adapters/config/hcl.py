@@ -32,6 +32,7 @@ _item = re.compile(
 ).match
 _named = re.compile(_NAME).match
 _equals = re.compile(rf"{_SPACE}=(?![=>])").match
+_with_colon = re.compile(rf"{_NAME}{_SPACE}:").match
 _labelled = re.compile(
     rf'(?P<name>{_NAME})(?:{_SPACE}(?:{_NAME}|"[^"\n]*+")){{1,20}}{_SPACE_OR_LINES}\{{'
 ).match
@@ -358,7 +359,9 @@ class _Reader:
         if labelled := _labelled(text, start):
             message = f"the block {shown(labelled['name'])} has a label, which means nothing here"
             return self._error(message, start)
-        return self._error("this is not valid HCL here", start)
+        hint = ": after a key comes =, not :" if _with_colon(text, start) else ""
+        hint = ": a line ends without a ;" if text.startswith(";", start) else hint
+        return self._error(f"this is not valid HCL here{hint}", start)
 
     def _no_value(self, key: str) -> HclError:
         """The error for text that is no value, where a value belongs."""
