@@ -282,6 +282,27 @@ def test_a_program_that_hangs_is_given_up(
         client.get(OWN)
 
 
+def test_an_answer_that_came_while_rait_itself_was_stopped_is_read(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z, for a minute."""
+    read = uapi.Client._answer
+
+    def read_later(client: uapi.Client, deadline: float) -> bytes:
+        client._socket.recv(1, socket.MSG_PEEK)
+        return read(client, deadline - 60)
+
+    monkeypatch.setattr(uapi.Client, "_answer", read_later)
+    program.serve(ANSWER)
+
+    with uapi.Client("wg9") as client:
+        assert client.get(OWN) == decode_get(ANSWER, OWN)
+
+    program.serve(b"listen_port=1\n", hang=True)
+    with uapi.Client("wg9") as client, pytest.raises(UapiError, match="no answer within 5 s"):
+        client.get(OWN)
+
+
 def test_a_program_that_hangs_up_is_an_error(program: Program) -> None:
     program.serve(b"listen_port=1\n")
 

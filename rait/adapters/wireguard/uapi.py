@@ -195,7 +195,7 @@ class Client(Closing):
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.sendall(request)
             return self._answer(deadline)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise UapiError(f"no answer within {ANSWER_SECONDS:g} s") from None
         except OSError as error:
             raise UapiError(f"the connection broke: {error.strerror or error}") from None
@@ -203,10 +203,8 @@ class Client(Closing):
     def _answer(self, deadline: float) -> bytes:
         answer = bytearray()
         while not answer.endswith(b"\n\n"):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
+            # What is there is read, also if rait itself was stopped until after the deadline.
+            self._socket.settimeout(max(0.0, deadline - time.monotonic()))
             chunk = self._socket.recv(65536)
             if not chunk:
                 raise UapiError("the program hung up before its answer was complete")
