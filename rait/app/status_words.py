@@ -23,7 +23,8 @@ def summary(status: Status) -> str:
         parts.append("no change in the journal")
     else:
         cause = f" ({last.cause})" if last.cause else ""
-        times = f", repeated {last.repeated} times" if last.repeated else ""
+        often = "once" if last.repeated == 1 else f"{last.repeated} times"
+        times = f", repeated {often}" if last.repeated else ""
         which = which_list(last.source, last.revision, last.signed)
         by = f", by the peers list {which}" if last.revision or last.signed else ""
         parts.append(

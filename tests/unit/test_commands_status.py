@@ -121,6 +121,10 @@ def test_the_rates_have_columns_under_watch_alone() -> None:
             "done, repeated 4 times",
         ),
         (
+            of(last_change=structs.replace(CHANGE, repeated=1)),
+            "no links; last change 1m ago: up, done, repeated once",
+        ),
+        (
             of(peers=PeersAge(2, revision=9), last_change=BY_ETCD),
             "no links; peers list at revision 9 confirmed 2s ago; last change 1m ago: up, done, by "
             "the peers list etcd://h/p at revision 7",
