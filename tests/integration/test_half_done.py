@@ -48,6 +48,8 @@ def unmarked(node: Node) -> str:
 
 
 def test_a_mark_that_was_set_although_the_port_was_taken(node: Node) -> None:
+    # The system shall not choose what a link is to have, or what is to be in the way.
+    machine.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=33000 49999"], node.netns)
     node.write_conf(text=unmarked(node))
     sync(node, A, B)
     (name,) = links_of(node, A)
