@@ -34,6 +34,35 @@ def _base36(number: int) -> str:
     return digits or "0"
 
 
+class Handshake(int):
+    """When the last handshake with a peer was (unix time in seconds, 0 for none), and its bytes.
+
+    Equal are two of which one may have become the other while nobody touched the peer. Two ends
+    that begin a handshake in the same moment do it again 5 s later, as does one that a busy machine
+    lets wait, and after two minutes it is done anew (WireGuard whitepaper, section 6.1). But a peer
+    that was removed and added counts its bytes from 0 again.
+    """
+
+    bytes: tuple[int, int]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, at: str, received: str, sent: str) -> Handshake:
+        made = cls(at)
+        made.bytes = int(received), int(sent)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Handshake) or int(self) == int(other):
+            return int.__eq__(self, other)  # type: ignore[operator]
+        before, after = (self, other) if int(self) < int(other) else (other, self)
+        return all(now >= then for then, now in zip(before.bytes, after.bytes, strict=True))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
 class LinkState(NamedTuple):
     """What changes when somebody touches a link."""
 
@@ -42,7 +71,7 @@ class LinkState(NamedTuple):
     fwmark: str
     peer: str
     endpoint: str
-    handshake: int
+    handshake: Handshake
 
 
 class Node:
@@ -154,7 +183,7 @@ class Node:
         for line in machine.wg_all("dump", self.target).splitlines():
             name, *fields = line.split("\t")
             (devices if len(fields) == 4 else peers)[name] = fields
-        none = ["", "", "(none)", "", "0"]
+        none = ["", "", "(none)", "", "0", "0", "0"]
         return {
             name: LinkState(
                 index=indexes[name],
@@ -162,7 +191,7 @@ class Node:
                 fwmark=fields[3],
                 peer=peers.get(name, none)[0],
                 endpoint=peers.get(name, none)[2],
-                handshake=int(peers.get(name, none)[4]),
+                handshake=Handshake.of(*peers.get(name, none)[4:7]),
             )
             for name, fields in devices.items()
             if name.startswith(self.tag) and name in indexes
@@ -268,16 +297,6 @@ class Mesh:
     def reconnect(self, node: Node) -> None:
         """Put a node that was cut off back on the underlay."""
         machine.ip_batch([f"link set port{node.number} master br0"], self.bridge)
-
-
-RENEWED = 120
-"""Seconds after which WireGuard shakes hands again by itself, where there is traffic (whitepaper,
-section 6.1). A test takes less, unless the machine is busy."""
-
-
-def is_kept(before: int, now: int) -> bool:
-    """Whether a session is the one of this handshake, or was renewed by itself since."""
-    return now == before or (before > 0 and now >= before + RENEWED)
 
 
 def ping(netns: str, link: str, address: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from tests.integration import machine
 from tests.integration.command import Result
 from tests.integration.conftest import MakeMesh
-from tests.integration.harness import Mesh, Node, is_kept
+from tests.integration.harness import Handshake, Mesh, Node
 
 pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 
@@ -44,18 +44,14 @@ def ip(node: Node, *arguments: str) -> str:
     return machine.run(["ip", *arguments], node.target)
 
 
-def sessions(node: Node) -> dict[str, tuple[int, int]]:
+def sessions(node: Node) -> dict[str, tuple[int, Handshake]]:
     """When each link was made (its index) and its last handshake."""
     return {name: (link.index, link.handshake) for name, link in node.state().items()}
 
 
-def assert_kept(node: Node, before: dict[str, tuple[int, int]]) -> None:
+def assert_kept(node: Node, before: dict[str, tuple[int, Handshake]]) -> None:
     """Assert that no link was made again, and no session ended."""
-    after = sessions(node)
-    assert after.keys() == before.keys()
-    for name, (index, handshake) in before.items():
-        assert after[name][0] == index
-        assert is_kept(handshake, after[name][1])
+    assert sessions(node) == before
 
 
 def transferred(node: Node, link: str) -> int:

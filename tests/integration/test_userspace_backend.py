@@ -262,6 +262,11 @@ def test_each_kind_of_update(node: Node, peer_keys: list[str]) -> None:
     assert pid_of(link) == pid
 
 
+def received(node: Node, link: Link) -> int:
+    text = machine.wg("show", link.name, "transfer", netns=node.target)
+    return int(text.split("\t")[1])
+
+
 def test_an_update_leaves_the_session_alone(make_node: Callable[[], Node]) -> None:
     a, b = make_node(), make_node()
     machine.run(["ip", "link", "set", "lo", "up"], a.transit)
@@ -273,7 +278,7 @@ def test_an_update_leaves_the_session_alone(make_node: Callable[[], Node]) -> No
     a.must(*added(link))
     b.must(*added(other))
     assert machine.answers(a.target, "-6", f"fe80::2%{link.name}")
-    before = a.observe()[link.name].handshakes
+    before = received(a, link)
 
     after = structs.replace(link.peers[0], keepalive=25)
     a.must(
@@ -282,8 +287,8 @@ def test_an_update_leaves_the_session_alone(make_node: Callable[[], Node]) -> No
         DeviceUpdated(link.name, link.device, structs.replace(link.device, fwmark=3)),
     )
 
+    assert received(a, link) >= before, "who is removed and added counts from 0 again"
     assert machine.answers(a.target, "-6", f"fe80::2%{link.name}")
-    assert a.observe()[link.name].handshakes == before
 
 
 def test_a_port_in_use_fails_its_link_alone(node: Node, peer_keys: list[str]) -> None:
