@@ -95,15 +95,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(listener: socket.socket, answer: Answering) -> None:
-    """Answer what is asked at a socket that listens, until this is cancelled.
+    """Answer what is asked at a socket that listens, until it is closed or this is cancelled.
 
     ``answer`` must not raise. Nothing that a client does is told to anybody else.
     """
+    if listener.fileno() < 0:
+        return
     talks: dict[int, _Talk] = {}
     only_local = ip_address(listener.getsockname()[0]).is_loopback
     async with anyio.create_task_group() as group:
         for number in count():
-            talk = _Talk(await _accepted(listener), answer, only_local=only_local)
+            connection = await _accepted(listener)
+            if connection is None:
+                return
+            talk = _Talk(connection, answer, only_local=only_local)
             if len(talks) >= MAX_CONNECTIONS:
                 oldest = min(talks, key=lambda each: (talks[each].has_asked, each))
                 talks.pop(oldest).scope.cancel()
@@ -111,18 +116,22 @@ async def serve(listener: socket.socket, answer: Answering) -> None:
             group.start_soon(_held, talks, number)
 
 
-async def _accepted(listener: socket.socket) -> socket.socket:
-    while True:
-        await anyio.wait_readable(listener)
+async def _accepted(listener: socket.socket) -> socket.socket | None:
+    """The next connection; None if the listener is closed."""
+    while listener.fileno() >= 0:
         try:
+            await anyio.wait_readable(listener)
             connection, _ = listener.accept()
         except BlockingIOError:
+            continue
+        except ValueError:  # it was closed before anyio could look at it
             continue
         except OSError:  # the client is gone already, or this process has too many files open
             await anyio.sleep(_BUSY_SECONDS)
             continue
         connection.setblocking(False)
         return connection
+    return None
 
 
 async def _held(talks: dict[int, _Talk], number: int) -> None:

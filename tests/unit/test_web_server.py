@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -129,6 +130,24 @@ def test_the_port_of_a_server_that_has_just_ended_can_be_had_at_once() -> None:
     with serving(echo) as port:
         assert get(port, "/")[0] == 200
     listen("127.0.0.1", port).close()
+
+
+@pytest.mark.parametrize("when", ["before it is served", "before it is waited for"])
+def test_a_listener_that_is_closed_ends_its_server(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who moves to another port closes the former one, whatever its server is at."""
+    wait = anyio.wait_readable
+
+    async def late(listener: socket.socket) -> None:
+        listener.close()
+        await wait(listener)
+
+    with listen("127.0.0.1", 0) as listener:
+        if when == "before it is served":
+            listener.close()
+        monkeypatch.setattr(anyio, "wait_readable", late)
+        anyio.run(web_server.serve, listener, echo)
 
 
 def test_a_thousand_connections_that_say_nothing_keep_nobody_out(port: int) -> None:
