@@ -21,6 +21,7 @@ from rait.adapters.journal.store import Journal, Run
 from rait.adapters.netlink.socket import NetlinkSocket
 from rait.adapters.wireguard import process, uapi
 from rait.adapters.wireguard import start as starting
+from rait.adapters.wireguard.ports import KeptPorts
 from rait.adapters.wireguard.start import Start
 from rait.domain.records import RunRecord
 from tests.integration import machine
@@ -174,17 +175,17 @@ def test_told_to_end_a_run_takes_back_what_is_half_made_and_writes_down_the_rest
     node: Node, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_peers(node, A, B, C)
-    await_program, test = Start.client, os.getpid()
-    finished: list[str] = []
+    let_go, test = KeptPorts.let_go, os.getpid()
+    finished: list[int] = []
 
-    def finish_one(start: Start, *args: Any) -> uapi.Client:
-        if os.getpid() != test and finished:
+    def finish_one(kept: KeptPorts, port: int) -> None:
+        finished.append(port)
+        if os.getpid() != test and len(finished) == 2:
             signal.raise_signal(number)
-        finished.append("one")
-        return await_program(start, *args)
+        let_go(kept, port)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Start, "client", finish_one)
+        patch.setattr(KeptPorts, "let_go", finish_one)
         status = node.rait("up").status
     assert status == (-number if number == signal.SIGTERM else 1)
     node.assert_has_exactly(links_of(node, A))
