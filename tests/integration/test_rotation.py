@@ -36,8 +36,9 @@ pytestmark = [pytest.mark.userspace, pytest.mark.kernel]
 INTERVAL = 0.05
 """Seconds between two pings."""
 
-BLINK = 2
-"""So many pings may be lost: babeld takes a route out before it puts another in its place."""
+BLINK = int(0.5 / INTERVAL)
+"""So many pings may be lost: babeld takes a route out before it puts another in its place, and may
+have to wait for the processor between. Without a way over the new links it would be seconds."""
 
 INFINITY = 65535
 """The metric of a way that is none (RFC 8966, section 3.5.2)."""
@@ -207,7 +208,7 @@ def rotate(overlay: Overlay, first: Configuration, second: Configuration) -> Non
 
     # 6: the new links take the ports of the old ones. A peer sends to the former port until this
     # node sends something from the new one, which babeld's hellos do within a second here.
-    with overlay.traffic(may_lose=int(3 / INTERVAL)):
+    with overlay.traffic(may_lose=int(5 / INTERVAL)):
         second.write()
         second.rait("up")
         for link in sorted(new):
