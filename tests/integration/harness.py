@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,13 +38,15 @@ def _base36(number: int) -> str:
 class Handshake(int):
     """When the last handshake with a peer was (unix time in seconds, 0 for none), and its bytes.
 
-    Equal are two of which one may have become the other while nobody touched the peer. Two ends
-    that begin a handshake in the same moment do it again 5 s later, as does one that a busy machine
-    lets wait, and after two minutes it is done anew (WireGuard whitepaper, section 6.1). But a peer
-    that was removed and added counts its bytes from 0 again.
+    Equal are two of which the one that was seen first may have become the other while nobody
+    touched the peer. Two ends that begin a handshake in the same moment do it again 5 s later, as
+    does one that a busy machine lets wait, and after two minutes it is done anew (WireGuard
+    whitepaper, section 6.1). But a peer that was removed and added has no handshake at first, and
+    counts its bytes from 0 again.
     """
 
     bytes: tuple[int, int]
+    seen_at: int
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -51,13 +54,15 @@ class Handshake(int):
     def of(cls, at: str, received: str, sent: str) -> Handshake:
         made = cls(at)
         made.bytes = int(received), int(sent)
+        made.seen_at = time.monotonic_ns()
         return made
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Handshake) or int(self) == int(other):
             return int.__eq__(self, other)  # type: ignore[operator]
-        before, after = (self, other) if int(self) < int(other) else (other, self)
-        return all(now >= then for then, now in zip(before.bytes, after.bytes, strict=True))
+        before, after = (self, other) if self.seen_at < other.seen_at else (other, self)
+        counts = zip((int(before), *before.bytes), (int(after), *after.bytes), strict=True)
+        return all(now >= then for then, now in counts)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
