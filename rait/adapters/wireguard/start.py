@@ -38,7 +38,7 @@ from rait.domain.config.hosts import ifname_bytes
 from rait.domain.errors import MORE_PROCESSES, RaitError
 
 _POLL_SECONDS = 0.005
-_SECONDS_EACH = 1.0
+_SECONDS_EACH = 0.25
 """The time to answer that each program gets for another one that starts beside it: on a slow
 machine, they all wait for its processors."""
 _LOG_BYTES = 2000
