@@ -318,7 +318,7 @@ class UserspaceBackend:
                 # A program that a killed run started may have come up meanwhile.
                 if not self.end_leftover(name) and not isinstance(error, SocketLostError):
                     raise
-                start = Start(name, transit)
+                start = Start(name, transit, beside)
                 client = start.client(self._key)
             with client:
                 self._set_up(link, write, client, target)
