@@ -47,6 +47,7 @@ class _Follow:
     def end(self) -> None:
         self._over = True
         with suppress(RuntimeError):  # its loop is closed: it has ended by itself
+            # The task is made in the other thread, which may only be about to begin.
             self._there.call_soon_threadsafe(lambda: self._task.cancel())
 
     def _run(self) -> None:

@@ -331,13 +331,15 @@ class UserspaceBackend:
         served, found = programs.listening(name), transit.find(name)
         if (served is None and found is None) or self.end_leftover(name):
             return
-        # What was there may have ended meanwhile, and a tun goes a moment later than its program.
+        # What was there may have ended meanwhile, and a tun goes a moment later than its program. A
+        # persistent tun, which no process has to hold, stays.
         deadline = time.monotonic() + _ENDING_SECONDS
         while True:
             served, found = programs.listening(name), transit.find(name)
             if served is None and found is None:
                 return
-            if served is not None or not self._may_be_going(name) or time.monotonic() > deadline:
+            may_go = served is None and found is not None and found.kind == TUN
+            if not may_go or self._is_held(name) or time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
         # The program would take over a persistent tun of this name.
@@ -353,15 +355,10 @@ class UserspaceBackend:
                 f"machine shares: choose another ifprefix, or end that process (`kill {served}`)"
             )
 
-    def _may_be_going(self, name: str) -> bool:
-        """Whether what is in the way is a tun that no process holds, so that it goes by itself.
-
-        A persistent tun is such a one too, and stays. Raises RaitError where rait cannot tell.
-        """
-        holder = _holder(name, self._transit, 0)
-        with holder or nullcontext():
-            found = self._transit.find(name)
-            return holder is None and (found is None or found.kind == TUN)
+    def _is_held(self, name: str) -> bool:
+        """Whether a process holds a tun of this name, as ``_holder`` finds it. Raises RaitError."""
+        with _holder(name, self._transit, 0) or nullcontext() as holder:
+            return holder is not None
 
     def _set_up(self, link: Link, write: DeviceWrite, client: uapi.Client, target: Sockets) -> None:
         """Make a link, but for its port and peers, of a tun and the program that has made it."""
