@@ -84,3 +84,12 @@ def test_programs_are_left_most_of_the_files_that_may_be_open(
     monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 15}.__getitem__)
     with open_netns("") as here, KeptPorts(here, (one, two)):
         assert (is_free(one), is_free(two)) == (False, True)
+
+
+def test_where_any_number_of_files_may_be_open_all_ports_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = free_ports()
+    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": -1}.__getitem__)  # sysconf(3): no limit
+    with open_netns("") as here, KeptPorts(here, (one, two)):
+        assert (is_free(one), is_free(two)) == (False, False)

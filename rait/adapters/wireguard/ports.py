@@ -32,8 +32,9 @@ class KeptPorts(Closing):
     def __init__(self, ns: Netns, ports: Iterable[int]) -> None:
         self._sockets: dict[int, socket.socket] = {}
         with suppress(OSError), entered(ns.fd):
-            most = os.sysconf("SC_OPEN_MAX") // _SHARE
-            for port in islice(filter(None, ports), max(0, most)):
+            files = os.sysconf("SC_OPEN_MAX")  # -1 where there is no limit (sysconf(3))
+            most = None if files < 0 else files // _SHARE
+            for port in islice(filter(None, ports), most):
                 self._keep(port)
 
     def let_go(self, port: int) -> None:
